@@ -1,0 +1,2 @@
+//! The community as a state machine.
+pub mod interface;

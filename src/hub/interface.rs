@@ -1,0 +1,324 @@
+//! What the hub is told and what it wants done: the vocabulary between the logic and the shell.
+//!
+//! The core owns these words and the shell speaks them. Nothing here has heard of HTTP or sockets.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::protocol::{ClientError, ErrorCode, Id};
+
+/// One socket from accept to burial: a slot that is used again, and a serial that never is.
+///
+/// An answer from the site returns seconds later; by then the slot may belong to someone else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    /// The place in the shell's slab.
+    pub slot: u32,
+    /// Counts connections since the start; wraps after four thousand million.
+    pub serial: u32,
+}
+
+/// One question to the site; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What time it is, read once a tick by the shell.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For deadlines.
+    pub instant: Instant,
+    /// Seconds since 1970 in UTC, for dates.
+    pub unix_s: u64,
+}
+
+/// A frame's bytes as they go onto the wire, header included; encoded once and shared.
+///
+/// Not atomic on purpose: all of them live on the loop's thread.
+pub type EncodedFrame = Rc<[u8]>;
+
+/// What the hub is told.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A WebSocket has been opened.
+    Opened {
+        /// The new connection.
+        conn: ConnId,
+    },
+    /// A connection sent a text frame.
+    Frame {
+        /// Who sent it.
+        conn: ConnId,
+        /// The text, borrowed from the read buffer.
+        text: &'a str,
+    },
+    /// A connection sent a binary frame, which has no meaning in this protocol.
+    Binary {
+        /// Who sent it.
+        conn: ConnId,
+    },
+    /// A connection is gone; nothing sent to it would arrive.
+    Closed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// What came of an [`Effect::Ask`].
+    Answered {
+        /// The question it answers.
+        request: RequestId,
+        /// What came of it.
+        answer: Answer,
+    },
+}
+
+/// What the hub wants done. One `Send` per receiver; the bytes are shared.
+#[derive(Debug)]
+pub enum Effect {
+    /// Put a frame into a connection's outbox.
+    Send {
+        /// The receiver; may be gone by now.
+        to: ConnId,
+        /// What it gets.
+        frame: EncodedFrame,
+    },
+    /// Put a question to the site. It gets exactly one [`Input::Answered`].
+    Ask {
+        /// Names the question in its answer.
+        request: RequestId,
+        /// The question.
+        ask: Box<Ask>,
+    },
+}
+
+/// A question to the site. It answers with an [`Answer`].
+#[derive(Debug)]
+pub enum Ask {
+    /// Store a message (CONTRACT 3.1).
+    Post(Post),
+}
+
+/// A message to be stored, made of checked parts only (CONTRACT 4).
+#[derive(Debug)]
+pub struct Post {
+    /// The sender's credential; the site decides by it who the sender is.
+    pub token: Option<Token>,
+    /// Where the message goes.
+    pub target: Target,
+    /// The text exactly as its sender wrote it; not empty.
+    pub text: String,
+    /// Who the connection says it is. The site never sees this; the embedded stand-in, which has
+    /// no tokens, believes it.
+    pub claimed: Option<Id>,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// Into a thread that exists, by the site's number, 1 to [`crate::protocol::SITE_ID_MAX`].
+    Thread(u64),
+    /// To this user, in a new thread or the one that the site finds (CONTRACT 3.1).
+    NewThread {
+        /// The recipient by the site's number, 1 to [`crate::protocol::SITE_ID_MAX`].
+        recipient: u64,
+    },
+}
+
+/// A credential on its way to the site. It prints as `Token(…)`, whatever it holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// The longest token, in bytes; web servers refuse longer header lines anyway.
+    pub const BYTES_MAX: usize = 4096;
+
+    /// A token that can stand in a header line: printable ASCII without spaces, not empty.
+    pub fn new(text: &str) -> Option<Token> {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic());
+        (printable && !text.is_empty() && text.len() <= Self::BYTES_MAX).then(|| Token(text.into()))
+    }
+
+    /// The secret itself, for the one header line that needs it.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What came of an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The message is stored.
+    Stored(Stored),
+    /// It is not, or nobody knows.
+    Failed(Failure),
+}
+
+/// A stored message, as the site tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The thread it is in, by the site's number: for a new thread the only place to learn it.
+    pub thread: u64,
+    /// Who the site says the sender is (`current_user`, CONTRACT 3.3).
+    pub sender: Id,
+    /// Which message of the thread it is; `None` when the site's answer no longer held it.
+    pub message: Option<StoredMessage>,
+}
+
+/// What the site made of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The site's number for it.
+    pub id: u64,
+    /// When, as RFC 3339 in UTC: `2026-11-22T11:00:38Z`.
+    pub sent_at: String,
+    /// The sanitised HTML that the web page shows.
+    pub html: String,
+}
+
+/// Why a message has no place in its thread, as far as its sender needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The site needs a token and the frame had none.
+    TokenMissing,
+    /// The site knows no user for this token: forged, another site's, revoked, or user deleted.
+    TokenRefused,
+    /// The token has expired.
+    TokenExpired,
+    /// The member is suspended.
+    Suspended,
+    /// Not in this thread, or there is no such thread; the site does not tell which.
+    NotParticipant,
+    /// Not connected, blocked, suspended or unknown recipient: permanent, the site does not tell which.
+    CannotWrite,
+    /// The site refuses a value of the request.
+    RefusedBySite,
+    /// The text is larger than the site's web server accepts.
+    TooLarge,
+    /// Too many requests.
+    SiteBusy {
+        /// How long the site asks to wait, in seconds, where it says so.
+        retry_after_s: Option<u32>,
+    },
+    /// Not reached at all, or closed for maintenance: certainly not stored.
+    SiteUnavailable {
+        /// How long the site asks to wait, in seconds, where it says so.
+        retry_after_s: Option<u32>,
+    },
+    /// It answered as no BuddyBoss site would: redirect, no such route. Certainly not stored.
+    SiteMisconfigured,
+    /// A queue on the way is full: never sent.
+    Overloaded,
+    /// Certainly not stored, for another reason.
+    NotStored,
+    /// Sent, and no usable answer came: perhaps stored.
+    Unknown,
+}
+
+impl Failure {
+    /// What the sender is told: what happened and what to do.
+    pub fn client_error(&self) -> ClientError {
+        use ErrorCode as Code;
+        let (code, text) = match self {
+            Failure::TokenMissing => (
+                Code::TokenRequired,
+                "The message was not stored: the frame has no token. Send it again with your token.",
+            ),
+            Failure::TokenRefused => (
+                Code::TokenRefused,
+                "The message was not stored: the site did not accept the token; sign in again.",
+            ),
+            Failure::TokenExpired => (
+                Code::TokenExpired,
+                "The message was not stored: the token has expired; sign in again.",
+            ),
+            Failure::Suspended => (
+                Code::Suspended,
+                "The message was not stored: the site has suspended this account.",
+            ),
+            Failure::NotParticipant => (
+                Code::NotParticipant,
+                "The message was not stored: you are not in this thread, or it no longer exists.",
+            ),
+            Failure::CannotWrite => (
+                Code::CannotWrite,
+                "The message was not stored: the site does not let you write to this person. \
+                 Sending it again will not help.",
+            ),
+            Failure::RefusedBySite => (
+                Code::RefusedBySite,
+                "The message was not stored: the site refused a value of the request. \
+                 Check recipientId, threadId and the text.",
+            ),
+            Failure::TooLarge => (
+                Code::TooLarge,
+                "The message was not stored: it is larger than the site accepts. Shorten it.",
+            ),
+            Failure::SiteBusy { retry_after_s } => {
+                return Self::with_wait(
+                    Code::SiteBusy,
+                    "The message was not stored: the site asks for fewer requests.",
+                    *retry_after_s,
+                );
+            }
+            Failure::SiteUnavailable { retry_after_s } => {
+                return Self::with_wait(
+                    Code::SiteUnavailable,
+                    "The message was not stored: the site cannot be reached.",
+                    *retry_after_s,
+                );
+            }
+            Failure::SiteMisconfigured => (
+                Code::SiteMisconfigured,
+                "The message was not stored: the site does not offer its messages at the address \
+                 that this server is set to. Tell its operator.",
+            ),
+            Failure::Overloaded => (
+                Code::Overloaded,
+                "The message was not stored: too many are waiting already. Try again in a moment.",
+            ),
+            Failure::NotStored => (
+                Code::NotStored,
+                "The message was not stored: the site refused it without a reason. Try again later.",
+            ),
+            Failure::Unknown => (
+                Code::UnknownOutcome,
+                "The site gave no usable answer: the message may or may not be stored. \
+                 Look into the thread before you send it again.",
+            ),
+        };
+        ClientError::new(code, text)
+    }
+
+    fn with_wait(code: ErrorCode, what: &str, retry_after_s: Option<u32>) -> ClientError {
+        match retry_after_s {
+            Some(s) => ClientError::new(code, format!("{what} Try again in {s} seconds.")),
+            None => ClientError::new(code, format!("{what} Try again later.")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_never_prints() {
+        let token = Token::new("secret-secret").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn a_token_fits_into_a_header_line() {
+        assert!(Token::new("eyJ0.eyJp.c2ln").is_some());
+        for bad in ["", "two words", "line\r\nX-Evil: 1", "naïve", "\u{0}"] {
+            assert!(Token::new(bad).is_none(), "{bad:?}");
+        }
+        assert!(Token::new(&"x".repeat(Token::BYTES_MAX)).is_some());
+        assert!(Token::new(&"x".repeat(Token::BYTES_MAX + 1)).is_none());
+    }
+}

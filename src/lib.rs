@@ -1,0 +1,4 @@
+//! buddyline.
+pub mod hub;
+pub mod protocol;
+pub mod upstream;
