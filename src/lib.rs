@@ -1,4 +1,29 @@
-//! buddyline.
+//! Real-time messages, presence, typing and call signalling for BuddyBoss communities, in one
+//! single-threaded event loop.
+//!
+//! # Floors
+//!
+//! A file imports only from lower floors, and what stands on one floor does not know its
+//! neighbour:
+//!
+//! ```text
+//! 5   main
+//! 4   server                   the loop: mio, slab, the clock
+//! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
+//!     ─────────── nothing below this line does I/O, reads a clock or rolls a die ───────────
+//! 2   hub                      logic           │   wire       RFC 6455
+//! 1   protocol   config        words and numbers
+//! ```
+//!
+//! # Where to start reading
+//!
+//! [`hub::interface`] has the vocabulary, [`hub`] the logic, [`server`] the tick. What happens to
+//! one message on its way through all of them is told in `docs/ARCHITECTURE.md`.
+
+pub mod config;
+pub mod connection;
 pub mod hub;
 pub mod protocol;
+pub mod server;
 pub mod upstream;
+pub mod wire;

@@ -1,1 +1,62 @@
-fn main() {}
+//! Command line and signals in, exit code out.
+
+use std::process::ExitCode;
+
+use buddyline::config::Config;
+use buddyline::server::Server;
+use clap::Parser;
+use simple_logger::SimpleLogger;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let logger = SimpleLogger::new()
+        .with_level(config.log_level)
+        // What a connection pool or a TLS library notes is no event of this server.
+        .with_module_level("ureq", log::LevelFilter::Warn)
+        .with_module_level("rustls", log::LevelFilter::Warn)
+        .with_utc_timestamps();
+    if let Err(fault) = logger.init() {
+        eprintln!("buddyline: cannot log: {fault}");
+        return ExitCode::FAILURE;
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            log::error!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), String> {
+    config.check()?;
+    let in_words = |fault: std::io::Error| fault.to_string();
+    let mut server = Server::bind(config).map_err(in_words)?;
+    server.stop_on_signals().map_err(in_words)?;
+    banner(config, &server);
+    server.run().map_err(in_words)
+}
+
+fn banner(config: &Config, server: &Server) {
+    log::info!("buddyline {}", env!("CARGO_PKG_VERSION"));
+    match &config.buddyboss_url {
+        Some(url) => {
+            log::info!("messages are stored by the BuddyBoss site {url}");
+            log::warn!(
+                "--trust open: whoever connects is believed to be the user they say they are"
+            );
+        }
+        None => log::info!(
+            "no BuddyBoss site is set: an embedded stand-in keeps messages in memory until the \
+             server stops, and every userId is believed"
+        ),
+    }
+    for address in server.addresses() {
+        log::info!("listening on ws://{address}");
+    }
+    if config.shows_try_page() {
+        if let Some(address) = server.addresses().first() {
+            log::info!("try it: open http://{address}/ in two browser tabs");
+        }
+    }
+}

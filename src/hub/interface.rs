@@ -3,9 +3,10 @@
 //! The core owns these words and the shell speaks them. Nothing here has heard of HTTP or sockets.
 
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::protocol::server::EncodedFrame;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// One socket from accept to burial: a slot that is used again, and a serial that never is.
@@ -31,11 +32,6 @@ pub struct Now {
     /// Seconds since 1970 in UTC, for dates.
     pub unix_s: u64,
 }
-
-/// A frame's bytes as they go onto the wire, header included; encoded once and shared.
-///
-/// Not atomic on purpose: all of them live on the loop's thread.
-pub type EncodedFrame = Rc<[u8]>;
 
 /// What the hub is told.
 #[derive(Debug)]
@@ -104,8 +100,8 @@ pub struct Post {
     pub token: Option<Token>,
     /// Where the message goes.
     pub target: Target,
-    /// The text exactly as its sender wrote it; not empty.
-    pub text: String,
+    /// The text exactly as its sender wrote it; not empty. Shared with the hub, which shows it.
+    pub text: Arc<str>,
     /// Who the connection says it is. The site never sees this; the embedded stand-in, which has
     /// no tokens, believes it.
     pub claimed: Option<Id>,

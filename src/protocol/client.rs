@@ -1,1 +1,408 @@
-//! To be written.
+//! What a client may send: one text becomes one [`ClientFrame`], or the reason why it is none.
+//!
+//! One pass over the text, nothing copied but what is kept. `null` counts as absent.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
+
+/// The `type` of a client's frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameType {
+    /// Says whose connection this is.
+    UserConnected,
+    /// Starts hearing a thread.
+    JoinThread,
+    /// Stops hearing a thread.
+    LeaveThread,
+    /// Stores a message and shows it to the thread.
+    SendMessage,
+    /// Shows the thread that the user types, or has stopped.
+    Typing,
+    /// Rings the other party.
+    CallInitiated,
+    /// A WebRTC offer for the other party.
+    Offer,
+    /// A WebRTC answer for the other party.
+    Answer,
+    /// An ICE candidate for the other party.
+    #[serde(rename = "ice-candidate")]
+    IceCandidate,
+    /// Asks who is online.
+    OnlineUsers,
+    /// Asks whether the server is there.
+    Ping,
+}
+
+impl FrameType {
+    /// Every type, with its word on the wire.
+    pub const ALL: [(FrameType, &'static str); 11] = [
+        (FrameType::UserConnected, "user_connected"),
+        (FrameType::JoinThread, "join_thread"),
+        (FrameType::LeaveThread, "leave_thread"),
+        (FrameType::SendMessage, "send_message"),
+        (FrameType::Typing, "typing"),
+        (FrameType::CallInitiated, "call_initiated"),
+        (FrameType::Offer, "offer"),
+        (FrameType::Answer, "answer"),
+        (FrameType::IceCandidate, "ice-candidate"),
+        (FrameType::OnlineUsers, "online_users"),
+        (FrameType::Ping, "ping"),
+    ];
+
+    fn of(word: &str) -> Option<FrameType> {
+        Self::ALL.iter().find(|(_, w)| *w == word).map(|(kind, _)| *kind)
+    }
+}
+
+/// What a client wants.
+#[derive(Debug)]
+pub enum ClientFrame<'a> {
+    /// Says whose connection this is.
+    UserConnected {
+        /// The user it claims to be.
+        user: Id,
+    },
+    /// Starts hearing a thread.
+    JoinThread {
+        /// Which.
+        thread: Id,
+    },
+    /// Stops hearing a thread.
+    LeaveThread {
+        /// Which.
+        thread: Id,
+    },
+    /// Stores a message and shows it to the thread.
+    SendMessage(SendMessage<'a>),
+    /// Shows the thread that the user types, or has stopped.
+    Typing {
+        /// Where.
+        thread: Id,
+        /// Started or goes on, or has stopped.
+        typing: bool,
+    },
+    /// A call frame for the other party.
+    Call(Call),
+    /// Asks who is online.
+    OnlineUsers {
+        /// Only those who hear this thread.
+        thread: Option<Id>,
+    },
+    /// Asks whether the server is there.
+    Ping,
+}
+
+/// A `send_message` frame.
+#[derive(Debug)]
+pub struct SendMessage<'a> {
+    /// Whom it is for; matters only without a thread (`PROTOCOL.md` 2.12).
+    pub recipient: Option<Id>,
+    /// The thread; `None` for a new one (`PROTOCOL.md` 2.5).
+    pub thread: Option<Id>,
+    /// The text, exactly as written; not empty.
+    pub text: Cow<'a, str>,
+    /// The credential; goes to the site and nowhere else.
+    pub token: Option<Cow<'a, str>>,
+}
+
+/// A call frame's addresses; the object itself travels as [`relayed`] makes it.
+#[derive(Debug)]
+pub struct Call {
+    /// Who the frame says sends it, where it says so.
+    pub sender: Option<Id>,
+    /// Who the frame says receives it.
+    pub recipient: Id,
+}
+
+/// What an answer or an error refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The type of the frame that is answered.
+    pub kind: Option<FrameType>,
+    /// The thread it named.
+    pub thread: Option<Id>,
+    /// The client's own name for it.
+    pub client_id: Option<Id>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    user_id: Option<&'a RawValue>,
+    thread_id: Option<&'a RawValue>,
+    recipient_id: Option<&'a RawValue>,
+    sender_id: Option<&'a RawValue>,
+    client_id: Option<&'a RawValue>,
+    message: Option<&'a RawValue>,
+    token: Option<&'a RawValue>,
+    typing: Option<&'a RawValue>,
+    offer: Option<&'a RawValue>,
+    answer: Option<&'a RawValue>,
+    // `null` is a value here: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
+    #[serde(default, deserialize_with = "even_null")]
+    candidate: Option<&'a RawValue>,
+}
+
+fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+/// Reads one text frame. The [`ReplyTo`] is filled as far as the frame could be understood.
+pub fn parse(text: &str) -> (ReplyTo, Result<ClientFrame<'_>, ClientError>) {
+    let mut reply = ReplyTo::default();
+    let frame = parse_into(text, &mut reply);
+    (reply, frame)
+}
+
+fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>, ClientError> {
+    // serde reads a struct from an array as well, which no client means.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => error(ErrorCode::InvalidFrame, "Expected a JSON object with a type."),
+            Err(fault) => not_json(&fault),
+        });
+    }
+    let fields: Fields = serde_json::from_str(text).map_err(|fault| match fault.is_data() {
+        true => error(ErrorCode::InvalidFrame, format!("Each field may stand once: {fault}.")),
+        false => not_json(&fault),
+    })?;
+
+    let word = match fields.kind {
+        Some(raw) => string(raw).ok_or_else(|| wrong("type", "a string", raw))?,
+        None => return Err(error(ErrorCode::InvalidFrame, "The object has no type.")),
+    };
+    let kind = FrameType::of(&word);
+    reply.kind = kind;
+    reply.client_id = optional_id(fields.client_id, "clientId")?;
+    let Some(kind) = kind else {
+        return Err(unknown_type(&word));
+    };
+    if kind == FrameType::SendMessage && names_no_thread(fields.thread_id) {
+        return send_message(&fields, None);
+    }
+    reply.thread = optional_id(fields.thread_id, "threadId")?;
+    let thread = reply.thread.clone();
+
+    Ok(match kind {
+        FrameType::UserConnected => {
+            ClientFrame::UserConnected { user: id(fields.user_id, "userId")? }
+        }
+        FrameType::JoinThread => ClientFrame::JoinThread { thread: needed(thread, "threadId")? },
+        FrameType::LeaveThread => ClientFrame::LeaveThread { thread: needed(thread, "threadId")? },
+        FrameType::SendMessage => return send_message(&fields, thread),
+        FrameType::Typing => ClientFrame::Typing {
+            thread: needed(thread, "threadId")?,
+            typing: match fields.typing.map(|raw| (raw, raw.get())) {
+                None | Some((_, "true")) => true,
+                Some((_, "false")) => false,
+                Some((raw, _)) => return Err(wrong("typing", "true or false", raw)),
+            },
+        },
+        FrameType::CallInitiated => call(&fields)?,
+        FrameType::Offer => {
+            payload(fields.offer, "offer")?;
+            call(&fields)?
+        }
+        FrameType::Answer => {
+            payload(fields.answer, "answer")?;
+            call(&fields)?
+        }
+        FrameType::IceCandidate => {
+            if fields.candidate.is_none_or(|raw| raw.get() != "null") {
+                payload(fields.candidate, "candidate")?;
+            }
+            call(&fields)?
+        }
+        FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
+        FrameType::Ping => ClientFrame::Ping,
+    })
+}
+
+fn send_message<'a>(
+    fields: &Fields<'a>,
+    thread: Option<Id>,
+) -> Result<ClientFrame<'a>, ClientError> {
+    let recipient = match fields.recipient_id {
+        // With a thread it is only echoed; an empty one is what a form without a choice sends.
+        Some(raw) if thread.is_some() && raw.get() == "\"\"" => None,
+        raw => optional_id(raw, "recipientId")?,
+    };
+    let text = match fields.message {
+        Some(raw) => string(raw).ok_or_else(|| wrong("message", "a string", raw))?,
+        None => return Err(missing("message")),
+    };
+    if text.is_empty() {
+        return Err(error(ErrorCode::InvalidField, "message must not be empty."));
+    }
+    let token = match fields.token {
+        Some(raw) => Some(string(raw).ok_or_else(|| wrong("token", "a string", raw))?),
+        None => None,
+    };
+    if thread.is_none() && recipient.is_none() {
+        return Err(error(
+            ErrorCode::MissingField,
+            "threadId or recipientId is missing: name the thread, or whom to start one with.",
+        ));
+    }
+    Ok(ClientFrame::SendMessage(SendMessage { recipient, thread, text, token }))
+}
+
+/// Absent, null, empty or 0 (`PROTOCOL.md` 2.5).
+fn names_no_thread(raw: Option<&RawValue>) -> bool {
+    raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
+}
+
+fn call<'a>(fields: &Fields<'a>) -> Result<ClientFrame<'a>, ClientError> {
+    Ok(ClientFrame::Call(Call {
+        sender: optional_id(fields.sender_id, "senderId")?,
+        recipient: id(fields.recipient_id, "recipientId")?,
+    }))
+}
+
+fn payload(raw: Option<&RawValue>, field: &'static str) -> Result<(), ClientError> {
+    match raw {
+        Some(raw) if raw.get().starts_with(['"', '{']) => Ok(()),
+        Some(raw) => Err(wrong(field, "a string or an object", raw)),
+        None => Err(missing(field)),
+    }
+}
+
+fn needed(id: Option<Id>, field: &'static str) -> Result<Id, ClientError> {
+    id.ok_or_else(|| missing(field))
+}
+
+fn id(raw: Option<&RawValue>, field: &'static str) -> Result<Id, ClientError> {
+    needed(optional_id(raw, field)?, field)
+}
+
+/// An id as `PROTOCOL.md` 2.1 allows it: a string of 1 to 64 bytes, or an integer.
+fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>, ClientError> {
+    let Some(raw) = raw else {
+        return Ok(None);
+    };
+    if let Some(text) = string(raw) {
+        return match text.len() {
+            0 => Err(error(ErrorCode::InvalidField, format!("{field} must not be empty."))),
+            1..=ID_BYTES_MAX => Ok(Some(Id::string(&text))),
+            long => Err(error(
+                ErrorCode::InvalidField,
+                format!("{field} may have {ID_BYTES_MAX} bytes; this one has {long}."),
+            )),
+        };
+    }
+    let digits = raw.get();
+    if let Ok(n) = digits.parse::<u64>() {
+        Ok(Some(Id::number(n)))
+    } else if let Ok(n) = digits.parse::<i64>() {
+        let key = match u64::try_from(n) {
+            Ok(zero) => IdKey::Number(zero),
+            Err(_) => IdKey::Text(n.to_string().into()),
+        };
+        Ok(Some(Id { key, quoted: false }))
+    } else {
+        Err(wrong(field, "a string or a whole number of at most 64 bits", raw))
+    }
+}
+
+/// The text of a JSON string, borrowed where it has no escapes; `None` for any other value.
+fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    // Half a surrogate pair is the only way to fail here: it has no place in UTF-8.
+    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+}
+
+fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
+    ClientError::new(code, text)
+}
+
+fn missing(field: &'static str) -> ClientError {
+    error(ErrorCode::MissingField, format!("{field} is missing."))
+}
+
+fn wrong(field: &'static str, expected: &str, got: &RawValue) -> ClientError {
+    let got = match got.get().as_bytes().first() {
+        Some(b'"') => "a string that is not valid here",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number that is not valid here",
+    };
+    error(ErrorCode::InvalidField, format!("{field} must be {expected}, not {got}."))
+}
+
+fn not_json(fault: &serde_json::Error) -> ClientError {
+    error(ErrorCode::InvalidJson, format!("Not valid JSON: {fault}."))
+}
+
+fn unknown_type(word: &str) -> ClientError {
+    let shown: String = word.chars().take(40).collect();
+    let known: Vec<&str> = FrameType::ALL.iter().map(|(_, word)| *word).collect();
+    error(
+        ErrorCode::UnknownType,
+        format!("The type {shown:?} is not known; expected one of {}.", known.join(", ")),
+    )
+}
+
+/// The object of a call frame as the other party gets it: each field as its author wrote it, but
+/// without `token` and `clientId`, which are between the author and the server.
+///
+/// # Errors
+///
+/// A field that stands twice: two readers could take it for two different frames.
+pub fn relayed(text: &str) -> Result<String, ClientError> {
+    let relayed = serde_json::Deserializer::from_str(text).deserialize_map(Relay);
+    relayed.map_err(|fault| error(ErrorCode::InvalidFrame, format!("{fault}.")))
+}
+
+struct Relay;
+
+impl<'de> Visitor<'de> for Relay {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
+        let mut seen: Vec<Key<'de>> = Vec::new();
+        let mut out = String::from("{");
+        while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+            if seen.contains(&key) {
+                return Err(serde::de::Error::custom("Each field may stand once"));
+            }
+            if seen.len() == RELAY_FIELDS_MAX {
+                return Err(serde::de::Error::custom("Too many fields in a call frame"));
+            }
+            if !matches!(key.0.as_ref(), "token" | "clientId") {
+                if out.len() > 1 {
+                    out.push(',');
+                }
+                out.push_str(&serde_json::to_string(&key.0).map_err(serde::de::Error::custom)?);
+                out.push(':');
+                out.push_str(value.get());
+            }
+            seen.push(key);
+        }
+        out.push('}');
+        Ok(out)
+    }
+}
+
+/// A call frame has seven fields at most; the rest is an app's own.
+const RELAY_FIELDS_MAX: usize = 64;
+
+#[derive(Deserialize, PartialEq, Eq)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,0 +1,233 @@
+//! Every setting with its unit, default and limit; read once, checked once.
+//!
+//! Each is a flag and an environment variable. A value that is not allowed ends the start with a
+//! sentence that names the setting, the value and what is allowed.
+
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use log::LevelFilter;
+
+pub use crate::upstream::address::SiteUrl;
+
+/// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
+///
+/// Without --buddyboss-url the server runs on an embedded stand-in that keeps threads and
+/// messages in memory: open the printed address in two browser tabs.
+#[derive(Parser, Debug, Clone)]
+#[command(version, about, max_term_width = 100, next_line_help = true)]
+pub struct Config {
+    /// Address and port to listen on; a name listens on each of its addresses.
+    #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
+          help_heading = "Network", value_parser = listen)]
+    pub listen: Listen,
+
+    /// The try-it page at GET /: auto shows it while no site is set.
+    #[arg(long, env = "BUDDYLINE_TRY_PAGE", value_name = "WHEN", default_value = "auto",
+          help_heading = "Network")]
+    pub try_page: TryPage,
+
+    /// Address of the BuddyBoss site, for example https://community.example.
+    #[arg(long, env = "BUDDYLINE_BUDDYBOSS_URL", value_name = "URL", help_heading = "Site",
+          value_parser = SiteUrl::parse)]
+    pub buddyboss_url: Option<SiteUrl>,
+
+    /// Whether a userId is believed: "open" believes it. With a site, open must be asked for.
+    #[arg(long, env = "BUDDYLINE_TRUST", value_name = "MODE", help_heading = "Site")]
+    pub trust: Option<Trust>,
+
+    /// Requests to the site at the same time, 1 to 64.
+    #[arg(long, env = "BUDDYLINE_UPSTREAM_WORKERS", value_name = "N", default_value_t = 4,
+          help_heading = "Site", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub upstream_workers: u16,
+
+    /// Requests that wait for a worker, 1 to 100000; one more is answered "overloaded".
+    #[arg(long, env = "BUDDYLINE_UPSTREAM_QUEUE", value_name = "N", default_value_t = 256,
+          help_heading = "Site", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub upstream_queue: u32,
+
+    /// Longest time for a whole request to the site, 1s to 5m.
+    #[arg(long, env = "BUDDYLINE_UPSTREAM_TIMEOUT", value_name = "TIME", default_value = "30s",
+          help_heading = "Site", value_parser = |s: &str| duration(s, "1s", "5m"))]
+    pub upstream_timeout: Duration,
+
+    /// How long "typing" lasts without a repeat, 100ms to 1m.
+    #[arg(long, env = "BUDDYLINE_TYPING_LASTS", value_name = "TIME", default_value = "3s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "100ms", "1m"))]
+    pub typing_lasts: Duration,
+
+    /// How long a user stays online without a connection, 0s to 10m.
+    #[arg(long, env = "BUDDYLINE_PRESENCE_GRACE", value_name = "TIME", default_value = "5s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
+    pub presence_grace: Duration,
+
+    /// Open connections, 1 to 1000000; one more is refused with 503.
+    #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 50_000,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+
+    /// Bytes of one message from a client, 1024 to 16777216; a larger one closes with 1009.
+    #[arg(long, env = "BUDDYLINE_MAX_FRAME_BYTES", value_name = "BYTES", default_value_t = 256 * 1024,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub max_frame_bytes: u32,
+
+    /// Bytes that may wait for one client to read, 65536 to 1073741824; more closes with 1013.
+    #[arg(long, env = "BUDDYLINE_MAX_OUTBOX_BYTES", value_name = "BYTES", default_value_t = 1024 * 1024,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
+    pub max_outbox_bytes: u32,
+
+    /// Threads that one connection may join, 1 to 100000.
+    #[arg(long, env = "BUDDYLINE_MAX_JOINS", value_name = "N", default_value_t = 1_000,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_joins: u32,
+
+    /// Messages on their way to the site, 1 to 1000000; one more is answered "overloaded".
+    #[arg(long, env = "BUDDYLINE_MAX_SENDING", value_name = "N", default_value_t = 10_000,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_sending: u32,
+
+    /// Messages of one connection on their way to the site, 1 to 10000.
+    #[arg(long, env = "BUDDYLINE_MAX_SENDING_PER_CONNECTION", value_name = "N", default_value_t = 64,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_sending_per_connection: u32,
+
+    /// How much is logged: off, error, warn, info or debug.
+    #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
+          help_heading = "Logs", value_parser = log_level)]
+    pub log_level: LevelFilter,
+}
+
+/// When the try-it page is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TryPage {
+    /// Always.
+    On,
+    /// Never.
+    Off,
+    /// While no site is set.
+    Auto,
+}
+
+/// Whether a connection is believed to be whom it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Trust {
+    /// It is: for development, and for networks where everyone is trusted.
+    Open,
+}
+
+/// Where to listen: what was written, and the addresses that it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// As written.
+    pub name: String,
+    /// One or more.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Config {
+    /// Checks what one setting alone does not show.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the settings, their values and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        match (&self.buddyboss_url, self.trust) {
+            (Some(url), None) => Err(format!(
+                "--trust is not set and --buddyboss-url is {url}: this version believes every \
+                 userId, so with a site that must be asked for by name: --trust open, on a \
+                 network where everyone is trusted."
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `GET /` shows the page.
+    pub fn shows_try_page(&self) -> bool {
+        match self.try_page {
+            TryPage::On => true,
+            TryPage::Off => false,
+            TryPage::Auto => self.buddyboss_url.is_none(),
+        }
+    }
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    let what = "expected HOST:PORT, for example 127.0.0.1:8080, [::]:8080 or localhost:8080";
+    let addresses: Vec<SocketAddr> =
+        text.to_socket_addrs().map_err(|fault| format!("{what} ({fault})"))?.collect();
+    if addresses.is_empty() {
+        return Err(format!("{what} (the name has no address)"));
+    }
+    Ok(Listen { name: text.to_owned(), addresses })
+}
+
+fn duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
+    let parse = |text: &str| humantime::parse_duration(text).map_err(|fault| fault.to_string());
+    let allowed = format!("expected a time from {min} to {max}, such as 500ms, 5s or 1m");
+    let value = parse(text).map_err(|fault| format!("{allowed} ({fault})"))?;
+    match value >= parse(min)? && value <= parse(max)? {
+        true => Ok(value),
+        false => Err(allowed),
+    }
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text.parse() {
+        // Compiled out: tungstenite prints every frame at that level.
+        Ok(LevelFilter::Trace) | Err(_) => {
+            Err("expected one of off, error, warn, info, debug".to_owned())
+        }
+        Ok(level) => Ok(level),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Config, String> {
+        let all = ["buddyline"].iter().chain(arguments);
+        Config::try_parse_from(all).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn without_arguments_the_documented_defaults_hold() {
+        let config = read(&[]).unwrap();
+        assert!(config.listen.addresses.iter().all(|a| a.port() == 8080 && a.ip().is_loopback()));
+        assert!(config.shows_try_page());
+        assert_eq!(config.upstream_workers, 4);
+        assert_eq!(config.upstream_timeout, Duration::from_secs(30));
+        assert_eq!(config.max_frame_bytes, 256 * 1024);
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn a_bad_value_is_answered_with_setting_value_and_what_is_allowed() {
+        for (arguments, parts) in [
+            (["--listen", "8080"], ["--listen", "8080", "HOST:PORT"]),
+            (["--upstream-timeout", "5 parsecs"], ["--upstream-timeout", "5 parsecs", "1s to 5m"]),
+            (["--upstream-timeout", "10m"], ["--upstream-timeout", "10m", "1s to 5m"]),
+            (["--upstream-workers", "0"], ["--upstream-workers", "0", "1..=64"]),
+            (["--log-level", "trace"], ["--log-level", "trace", "debug"]),
+            (["--try-page", "maybe"], ["--try-page", "maybe", "auto"]),
+            (["--buddyboss-url", "ftp://x"], ["--buddyboss-url", "ftp://x", "http"]),
+        ] {
+            let fault = read(&arguments).unwrap_err();
+            for part in parts {
+                assert!(fault.contains(part), "{fault:?} names {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn open_trust_with_a_site_must_be_asked_for_by_name() {
+        let site = ["--buddyboss-url", "https://community.example"];
+        let fault = read(&site).unwrap().check().unwrap_err();
+        assert!(fault.contains("--trust") && fault.contains("community.example"), "{fault}");
+        let config = read(&[site[0], site[1], "--trust", "open"]).unwrap();
+        config.check().unwrap();
+        assert!(!config.shows_try_page());
+    }
+}

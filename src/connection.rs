@@ -1,0 +1,132 @@
+//! One socket with its wire, its outbox, and what the loop has to do about it.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::time::Instant;
+
+use mio::net::TcpStream;
+
+use crate::hub::interface::ConnId;
+use crate::wire::Wire;
+use crate::wire::outbox::Outbox;
+
+/// Frames that leave in one system call. With more, their bytes outweigh the call.
+const GATHER_MAX: usize = 64;
+
+/// One socket, from accept to burial.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name for the hub.
+    pub id: ConnId,
+    /// The conversation.
+    pub wire: Wire,
+    /// What waits to be sent.
+    pub outbox: Outbox,
+    /// When its phase began: accepted, or started closing.
+    pub since: Instant,
+    /// The hub knows it.
+    pub opened: bool,
+    /// It stands on the dirty list.
+    pub dirty: bool,
+    /// It stands on the again list.
+    pub again: bool,
+    /// Nothing more is sent: the peer has been told, and its end of the stream is awaited.
+    half_closed: bool,
+    socket: TcpStream,
+}
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything has left.
+    Done,
+    /// The kernel takes no more; a writable event will say when.
+    Blocked,
+    /// The budget of this tick is used up.
+    More,
+    /// The socket is of no use any more.
+    Gone,
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes, and perhaps there are more.
+    Bytes(usize),
+    /// Nothing now; a readable event will say when.
+    Nothing,
+    /// The peer's end, or the socket's.
+    End,
+}
+
+impl Connection {
+    /// A socket that has just been accepted.
+    pub fn new(id: ConnId, socket: TcpStream, now: Instant) -> Connection {
+        Connection {
+            id,
+            wire: Wire::default(),
+            outbox: Outbox::default(),
+            since: now,
+            opened: false,
+            dirty: false,
+            again: false,
+            half_closed: false,
+            socket,
+        }
+    }
+
+    /// The socket, to be registered once.
+    pub fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    /// One `recv`.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        loop {
+            return match self.socket.read(buffer) {
+                Ok(0) => Received::End,
+                Ok(bytes) => Received::Bytes(bytes),
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
+                Err(_) => Received::End,
+            };
+        }
+    }
+
+    /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
+    /// left sends the end of the stream.
+    pub fn flush(&mut self, budget: usize) -> Flushed {
+        let mut left = budget;
+        while !self.outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); GATHER_MAX];
+            let filled = self.outbox.gather(&mut slices);
+            let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+            match self.socket.write_vectored(&slices[..filled]) {
+                Ok(0) => return Flushed::Gone,
+                Ok(bytes) => {
+                    self.outbox.consume(bytes);
+                    left = left.saturating_sub(bytes);
+                    if bytes < offered {
+                        // A short write says that the kernel's buffer is full: no second call to
+                        // hear it again. The writable event is still to come.
+                        return Flushed::Blocked;
+                    }
+                    if left == 0 && !self.outbox.is_empty() {
+                        return Flushed::More;
+                    }
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
+                Err(_) => return Flushed::Gone,
+            }
+        }
+        if self.wire.is_closing() && !self.half_closed {
+            self.half_closed = true;
+            // The peer may be gone already, which ends the connection just as well.
+            if self.socket.shutdown(Shutdown::Write).is_err() {
+                return Flushed::Gone;
+            }
+        }
+        Flushed::Done
+    }
+}

@@ -1,0 +1,177 @@
+//! A `send_message` from acceptance to its one outcome.
+//!
+//! Messages into one thread go to the site one at a time, in the order in which they came: the
+//! site's answer does not say which message is whose (CONTRACT 3.3). New threads are made one at a
+//! time on the whole server, or two of them may get the same id (CONTRACT 5). So a message waits
+//! in a lane, and each lane has one request in flight.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::interface::{Ask, ConnId, Post, RequestId, Target, Token};
+use crate::protocol::Id;
+use crate::protocol::client::ReplyTo;
+
+/// Messages that must not overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Lane {
+    Thread(u64),
+    NewThreads,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub struct Job {
+    /// Where its outcome goes.
+    pub conn: ConnId,
+    /// What its outcome refers to.
+    pub reply: ReplyTo,
+    /// As the sender wrote it.
+    pub recipient: Option<Id>,
+    /// Who the connection said it is.
+    pub claimed: Option<Id>,
+    /// Where it goes.
+    pub target: Target,
+    /// The text, exactly as written.
+    pub text: Arc<str>,
+    /// For the site alone.
+    pub token: Option<Token>,
+}
+
+impl Job {
+    fn lane(&self) -> Lane {
+        match self.target {
+            Target::Thread(thread) => Lane::Thread(thread),
+            Target::NewThread { .. } => Lane::NewThreads,
+        }
+    }
+
+    fn ask(&mut self) -> Box<Ask> {
+        Box::new(Ask::Post(Post {
+            token: self.token.take(),
+            target: self.target,
+            text: Arc::clone(&self.text),
+            claimed: self.claimed.clone(),
+        }))
+    }
+}
+
+/// How many messages may be on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// On the whole server.
+    pub total: usize,
+    /// Of one connection.
+    pub per_connection: usize,
+}
+
+/// All messages on their way.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// Who waits behind the one in flight; a lane stands here exactly while it has one in flight.
+    lanes: HashMap<Lane, VecDeque<Job>>,
+    in_flight: HashMap<RequestId, Job>,
+    /// How many of each slot's connection are on their way.
+    per_slot: Vec<(u32, usize)>,
+    total: usize,
+    requests: u64,
+}
+
+impl Delivery {
+    /// Takes a message on. `Ok(Some(…))` is the question to ask now; with `Ok(None)` it waits.
+    ///
+    /// # Errors
+    ///
+    /// The job back, if too many are on their way.
+    pub fn accept(
+        &mut self,
+        job: Job,
+        bounds: &Bounds,
+    ) -> Result<Option<(RequestId, Box<Ask>)>, Box<Job>> {
+        let total_full = self.total >= bounds.total;
+        let of_conn = self.count_of(job.conn);
+        if total_full || *of_conn >= bounds.per_connection {
+            return Err(Box::new(job));
+        }
+        *of_conn += 1;
+        self.total += 1;
+        if let Some(waiting) = self.lanes.get_mut(&job.lane()) {
+            waiting.push_back(job);
+            return Ok(None);
+        }
+        self.lanes.insert(job.lane(), VecDeque::new());
+        Ok(Some(self.send(job)))
+    }
+
+    /// Strikes off the one that was answered, and says what to ask next in its lane. `None` if
+    /// there is no such request.
+    pub fn finish(&mut self, request: RequestId) -> Option<(Job, Option<(RequestId, Box<Ask>)>)> {
+        let job = self.in_flight.remove(&request)?;
+        self.strike(&job);
+        let lane = job.lane();
+        let next = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            self.lanes.remove(&lane);
+        }
+        Some((job, next.map(|job| self.send(job))))
+    }
+
+    /// Gives up on everything: first those that were never sent, then those in flight.
+    pub fn abandon(&mut self) -> (Vec<Job>, Vec<Job>) {
+        let mut in_flight: Vec<_> = self.in_flight.drain().collect();
+        in_flight.sort_by_key(|(request, _)| *request);
+        let mut waiting = Vec::new();
+        for (_, job) in &in_flight {
+            waiting.extend(self.lanes.remove(&job.lane()).into_iter().flatten());
+        }
+        let in_flight: Vec<Job> = in_flight.into_iter().map(|(_, job)| job).collect();
+        for job in waiting.iter().chain(&in_flight) {
+            self.strike(job);
+        }
+        (waiting, in_flight)
+    }
+
+    /// How many are on their way.
+    pub fn len(&self) -> usize {
+        self.total
+    }
+
+    fn send(&mut self, mut job: Job) -> (RequestId, Box<Ask>) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let ask = job.ask();
+        self.in_flight.insert(request, job);
+        (request, ask)
+    }
+
+    fn count_of(&mut self, conn: ConnId) -> &mut usize {
+        let slot = conn.slot as usize;
+        if self.per_slot.len() <= slot {
+            self.per_slot.resize(slot + 1, (0, 0));
+        }
+        let (serial, count) = &mut self.per_slot[slot];
+        if *serial != conn.serial {
+            (*serial, *count) = (conn.serial, 0);
+        }
+        count
+    }
+
+    fn strike(&mut self, job: &Job) {
+        self.total -= 1;
+        // A later connection in the same slot has a count of its own.
+        let (serial, count) = &mut self.per_slot[job.conn.slot as usize];
+        if *serial == job.conn.serial {
+            *count -= 1;
+        }
+    }
+
+    /// Asserts that each request has one owner and each lane one request.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.lanes.len(), self.in_flight.len());
+        for job in self.in_flight.values() {
+            assert!(self.lanes.contains_key(&job.lane()));
+        }
+        let waiting: usize = self.lanes.values().map(VecDeque::len).sum();
+        assert_eq!(self.total, waiting + self.in_flight.len());
+    }
+}

@@ -1,0 +1,542 @@
+//! The tick: one thread, one poll, all sockets.
+//!
+//! Each turn of the loop sleeps until something happens, reads the clock once, reads sockets and
+//! collects answers within their budgets, lets the hub decide, and then writes: one gathered write
+//! for each connection that has something to send. Whoever is stopped by a budget comes first in
+//! the next turn, which then does not sleep.
+
+mod listeners;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use slab::Slab;
+
+use crate::config::Config;
+use crate::connection::{Connection, Flushed, Received};
+use crate::hub::delivery::Bounds;
+use crate::hub::interface::{ConnId, Effect, Input, Now};
+use crate::hub::{self, Hub};
+use crate::upstream::{SiteSettings, Upstream};
+use crate::wire::{self, Codec, handshake};
+use listeners::Listeners;
+
+/// Connections accepted in one tick.
+const ACCEPTS_PER_TICK: usize = 64;
+/// Answers from the site taken in one tick.
+const ANSWERS_PER_TICK: usize = 256;
+/// Bytes read from one connection in one tick, which is one read.
+const READ_BYTES_PER_TICK: usize = 64 * 1024;
+/// Bytes written to one connection in one tick.
+const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
+/// Events taken from one poll.
+const EVENTS_PER_TICK: usize = 1024;
+/// How often old handshakes and closings are looked for, and a failed accept is tried again.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long a client may take for its request.
+const HANDSHAKE_LASTS: Duration = Duration::from_secs(10);
+/// How long a closing connection may take to read its last bytes and close its end.
+const CLOSING_LASTS: Duration = Duration::from_secs(3);
+/// How long the server takes to say goodbye.
+const STOPPING_LASTS: Duration = Duration::from_secs(1);
+
+const WAKER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+/// Listener number n has the token `LISTENERS - n`.
+const LISTENERS: usize = usize::MAX - 2;
+
+/// The server: everything is owned here, by the one thread that runs it.
+pub struct Server {
+    poll: Poll,
+    events: Events,
+    signals: Option<Signals>,
+    listeners: Listeners,
+    connections: Slab<Connection>,
+    serial: u32,
+    codec: Codec,
+    hub: Hub,
+    upstream: Upstream,
+    scratch: Box<[u8]>,
+    lists: Lists,
+    limits: Limits,
+    counts: Counts,
+    swept: Instant,
+    stopping: bool,
+}
+
+/// Slots with something left to do. Each slot stands on a list once.
+#[derive(Default)]
+struct Lists {
+    /// Something to send.
+    dirty: Vec<u32>,
+    /// More to read than one tick's budget.
+    again: Vec<u32>,
+    /// Too much to send: to be closed.
+    overflowed: Vec<u32>,
+    /// To be buried at the end of this tick.
+    doomed: Vec<u32>,
+}
+
+struct Limits {
+    connections: usize,
+    outbox_bytes: usize,
+}
+
+/// What happened, for the log line at the end and for tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections refused at the limit.
+    pub refused: u64,
+    /// Accepts that failed, as they do without descriptors.
+    pub accept_errors: u64,
+    /// Frames put into outboxes.
+    pub sent: u64,
+    /// Frames and outcomes for connections that had gone.
+    pub stale: u64,
+    /// Connections closed because they did not read.
+    pub overflowed: u64,
+}
+
+impl Server {
+    /// Listens and starts the upstream; [`Server::run`] does the rest.
+    ///
+    /// # Errors
+    ///
+    /// An address that cannot be listened on, or a system out of descriptors or threads.
+    pub fn bind(config: &Config) -> io::Result<Server> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
+        let upstream = match &config.buddyboss_url {
+            None => Upstream::embedded(),
+            Some(url) => Upstream::site(&site_settings(config, url.clone()), waker)?,
+        };
+        Ok(Server {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TICK),
+            signals: None,
+            listeners,
+            connections: Slab::new(),
+            serial: 0,
+            codec: Codec::new(config.max_frame_bytes as usize, config.shows_try_page()),
+            hub: Hub::new(hub_settings(config)),
+            upstream,
+            scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
+            lists: Lists::default(),
+            limits: Limits {
+                connections: config.max_connections as usize,
+                outbox_bytes: config.max_outbox_bytes as usize,
+            },
+            counts: Counts::default(),
+            swept: Instant::now(),
+            stopping: false,
+        })
+    }
+
+    /// Lets SIGTERM and SIGINT end [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// The system refuses the handlers.
+    pub fn stop_on_signals(&mut self) -> io::Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        self.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// The addresses that it listens on, with the port that the system chose for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.addresses()
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Ticks until a signal comes, then says goodbye.
+    ///
+    /// # Errors
+    ///
+    /// Polling itself fails; no connection's error gets here.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.stopping {
+            self.tick()?;
+        }
+        self.stop()
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    ///
+    /// Polling itself fails.
+    pub fn tick(&mut self) -> io::Result<()> {
+        let sleep = self.sleep();
+        match self.poll.poll(&mut self.events, Some(sleep)) {
+            Err(fault) if fault.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            polled => polled?,
+        }
+        let now = clock();
+
+        // Who was stopped by a budget in the last tick comes first.
+        for slot in std::mem::take(&mut self.lists.again) {
+            self.read_again(slot, now);
+        }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.event(event, now);
+        }
+        self.events = events;
+        self.accept(now);
+        self.collect_answers(now);
+        self.hub.advance(now);
+        self.drain(now);
+        if now.instant.duration_since(self.swept) >= SWEEP_EVERY {
+            self.sweep(now);
+        }
+        self.flush();
+        self.bury(now);
+        Ok(())
+    }
+
+    /// How long nothing will happen, as far as can be known.
+    fn sleep(&self) -> Duration {
+        let lists = &self.lists;
+        let left_over = !lists.again.is_empty()
+            || !lists.dirty.is_empty()
+            || self.listeners.has_more()
+            || self.upstream.has_answer();
+        if left_over {
+            return Duration::ZERO;
+        }
+        let sweep = self.swept + SWEEP_EVERY;
+        let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));
+        wake.saturating_duration_since(Instant::now())
+    }
+
+    // ---- input
+
+    fn event(&mut self, event: &Event, now: Now) {
+        match event.token() {
+            // Answers are collected in every tick; the waker only ends the sleep.
+            WAKER => {}
+            SIGNALS => {
+                if let Some(signal) = self.signals.as_mut().and_then(|s| s.pending().next()) {
+                    log::info!("signal {signal}: stopping");
+                    self.stopping = true;
+                }
+            }
+            Token(listener) if listener > LISTENERS - self.listeners.len() => {
+                self.listeners.note_ready(LISTENERS - listener);
+            }
+            Token(slot) => {
+                // A socket without output has nothing to do with a writable event, and each
+                // registration begins with one.
+                let slot = slot as u32;
+                if event.is_writable() {
+                    self.mark_dirty_if_waiting(slot);
+                }
+                if event.is_readable() {
+                    self.read(slot, event.is_read_closed(), now);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        for _ in 0..ACCEPTS_PER_TICK {
+            let socket = match self.listeners.accept() {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(fault) => {
+                    // Readiness is edge-triggered: only the sweep tries again.
+                    if self.counts.accept_errors % 64 == 0 {
+                        log::warn!("cannot accept connections: {fault}; trying again each second");
+                    }
+                    self.counts.accept_errors += 1;
+                    return;
+                }
+            };
+            if self.connections.len() >= self.limits.connections {
+                self.counts.refused += 1;
+                listeners::refuse(socket, &handshake::too_many_connections());
+                continue;
+            }
+            self.counts.accepted += 1;
+            let entry = self.connections.vacant_entry();
+            let slot = entry.key();
+            self.serial = self.serial.wrapping_add(1);
+            let id = ConnId { slot: slot as u32, serial: self.serial };
+            let connection = entry.insert(Connection::new(id, socket, now.instant));
+            // Once, for both directions, and never again: see docs/ARCHITECTURE.md.
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let registered =
+                self.poll.registry().register(connection.socket(), Token(slot), both);
+            if let Err(fault) = registered {
+                log::warn!("cannot watch a connection: {fault}");
+                self.connections.remove(slot);
+            }
+        }
+    }
+
+    fn read_again(&mut self, slot: u32, now: Now) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            connection.again = false;
+            self.read(slot, false, now);
+        }
+    }
+
+    /// Reads one connection once. A short read means that the socket is drained, unless the event
+    /// said that the peer's end is there to be read as well.
+    fn read(&mut self, slot: u32, ends: bool, now: Now) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if connection.again {
+            return;
+        }
+        let bytes = match connection.receive(&mut self.scratch) {
+            Received::Bytes(bytes) => bytes,
+            Received::Nothing => return,
+            Received::End => {
+                self.lists.doomed.push(slot);
+                return;
+            }
+        };
+        if bytes == self.scratch.len() || ends {
+            connection.again = true;
+            self.lists.again.push(slot);
+        }
+        // The hub may not be told while the scratch buffer is borrowed from the server.
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut input = &scratch[..bytes];
+        while self.take_in(slot, &mut input, now) {}
+        self.scratch = scratch;
+        self.mark_dirty_if_waiting(slot);
+    }
+
+    /// Takes in the next thing that a connection said; false when there is no more.
+    fn take_in(&mut self, slot: u32, input: &mut &[u8], now: Now) -> bool {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return false;
+        };
+        let conn = connection.id;
+        match connection.wire.next(&mut self.codec, input, &mut connection.outbox) {
+            wire::Event::Drained => return false,
+            wire::Event::Opened => {
+                connection.opened = true;
+                self.hub.handle(Input::Opened { conn }, now);
+            }
+            wire::Event::Text(text) => {
+                self.hub.handle(Input::Frame { conn, text: text.as_str() }, now);
+            }
+            wire::Event::Binary => self.hub.handle(Input::Binary { conn }, now),
+            wire::Event::Closing => {
+                connection.since = now.instant;
+                self.tell_closed(slot, now);
+            }
+        }
+        self.drain(now);
+        true
+    }
+
+    fn collect_answers(&mut self, now: Now) {
+        for _ in 0..ANSWERS_PER_TICK {
+            let Some((request, answer)) = self.upstream.next_answer() else {
+                return;
+            };
+            self.hub.handle(Input::Answered { request, answer }, now);
+            self.drain(now);
+        }
+    }
+
+    // ---- output
+
+    /// Carries out what the hub wants done.
+    fn drain(&mut self, now: Now) {
+        loop {
+            while let Some(effect) = self.hub.next_effect() {
+                match effect {
+                    Effect::Send { to, frame } => self.deliver(to, frame),
+                    Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
+                }
+            }
+            // Telling the hub that a connection is closed may give it more to do.
+            let Some(slot) = self.lists.overflowed.pop() else {
+                return;
+            };
+            self.close(slot, 1013, "too slow to read", now);
+        }
+    }
+
+    fn deliver(&mut self, to: ConnId, frame: hub::interface::EncodedFrame) {
+        let connection = match self.connections.get_mut(to.slot as usize) {
+            Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
+            _ => {
+                self.counts.stale += 1;
+                return;
+            }
+        };
+        self.counts.sent += 1;
+        connection.outbox.push(frame);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.lists.dirty.push(to.slot);
+        }
+        if connection.outbox.bytes() > self.limits.outbox_bytes {
+            // The limit is for who does not read, not for who has not been written to yet.
+            let flushed = connection.flush(usize::MAX);
+            if flushed != Flushed::Done && connection.outbox.bytes() > self.limits.outbox_bytes / 2
+            {
+                self.counts.overflowed += 1;
+                self.lists.overflowed.push(to.slot);
+            }
+        }
+    }
+
+    /// Says goodbye to one connection; it is buried when it has heard it, or soon after.
+    fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if connection.wire.is_closing() {
+            return;
+        }
+        connection.outbox.drop_unsent();
+        connection.wire.close(code, reason, &mut connection.outbox);
+        connection.since = now.instant;
+        if !connection.dirty {
+            connection.dirty = true;
+            self.lists.dirty.push(slot);
+        }
+        self.tell_closed(slot, now);
+    }
+
+    fn tell_closed(&mut self, slot: u32, now: Now) {
+        let connection = &mut self.connections[slot as usize];
+        if std::mem::take(&mut connection.opened) {
+            let conn = connection.id;
+            self.hub.handle(Input::Closed { conn }, now);
+        }
+    }
+
+    fn mark_dirty_if_waiting(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            let waiting = !connection.outbox.is_empty() || connection.wire.is_closing();
+            if waiting && !connection.dirty {
+                connection.dirty = true;
+                self.lists.dirty.push(slot);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for slot in std::mem::take(&mut self.lists.dirty) {
+            let Some(connection) = self.connections.get_mut(slot as usize) else {
+                continue;
+            };
+            connection.dirty = false;
+            match connection.flush(FLUSH_BYTES_PER_TICK) {
+                Flushed::Done | Flushed::Blocked => {}
+                Flushed::More => {
+                    connection.dirty = true;
+                    self.lists.dirty.push(slot);
+                }
+                Flushed::Gone => self.lists.doomed.push(slot),
+            }
+        }
+    }
+
+    // ---- the end of connections
+
+    /// Looks for who takes too long, once a second.
+    fn sweep(&mut self, now: Now) {
+        self.swept = now.instant;
+        self.listeners.note_all_ready();
+        for (slot, connection) in &self.connections {
+            let lasts = match (connection.wire.in_handshake(), connection.wire.is_closing()) {
+                (true, _) => HANDSHAKE_LASTS,
+                (_, true) => CLOSING_LASTS,
+                _ => continue,
+            };
+            if now.instant.duration_since(connection.since) >= lasts {
+                self.lists.doomed.push(slot as u32);
+            }
+        }
+    }
+
+    /// Buries the doomed. Nobody is removed before, so no event of a batch meets a reused slot.
+    fn bury(&mut self, now: Now) {
+        while let Some(slot) = self.lists.doomed.pop() {
+            if !self.connections.contains(slot as usize) {
+                // Doomed for two reasons.
+                continue;
+            }
+            self.tell_closed(slot, now);
+            let mut connection = self.connections.remove(slot as usize);
+            // Closing the socket takes it out of the poll; a failure here changes nothing.
+            let _ = self.poll.registry().deregister(connection.socket());
+            self.drain(now);
+        }
+    }
+
+    /// Gives every message its outcome, closes every connection with 1001, and waits a little for
+    /// the last bytes to be read.
+    fn stop(&mut self) -> io::Result<()> {
+        let now = clock();
+        self.listeners.close(self.poll.registry());
+        self.hub.stop();
+        self.drain(now);
+        self.flush();
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        log::info!("closing {} connections", slots.len());
+        for slot in slots {
+            self.close(slot, 1001, "the server is stopping", now);
+        }
+        self.drain(now);
+        let until = now.instant + STOPPING_LASTS;
+        while !self.connections.is_empty() && Instant::now() < until {
+            self.tick()?;
+        }
+        log::info!("stopped: {:?}", self.counts);
+        Ok(())
+    }
+}
+
+/// The only place that reads a clock for the logic.
+fn clock() -> Now {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970 is a board without a battery: its dates are wrong either way.
+    Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
+}
+
+fn hub_settings(config: &Config) -> hub::Settings {
+    hub::Settings {
+        typing_lasts: config.typing_lasts,
+        presence_grace: config.presence_grace,
+        joins_per_connection: config.max_joins as usize,
+        deliveries: Bounds {
+            total: config.max_sending as usize,
+            per_connection: config.max_sending_per_connection as usize,
+        },
+    }
+}
+
+fn site_settings(config: &Config, url: crate::config::SiteUrl) -> SiteSettings {
+    SiteSettings {
+        workers: config.upstream_workers.into(),
+        queue: config.upstream_queue as usize,
+        request_timeout: config.upstream_timeout,
+        ..SiteSettings::new(url)
+    }
+}

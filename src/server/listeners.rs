@@ -1,0 +1,145 @@
+//! The sockets that connections come from.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the kernel keeps until they are accepted; the system's own limit may be lower.
+const BACKLOG: i32 = 4096;
+
+/// All listeners, and which of them may have a connection waiting.
+pub(super) struct Listeners {
+    all: Vec<(TcpListener, bool)>,
+}
+
+impl Listeners {
+    /// Listens on each address. Listener number n gets the token `first - n`.
+    ///
+    /// A name such as localhost may have an address of a family that this system lacks; it is
+    /// enough that one of them works, but an address in use is an error.
+    pub(super) fn bind(
+        addresses: &[SocketAddr],
+        registry: &Registry,
+        first: usize,
+    ) -> io::Result<Listeners> {
+        let mut all = Vec::new();
+        let mut absent = None;
+        for address in addresses {
+            let bound = bind(*address).map_err(|fault| (fault.kind(), naming(*address, &fault)));
+            match bound {
+                Ok(mut listener) => {
+                    let token = Token(first - all.len());
+                    registry.register(&mut listener, token, Interest::READABLE)?;
+                    all.push((listener, true));
+                }
+                Err((io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported, fault)) => {
+                    log::debug!("{fault}");
+                    absent = Some(fault);
+                }
+                Err((_, fault)) if address.is_ipv6() && addresses.iter().any(|a| a.is_ipv4()) => {
+                    // EAFNOSUPPORT has no kind of its own.
+                    if fault.kind() == io::ErrorKind::AddrInUse {
+                        return Err(fault);
+                    }
+                    log::debug!("{fault}");
+                    absent = Some(fault);
+                }
+                Err((_, fault)) => return Err(fault),
+            }
+        }
+        match (all.is_empty(), absent) {
+            (true, Some(fault)) => Err(fault),
+            _ => Ok(Listeners { all }),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.all.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
+    }
+
+    pub(super) fn note_ready(&mut self, number: usize) {
+        if let Some((_, ready)) = self.all.get_mut(number) {
+            *ready = true;
+        }
+    }
+
+    /// A failed accept is followed by no event, so that somebody has to ask again.
+    pub(super) fn note_all_ready(&mut self) {
+        for (_, ready) in &mut self.all {
+            *ready = true;
+        }
+    }
+
+    /// Whether a connection may be waiting.
+    pub(super) fn has_more(&self) -> bool {
+        self.all.iter().any(|(_, ready)| *ready)
+    }
+
+    /// The next waiting connection, or `None` when there is none on any listener.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot accept now, for want of descriptors or memory. The listener counts as
+    /// empty until [`Listeners::note_all_ready`].
+    pub(super) fn accept(&mut self) -> io::Result<Option<TcpStream>> {
+        for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
+            loop {
+                match listener.accept() {
+                    Ok((socket, _)) => return Ok(Some(socket)),
+                    Err(fault) => match fault.kind() {
+                        io::ErrorKind::WouldBlock => {
+                            *ready = false;
+                            break;
+                        }
+                        // The client left while it waited.
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                        _ => {
+                            *ready = false;
+                            return Err(fault);
+                        }
+                    },
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stops listening.
+    pub(super) fn close(&mut self, registry: &Registry) {
+        for (mut listener, _) in self.all.drain(..) {
+            // It is closed in any case.
+            let _ = registry.deregister(&mut listener);
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Its IPv4 sibling is an address of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it: one system call less for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+fn naming(address: SocketAddr, fault: &io::Error) -> io::Error {
+    io::Error::new(fault.kind(), format!("cannot listen on {address}: {fault}"))
+}
+
+/// Sends a last word without waiting; a client that does not get it sees the close.
+pub(super) fn refuse(mut socket: TcpStream, response: &str) {
+    let _ = socket.write(response.as_bytes());
+}

@@ -1,0 +1,351 @@
+//! One WebSocket conversation without a socket: bytes in, events and bytes out.
+//!
+//! tungstenite does the work of RFC 6455: unmasking, UTF-8, fragments, control frames, and what
+//! breaks the rules. Between whole, unfragmented messages its context has no state worth keeping,
+//! so one [`Codec`] serves every connection: the wire cuts its input at frame boundaries and feeds
+//! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
+//! own only while a message is in fragments.
+
+pub mod handshake;
+pub mod outbox;
+
+use std::io::{self, Cursor, Read, Write};
+
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
+use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+use tungstenite::{Error, Message, Utf8Bytes};
+
+use handshake::Handshake;
+use outbox::Outbox;
+
+/// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
+const READ_BUFFER_BYTES: usize = 1024;
+
+/// What a context may hold of its own pongs; each leaves at once, since the outbox takes all.
+const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// What all connections share: the settings, and the context between messages.
+#[derive(Debug)]
+pub struct Codec {
+    frame_bytes_max: usize,
+    try_page: bool,
+    idle: WebSocketContext,
+}
+
+impl Codec {
+    /// A codec for messages of at most `frame_bytes_max` bytes, that shows the try-it page or not.
+    pub fn new(frame_bytes_max: usize, try_page: bool) -> Codec {
+        Codec { frame_bytes_max, try_page, idle: context(frame_bytes_max) }
+    }
+}
+
+fn context(frame_bytes_max: usize) -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(frame_bytes_max))
+        .max_frame_size(Some(frame_bytes_max))
+        .accept_unmasked_frames(false);
+    WebSocketContext::new(Role::Server, Some(config))
+}
+
+/// What the bytes meant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The WebSocket is open; the answer is in the outbox.
+    Opened,
+    /// A text message.
+    Text(Utf8Bytes),
+    /// A binary message.
+    Binary,
+    /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
+    Closing,
+    /// All input is used up.
+    Drained,
+}
+
+/// One conversation, from the first byte of its request.
+#[derive(Debug)]
+pub struct Wire {
+    phase: Phase,
+    /// An incomplete request head or frame; empty and without memory most of the time.
+    partial: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake,
+    Open,
+    /// Open, and a message is in fragments.
+    Fragments(Box<WebSocketContext>),
+    Closing,
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Wire { phase: Phase::Handshake, partial: Vec::new() }
+    }
+}
+
+impl Wire {
+    /// Takes in the next of `input`, up to the next event. Call it until it says
+    /// [`Event::Drained`] or [`Event::Closing`].
+    pub fn next(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+        match self.phase {
+            Phase::Handshake => self.handshake(codec, input, outbox),
+            Phase::Open | Phase::Fragments(_) => self.frames(codec, input, outbox),
+            Phase::Closing => {
+                *input = &[];
+                Event::Drained
+            }
+        }
+    }
+
+    /// Says goodbye, if the conversation is open: a close frame goes into the outbox, and nothing
+    /// may follow it.
+    pub fn close(&mut self, code: u16, reason: &'static str, outbox: &mut Outbox) {
+        if matches!(self.phase, Phase::Open | Phase::Fragments(_)) {
+            let code = CloseCode::from(code);
+            let frame = Frame::close(Some(CloseFrame { code, reason: reason.into() }));
+            let mut bytes = Vec::with_capacity(frame.len());
+            // A Vec takes every byte: no error can come of it.
+            let _ = frame.format(&mut bytes);
+            outbox.push(bytes.into());
+        }
+        self.phase = Phase::Closing;
+        self.partial = Vec::new();
+    }
+
+    /// Whether the request is still to come, in whole or in part.
+    pub fn in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake)
+    }
+
+    /// Whether nothing more is said or listened to.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing)
+    }
+
+    fn handshake(&mut self, codec: &Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+        let before = self.partial.len();
+        let received: &[u8] = if before == 0 {
+            input
+        } else {
+            // No more than a head may have, and the byte that shows that it is too large.
+            let room = (handshake::HEAD_BYTES_MAX + 1).saturating_sub(before).min(input.len());
+            self.partial.extend_from_slice(&input[..room]);
+            &self.partial
+        };
+        match handshake::receive(received, codec.try_page) {
+            Handshake::Incomplete => {
+                if before == 0 {
+                    self.partial.extend_from_slice(input);
+                }
+                *input = &[];
+                Event::Drained
+            }
+            Handshake::Upgrade { response, head_bytes } => {
+                *input = &input[head_bytes - before..];
+                outbox.push(response.into_bytes().into());
+                self.partial = Vec::new();
+                self.phase = Phase::Open;
+                Event::Opened
+            }
+            Handshake::Respond { response } => {
+                outbox.push(response.into_bytes().into());
+                self.partial = Vec::new();
+                self.phase = Phase::Closing;
+                Event::Closing
+            }
+        }
+    }
+
+    fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+        loop {
+            let event = match self.next_frame(codec, input) {
+                Ok(Cut::Incomplete) => return Event::Drained,
+                Ok(Cut::Whole { header, bytes }) => {
+                    let (whole, rest) = input.split_at(bytes);
+                    *input = rest;
+                    self.feed(codec, &header, whole, outbox)
+                }
+                Ok(Cut::InPartial { header }) => {
+                    let whole = std::mem::take(&mut self.partial);
+                    self.feed(codec, &header, &whole, outbox)
+                }
+                Err(fault) => Err(fault),
+            };
+            match event {
+                Ok(None) => {}
+                Ok(Some(event)) => return event,
+                Err(fault) => {
+                    let (code, reason) = close_code(&fault);
+                    self.close(code, reason, outbox);
+                    return Event::Closing;
+                }
+            }
+        }
+    }
+
+    /// Finds the end of the next frame. What is cut off at the end of the input is kept.
+    fn next_frame(&mut self, codec: &Codec, input: &mut &[u8]) -> Result<Cut, Error> {
+        if self.partial.is_empty() {
+            return match frame_size(codec, input)? {
+                Some((header, bytes)) if bytes <= input.len() => Ok(Cut::Whole { header, bytes }),
+                _ => {
+                    self.partial.extend_from_slice(input);
+                    *input = &[];
+                    Ok(Cut::Incomplete)
+                }
+            };
+        }
+        loop {
+            let missing = match frame_size(codec, &self.partial)? {
+                Some((header, bytes)) if bytes == self.partial.len() => {
+                    return Ok(Cut::InPartial { header });
+                }
+                Some((_, bytes)) => bytes - self.partial.len(),
+                // Byte by byte, not to take any of the next frame: a header has fourteen at most.
+                None => 1,
+            };
+            if input.is_empty() {
+                return Ok(Cut::Incomplete);
+            }
+            let (taken, rest) = input.split_at(missing.min(input.len()));
+            self.partial.extend_from_slice(taken);
+            *input = rest;
+        }
+    }
+
+    /// Gives one whole frame to the context that it belongs to.
+    fn feed(
+        &mut self,
+        codec: &mut Codec,
+        header: &FrameHeader,
+        frame: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<Option<Event>, Error> {
+        let starts_fragments =
+            !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if starts_fragments && matches!(self.phase, Phase::Open) {
+            self.phase = Phase::Fragments(Box::new(context(codec.frame_bytes_max)));
+        }
+        let (context, shared) = match &mut self.phase {
+            Phase::Fragments(own) => (own.as_mut(), false),
+            _ => (&mut codec.idle, true),
+        };
+        let read = read_whole(context, frame, outbox);
+        match &read {
+            // In fragments, a message that is complete ends the need for a context.
+            Ok(Heard::Message(_)) if !shared => self.phase = Phase::Open,
+            // A context that has seen the end or an error is of no use to anyone else.
+            Ok(Heard::Closed) | Err(_) if shared => {
+                codec.idle = self::context(codec.frame_bytes_max)
+            }
+            _ => {}
+        }
+        match read? {
+            Heard::Message(event) => Ok(Some(event)),
+            Heard::Nothing => Ok(None),
+            Heard::Closed => {
+                self.phase = Phase::Closing;
+                Ok(Some(Event::Closing))
+            }
+        }
+    }
+}
+
+enum Cut {
+    Incomplete,
+    /// At the start of the input, this long.
+    Whole {
+        header: FrameHeader,
+        bytes: usize,
+    },
+    /// All that is in `partial`.
+    InPartial {
+        header: FrameHeader,
+    },
+}
+
+/// The header and the whole length of the frame that starts here, once the header is complete.
+fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Error> {
+    let mut cursor = Cursor::new(bytes);
+    let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else {
+        return Ok(None);
+    };
+    let max = codec.frame_bytes_max;
+    match usize::try_from(payload) {
+        Ok(payload) if payload <= max => Ok(Some((header, cursor.position() as usize + payload))),
+        _ => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
+            size: usize::MAX,
+            max_size: max,
+        })),
+    }
+}
+
+enum Heard {
+    Message(Event),
+    Nothing,
+    Closed,
+}
+
+/// Feeds one whole frame, and reads until the context has said all that it has to say.
+fn read_whole(
+    context: &mut WebSocketContext,
+    frame: &[u8],
+    outbox: &mut Outbox,
+) -> Result<Heard, Error> {
+    let mut memory = Memory { input: frame, outbox };
+    loop {
+        match context.read(&mut memory) {
+            Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
+            Ok(Message::Binary(_)) => return Ok(Heard::Message(Event::Binary)),
+            // The answer to a ping or a close is written by the next read.
+            Ok(_) => {}
+            Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Heard::Nothing);
+            }
+            Err(Error::ConnectionClosed) => return Ok(Heard::Closed),
+            Err(fault) => return Err(fault),
+        }
+    }
+}
+
+/// RFC 6455 section 7.4.1.
+fn close_code(fault: &Error) -> (u16, &'static str) {
+    match fault {
+        Error::Capacity(_) => (1009, "the message is too big"),
+        Error::Utf8(_) => (1007, "text must be UTF-8"),
+        _ => (1002, "protocol error"),
+    }
+}
+
+/// The stream that a context sees: it reads what is given and writes into the outbox. With a
+/// write buffer of 0 bytes each pong or close arrives as one whole frame.
+struct Memory<'a> {
+    input: &'a [u8],
+    outbox: &'a mut Outbox,
+}
+
+impl Read for Memory<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.input.read(buffer)
+    }
+}
+
+impl Write for Memory<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outbox.push(bytes.into());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! An HTTP request becomes an upgrade, a small page, or a refusal.
+//!
+//! `httparse` reads the head, tungstenite computes the accept key; what is asked of a WebSocket
+//! request is RFC 6455 section 4.2.1.
+
+use std::fmt::Write;
+
+use tungstenite::handshake::derive_accept_key;
+
+/// The largest request head, in bytes: cookies of a WordPress site come along.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// More header lines than any browser or proxy sends.
+const HEADERS_MAX: usize = 64;
+
+/// The subprotocol that clients may name to send a token along (`PROTOCOL.md` 3).
+const SUBPROTOCOL: &str = "buddyline";
+
+const TRY_PAGE: &str = include_str!("try_page.html");
+
+/// The page has everything inside; nothing else may be loaded, and nobody may frame it.
+const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
+    Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'\r\n\
+    X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
+
+const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
+
+/// What comes of the bytes received so far.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The head is not complete.
+    Incomplete,
+    /// Send this and speak WebSocket; the head was `head_bytes` long, what follows are frames.
+    Upgrade {
+        /// The whole answer.
+        response: String,
+        /// Where the frames start.
+        head_bytes: usize,
+    },
+    /// Send this and close.
+    Respond {
+        /// The whole answer.
+        response: String,
+    },
+}
+
+/// Reads a request head from the first bytes of a connection.
+pub fn receive(bytes: &[u8], try_page: bool) -> Handshake {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= HEAD_BYTES_MAX => {
+            match upgrade_key(&request) {
+                Ok(Some(key)) => Handshake::Upgrade { response: switch(&request, key), head_bytes },
+                Ok(None) => respond(plain_http(&request, try_page)),
+                Err(refusal) => respond(refusal),
+            }
+        }
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => Handshake::Incomplete,
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => respond(text(
+            "431 Request Header Fields Too Large",
+            "",
+            "The request head is too large.",
+        )),
+        Err(_) => respond(text("400 Bad Request", "", "This is not an HTTP/1.1 request.")),
+    }
+}
+
+fn respond(response: String) -> Handshake {
+    Handshake::Respond { response }
+}
+
+/// The client's key if it asks for a WebSocket, `None` if it asks for something else.
+fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str>, String> {
+    if !has_word(request, "upgrade", "websocket") {
+        return Ok(None);
+    }
+    if request.method != Some("GET") || request.version != Some(1) {
+        return Err(bad("A WebSocket opens with GET over HTTP/1.1 (RFC 6455 section 4.1)."));
+    }
+    if !has_word(request, "connection", "upgrade") {
+        return Err(bad("The header Connection: Upgrade is missing; does a proxy drop it?"));
+    }
+    if header(request, "sec-websocket-version") != Some("13") {
+        let version = "Sec-WebSocket-Version: 13\r\n";
+        return Err(text("426 Upgrade Required", version, "WebSocket version 13 is needed."));
+    }
+    match header(request, "sec-websocket-key") {
+        // Sixteen bytes in base64 (RFC 6455 section 4.1).
+        Some(key) if key.len() == 24 => Ok(Some(key)),
+        _ => Err(bad("The header Sec-WebSocket-Key is missing or is not 24 characters long.")),
+    }
+}
+
+fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {
+    let mut response = String::with_capacity(192);
+    response.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
+    response.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
+    response.push_str(&derive_accept_key(key.as_bytes()));
+    // A browser that named subprotocols fails the connection unless one is chosen.
+    if has_word(request, "sec-websocket-protocol", SUBPROTOCOL) {
+        response.push_str("\r\nSec-WebSocket-Protocol: ");
+        response.push_str(SUBPROTOCOL);
+    }
+    response.push_str("\r\n\r\n");
+    response
+}
+
+fn plain_http(request: &httparse::Request<'_, '_>, try_page: bool) -> String {
+    let path = request.path.unwrap_or_default();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let mut response = match (request.method, path) {
+        (Some("GET" | "HEAD"), "/healthz") => text("200 OK", "Cache-Control: no-store\r\n", "ok"),
+        (Some("GET" | "HEAD"), "/") if try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
+        (Some("GET" | "HEAD"), "/") => {
+            text("404 Not Found", "", "buddyline speaks WebSocket here.")
+        }
+        (Some("GET" | "HEAD"), _) => text("404 Not Found", "", "There is nothing at this path."),
+        _ => bad("Only GET and HEAD are answered here."),
+    };
+    if request.method == Some("HEAD") {
+        let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
+        response.truncate(head);
+    }
+    response
+}
+
+fn bad(why: &str) -> String {
+    text("400 Bad Request", "", why)
+}
+
+fn text(status: &str, headers: &str, line: &str) -> String {
+    page(status, &format!("{PLAIN_TEXT}{headers}"), &format!("{line}\n"))
+}
+
+fn page(status: &str, headers: &str, body: &str) -> String {
+    let mut response = String::with_capacity(256 + headers.len() + body.len());
+    // A String takes every character: no error can come of it.
+    let _ = write!(
+        response,
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    response
+}
+
+/// The refusal of a connection beyond the limit, before anything is read from it.
+pub fn too_many_connections() -> String {
+    text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
+}
+
+fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
+    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok().map(str::trim)
+}
+
+/// Whether a comma-separated header, perhaps on several lines, has this word.
+fn has_word(request: &httparse::Request<'_, '_>, name: &str, word: &str) -> bool {
+    let lines = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    lines
+        .filter_map(|line| std::str::from_utf8(line.value).ok())
+        .flat_map(|line| line.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(word))
+}

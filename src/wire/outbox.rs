@@ -1,0 +1,131 @@
+//! Encoded frames that wait for one socket.
+//!
+//! The queue holds references: slow readers of one thread share one copy of its frames. An empty
+//! outbox owns no memory.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::protocol::server::EncodedFrame;
+
+/// Frames in the order in which they leave, the first perhaps half sent.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    frames: VecDeque<EncodedFrame>,
+    /// How much of the first frame has left.
+    sent: usize,
+    /// All bytes that wait.
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Puts a frame at the end.
+    pub fn push(&mut self, frame: EncodedFrame) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Fills `slices` with what leaves next; returns how many it filled.
+    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+            let skip = if filled == 0 { self.sent } else { 0 };
+            *slice = IoSlice::new(&frame[skip..]);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Notes that so many bytes have left.
+    pub fn consume(&mut self, mut bytes: usize) {
+        debug_assert!(bytes <= self.bytes, "only what waits can leave");
+        self.bytes -= bytes;
+        while let Some(first) = self.frames.front() {
+            let rest = first.len() - self.sent;
+            if bytes < rest {
+                self.sent += bytes;
+                return;
+            }
+            bytes -= rest;
+            self.sent = 0;
+            self.frames.pop_front();
+        }
+        self.frames = VecDeque::new();
+    }
+
+    /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
+    /// not read on without it.
+    pub fn drop_unsent(&mut self) {
+        let begun = if self.sent > 0 { self.frames.pop_front() } else { None };
+        self.frames = VecDeque::new();
+        self.bytes = 0;
+        if let Some(frame) = begun {
+            self.bytes = frame.len() - self.sent;
+            self.frames.push_back(frame);
+        } else {
+            self.sent = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(frames: &[&str]) -> Outbox {
+        let mut outbox = Outbox::default();
+        for frame in frames {
+            outbox.push(frame.as_bytes().into());
+        }
+        outbox
+    }
+
+    fn waiting(outbox: &Outbox) -> String {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = outbox.gather(&mut slices);
+        let bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(bytes.len(), outbox.bytes());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_after_any_number_of_bytes_is_the_rest() {
+        for sent in 0..=9 {
+            let mut outbox = outbox(&["one", "", "two", "six"]);
+            outbox.consume(sent);
+            assert_eq!(waiting(&outbox), "onetwosix"[sent..]);
+            assert_eq!(outbox.is_empty(), sent == 9);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_has_begun_to_leave_is_not_dropped() {
+        let mut half_sent = outbox(&["one", "two"]);
+        half_sent.consume(1);
+        half_sent.drop_unsent();
+        assert_eq!(waiting(&half_sent), "ne");
+
+        let mut at_a_boundary = outbox(&["one", "two"]);
+        at_a_boundary.consume(3);
+        at_a_boundary.drop_unsent();
+        at_a_boundary.push(b"bye".as_slice().into());
+        assert_eq!(waiting(&at_a_boundary), "bye");
+    }
+
+    #[test]
+    fn no_more_slices_are_filled_than_there_is_room_for() {
+        let outbox = outbox(&["a", "b", "c"]);
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(outbox.gather(&mut slices), 2);
+    }
+}
