@@ -1,1 +1,112 @@
-//! The site, seen from the loop.
+//! The site, seen from the loop: questions out, answers back, and never a wait.
+//!
+//! Behind it is either a real site ([`pool`], over HTTP, with worker threads) or a stand-in in memory
+//! ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by exactly one
+//! answer from [`Upstream::next_answer`], at once or much later.
+
+pub mod address;
+pub mod buddyboss;
+pub mod embedded;
+pub mod pool;
+mod site;
+mod text;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hub::interface::{Answer, Ask, Now, RequestId};
+use address::SiteUrl;
+use embedded::Store;
+use pool::Pool;
+
+/// How to reach a site.
+#[derive(Clone, Debug)]
+pub struct SiteSettings {
+    /// Where it is.
+    pub url: SiteUrl,
+    /// Calls at the same time, each a thread. More than the site has cores only adds waiting
+    /// (CONTRACT 9). At least 1.
+    pub workers: usize,
+    /// Asks that may wait for a worker; beyond it they fail as `Overloaded`. At least 1.
+    pub queue: usize,
+    /// For looking up the name, and again for connecting with the TLS handshake.
+    pub connect_timeout: Duration,
+    /// For a whole call, from the name to the last byte of the answer. Longer than twice the
+    /// connect timeout, or that one never gets its turn.
+    pub request_timeout: Duration,
+    /// The longest answer, in bytes after decompression. Ten messages of 64 KiB make 1.4 MB
+    /// (CONTRACT 9).
+    pub body_max: u64,
+}
+
+impl SiteSettings {
+    /// The settings for this site that need no thought: 4 workers, 256 asks waiting, 5 s to
+    /// connect, 30 s in all, 4 MiB.
+    pub fn new(url: SiteUrl) -> SiteSettings {
+        SiteSettings {
+            url,
+            workers: 4,
+            queue: 256,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
+            body_max: 4 << 20,
+        }
+    }
+}
+
+/// Where the loop puts its questions.
+pub enum Upstream {
+    /// A BuddyBoss site.
+    Site(Box<Pool>),
+    /// The stand-in, and its answers that have not been collected: as many as were submitted since.
+    Embedded(Box<Store>, VecDeque<(RequestId, Answer)>),
+}
+
+impl Upstream {
+    /// A site, whose answers ring `waker`. Fails when a worker thread cannot be made.
+    pub fn site(settings: &SiteSettings, waker: Arc<mio::Waker>) -> io::Result<Upstream> {
+        Ok(Upstream::Site(Box::new(Pool::start(settings, waker)?)))
+    }
+
+    /// The stand-in, empty. It has no waker: its answers are there when `submit` returns.
+    pub fn embedded() -> Upstream {
+        Upstream::Embedded(Box::default(), VecDeque::new())
+    }
+
+    /// Puts a question. Never blocks, never fails: what cannot be asked is answered.
+    pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
+        match self {
+            Upstream::Site(pool) => pool.submit(request, ask, now),
+            Upstream::Embedded(store, ready) => {
+                let answer = store.answer(ask, now);
+                ready.push_back((request, answer));
+            }
+        }
+    }
+
+    /// The next answer that has come back. Never blocks.
+    pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
+        match self {
+            Upstream::Site(pool) => pool.next_answer(),
+            Upstream::Embedded(_, ready) => ready.pop_front(),
+        }
+    }
+
+    /// Whether there is something to collect, so that the loop must not go to sleep.
+    pub fn has_answer(&self) -> bool {
+        match self {
+            Upstream::Site(pool) => pool.has_answer(),
+            Upstream::Embedded(_, ready) => !ready.is_empty(),
+        }
+    }
+
+    /// How many questions have no collected answer yet; a server that stops may wait for them.
+    pub fn outstanding(&self) -> usize {
+        match self {
+            Upstream::Site(pool) => pool.outstanding(),
+            Upstream::Embedded(_, ready) => ready.len(),
+        }
+    }
+}

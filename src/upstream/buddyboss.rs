@@ -1,0 +1,347 @@
+//! What an ask means in HTTP and what an HTTP answer means to us: pure functions.
+//!
+//! The rules are the contract's; the tests run them over recorded answers of a live site. Nothing
+//! that a site wrote leaves this file but numbers, a date, and the HTML that the site has sanitised
+//! for its own pages.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::address::Form;
+use super::text::comparable;
+use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target, Token};
+use crate::protocol::{Id, SITE_ID_MAX};
+
+/// The longest wait that is passed on from the site, in seconds: one hour.
+pub const RETRY_AFTER_MAX_S: u32 = 3600;
+
+/// A request to the site. It has no `Debug`: it carries a secret and a private text.
+pub struct Request<'a> {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// Path and query, to be put after the site's address.
+    pub path: &'static str,
+    /// The member's credential; `None` asks as nobody.
+    pub token: Option<&'a Token>,
+    /// JSON, for a POST.
+    pub body: Option<String>,
+}
+
+impl Request<'_> {
+    /// The headers of the request, without those that HTTP itself needs.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        // Without `Accept` WordPress answers faults in HTML (CONTRACT 6).
+        let mut headers = vec![("Accept", "application/json".to_owned())];
+        if let Some(token) = self.token {
+            // The scheme's letters matter: `bearer` is no token to the site (CONTRACT 2).
+            headers.push(("Authorization", format!("Bearer {}", token.secret())));
+        }
+        if self.body.is_some() {
+            headers.push(("Content-Type", "application/json".to_owned()));
+        }
+        headers
+    }
+}
+
+/// The only bodies that go to the site: it believes more than these keys (CONTRACT 4).
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Reply { id: u64, message: &'a str },
+    New { recipients: [u64; 1], message: &'a str },
+}
+
+/// Why an ask need not go to the site at all; `None` when it must.
+pub fn refusal(ask: &Ask) -> Option<Failure> {
+    let Ask::Post(post) = ask;
+    let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
+    if post.token.is_none() {
+        Some(Failure::TokenMissing)
+    } else if !(1..=SITE_ID_MAX).contains(&id) || post.text.is_empty() {
+        // The site takes a thread 0 for a wish to have a new one (CONTRACT 3.1).
+        Some(Failure::RefusedBySite)
+    } else {
+        None
+    }
+}
+
+/// The request that puts an ask to the site, or why there is no need to send one.
+pub fn request(ask: &Ask, form: Form) -> Result<Request<'_>, Failure> {
+    if let Some(failure) = refusal(ask) {
+        return Err(failure);
+    }
+    let Ask::Post(post) = ask;
+    let message = &post.text;
+    let body = match post.target {
+        Target::Thread(id) => Body::Reply { id, message },
+        Target::NewThread { recipient } => Body::New { recipients: [recipient], message },
+    };
+    let body = serde_json::to_string(&body).expect("integers and strings always serialise");
+    let token = post.token.as_ref();
+    Ok(Request { method: "POST", path: form.messages(), token, body: Some(body) })
+}
+
+/// The request of the probe: who am I, asked without a token.
+pub fn probe_request(form: Form) -> Request<'static> {
+    Request { method: "GET", path: form.me(), token: None, body: None }
+}
+
+/// What the site answered, as far as anything here reads it.
+#[derive(Clone, Default)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Content-Type`.
+    pub content_type: Option<String>,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
+    /// The header `Date`, to which a date in `Retry-After` is compared.
+    pub date: Option<String>,
+    /// The header `Location`.
+    pub location: Option<String>,
+    /// The body, decompressed. `None` when it did not come whole: cut off, or beyond the limit.
+    pub body: Option<Vec<u8>>,
+}
+
+impl Reply {
+    /// Whether the header says JSON; parameters such as `charset` do not matter.
+    pub fn says_json(&self) -> bool {
+        let media = self.content_type.as_deref().unwrap_or_default().split(';').next();
+        media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
+    }
+
+    /// The body as JSON of the expected shape, where header and body agree that it is JSON.
+    fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        serde_json::from_slice(self.body.as_deref().filter(|_| self.says_json())?).ok()
+    }
+
+    /// WordPress' word for the fault, if this is one of its error bodies.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.json()
+    }
+
+    /// How long the site asks to wait, from `Retry-After` as seconds or as a date: at least 1 and
+    /// at most [`RETRY_AFTER_MAX_S`] seconds.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        let value = self.retry_after.as_deref()?.trim();
+        let seconds = if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+            // More digits than fit are a long time.
+            value.parse().unwrap_or(u64::MAX)
+        } else {
+            // Compared with the site's own clock, so that ours need not agree with it.
+            let now = http_date_s(self.date.as_deref()?)?;
+            http_date_s(value)?.saturating_sub(now)
+        };
+        Some(seconds.clamp(1, u64::from(RETRY_AFTER_MAX_S)) as u32)
+    }
+}
+
+/// An error body of WordPress (CONTRACT 2).
+#[derive(Deserialize)]
+pub(super) struct Fault {
+    /// The stable word, such as `rest_no_route`.
+    pub code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Fault {
+    /// The word if it can stand in a log line: short, and of harmless letters.
+    pub fn loggable(&self) -> Option<&str> {
+        let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        (self.code.len() <= 64 && self.code.bytes().all(harmless)).then_some(&*self.code)
+    }
+}
+
+/// What the site's answer to a post means (CONTRACT 1 to 6).
+pub fn answer(post: &Post, reply: &Reply) -> Answer {
+    match reply.status {
+        200 => stored(post, reply).map_or(Answer::Failed(Failure::Unknown), Answer::Stored),
+        status => Answer::Failed(failure(status, reply)),
+    }
+}
+
+fn failure(status: u16, reply: &Reply) -> Failure {
+    let fault = reply.fault();
+    let code = fault.as_ref().map(|f| &*f.code).unwrap_or_default();
+    match status {
+        300..=399 if is_suspension(reply.location.as_deref()) => Failure::Suspended,
+        300..=399 => Failure::SiteMisconfigured,
+        400 => Failure::RefusedBySite,
+        401 => Failure::TokenRefused,
+        403 => match code {
+            // An expired and a forged token differ in the text alone (CONTRACT 2).
+            "jwt_auth_invalid_token"
+                if fault.as_ref().is_some_and(|f| f.message == "Expired token") =>
+            {
+                Failure::TokenExpired
+            }
+            "rest_cookie_invalid_nonce" => Failure::TokenRefused,
+            "bp_rest_authorization_required" => Failure::NotParticipant,
+            code if code.starts_with("jwt_auth_") => Failure::TokenRefused,
+            _ => Failure::NotStored,
+        },
+        404 => Failure::SiteMisconfigured,
+        413 => Failure::TooLarge,
+        429 => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
+        other if other / 100 == 4 => Failure::NotStored,
+        500 if code == "bp_rest_messages_create_failed" => Failure::CannotWrite,
+        503 if code == "wp_die" => {
+            Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() }
+        }
+        // A 500 can come after the message was stored, after a 504 PHP goes on, and a 2xx that is
+        // no 200 is nothing that BuddyBoss says.
+        _ => Failure::Unknown,
+    }
+}
+
+/// A suspended member is sent to the login page with this in the query (CONTRACT 2).
+fn is_suspension(location: Option<&str>) -> bool {
+    let query = location.and_then(|l| l.split_once('?')).map(|(_, query)| query);
+    query.is_some_and(|q| q.split(['&', '#']).any(|pair| pair == "action=bp-suspended"))
+}
+
+/// The parts of a thread object that matter (CONTRACT 3.3).
+#[derive(Deserialize)]
+struct ThreadObject<'a> {
+    id: u64,
+    message_id: u64,
+    current_user: u64,
+    /// Entries are read one by one: a strange one among them must not make the answer useless.
+    #[serde(borrow)]
+    messages: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct MessageObject {
+    id: u64,
+    sender_id: u64,
+    date_sent: String,
+    message: TextObject,
+}
+
+#[derive(Deserialize)]
+struct TextObject {
+    #[serde(default)]
+    raw: Option<String>,
+    #[serde(default)]
+    rendered: Option<String>,
+}
+
+/// A success, which is more than a status (CONTRACT rule 2); `None` is everything else.
+fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
+    let thread: ThreadObject = reply.json()?;
+    let is_id = |n: u64| (1..=SITE_ID_MAX).contains(&n);
+    if !is_id(thread.id) || !is_id(thread.message_id) || !is_id(thread.current_user) {
+        return None;
+    }
+    if thread.messages.is_empty() {
+        return None;
+    }
+    // The site stores a reply in the thread that was asked for or not at all. An answer that names
+    // another is no answer to this request, and to believe it would show a private text to others.
+    if matches!(post.target, Target::Thread(asked) if asked != thread.id) {
+        return None;
+    }
+    let mine = thread.messages.iter().filter_map(|raw| {
+        let message: MessageObject = serde_json::from_str(raw.get()).ok()?;
+        let good = is_id(message.id) && is_date(&message.date_sent);
+        (good && message.sender_id == thread.current_user).then_some(message)
+    });
+    Some(Stored {
+        thread: thread.id,
+        sender: Id::number(thread.current_user),
+        message: newest_like(mine, &post.text).map(|m| StoredMessage {
+            id: m.id,
+            // Without a zone in the answer, and always UTC (CONTRACT 3.3).
+            sent_at: m.date_sent + "Z",
+            html: m.message.rendered.unwrap_or_default(),
+        }),
+    })
+}
+
+/// The newest with this text, else the newest: a web page of the same member may have posted
+/// between our request and its answer (CONTRACT 3.3).
+fn newest_like(mine: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
+    let sent = comparable(text);
+    let says_the_same =
+        |m: &MessageObject| m.message.raw.as_deref().is_some_and(|raw| comparable(raw) == sent);
+    mine.max_by_key(|m| (says_the_same(m), m.id))
+}
+
+/// `2026-11-22T11:00:38`: only this may go to clients as a date.
+fn is_date(text: &str) -> bool {
+    let pattern = b"dddd-dd-ddTdd:dd:dd";
+    text.len() == pattern.len()
+        && text
+            .bytes()
+            .zip(pattern)
+            .all(|(b, &p)| if p == b'd' { b.is_ascii_digit() } else { b == p })
+}
+
+/// Seconds since 1970 of `Sun, 22 Nov 2026 11:00:38 GMT`, the one form in which today's servers
+/// write dates (RFC 9110 5.6.7).
+fn http_date_s(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.trim().split_once(", ")?;
+    let mut words = rest.split(' ');
+    let day: u32 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = 1 + MONTHS.iter().position(|m| *m == name)?;
+    let year: u32 = words.next()?.parse().ok()?;
+    let time = words.next()?;
+    let date = format!("{year:04}-{month:02}-{day:02}T{time}Z");
+    let at = humantime::parse_rfc3339(&date).ok()?;
+    Some(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+}
+
+/// What a probe's answer says about one form of the site's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The BuddyBoss REST API answers here.
+    Api,
+    /// WordPress' REST API answers, and has no such route: BuddyBoss is not there.
+    NoRoute,
+    /// It sends us elsewhere: host and path only.
+    Redirect(String),
+    /// It answers, but not as a REST API does; the status.
+    Other(u16),
+    /// Nobody answers; why, in our words.
+    Unreachable(&'static str),
+}
+
+/// What the answer to [`probe_request`] says.
+pub fn finding(reply: &Reply) -> Finding {
+    #[derive(Deserialize)]
+    struct Me {
+        #[serde(rename = "id")]
+        _id: u64,
+    }
+    match reply.status {
+        200 if reply.json::<Me>().is_some() => Finding::Api,
+        300..=399 => Finding::Redirect(host_and_path(reply.location.as_deref().unwrap_or(""))),
+        status => match reply.fault() {
+            Some(fault) if fault.code == "rest_no_route" => Finding::NoRoute,
+            // `rest_not_logged_in` it is on a bare site; plugins that close the API to strangers
+            // have words of their own.
+            Some(_) if matches!(status, 401 | 403) => Finding::Api,
+            _ => Finding::Other(status),
+        },
+    }
+}
+
+/// Of a `Location` what may stand in a log: neither user names nor queries, which hold secrets, and
+/// no control characters.
+fn host_and_path(location: &str) -> String {
+    let end = location.find(['?', '#']).unwrap_or(location.len());
+    let location = &location[..end];
+    let (scheme, rest) = match location.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), location),
+    };
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    let host_start = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
+    let clean = rest[host_start..].chars().filter(|c| c.is_ascii_graphic()).take(200);
+    scheme.chars().filter(|c| c.is_ascii_graphic()).take(10).chain(clean).collect()
+}

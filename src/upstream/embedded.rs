@@ -1,0 +1,425 @@
+//! A stand-in for the site, in memory: what a server without a site answers.
+//!
+//! It behaves as the contract says a site does, where a client could tell: thread and message
+//! numbers, one thread for two people, no message to oneself. It differs where a site's other pages
+//! would be needed: a post into a thread that does not exist makes it, everyone may write anywhere,
+//! and a sender is believed. It keeps nothing on disk, and is bounded.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::hub::interface::{
+    Answer, Ask, Failure, Now, Post, Stored, StoredMessage, Target, Token,
+};
+use crate::protocol::{Id, IdKey, SITE_ID_MAX};
+
+/// The most messages that a thread keeps; the oldest go first.
+pub const MESSAGES_MAX: usize = 1_000;
+/// The most threads; the least recently written goes first.
+pub const THREADS_MAX: usize = 10_000;
+/// The most bytes of all messages together, each counted with [`MESSAGE_OVERHEAD`].
+pub const BYTES_MAX: usize = 64 << 20;
+/// What a message costs beside its text, in bytes; without it, empty texts would cost nothing.
+pub const MESSAGE_OVERHEAD: usize = 128;
+
+/// The last second that RFC 3339 can write.
+const UNIX_S_MAX: u64 = 253_402_300_799;
+
+/// A message that the stand-in keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its number; one sequence over all threads.
+    pub id: u64,
+    /// Who wrote it.
+    pub sender: Id,
+    /// When, in seconds since 1970.
+    pub unix_s: u64,
+    /// The text as HTML, escaped.
+    pub html: String,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        self.html.len() + MESSAGE_OVERHEAD
+    }
+}
+
+type Pair = (IdKey, IdKey);
+
+struct Thread {
+    messages: VecDeque<Message>,
+    /// The two people it was made for, as long as nobody else has written in it.
+    pair: Option<Pair>,
+    /// When it was written last, counted in writes; its key in `Store::by_write`.
+    write: u64,
+}
+
+/// The stand-in's memory.
+pub struct Store {
+    threads: HashMap<u64, Thread>,
+    /// Thread ids by their last write, the least recent first.
+    by_write: BTreeMap<u64, u64>,
+    /// The threads of exactly two people.
+    pairs: HashMap<Pair, u64>,
+    /// The highest thread id ever, so that an id does not come to mean another thread.
+    highest_thread: u64,
+    last_message: u64,
+    last_write: u64,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store {
+    /// An empty stand-in.
+    pub fn new() -> Store {
+        Store {
+            threads: HashMap::new(),
+            by_write: BTreeMap::new(),
+            pairs: HashMap::new(),
+            highest_thread: 0,
+            last_message: 0,
+            last_write: 0,
+            bytes: 0,
+            bytes_max: BYTES_MAX,
+        }
+    }
+
+    /// Answers a question, at once.
+    pub fn answer(&mut self, ask: Ask, now: Now) -> Answer {
+        let Ask::Post(post) = ask;
+        match self.post(post, now.unix_s.min(UNIX_S_MAX)) {
+            Ok(stored) => Answer::Stored(stored),
+            Err(failure) => Answer::Failed(failure),
+        }
+    }
+
+    /// The messages of a thread, oldest first; for tests.
+    pub fn messages(&self, thread: u64) -> impl Iterator<Item = &Message> {
+        self.threads.get(&thread).into_iter().flat_map(|t| &t.messages)
+    }
+
+    fn post(&mut self, post: Post, unix_s: u64) -> Result<Stored, Failure> {
+        let sender = match (post.claimed, &post.token) {
+            (Some(claimed), _) => claimed,
+            (None, Some(token)) => Id::number(number_of(token)),
+            (None, None) => return Err(Failure::TokenMissing),
+        };
+        let thread = match post.target {
+            Target::Thread(id) => {
+                self.open(id, None);
+                id
+            }
+            Target::NewThread { recipient } => {
+                let recipient = IdKey::Number(recipient);
+                if recipient == sender.key {
+                    return Err(Failure::CannotWrite);
+                }
+                self.thread_of_two(sender.key.clone(), recipient)
+            }
+        };
+        self.last_message += 1;
+        let html = format!("<p>{}</p>\n", escaped(&post.text));
+        let message = Message { id: self.last_message, sender: sender.clone(), unix_s, html };
+        let told =
+            StoredMessage { id: message.id, sent_at: rfc3339(unix_s), html: message.html.clone() };
+        self.write(thread, message);
+        Ok(Stored { thread, sender, message: Some(told) })
+    }
+
+    /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
+    fn thread_of_two(&mut self, one: IdKey, other: IdKey) -> u64 {
+        let pair = if one <= other { (one, other) } else { (other, one) };
+        if let Some(id) = self.pairs.get(&pair) {
+            return *id;
+        }
+        let id = if self.highest_thread < SITE_ID_MAX {
+            self.highest_thread + 1
+        } else {
+            // Somebody has posted into the last thread there can be. One of the first
+            // `THREADS_MAX` + 1 ids is free, for there are never more threads than that.
+            (1..=SITE_ID_MAX).find(|id| !self.threads.contains_key(id)).unwrap_or(SITE_ID_MAX)
+        };
+        self.open(id, Some(pair));
+        id
+    }
+
+    fn open(&mut self, id: u64, pair: Option<Pair>) {
+        if self.threads.contains_key(&id) {
+            return;
+        }
+        if self.threads.len() >= THREADS_MAX {
+            self.drop_oldest_thread();
+        }
+        self.highest_thread = self.highest_thread.max(id);
+        if let Some(pair) = &pair {
+            self.pairs.insert(pair.clone(), id);
+        }
+        self.last_write += 1;
+        let thread = Thread { messages: VecDeque::new(), pair, write: self.last_write };
+        self.by_write.insert(thread.write, id);
+        self.threads.insert(id, thread);
+    }
+
+    fn write(&mut self, id: u64, message: Message) {
+        let Some(thread) = self.threads.get_mut(&id) else {
+            debug_assert!(false, "a thread is opened before it is written");
+            return;
+        };
+        self.by_write.remove(&thread.write);
+        self.last_write += 1;
+        thread.write = self.last_write;
+        self.by_write.insert(thread.write, id);
+
+        let sender = &message.sender.key;
+        if let Some(pair) = thread.pair.take_if(|(one, other)| sender != one && sender != other) {
+            self.pairs.remove(&pair);
+        }
+        self.bytes += message.bytes();
+        thread.messages.push_back(message);
+        if thread.messages.len() > MESSAGES_MAX {
+            self.bytes -= thread.messages.pop_front().map_or(0, |m| m.bytes());
+        }
+        while self.bytes > self.bytes_max && self.drop_oldest_message(id) {}
+    }
+
+    /// Drops the oldest message of the least recently written thread, but never the newest message
+    /// of the thread `spared`. `false` when there is nothing left to drop.
+    fn drop_oldest_message(&mut self, spared: u64) -> bool {
+        let Some((_, &id)) = self.by_write.first_key_value() else { return false };
+        let Some(thread) = self.threads.get_mut(&id) else { return false };
+        if id == spared && thread.messages.len() <= 1 {
+            return false;
+        }
+        self.bytes -= thread.messages.pop_front().map_or(0, |m| m.bytes());
+        if thread.messages.is_empty() {
+            self.drop_oldest_thread();
+        }
+        true
+    }
+
+    fn drop_oldest_thread(&mut self) {
+        let Some((_, id)) = self.by_write.pop_first() else { return };
+        let Some(thread) = self.threads.remove(&id) else { return };
+        self.bytes -= thread.messages.iter().map(Message::bytes).sum::<usize>();
+        if let Some(pair) = thread.pair {
+            self.pairs.remove(&pair);
+        }
+    }
+}
+
+/// Whom a token stands for: the number it ends in, as in `user-7`, else a made-up one that is the
+/// same each time. The token itself is not kept.
+fn number_of(token: &Token) -> u64 {
+    /// Above any number a community would have; 40 bits more hardly ever meet by chance.
+    const MADE_UP: u64 = 1_000_000_000_000;
+    let text = token.secret();
+    let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
+    match text[digits..].parse() {
+        Ok(n) if (1..=SITE_ID_MAX).contains(&n) => n,
+        _ => {
+            let mut hasher = DefaultHasher::new();
+            text.hash(&mut hasher);
+            MADE_UP + (hasher.finish() >> 24)
+        }
+    }
+}
+
+fn rfc3339(unix_s: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_s)).to_string()
+}
+
+fn escaped(text: &str) -> String {
+    let mut html = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#039;"),
+            c => html.push(c),
+        }
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn now() -> Now {
+        Now { instant: Instant::now(), unix_s: 1_795_345_238 }
+    }
+
+    fn post(claimed: Option<Id>, token: Option<&str>, target: Target, text: &str) -> Ask {
+        let token = token.and_then(Token::new);
+        Ask::Post(Post { token, target, text: text.to_owned(), claimed })
+    }
+
+    fn say(store: &mut Store, sender: u64, target: Target, text: &str) -> Stored {
+        match store.answer(post(Some(Id::number(sender)), None, target, text), now()) {
+            Answer::Stored(stored) => stored,
+            Answer::Failed(failure) => panic!("{failure:?}"),
+        }
+    }
+
+    fn check(store: &Store) {
+        let messages = || store.threads.values().flat_map(|t| &t.messages);
+        assert_eq!(store.bytes, messages().map(Message::bytes).sum::<usize>());
+        assert_eq!(store.by_write.len(), store.threads.len());
+        assert!(store.by_write.iter().all(|(write, id)| store.threads[id].write == *write));
+        let paired = store.threads.values().filter(|t| t.pair.is_some()).count();
+        assert_eq!(store.pairs.len(), paired);
+        assert!(store.pairs.iter().all(|(p, id)| store.threads[id].pair.as_ref() == Some(p)));
+        assert!(store.threads.len() <= THREADS_MAX);
+    }
+
+    #[test]
+    fn a_message_comes_back_with_number_date_and_escaped_html() {
+        let mut store = Store::new();
+        let target = Target::Thread(9);
+        let stored = say(&mut store, 7, target, "<b>\"it's\" & more</b>");
+        assert_eq!((stored.thread, stored.sender), (9, Id::number(7)));
+        let message = stored.message.unwrap();
+        assert_eq!(message.id, 1);
+        assert_eq!(message.sent_at, "2026-11-22T11:00:38Z");
+        let html = "<p>&lt;b&gt;&quot;it&#039;s&quot; &amp; more&lt;/b&gt;</p>\n";
+        assert_eq!(message.html, html);
+        assert_eq!(store.messages(9).count(), 1);
+        check(&store);
+    }
+
+    #[test]
+    fn message_numbers_are_one_sequence_over_all_threads() {
+        let mut store = Store::new();
+        let ids = [4, 9, 4].map(|t| say(&mut store, 1, Target::Thread(t), "x").message.unwrap().id);
+        assert_eq!(ids, [1, 2, 3]);
+    }
+
+    #[test]
+    fn two_people_get_one_thread_whoever_writes_first() {
+        let mut store = Store::new();
+        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        let again = say(&mut store, 3, Target::NewThread { recipient: 2 }, "hi").thread;
+        let other = say(&mut store, 2, Target::NewThread { recipient: 4 }, "hi").thread;
+        assert_eq!((first, again, other), (1, 1, 2));
+        check(&store);
+    }
+
+    #[test]
+    fn a_thread_that_a_third_person_wrote_in_is_no_thread_of_two() {
+        let mut store = Store::new();
+        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        say(&mut store, 4, Target::Thread(first), "me too");
+        let next = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        assert_ne!(first, next);
+        check(&store);
+    }
+
+    #[test]
+    fn a_new_thread_has_the_highest_number_plus_one() {
+        let mut store = Store::new();
+        say(&mut store, 2, Target::Thread(41), "x");
+        assert_eq!(say(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 42);
+    }
+
+    #[test]
+    fn a_post_into_the_last_thread_there_can_be_does_not_end_new_threads() {
+        let mut store = Store::new();
+        say(&mut store, 2, Target::Thread(SITE_ID_MAX), "x");
+        say(&mut store, 2, Target::Thread(1), "x");
+        assert_eq!(say(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 2);
+        check(&store);
+    }
+
+    #[test]
+    fn nobody_writes_to_oneself() {
+        let ask = post(Some(Id::string("3")), None, Target::NewThread { recipient: 3 }, "me");
+        assert_eq!(Store::new().answer(ask, now()), Answer::Failed(Failure::CannotWrite));
+    }
+
+    #[test]
+    fn the_claim_comes_before_the_token_and_one_of_them_must_be_there() {
+        let mut store = Store::new();
+        let mut sender = |claimed, token| match store
+            .answer(post(claimed, token, Target::Thread(1), "x"), now())
+        {
+            Answer::Stored(stored) => Ok(stored.sender),
+            Answer::Failed(failure) => Err(failure),
+        };
+        assert_eq!(sender(Some(Id::string("alice")), Some("user-7")), Ok(Id::string("alice")));
+        assert_eq!(sender(None, Some("user-7")), Ok(Id::number(7)));
+        assert_eq!(sender(None, Some("12")), Ok(Id::number(12)));
+        assert_eq!(sender(None, None), Err(Failure::TokenMissing));
+        for odd in ["abc", "user-0", "99999999999999999999"] {
+            let one = sender(None, Some(odd)).unwrap();
+            assert!(one.site_number().is_some_and(|n| n >= 1_000_000_000_000));
+            assert_eq!(sender(None, Some(odd)), Ok(one));
+        }
+        assert_ne!(sender(None, Some("abc")), sender(None, Some("abd")));
+    }
+
+    #[test]
+    fn a_thread_keeps_its_newest_thousand_messages() {
+        let mut store = Store::new();
+        for n in 0..MESSAGES_MAX + 5 {
+            say(&mut store, 1, Target::Thread(1), &n.to_string());
+        }
+        assert_eq!(store.messages(1).count(), MESSAGES_MAX);
+        assert_eq!(store.messages(1).next().unwrap().id, 6);
+        check(&store);
+    }
+
+    #[test]
+    fn the_least_recently_written_thread_goes_when_there_are_too_many() {
+        let mut store = Store::new();
+        for n in 1..=THREADS_MAX as u64 {
+            say(&mut store, n, Target::NewThread { recipient: n + 1 }, "x");
+        }
+        say(&mut store, 1, Target::Thread(1), "still here");
+        let new = say(&mut store, 1, Target::NewThread { recipient: 5 }, "x").thread;
+        assert_eq!(new, THREADS_MAX as u64 + 1);
+        assert_eq!(store.messages(1).count(), 2);
+        assert_eq!(store.messages(2).count(), 0);
+        check(&store);
+    }
+
+    #[test]
+    fn beyond_the_bytes_the_least_recently_written_thread_loses_its_oldest_first() {
+        let mut store = Store::new();
+        store.bytes_max = 10 * (MESSAGE_OVERHEAD + 100);
+        let text = "x".repeat(100 - "<p></p>\n".len());
+        for thread in [1, 1, 1, 2, 2, 2, 2, 2, 2, 2] {
+            say(&mut store, 1, Target::Thread(thread), &text);
+        }
+        check(&store);
+        say(&mut store, 1, Target::Thread(2), &text);
+        assert_eq!(store.messages(1).map(|m| m.id).collect::<Vec<_>>(), [2, 3]);
+        for _ in 0..3 {
+            say(&mut store, 1, Target::Thread(2), &text);
+        }
+        assert_eq!(store.messages(1).count(), 0);
+        assert_eq!(store.messages(2).count(), 10);
+        check(&store);
+    }
+
+    #[test]
+    fn a_message_larger_than_everything_is_kept_alone() {
+        let mut store = Store::new();
+        store.bytes_max = 1_000;
+        say(&mut store, 1, Target::Thread(1), "small");
+        say(&mut store, 1, Target::Thread(2), &"x".repeat(2_000));
+        assert_eq!((store.messages(1).count(), store.messages(2).count()), (0, 1));
+        check(&store);
+    }
+}

@@ -1,0 +1,340 @@
+//! The worker pool: asks out, answers back, both bounded.
+//!
+//! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls.
+//! Between them are two channels and a waker, and nothing else is shared.
+//!
+//! **Bounds.** Asks wait in a channel of `queue` places, each worker holds one, and no ask is taken
+//! while `queue + workers` are outstanding: accepted, and their answers not collected. The channel of
+//! answers has room for all of these and one probe. So a worker's answer always finds a place, a
+//! worker never waits for the loop, and a loop that does not collect gets `Overloaded`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::SiteSettings;
+use super::address::{Form, SiteUrl};
+use super::buddyboss::{Finding, refusal};
+use super::site::{Outcome, Site};
+use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
+
+/// A probe is not repeated sooner than this, nor the same warning.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a worker is to do.
+enum Job {
+    Ask { request: RequestId, ask: Ask, form: Form },
+    Probe,
+}
+
+/// What a worker has done.
+enum Done {
+    Asked { request: RequestId, form: Form, outcome: Outcome },
+    Probed(Result<Form, Finding>),
+}
+
+/// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and none
+/// is waited for.
+pub struct Pool {
+    url: SiteUrl,
+    site: Site,
+    /// `None` once the pool is being dropped.
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Done>,
+    waker: Arc<mio::Waker>,
+    /// Answers that needed no worker, the next one first.
+    ready: VecDeque<(RequestId, Answer)>,
+    /// Asks that were accepted and whose answers have not been collected; `ready` not counted.
+    outstanding: usize,
+    outstanding_max: usize,
+    /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says better.
+    form: Form,
+    /// `/wp-json/` has answered a probe well and a post badly: it is not trusted again.
+    pretty_is_bad: bool,
+    probing: bool,
+    probe_wanted: bool,
+    probed_at: Option<Instant>,
+    /// When the loop last said what time it is.
+    now: Option<Instant>,
+    warned: Option<(String, Option<Instant>)>,
+}
+
+impl Pool {
+    /// Starts the workers, and a first probe of the site. Fails when a thread cannot be made.
+    pub fn start(settings: &SiteSettings, waker: Arc<mio::Waker>) -> io::Result<Pool> {
+        let workers = settings.workers.max(1);
+        let queue = settings.queue.max(1);
+        let outstanding_max = workers + queue;
+        let (jobs, todo) = bounded(queue);
+        let (answers, done) = bounded(outstanding_max + 1);
+        let site = Site::new(settings);
+        for n in 0..workers {
+            let (site, todo) = (site.clone(), todo.clone());
+            let (answers, waker) = (answers.clone(), waker.clone());
+            let work = move || work(&todo, &answers, &waker, |job| run(&site, job));
+            thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
+        }
+        let mut pool = Pool {
+            url: settings.url.clone(),
+            site,
+            jobs: Some(jobs),
+            done,
+            waker,
+            ready: VecDeque::new(),
+            outstanding: 0,
+            outstanding_max,
+            form: Form::RestRoute,
+            pretty_is_bad: false,
+            probing: false,
+            probe_wanted: true,
+            probed_at: None,
+            now: None,
+            warned: None,
+        };
+        pool.probe_if_wanted();
+        Ok(pool)
+    }
+
+    /// Takes an ask. Never blocks; where there is no room, the answer `Overloaded` is ready at once.
+    pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
+        self.now = Some(now.instant);
+        // What the site would not hear about anyway needs no worker.
+        if let Some(failure) = refusal(&ask) {
+            return self.answer_now(request, failure);
+        }
+        if self.outstanding >= self.outstanding_max || !self.send_ask(request, ask) {
+            return self.answer_now(request, Failure::Overloaded);
+        }
+        self.outstanding += 1;
+        self.probe_if_wanted();
+    }
+
+    /// The next answer that has come back, in no particular order. Never blocks.
+    pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
+        if let Some(ready) = self.ready.pop_front() {
+            return Some(ready);
+        }
+        loop {
+            match self.done.try_recv().ok()? {
+                Done::Probed(result) => self.probed(result),
+                Done::Asked { request, form, outcome } => {
+                    self.outstanding -= 1;
+                    self.note(form, &outcome);
+                    return Some((request, outcome.answer));
+                }
+            }
+        }
+    }
+
+    /// Whether [`Pool::next_answer`] has something to do.
+    pub fn has_answer(&self) -> bool {
+        !self.ready.is_empty() || !self.done.is_empty()
+    }
+
+    /// How many asks were accepted whose answers have not been collected.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding + self.ready.len()
+    }
+
+    /// The form of address that the next ask is sent to.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    fn send_ask(&self, request: RequestId, ask: Ask) -> bool {
+        self.send(Job::Ask { request, ask, form: self.form })
+    }
+
+    fn send(&self, job: Job) -> bool {
+        let Some(jobs) = &self.jobs else { return false };
+        match jobs.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Not more of these than the loop submits between two collections.
+    fn answer_now(&mut self, request: RequestId, failure: Failure) {
+        self.ready.push_back((request, Answer::Failed(failure)));
+        // As for any other answer. If it fails, the loop's next turn finds the answer all the same.
+        let _ = self.waker.wake();
+    }
+
+    /// One probe at a time, and one a minute; with a full queue it waits for a later occasion.
+    fn probe_if_wanted(&mut self) {
+        let due = match (self.probed_at, self.now) {
+            (Some(then), Some(now)) => now.saturating_duration_since(then) >= PATIENCE,
+            _ => true,
+        };
+        if self.probe_wanted && !self.probing && due && self.send(Job::Probe) {
+            self.probing = true;
+            self.probe_wanted = false;
+            self.probed_at = self.now;
+        }
+    }
+
+    fn probed(&mut self, result: Result<Form, Finding>) {
+        self.probing = false;
+        let url = self.url.clone();
+        let why = match result {
+            Ok(form) => {
+                self.form = if self.pretty_is_bad { Form::RestRoute } else { form };
+                let way = match self.form {
+                    Form::Pretty => "/wp-json/",
+                    Form::RestRoute => "/?rest_route=/",
+                };
+                log::info!("{url}: the BuddyBoss REST API answers at {way}");
+                return;
+            }
+            Err(Finding::Redirect(to)) => format!(
+                "it redirects to {to}; set the address of the site to the one it redirects to"
+            ),
+            Err(Finding::NoRoute) => {
+                "WordPress answers, but the BuddyBoss REST API is not there".to_owned()
+            }
+            Err(Finding::Other(status)) => {
+                format!("it answers with status {status} and no REST API")
+            }
+            Err(Finding::Unreachable(why)) => format!("it is not reached: {why}"),
+            Err(Finding::Api) => "the probe failed".to_owned(),
+        };
+        self.probe_wanted = true;
+        self.warn(format!("{url}: {why}"));
+    }
+
+    /// What an operator should know of an answer.
+    fn note(&mut self, form: Form, outcome: &Outcome) {
+        if outcome.doubtful {
+            self.probe_wanted = true;
+            if form == Form::Pretty && !self.pretty_is_bad {
+                self.pretty_is_bad = true;
+                self.form = Form::RestRoute;
+                let url = &self.url;
+                log::warn!("{url}: /wp-json/ answers no more as it did; from now on ?rest_route=");
+            }
+        }
+        let (Answer::Failed(failure), Some(remark)) = (&outcome.answer, &outcome.remark) else {
+            return;
+        };
+        let line = format!("{}: a message has no good answer: {remark}", self.url);
+        match failure {
+            Failure::Unknown
+            | Failure::SiteUnavailable { .. }
+            | Failure::SiteBusy { .. }
+            | Failure::SiteMisconfigured
+            | Failure::NotStored => self.warn(line),
+            // The member's affair, not the operator's.
+            _ => log::debug!("{line}"),
+        }
+    }
+
+    /// Warns once a minute while the words are the same: a site that is down fails every message.
+    fn warn(&mut self, line: String) {
+        let patient = match (&self.warned, self.now) {
+            (Some((said, Some(then))), Some(now)) => {
+                *said == line && now.saturating_duration_since(*then) < PATIENCE
+            }
+            _ => false,
+        };
+        if patient {
+            log::debug!("{line}");
+        } else {
+            log::warn!("{line}");
+            self.warned = Some((line, self.now));
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // Idle workers end with the channel, busy ones after their call, which fails at once. One
+        // that is connecting ends when its timeout does; nobody waits for it.
+        self.jobs = None;
+        self.site.shut_down();
+    }
+}
+
+fn run(site: &Site, job: &Job) -> Done {
+    match job {
+        Job::Ask { request, ask, form } => {
+            Done::Asked { request: *request, form: *form, outcome: site.put(ask, *form) }
+        }
+        Job::Probe => Done::Probed(site.probe()),
+    }
+}
+
+/// What a worker does all its life. Each job gets exactly one answer, even if it panics.
+fn work(
+    jobs: &Receiver<Job>,
+    answers: &Sender<Done>,
+    waker: &mio::Waker,
+    run: impl Fn(&Job) -> Done,
+) {
+    while let Ok(job) = jobs.recv() {
+        // Nothing that `run` leaves half done is looked at again.
+        let done = catch_unwind(AssertUnwindSafe(|| run(&job))).unwrap_or_else(|_| broken(&job));
+        // First the answer, then the bell: the other way round the loop could look too early.
+        if answers.send(done).is_err() {
+            return;
+        }
+        let _ = waker.wake();
+    }
+}
+
+/// The answer to a job that panicked: how far it came is not known.
+fn broken(job: &Job) -> Done {
+    match job {
+        Job::Ask { request, form, .. } => {
+            let outcome = Outcome::failed(Failure::Unknown, Some("the worker failed"));
+            Done::Asked { request: *request, form: *form, outcome }
+        }
+        Job::Probe => Done::Probed(Err(Finding::Unreachable("the worker failed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::interface::{Post, Target};
+
+    fn ask() -> Ask {
+        let target = Target::Thread(1);
+        Ask::Post(Post { token: None, target, text: "x".to_owned(), claimed: None })
+    }
+
+    #[test]
+    fn a_job_that_panics_is_answered_as_unknown_and_its_worker_goes_on() {
+        let poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (jobs, todo) = bounded(4);
+        let (answers, done) = bounded(4);
+        for n in 1..=2 {
+            let job = Job::Ask { request: RequestId(n), ask: ask(), form: Form::RestRoute };
+            jobs.send(job).ok().unwrap();
+        }
+        jobs.send(Job::Probe).ok().unwrap();
+        drop(jobs);
+        // `resume_unwind` is a panic without its noise.
+        work(&todo, &answers, &waker, |_| std::panic::resume_unwind(Box::new("on purpose")));
+        drop(answers);
+        let requests: Vec<_> = done
+            .iter()
+            .map(|done| match done {
+                Done::Asked { request, outcome, .. } => {
+                    assert_eq!(outcome.answer, Answer::Failed(Failure::Unknown));
+                    request.0
+                }
+                Done::Probed(result) => {
+                    assert!(matches!(result, Err(Finding::Unreachable(_))));
+                    0
+                }
+            })
+            .collect();
+        assert_eq!(requests, [1, 2, 0]);
+    }
+}

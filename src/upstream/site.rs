@@ -1,0 +1,251 @@
+//! One blocking call to the site. Workers run this; the loop never does.
+//!
+//! **ureq never sends a request twice** (read in 3.5.2, `run.rs` and `pool.rs`): its only loop is for
+//! redirects, which are off here. A pooled connection is looked at before it is used (a read that
+//! does not block), and thrown away if the site has closed it; one that closes later than that makes
+//! the call fail, and the call is not repeated. A POST therefore arrives at most once, which
+//! `tests/upstream.rs` holds it to.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use ureq::http::{self, HeaderMap, Response};
+use ureq::{Agent, Body, SendBody, Timeout};
+
+use super::SiteSettings;
+use super::address::{Form, SiteUrl};
+use super::buddyboss::{self, Finding, Reply, Request};
+use crate::hub::interface::{Answer, Ask, Failure};
+
+/// A connection is used again this long after its last answer, no longer: below the 5 s after which
+/// Apache closes it. A POST that meets a closing connection is a message whose fate is unknown.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// Far more than WordPress sends; beyond it the answer counts as none.
+const HEADER_BYTES_MAX: usize = 32 << 10;
+
+/// The site as a worker sees it; a clone shares the connections.
+#[derive(Clone)]
+pub(super) struct Site {
+    agent: Agent,
+    url: SiteUrl,
+    body_max: u64,
+}
+
+/// What came of a post.
+pub(super) struct Outcome {
+    pub answer: Answer,
+    /// What happened, in our words, for the log; `None` when all is well.
+    pub remark: Option<String>,
+    /// Whether the address form may be the wrong one.
+    pub doubtful: bool,
+}
+
+/// What came of a call.
+enum Call {
+    Replied(Reply),
+    /// It failed before the body was touched: the site cannot have stored anything.
+    NotSent(&'static str),
+    /// It failed later.
+    Lost(&'static str),
+}
+
+impl Site {
+    pub fn new(settings: &SiteSettings) -> Site {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            // A redirect would make a GET of a POST, and carry a token to another host.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // Not from the environment: a forgotten variable must not send tokens elsewhere.
+            .proxy(None)
+            // Looking a name up counts as connecting here; ureq does it on a thread of its own,
+            // which ends when the system's resolver gives up.
+            .timeout_resolve(Some(settings.connect_timeout))
+            .timeout_connect(Some(settings.connect_timeout))
+            .timeout_global(Some(settings.request_timeout))
+            .user_agent(concat!("buddyline/", env!("CARGO_PKG_VERSION")))
+            .max_response_header_size(HEADER_BYTES_MAX)
+            .input_buffer_size(2 * HEADER_BYTES_MAX)
+            .output_buffer_size(16 << 10)
+            .max_idle_connections(settings.workers.max(1))
+            .max_idle_connections_per_host(settings.workers.max(1))
+            .max_idle_age(IDLE_MAX)
+            .build();
+        let agent = Agent::new_with_config(config);
+        Site { agent, url: settings.url.clone(), body_max: settings.body_max }
+    }
+
+    /// Ends all calls, and all that are still to come.
+    pub fn shut_down(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    /// Puts an ask to the site. Takes as long as it takes, bounded by the request timeout.
+    pub fn put(&self, ask: &Ask, form: Form) -> Outcome {
+        let request = match buddyboss::request(ask, form) {
+            Ok(request) => request,
+            Err(failure) => return Outcome::failed(failure, None),
+        };
+        let Ask::Post(post) = ask;
+        match self.call(&request) {
+            Call::Replied(reply) => {
+                let answer = buddyboss::answer(post, &reply);
+                let failed = matches!(answer, Answer::Failed(_));
+                let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
+                Outcome {
+                    doubtful: lost || (reply.status == 200 && !reply.says_json()),
+                    remark: failed.then(|| remark(&reply)),
+                    answer,
+                }
+            }
+            Call::NotSent(why) => {
+                Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(why))
+            }
+            Call::Lost(why) => Outcome::failed(Failure::Unknown, Some(why)),
+        }
+    }
+
+    /// Finds out which form of address the site answers to, if any.
+    pub fn probe(&self) -> Result<Form, Finding> {
+        match self.find(Form::Pretty) {
+            Finding::Api => Ok(Form::Pretty),
+            Finding::Unreachable(why) => Err(Finding::Unreachable(why)),
+            _ => match self.find(Form::RestRoute) {
+                Finding::Api => Ok(Form::RestRoute),
+                finding => Err(finding),
+            },
+        }
+    }
+
+    fn find(&self, form: Form) -> Finding {
+        match self.call(&buddyboss::probe_request(form)) {
+            Call::Replied(reply) => buddyboss::finding(&reply),
+            Call::NotSent(why) | Call::Lost(why) => Finding::Unreachable(why),
+        }
+    }
+
+    fn call(&self, request: &Request<'_>) -> Call {
+        let mut wanted = http::Request::builder()
+            .method(request.method)
+            .uri(format!("{}{}", self.url, request.path));
+        for (name, value) in request.headers() {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let value = HeaderValue::from_str(&value);
+            let (Ok(name), Ok(mut value)) = (name, value) else {
+                return Call::NotSent("a header value cannot be written");
+            };
+            value.set_sensitive(name == AUTHORIZATION);
+            wanted = wanted.header(name, value);
+        }
+        let Some(body) = &request.body else {
+            let Ok(wanted) = wanted.body(()) else { return Call::NotSent("not a valid request") };
+            return match self.agent.run(wanted) {
+                Ok(response) => Call::Replied(self.read(response)),
+                Err(error) => Call::Lost(words(&error)),
+            };
+        };
+        let mut sent = SentBody { rest: body.as_bytes(), begun: false };
+        // Without a length ureq would send chunks, which not every server hands to PHP.
+        wanted = wanted.header("Content-Length", body.len());
+        let Ok(wanted) = wanted.body(SendBody::from_reader(&mut sent)) else {
+            return Call::NotSent("not a valid request");
+        };
+        match self.agent.run(wanted) {
+            Ok(response) => Call::Replied(self.read(response)),
+            Err(error) if sent.begun => Call::Lost(words(&error)),
+            Err(error) => Call::NotSent(words(&error)),
+        }
+    }
+
+    fn read(&self, response: Response<Body>) -> Reply {
+        let (head, body) = response.into_parts();
+        let mut reply = Reply {
+            status: head.status.as_u16(),
+            content_type: text_of(&head.headers, "content-type"),
+            retry_after: text_of(&head.headers, "retry-after"),
+            date: text_of(&head.headers, "date"),
+            location: text_of(&head.headers, "location"),
+            body: None,
+        };
+        // Only JSON is ever looked into. Any other body is left unread, and the connection with it.
+        if reply.says_json() && !head.status.is_redirection() {
+            let mut bytes = Vec::new();
+            // The limit counts what comes out of the decompression.
+            let mut reader = body.into_with_config().limit(self.body_max).reader();
+            if reader.read_to_end(&mut bytes).is_ok() {
+                reply.body = Some(bytes);
+            }
+        }
+        reply
+    }
+}
+
+impl Outcome {
+    pub fn failed(failure: Failure, remark: Option<&'static str>) -> Outcome {
+        let remark = remark.map(str::to_owned);
+        Outcome { answer: Answer::Failed(failure), remark, doubtful: false }
+    }
+}
+
+/// A request body that knows whether it was asked for.
+///
+/// ureq connects, shakes hands and sends the headers first, and its errors do not tell these from
+/// what comes after: a reset is an `Io` error at any time, and the global timeout strikes anywhere.
+/// This tells: a site that has seen nothing of the body has nothing to store.
+struct SentBody<'a> {
+    rest: &'a [u8],
+    begun: bool,
+}
+
+impl Read for SentBody<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.begun = true;
+        self.rest.read(to)
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// What the site answered, of harmless parts only.
+fn remark(reply: &Reply) -> String {
+    if let Some(code) = reply.fault().as_ref().and_then(|fault| fault.loggable()) {
+        return format!("status {}, code {code}", reply.status);
+    }
+    match &reply.body {
+        Some(_) => format!("status {}, JSON of an unexpected shape", reply.status),
+        None if reply.says_json() => format!("status {}, JSON cut off or too long", reply.status),
+        None => format!("status {}, not JSON", reply.status),
+    }
+}
+
+/// What went wrong, in words that cannot hold anything of a request.
+fn words(error: &ureq::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match error {
+        ureq::Error::HostNotFound => "the host name is not known",
+        ureq::Error::Timeout(Timeout::Resolve) => "looking up the host name takes too long",
+        ureq::Error::Timeout(Timeout::Connect) => "connecting takes too long",
+        ureq::Error::Timeout(_) => "the answer takes too long",
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired => "TLS failed",
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => "the answer is not HTTP",
+        ureq::Error::Io(error) => match error.kind() {
+            Kind::ConnectionRefused => "the connection is refused",
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
+                "the connection is reset"
+            }
+            Kind::UnexpectedEof => "the connection is closed without an answer",
+            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+                "there is no way to the host"
+            }
+            Kind::NotConnected => "the server is stopping",
+            // rustls' errors come wrapped into this kind.
+            Kind::InvalidData => "TLS failed, or the answer is not HTTP",
+            _ => "the network fails, or the host name is not known",
+        },
+        _ => "the call fails",
+    }
+}

@@ -1,0 +1,118 @@
+//! Texts as the site changes them, brought back far enough to be compared (CONTRACT 3.4).
+//!
+//! Only for telling a member's own messages apart. What this makes of a text is never shown to
+//! anybody: it decodes entities and would undo the site's protection against scripts.
+
+/// A text without what the site adds or takes away: tags gone, entities decoded, control characters
+/// dropped, white space made single and trimmed.
+pub fn comparable(text: &str) -> String {
+    let decoded = decode_entities(&strip_tags(text));
+    let mut plain = String::with_capacity(decoded.len());
+    for word in decoded.split(|c: char| c.is_whitespace() || c == '\0') {
+        let word = word.trim_matches(|c: char| c.is_control());
+        if word.is_empty() {
+            continue;
+        }
+        if !plain.is_empty() {
+            plain.push(' ');
+        }
+        plain.extend(word.chars().filter(|c| !c.is_control()));
+    }
+    plain
+}
+
+/// Drops everything from a `<` to the next `>`. A `<` without one is a character like any other.
+fn strip_tags(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('<') {
+        let Some(close) = rest[open..].find('>') else { break };
+        plain.push_str(&rest[..open]);
+        rest = &rest[open + close + 1..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// Decodes numbered entities and the names that WordPress writes; leaves any other as it is.
+fn decode_entities(text: &str) -> String {
+    // "&#x10ffff;" is the longest that means anything.
+    const LONGEST: usize = 10;
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let end = rest.bytes().take(LONGEST).position(|b| b == b';');
+        match end.and_then(|end| Some((end, entity(&rest[1..end])?))) {
+            Some((end, c)) => {
+                plain.push(c);
+                rest = &rest[end + 1..];
+            }
+            None => {
+                plain.push('&');
+                rest = &rest[1..];
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+fn entity(name: &str) -> Option<char> {
+    if let Some(number) = name.strip_prefix('#') {
+        let code = match number.strip_prefix(['x', 'X']) {
+            Some(hex) => u32::from_str_radix(hex, 16),
+            None => number.parse(),
+        };
+        return char::from_u32(code.ok()?);
+    }
+    Some(match name {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        "nbsp" => '\u{a0}',
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sent_text_equals_what_the_site_makes_of_it() {
+        // Pairs from the recorded answers: what was sent, `messages[].message.raw`.
+        for (sent, raw) in [
+            ("hi 👋🏽 😀 ✓ 日本語", "hi &#x1f44b;&#x1f3fd; &#x1f600; ✓ 日本語"),
+            ("a < b && c > d \"quoted\"", "a  d \"quoted\""),
+            ("<script>alert(1)</script>after", "alert(1)after"),
+            ("see https://example.org/page?x=1&y=2", "see https://example.org/page?x=1&amp;y=2"),
+            ("nul \0 byte", "nul  byte"),
+            ("   \n\t ", ""),
+            ("1 < 2", "1 &lt; 2"),
+            ("&nbsp;", "&nbsp;"),
+            ("line one\r\nline two", "line one\nline two"),
+        ] {
+            assert_eq!(comparable(sent), comparable(raw), "{sent}");
+        }
+    }
+
+    #[test]
+    fn different_texts_stay_different() {
+        for (one, other) in [("a", "b"), ("a b", "ab"), ("1 < 2", "1 > 2"), ("a &", "a &amp;amp;")]
+        {
+            assert_ne!(comparable(one), comparable(other));
+        }
+    }
+
+    #[test]
+    fn broken_entities_are_left_as_they_are() {
+        for text in ["&", "&;", "&#;", "&#x;", "&#xd800;", "&bogus;", "&amp", "&😀;", "&#99999999;"]
+        {
+            assert_eq!(comparable(text), text);
+        }
+    }
+}
