@@ -3,7 +3,6 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
-
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -25,8 +24,13 @@ pub struct Config {
     pub listen: Listen,
 
     /// The try-it page at GET /: auto shows it while no site is set.
-    #[arg(long, env = "BUDDYLINE_TRY_PAGE", value_name = "WHEN", default_value = "auto",
-          help_heading = "Network")]
+    #[arg(
+        long,
+        env = "BUDDYLINE_TRY_PAGE",
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Network"
+    )]
     pub try_page: TryPage,
 
     /// Address of the BuddyBoss site, for example https://community.example.

@@ -484,8 +484,8 @@ impl Hub {
     pub fn census(&self) -> Census {
         Census {
             connections: self.open.iter().flatten().count(),
-            threads: self.threads.len(),
-            deliveries: self.delivery.len(),
+            threads: self.threads.count(),
+            deliveries: self.delivery.count(),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::connection::{Connection, Flushed, Received};
 use crate::hub::delivery::Bounds;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::hub::{self, Hub};
+use crate::protocol::server::EncodedFrame;
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
 use listeners::Listeners;
@@ -280,8 +281,7 @@ impl Server {
             let connection = entry.insert(Connection::new(id, socket, now.instant));
             // Once, for both directions, and never again: see docs/ARCHITECTURE.md.
             let both = Interest::READABLE | Interest::WRITABLE;
-            let registered =
-                self.poll.registry().register(connection.socket(), Token(slot), both);
+            let registered = self.poll.registry().register(connection.socket(), Token(slot), both);
             if let Err(fault) = registered {
                 log::warn!("cannot watch a connection: {fault}");
                 self.connections.remove(slot);
@@ -379,7 +379,7 @@ impl Server {
         }
     }
 
-    fn deliver(&mut self, to: ConnId, frame: hub::interface::EncodedFrame) {
+    fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
         let connection = match self.connections.get_mut(to.slot as usize) {
             Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
             _ => {

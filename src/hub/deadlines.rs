@@ -45,7 +45,7 @@ impl<T> Deadlines<T> {
     }
 
     /// How many are set.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.due.len()
     }
 }

@@ -56,6 +56,9 @@ impl Job {
     }
 }
 
+/// What to ask the site now, and under which name.
+pub type Question = (RequestId, Box<Ask>);
+
 /// How many messages may be on their way.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -83,11 +86,7 @@ impl Delivery {
     /// # Errors
     ///
     /// The job back, if too many are on their way.
-    pub fn accept(
-        &mut self,
-        job: Job,
-        bounds: &Bounds,
-    ) -> Result<Option<(RequestId, Box<Ask>)>, Box<Job>> {
+    pub fn accept(&mut self, job: Job, bounds: &Bounds) -> Result<Option<Question>, Box<Job>> {
         let total_full = self.total >= bounds.total;
         let of_conn = self.count_of(job.conn);
         if total_full || *of_conn >= bounds.per_connection {
@@ -105,7 +104,7 @@ impl Delivery {
 
     /// Strikes off the one that was answered, and says what to ask next in its lane. `None` if
     /// there is no such request.
-    pub fn finish(&mut self, request: RequestId) -> Option<(Job, Option<(RequestId, Box<Ask>)>)> {
+    pub fn finish(&mut self, request: RequestId) -> Option<(Job, Option<Question>)> {
         let job = self.in_flight.remove(&request)?;
         self.strike(&job);
         let lane = job.lane();
@@ -132,11 +131,11 @@ impl Delivery {
     }
 
     /// How many are on their way.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.total
     }
 
-    fn send(&mut self, mut job: Job) -> (RequestId, Box<Ask>) {
+    fn send(&mut self, mut job: Job) -> Question {
         self.requests += 1;
         let request = RequestId(self.requests);
         let ask = job.ask();

@@ -138,6 +138,9 @@ impl Presence {
         }
         let claimed = self.claims.iter().flatten().count();
         assert_eq!(claimed, self.users.iter().map(|(_, user)| user.conns.len()).sum::<usize>());
-        assert_eq!(self.graces.len(), self.users.iter().filter(|(_, u)| u.grace.is_some()).count());
+        assert_eq!(
+            self.graces.count(),
+            self.users.iter().filter(|(_, u)| u.grace.is_some()).count()
+        );
     }
 }

@@ -228,7 +228,7 @@ impl Threads {
     }
 
     /// How many threads somebody hears or types in.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.threads.len()
     }
 
@@ -296,6 +296,6 @@ impl Threads {
         let hearers: usize = self.threads.iter().map(|(_, t)| t.hearers.len()).sum();
         assert_eq!(hearers, self.sides.iter().map(|side| side.joins.len()).sum::<usize>());
         assert_eq!(typists, self.sides.iter().map(|side| side.types_in.len()).sum::<usize>());
-        assert_eq!(typists, self.typing_ends.len());
+        assert_eq!(typists, self.typing_ends.count());
     }
 }

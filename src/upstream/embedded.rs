@@ -263,7 +263,7 @@ mod tests {
 
     fn post(claimed: Option<Id>, token: Option<&str>, target: Target, text: &str) -> Ask {
         let token = token.and_then(Token::new);
-        Ask::Post(Post { token, target, text: text.to_owned(), claimed })
+        Ask::Post(Post { token, target, text: text.into(), claimed })
     }
 
     fn say(store: &mut Store, sender: u64, target: Target, text: &str) -> Stored {

@@ -304,7 +304,7 @@ mod tests {
 
     fn ask() -> Ask {
         let target = Target::Thread(1);
-        Ask::Post(Post { token: None, target, text: "x".to_owned(), claimed: None })
+        Ask::Post(Post { token: None, target, text: "x".into(), claimed: None })
     }
 
     #[test]
