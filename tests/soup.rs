@@ -1,0 +1,247 @@
+//! Whatever bytes come: no panic, and no neighbour who notices.
+
+#[path = "support/bytes.rs"]
+mod bytes;
+
+use buddyline::protocol::client::{FrameType, parse, relayed};
+use buddyline::wire::Codec;
+use bytes::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+/// Small, so that the limit is met.
+const SMALL: usize = 2_000;
+
+/// One frame of a client that follows the rules, or nearly.
+fn a_frame() -> impl Strategy<Value = Vec<u8>> {
+    let firsts = [TEXT, TEXT, BINARY, PING, PONG, TEXT_BEGINS, 0x02, GOES_ON, ENDS];
+    let payload = prop_oneof![
+        8 => vec(any::<u8>(), 0..40),
+        8 => "\\PC{0,20}".prop_map(String::into_bytes),
+        2 => vec(any::<u8>(), 100..300),
+        1 => (SMALL - 2..SMALL + 3).prop_map(|length| vec![b'x'; length]),
+    ];
+    (select(firsts.to_vec()), payload).prop_map(|(first, payload)| frame(first, &payload))
+}
+
+/// Frames, some of them corrupted, among bytes that are none.
+fn soup() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        10 => a_frame(),
+        1 => vec(any::<u8>(), 0..30),
+        1 => (any::<u8>(), any::<u64>()).prop_map(|(first, n)| header(first, n, [9; 4])),
+    ];
+    let flips = vec((any::<Index>(), any::<u8>()), 0..3);
+    (vec(part, 0..20), flips).prop_map(|(parts, flips)| {
+        let mut bytes = parts.concat();
+        if !bytes.is_empty() {
+            for (at, with) in flips {
+                *at.get_mut(&mut bytes) ^= with;
+            }
+        }
+        bytes
+    })
+}
+
+fn pieces(bytes: &[u8], cuts: &[Index]) -> Vec<Vec<u8>> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    at.extend([0, bytes.len()]);
+    at.sort_unstable();
+    at.windows(2).map(|ends| bytes[ends[0]..ends[1]].to_vec()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_disturb_a_neighbour_on_the_same_codec(
+        soup in soup(),
+        cuts in vec(any::<Index>(), 0..12),
+        said in vec("\\PC{1,30}", 4..12),
+        fragmented in any::<u16>(),
+        neighbours_cuts in vec(any::<Index>(), 0..12),
+    ) {
+        let mut codec = Codec::new(SMALL, false);
+        let mut wild = Talk::open(&mut codec);
+        let mut good = Talk::open(&mut codec);
+        let script: Vec<u8> = said.iter().enumerate().flat_map(|(n, said)| {
+            if fragmented >> n & 1 == 0 {
+                return text(said);
+            }
+            // Cut anywhere, also within a character.
+            let (start, rest) = said.as_bytes().split_at(said.len() / 2);
+            [frame(TEXT_BEGINS, start), frame(PING, b"p"), frame(ENDS, rest)].concat()
+        }).collect();
+        let mut wild_pieces = pieces(&soup, &cuts).into_iter();
+        let mut good_pieces = pieces(&script, &neighbours_cuts).into_iter();
+        loop {
+            let (wild_piece, good_piece) = (wild_pieces.next(), good_pieces.next());
+            if wild_piece.is_none() && good_piece.is_none() {
+                break;
+            }
+            wild.hear(&mut codec, &wild_piece.unwrap_or_default());
+            good.hear(&mut codec, &good_piece.unwrap_or_default());
+        }
+        let heard: Vec<&str> = said.iter().map(String::as_str).collect();
+        prop_assert_eq!(good.texts(), heard);
+        prop_assert_eq!(good.events.len(), said.len());
+        // What the wild one got are whole frames, whatever it said.
+        for (first, payload) in wild.frames() {
+            prop_assert!(matches!(first, PONG | CLOSE) && payload.len() <= 125);
+        }
+        prop_assert_eq!(wild.wire.is_closing(), !wild.frames().iter().all(|(f, _)| *f == PONG));
+    }
+
+    #[test]
+    fn the_cuts_of_any_bytes_change_nothing(soup in soup(), cuts in vec(any::<Index>(), 0..12)) {
+        let mut codec = Codec::new(SMALL, false);
+        let mut whole = Talk::open(&mut codec);
+        whole.hear(&mut codec, &soup);
+        let mut cut = Talk::open(&mut codec);
+        for piece in pieces(&soup, &cuts) {
+            cut.hear(&mut codec, &piece);
+        }
+        prop_assert_eq!(&cut.events, &whole.events);
+        prop_assert_eq!(&cut.output, &whole.output);
+    }
+
+    #[test]
+    fn any_bytes_instead_of_a_request_are_survived(
+        start in select(&["", "GET / HTTP/1.1\r\n", "GET ", "\r\n"][..]),
+        noise in vec(any::<u8>(), 0..300),
+        cuts in vec(any::<Index>(), 0..6),
+    ) {
+        let bytes = [start.as_bytes(), &noise].concat();
+        let mut codec = Codec::new(SMALL, true);
+        let mut whole = Talk::default();
+        whole.hear(&mut codec, &bytes);
+        let mut cut = Talk::default();
+        for piece in pieces(&bytes, &cuts) {
+            cut.hear(&mut codec, &piece);
+        }
+        prop_assert_eq!(&cut.output, &whole.output);
+        prop_assert!(whole.output.is_empty() || whole.output.starts_with(b"HTTP/1.1 "));
+    }
+}
+
+/// Any JSON value.
+fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| serde_json::json!(n).to_string()),
+        "\\PC{0,80}".prop_map(|text| serde_json::json!(text).to_string()),
+        select(&["\"\\ud800\"", "\"\\u0000\"", "1e999", "-0", "18446744073709551616", "\"\""][..])
+            .prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(3, 20, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            vec(("\\PC{0,5}", inner), 0..4).prop_map(object),
+        ]
+    })
+}
+
+fn object(fields: Vec<(String, String)>) -> String {
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{}:{value}", serde_json::json!(name))).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// An object that is nearly a frame: known names, known types, values of any kind.
+fn almost_a_frame() -> impl Strategy<Value = String> {
+    let names = [
+        "userId",
+        "threadId",
+        "recipientId",
+        "senderId",
+        "clientId",
+        "message",
+        "token",
+        "typing",
+        "offer",
+        "answer",
+        "candidate",
+        "type",
+    ];
+    let kinds: Vec<&str> = FrameType::ALL.iter().map(|(_, word)| *word).collect();
+    let field = (select(names.to_vec()), json()).prop_map(|(name, value)| (name.to_owned(), value));
+    (select(kinds), vec(field, 0..8)).prop_map(|(kind, mut fields)| {
+        fields.insert(0, ("type".to_owned(), format!("\"{kind}\"")));
+        object(fields)
+    })
+}
+
+/// How long the longest piece of `theirs` is that stands in `ours`, in characters.
+fn longest_quote(theirs: &str, ours: &str) -> usize {
+    let theirs: Vec<char> = theirs.chars().collect();
+    let mut longest = 0;
+    for start in 0..theirs.len() {
+        while start + longest < theirs.len() {
+            let quote: String = theirs[start..=start + longest].iter().collect();
+            if !ours.contains(&quote) {
+                break;
+            }
+            longest += 1;
+        }
+    }
+    longest
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_a_frame_or_an_error(
+        text in prop_oneof![json(), almost_a_frame(), "\\PC{0,100}", "[\\[{\":,}\\]a0\\\\]{0,60}"]
+    ) {
+        let (_, frame) = parse(&text);
+        if let Err(fault) = frame {
+            prop_assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
+        }
+        // Relaying is asked for after parsing only, and must survive anything all the same.
+        let _ = relayed(&text);
+    }
+
+    #[test]
+    fn an_error_quotes_little_and_never_a_token(
+        frame in almost_a_frame(),
+        // Letters that our own sentences have not.
+        token in "[QXZ]{12,80}",
+        wrong in "[JKVW]{41,200}",
+        kind in select(&["type", "message", "userId", "threadId", "typing", "candidate", "x"][..]),
+    ) {
+        let frame = frame.trim_end_matches('}');
+        let text = format!(r#"{frame},"token":"{token}","{kind}":"{wrong}"}}"#);
+        let bad_token = format!(r#"{frame},"token":["{token}"]}}"#);
+        let cut_off = format!(r#"{frame},"token":"{token}"#);
+        let alone = format!(r#"{{"type":"{wrong}","token":"{token}"}}"#);
+        for text in [text, bad_token, cut_off, alone] {
+            for fault in [parse(&text).1.err(), relayed(&text).err()].into_iter().flatten() {
+                prop_assert!(!fault.text.contains(&token[..8]), "{}", fault.text);
+                prop_assert!(longest_quote(&wrong, &fault.text) <= 40, "{}", fault.text);
+            }
+        }
+    }
+}
+
+#[test]
+fn nesting_of_any_depth_is_survived() {
+    for depth in [1_000, 100_000] {
+        for text in [
+            "[".repeat(depth),
+            "{\"a\":".repeat(depth),
+            format!("{}1{}", "[".repeat(depth), "]".repeat(depth)),
+            format!(
+                r#"{{"type":"offer","offer":{}1{}}}"#,
+                "{\"a\":".repeat(depth),
+                "}".repeat(depth)
+            ),
+        ] {
+            let _ = parse(&text);
+            let _ = relayed(&text);
+        }
+    }
+}

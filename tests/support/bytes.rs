@@ -1,0 +1,186 @@
+//! Both sides of a WebSocket as bytes in memory: what a client writes, frame by frame, and a
+//! [`Wire`] that is fed with it.
+
+#![allow(dead_code)]
+
+use std::io::IoSlice;
+
+use buddyline::wire::outbox::Outbox;
+use buddyline::wire::{Codec, Event, Wire};
+
+/// First byte of a whole text frame.
+pub const TEXT: u8 = 0x81;
+/// First byte of a whole binary frame.
+pub const BINARY: u8 = 0x82;
+/// First byte of a close frame.
+pub const CLOSE: u8 = 0x88;
+/// First byte of a ping.
+pub const PING: u8 = 0x89;
+/// First byte of a pong.
+pub const PONG: u8 = 0x8a;
+/// First byte of a text that goes on in more frames.
+pub const TEXT_BEGINS: u8 = 0x01;
+/// First byte of a fragment in the middle.
+pub const GOES_ON: u8 = 0x00;
+/// First byte of the last fragment.
+pub const ENDS: u8 = 0x80;
+
+/// The key and, below, its answer in RFC 6455 section 1.3.
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// What a server makes of [`KEY`].
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The limit of a message in tests that do not say otherwise.
+pub const LIMIT: usize = 256 * 1024;
+
+/// A good request with more header lines put in.
+pub fn request_with(more: &str) -> Vec<u8> {
+    format!(
+        "GET /chat?x=1 HTTP/1.1\r\nHost: localhost:8080\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
+    )
+    .into_bytes()
+}
+
+/// A good request.
+pub fn request() -> Vec<u8> {
+    request_with("")
+}
+
+/// A header as clients write it, for a payload of this length.
+pub fn header(first: u8, length: u64, mask: [u8; 4]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match length {
+        0..=125 => bytes.push(0x80 | length as u8),
+        126..=65_535 => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&mask);
+    bytes
+}
+
+/// A masked frame.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = header(first, payload.len() as u64, mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// A whole text frame.
+pub fn text(text: &str) -> Vec<u8> {
+    frame(TEXT, text.as_bytes())
+}
+
+/// A close frame with a code.
+pub fn close(code: u16) -> Vec<u8> {
+    frame(CLOSE, &code.to_be_bytes())
+}
+
+/// A wire, its outbox, and all that came of the bytes so far.
+#[derive(Default)]
+pub struct Talk {
+    pub wire: Wire,
+    outbox: Outbox,
+    /// All events but `Drained`.
+    pub events: Vec<Event>,
+    /// All bytes that a client would have got.
+    pub output: Vec<u8>,
+}
+
+impl Talk {
+    /// A conversation whose handshake is done and forgotten.
+    pub fn open(codec: &mut Codec) -> Talk {
+        let mut talk = Talk::default();
+        talk.hear(codec, &request());
+        assert_eq!(talk.events, [Event::Opened]);
+        talk.events.clear();
+        talk.output.clear();
+        talk
+    }
+
+    /// Feeds bytes as one read of a socket would.
+    pub fn hear(&mut self, codec: &mut Codec, bytes: &[u8]) {
+        let mut input = bytes;
+        // Each event takes at least a byte, except for the last two.
+        for _ in 0..bytes.len() + 2 {
+            let event = self.wire.next(codec, &mut input, &mut self.outbox);
+            self.collect();
+            if event == Event::Drained {
+                assert!(input.is_empty(), "drained with {} bytes left", input.len());
+                return;
+            }
+            assert!(!self.events.contains(&Event::Closing), "{event:?} after the end");
+            self.events.push(event);
+        }
+        panic!("no end of events");
+    }
+
+    /// The events so far, which are forgotten.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The texts among the events.
+    pub fn texts(&self) -> Vec<&str> {
+        let texts = self.events.iter().filter_map(|event| match event {
+            Event::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// The output as a server's frames: first byte and payload.
+    pub fn frames(&self) -> Vec<(u8, Vec<u8>)> {
+        server_frames(&self.output)
+    }
+
+    /// The code of the close frame that ended the output.
+    pub fn close_code(&self) -> Option<u16> {
+        let frames = self.frames();
+        let (first, payload) = frames.last()?;
+        match payload[..] {
+            [high, low, ..] if *first == CLOSE => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        }
+    }
+
+    /// The output as an HTTP answer.
+    pub fn answer(&self) -> String {
+        String::from_utf8(self.output.clone()).unwrap()
+    }
+
+    fn collect(&mut self) {
+        while !self.outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 4];
+            let filled = self.outbox.gather(&mut slices);
+            let bytes =
+                slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>();
+            self.outbox.consume(bytes.len());
+            self.output.extend(bytes);
+        }
+    }
+}
+
+/// Reads a server's frames: never masked, never fragmented, never reserved.
+pub fn server_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [first, length, rest @ ..] = bytes {
+        let (length, rest) = match *length {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, &rest[8..]),
+            short @ 0..126 => (usize::from(short), rest),
+            _ => panic!("a server's frame is masked"),
+        };
+        frames.push((*first, rest[..length].to_vec()));
+        bytes = &rest[length..];
+    }
+    assert!(bytes.is_empty(), "a frame is cut off");
+    frames
+}
