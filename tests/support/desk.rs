@@ -1,6 +1,6 @@
 //! The loop's place in front of the pool: puts questions, sleeps on the waker, collects.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{
@@ -21,6 +21,8 @@ pub struct Desk {
     pub pool: Pool,
     /// What its waker rings.
     pub poll: mio::Poll,
+    /// Dead when the pool and all its workers have ended.
+    pub bell: Weak<mio::Waker>,
     /// The number of the last question.
     pub last: u64,
     /// When this began; `submit_at` counts from here.
@@ -42,8 +44,9 @@ impl Desk {
         change(&mut settings);
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let bell = Arc::downgrade(&waker);
         let pool = Pool::start(&settings, waker).unwrap();
-        Desk { pool, poll, last: 0, started: Instant::now() }
+        Desk { pool, poll, bell, last: 0, started: Instant::now() }
     }
 
     /// At a site that works, with threads 1 to 3 for members 7 and 8, after a good first probe.
@@ -85,6 +88,7 @@ impl Desk {
             }
             let left = until.checked_duration_since(Instant::now()).expect("an answer in time");
             self.poll.poll(&mut events, Some(left)).unwrap();
+            assert!(!events.is_empty(), "nothing has rung");
         }
     }
 
