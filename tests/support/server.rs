@@ -1,0 +1,183 @@
+//! The real binary on a free port, with its log; killed when dropped.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than a start or a stop should take.
+const LONG: Duration = Duration::from_secs(10);
+
+/// How often a process is looked at.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// A server in a process of its own.
+pub struct Server {
+    child: Child,
+    log: Arc<Log>,
+    addresses: Vec<SocketAddr>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    more: Condvar,
+}
+
+/// The command without arguments and without settings from the environment.
+pub fn binary() -> Command {
+    clean(Command::new(env!("CARGO_BIN_EXE_buddyline")))
+}
+
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BUDDYLINE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Server {
+    /// Starts on a free port of 127.0.0.1 with further arguments.
+    pub fn start(arguments: &[&str]) -> Server {
+        let mut command = binary();
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Server::launch(command, 1)
+    }
+
+    /// Starts on a free port with at most so many descriptors.
+    pub fn start_with_descriptors(count: u32, arguments: &[&str]) -> Server {
+        let mut command = clean(Command::new("prlimit"));
+        command.arg(format!("--nofile={count}")).arg(env!("CARGO_BIN_EXE_buddyline"));
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Server::launch(command, 1)
+    }
+
+    /// Starts a command, and waits for so many listeners.
+    pub fn launch(mut command: Command, listeners: usize) -> Server {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().unwrap();
+        thread::spawn({
+            let log = log.clone();
+            move || log.follow(BufReader::new(stderr))
+        });
+        let mut server = Server { child, log, addresses: Vec::new() };
+        server.wait_for_log(|lines| addresses(lines).len() >= listeners);
+        server.addresses = addresses(&server.log());
+        server
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Everywhere it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().0.clone()
+    }
+
+    /// Waits until the log is as wanted.
+    pub fn wait_for_log(&self, wanted: impl Fn(&[String]) -> bool) {
+        let until = Instant::now() + LONG;
+        let mut lines = self.log.lines.lock().unwrap();
+        while !wanted(&lines.0) {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero() && !lines.1, "the log is not as wanted: {:#?}", lines.0);
+            lines = self.log.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        let sent = Command::new("kill").args([format!("-{name}"), id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn exit(&mut self, within: Duration) -> ExitStatus {
+        let until = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "still running after {within:?}: {:#?}", self.log());
+            thread::sleep(SLICE);
+        }
+    }
+
+    /// Processor time used so far, in clock ticks, a hundred a second.
+    pub fn processor_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // The name in parentheses may hold anything.
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+        fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
+    }
+
+    /// Sends bytes on a connection of their own; returns all that comes back until the end.
+    pub fn ask(&self, bytes: &[u8]) -> String {
+        ask(self.address(), bytes)
+    }
+}
+
+/// Sends bytes, and reads until the end of the stream.
+pub fn ask(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    socket.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the server's log: {:#?}", self.log());
+        }
+    }
+}
+
+impl Log {
+    fn follow(&self, from: impl BufRead) {
+        for line in from.lines() {
+            let Ok(line) = line else { break };
+            self.lines.lock().unwrap().0.push(line);
+            self.more.notify_all();
+        }
+        self.lines.lock().unwrap().1 = true;
+        self.more.notify_all();
+    }
+}
+
+fn addresses(lines: &[String]) -> Vec<SocketAddr> {
+    let found = lines.iter().filter_map(|line| line.split_once("listening on ws://"));
+    found.filter_map(|(_, address)| address.trim().parse().ok()).collect()
+}
