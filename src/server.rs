@@ -292,7 +292,8 @@ impl Server {
     fn read_again(&mut self, slot: u32, now: Now) {
         if let Some(connection) = self.connections.get_mut(slot as usize) {
             connection.again = false;
-            self.read(slot, false, now);
+            // The event that spoke of the peer's end may have come in an earlier tick.
+            self.read(slot, true, now);
         }
     }
 

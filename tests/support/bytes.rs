@@ -1,7 +1,7 @@
 //! Both sides of a WebSocket as bytes in memory: what a client writes, frame by frame, and a
 //! [`Wire`] that is fed with it.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::IoSlice;
 

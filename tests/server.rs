@@ -1,0 +1,235 @@
+//! The loop under rough use: crowds, floods, slow readers, and a system out of descriptors.
+
+#[path = "support/bytes.rs"]
+mod bytes;
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{PONG, frame, request};
+use client::{Client, LONG, of_type};
+use serde_json::{Value, json};
+use server::Server;
+use socket2::{Domain, Socket, Type};
+
+/// Waits until something holds; polls, since a process's tables ring no bell.
+fn eventually(within: Duration, what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + within;
+    while !holds() {
+        assert!(Instant::now() < until, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A message goes from one to the other and back.
+fn converse(one: &mut Client, other: &mut Client, thread: u64) {
+    for text in ["ping", "pong"] {
+        one.say(&json!({"type": "send_message", "threadId": thread, "message": text}));
+        let has = |frame: &Value| frame["type"] == "message" && frame["message"] == text;
+        one.expect(has);
+        other.expect(has);
+    }
+}
+
+#[test]
+fn two_hundred_connections_that_vanish_leave_nothing() {
+    let server = Server::start(&["--presence-grace", "0s"]);
+    let mut watcher = Client::of_user(server.address(), 1);
+    let before = server.descriptors();
+    let mut vanishing = Vec::new();
+    for n in 0..200 {
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        match n % 4 {
+            0 => {}
+            1 => socket.write_all(b"GET / HT").unwrap(),
+            2 => socket.write_all(&request()).unwrap(),
+            _ => {
+                let mut client = Client::over(socket.try_clone().unwrap());
+                client.say(&json!({"type": "user_connected", "userId": 1_000 + n}));
+                client.say(&json!({"type": "join_thread", "threadId": 41}));
+                client.expect_type("thread_joined");
+                // A reset instead of an end, for some.
+                if n % 8 == 3 {
+                    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            }
+        }
+        vanishing.push(socket);
+    }
+    drop(vanishing);
+    eventually(LONG, "all descriptors are free again", || server.descriptors() == before);
+    watcher.drain();
+    watcher.say(&json!({"type": "online_users"}));
+    assert_eq!(watcher.expect_type("online_users")["userIds"], json!([1]));
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    converse(&mut seven, &mut eight, 41);
+}
+
+#[test]
+fn a_connection_beyond_the_limit_is_refused_with_503() {
+    let server = Server::start(&["--max-connections", "3"]);
+    let mut three: Vec<Client> = (1..=3).map(|u| Client::of_user(server.address(), u)).collect();
+    let refused = server.ask(b"");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After: "), "{refused}");
+    let socket = TcpStream::connect(server.address()).unwrap();
+    let fault = Client::try_over(socket).err().expect("a fourth is refused");
+    assert!(fault.contains("503"), "{fault}");
+    three.pop().unwrap().leave();
+    eventually(LONG, "there is room again", || {
+        TcpStream::connect(server.address()).is_ok_and(|socket| Client::try_over(socket).is_ok())
+    });
+    assert_eq!(three[0].drain().len(), 2, "the others are there: two came after the first");
+}
+
+#[test]
+fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some() {
+    let server = Server::start_with_descriptors(40, &[]);
+    let mut served = Client::of_user(server.address(), 7);
+    let mut crowd: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("cannot accept")));
+    assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
+
+    let (ticks, begun) = (server.processor_ticks(), Instant::now());
+    served.expect_nothing_for(Duration::from_secs(2));
+    let used = server.processor_ticks() - ticks;
+    assert!(used <= 20, "{used} ticks of a hundredth second in {:?}", begun.elapsed());
+    let complaints = server.log().iter().filter(|line| line.contains("cannot accept")).count();
+    assert!(complaints <= 3, "{complaints} lines about it");
+
+    crowd.drain(..50);
+    let begun = Instant::now();
+    let mut newcomer = Client::in_thread(server.address(), 8, 41);
+    assert!(begun.elapsed() < Duration::from_secs(3), "served after {:?}", begun.elapsed());
+    served.say(&json!({"type": "join_thread", "threadId": 41}));
+    served.expect_type("thread_joined");
+    converse(&mut served, &mut newcomer, 41);
+}
+
+/// A client whose kernel keeps little for it.
+fn narrow(address: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    socket.connect(&address.into()).unwrap();
+    Client::over(socket.into())
+}
+
+#[test]
+fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
+    let server = Server::start(&["--max-outbox-bytes", "65536", "--presence-grace", "0s"]);
+    let mut sleeper = narrow(server.address());
+    sleeper.say(&json!({"type": "user_connected", "userId": 9}));
+    sleeper.say(&json!({"type": "join_thread", "threadId": 41}));
+    sleeper.expect_type("thread_joined");
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let hearer = thread::spawn(move || {
+        let mut ids = Vec::new();
+        loop {
+            let message = eight.expect_type("message");
+            if message["message"] == "done" {
+                return ids;
+            }
+            ids.push(message["messageId"].as_u64().unwrap());
+        }
+    });
+    let text = "x".repeat(60_000);
+    let mut sent = 0;
+    let mut sleeper_is_gone = false;
+    while !sleeper_is_gone {
+        sent += 1;
+        assert!(sent < 1_000, "{sent} messages of 60 kB wait for one who does not read");
+        seven.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+        assert_eq!(seven.expect_type("message")["messageId"], sent);
+        let since = seven.drain();
+        sleeper_is_gone =
+            of_type(&since, "user_disconnected").iter().any(|frame| frame["userId"] == 9);
+    }
+    // Now it wakes up, and is told.
+    assert_eq!(sleeper.close_code(), Some(1013));
+    seven.say(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
+    let heard: Vec<u64> = hearer.join().unwrap();
+    assert_eq!(heard, (1..=sent).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_hundred_kilobytes_go_both_ways() {
+    let server = Server::start(&[]);
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let text: String = (0..100_000u32).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    for (from, to) in [(7, 8), (8, 7)] {
+        let (one, other) =
+            if from == 7 { (&mut seven, &mut eight) } else { (&mut eight, &mut seven) };
+        one.say(
+            &json!({"type": "send_message", "threadId": 41, "recipientId": to, "message": text}),
+        );
+        assert_eq!(one.expect_type("message")["message"], text.as_str());
+        assert_eq!(other.expect_type("message")["message"], text.as_str());
+    }
+}
+
+#[test]
+fn a_flood_of_bad_frames_does_not_disturb_another_pair() {
+    let server = Server::start(&[]);
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let mut bad = TcpStream::connect(server.address()).unwrap();
+    bad.write_all(&request()).unwrap();
+    let mut reader = bad.try_clone().unwrap();
+    let drain = thread::spawn(move || {
+        // Until the end: what is answered is read, so that the flood goes on.
+        let mut answer = Vec::new();
+        reader.read_to_end(&mut answer).map(|_| answer.len())
+    });
+    let flood: Vec<u8> =
+        [bytes::text("{"), bytes::text(r#"{"type":"dance"}"#), frame(bytes::BINARY, b"x")]
+            .concat()
+            .repeat(500);
+    for _ in 0..10 {
+        bad.write_all(&flood).unwrap();
+        converse(&mut seven, &mut eight, 41);
+    }
+    // And one that breaks the rules of WebSocket.
+    bad.write_all(b"\x83\x00").unwrap();
+    let answered = drain.join().unwrap().unwrap();
+    assert!(answered > 10 * 1_500 * 50, "each bad frame has its error: {answered} bytes");
+    let heard = seven.drain();
+    assert!(of_type(&heard, "error").is_empty(), "{heard:?}");
+    converse(&mut seven, &mut eight, 41);
+}
+
+#[test]
+fn who_says_much_and_leaves_in_the_same_breath_is_gone() {
+    let server = Server::start(&["--presence-grace", "0s"]);
+    let before = server.descriptors();
+    let much = frame(PONG, &[0; 120]).repeat(4_000);
+    let mut sockets = Vec::new();
+    for round in 0..12 {
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.write_all(&request()).unwrap();
+        let mut head = [0; 16];
+        socket.read_exact(&mut head).unwrap();
+        // The server is busy elsewhere while all of it arrives.
+        server.signal("STOP");
+        let mut writer = socket.try_clone().unwrap();
+        let much = much.clone();
+        let writing = thread::spawn(move || {
+            // A server that answers nothing is all that ever hears of this.
+            writer.write_all(&much[..(round + 1) * 40_000]).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        thread::sleep(Duration::from_millis(5));
+        server.signal("CONT");
+        writing.join().unwrap();
+        sockets.push(socket);
+    }
+    eventually(Duration::from_secs(5), "everyone is gone", || server.descriptors() == before);
+}
