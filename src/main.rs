@@ -4,16 +4,23 @@ use std::process::ExitCode;
 
 use buddyline::config::Config;
 use buddyline::server::Server;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use simple_logger::SimpleLogger;
 
 fn main() -> ExitCode {
     let config = Config::parse();
+    if let Err(fault) = config.check() {
+        // As for any other setting that is not allowed.
+        Config::command().error(ErrorKind::ValueValidation, fault).exit();
+    }
     let logger = SimpleLogger::new()
         .with_level(config.log_level)
         // What a connection pool or a TLS library notes is no event of this server.
         .with_module_level("ureq", log::LevelFilter::Warn)
         .with_module_level("rustls", log::LevelFilter::Warn)
+        // It prints what clients write into their close frames.
+        .with_module_level("tungstenite", log::LevelFilter::Warn)
         .with_utc_timestamps();
     if let Err(fault) = logger.init() {
         eprintln!("buddyline: cannot log: {fault}");
@@ -29,7 +36,6 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), String> {
-    config.check()?;
     let in_words = |fault: std::io::Error| fault.to_string();
     let mut server = Server::bind(config).map_err(in_words)?;
     server.stop_on_signals().map_err(in_words)?;

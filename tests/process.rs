@@ -1,0 +1,210 @@
+//! The binary as its operator meets it: starts, stops, exit codes, logs, plain HTTP.
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use serde_json::json;
+use server::{Server, ask, binary};
+
+/// Runs the binary, which is to end by itself.
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = binary().args(arguments).output().unwrap();
+    let words = [stdout, stderr].concat();
+    (status.code(), String::from_utf8(words).unwrap())
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn plain_http_is_answered_and_closed() {
+    let server = Server::start(&[]);
+    let health = server.ask(&get("/healthz"));
+    assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok\n"), "{health}");
+    let page = server.ask(&get("/"));
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("</html>\n"), "{page}");
+    assert!(server.ask(&get("/nothing")).starts_with("HTTP/1.1 404 "));
+    assert!(server.ask(b"\x16\x03\x01\x02\x00\x01\x00").starts_with("HTTP/1.1 400 "));
+    let off = Server::start(&["--try-page", "off"]);
+    assert!(off.ask(&get("/")).starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn who_ends_their_side_after_the_request_gets_the_whole_page_all_the_same() {
+    let server = Server::start(&[]);
+    for _ in 0..20 {
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.set_read_timeout(Some(client::LONG)).unwrap();
+        socket.write_all(&get("/")).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        assert!(page.ends_with("</html>\n"), "{} bytes", page.len());
+    }
+}
+
+#[test]
+fn a_signal_says_goodbye_to_everyone_and_ends_with_exit_code_0() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let mut clients: Vec<Client> =
+            (1..=5).map(|user| Client::of_user(server.address(), user)).collect();
+        let _half_open = TcpStream::connect(server.address()).unwrap();
+        let begun = Instant::now();
+        server.signal(signal);
+        for client in &mut clients {
+            assert_eq!(client.close_code(), Some(1001), "SIG{signal}");
+        }
+        let left = Duration::from_secs(3).saturating_sub(begun.elapsed());
+        assert_eq!(server.exit(left).code(), Some(0), "SIG{signal}");
+    }
+}
+
+#[test]
+fn an_address_in_use_ends_with_exit_code_1_and_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, words) = run(&["--listen", &address]);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains(&address), "{words}");
+    let quiet = run(&["--listen", &address, "--log-level", "off"]);
+    assert_eq!(quiet.0, Some(1));
+}
+
+#[test]
+fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
+    for (setting, value, allowed) in [
+        ("--listen", "8080", "HOST:PORT"),
+        ("--upstream-timeout", "soon", "1s to 5m"),
+        ("--max-connections", "0", "1..=1000000"),
+        ("--max-frame-bytes", "100", "1024..=16777216"),
+        ("--log-level", "loud", "info"),
+        ("--trust", "nobody", "open"),
+        ("--buddyboss-url", "example.org", "https://"),
+    ] {
+        let (code, words) = run(&[setting, value]);
+        assert_eq!(code, Some(2), "{words}");
+        for part in [setting, value, allowed] {
+            assert!(words.contains(part), "{part} is missing: {words}");
+        }
+    }
+}
+
+#[test]
+fn a_site_without_a_word_about_trust_is_a_bad_setting_too() {
+    let (code, words) = run(&["--buddyboss-url", "https://community.example"]);
+    assert!(words.contains("--trust") && words.contains("community.example"), "{words}");
+    assert_eq!(code, Some(2), "{words}");
+}
+
+#[test]
+fn a_setting_from_the_environment_is_named_when_it_is_bad() {
+    let output = binary().env("BUDDYLINE_MAX_JOINS", "none").output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains("max-joins") && words.contains("none"), "{words}");
+}
+
+#[test]
+fn the_version_is_told() {
+    let (code, words) = run(&["--version"]);
+    assert_eq!((code, words.trim()), (Some(0), concat!("buddyline ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn a_name_with_addresses_of_two_families_is_listened_on_at_both() {
+    let families = |name: &str| -> Vec<bool> {
+        name.to_socket_addrs().unwrap().map(|address| address.is_ipv6()).collect()
+    };
+    let named = families("localhost:0");
+    if !(named.contains(&true) && named.contains(&false)) || TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("localhost has one address on this system: not tested");
+        return;
+    }
+    let mut command = binary();
+    command.args(["--listen", "localhost:0"]);
+    let server = Server::launch(command, 2);
+    let families: Vec<bool> = server.addresses().iter().map(|a| a.is_ipv6()).collect();
+    assert!(families.contains(&true) && families.contains(&false), "{:?}", server.addresses());
+    let [mut one, mut other] =
+        [0, 1].map(|n| Client::in_thread(server.addresses()[n], 7 + n as u64, 41));
+    one.say(&json!({"type": "send_message", "threadId": 41, "message": "over both"}));
+    assert_eq!(other.expect_type("message")["message"], "over both");
+    for address in server.addresses() {
+        assert!(ask(*address, &get("/healthz")).starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[test]
+fn an_address_of_the_second_family_is_listened_on() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("this system has no IPv6: not tested");
+        return;
+    }
+    let mut command = binary();
+    command.args(["--listen", "[::1]:0"]);
+    let server = Server::launch(command, 1);
+    assert!(server.address().is_ipv6());
+    let mut client = Client::of_user(server.address(), 7);
+    assert_eq!(client.drain(), [json!(null); 0]);
+    assert!(server.ask(&get("/healthz")).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_request_that_never_ends_is_given_up_after_ten_seconds() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let silent = TcpStream::connect(server.address()).unwrap();
+    let mut half = TcpStream::connect(server.address()).unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    let mut open = Client::of_user(server.address(), 7);
+    for mut socket in [silent, half] {
+        socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "the end of the stream");
+        let lasted = begun.elapsed().as_secs_f64();
+        assert!((9.5..13.0).contains(&lasted), "{lasted} s");
+    }
+    assert_eq!(open.drain(), [json!(null); 0], "who is open is not given up");
+}
+
+#[test]
+fn the_log_at_debug_has_neither_tokens_nor_texts() {
+    let mut server = Server::start(&["--log-level", "debug"]);
+    let secrets =
+        ["s3cr3t-tok-1", "private words", "s3cr3t-tok-2", "private reason", "s3cr3t-tok-3"];
+    let request = format!(
+        "GET /?token={} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+         Sec-WebSocket-Protocol: buddyline, {}\r\n\r\n",
+        secrets[0], secrets[2], secrets[4]
+    );
+    assert!(server.ask(request.as_bytes()).starts_with("HTTP/1.1 200 "));
+    let mut client = Client::in_thread(server.address(), 7, 41);
+    client.say(&json!({
+        "type": "send_message", "threadId": 41, "message": secrets[1], "token": secrets[0]
+    }));
+    client.expect_type("message");
+    client.say(&json!({"type": "user_connected", "userId": 7, "token": secrets[2]}));
+    client.say_text(&format!("{{\"type\":\"send_message\",\"token\":\"{}\",", secrets[4]));
+    client.expect_type("error");
+    client.say(&json!({"type": "private words"}));
+    client.expect_type("error");
+    let goodbye =
+        tungstenite::protocol::CloseFrame { code: 1000.into(), reason: "private reason".into() };
+    client.try_say(tungstenite::Message::Close(Some(goodbye))).unwrap();
+    client.close_code();
+    server.signal("TERM");
+    server.exit(Duration::from_secs(3));
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("stopped")));
+    for line in server.log() {
+        assert!(!secrets.iter().any(|secret| line.contains(secret)), "{line}");
+    }
+}
