@@ -1,5 +1,7 @@
 //! The frames of the protocol over real sockets, against the real binary on its stand-in.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/server.rs"]

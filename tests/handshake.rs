@@ -1,5 +1,7 @@
 //! The first bytes of a connection: an upgrade, a page, or a refusal that says why.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/bytes.rs"]
 mod bytes;
 

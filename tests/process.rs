@@ -1,5 +1,7 @@
 //! The binary as its operator meets it: starts, stops, exit codes, logs, plain HTTP.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/server.rs"]

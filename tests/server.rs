@@ -1,5 +1,7 @@
 //! The loop under rough use: crowds, floods, slow readers, and a system out of descriptors.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/bytes.rs"]
 mod bytes;
 #[path = "support/client.rs"]
@@ -8,7 +10,7 @@ mod client;
 mod server;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,6 @@ use bytes::{PONG, frame, request};
 use client::{Client, LONG, of_type};
 use serde_json::{Value, json};
 use server::Server;
-use socket2::{Domain, Socket, Type};
 
 /// Waits until something holds; polls, since a process's tables ring no bell.
 fn eventually(within: Duration, what: &str, holds: impl Fn() -> bool) {
@@ -113,18 +114,10 @@ fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some()
     converse(&mut served, &mut newcomer, 41);
 }
 
-/// A client whose kernel keeps little for it.
-fn narrow(address: SocketAddr) -> Client {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4 * 1024).unwrap();
-    socket.connect(&address.into()).unwrap();
-    Client::over(socket.into())
-}
-
 #[test]
 fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
     let server = Server::start(&["--max-outbox-bytes", "65536", "--presence-grace", "0s"]);
-    let mut sleeper = narrow(server.address());
+    let mut sleeper = Client::narrow(server.address());
     sleeper.say(&json!({"type": "user_connected", "userId": 9}));
     sleeper.say(&json!({"type": "join_thread", "threadId": 41}));
     sleeper.expect_type("thread_joined");

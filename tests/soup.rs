@@ -1,5 +1,7 @@
 //! Whatever bytes come: no panic, and no neighbour who notices.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/bytes.rs"]
 mod bytes;
 

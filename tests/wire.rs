@@ -1,5 +1,7 @@
 //! Frames without sockets: whatever the cuts, the same events and the same bytes.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/bytes.rs"]
 mod bytes;
 

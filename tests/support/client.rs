@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -30,6 +31,8 @@ pub struct Client {
     /// Why the connection ended, once it has.
     ended: Option<Option<u16>>,
     drains: u64,
+    /// What [`Client::find`] has passed by.
+    passed: Vec<Value>,
 }
 
 impl Client {
@@ -43,6 +46,14 @@ impl Client {
         Client::try_over(socket).unwrap()
     }
 
+    /// One whose kernel keeps little for it.
+    pub fn narrow(address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Client::over(socket.into())
+    }
+
     /// Opens a WebSocket, which the server may refuse.
     pub fn try_over(socket: TcpStream) -> Result<Client, String> {
         socket.set_nodelay(true).unwrap();
@@ -50,7 +61,7 @@ impl Client {
         socket.set_write_timeout(Some(LONG)).unwrap();
         let url = format!("ws://{}/", socket.peer_addr().map_err(|fault| fault.to_string())?);
         match tungstenite::client(url, socket) {
-            Ok((socket, _)) => Ok(Client { socket, ended: None, drains: 0 }),
+            Ok((socket, _)) => Ok(Client { socket, ended: None, drains: 0, passed: Vec::new() }),
             Err(fault) => Err(fault.to_string()),
         }
     }
@@ -138,6 +149,20 @@ impl Client {
                 return frame;
             }
             dropped.push(frame);
+        }
+    }
+
+    /// The wanted frame, whatever comes before it: that is kept for the next search.
+    pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.passed.iter().position(&wanted) {
+            return self.passed.remove(at);
+        }
+        loop {
+            let frame = self.next();
+            if wanted(&frame) {
+                return frame;
+            }
+            self.passed.push(frame);
         }
     }
 

@@ -1,0 +1,359 @@
+//! The whole way: clients, the real binary, and a site that is slow, busy, or broken.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use client::{Client, LONG, of_type};
+use serde_json::{Value, json};
+use server::Server;
+use support::site::{Fault, Site};
+
+/// A server at this site, which has answered its probe.
+fn at(site: &Site, more: &[&str]) -> Server {
+    let url = site.url();
+    let server = Server::start(&[&["--buddyboss-url", &url, "--trust", "open"], more].concat());
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
+    server
+}
+
+fn post(thread: u64, text: &str, user: u64, client_id: &str) -> Value {
+    json!({
+        "type": "send_message", "threadId": thread, "recipientId": "", "message": text,
+        "token": format!("s3cr3t-{user}"), "clientId": client_id,
+    })
+}
+
+/// The outcomes of one `send_message` among these frames.
+fn outcomes<'a>(frames: &'a [Value], client_id: &str) -> Vec<&'a Value> {
+    let mut found = of_type(frames, "message");
+    found.extend(of_type(frames, "error"));
+    found.retain(|frame| frame["clientId"] == client_id);
+    found
+}
+
+fn outcome(client: &mut Client, client_id: &str) -> Value {
+    client.expect(|frame| {
+        (frame["type"] == "message" || frame["type"] == "error") && frame["clientId"] == client_id
+    })
+}
+
+#[test]
+fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
+    const USERS: u64 = 20;
+    const THREADS: u64 = 5;
+    const EACH: u64 = 10;
+    let site = Site::start();
+    let everyone: Vec<u64> = (1..=USERS).collect();
+    for thread in 1..=THREADS {
+        site.add_thread(thread, &everyone);
+    }
+    let server = at(&site, &["--upstream-workers", "5"]);
+    site.set_latency(Duration::from_millis(150));
+    let address = server.address();
+    let clients: Vec<Client> = everyone
+        .iter()
+        .map(|user| {
+            let mut client = Client::of_user(address, *user);
+            for thread in 1..=THREADS {
+                client.say(&json!({"type": "join_thread", "threadId": thread}));
+                client.expect_type("thread_joined");
+            }
+            client
+        })
+        .collect();
+    let begun = Instant::now();
+    let talking: Vec<_> = clients
+        .into_iter()
+        .zip(everyone)
+        .map(|(mut client, user)| {
+            thread::spawn(move || {
+                for n in 0..EACH {
+                    let text = format!("{user}/{n}");
+                    client.say(&post(n % THREADS + 1, &text, user, &text));
+                }
+                let until = Instant::now() + 3 * LONG;
+                let mut heard = Vec::new();
+                while of_type(&heard, "message").len() < (USERS * EACH) as usize {
+                    assert!(Instant::now() < until, "only {} frames", heard.len());
+                    heard.push(client.next());
+                }
+                heard.extend(client.drain());
+                heard
+            })
+        })
+        .collect();
+    let heard: Vec<Vec<Value>> = talking.into_iter().map(|t| t.join().unwrap()).collect();
+    // One after another would be thirty seconds; threads do not wait for each other.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+
+    let mut stored: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for thread in 1..=THREADS {
+        stored.insert(thread, site.stored(thread).into_iter().map(|(_, text)| text).collect());
+    }
+    assert_eq!(stored.values().map(Vec::len).sum::<usize>() as u64, USERS * EACH);
+    assert_eq!(site.posts().len() as u64, USERS * EACH, "nothing is sent twice");
+    for (frames, user) in heard.iter().zip(1..) {
+        assert_eq!(of_type(frames, "error"), [] as [&Value; 0]);
+        for (thread, texts) in &stored {
+            let shown: Vec<&str> = of_type(frames, "message")
+                .into_iter()
+                .filter(|frame| frame["threadId"] == *thread)
+                .map(|frame| frame["message"].as_str().unwrap())
+                .collect();
+            assert_eq!(shown, *texts, "user {user}, thread {thread}");
+        }
+        for n in 0..EACH {
+            let id = format!("{user}/{n}");
+            let own = outcomes(frames, &id);
+            assert_eq!(own.len(), 1, "{own:?}");
+            assert_eq!(own[0]["senderId"], user);
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
+    let wp_die = || Fault::Answer {
+        status: 503,
+        headers: vec![
+            ("Content-Type".into(), "application/json".into()),
+            ("Retry-After".into(), "60".into()),
+        ],
+        body: br#"{"code":"wp_die","message":"Maintenance"}"#.to_vec(),
+    };
+    let elsewhere = [("Location", "https://other.example/")];
+    let suspended = [("Location", "/wp-login.php?action=bp-suspended")];
+    // Where the fate of the message is not in the answer, the server may have looked it up.
+    let stored_or_unknown = &["message", "unknown_outcome"][..];
+    let lost_or_unknown = &["not_stored", "unknown_outcome"][..];
+    let cases: Vec<(Fault, &[&str])> = vec![
+        (Fault::Hang, lost_or_unknown),
+        (Fault::HangAfterStoring, stored_or_unknown),
+        (Fault::Close, lost_or_unknown),
+        (Fault::CloseAfterStoring, stored_or_unknown),
+        (Fault::Truncated, stored_or_unknown),
+        (Fault::TruncatedChunks, stored_or_unknown),
+        (Fault::Padded(5 << 20), stored_or_unknown),
+        (Fault::GzipBomb(8 << 20), stored_or_unknown),
+        (Fault::Gzip, &["message"]),
+        (Fault::Html, lost_or_unknown),
+        (Fault::HtmlBeforeJson, stored_or_unknown),
+        (Fault::Garbage, lost_or_unknown),
+        (Fault::CloseAfterAnswer, &["message"]),
+        (Fault::Delay(Duration::from_millis(100)), &["message"]),
+        (Fault::status(301, &elsewhere), &["site_misconfigured"]),
+        (Fault::status(302, &suspended), &["suspended"]),
+        (Fault::status(400, &[]), &["refused_by_site"]),
+        (Fault::status(401, &[]), &["token_refused"]),
+        (Fault::status(403, &[]), &["not_stored"]),
+        (Fault::status(404, &[]), &["site_misconfigured"]),
+        (Fault::status(413, &[]), &["too_large"]),
+        (Fault::status(429, &[("Retry-After", "7")]), &["site_busy"]),
+        (Fault::status(500, &[]), lost_or_unknown),
+        (Fault::status(502, &[]), lost_or_unknown),
+        (Fault::status(504, &[]), lost_or_unknown),
+        (wp_die(), &["site_unavailable"]),
+    ];
+    let site = Site::start();
+    let threads: Vec<u64> = (1..=cases.len() as u64).collect();
+    for thread in &threads {
+        site.add_thread(*thread, &[7, 8]);
+    }
+    let server = at(&site, &["--upstream-timeout", "1s", "--log-level", "debug"]);
+    let mut seven = Client::of_user(server.address(), 7);
+    let mut eight = Client::of_user(server.address(), 8);
+    for thread in &threads {
+        eight.say(&json!({"type": "join_thread", "threadId": thread}));
+        eight.expect_type("thread_joined");
+    }
+    for ((fault, expected), thread) in cases.iter().zip(threads) {
+        site.fail_next(fault.clone());
+        let posts = site.posts().len();
+        seven.say(&post(thread, "private words", 7, "first"));
+        seven.say(&post(thread, "private words too", 7, "second"));
+        let first = outcome(&mut seven, "first");
+        let word = if first["type"] == "error" { &first["code"] } else { &first["type"] };
+        assert!(expected.contains(&word.as_str().unwrap()), "{fault:?}: {first}");
+        if first["type"] == "error" {
+            assert_eq!(first["replyTo"], "send_message");
+            assert_eq!(first["threadId"], thread);
+        }
+        let second = outcome(&mut seven, "second");
+        assert_eq!(second["type"], "message", "after {fault:?}: {second}");
+        assert_eq!(second["threadId"], thread);
+        assert!(outcomes(&seven.drain(), "first").is_empty(), "{fault:?} has two outcomes");
+        // The other side hears what was told to the sender as a message, and nothing else.
+        let heard = eight.drain();
+        let heard: Vec<&Value> = heard.iter().map(|frame| &frame["type"]).collect();
+        let messages = if first["type"] == "message" { 2 } else { 1 };
+        assert_eq!(heard, vec!["message"; messages], "{fault:?}");
+        assert_eq!(site.posts().len(), posts + 2, "{fault:?}: nothing is sent twice");
+    }
+    for line in server.log() {
+        assert!(!line.contains("s3cr3t") && !line.contains("private"), "{line}");
+    }
+}
+
+#[test]
+fn what_the_site_refuses_is_told_with_its_code() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8, 9]);
+    site.suspend(9);
+    let server = at(&site, &[]);
+    let mut client = Client::connect(server.address());
+    for (frame, code) in [
+        (json!({"threadId": 41, "token": "expired"}), "token_expired"),
+        (json!({"threadId": 41, "token": "forged"}), "token_refused"),
+        (json!({"threadId": 41, "token": "t-9"}), "suspended"),
+        (json!({"threadId": 41, "token": "t-10"}), "not_participant"),
+        (json!({"threadId": 99, "token": "t-7"}), "not_participant"),
+        (json!({"threadId": 41}), "token_required"),
+        (json!({"recipientId": 7, "token": "t-7"}), "cannot_write"),
+    ] {
+        let mut frame = frame;
+        frame["type"] = json!("send_message");
+        frame["message"] = json!("hello");
+        frame["clientId"] = json!(code);
+        client.say(&frame);
+        let fault = client.expect_error(code);
+        assert_eq!(fault["clientId"], code);
+        assert_eq!(fault.get("threadId"), frame.get("threadId"));
+    }
+    assert_eq!(client.drain(), [] as [Value; 0], "a refused message identifies nobody");
+    assert_eq!(site.stored(41), []);
+}
+
+#[test]
+fn a_site_that_is_not_there_is_told_as_such() {
+    let url = Site::refusing();
+    let server = Server::start(&["--buddyboss-url", &url, "--trust", "open"]);
+    let mut client = Client::of_user(server.address(), 7);
+    client.say(&post(41, "hello", 7, "a"));
+    client.expect_error("site_unavailable");
+    assert!(server.ask(b"GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn the_sender_is_who_the_site_says_it_is() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &[]);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let mut liar = Client::of_user(server.address(), 8_000);
+    liar.say(&post(41, "it is I", 7, "a"));
+    assert_eq!(eight.expect_type("message")["senderId"], 7);
+}
+
+#[test]
+fn a_message_without_a_thread_goes_to_both_sides_of_the_one_that_the_site_makes() {
+    let site = Site::start();
+    let server = at(&site, &[]);
+    let mut seven = Client::connect(server.address());
+    let mut eight = Client::of_user(server.address(), 8);
+    let mut nine = Client::of_user(server.address(), 9);
+    let first = json!({
+        "type": "send_message", "recipientId": "8", "message": "hi", "token": "t-7", "threadId": ""
+    });
+    seven.say(&first);
+    let told = seven.expect_type("message");
+    assert_eq!((&told["senderId"], &told["recipientId"]), (&json!(7), &json!("8")));
+    let thread = told["threadId"].as_u64().unwrap();
+    assert_eq!(site.threads(), [(thread, vec![7, 8])]);
+    assert_eq!(eight.expect_type("message")["threadId"], thread);
+    eight.say(&post(thread, "hello", 8, "b"));
+    assert_eq!(seven.expect_type("message")["message"], "hello");
+    let heard = nine.drain();
+    assert!(of_type(&heard, "message").is_empty(), "{heard:?}");
+}
+
+#[test]
+fn what_finds_no_room_in_the_queue_is_overloaded_and_nothing_else_is() {
+    let site = Site::start();
+    for thread in 1..=6 {
+        site.add_thread(thread, &[7]);
+    }
+    let server = at(&site, &["--upstream-workers", "1", "--upstream-queue", "1"]);
+    site.set_latency(Duration::from_millis(400));
+    let mut client = Client::of_user(server.address(), 7);
+    for thread in 1..=6 {
+        client.say(&post(thread, "hello", 7, &thread.to_string()));
+    }
+    let codes: Vec<Value> = (1..=6).map(|n: u64| outcome_of(&mut client, &n.to_string())).collect();
+    let overloaded = codes.iter().filter(|code| **code == "overloaded").count();
+    let stored = codes.iter().filter(|code| **code == "message").count();
+    assert_eq!((stored, overloaded), (2, 4), "{codes:?}");
+    assert_eq!(site.posts().len(), 2);
+    site.set_latency(Duration::ZERO);
+    client.say(&post(3, "again", 7, "again"));
+    assert_eq!(outcome(&mut client, "again")["type"], "message");
+
+    // The limit for one connection does not depend on the site.
+    let server = at(&site, &["--max-sending-per-connection", "2"]);
+    site.set_latency(Duration::from_millis(400));
+    let mut greedy = Client::of_user(server.address(), 7);
+    let mut modest = Client::of_user(server.address(), 7);
+    for n in 0..3 {
+        greedy.say(&post(1, "hello", 7, &format!("g{n}")));
+    }
+    assert_eq!(greedy.expect_error("overloaded")["clientId"], "g2");
+    modest.say(&post(1, "hello", 7, "m"));
+    assert_eq!(outcome(&mut modest, "m")["type"], "message");
+}
+
+/// The code of an error, or the word `message`; frames of others are kept for later calls by
+/// asking again, so the order of outcomes does not matter.
+fn outcome_of(client: &mut Client, client_id: &str) -> Value {
+    let frame = client.find(|frame| {
+        (frame["type"] == "message" || frame["type"] == "error") && frame["clientId"] == client_id
+    });
+    if frame["type"] == "error" { frame["code"].clone() } else { frame["type"].clone() }
+}
+
+#[test]
+fn who_leaves_before_the_answer_is_heard_all_the_same() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &[]);
+    site.set_latency(Duration::from_millis(300));
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    seven.say(&post(41, "last words", 7, "a"));
+    seven.drain();
+    seven.leave();
+    // Somebody else gets the slot, and hears nothing of what was not said to them.
+    let mut nine = Client::of_user(server.address(), 9);
+    assert_eq!(eight.expect_type("message")["message"], "last words");
+    assert_eq!(of_type(&nine.drain(), "message"), [] as [&Value; 0]);
+    assert_eq!(of_type(&eight.drain(), "message"), [] as [&Value; 0], "once");
+}
+
+#[test]
+fn a_stop_gives_every_message_its_outcome_before_it_says_goodbye() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let mut server = at(&site, &[]);
+    site.set_latency(Duration::from_millis(300));
+    let mut seven = Client::of_user(server.address(), 7);
+    seven.say(&post(41, "on its way", 7, "first"));
+    seven.say(&post(41, "waits", 7, "second"));
+    seven.drain();
+    let begun = Instant::now();
+    server.signal("TERM");
+    let (first, second) = (outcome_of(&mut seven, "first"), outcome_of(&mut seven, "second"));
+    assert_eq!((first, second), (json!("unknown_outcome"), json!("not_stored")));
+    // The site's answer comes while the server waits for the end of this connection, which is
+    // late in coming.
+    assert_eq!(seven.close_code(), Some(1001));
+    let status = server.exit(Duration::from_secs(3).saturating_sub(begun.elapsed()));
+    assert_eq!(status.code(), Some(0), "{:#?}", server.log());
+}
