@@ -26,6 +26,9 @@ use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 /// A probe is not repeated sooner than this, nor the same warning.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So many different warnings are remembered.
+const WARNINGS_MAX: usize = 16;
+
 /// What a worker is to do.
 enum Job {
     Ask { request: RequestId, ask: Ask, form: Form },
@@ -61,7 +64,8 @@ pub struct Pool {
     probed_at: Option<Instant>,
     /// When the loop last said what time it is.
     now: Option<Instant>,
-    warned: Option<(String, Option<Instant>)>,
+    /// What was warned of within the last minute, and when; the oldest first.
+    warned: VecDeque<(String, Instant)>,
 }
 
 impl Pool {
@@ -94,7 +98,7 @@ impl Pool {
             probe_wanted: true,
             probed_at: None,
             now: None,
-            warned: None,
+            warned: VecDeque::new(),
         };
         pool.probe_if_wanted();
         Ok(pool)
@@ -233,20 +237,21 @@ impl Pool {
         }
     }
 
-    /// Warns once a minute while the words are the same: a site that is down fails every message.
+    /// Says the same at most once a minute: a site that is down fails every message.
     fn warn(&mut self, line: String) {
-        let patient = match (&self.warned, self.now) {
-            (Some((said, Some(then))), Some(now)) => {
-                *said == line && now.saturating_duration_since(*then) < PATIENCE
-            }
-            _ => false,
+        let Some(now) = self.now else {
+            // Before the first ask there are no messages that could fail, only the first probe.
+            return log::warn!("{line}");
         };
-        if patient {
-            log::debug!("{line}");
-        } else {
-            log::warn!("{line}");
-            self.warned = Some((line, self.now));
+        self.warned.retain(|(_, then)| now.saturating_duration_since(*then) < PATIENCE);
+        if self.warned.iter().any(|(said, _)| *said == line) {
+            return log::debug!("{line}");
         }
+        log::warn!("{line}");
+        if self.warned.len() >= WARNINGS_MAX {
+            self.warned.pop_front();
+        }
+        self.warned.push_back((line, now));
     }
 }
 

@@ -1,0 +1,156 @@
+//! What is put to the site: requests made of checked parts, and the probe's question and answer.
+
+// A broken helper is a broken test.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use buddyline::hub::interface::{Ask, Failure as F, Post, Target, Token};
+use buddyline::protocol::SITE_ID_MAX;
+use buddyline::upstream::address::Form;
+use buddyline::upstream::buddyboss::{
+    Finding, Reply, Request, answer, finding, probe_request, refusal, request,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use support::fixtures::load;
+
+fn post(target: Target, text: &str) -> Post {
+    Post { token: Token::new("secret"), target, text: text.into(), claimed: None }
+}
+
+fn bare(status: u16) -> Reply {
+    let content_type = Some("text/html".to_owned());
+    Reply { status, content_type, body: Some(b"<html>no</html>".to_vec()), ..Reply::default() }
+}
+
+fn body(request: &Request<'_>) -> Value {
+    serde_json::from_str(request.body.as_deref().unwrap()).unwrap()
+}
+
+#[test]
+fn a_request_has_three_headers_and_the_token_in_one_of_them() {
+    let ask = Ask::Post(post(Target::Thread(7), "hi"));
+    let request = request(&ask, Form::Pretty).ok().unwrap();
+    assert_eq!((request.method, request.path), ("POST", "/wp-json/buddyboss/v1/messages"));
+    let headers = request.headers();
+    assert_eq!(headers.len(), 3);
+    for (name, value) in [
+        ("Accept", "application/json"),
+        ("Authorization", "Bearer secret"),
+        ("Content-Type", "application/json"),
+    ] {
+        assert!(headers.contains(&(name, value.to_owned())), "{name}");
+    }
+    assert_eq!(body(&request), json!({"id": 7, "message": "hi"}));
+}
+
+#[test]
+fn a_new_thread_names_its_recipient_and_no_thread() {
+    let ask = Ask::Post(post(Target::NewThread { recipient: 4 }, "hi"));
+    let request = request(&ask, Form::RestRoute).ok().unwrap();
+    assert_eq!(request.path, "/?rest_route=/buddyboss/v1/messages");
+    assert_eq!(body(&request), json!({"recipients": [4], "message": "hi"}));
+}
+
+#[test]
+fn a_request_that_the_site_must_not_see_is_not_made() {
+    let no_token = Post { token: None, ..post(Target::Thread(1), "x") };
+    for (post, failure) in [
+        (no_token, F::TokenMissing),
+        (post(Target::Thread(0), "x"), F::RefusedBySite),
+        (post(Target::NewThread { recipient: 0 }, "x"), F::RefusedBySite),
+        (post(Target::Thread(SITE_ID_MAX + 1), "x"), F::RefusedBySite),
+        (post(Target::Thread(1), ""), F::RefusedBySite),
+    ] {
+        let ask = Ask::Post(post);
+        assert_eq!(refusal(&ask), Some(failure));
+        assert_eq!(request(&ask, Form::Pretty).err(), Some(failure));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_body_has_the_allowed_keys_and_the_very_text_whatever_is_in_it(
+        text in ".{1,200}", id in 1..=SITE_ID_MAX, new: bool,
+    ) {
+        let target = if new { Target::NewThread { recipient: id } } else { Target::Thread(id) };
+        let ask = Ask::Post(post(target, &text));
+        let request = request(&ask, Form::Pretty).ok().unwrap();
+        let expected = match new {
+            true => json!({"recipients": [id], "message": text}),
+            false => json!({"id": id, "message": text}),
+        };
+        prop_assert_eq!(body(&request), expected);
+    }
+
+    #[test]
+    fn no_answer_whatever_makes_a_panic(
+        status in 100_u16..1000, kind in ".{0,20}", header in ".{0,40}", bytes: Vec<u8>, json: bool,
+    ) {
+        let kind = if json { "application/json".to_owned() } else { kind };
+        let reply = Reply {
+            status,
+            content_type: Some(kind),
+            retry_after: Some(header.clone()),
+            date: Some("Sun, 22 Nov 2026 11:00:38 GMT".to_owned()),
+            location: Some(header),
+            body: Some(bytes),
+        };
+        answer(&post(Target::Thread(1), "x"), &reply);
+        finding(&reply);
+    }
+}
+
+// ---------------------------------------------------------------- the probe
+
+#[test]
+fn the_probe_asks_who_it_is_without_a_token() {
+    for (form, path) in [
+        (Form::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
+        (Form::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
+    ] {
+        let request = probe_request(form);
+        assert_eq!((request.method, request.path), ("GET", path));
+        assert_eq!(request.headers(), [("Accept", "application/json".to_owned())]);
+        assert!(request.body.is_none());
+    }
+}
+
+#[test]
+fn the_probe_knows_a_buddyboss_site_when_it_sees_one() {
+    for (name, expected) in [
+        ("me-no-token", Finding::Api),
+        ("me-fields-id", Finding::Api),
+        ("private-rest-me-no-token", Finding::Api),
+        ("url-rest-route", Finding::Api),
+        ("url-rest-route-with-plain-permalinks", Finding::Api),
+        ("url-no-such-route", Finding::NoRoute),
+        ("url-wp-json-with-plain-permalinks-post", Finding::Other(200)),
+        ("fail-php-warning-before-json", Finding::Other(200)),
+        ("fail-database-down", Finding::Other(500)),
+        ("fail-maintenance", Finding::Other(503)),
+        ("fail-bad-gateway", Finding::Other(502)),
+    ] {
+        assert_eq!(finding(&load(name).reply()), expected, "{name}");
+    }
+    let to = "https://community.example/wp-json/buddyboss/v1/members/me/".to_owned();
+    let plain = load("url-wp-json-with-plain-permalinks").reply();
+    assert_eq!(finding(&plain), Finding::Redirect(to));
+    assert_eq!(finding(&bare(401)), Finding::Other(401));
+}
+
+#[test]
+fn where_a_redirect_leads_is_told_without_its_secrets() {
+    for (location, told) in [
+        ("https://www.example.org/wp-json/?token=s3cret", "https://www.example.org/wp-json/"),
+        ("https://alice:s3cret@example.org/a#s3cret", "https://example.org/a"),
+        ("/elsewhere?x=s3cret", "/elsewhere"),
+        ("//other.example/a", "//other.example/a"),
+        ("https://example.org/a\r\nnew line", "https://example.org/anewline"),
+        ("", ""),
+    ] {
+        let reply = Reply { location: Some(location.to_owned()), ..bare(301) };
+        assert_eq!(finding(&reply), Finding::Redirect(told.to_owned()), "{location}");
+    }
+}

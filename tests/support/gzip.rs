@@ -1,0 +1,34 @@
+//! Compression without a library, in the two forms that the tests need.
+
+/// A gzip file of uncompressed blocks.
+pub fn stored(bytes: &[u8]) -> Vec<u8> {
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    let mut blocks = bytes.chunks(65_535).peekable();
+    while let Some(block) = blocks.next() {
+        file.push(u8::from(blocks.peek().is_none()));
+        let length = block.len() as u16;
+        file.extend_from_slice(&length.to_le_bytes());
+        file.extend_from_slice(&(!length).to_le_bytes());
+        file.extend_from_slice(block);
+    }
+    let crc = bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(crc & 1))
+        })
+    });
+    file.extend_from_slice(&(!crc).to_le_bytes());
+    file.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    file
+}
+
+/// A gzip file without an end that becomes `length` spaces: one, and then "258 times the last one
+/// again" in 13 bits each (RFC 1951 3.2.6).
+pub fn bomb(length: usize) -> Vec<u8> {
+    let mut bits = vec![1, 1, 0, /* a space: */ 0, 1, 0, 1, 0, 0, 0, 0];
+    for _ in 0..length / 258 {
+        bits.extend_from_slice(&[1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0]);
+    }
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    file.extend(bits.chunks(8).map(|c| c.iter().rev().fold(0_u8, |byte, bit| byte << 1 | bit)));
+    file
+}

@@ -1,0 +1,14 @@
+//! What the tests share. Everything ugly is here.
+//!
+//! * [`site`]: a BuddyBoss site that a test starts, breaks and questions; [`community`] is its mind.
+//! * [`fixtures`]: answers recorded from a real one.
+//! * [`desk`]: the loop's place, for tests of the pool.
+
+// Each test binary uses its own part of this, and a broken helper is a broken test.
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub mod community;
+pub mod desk;
+pub mod fixtures;
+pub mod gzip;
+pub mod site;

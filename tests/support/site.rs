@@ -1,0 +1,419 @@
+//! A BuddyBoss site for tests: HTTP/1.1 over a loopback socket, on threads of its own.
+//!
+//! ```ignore
+//! let site = Site::start();             // nobody there yet; `user-7` is member 7's token
+//! site.add_thread(41, &[7, 8]);
+//! site.fail_next(Fault::CloseAfterStoring);
+//! // … something posts with the token `user-7` to `site.url()` …
+//! assert_eq!(site.stored(41), [(7, "hello".to_owned())]);
+//! assert_eq!(site.posts().len(), 1);
+//! ```
+//!
+//! It does what the contract says a site does: two forms of address, tokens, threads and their
+//! participants, the ten newest messages in each answer. All of it ends with the value.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::community::{Community, Response, Thread};
+use super::fixtures::Fixture;
+use super::gzip;
+
+pub use super::community::Request;
+
+/// How often a waiting thread looks whether the site has ended.
+const SLICE: Duration = Duration::from_millis(10);
+/// No request, hang or delay lasts longer than this.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What goes wrong with one request. Nothing is stored unless it says so.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The request is read; no answer ever comes.
+    Hang,
+    /// The message is stored; no answer ever comes.
+    HangAfterStoring,
+    /// The connection closes without an answer.
+    Close,
+    /// The message is stored, and the connection closes without an answer.
+    CloseAfterStoring,
+    /// The message is stored; the answer stops in the middle (fewer bytes than its length says).
+    Truncated,
+    /// The message is stored; the answer's last chunk never comes.
+    TruncatedChunks,
+    /// The message is stored, and the answer has this many bytes of white space in its JSON.
+    Padded(usize),
+    /// The message is stored, and the answer is compressed to become this many bytes longer.
+    GzipBomb(usize),
+    /// The message is stored, and its whole answer comes compressed.
+    Gzip,
+    /// Status 200 and an HTML page.
+    Html,
+    /// The message is stored; status 200, JSON type, and HTML before the JSON.
+    HtmlBeforeJson,
+    /// Bytes that are not HTTP.
+    Garbage,
+    /// All is well, but the connection closes after the answer without having said so.
+    CloseAfterAnswer,
+    /// All is well, after this long.
+    Delay(Duration),
+    /// This answer, whatever was asked.
+    Answer {
+        /// Its status.
+        status: u16,
+        /// Its headers, without length.
+        headers: Vec<(String, String)>,
+        /// Its body.
+        body: Vec<u8>,
+    },
+}
+
+impl Fault {
+    /// A status with some headers and an HTML body, as web servers and firewalls answer.
+    pub fn status(status: u16, headers: &[(&str, &str)]) -> Fault {
+        let mut headers: Vec<_> =
+            headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        headers.push(("Content-Type".into(), "text/html".into()));
+        Fault::Answer { status, headers, body: b"<html>no</html>".to_vec() }
+    }
+
+    /// The recorded answer.
+    pub fn replay(fixture: &Fixture) -> Fault {
+        let (headers, body) = (fixture.headers.clone(), fixture.body.clone());
+        Fault::Answer { status: fixture.status, headers, body }
+    }
+
+    /// Whether the site has the message although its sender cannot know.
+    pub fn stores(&self) -> bool {
+        !matches!(
+            self,
+            Fault::Hang | Fault::Close | Fault::Html | Fault::Garbage | Fault::Answer { .. }
+        )
+    }
+}
+
+type Rule = Box<dyn FnMut(usize, &Request) -> Option<Fault> + Send>;
+
+#[derive(Default)]
+struct State {
+    community: Community,
+    requests: Vec<Request>,
+    posts: usize,
+    latency: Duration,
+    faults: VecDeque<Fault>,
+    rule: Option<Rule>,
+    everything: Option<Fault>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that failed while it held the lock has said so already.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Sleeps; `false` when the site ends meanwhile.
+    fn sleep(&self, time: Duration) -> bool {
+        let until = Instant::now() + time.min(LONGEST);
+        while !self.stopping.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            thread::sleep(left.min(SLICE));
+        }
+        false
+    }
+}
+
+/// The site. Ends when dropped.
+pub struct Site {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Site {
+    /// A site that works. A token that ends in `-` and digits is that member's; others are
+    /// unknown unless added, and the token `expired` is one that has expired.
+    pub fn start() -> Site {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        listener.set_nonblocking(true).expect("a socket can be made not to block");
+        let shared = Arc::new(Shared { state: Mutex::default(), stopping: AtomicBool::new(false) });
+        let acceptor = thread::spawn({
+            let shared = shared.clone();
+            move || accept(&listener, &shared)
+        });
+        Site { address, shared, acceptor: Some(acceptor) }
+    }
+
+    /// A site that answers everything with one recorded answer.
+    pub fn replaying(fixture: &Fixture) -> Site {
+        let site = Site::start();
+        site.always(Fault::replay(fixture));
+        site
+    }
+
+    /// The address of a site that is not there: connections are refused.
+    pub fn refusing() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
+        format!("http://{}", listener.local_addr().expect("a bound socket has an address"))
+    }
+
+    /// Where it is: `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Makes a token stand for a member.
+    pub fn add_member(&self, token: &str, id: u64) {
+        self.shared.lock().community.members.insert(token.to_owned(), id);
+    }
+
+    /// Suspends a member.
+    pub fn suspend(&self, id: u64) {
+        self.shared.lock().community.suspended.push(id);
+    }
+
+    /// Makes a thread with these participants.
+    pub fn add_thread(&self, id: u64, participants: &[u64]) {
+        let thread = Thread { participants: participants.to_vec(), messages: Vec::new() };
+        self.shared.lock().community.threads.insert(id, thread);
+    }
+
+    /// From now on everything takes this long, at least.
+    pub fn set_latency(&self, latency: Duration) {
+        self.shared.lock().latency = latency;
+    }
+
+    /// From now on addresses under `/wp-json/` do what they do on a site with plain permalinks.
+    pub fn set_plain_permalinks(&self, plain: bool) {
+        self.shared.lock().community.plain_permalinks = plain;
+    }
+
+    /// The next POST that has no fault yet has this one. Each call is for one POST.
+    pub fn fail_next(&self, fault: Fault) {
+        self.shared.lock().faults.push_back(fault);
+    }
+
+    /// Asks `rule` about each request that `fail_next` did not claim. It is given the number of
+    /// this POST, from 1 (0 for other requests), and the request.
+    pub fn fail_when(&self, rule: impl FnMut(usize, &Request) -> Option<Fault> + Send + 'static) {
+        self.shared.lock().rule = Some(Box::new(rule));
+    }
+
+    /// Everything that nothing else claims, also what is no POST, goes wrong in this way.
+    pub fn always(&self, fault: Fault) {
+        self.shared.lock().everything = Some(fault);
+    }
+
+    /// All requests so far, in the order in which they were read.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// The POSTs among them.
+    pub fn posts(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(|r| r.method == "POST").collect()
+    }
+
+    /// What a thread holds, oldest first: sender and text.
+    pub fn stored(&self, thread: u64) -> Vec<(u64, String)> {
+        let state = self.shared.lock();
+        let thread = state.community.threads.get(&thread);
+        thread.map_or(Vec::new(), |t| t.messages.iter().map(|m| (m.1, m.2.clone())).collect())
+    }
+
+    /// The threads' ids and participants.
+    pub fn threads(&self) -> Vec<(u64, Vec<u64>)> {
+        let state = self.shared.lock();
+        state.community.threads.iter().map(|(id, t)| (*id, t.participants.clone())).collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections = Vec::new();
+    while !shared.stopping.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                let shared = shared.clone();
+                let number = connections.len() + 1;
+                connections.push(thread::spawn(move || {
+                    // An error is the client's going away, which is its right.
+                    let _ = converse(&socket, number, &shared);
+                    let _ = socket.shutdown(Shutdown::Both);
+                }));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    for connection in connections {
+        let _ = connection.join();
+    }
+}
+
+fn converse(socket: &TcpStream, number: usize, shared: &Shared) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(SLICE))?;
+    socket.set_write_timeout(Some(Duration::from_secs(5)))?;
+    while let Some(request) = read_request(socket, number, shared)? {
+        let (fault, latency) = note(&request, shared);
+        if !shared.sleep(latency) || !react(socket, &request, fault, shared)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one request; `None` when the client or the site has ended.
+fn read_request(
+    mut socket: &TcpStream,
+    number: usize,
+    shared: &Shared,
+) -> io::Result<Option<Request>> {
+    let until = Instant::now() + LONGEST;
+    let mut bytes = Vec::new();
+    let mut piece = [0; 16 << 10];
+    let mut head_end = None;
+    loop {
+        if head_end.is_none() {
+            head_end = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
+        }
+        if let Some(end) = head_end {
+            let mut request = parse_head(&bytes[..end], number);
+            let length = request.header("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+            if bytes.len() >= end + length {
+                request.body = bytes[end..end + length].to_vec();
+                return Ok(Some(request));
+            }
+        }
+        match socket.read(&mut piece) {
+            Ok(0) => return Ok(None),
+            Ok(n) => bytes.extend_from_slice(&piece[..n]),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if shared.stopping.load(Ordering::Relaxed) || Instant::now() > until {
+                    return Ok(None);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn parse_head(head: &[u8], connection: usize) -> Request {
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.split("\r\n");
+    let mut first = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let method = first.next().unwrap_or_default();
+    let path = first.next().unwrap_or_default();
+    Request { connection, method, path, headers, body: Vec::new() }
+}
+
+/// Writes a request down and decides what goes wrong with it.
+fn note(request: &Request, shared: &Shared) -> (Option<Fault>, Duration) {
+    let mut state = shared.lock();
+    state.requests.push(request.clone());
+    let mut fault = None;
+    let mut number = 0;
+    if request.method == "POST" {
+        state.posts += 1;
+        number = state.posts;
+        fault = state.faults.pop_front();
+    }
+    if fault.is_none() {
+        // Taken out for the call, for it may not borrow what it is part of.
+        if let Some(mut rule) = state.rule.take() {
+            fault = rule(number, request);
+            state.rule = Some(rule);
+        }
+    }
+    (fault.or_else(|| state.everything.clone()), state.latency)
+}
+
+/// Answers, or does not. `false` when the connection is to be closed.
+fn react(
+    mut socket: &TcpStream,
+    request: &Request,
+    fault: Option<Fault>,
+    shared: &Shared,
+) -> io::Result<bool> {
+    if let Some(Fault::Delay(time)) = &fault {
+        if !shared.sleep(*time) {
+            return Ok(false);
+        }
+    }
+    let good = match &fault {
+        Some(fault) if !fault.stores() => Response::default(),
+        _ => shared.lock().community.answer(request),
+    };
+    let json = |body: Vec<u8>| Response { body, ..good.clone() };
+    let response = match fault {
+        None | Some(Fault::Delay(_)) => good,
+        Some(Fault::Hang | Fault::HangAfterStoring) => {
+            shared.sleep(LONGEST);
+            return Ok(false);
+        }
+        Some(Fault::Close | Fault::CloseAfterStoring) => return Ok(false),
+        Some(Fault::Garbage) => {
+            socket.write_all(b"\x16\x03\x01 what is this \xff\r\n\r\n")?;
+            return Ok(false);
+        }
+        Some(Fault::Truncated) => {
+            let bytes = good.bytes();
+            socket.write_all(&bytes[..bytes.len() - good.body.len() / 2])?;
+            return Ok(false);
+        }
+        Some(Fault::TruncatedChunks) => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                        Transfer-Encoding: chunked\r\n\r\n";
+            write!(socket, "{head}{:x}\r\n", good.body.len())?;
+            socket.write_all(&good.body)?;
+            socket.write_all(b"\r\n")?;
+            return Ok(false);
+        }
+        Some(Fault::CloseAfterAnswer) => {
+            socket.write_all(&good.bytes())?;
+            return Ok(false);
+        }
+        Some(Fault::Padded(length)) => {
+            let mut body = vec![b' '; length];
+            body.extend_from_slice(&good.body);
+            json(body)
+        }
+        Some(Fault::Gzip) => json(gzip::stored(&good.body)).with("Content-Encoding", "gzip"),
+        Some(Fault::GzipBomb(length)) => json(gzip::bomb(length)).with("Content-Encoding", "gzip"),
+        Some(Fault::Html) => Response::html(200),
+        Some(Fault::HtmlBeforeJson) => {
+            let mut body = b"\n<br />\n<b>Warning</b>: Undefined variable<br />\n".to_vec();
+            body.extend_from_slice(&good.body);
+            json(body)
+        }
+        Some(Fault::Answer { status, headers, body }) => Response { status, headers, body },
+    };
+    socket.write_all(&response.bytes())?;
+    Ok(true)
+}

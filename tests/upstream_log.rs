@@ -1,0 +1,122 @@
+//! What an operator reads about the site, and what nobody may read.
+
+// A broken helper is a broken test.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use log::{Level, LevelFilter, Metadata, Record};
+use support::desk::{Desk, post_as};
+use support::fixtures::load;
+use support::site::{Fault, Site};
+
+use buddyline::hub::interface::Target;
+
+/// Keeps every line, ureq's too, at the level that a release build can reach.
+struct Book(Mutex<Vec<(Level, String)>>);
+
+static BOOK: Book = Book(Mutex::new(Vec::new()));
+
+impl log::Log for Book {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Debug
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = format!("{}: {}", record.target(), record.args());
+            self.0.lock().unwrap().push((record.level(), line));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn lines() -> Vec<(Level, String)> {
+    std::mem::take(&mut BOOK.0.lock().unwrap())
+}
+
+fn assert_told(level: Level, words: &str) {
+    let lines = lines();
+    let told = lines.iter().any(|(l, line)| *l == level && line.contains(words));
+    assert!(told, "no {level} with {words:?} in {lines:#?}");
+}
+
+/// One test, because a process has one log.
+#[test]
+fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
+    log::set_logger(&BOOK).unwrap();
+    log::set_max_level(LevelFilter::Debug);
+
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
+    assert_told(Level::Info, "the BuddyBoss REST API answers at /wp-json/");
+
+    let page = || {
+        let kind = vec![("Content-Type".to_owned(), "text/html".to_owned())];
+        Fault::Answer { status: 200, headers: kind, body: b"<html>s1te-html</html>".to_vec() }
+    };
+    let odd_code = Fault::Answer {
+        status: 500,
+        headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
+        body: br#"{"code":"<b>s1te-html</b>","message":"s1te-html"}"#.to_vec(),
+    };
+    let to = [("Location", "https://u5er:s1te-html@example.org/?key=s1te-html")];
+    for fault in [
+        page(),
+        odd_code,
+        Fault::status(302, &to),
+        Fault::Close,
+        Fault::Hang,
+        Fault::Garbage,
+        Fault::HtmlBeforeJson,
+        Fault::replay(&load("fail-php-fatal-after-store")),
+    ] {
+        site.fail_next(fault);
+        desk.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
+    }
+    desk.ask(post_as("t0ken-unknown", Target::Thread(1), "pr1vate text"));
+    let all = lines();
+    assert!(all.iter().any(|(_, l)| l.contains("ureq")), "ureq's lines are not seen: {all:#?}");
+    for (_, line) in &all {
+        for secret in ["t0ken", "pr1vate", "s1te-html", "u5er", "critical error"] {
+            assert!(!line.contains(secret), "{secret} in {line}");
+        }
+    }
+    let warned =
+        |words: &str| all.iter().any(|(l, line)| *l == Level::Warn && line.contains(words));
+    assert!(warned("/wp-json/ answers no more as it did"));
+    assert!(warned("status 200, not JSON"));
+    assert!(warned("the connection is closed without an answer"));
+    assert!(warned("the answer takes too long"));
+    assert!(warned("status 500, code internal_server_error"));
+    drop(desk);
+
+    for (fault, words) in [
+        (Fault::status(301, &to), "it redirects to https://example.org/; set the address"),
+        (Fault::replay(&load("url-no-such-route")), "the BuddyBoss REST API is not there"),
+        (page(), "it answers with status 200 and no REST API"),
+        (Fault::Close, "it is not reached: the connection is closed without an answer"),
+    ] {
+        let site = Site::start();
+        site.always(fault);
+        let mut desk = Desk::at(&site.url());
+        while !desk.pool.has_answer() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(desk.pool.next_answer(), None);
+        assert_told(Level::Warn, words);
+    }
+
+    // A site that is down fails every message, and is in the log once.
+    let mut desk = Desk::at(&Site::refusing());
+    for _ in 0..20 {
+        desk.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
+    }
+    let down = "a message has no good answer: the connection is refused";
+    let warnings = lines().iter().filter(|(l, s)| *l == Level::Warn && s.contains(down)).count();
+    assert_eq!(warnings, 1);
+}
