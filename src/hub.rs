@@ -13,28 +13,17 @@ pub mod threads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, SendMessage, parse, relayed};
 use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
-use delivery::{Bounds, Delivery, Job};
-use interface::{Answer, ConnId, Effect, Failure, Input, Now, RequestId, Stored, Target, Token};
+use delivery::{Delivery, Job};
+use interface::{
+    Answer, Census, ConnId, Effect, Failure, Input, Now, RequestId, Settings, Stored, Target, Token,
+};
 use presence::Presence;
 use threads::{Joined, Threads, Typist};
-
-/// What the hub needs to know; `config` reads it.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How long `typing` lasts without a repeat.
-    pub typing_lasts: Duration,
-    /// How long a user stays online without a connection.
-    pub presence_grace: Duration,
-    /// Threads that one connection may hear.
-    pub joins_per_connection: usize,
-    /// Messages on their way to the site.
-    pub deliveries: Bounds,
-}
 
 /// The community.
 #[derive(Debug)]
@@ -495,17 +484,6 @@ impl Hub {
         self.threads.check_invariants();
         self.delivery.check_invariants();
     }
-}
-
-/// How much there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Open WebSockets.
-    pub connections: usize,
-    /// Threads that somebody hears or types in.
-    pub threads: usize,
-    /// Messages on their way to the site.
-    pub deliveries: usize,
 }
 
 fn site_number(id: &Id, field: &'static str) -> Result<u64, ClientError> {

@@ -19,10 +19,11 @@ use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
 use crate::config::Config;
+use crate::config::site_url::SiteUrl;
 use crate::connection::{Connection, Flushed, Received};
+use crate::hub::Hub;
 use crate::hub::delivery::Bounds;
-use crate::hub::interface::{ConnId, Effect, Input, Now};
-use crate::hub::{self, Hub};
+use crate::hub::interface::{ConnId, Effect, Input, Now, Settings};
 use crate::protocol::server::EncodedFrame;
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
@@ -520,8 +521,8 @@ fn clock() -> Now {
     Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
 }
 
-fn hub_settings(config: &Config) -> hub::Settings {
-    hub::Settings {
+fn hub_settings(config: &Config) -> Settings {
+    Settings {
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: config.max_joins as usize,
@@ -532,7 +533,7 @@ fn hub_settings(config: &Config) -> hub::Settings {
     }
 }
 
-fn site_settings(config: &Config, url: crate::config::SiteUrl) -> SiteSettings {
+fn site_settings(config: &Config, url: SiteUrl) -> SiteSettings {
     SiteSettings {
         workers: config.upstream_workers.into(),
         queue: config.upstream_queue as usize,

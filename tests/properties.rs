@@ -6,8 +6,8 @@ mod town;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use buddyline::hub::Settings;
 use buddyline::hub::delivery::Bounds;
+use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;

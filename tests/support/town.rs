@@ -5,11 +5,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use buddyline::hub::Hub;
 use buddyline::hub::delivery::Bounds;
+use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
     Answer, Ask, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored, StoredMessage,
 };
-use buddyline::hub::{Hub, Settings};
 use buddyline::protocol::Id;
 use serde_json::Value;
 
