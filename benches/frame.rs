@@ -37,7 +37,7 @@ fn encoding(criterion: &mut Criterion) {
         bencher.iter(|| {
             encoder.encode(black_box(&ServerFrame::Typing {
                 thread_id: &thread,
-                user_id: &user,
+                user_id: Some(&user),
                 typing: true,
                 client_id: None,
             }))

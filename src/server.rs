@@ -376,6 +376,9 @@ impl Server {
             let Some(slot) = self.lists.overflowed.pop() else {
                 return;
             };
+            if let Some(connection) = self.connections.get_mut(slot as usize) {
+                connection.outbox.drop_unsent();
+            }
             self.close(slot, 1013, "too slow to read", now);
         }
     }
@@ -413,7 +416,6 @@ impl Server {
         if connection.wire.is_closing() {
             return;
         }
-        connection.outbox.drop_unsent();
         connection.wire.close(code, reason, &mut connection.outbox);
         connection.since = now.instant;
         if !connection.dirty {

@@ -233,7 +233,7 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
         ServerFrame::ThreadJoined { thread_id: id, client_id: maybe },
         ServerFrame::ThreadLeft { thread_id: id, client_id: maybe },
         ServerFrame::Message(message),
-        ServerFrame::Typing { thread_id: id, user_id: id, typing: true, client_id: maybe },
+        ServerFrame::Typing { thread_id: id, user_id: Some(id), typing: true, client_id: maybe },
         ServerFrame::OnlineUsers { thread_id: maybe, user_ids: &[id], client_id: maybe },
         ServerFrame::Pong { client_id: maybe },
         ServerFrame::Error(ErrorFrame::new(&fault, &reply)),
@@ -296,7 +296,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
     let mut town = Town::new(Settings { joins_per_connection: max, ..settings() });
     let stranger = town.open(0);
     let alice = town.open_as(1, "2");
-    town.say(stranger, r#"{"type":"typing","threadId":1}"#);
+    town.say(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
     for thread in 0..=max {
         town.say(alice, &format!(r#"{{"type":"join_thread","threadId":"t{thread}"}}"#));
     }

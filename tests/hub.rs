@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use buddyline::hub::interface::{Answer, Failure, Stored, Target};
 use buddyline::protocol::Id;
+use serde_json::Value;
 use town::Town;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -229,14 +230,81 @@ fn who_types_without_having_joined_hears_it_and_so_does_the_thread() {
 }
 
 #[test]
-fn who_is_nobody_cannot_type_or_call() {
+fn who_is_nobody_yet_types_without_a_name_and_no_two_of_them_are_one() {
+    let mut town = Town::default();
+    let (react, other) = (town.open(0), town.open(1));
+    let bob = town.open_in(2, "3", "1");
+    let typing = r#"{"type":"typing","threadId":"1","userId":null,"typing":true}"#;
+    let over = r#"{"type":"typing","threadId":"1","userId":null,"typing":false}"#;
+    town.say(react, r#"{"type":"typing","threadId":"1"}"#);
+    town.hears(&[(react, typing), (bob, typing)]);
+    town.pass(2 * SECOND);
+    town.say(other, r#"{"type":"typing","threadId":"1"}"#);
+    town.hears(&[(other, typing), (bob, typing)]);
+    town.pass(SECOND);
+    town.hears(&[(react, over), (bob, over)]);
+    town.close(other);
+    town.hears(&[(bob, over)]);
+    town.pass(60 * SECOND);
+    town.hears_nothing();
+}
+
+#[test]
+fn who_says_who_they_are_no_longer_types_without_a_name() {
+    let mut town = Town::default();
+    let react = town.open(0);
+    town.say(react, r#"{"type":"typing","threadId":"1"}"#);
+    town.say(react, r#"{"type":"send_message","threadId":"1","message":"x","token":"t"}"#);
+    town.heard();
+    let (request, _) = town.asked();
+    town.store(request, 1, 2);
+    let heard = town.heard();
+    let over = &heard[0].1;
+    assert_eq!((&over["typing"], &over["userId"]), (&false.into(), &Value::Null));
+    let types: Vec<_> = heard.iter().filter_map(|(_, frame)| frame["type"].as_str()).collect();
+    assert_eq!(types, ["typing", "user_connected", "thread_joined", "message"]);
+    town.pass(60 * SECOND);
+    town.hears_nothing();
+}
+
+#[test]
+fn who_is_nobody_cannot_call() {
     let mut town = Town::default();
     let nobody = town.open(0);
-    town.say(nobody, r#"{"type":"typing","threadId":1,"clientId":"x"}"#);
+    town.say(nobody, r#"{"type":"offer","offer":"o","recipientId":2,"senderId":3,"clientId":"x"}"#);
     let fault = town.hears_error(nobody, "not_identified");
-    assert_eq!((&fault["replyTo"], &fault["clientId"]), (&"typing".into(), &"x".into()));
-    town.say(nobody, r#"{"type":"offer","offer":"o","recipientId":2,"senderId":3}"#);
-    town.hears_error(nobody, "not_identified");
+    assert_eq!((&fault["replyTo"], &fault["clientId"]), (&"offer".into(), &"x".into()));
+}
+
+#[test]
+fn leaving_a_thread_on_one_device_does_not_stop_the_other_from_typing() {
+    let mut town = Town::default();
+    let phone = town.open_in(0, "2", "1");
+    let laptop = town.open_in(1, "2", "1");
+    town.say(phone, r#"{"type":"typing","threadId":1}"#);
+    town.heard();
+    town.say(laptop, r#"{"type":"leave_thread","threadId":1}"#);
+    town.hears(&[(laptop, r#"{"type":"thread_left","threadId":1}"#)]);
+}
+
+#[test]
+fn a_recipient_who_can_join_no_more_threads_still_hears_the_message_that_starts_one() {
+    let mut town = Town::default();
+    let bob = town.open_as(0, "3");
+    for thread in 1..=4 {
+        town.say(bob, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+    }
+    let alice = town.open_as(1, "2");
+    town.say(alice, r#"{"type":"send_message","recipientId":3,"message":"hi"}"#);
+    let (request, _) = town.asked();
+    town.store(request, 12, 2);
+    let heard = town.heard();
+    let of = |conn| -> Vec<_> {
+        let frames = heard.iter().filter(|(to, _)| *to == conn);
+        frames.filter_map(|(_, frame)| frame["type"].as_str()).collect()
+    };
+    assert_eq!(of(alice), ["thread_joined", "message"]);
+    assert_eq!(of(bob), ["message"]);
 }
 
 #[test]
@@ -556,4 +624,7 @@ fn a_server_that_stops_gives_every_message_its_outcome() {
             (1.into(), "unknown_outcome".into()),
         ]
     );
+    let (late, _) = town.asked();
+    town.store(late, 7, 2);
+    town.hears_nothing();
 }

@@ -169,9 +169,7 @@ fn apply(town: &mut Town, model: &mut Model, step: &Step) {
                 town.heard();
                 town.say(conn, &text);
                 let mut expected = BTreeSet::from([conn]);
-                if model.open[slot].1.is_some() {
-                    expected.extend(model.hearers(*thread));
-                }
+                expected.extend(model.hearers(*thread));
                 let heard = town.heard();
                 let hearers: BTreeSet<_> = heard.iter().map(|(to, _)| *to).collect();
                 assert_eq!(hearers, expected);
