@@ -3,13 +3,15 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod site_url;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use log::LevelFilter;
 
-pub use crate::upstream::address::SiteUrl;
+use site_url::SiteUrl;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///

@@ -98,10 +98,8 @@ impl Connection {
     pub fn flush(&mut self, budget: usize) -> Flushed {
         let mut left = budget;
         while !self.outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); GATHER_MAX];
-            let filled = self.outbox.gather(&mut slices);
-            let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-            match self.socket.write_vectored(&slices[..filled]) {
+            let (offered, written) = self.write();
+            match written {
                 Ok(0) => return Flushed::Gone,
                 Ok(bytes) => {
                     self.outbox.consume(bytes);
@@ -128,5 +126,17 @@ impl Connection {
             }
         }
         Flushed::Done
+    }
+
+    /// One system call: how many bytes it was offered, and what came of it.
+    fn write(&mut self) -> (usize, io::Result<usize>) {
+        // A vector of one costs the kernel more than the bytes themselves.
+        if let Some(bytes) = self.outbox.only() {
+            return (bytes.len(), self.socket.write(bytes));
+        }
+        let mut slices = [IoSlice::new(&[]); GATHER_MAX];
+        let filled = self.outbox.gather(&mut slices);
+        let slices = &slices[..filled];
+        (slices.iter().map(|slice| slice.len()).sum(), self.socket.write_vectored(slices))
     }
 }

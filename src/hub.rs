@@ -13,28 +13,17 @@ pub mod threads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, SendMessage, parse, relayed};
 use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
-use delivery::{Bounds, Delivery, Job};
-use interface::{Answer, ConnId, Effect, Failure, Input, Now, RequestId, Stored, Target, Token};
+use delivery::{Delivery, Job};
+use interface::{
+    Answer, Census, ConnId, Effect, Failure, Input, Now, RequestId, Settings, Stored, Target, Token,
+};
 use presence::Presence;
 use threads::{Joined, Threads, Typist};
-
-/// What the hub needs to know; `config` reads it.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How long `typing` lasts without a repeat.
-    pub typing_lasts: Duration,
-    /// How long a user stays online without a connection.
-    pub presence_grace: Duration,
-    /// Threads that one connection may hear.
-    pub joins_per_connection: usize,
-    /// Messages on their way to the site.
-    pub deliveries: Bounds,
-}
 
 /// The community.
 #[derive(Debug)]
@@ -47,8 +36,6 @@ pub struct Hub {
     delivery: Delivery,
     encoder: Encoder,
     effects: VecDeque<Effect>,
-    /// Everything on its way has been given up; its answers may still come.
-    stopped: bool,
 }
 
 impl Hub {
@@ -62,7 +49,6 @@ impl Hub {
             delivery: Delivery::default(),
             encoder: Encoder::default(),
             effects: VecDeque::new(),
-            stopped: false,
         }
     }
 
@@ -105,22 +91,8 @@ impl Hub {
 
     /// Gives every message on its way its outcome, before the server stops.
     pub fn stop(&mut self) {
-        self.stopped = true;
-        let (waiting, in_flight) = self.delivery.abandon();
-        let never_sent = ClientError::new(
-            ErrorCode::NotStored,
-            "The message was not stored: the server is stopping. Send it again in a moment.",
-        );
-        for job in waiting {
-            self.error(job.conn, &job.reply, &never_sent);
-        }
-        let sent = ClientError::new(
-            ErrorCode::UnknownOutcome,
-            "The server stopped before the site answered: the message may or may not be stored. \
-             Look into the thread before you send it again.",
-        );
-        for job in in_flight {
-            self.error(job.conn, &job.reply, &sent);
+        for (job, fault) in self.delivery.abandon() {
+            self.error(job.conn, &job.reply, &fault);
         }
     }
 
@@ -150,6 +122,8 @@ impl Hub {
     }
 
     fn arrive(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>) {
+        // Whoever it typed as is nobody on this connection any more.
+        self.stop_typing_on(conn);
         let first = self.presence.arrive(conn, user);
         if first {
             let frame = ServerFrame::UserConnected { user_id: user, client_id: None };
@@ -165,11 +139,8 @@ impl Hub {
                 let client_id = reply.client_id.as_ref();
                 self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
             }
-            known => {
-                if known.is_some() {
-                    self.stop_typing_on(conn);
-                    self.presence.leave(conn, now.instant, self.settings.presence_grace);
-                }
+            _ => {
+                self.presence.leave(conn, now.instant, self.settings.presence_grace);
                 self.arrive(conn, user, reply.client_id.as_ref());
             }
         }
@@ -215,7 +186,7 @@ impl Hub {
             ClientFrame::LeaveThread { thread } => self.leave_thread(conn, &thread, client_id),
             ClientFrame::SendMessage(message) => self.send_message(conn, message, reply)?,
             ClientFrame::Typing { thread, typing } => {
-                self.typing(conn, &thread, typing, client_id, now)?;
+                self.typing(conn, &thread, typing, client_id, now);
             }
             ClientFrame::Call(call) => self.call(conn, &call, text)?,
             ClientFrame::OnlineUsers { thread } => {
@@ -244,10 +215,8 @@ impl Hub {
     }
 
     fn leave_thread(&mut self, conn: ConnId, thread: &Id, client_id: Option<&Id>) {
-        if let Some(user) = self.presence.user_of(conn) {
-            if let Some(typist) = self.threads.typing_stops(&thread.key, &user.key) {
-                self.typing_over(&typist);
-            }
+        if let Some(typist) = self.threads.typing_stops_here(conn, &thread.key) {
+            self.typing_over(&typist);
         }
         // Who did not hear it is where they wanted to be.
         self.threads.leave(conn, &thread.key);
@@ -261,20 +230,21 @@ impl Hub {
         typing: bool,
         client_id: Option<&Id>,
         now: Now,
-    ) -> Result<(), ClientError> {
-        let user = self.identified(conn)?;
+    ) {
+        // A sample client types before the server can know who it is (`PROTOCOL.md` 2.3).
+        let user = self.presence.user_of(conn);
+        let user = user.as_ref();
         let stopped_elsewhere = if typing {
             let lasting = self.settings.typing_lasts;
-            self.threads.typing_starts(conn, &user, thread, now.instant, lasting)
+            self.threads.typing_starts(conn, user, thread, now.instant, lasting)
         } else {
-            self.threads.typing_stops(&thread.key, &user.key);
+            self.threads.typing_stops(conn, user, &thread.key);
             None
         };
         if let Some(typist) = stopped_elsewhere {
             self.typing_over(&typist);
         }
-        self.show_typing(conn, &user, thread, typing, client_id);
-        Ok(())
+        self.show_typing(conn, user, thread, typing, client_id);
     }
 
     fn call(&mut self, conn: ConnId, call: &Call, text: &str) -> Result<(), ClientError> {
@@ -344,8 +314,8 @@ impl Hub {
     }
 
     fn answered(&mut self, request: RequestId, answer: Answer) {
+        // Given up when the server began to stop: its sender has heard so.
         let Some((job, next)) = self.delivery.finish(request) else {
-            debug_assert!(self.stopped, "a request is answered once");
             return;
         };
         match answer {
@@ -366,9 +336,12 @@ impl Hub {
             Some(claimed) if claimed.key == stored.sender.key => claimed.clone(),
             _ => stored.sender.clone(),
         };
-        self.introduce(job, &sender, &thread);
-        if let Some(typist) = self.threads.typing_stops(&thread.key, &sender.key) {
-            self.typing_over(&typist);
+        let turned_away = self.introduce(job, &sender, &thread);
+        // The site's user and the connection's need not be the same in open trust.
+        let on_any_device = self.threads.typing_stops(job.conn, Some(&sender), &thread.key);
+        let here = self.threads.typing_stops_here(job.conn, &thread.key);
+        for typist in on_any_device.iter().chain(&here) {
+            self.typing_over(typist);
         }
 
         let message = stored.message.as_ref();
@@ -384,33 +357,41 @@ impl Hub {
                 client_id,
             })
         };
-        self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), frame);
+        let for_others = self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), frame);
+        for to in turned_away {
+            self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
+        }
     }
 
     /// What an accepted message tells about its connection: who it is, and that it belongs to the
-    /// thread (`PROTOCOL.md` 2.3); a new thread is joined by both sides' connections (2.5).
-    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id) {
+    /// thread (`PROTOCOL.md` 2.3); a new thread is joined by both sides' connections (2.5). Returns
+    /// those that have joined as many as they may: they get this one message all the same.
+    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id) -> Vec<ConnId> {
+        let mut turned_away = Vec::new();
         if self.is_open(job.conn) {
             if self.presence.user_of(job.conn).is_none() {
                 self.arrive(job.conn, sender, None);
             }
+            // The author gets its own message in any case.
             self.join_quietly(job.conn, thread);
         }
         if let (Target::NewThread { .. }, Some(recipient)) = (job.target, &job.recipient) {
             let mut conns = self.presence.conns_of(&sender.key).to_vec();
             conns.extend(self.presence.conns_of(&recipient.key));
-            for conn in conns {
-                self.join_quietly(conn, thread);
-            }
+            conns.retain(|conn| *conn != job.conn);
+            turned_away.extend(conns.into_iter().filter(|conn| !self.join_quietly(*conn, thread)));
         }
+        turned_away
     }
 
-    /// Joins without being asked: says so if it is new, says nothing if the limit is reached.
-    fn join_quietly(&mut self, conn: ConnId, thread: &Id) {
+    /// Joins without being asked, and says so if it is new; false if the limit is reached.
+    fn join_quietly(&mut self, conn: ConnId, thread: &Id) -> bool {
         let max = self.settings.joins_per_connection;
-        if self.threads.join(conn, &thread.key, max) == Joined::New {
+        let joined = self.threads.join(conn, &thread.key, max);
+        if joined == Joined::New {
             self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id: None });
         }
+        joined != Joined::TooMany
     }
 
     // ---- typing
@@ -418,7 +399,7 @@ impl Hub {
     fn show_typing(
         &mut self,
         conn: ConnId,
-        user: &Id,
+        user: Option<&Id>,
         thread: &Id,
         typing: bool,
         client_id: Option<&Id>,
@@ -429,7 +410,7 @@ impl Hub {
     }
 
     fn typing_over(&mut self, typist: &Typist) {
-        self.show_typing(typist.conn, &typist.user, &typist.thread, false, None);
+        self.show_typing(typist.conn, typist.user.as_ref(), &typist.thread, false, None);
     }
 
     fn stop_typing_on(&mut self, conn: ConnId) {
@@ -441,14 +422,14 @@ impl Hub {
     // ---- ways to send
 
     /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose copy alone carries their `clientId`.
+    /// author, whose copy alone carries their `clientId`. Returns the others' copy.
     fn show<'a>(
         &mut self,
         thread: &IdKey,
         author: ConnId,
         client_id: Option<&'a Id>,
         frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
-    ) {
+    ) -> EncodedFrame {
         let encoded = self.encoder.encode(&frame(None));
         if self.is_open(author) {
             let own = match client_id {
@@ -463,6 +444,7 @@ impl Hub {
                 self.effects.push_back(Effect::Send { to: hearer.conn, frame });
             }
         }
+        encoded
     }
 
     fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
@@ -499,17 +481,6 @@ impl Hub {
         self.threads.check_invariants();
         self.delivery.check_invariants();
     }
-}
-
-/// How much there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Open WebSockets.
-    pub connections: usize,
-    /// Threads that somebody hears or types in.
-    pub threads: usize,
-    /// Messages on their way to the site.
-    pub deliveries: usize,
 }
 
 fn site_number(id: &Id, field: &'static str) -> Result<u64, ClientError> {

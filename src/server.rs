@@ -19,10 +19,11 @@ use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
 use crate::config::Config;
+use crate::config::site_url::SiteUrl;
 use crate::connection::{Connection, Flushed, Received};
+use crate::hub::Hub;
 use crate::hub::delivery::Bounds;
-use crate::hub::interface::{ConnId, Effect, Input, Now};
-use crate::hub::{self, Hub};
+use crate::hub::interface::{ConnId, Effect, Input, Now, Settings};
 use crate::protocol::server::EncodedFrame;
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
@@ -376,6 +377,9 @@ impl Server {
             let Some(slot) = self.lists.overflowed.pop() else {
                 return;
             };
+            if let Some(connection) = self.connections.get_mut(slot as usize) {
+                connection.outbox.drop_unsent();
+            }
             self.close(slot, 1013, "too slow to read", now);
         }
     }
@@ -413,7 +417,6 @@ impl Server {
         if connection.wire.is_closing() {
             return;
         }
-        connection.outbox.drop_unsent();
         connection.wire.close(code, reason, &mut connection.outbox);
         connection.since = now.instant;
         if !connection.dirty {
@@ -521,8 +524,8 @@ fn clock() -> Now {
     Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
 }
 
-fn hub_settings(config: &Config) -> hub::Settings {
-    hub::Settings {
+fn hub_settings(config: &Config) -> Settings {
+    Settings {
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: config.max_joins as usize,
@@ -533,7 +536,7 @@ fn hub_settings(config: &Config) -> hub::Settings {
     }
 }
 
-fn site_settings(config: &Config, url: crate::config::SiteUrl) -> SiteSettings {
+fn site_settings(config: &Config, url: SiteUrl) -> SiteSettings {
     SiteSettings {
         workers: config.upstream_workers.into(),
         queue: config.upstream_queue as usize,

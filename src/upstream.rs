@@ -16,8 +16,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
-use address::SiteUrl;
 use embedded::Store;
 use pool::Pool;
 

@@ -9,8 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::interface::{Ask, ConnId, Post, RequestId, Target, Token};
-use crate::protocol::Id;
 use crate::protocol::client::ReplyTo;
+use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// Messages that must not overtake each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,19 +115,31 @@ impl Delivery {
         Some((job, next.map(|job| self.send(job))))
     }
 
-    /// Gives up on everything: first those that were never sent, then those in flight.
-    pub fn abandon(&mut self) -> (Vec<Job>, Vec<Job>) {
+    /// Gives up on everything, and says how it ended for each: first for those that were never
+    /// sent, then for those in flight.
+    pub fn abandon(&mut self) -> Vec<(Job, ClientError)> {
+        let never_sent = ClientError::new(
+            ErrorCode::NotStored,
+            "The message was not stored: the server is stopping. Send it again in a moment.",
+        );
+        let sent = ClientError::new(
+            ErrorCode::UnknownOutcome,
+            "The server stopped before the site answered: the message may or may not be stored. \
+             Look into the thread before you send it again.",
+        );
         let mut in_flight: Vec<_> = self.in_flight.drain().collect();
+        // A map's order differs from run to run.
         in_flight.sort_by_key(|(request, _)| *request);
-        let mut waiting = Vec::new();
+        let mut ended = Vec::new();
         for (_, job) in &in_flight {
-            waiting.extend(self.lanes.remove(&job.lane()).into_iter().flatten());
+            let waiting = self.lanes.remove(&job.lane()).into_iter().flatten();
+            ended.extend(waiting.map(|job| (job, never_sent.clone())));
         }
-        let in_flight: Vec<Job> = in_flight.into_iter().map(|(_, job)| job).collect();
-        for job in waiting.iter().chain(&in_flight) {
+        ended.extend(in_flight.into_iter().map(|(_, job)| (job, sent.clone())));
+        for (job, _) in &ended {
             self.strike(job);
         }
-        (waiting, in_flight)
+        ended
     }
 
     /// How many are on their way.

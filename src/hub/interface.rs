@@ -4,8 +4,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::delivery::Bounds;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
@@ -84,6 +85,30 @@ pub enum Effect {
         /// The question.
         ask: Box<Ask>,
     },
+}
+
+/// What the hub needs to know; `config` reads it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long `typing` lasts without a repeat.
+    pub typing_lasts: Duration,
+    /// How long a user stays online without a connection.
+    pub presence_grace: Duration,
+    /// Threads that one connection may hear.
+    pub joins_per_connection: usize,
+    /// Messages on their way to the site.
+    pub deliveries: Bounds,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Open WebSockets.
+    pub connections: usize,
+    /// Threads that somebody hears or types in.
+    pub threads: usize,
+    /// Messages on their way to the site.
+    pub deliveries: usize,
 }
 
 /// A question to the site. It answers with an [`Answer`].

@@ -35,14 +35,28 @@ struct Join {
 /// Someone who types in a thread, until told otherwise.
 #[derive(Debug)]
 pub struct Typist {
-    /// Who, in the form in which their connection wrote it.
-    pub user: Id,
+    /// Who, in the form in which their connection wrote it; `None` for a connection that has not
+    /// said who it is.
+    pub user: Option<Id>,
     /// The thread, in the form in which they wrote it.
     pub thread: Id,
     /// The connection they typed on last.
     pub conn: ConnId,
     until: Instant,
     deadline: DeadlineKey,
+    /// Names it among the deadlines.
+    serial: u64,
+}
+
+impl Typist {
+    /// A user is one typist on all their devices, a nobody is one on each connection.
+    fn is(&self, user: Option<&Id>, conn: ConnId) -> bool {
+        match (&self.user, user) {
+            (Some(this), Some(that)) => this.key == that.key,
+            (None, None) => self.conn == conn,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +91,8 @@ pub struct Threads {
     index: HashMap<IdKey, ThreadIx>,
     threads: Slab<Thread>,
     sides: Vec<Side>,
-    typing_ends: Deadlines<(ThreadIx, IdKey)>,
+    typing_ends: Deadlines<(ThreadIx, u64)>,
+    typists: u64,
 }
 
 /// A connection types in this many threads at once; beyond it, the oldest has stopped. People
@@ -160,12 +175,12 @@ impl Threads {
         }
     }
 
-    /// Notes that a user types, until `now + lasting` unless they go on. Returns who thereby
+    /// Notes that someone types, until `now + lasting` unless they go on. Returns who thereby
     /// stopped elsewhere, at the limit of threads that one connection types in.
     pub fn typing_starts(
         &mut self,
         conn: ConnId,
-        user: &Id,
+        user: Option<&Id>,
         thread: &Id,
         now: Instant,
         lasting: Duration,
@@ -173,7 +188,7 @@ impl Threads {
         let ix = self.thread(&thread.key);
         let until = now + lasting;
         let typists = &mut self.threads[ix as usize].typists;
-        if let Some(typist) = typists.iter_mut().find(|t| t.user.key == user.key) {
+        if let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) {
             // The deadline is looked at when it comes: a repeat costs no change in the table.
             typist.until = until;
             if typist.conn != conn {
@@ -182,9 +197,11 @@ impl Threads {
                 self.sides[conn.slot as usize].types_in.push(ix);
             }
         } else {
-            let deadline = self.typing_ends.set(until, (ix, user.key.clone()));
-            let (user, thread) = (user.clone(), thread.clone());
-            typists.push(Typist { user, thread, conn, until, deadline });
+            self.typists += 1;
+            let serial = self.typists;
+            let deadline = self.typing_ends.set(until, (ix, serial));
+            let (user, thread) = (user.cloned(), thread.clone());
+            typists.push(Typist { user, thread, conn, until, deadline, serial });
             self.sides[conn.slot as usize].types_in.push(ix);
         }
         let types_in = &self.sides[conn.slot as usize].types_in;
@@ -195,10 +212,23 @@ impl Threads {
         self.stop(oldest, |typist| typist.conn == conn)
     }
 
-    /// Notes that a user has stopped typing in a thread; `None` if they were not.
-    pub fn typing_stops(&mut self, thread: &IdKey, user: &IdKey) -> Option<Typist> {
+    /// Notes that a user, or the nobody on this connection, has stopped typing in a thread; `None`
+    /// if they were not.
+    pub fn typing_stops(
+        &mut self,
+        conn: ConnId,
+        user: Option<&Id>,
+        thread: &IdKey,
+    ) -> Option<Typist> {
         let ix = self.find(thread)?;
-        self.stop(ix, |typist| typist.user.key == *user)
+        self.stop(ix, |typist| typist.is(user, conn))
+    }
+
+    /// Notes that this connection no longer types in a thread; `None` if it was another device of
+    /// the same user, or nobody.
+    pub fn typing_stops_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
+        let ix = self.find(thread)?;
+        self.stop(ix, |typist| typist.conn == conn)
     }
 
     /// Takes one thread in which this connection types, until there are no more.
@@ -209,14 +239,14 @@ impl Threads {
 
     /// Takes one typist whose time is over at `now`, until there are no more.
     pub fn typing_times_out(&mut self, now: Instant) -> Option<Typist> {
-        while let Some((ix, user)) = self.typing_ends.pop_due(now) {
+        while let Some((ix, serial)) = self.typing_ends.pop_due(now) {
             let typists = &mut self.threads[ix as usize].typists;
             // A typist is taken out together with its deadline, so it is there.
-            let typist = typists.iter_mut().find(|t| t.user.key == user)?;
+            let typist = typists.iter_mut().find(|typist| typist.serial == serial)?;
             let until = typist.until;
-            typist.deadline = self.typing_ends.set(until, (ix, user.clone()));
+            typist.deadline = self.typing_ends.set(until, (ix, serial));
             if until <= now {
-                return self.stop(ix, |typist| typist.user.key == user);
+                return self.stop(ix, |typist| typist.serial == serial);
             }
         }
         None

@@ -177,7 +177,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
     })?;
 
     let word = match fields.kind {
-        Some(raw) => string(raw).ok_or_else(|| wrong("type", "a string", raw))?,
+        Some(raw) => text_of(raw, "type")?,
         None => return Err(error(ErrorCode::InvalidFrame, "The object has no type.")),
     };
     let kind = FrameType::of(&word);
@@ -237,14 +237,14 @@ fn send_message<'a>(
         raw => optional_id(raw, "recipientId")?,
     };
     let text = match fields.message {
-        Some(raw) => string(raw).ok_or_else(|| wrong("message", "a string", raw))?,
+        Some(raw) => text_of(raw, "message")?,
         None => return Err(missing("message")),
     };
     if text.is_empty() {
         return Err(error(ErrorCode::InvalidField, "message must not be empty."));
     }
     let token = match fields.token {
-        Some(raw) => Some(string(raw).ok_or_else(|| wrong("token", "a string", raw))?),
+        Some(raw) => Some(text_of(raw, "token")?),
         None => None,
     };
     if thread.is_none() && recipient.is_none() {
@@ -289,7 +289,8 @@ fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>
     let Some(raw) = raw else {
         return Ok(None);
     };
-    if let Some(text) = string(raw) {
+    if raw.get().starts_with('"') {
+        let text = text_of(raw, field)?;
         return match text.len() {
             0 => Err(error(ErrorCode::InvalidField, format!("{field} must not be empty."))),
             1..=ID_BYTES_MAX => Ok(Some(Id::string(&text))),
@@ -313,14 +314,18 @@ fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>
     }
 }
 
-/// The text of a JSON string, borrowed where it has no escapes; `None` for any other value.
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+/// The text of a JSON string, borrowed where it has no escapes.
+fn text_of<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
+    let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return Err(wrong(field, "a string", raw));
+    };
     if !inner.contains('\\') {
-        return Some(Cow::Borrowed(inner));
+        return Ok(Cow::Borrowed(inner));
     }
-    // Half a surrogate pair is the only way to fail here: it has no place in UTF-8.
-    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+    serde_json::from_str(raw.get()).map(Cow::Owned).map_err(|_| {
+        // The raw value is JSON already: only this has no place in UTF-8.
+        error(ErrorCode::InvalidField, format!("{field} has half of a surrogate pair in it."))
+    })
 }
 
 fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
@@ -333,7 +338,7 @@ fn missing(field: &'static str) -> ClientError {
 
 fn wrong(field: &'static str, expected: &str, got: &RawValue) -> ClientError {
     let got = match got.get().as_bytes().first() {
-        Some(b'"') => "a string that is not valid here",
+        Some(b'"') => "a string",
         Some(b'{') => "an object",
         Some(b'[') => "an array",
         Some(b't' | b'f') => "a boolean",

@@ -54,8 +54,8 @@ pub enum ServerFrame<'a> {
     Typing {
         /// Where.
         thread_id: &'a Id,
-        /// Who.
-        user_id: &'a Id,
+        /// Who; null for a connection that has not said.
+        user_id: Option<&'a Id>,
         /// Types, or has stopped.
         typing: bool,
         /// Echoed to the connection that said it.
@@ -67,7 +67,7 @@ pub enum ServerFrame<'a> {
         /// The thread that was asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
         thread_id: Option<&'a Id>,
-        /// In the order in which they came.
+        /// Each once, in no particular order.
         user_ids: &'a [&'a Id],
         /// Echoed.
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::SiteSettings;
-use super::address::{Form, SiteUrl};
+use super::address::Form;
 use super::buddyboss::{Finding, refusal};
 use super::site::{Outcome, Site};
+use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 
 /// A probe is not repeated sooner than this, nor the same warning.

@@ -14,8 +14,9 @@ use ureq::http::{self, HeaderMap, Response};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use super::SiteSettings;
-use super::address::{Form, SiteUrl};
+use super::address::Form;
 use super::buddyboss::{self, Finding, Reply, Request};
+use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Ask, Failure};
 
 /// A connection is used again this long after its last answer, no longer: below the 5 s after which

@@ -1,7 +1,7 @@
 //! Encoded frames that wait for one socket.
 //!
-//! The queue holds references: slow readers of one thread share one copy of its frames. An empty
-//! outbox owns no memory.
+//! The queue holds references: slow readers of one thread share one copy of its frames. Most of the
+//! time nothing waits, or one frame does: neither needs memory beyond the outbox itself.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -11,7 +11,8 @@ use crate::protocol::server::EncodedFrame;
 /// Frames in the order in which they leave, the first perhaps half sent.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    frames: VecDeque<EncodedFrame>,
+    first: Option<EncodedFrame>,
+    rest: VecDeque<EncodedFrame>,
     /// How much of the first frame has left.
     sent: usize,
     /// All bytes that wait.
@@ -22,7 +23,10 @@ impl Outbox {
     /// Puts a frame at the end.
     pub fn push(&mut self, frame: EncodedFrame) {
         self.bytes += frame.len();
-        self.frames.push_back(frame);
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.rest.push_back(frame),
+        }
     }
 
     /// How many bytes wait.
@@ -32,15 +36,22 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.first.is_none()
+    }
+
+    /// What leaves next, if it is one frame or the rest of one.
+    pub fn only(&self) -> Option<&[u8]> {
+        let first = self.first.as_ref().filter(|_| self.rest.is_empty());
+        first.map(|frame| &frame[self.sent..])
     }
 
     /// Fills `slices` with what leaves next; returns how many it filled.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let first = self.first.iter().map(|frame| &frame[self.sent..]);
+        let waiting = first.chain(self.rest.iter().map(|frame| &frame[..]));
         let mut filled = 0;
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            let skip = if filled == 0 { self.sent } else { 0 };
-            *slice = IoSlice::new(&frame[skip..]);
+        for (slice, bytes) in slices.iter_mut().zip(waiting) {
+            *slice = IoSlice::new(bytes);
             filled += 1;
         }
         filled
@@ -50,30 +61,33 @@ impl Outbox {
     pub fn consume(&mut self, mut bytes: usize) {
         debug_assert!(bytes <= self.bytes, "only what waits can leave");
         self.bytes -= bytes;
-        while let Some(first) = self.frames.front() {
-            let rest = first.len() - self.sent;
-            if bytes < rest {
+        while let Some(first) = &self.first {
+            let left = first.len() - self.sent;
+            if bytes < left {
                 self.sent += bytes;
                 return;
             }
-            bytes -= rest;
+            bytes -= left;
             self.sent = 0;
-            self.frames.pop_front();
+            self.first = self.rest.pop_front();
         }
-        self.frames = VecDeque::new();
+        self.give_memory_back();
     }
 
     /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
     /// not read on without it.
     pub fn drop_unsent(&mut self) {
-        let begun = if self.sent > 0 { self.frames.pop_front() } else { None };
-        self.frames = VecDeque::new();
-        self.bytes = 0;
-        if let Some(frame) = begun {
-            self.bytes = frame.len() - self.sent;
-            self.frames.push_back(frame);
-        } else {
-            self.sent = 0;
+        if self.sent == 0 {
+            self.first = None;
+        }
+        self.rest.clear();
+        self.give_memory_back();
+        self.bytes = self.first.as_ref().map_or(0, |frame| frame.len() - self.sent);
+    }
+
+    fn give_memory_back(&mut self) {
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
         }
     }
 }
@@ -105,6 +119,8 @@ mod tests {
             outbox.consume(sent);
             assert_eq!(waiting(&outbox), "onetwosix"[sent..]);
             assert_eq!(outbox.is_empty(), sent == 9);
+            let only = outbox.only().map(|bytes| bytes.len());
+            assert_eq!(only, (6..9).contains(&sent).then_some(9 - sent));
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use buddyline::config::site_url::SiteUrl;
 use buddyline::hub::interface::{
     Answer, Ask, Failure, Now, Post, RequestId, Stored, Target, Token,
 };
 use buddyline::upstream::SiteSettings;
-use buddyline::upstream::address::{Form, SiteUrl};
+use buddyline::upstream::address::Form;
 use buddyline::upstream::pool::Pool;
 
 use super::site::Site;

@@ -1,0 +1,122 @@
+//! Where the site is: its address, checked once.
+
+use std::fmt;
+
+use http::Uri;
+
+/// The address of a BuddyBoss site, checked: scheme `http` or `https`, a host, perhaps a port and a
+/// path, and nothing else. It prints as what it is; it cannot hold a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteUrl {
+    /// Scheme, authority and path, without a slash at the end.
+    base: String,
+}
+
+impl SiteUrl {
+    /// Reads an address as an operator writes it: `https://example.org/community`.
+    ///
+    /// Slashes and a `/wp-json` at the end are dropped. The error is a sentence for the operator;
+    /// it does not repeat the text, which may hold a password.
+    pub fn parse(text: &str) -> Result<SiteUrl, String> {
+        let refuse = |why: &str| {
+            Err(format!("not the address of a site: {why} (expected is https://example.org)"))
+        };
+        let text = text.trim();
+        if text.contains(['?', '#']) {
+            return refuse("it has a query or a fragment");
+        }
+        let Ok(uri) = text.parse::<Uri>() else {
+            return refuse("it is no URL, or has characters that are not ASCII");
+        };
+        let scheme = match uri.scheme_str() {
+            Some("http") => "http",
+            Some("https") => "https",
+            Some(_) => return refuse("its scheme is neither http nor https"),
+            None => return refuse("it does not begin with https:// or http://"),
+        };
+        let Some(authority) = uri.authority() else {
+            return refuse("it has no host");
+        };
+        if authority.as_str().contains('@') {
+            return refuse("it has a user name or a password");
+        }
+        // What the `http` crate calls a port may be empty or beyond 65,535.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => String::new(),
+            Some(_) => match authority.port_u16() {
+                Some(port) if port > 0 => format!(":{port}"),
+                _ => return refuse("its port is not a number from 1 to 65535"),
+            },
+            None => return refuse("it has no host"),
+        };
+        if authority.host().is_empty() {
+            return refuse("it has no host");
+        }
+        let path = uri.path().trim_end_matches('/');
+        let path = path.strip_suffix("/wp-json").unwrap_or(path).trim_end_matches('/');
+        let host = authority.host().to_ascii_lowercase();
+        Ok(SiteUrl { base: format!("{scheme}://{host}{port}{path}") })
+    }
+
+    /// The address without a slash at the end.
+    pub fn as_str(&self) -> &str {
+        &self.base
+    }
+}
+
+impl fmt::Display for SiteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_operators_write_it() {
+        for (text, base) in [
+            ("https://example.org", "https://example.org"),
+            ("https://example.org/", "https://example.org"),
+            (" https://example.org//\n", "https://example.org"),
+            ("HTTPS://Example.ORG", "https://example.org"),
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("http://[::1]:8000/", "http://[::1]:8000"),
+            ("https://example.org/community", "https://example.org/community"),
+            ("https://example.org/community/", "https://example.org/community"),
+            ("https://example.org/wp-json", "https://example.org"),
+            ("https://example.org/community/wp-json/", "https://example.org/community"),
+            ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ] {
+            assert_eq!(SiteUrl::parse(text).map(|u| u.base), Ok(base.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_site_is_refused_without_repeating_it() {
+        for text in [
+            "",
+            "example.org",
+            "/community",
+            "ftp://example.org",
+            "ws://example.org",
+            "https://",
+            "https:///path",
+            "https://:443",
+            "https://example.org:",
+            "https://example.org:0",
+            "https://example.org:65536",
+            "https://alice:s3cret@example.org",
+            "https://alice@example.org",
+            "https://example.org/?page=2",
+            "https://example.org/#top",
+            "https://exa mple.org",
+            "https://bücher.example",
+            "https://example.org/\r\nX-Evil: 1",
+        ] {
+            let error = SiteUrl::parse(text).unwrap_err();
+            assert!(!error.contains("s3cret") && !error.contains("alice"), "{text}: {error}");
+        }
+    }
+}

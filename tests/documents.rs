@@ -1,0 +1,491 @@
+//! The documents say what the code does.
+//!
+//! In `docs/PROTOCOL.md` each block of JSON stands below a line that says who sends it: "Client
+//! sends:" or "Server sends:".
+
+#[path = "support/markdown.rs"]
+mod markdown;
+#[path = "support/town.rs"]
+mod town;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use buddyline::config::Config;
+use buddyline::hub::interface::{Failure, Input, Settings};
+use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse, relayed};
+use buddyline::protocol::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
+use buddyline::protocol::{ClientError, ErrorCode, Id};
+use clap::CommandFactory;
+use markdown::{Block, Document, Row, root, words};
+use serde_json::{Map, Value};
+use town::{Town, json, settings};
+
+type Object = Map<String, Value>;
+
+const CLIENT: &str = "Client sends:";
+const SERVER: &str = "Server sends:";
+
+// ---- what the client sends
+
+#[test]
+fn every_block_of_json_says_who_sends_it() {
+    let document = protocol();
+    for block in document.blocks.iter().filter(|block| block.language == "json") {
+        assert!(matches!(&*block.above, CLIENT | SERVER), "line {}: {}", block.line, block.above);
+    }
+}
+
+#[test]
+fn what_the_document_lets_a_client_send_is_accepted() {
+    let document = protocol();
+    for block in sent_by(&document, CLIENT) {
+        let (_, frame) = parse(&block.text);
+        assert!(frame.is_ok(), "line {}: {:?}", block.line, frame.err());
+    }
+}
+
+#[test]
+fn each_frame_that_a_client_may_send_has_a_section_with_an_example() {
+    let document = protocol();
+    for (kind, word) in FrameType::ALL {
+        let heading = format!("Sending `{word}`");
+        let in_section = |block: &&Block| block.heading == heading;
+        let mut examples = sent_by(&document, CLIENT).filter(in_section).peekable();
+        assert!(examples.peek().is_some(), "{heading}");
+        assert!(examples.all(|block| parse(&block.text).0.kind == Some(kind)), "{heading}");
+    }
+}
+
+#[test]
+fn a_field_is_needed_exactly_where_the_document_says_so() {
+    let document = protocol();
+    let mut checked = 0;
+    for row in document.table("Field").filter(|row| row.header[2] == "Needed") {
+        let examples: Vec<Object> = sent_by(&document, CLIENT)
+            .filter(|block| block.heading == row.heading)
+            .map(object)
+            .filter(|example| example.contains_key(row.name()))
+            .collect();
+        assert!(!examples.is_empty(), "line {}: no example shows the field", row.line);
+        let one_of_two = fields_of(&document, &row.heading, |row| row.cells[2].starts_with("this"));
+        for example in examples {
+            let alone = without(&example, &[row.name()]);
+            match &*row.cells[2] {
+                "yes" => assert_eq!(alone, Some(ErrorCode::MissingField), "line {}", row.line),
+                "no" | "with a site" => assert_eq!(alone, None, "line {}", row.line),
+                _ => {
+                    let names: Vec<&str> = one_of_two.iter().map(|name| &**name).collect();
+                    assert_eq!(names.len(), 2, "line {}: {}", row.line, row.cells[2]);
+                    let both = without(&example, &names);
+                    assert_eq!(both, Some(ErrorCode::MissingField), "line {}", row.line);
+                }
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > FrameType::ALL.len(), "{checked}");
+}
+
+#[test]
+fn the_examples_of_the_client_have_no_field_that_is_not_in_a_table() {
+    let document = protocol();
+    for block in sent_by(&document, CLIENT) {
+        let mut known = fields_of(&document, &block.heading, |_| true);
+        if matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))) {
+            known.extend(fields_of(&document, "Sending `call_initiated`", |_| true));
+        }
+        known.extend(["type".to_owned(), "clientId".to_owned()]);
+        for field in object(block).keys() {
+            assert!(known.contains(field), "line {}: {field}", block.line);
+        }
+    }
+}
+
+/// Why an example is refused without these fields, if it is.
+fn without(example: &Object, names: &[&str]) -> Option<ErrorCode> {
+    let mut example = example.clone();
+    names.iter().for_each(|name| drop(example.remove(*name)));
+    parse(&Value::from(example).to_string()).1.err().map(|fault| fault.code)
+}
+
+// ---- what the server sends
+
+#[test]
+fn what_the_document_lets_the_server_send_is_what_it_sends() {
+    let document = protocol();
+    let (full, bare) = (server_frames(true), server_frames(false));
+    let mut shown = BTreeSet::new();
+    for block in sent_by(&document, SERVER) {
+        let example = object(block);
+        let kind = kind_of(&example);
+        let Some(full) = full.get(&kind) else { continue };
+        for (field, value) in &example {
+            let real = full.get(field);
+            let real = real.unwrap_or_else(|| panic!("line {}: no such {field}", block.line));
+            let id = |value: &Value| value.is_string() || value.is_u64();
+            let is_id = field.ends_with("Id") && field != "messageId" && id(real) && id(value);
+            let alike = std::mem::discriminant(value) == std::mem::discriminant(real);
+            assert!(is_id || alike, "line {}: {field} is {value}", block.line);
+        }
+        for field in bare[&kind].keys() {
+            assert!(example.contains_key(field), "line {}: {field} is missing", block.line);
+        }
+        assert_eq!(block.heading, format!("Receiving `{kind}`"), "line {}", block.line);
+        shown.insert(kind);
+    }
+    assert_eq!(shown, full.into_keys().collect(), "each type has an example");
+}
+
+#[test]
+fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
+    let document = protocol();
+    let own = server_frames(true);
+    let mut expected = BTreeMap::new();
+    for block in sent_by(&document, CLIENT) {
+        if matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))) {
+            let relayed = relayed(&block.text).expect("an example is good");
+            let relayed: Object = serde_json::from_str(&relayed).expect("JSON");
+            expected.insert(kind_of(&relayed), relayed);
+        }
+    }
+    assert_eq!(expected.len(), 4);
+    let shown: BTreeMap<String, Object> = sent_by(&document, SERVER)
+        .map(|block| (kind_of(&object(block)), object(block)))
+        .filter(|(kind, _)| !own.contains_key(kind))
+        .collect();
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn the_tables_list_exactly_the_fields_that_the_server_sends() {
+    let document = protocol();
+    let (full, bare) = (server_frames(true), server_frames(false));
+    for (kind, frame) in &full {
+        let heading = format!("Receiving `{kind}`");
+        let keys = |keep: &dyn Fn(&String) -> bool| -> BTreeSet<String> {
+            frame.keys().filter(|key| *key != "type" && keep(key)).cloned().collect()
+        };
+        let always = keys(&|key| bare[kind].contains_key(key));
+        let sometimes = keys(&|key| !bare[kind].contains_key(key));
+        let listed = |when| fields_of(&document, &heading, |row| row.cells[2] == when);
+        assert_eq!(listed("always"), always, "{heading}");
+        assert_eq!(listed("sometimes"), sometimes, "{heading}");
+        assert_eq!(fields_of(&document, &heading, |_| true).len() + 1, frame.len(), "{heading}");
+    }
+}
+
+#[test]
+fn no_frame_but_message_and_error_has_the_letters_message() {
+    assert_eq!(server_frames_with("message"), ["error", "message"]);
+}
+
+#[test]
+fn no_frame_but_typing_and_error_has_the_letters_typing() {
+    assert_eq!(server_frames_with("typing"), ["error", "typing"]);
+}
+
+#[test]
+fn the_words_of_calls_have_neither_of_these_letters() {
+    let document = protocol();
+    let calls = sent_by(&document, CLIENT)
+        .filter(|block| matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))));
+    for block in calls {
+        let frame = object(block);
+        let keys: Vec<&str> = frame.keys().map(|key| &**key).collect();
+        let words = format!("{} {}", kind_of(&frame), keys.join(" "));
+        assert!(!words.contains("message") && !words.contains("typing"), "{words}");
+    }
+}
+
+/// The types of the server's frames in which these letters stand.
+fn server_frames_with(letters: &str) -> Vec<String> {
+    let frames = server_frames(true).into_iter();
+    let found =
+        frames.filter(|(_, frame)| Value::from(frame.clone()).to_string().contains(letters));
+    found.map(|(kind, _)| kind).collect()
+}
+
+/// A frame of each type as the server says it, by its type: with each field, or with as few as can
+/// be. No text in it has letters of our words.
+fn server_frames(full: bool) -> BTreeMap<String, Object> {
+    let id = Id::number(7);
+    let (id, maybe) = (&id, full.then_some(&id));
+    let fault = ClientError::new(ErrorCode::TextOnly, "x");
+    let reply = ReplyTo {
+        kind: full.then_some(FrameType::Typing),
+        thread: maybe.cloned(),
+        client_id: maybe.cloned(),
+    };
+    let message = MessageFrame {
+        thread_id: id,
+        sender_id: id,
+        recipient_id: maybe,
+        message: "x",
+        message_id: full.then_some(1),
+        sent_at: full.then_some("x"),
+        html: full.then_some("x"),
+        client_id: maybe,
+    };
+    let frames = [
+        ServerFrame::UserConnected { user_id: id, client_id: maybe },
+        ServerFrame::UserDisconnected { user_id: id },
+        ServerFrame::ThreadJoined { thread_id: id, client_id: maybe },
+        ServerFrame::ThreadLeft { thread_id: id, client_id: maybe },
+        ServerFrame::Message(message),
+        ServerFrame::Typing { thread_id: id, user_id: Some(id), typing: true, client_id: maybe },
+        ServerFrame::OnlineUsers { thread_id: maybe, user_ids: &[id], client_id: maybe },
+        ServerFrame::Pong { client_id: maybe },
+        ServerFrame::Error(ErrorFrame::new(&fault, &reply)),
+    ];
+    let mut encoder = Encoder::default();
+    let encoded = frames.iter().map(|frame| {
+        let Value::Object(object) = json(&encoder.encode(frame)) else { panic!("{frame:?}") };
+        assert_eq!(kind_of(&object), word(frame));
+        (kind_of(&object), object)
+    });
+    encoded.collect()
+}
+
+/// Without a wildcard: who adds a frame is led here, to add it to the list above as well.
+fn word(frame: &ServerFrame<'_>) -> &'static str {
+    match frame {
+        ServerFrame::UserConnected { .. } => "user_connected",
+        ServerFrame::UserDisconnected { .. } => "user_disconnected",
+        ServerFrame::ThreadJoined { .. } => "thread_joined",
+        ServerFrame::ThreadLeft { .. } => "thread_left",
+        ServerFrame::Message(_) => "message",
+        ServerFrame::Typing { .. } => "typing",
+        ServerFrame::OnlineUsers { .. } => "online_users",
+        ServerFrame::Pong { .. } => "pong",
+        ServerFrame::Error(_) => "error",
+    }
+}
+
+// ---- errors
+
+#[test]
+fn the_table_of_errors_has_each_code_once_with_cause_remedy_and_example() {
+    let document = protocol();
+    let rows: Vec<&Row> = error_rows(&document).collect();
+    let listed: Vec<&str> = rows.iter().map(|row| row.name()).collect();
+    assert_eq!(listed, ErrorCode::ALL.map(code_word));
+    for row in rows {
+        assert_eq!(row.cells.len(), 4, "line {}", row.line);
+        assert!(row.cells.iter().all(|cell| !cell.is_empty()), "line {}", row.line);
+    }
+}
+
+#[test]
+fn each_example_of_an_error_is_what_the_server_says() {
+    let document = protocol();
+    let said = errors_said();
+    for row in error_rows(&document) {
+        let example = (row.name().to_owned(), row.cells[3].clone());
+        assert!(said.contains(&example), "line {}: {example:?}", row.line);
+    }
+    for block in sent_by(&document, SERVER).map(object).filter(|o| kind_of(o) == "error") {
+        let text = |field: &str| block[field].as_str().expect("a string").to_owned();
+        assert!(said.contains(&(text("code"), text("message"))), "{block:?}");
+    }
+}
+
+/// Code and words of at least one error of each kind.
+fn errors_said() -> BTreeSet<(String, String)> {
+    let max: usize = default_of("--max-joins").parse().expect("a number");
+    let mut town = Town::new(Settings { joins_per_connection: max, ..settings() });
+    let stranger = town.open(0);
+    let alice = town.open_as(1, "2");
+    town.say(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
+    for thread in 0..=max {
+        town.say(alice, &format!(r#"{{"type":"join_thread","threadId":"t{thread}"}}"#));
+    }
+    for text in [
+        r#"{"type":"ping""#,
+        "{}",
+        r#"{"type":"join"}"#,
+        r#"{"type":"join_thread"}"#,
+        r#"{"type":"send_message","threadId":1,"message":""}"#,
+        r#"{"type":"call_initiated","senderId":4,"recipientId":3}"#,
+        r#"{"type":"call_initiated","senderId":2,"recipientId":3}"#,
+    ] {
+        town.say(alice, text);
+    }
+    town.handle(Input::Binary { conn: alice });
+    let heard = town.heard().into_iter().map(|(_, frame)| frame);
+    let heard = heard.filter(|frame| frame["type"] == "error").map(|frame| {
+        let text = |field: &str| frame[field].as_str().expect("a string").to_owned();
+        (text("code"), text("message"))
+    });
+    let failures = [
+        Failure::TokenMissing,
+        Failure::TokenRefused,
+        Failure::TokenExpired,
+        Failure::Suspended,
+        Failure::NotParticipant,
+        Failure::CannotWrite,
+        Failure::RefusedBySite,
+        Failure::TooLarge,
+        Failure::SiteBusy { retry_after_s: Some(30) },
+        Failure::SiteUnavailable { retry_after_s: None },
+        Failure::SiteMisconfigured,
+        Failure::Overloaded,
+        Failure::NotStored,
+        Failure::Unknown,
+    ];
+    let failed = failures.iter().map(Failure::client_error);
+    heard.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()
+}
+
+fn error_rows(document: &Document) -> impl Iterator<Item = &Row> {
+    document.table("Code").filter(|row| row.heading == "Error codes")
+}
+
+fn code_word(code: ErrorCode) -> String {
+    let word = serde_json::to_value(code).expect("a code is JSON");
+    word.as_str().expect("a code is a word").to_owned()
+}
+
+// ---- settings
+
+#[test]
+fn each_setting_stands_in_a_row_of_the_readme_with_variable_and_default() {
+    let readme = Document::read("README.md");
+    for setting in Setting::all() {
+        let Setting { flag, variable, default } = &setting;
+        let names_it = |row: &&Row| row.words().is_superset(&[&**flag, &**variable].into());
+        let row = readme.rows.iter().find(names_it);
+        let row = row.unwrap_or_else(|| panic!("README.md: no row has {flag} and {variable}"));
+        assert!(row_has(row, default.as_deref()), "README.md, line {}: {default:?}", row.line);
+    }
+}
+
+#[test]
+fn the_limits_are_settings_with_their_defaults() {
+    let document = protocol();
+    let rows: Vec<&Row> = document.table("Limit").collect();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let flag = row.cells[2].trim_matches('`');
+        let default = default_of(flag);
+        assert_eq!(row.cells[1], default, "line {}: {flag}", row.line);
+    }
+}
+
+#[test]
+fn the_documents_name_no_setting_that_there_is_not() {
+    let settings = Setting::all();
+    let known = |word: &str| settings.iter().any(|s| s.flag == word || s.variable == word);
+    // A README also names flags of other tools; our own document does not.
+    for word in words(&protocol().text).filter(|word| word.starts_with("--") && word.len() > 3) {
+        assert!(known(word) || word.trim_matches('-').is_empty(), "docs/PROTOCOL.md: {word}");
+    }
+    for document in all_documents() {
+        let rows = document.rows.iter().flat_map(Row::words);
+        for word in rows.filter(|word| word.starts_with("BUDDYLINE_")) {
+            assert!(known(word), "{}: {word}", document.path.display());
+        }
+    }
+}
+
+struct Setting {
+    flag: String,
+    variable: String,
+    default: Option<String>,
+}
+
+impl Setting {
+    fn all() -> Vec<Setting> {
+        let command = Config::command();
+        let settings = command.get_arguments().map(|argument| {
+            let flag = format!("--{}", argument.get_long().expect("a setting has a flag"));
+            let variable = argument.get_env().unwrap_or_else(|| panic!("{flag}: no variable"));
+            let variable = variable.to_str().expect("ASCII").to_owned();
+            let default = argument.get_default_values().first();
+            let default = default.map(|value| value.to_str().expect("ASCII").to_owned());
+            Setting { flag, variable, default }
+        });
+        let settings: Vec<_> = settings.collect();
+        assert!(!settings.is_empty());
+        settings
+    }
+}
+
+fn default_of(flag: &str) -> String {
+    let setting = Setting::all().into_iter().find(|setting| setting.flag == flag);
+    let setting = setting.unwrap_or_else(|| panic!("{flag} is no setting"));
+    setting.default.unwrap_or_else(|| panic!("{flag} has no default"))
+}
+
+/// Whether a cell is the value as `--help` writes it, perhaps with a remark behind.
+fn row_has(row: &Row, value: Option<&str>) -> bool {
+    let Some(value) = value else { return true };
+    row.cells.iter().any(|cell| {
+        let cell = cell.replace('`', "");
+        cell.strip_prefix(value).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    })
+}
+
+// ---- links
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let mut followed = 0;
+    for document in all_documents() {
+        for link in &document.links {
+            if link.target.contains("://") || link.target.starts_with("mailto:") {
+                continue;
+            }
+            let place = format!("{}, line {}: {}", document.path.display(), link.line, link.target);
+            let (file, anchor) = link.target.split_once('#').unwrap_or((&link.target, ""));
+            let path = match file {
+                "" => document.path.clone(),
+                _ => document.path.parent().expect("a file is in a folder").join(file),
+            };
+            assert!(path.exists(), "{place}");
+            if !anchor.is_empty() && path.extension().is_some_and(|end| end == "md") {
+                let path = path.to_str().expect("UTF-8");
+                assert!(Document::read(path).anchors.contains(anchor), "{place}");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 0);
+}
+
+// ---- reading
+
+fn protocol() -> Document {
+    Document::read("docs/PROTOCOL.md")
+}
+
+/// README.md and all of `docs/`.
+fn all_documents() -> Vec<Document> {
+    let files = fs::read_dir(root().join("docs")).expect("a folder docs");
+    let paths = files.map(|file| file.expect("an entry of docs").path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let docs = paths.map(|path| Document::read(path.to_str().expect("UTF-8")));
+    docs.chain([Document::read("README.md")]).collect()
+}
+
+fn sent_by<'a>(document: &'a Document, who: &'a str) -> impl Iterator<Item = &'a Block> {
+    document.blocks.iter().filter(move |block| block.language == "json" && block.above == who)
+}
+
+fn object(block: &Block) -> Object {
+    serde_json::from_str(&block.text).unwrap_or_else(|e| panic!("line {}: {e}", block.line))
+}
+
+fn kind_of(object: &Object) -> String {
+    object["type"].as_str().expect("type is a string").to_owned()
+}
+
+/// The fields in a section's table, of the rows that are wanted.
+fn fields_of(
+    document: &Document,
+    heading: &str,
+    wanted: impl Fn(&Row) -> bool,
+) -> BTreeSet<String> {
+    let rows = document.table("Field").filter(|row| row.heading == heading && wanted(row));
+    rows.map(|row| row.name().to_owned()).collect()
+}

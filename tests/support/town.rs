@@ -1,0 +1,188 @@
+//! A hub with a clock that stands still, and everything that came out of it.
+
+#![allow(dead_code)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use buddyline::hub::Hub;
+use buddyline::hub::delivery::Bounds;
+use buddyline::hub::interface::Settings;
+use buddyline::hub::interface::{
+    Answer, Ask, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored, StoredMessage,
+};
+use buddyline::protocol::Id;
+use serde_json::Value;
+
+/// The settings of the scripts, small enough to reach each limit.
+pub fn settings() -> Settings {
+    Settings {
+        typing_lasts: Duration::from_secs(3),
+        presence_grace: Duration::from_secs(5),
+        joins_per_connection: 4,
+        deliveries: Bounds { total: 6, per_connection: 4 },
+    }
+}
+
+/// A hub under test.
+pub struct Town {
+    pub hub: Hub,
+    pub now: Now,
+    serial: u32,
+    heard: VecDeque<(ConnId, Value)>,
+    asked: VecDeque<(RequestId, Post)>,
+    next_message: u64,
+}
+
+impl Default for Town {
+    fn default() -> Self {
+        Town::new(settings())
+    }
+}
+
+impl Town {
+    pub fn new(settings: Settings) -> Town {
+        let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
+        let hub = Hub::new(settings);
+        let (heard, asked) = Default::default();
+        Town { hub, now, serial: 0, heard, asked, next_message: 1 }
+    }
+
+    /// Opens a connection in this slot.
+    pub fn open(&mut self, slot: u32) -> ConnId {
+        self.serial += 1;
+        let conn = ConnId { slot, serial: self.serial };
+        self.handle(Input::Opened { conn });
+        conn
+    }
+
+    /// Opens a connection that says who it is, and forgets what that caused.
+    pub fn open_as(&mut self, slot: u32, user: &str) -> ConnId {
+        let conn = self.open(slot);
+        self.say(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
+        self.heard.clear();
+        conn
+    }
+
+    /// Opens a connection that says who it is and joins a thread.
+    pub fn open_in(&mut self, slot: u32, user: &str, thread: &str) -> ConnId {
+        let conn = self.open_as(slot, user);
+        self.say(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        self.heard.clear();
+        conn
+    }
+
+    pub fn close(&mut self, conn: ConnId) {
+        self.handle(Input::Closed { conn });
+    }
+
+    pub fn say(&mut self, conn: ConnId, text: &str) {
+        self.handle(Input::Frame { conn, text });
+    }
+
+    pub fn handle(&mut self, input: Input<'_>) {
+        self.hub.handle(input, self.now);
+        self.take_effects();
+    }
+
+    /// Lets time pass in one step.
+    pub fn pass(&mut self, time: Duration) {
+        self.now.instant += time;
+        self.now.unix_s += time.as_secs();
+        self.hub.advance(self.now);
+        self.take_effects();
+        let next = self.hub.next_deadline();
+        assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
+    }
+
+    pub fn take_effects(&mut self) {
+        while let Some(effect) = self.hub.next_effect() {
+            match effect {
+                Effect::Send { to, frame } => self.heard.push_back((to, json(&frame))),
+                Effect::Ask { request, ask } => {
+                    let Ask::Post(post) = *ask;
+                    self.asked.push_back((request, post));
+                }
+            }
+        }
+        self.hub.check_invariants();
+    }
+
+    /// Exactly these frames have been sent since the last look, in this order.
+    #[track_caller]
+    pub fn hears(&mut self, expected: &[(ConnId, &str)]) {
+        let heard: Vec<_> = self.heard.drain(..).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(conn, text)| (*conn, serde_json::from_str::<Value>(text).expect("test JSON")))
+            .collect();
+        let show = |frames: &[(ConnId, Value)]| -> String {
+            frames.iter().map(|(conn, frame)| format!("{}: {frame}\n", conn.slot)).collect()
+        };
+        assert_eq!(show(&heard), show(&expected));
+        assert_eq!(heard, expected);
+    }
+
+    /// Nothing has been sent since the last look.
+    #[track_caller]
+    pub fn hears_nothing(&mut self) {
+        self.hears(&[]);
+    }
+
+    /// One error with this code has been sent, to this connection, and nothing else.
+    #[track_caller]
+    pub fn hears_error(&mut self, conn: ConnId, code: &str) -> Value {
+        assert_eq!(self.heard.len(), 1, "{:?}", self.heard);
+        let (to, frame) = self.heard.pop_front().expect("one frame");
+        assert_eq!((to, frame["type"].as_str()), (conn, Some("error")), "{frame}");
+        assert_eq!(frame["code"], code, "{frame}");
+        assert!(frame["message"].as_str().is_some_and(|text| text.ends_with('.')), "{frame}");
+        frame
+    }
+
+    /// All frames since the last look.
+    pub fn heard(&mut self) -> Vec<(ConnId, Value)> {
+        self.heard.drain(..).collect()
+    }
+
+    /// The oldest question to the site that has not been answered.
+    #[track_caller]
+    pub fn asked(&mut self) -> (RequestId, Post) {
+        self.asked.pop_front().expect("a question to the site")
+    }
+
+    /// How many questions to the site have not been looked at.
+    pub fn questions(&self) -> usize {
+        self.asked.len()
+    }
+
+    pub fn answer(&mut self, request: RequestId, answer: Answer) {
+        self.handle(Input::Answered { request, answer });
+    }
+
+    /// The site stores the message of a request: it is this thread's and this user's.
+    pub fn store(&mut self, request: RequestId, thread: u64, sender: u64) {
+        let id = self.next_message;
+        self.next_message += 1;
+        let sent_at = "2027-01-15T08:00:00Z".to_owned();
+        let message = Some(StoredMessage { id, sent_at, html: "<p>html</p>".to_owned() });
+        let stored = Stored { thread, sender: Id::number(sender), message };
+        self.answer(request, Answer::Stored(stored));
+    }
+
+    pub fn fail(&mut self, request: RequestId, failure: Failure) {
+        self.answer(request, Answer::Failed(failure));
+    }
+}
+
+/// The JSON of a text frame as a server sends it: never masked.
+pub fn json(frame: &[u8]) -> Value {
+    assert_eq!(frame[0], 0x81, "a final text frame");
+    let (length, start) = match frame[1] {
+        126 => (u16::from_be_bytes([frame[2], frame[3]]) as usize, 4),
+        127 => (u64::from_be_bytes(frame[2..10].try_into().expect("8 bytes")) as usize, 10),
+        short => (short as usize, 2),
+    };
+    assert_eq!(frame.len(), start + length);
+    serde_json::from_slice(&frame[start..]).expect("a frame is JSON")
+}
