@@ -259,24 +259,39 @@ fn the_samples_talk_through_a_site() {
 }
 
 #[test]
-fn the_samples_show_an_error_as_the_document_says() {
+fn the_flutter_sample_shows_an_error_raw() {
     let server = Server::start(&[]);
-    let sample = Sample::open(server.address(), 7, "8", "41");
-    let mut react = React { sample, messages: vec![], typing_statuses: vec![] };
-    // It types before the server knows who it is: an error, which the sample does not look at.
-    react.sample.handle_typing();
-    react.listen();
-    assert!(react.messages.is_empty() && react.typing_statuses.is_empty());
-    react.sample.handle_typing();
-    let fault = react.sample.socket.expect_error("not_identified");
-    assert_eq!(fault["type"], "error");
     let sample = Sample::open(server.address(), 8, "7", "not-a-number");
     let mut flutter = Flutter { sample, messages: vec![], typing: vec![], typing_until: None };
     flutter.sample.send_message("lost");
     flutter.listen();
-    // Raw in the list, where the person sees it.
     assert_eq!(flutter.messages.len(), 1);
     assert!(flutter.messages[0].contains(r#""type":"error""#), "{:?}", flutter.messages);
+}
+
+#[test]
+fn the_react_sample_types_before_it_has_written_anything() {
+    let server = Server::start(&QUICK);
+    let mut carl = Client::in_thread(server.address(), 9, 41);
+    let sample = Sample::open(server.address(), 7, "8", "41");
+    let mut react = React { sample, messages: vec![], typing_statuses: vec![] };
+    react.sample.handle_typing();
+    for typing in [true, false] {
+        let text = react.sample.socket.next_text();
+        react.on_message(&text);
+        let heard = carl.next();
+        assert_eq!((&heard["type"], &heard["typing"]), (&json!("typing"), &json!(typing)));
+    }
+    assert_eq!(react.typing_statuses, [true, false]);
+    // Its first message ends what it typed as nobody.
+    react.sample.handle_typing();
+    react.sample.send_message("I am Anna");
+    carl.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
+    carl.expect(|frame| frame["type"] == "typing" && frame["typing"] == false);
+    assert_eq!(carl.expect_type("message")["senderId"], 7);
+    react.listen();
+    assert_eq!(react.typing_statuses, [true, false, true, false]);
+    assert_eq!(react.shown(), ["I am Anna"]);
 }
 
 #[test]

@@ -285,8 +285,14 @@ fn what_finds_no_room_in_the_queue_is_overloaded_and_nothing_else_is() {
     let server = at(&site, &["--upstream-workers", "1", "--upstream-queue", "1"]);
     site.set_latency(Duration::from_millis(400));
     let mut client = Client::of_user(server.address(), 7);
-    for thread in 1..=6 {
-        client.say(&post(thread, "hello", 7, &thread.to_string()));
+    for number in 1..=6 {
+        client.say(&post(number, "hello", 7, &number.to_string()));
+        // The worker is to have the first before the others look for room.
+        let until = Instant::now() + LONG;
+        while number == 1 && site.posts().is_empty() {
+            assert!(Instant::now() < until, "the site hears nothing");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
     let codes: Vec<Value> = (1..=6).map(|n: u64| outcome_of(&mut client, &n.to_string())).collect();
     let overloaded = codes.iter().filter(|code| **code == "overloaded").count();
