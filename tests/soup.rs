@@ -17,7 +17,7 @@ const SMALL: usize = 2_000;
 
 /// One frame of a client that follows the rules, or nearly.
 fn a_frame() -> impl Strategy<Value = Vec<u8>> {
-    let firsts = [TEXT, TEXT, BINARY, PING, PONG, TEXT_BEGINS, 0x02, GOES_ON, ENDS];
+    let firsts = [TEXT, TEXT, BINARY, PING, PONG, CLOSE, TEXT_BEGINS, 0x02, GOES_ON, ENDS];
     let payload = prop_oneof![
         8 => vec(any::<u8>(), 0..40),
         8 => "\\PC{0,20}".prop_map(String::into_bytes),
