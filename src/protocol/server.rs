@@ -1,4 +1,5 @@
-//! What the server says: each frame becomes bytes once, header included, and is shared from then on.
+//! What the server says: each frame becomes bytes once, header included, and is shared from then
+//! on.
 
 use std::rc::Rc;
 
