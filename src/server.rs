@@ -215,8 +215,9 @@ impl Server {
                 if event.is_writable() {
                     self.crowd.note_output(slot);
                 }
-                if event.is_readable() {
-                    self.read(slot, event.is_read_closed(), now);
+                let ends = event.is_read_closed() || event.is_error();
+                if event.is_readable() || ends {
+                    self.read(slot, ends, now);
                 }
             }
         }
