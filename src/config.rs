@@ -132,6 +132,13 @@ pub struct Listen {
     pub addresses: Vec<SocketAddr>,
 }
 
+impl Listen {
+    /// The name or address without the port, as it was written.
+    pub fn host(&self) -> &str {
+        self.name.rsplit_once(':').map_or(&self.name, |(host, _)| host)
+    }
+}
+
 impl Config {
     /// Checks what one setting alone does not show.
     ///

@@ -8,9 +8,9 @@
 //!
 //! ```text
 //! 5   main
-//! 4   server                   the loop: mio, slab, the clock
+//! 4   server                   the loop: mio, the clock
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
-//!     ─────────── nothing below this line does I/O, reads a clock or rolls a die ───────────
+//!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
 //! 1   protocol   config        words and numbers
 //! ```

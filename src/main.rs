@@ -62,7 +62,11 @@ fn banner(config: &Config, server: &Server) {
     }
     if config.shows_try_page() {
         if let Some(address) = server.addresses().first() {
-            log::info!("try it: open http://{address}/ in two browser tabs");
+            // A browser cannot open "all addresses".
+            let host =
+                if address.ip().is_unspecified() { "localhost" } else { config.listen.host() };
+            let port = address.port();
+            log::info!("try it: open http://{host}:{port}/ in two browser tabs");
         }
     }
 }

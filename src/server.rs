@@ -5,6 +5,7 @@
 //! for each connection that has something to send. Whoever is stopped by a budget comes first in
 //! the next turn, which then does not sleep.
 
+mod crowd;
 mod listeners;
 
 use std::io;
@@ -16,17 +17,16 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
-use slab::Slab;
 
 use crate::config::Config;
 use crate::config::site_url::SiteUrl;
-use crate::connection::{Connection, Flushed, Received};
+use crate::connection::Received;
 use crate::hub::Hub;
 use crate::hub::delivery::Bounds;
-use crate::hub::interface::{ConnId, Effect, Input, Now, Settings};
-use crate::protocol::server::EncodedFrame;
+use crate::hub::interface::{Effect, Input, Now, Settings};
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
+use crowd::Crowd;
 use listeners::Listeners;
 
 /// Connections accepted in one tick.
@@ -35,16 +35,10 @@ const ACCEPTS_PER_TICK: usize = 64;
 const ANSWERS_PER_TICK: usize = 256;
 /// Bytes read from one connection in one tick, which is one read.
 const READ_BYTES_PER_TICK: usize = 64 * 1024;
-/// Bytes written to one connection in one tick.
-const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
 /// Events taken from one poll.
 const EVENTS_PER_TICK: usize = 1024;
 /// How often old handshakes and closings are looked for, and a failed accept is tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long a client may take for its request.
-const HANDSHAKE_LASTS: Duration = Duration::from_secs(10);
-/// How long a closing connection may take to read its last bytes and close its end.
-const CLOSING_LASTS: Duration = Duration::from_secs(3);
 /// How long the server takes to say goodbye.
 const STOPPING_LASTS: Duration = Duration::from_secs(1);
 
@@ -59,35 +53,15 @@ pub struct Server {
     events: Events,
     signals: Option<Signals>,
     listeners: Listeners,
-    connections: Slab<Connection>,
-    serial: u32,
+    crowd: Crowd,
+    connections_max: usize,
     codec: Codec,
     hub: Hub,
     upstream: Upstream,
     scratch: Box<[u8]>,
-    lists: Lists,
-    limits: Limits,
     counts: Counts,
     swept: Instant,
     stopping: bool,
-}
-
-/// Slots with something left to do. Each slot stands on a list once.
-#[derive(Default)]
-struct Lists {
-    /// Something to send.
-    dirty: Vec<u32>,
-    /// More to read than one tick's budget.
-    again: Vec<u32>,
-    /// Too much to send: to be closed.
-    overflowed: Vec<u32>,
-    /// To be buried at the end of this tick.
-    doomed: Vec<u32>,
-}
-
-struct Limits {
-    connections: usize,
-    outbox_bytes: usize,
 }
 
 /// What happened, for the log line at the end and for tests.
@@ -126,17 +100,12 @@ impl Server {
             events: Events::with_capacity(EVENTS_PER_TICK),
             signals: None,
             listeners,
-            connections: Slab::new(),
-            serial: 0,
+            crowd: Crowd::new(config.max_outbox_bytes as usize),
+            connections_max: config.max_connections as usize,
             codec: Codec::new(config.max_frame_bytes as usize, config.shows_try_page()),
             hub: Hub::new(hub_settings(config)),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
-            lists: Lists::default(),
-            limits: Limits {
-                connections: config.max_connections as usize,
-                outbox_bytes: config.max_outbox_bytes as usize,
-            },
             counts: Counts::default(),
             swept: Instant::now(),
             stopping: false,
@@ -162,7 +131,7 @@ impl Server {
 
     /// What happened so far.
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { sent: self.crowd.sent, stale: self.crowd.stale, ..self.counts }
     }
 
     /// Ticks until a signal comes, then says goodbye.
@@ -191,8 +160,9 @@ impl Server {
         let now = clock();
 
         // Who was stopped by a budget in the last tick comes first.
-        for slot in std::mem::take(&mut self.lists.again) {
-            self.read_again(slot, now);
+        for slot in self.crowd.take_again() {
+            // The event that spoke of the peer's end may have come in an earlier tick.
+            self.read(slot, true, now);
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -206,18 +176,15 @@ impl Server {
         if now.instant.duration_since(self.swept) >= SWEEP_EVERY {
             self.sweep(now);
         }
-        self.flush();
+        self.crowd.flush();
         self.bury(now);
         Ok(())
     }
 
     /// How long nothing will happen, as far as can be known.
     fn sleep(&self) -> Duration {
-        let lists = &self.lists;
-        let left_over = !lists.again.is_empty()
-            || !lists.dirty.is_empty()
-            || self.listeners.has_more()
-            || self.upstream.has_answer();
+        let left_over =
+            self.crowd.has_left_over() || self.listeners.has_more() || self.upstream.has_answer();
         if left_over {
             return Duration::ZERO;
         }
@@ -246,10 +213,11 @@ impl Server {
                 // registration begins with one.
                 let slot = slot as u32;
                 if event.is_writable() {
-                    self.mark_dirty_if_waiting(slot);
+                    self.crowd.note_output(slot);
                 }
-                if event.is_readable() {
-                    self.read(slot, event.is_read_closed(), now);
+                let ends = event.is_read_closed() || event.is_error();
+                if event.is_readable() || ends {
+                    self.read(slot, ends, now);
                 }
             }
         }
@@ -269,39 +237,22 @@ impl Server {
                     return;
                 }
             };
-            if self.connections.len() >= self.limits.connections {
+            if self.crowd.len() >= self.connections_max {
                 self.counts.refused += 1;
                 listeners::refuse(socket, &handshake::too_many_connections());
                 continue;
             }
             self.counts.accepted += 1;
-            let entry = self.connections.vacant_entry();
-            let slot = entry.key();
-            self.serial = self.serial.wrapping_add(1);
-            let id = ConnId { slot: slot as u32, serial: self.serial };
-            let connection = entry.insert(Connection::new(id, socket, now.instant));
-            // Once, for both directions, and never again: see docs/ARCHITECTURE.md.
-            let both = Interest::READABLE | Interest::WRITABLE;
-            let registered = self.poll.registry().register(connection.socket(), Token(slot), both);
-            if let Err(fault) = registered {
+            if let Err(fault) = self.crowd.add(socket, self.poll.registry(), now.instant) {
                 log::warn!("cannot watch a connection: {fault}");
-                self.connections.remove(slot);
             }
-        }
-    }
-
-    fn read_again(&mut self, slot: u32, now: Now) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            connection.again = false;
-            // The event that spoke of the peer's end may have come in an earlier tick.
-            self.read(slot, true, now);
         }
     }
 
     /// Reads one connection once. A short read means that the socket is drained, unless the event
     /// said that the peer's end is there to be read as well.
     fn read(&mut self, slot: u32, ends: bool, now: Now) {
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
+        let Some(connection) = self.crowd.get(slot) else {
             return;
         };
         if connection.again {
@@ -311,25 +262,24 @@ impl Server {
             Received::Bytes(bytes) => bytes,
             Received::Nothing => return,
             Received::End => {
-                self.lists.doomed.push(slot);
+                self.crowd.doom(slot);
                 return;
             }
         };
         if bytes == self.scratch.len() || ends {
-            connection.again = true;
-            self.lists.again.push(slot);
+            self.crowd.read_again(slot);
         }
         // The hub may not be told while the scratch buffer is borrowed from the server.
         let scratch = std::mem::take(&mut self.scratch);
         let mut input = &scratch[..bytes];
         while self.take_in(slot, &mut input, now) {}
         self.scratch = scratch;
-        self.mark_dirty_if_waiting(slot);
+        self.crowd.note_output(slot);
     }
 
     /// Takes in the next thing that a connection said; false when there is no more.
     fn take_in(&mut self, slot: u32, input: &mut &[u8], now: Now) -> bool {
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
+        let Some(connection) = self.crowd.get(slot) else {
             return false;
         };
         let conn = connection.id;
@@ -369,127 +319,44 @@ impl Server {
         loop {
             while let Some(effect) = self.hub.next_effect() {
                 match effect {
-                    Effect::Send { to, frame } => self.deliver(to, frame),
+                    Effect::Send { to, frame } => self.crowd.deliver(to, frame),
                     Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.
-            let Some(slot) = self.lists.overflowed.pop() else {
+            let Some(slot) = self.crowd.next_overflowed() else {
                 return;
             };
-            if let Some(connection) = self.connections.get_mut(slot as usize) {
-                connection.outbox.drop_unsent();
-            }
-            self.close(slot, 1013, "too slow to read", now);
-        }
-    }
-
-    fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
-        let connection = match self.connections.get_mut(to.slot as usize) {
-            Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
-            _ => {
-                self.counts.stale += 1;
-                return;
-            }
-        };
-        self.counts.sent += 1;
-        connection.outbox.push(frame);
-        if !connection.dirty {
-            connection.dirty = true;
-            self.lists.dirty.push(to.slot);
-        }
-        if connection.outbox.bytes() > self.limits.outbox_bytes {
-            // The limit is for who does not read, not for who has not been written to yet.
-            let flushed = connection.flush(usize::MAX);
-            if flushed != Flushed::Done && connection.outbox.bytes() > self.limits.outbox_bytes / 2
-            {
-                self.counts.overflowed += 1;
-                self.lists.overflowed.push(to.slot);
-            }
-        }
-    }
-
-    /// Says goodbye to one connection; it is buried when it has heard it, or soon after.
-    fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        if connection.wire.is_closing() {
-            return;
-        }
-        connection.wire.close(code, reason, &mut connection.outbox);
-        connection.since = now.instant;
-        if !connection.dirty {
-            connection.dirty = true;
-            self.lists.dirty.push(slot);
-        }
-        self.tell_closed(slot, now);
-    }
-
-    fn tell_closed(&mut self, slot: u32, now: Now) {
-        let connection = &mut self.connections[slot as usize];
-        if std::mem::take(&mut connection.opened) {
-            let conn = connection.id;
-            self.hub.handle(Input::Closed { conn }, now);
-        }
-    }
-
-    fn mark_dirty_if_waiting(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            let waiting = !connection.outbox.is_empty() || connection.wire.is_closing();
-            if waiting && !connection.dirty {
-                connection.dirty = true;
-                self.lists.dirty.push(slot);
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        for slot in std::mem::take(&mut self.lists.dirty) {
-            let Some(connection) = self.connections.get_mut(slot as usize) else {
-                continue;
-            };
-            connection.dirty = false;
-            match connection.flush(FLUSH_BYTES_PER_TICK) {
-                Flushed::Done | Flushed::Blocked => {}
-                Flushed::More => {
-                    connection.dirty = true;
-                    self.lists.dirty.push(slot);
-                }
-                Flushed::Gone => self.lists.doomed.push(slot),
-            }
+            self.counts.overflowed += 1;
+            self.crowd.close(slot, 1013, "too slow to read", now.instant);
+            self.tell_closed(slot, now);
         }
     }
 
     // ---- the end of connections
 
-    /// Looks for who takes too long, once a second.
-    fn sweep(&mut self, now: Now) {
-        self.swept = now.instant;
-        self.listeners.note_all_ready();
-        for (slot, connection) in &self.connections {
-            let lasts = match (connection.wire.in_handshake(), connection.wire.is_closing()) {
-                (true, _) => HANDSHAKE_LASTS,
-                (_, true) => CLOSING_LASTS,
-                _ => continue,
-            };
-            if now.instant.duration_since(connection.since) >= lasts {
-                self.lists.doomed.push(slot as u32);
+    /// Tells the hub, once, that nothing more reaches a connection.
+    fn tell_closed(&mut self, slot: u32, now: Now) {
+        if let Some(connection) = self.crowd.get(slot) {
+            if std::mem::take(&mut connection.opened) {
+                let conn = connection.id;
+                self.hub.handle(Input::Closed { conn }, now);
             }
         }
     }
 
+    /// What is done once a second.
+    fn sweep(&mut self, now: Now) {
+        self.swept = now.instant;
+        self.listeners.note_all_ready();
+        self.crowd.doom_the_slow(now.instant);
+    }
+
     /// Buries the doomed. Nobody is removed before, so no event of a batch meets a reused slot.
     fn bury(&mut self, now: Now) {
-        while let Some(slot) = self.lists.doomed.pop() {
-            if !self.connections.contains(slot as usize) {
-                // Doomed for two reasons.
-                continue;
-            }
+        while let Some(slot) = self.crowd.next_doomed() {
             self.tell_closed(slot, now);
-            let mut connection = self.connections.remove(slot as usize);
-            // Closing the socket takes it out of the poll; a failure here changes nothing.
-            let _ = self.poll.registry().deregister(connection.socket());
+            self.crowd.bury(slot, self.poll.registry());
             self.drain(now);
         }
     }
@@ -501,18 +368,18 @@ impl Server {
         self.listeners.close(self.poll.registry());
         self.hub.stop();
         self.drain(now);
-        self.flush();
-        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        let slots = self.crowd.slots();
         log::info!("closing {} connections", slots.len());
         for slot in slots {
-            self.close(slot, 1001, "the server is stopping", now);
+            self.crowd.close(slot, 1001, "the server is stopping", now.instant);
+            self.tell_closed(slot, now);
         }
         self.drain(now);
         let until = now.instant + STOPPING_LASTS;
-        while !self.connections.is_empty() && Instant::now() < until {
+        while self.crowd.len() > 0 && Instant::now() < until {
             self.tick()?;
         }
-        log::info!("stopped: {:?}", self.counts);
+        log::info!("stopped: {:?}", self.counts());
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! The site, seen from the loop: questions out, answers back, and never a wait.
 //!
-//! Behind it is either a real site ([`pool`], over HTTP, with worker threads) or a stand-in in memory
-//! ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by exactly one
-//! answer from [`Upstream::next_answer`], at once or much later.
+//! Behind it is either a real site ([`pool`], over HTTP, with worker threads) or a stand-in in
+//! memory ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by
+//! exactly one answer from [`Upstream::next_answer`], at once or much later.
 
 pub mod address;
 pub mod buddyboss;

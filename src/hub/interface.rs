@@ -214,7 +214,8 @@ pub enum Failure {
     Suspended,
     /// Not in this thread, or there is no such thread; the site does not tell which.
     NotParticipant,
-    /// Not connected, blocked, suspended or unknown recipient: permanent, the site does not tell which.
+    /// Not connected, blocked, suspended or unknown recipient: permanent, and the site does not
+    /// tell which.
     CannotWrite,
     /// The site refuses a value of the request.
     RefusedBySite,

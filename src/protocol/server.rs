@@ -1,4 +1,5 @@
-//! What the server says: each frame becomes bytes once, header included, and is shared from then on.
+//! What the server says: each frame becomes bytes once, header included, and is shared from then
+//! on.
 
 use std::rc::Rc;
 
@@ -15,7 +16,8 @@ use super::{ClientError, ErrorCode, Id};
 pub type EncodedFrame = Rc<[u8]>;
 
 /// What the server says. The letters `message` stand in `message` and `error` frames only, the
-/// letters `typing` in `typing` frames (and where an error names what it answers): `PROTOCOL.md` 2.2.
+/// letters `typing` in `typing` frames (and where an error names what it answers): `PROTOCOL.md`
+/// 2.2.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum ServerFrame<'a> {

@@ -3,10 +3,11 @@
 //! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls.
 //! Between them are two channels and a waker, and nothing else is shared.
 //!
-//! **Bounds.** Asks wait in a channel of `queue` places, each worker holds one, and no ask is taken
-//! while `queue + workers` are outstanding: accepted, and their answers not collected. The channel of
-//! answers has room for all of these and one probe. So a worker's answer always finds a place, a
-//! worker never waits for the loop, and a loop that does not collect gets `Overloaded`.
+//! **Bounds.** Asks wait in a channel of `queue` places, each worker holds one, and no ask is
+//! taken while `queue + workers` are outstanding: accepted, and their answers not collected. The
+//! channel of answers has room for all of these and one probe. So a worker's answer always finds
+//! a place, a worker never waits for the loop, and a loop that does not collect gets
+//! `Overloaded`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,8 +43,8 @@ enum Done {
     Probed(Result<Form, Finding>),
 }
 
-/// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and none
-/// is waited for.
+/// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and
+/// none is waited for.
 pub struct Pool {
     url: SiteUrl,
     site: Site,
@@ -56,7 +57,8 @@ pub struct Pool {
     /// Asks that were accepted and whose answers have not been collected; `ready` not counted.
     outstanding: usize,
     outstanding_max: usize,
-    /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says better.
+    /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
+    /// better.
     form: Form,
     /// `/wp-json/` has answered a probe well and a post badly: it is not trusted again.
     pretty_is_bad: bool,
@@ -105,7 +107,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Takes an ask. Never blocks; where there is no room, the answer `Overloaded` is ready at once.
+    /// Takes an ask. Never blocks; where there is no room, the answer `Overloaded` is ready at
+    /// once.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = Some(now.instant);
         // What the site would not hear about anyway needs no worker.

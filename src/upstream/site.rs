@@ -1,10 +1,10 @@
 //! One blocking call to the site. Workers run this; the loop never does.
 //!
-//! **ureq never sends a request twice** (read in 3.5.2, `run.rs` and `pool.rs`): its only loop is for
-//! redirects, which are off here. A pooled connection is looked at before it is used (a read that
-//! does not block), and thrown away if the site has closed it; one that closes later than that makes
-//! the call fail, and the call is not repeated. A POST therefore arrives at most once, which
-//! `tests/upstream.rs` holds it to.
+//! **ureq never sends a request twice** (read in 3.5.2, `run.rs` and `pool.rs`): its only loop is
+//! for redirects, which are off here. A pooled connection is looked at before it is used (a read
+//! that does not block), and thrown away if the site has closed it; one that closes later than
+//! that makes the call fail, and the call is not repeated. A POST therefore arrives at most once,
+//! which `tests/upstream.rs` holds it to.
 
 use std::io::{self, Read};
 use std::time::Duration;

@@ -1,0 +1,220 @@
+//! All connections, and which of them have something left to do.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use crate::connection::{Connection, Flushed};
+use crate::hub::interface::ConnId;
+use crate::protocol::server::EncodedFrame;
+
+/// Bytes written to one connection in one tick.
+const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
+/// How long a client may take for its request.
+const HANDSHAKE_LASTS: Duration = Duration::from_secs(10);
+/// How long a closing connection may take to read its last bytes and close its end.
+const CLOSING_LASTS: Duration = Duration::from_secs(3);
+
+/// The slab of connections, with lists of slots. Each slot stands on a list once, except for the
+/// doomed, who may have two reasons.
+pub(super) struct Crowd {
+    connections: Slab<Connection>,
+    serial: u32,
+    /// Something to send.
+    dirty: Vec<u32>,
+    /// More to read than one tick's budget.
+    again: Vec<u32>,
+    /// Too much to send: to be closed.
+    overflowed: Vec<u32>,
+    /// To be buried at the end of this tick.
+    doomed: Vec<u32>,
+    outbox_bytes_max: usize,
+    /// Frames put into outboxes.
+    pub(super) sent: u64,
+    /// Frames for connections that had gone.
+    pub(super) stale: u64,
+}
+
+impl Crowd {
+    pub(super) fn new(outbox_bytes_max: usize) -> Crowd {
+        Crowd {
+            connections: Slab::new(),
+            serial: 0,
+            dirty: Vec::new(),
+            again: Vec::new(),
+            overflowed: Vec::new(),
+            doomed: Vec::new(),
+            outbox_bytes_max,
+            sent: 0,
+            stale: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether the next tick has something to do without any event.
+    pub(super) fn has_left_over(&self) -> bool {
+        !self.again.is_empty() || !self.dirty.is_empty()
+    }
+
+    pub(super) fn get(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.connections.get_mut(slot as usize)
+    }
+
+    pub(super) fn slots(&self) -> Vec<u32> {
+        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// Takes a new socket in and has it watched: once, for both directions, and never again (see
+    /// docs/ARCHITECTURE.md).
+    pub(super) fn add(
+        &mut self,
+        mut socket: TcpStream,
+        registry: &Registry,
+        now: Instant,
+    ) -> io::Result<()> {
+        let entry = self.connections.vacant_entry();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut socket, Token(entry.key()), both)?;
+        self.serial = self.serial.wrapping_add(1);
+        let id = ConnId { slot: entry.key() as u32, serial: self.serial };
+        entry.insert(Connection::new(id, socket, now));
+        Ok(())
+    }
+
+    // ---- input
+
+    /// Notes that a connection has more to read.
+    pub(super) fn read_again(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            if !std::mem::replace(&mut connection.again, true) {
+                self.again.push(slot);
+            }
+        }
+    }
+
+    /// Who had more to read at the end of the last tick.
+    pub(super) fn take_again(&mut self) -> Vec<u32> {
+        let slots = std::mem::take(&mut self.again);
+        for slot in &slots {
+            if let Some(connection) = self.connections.get_mut(*slot as usize) {
+                connection.again = false;
+            }
+        }
+        slots
+    }
+
+    // ---- output
+
+    /// Puts a frame into an outbox. Who is beyond the limit, and cannot be written to, overflows.
+    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
+        let connection = match self.connections.get_mut(to.slot as usize) {
+            Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
+            _ => {
+                self.stale += 1;
+                return;
+            }
+        };
+        self.sent += 1;
+        connection.outbox.push(frame);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(to.slot);
+        }
+        if connection.outbox.bytes() > self.outbox_bytes_max {
+            // The limit is for who does not read, not for who has not been written to yet.
+            connection.flush(usize::MAX);
+            if connection.outbox.bytes() > self.outbox_bytes_max / 2 {
+                self.overflowed.push(to.slot);
+            }
+        }
+    }
+
+    /// One connection that does not read, until there are no more; what waits for it is dropped.
+    pub(super) fn next_overflowed(&mut self) -> Option<u32> {
+        let slot = self.overflowed.pop()?;
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            connection.outbox.drop_unsent();
+        }
+        Some(slot)
+    }
+
+    /// Notes what a connection's own wire has put into its outbox, or that it is closing.
+    pub(super) fn note_output(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            let waiting = !connection.outbox.is_empty() || connection.wire.is_closing();
+            if waiting && !connection.dirty {
+                connection.dirty = true;
+                self.dirty.push(slot);
+            }
+        }
+    }
+
+    /// Writes to each connection that has something to send, once. Who is stopped by the budget
+    /// stays on the list; who is stopped by the kernel waits for a writable event.
+    pub(super) fn flush(&mut self) {
+        for slot in std::mem::take(&mut self.dirty) {
+            let Some(connection) = self.connections.get_mut(slot as usize) else {
+                continue;
+            };
+            connection.dirty = false;
+            match connection.flush(FLUSH_BYTES_PER_TICK) {
+                Flushed::Done | Flushed::Blocked => {}
+                Flushed::More => {
+                    connection.dirty = true;
+                    self.dirty.push(slot);
+                }
+                Flushed::Gone => self.doomed.push(slot),
+            }
+        }
+    }
+
+    // ---- the end of connections
+
+    /// Says goodbye to a connection; it is buried when it has heard it, or soon after.
+    pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Instant) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            if !connection.wire.is_closing() {
+                connection.wire.close(code, reason, &mut connection.outbox);
+                connection.since = now;
+                self.note_output(slot);
+            }
+        }
+    }
+
+    /// Notes that a socket is of no use any more.
+    pub(super) fn doom(&mut self, slot: u32) {
+        self.doomed.push(slot);
+    }
+
+    /// Dooms who takes too long for its request or for its goodbye.
+    pub(super) fn doom_the_slow(&mut self, now: Instant) {
+        for (slot, connection) in &self.connections {
+            let lasts = match (connection.wire.in_handshake(), connection.wire.is_closing()) {
+                (true, _) => HANDSHAKE_LASTS,
+                (_, true) => CLOSING_LASTS,
+                _ => continue,
+            };
+            if now.duration_since(connection.since) >= lasts {
+                self.doomed.push(slot as u32);
+            }
+        }
+    }
+
+    pub(super) fn next_doomed(&mut self) -> Option<u32> {
+        self.doomed.pop()
+    }
+
+    /// Removes a connection, which closes its socket.
+    pub(super) fn bury(&mut self, slot: u32, registry: &Registry) {
+        if let Some(mut connection) = self.connections.try_remove(slot as usize) {
+            // Closing the socket takes it out of the poll; a failure here changes nothing.
+            let _ = registry.deregister(connection.socket());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The rules of the house, checked: who may import what, and how long a file may get.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every source file, as its path below `src/`, and its text without its own tests.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+                files.push((path.strip_prefix(&root).unwrap().display().to_string(), text));
+            }
+        }
+    }
+    assert!(files.len() > 15, "the sources are found");
+    files.sort();
+    files
+}
+
+/// The lines of code, without comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default())
+}
+
+/// What a file belongs to: `hub/threads.rs` and `hub.rs` to `hub`.
+fn room(path: &str) -> &str {
+    path.split(['/', '.']).next().unwrap()
+}
+
+fn floor(room: &str) -> u8 {
+    match room {
+        "protocol" | "config" => 1,
+        "hub" | "wire" => 2,
+        "connection" | "upstream" => 3,
+        "server" => 4,
+        "main" | "lib" => 5,
+        other => panic!("{other} has no floor: give it one here and in lib.rs"),
+    }
+}
+
+/// The other rooms of this crate that a file names.
+fn rooms_named(text: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for line in code(text) {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            let names = rest.strip_prefix('{').unwrap_or(rest);
+            let end = names.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(names.len());
+            rooms.push(names[..end].to_owned());
+        }
+    }
+    rooms
+}
+
+#[test]
+fn a_file_imports_only_from_lower_floors_and_its_own_room() {
+    for (path, text) in sources() {
+        for named in rooms_named(&text) {
+            let allowed = named == room(&path) || floor(&named) < floor(room(&path));
+            // The vocabulary of the hub is what the shell speaks; the wire has no need of it.
+            assert!(allowed, "{path} imports from {named}");
+        }
+    }
+}
+
+#[test]
+fn each_library_is_named_only_where_it_belongs() {
+    for (word, rooms) in [
+        ("mio::", &["server", "connection", "upstream"][..]),
+        ("socket2::", &["server"]),
+        ("signal_hook", &["server"]),
+        ("slab::", &["server", "hub"]),
+        ("tungstenite::", &["wire", "protocol"]),
+        ("httparse::", &["wire"]),
+        ("ureq::", &["upstream"]),
+        ("crossbeam_channel::", &["upstream"]),
+        ("std::thread", &["upstream"]),
+        ("std::net::Tcp", &[]),
+        ("clap::", &["config", "main"]),
+        ("simple_logger::", &["main"]),
+        ("log::", &["server", "upstream", "main", "config"]),
+        ("Instant::now", &["server"]),
+        ("SystemTime::now", &["server"]),
+    ] {
+        for (path, text) in sources() {
+            // A word of its own: `log::` and not `catalog::`, ours and not a sibling's.
+            let names = |line: &str| {
+                line.match_indices(word).any(|(at, _)| {
+                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                })
+            };
+            if !rooms.contains(&room(&path)) {
+                assert!(!code(&text).any(names), "{path} names {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mio_reaches_the_upstream_only_as_its_waker() {
+    for (path, text) in sources().iter().filter(|(path, _)| room(path) == "upstream") {
+        for line in code(text).filter(|line| line.contains("mio::")) {
+            assert!(line.contains("mio::Waker"), "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_shared_behind_a_lock_and_nothing_is_left_undone() {
+    for (path, text) in sources() {
+        for word in [
+            "Mutex",
+            "RwLock",
+            "RefCell",
+            "unsafe ",
+            "static mut",
+            "todo!",
+            "unimplemented!",
+            "TODO",
+            "FIXME",
+            ".unwrap()",
+            "dbg!",
+            "println!",
+            "thread_local",
+            "OnceLock",
+        ] {
+            let found = match word {
+                "TODO" | "FIXME" => text.contains(word),
+                // Before there is a log, `main` can only say so.
+                "println!" if path == "main.rs" => false,
+                _ => code(&text).any(|line| line.contains(word)),
+            };
+            assert!(!found, "{path} has {word}");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_five_hundred_lines_and_no_line_than_a_hundred_columns() {
+    for (path, text) in sources() {
+        let whole =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(&path));
+        let lines = whole.unwrap().lines().count();
+        assert!(lines <= 500, "{path} has {lines} lines");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100 || line.contains('"'), "{path}: {line}");
+        }
+        assert!(text.starts_with("//! "), "{path} says first what it is");
+    }
+}
