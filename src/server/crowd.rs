@@ -137,11 +137,15 @@ impl Crowd {
 
     /// One connection that does not read, until there are no more; what waits for it is dropped.
     pub(super) fn next_overflowed(&mut self) -> Option<u32> {
-        let slot = self.overflowed.pop()?;
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            connection.outbox.drop_unsent();
+        while let Some(slot) = self.overflowed.pop() {
+            // It stands here once for each frame that was too much.
+            let connection = self.connections.get_mut(slot as usize);
+            if let Some(connection) = connection.filter(|c| !c.wire.is_closing()) {
+                connection.outbox.drop_unsent();
+                return Some(slot);
+            }
         }
-        Some(slot)
+        None
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
