@@ -29,7 +29,8 @@ fn main() -> ExitCode {
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            log::error!("{fault}");
+            // Said whatever the log level: nothing else says why there is no server.
+            eprintln!("buddyline: {fault}");
             ExitCode::FAILURE
         }
     }

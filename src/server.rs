@@ -41,6 +41,8 @@ const EVENTS_PER_TICK: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long the server takes to say goodbye.
 const STOPPING_LASTS: Duration = Duration::from_secs(1);
+/// How long a stopping server sleeps at most, so as not to overshoot.
+const STOPPING_POLL: Duration = Duration::from_millis(20);
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -187,6 +189,9 @@ impl Server {
             self.crowd.has_left_over() || self.listeners.has_more() || self.upstream.has_answer();
         if left_over {
             return Duration::ZERO;
+        }
+        if self.stopping {
+            return STOPPING_POLL;
         }
         let sweep = self.swept + SWEEP_EVERY;
         let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));

@@ -3,11 +3,10 @@
 //! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls.
 //! Between them are two channels and a waker, and nothing else is shared.
 //!
-//! **Bounds.** Asks wait in a channel of `queue` places, each worker holds one, and no ask is
-//! taken while `queue + workers` are outstanding: accepted, and their answers not collected. The
-//! channel of answers has room for all of these and one probe. So a worker's answer always finds
-//! a place, a worker never waits for the loop, and a loop that does not collect gets
-//! `Overloaded`.
+//! **Bounds.** No ask is taken while `queue + workers` are outstanding: accepted, and their answers
+//! not collected. Both channels have room for all of these and one probe. So an ask that is taken
+//! always finds a place, whether or not a worker has come for the one before; a worker never waits
+//! for the loop; and a loop that does not collect gets `Overloaded`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -77,7 +76,7 @@ impl Pool {
         let workers = settings.workers.max(1);
         let queue = settings.queue.max(1);
         let outstanding_max = workers + queue;
-        let (jobs, todo) = bounded(queue);
+        let (jobs, todo) = bounded(outstanding_max + 1);
         let (answers, done) = bounded(outstanding_max + 1);
         let site = Site::new(settings);
         for n in 0..workers {
