@@ -20,7 +20,7 @@ fn thread_of(hearers: u32) -> Hub {
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 1_000,
-        deliveries: Bounds { total: 1_000, per_connection: 1_000 },
+        deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
     });
     for slot in 0..hearers {
         let conn = ConnId { slot, serial: slot };

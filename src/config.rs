@@ -80,7 +80,7 @@ pub struct Config {
     pub max_frame_bytes: u32,
 
     /// Bytes that may wait for one client to read, 65536 to 1073741824; more closes with 1013.
-    #[arg(long, env = "BUDDYLINE_MAX_OUTBOX_BYTES", value_name = "BYTES", default_value_t = 1024 * 1024,
+    #[arg(long, env = "BUDDYLINE_MAX_OUTBOX_BYTES", value_name = "BYTES", default_value_t = 4 * 1024 * 1024,
           help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
     pub max_outbox_bytes: u32,
 
@@ -98,6 +98,11 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_MAX_SENDING_PER_CONNECTION", value_name = "N", default_value_t = 64,
           help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sending_per_connection: u32,
+
+    /// Bytes of the messages on their way to the site, 65536 to 1073741824.
+    #[arg(long, env = "BUDDYLINE_MAX_SENDING_BYTES", value_name = "BYTES", default_value_t = 64 * 1024 * 1024,
+          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
+    pub max_sending_bytes: u32,
 
     /// How much is logged: off, error, warn, info or debug.
     #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
@@ -168,11 +173,14 @@ impl Config {
 
 fn listen(text: &str) -> Result<Listen, String> {
     let what = "expected HOST:PORT, for example 127.0.0.1:8080, [::]:8080 or localhost:8080";
-    let addresses: Vec<SocketAddr> =
+    let mut addresses: Vec<SocketAddr> =
         text.to_socket_addrs().map_err(|fault| format!("{what} ({fault})"))?.collect();
     if addresses.is_empty() {
         return Err(format!("{what} (the name has no address)"));
     }
+    // A resolver may name an address twice.
+    addresses.sort_unstable();
+    addresses.dedup();
     Ok(Listen { name: text.to_owned(), addresses })
 }
 

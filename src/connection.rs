@@ -22,10 +22,13 @@ pub struct Connection {
     pub wire: Wire,
     /// What waits to be sent.
     pub outbox: Outbox,
-    /// When its phase began: accepted, or started closing.
+    /// When what it is to finish began: its request, a frame of which the rest is missing, its
+    /// goodbye. Without meaning in between.
     pub since: Instant,
     /// The hub knows it.
     pub opened: bool,
+    /// More waits for it than it may, and it takes nothing.
+    pub overflowed: bool,
     /// It stands on the dirty list.
     pub dirty: bool,
     /// It stands on the again list.
@@ -68,6 +71,7 @@ impl Connection {
             outbox: Outbox::default(),
             since: now,
             opened: false,
+            overflowed: false,
             dirty: false,
             again: false,
             half_closed: false,

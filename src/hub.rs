@@ -7,13 +7,14 @@
 pub mod calls;
 pub mod deadlines;
 pub mod delivery;
+pub mod failure;
 pub mod interface;
 pub mod presence;
 pub mod threads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, SendMessage, parse, relayed};
 use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, MessageFrame, ServerFrame};
@@ -78,15 +79,18 @@ impl Hub {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`.
-    pub fn advance(&mut self, now: Now) {
-        while let Some(typist) = self.threads.typing_times_out(now.instant) {
+    /// Does one thing that is due at `now`; false if there was none. The caller takes the effects
+    /// before the next: many things may be due at once, and each may be for everyone.
+    pub fn advance(&mut self, now: Now) -> bool {
+        if let Some(typist) = self.threads.typing_times_out(now.instant) {
             self.typing_over(&typist);
-        }
-        while let Some(user) = self.presence.depart(now.instant) {
+        } else if let Some(user) = self.presence.depart(now.instant) {
             let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
             self.broadcast(&frame, None);
+        } else {
+            return false;
         }
+        true
     }
 
     /// Gives every message on its way its outcome, before the server stops.
@@ -140,7 +144,8 @@ impl Hub {
                 self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
             }
             _ => {
-                self.presence.leave(conn, now.instant, self.settings.presence_grace);
+                // The grace is for a connection that was lost, not for a change of name.
+                self.presence.leave(conn, now.instant, Duration::ZERO);
                 self.arrive(conn, user, reply.client_id.as_ref());
             }
         }

@@ -103,7 +103,7 @@ impl Server {
             signals: None,
             listeners,
             crowd: Crowd::new(config.max_outbox_bytes as usize),
-            connections_max: config.max_connections as usize,
+            connections_max: room_for_connections(config)?,
             codec: Codec::new(config.max_frame_bytes as usize, config.shows_try_page()),
             hub: Hub::new(hub_settings(config)),
             upstream,
@@ -173,7 +173,10 @@ impl Server {
         self.events = events;
         self.accept(now);
         self.collect_answers(now);
-        self.hub.advance(now);
+        while self.hub.advance(now) {
+            self.drain(now);
+        }
+        // Whose own pongs are too many to hold has caused no effect that was drained before.
         self.drain(now);
         if now.instant.duration_since(self.swept) >= SWEEP_EVERY {
             self.sweep(now);
@@ -271,6 +274,10 @@ impl Server {
                 return;
             }
         };
+        if connection.wire.is_between_messages() {
+            // What these bytes begin, if they do not end it.
+            connection.since = now.instant;
+        }
         if bytes == self.scratch.len() || ends {
             self.crowd.read_again(slot);
         }
@@ -295,6 +302,7 @@ impl Server {
                 self.hub.handle(Input::Opened { conn }, now);
             }
             wire::Event::Text(text) => {
+                connection.since = now.instant;
                 self.hub.handle(Input::Frame { conn, text: text.as_str() }, now);
             }
             wire::Event::Binary => self.hub.handle(Input::Binary { conn }, now),
@@ -396,6 +404,29 @@ fn clock() -> Now {
     Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
 }
 
+/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
+const DESCRIPTORS_RESERVED: usize = 16;
+/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
+/// the site's name.
+const DESCRIPTORS_PER_WORKER: usize = 3;
+
+/// How many connections there are descriptors for, once the system's limit is raised as far as it
+/// goes. Without the reserve, idle clients would take the descriptors that messages need.
+fn room_for_connections(config: &Config) -> io::Result<usize> {
+    let wanted = config.max_connections as usize;
+    let workers = config.buddyboss_url.as_ref().map_or(0, |_| config.upstream_workers.into());
+    let reserved = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
+    let got = rlimit::increase_nofile_limit((wanted + reserved) as u64)?;
+    let room = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);
+    if room < wanted {
+        log::warn!(
+            "room for {room} connections instead of --max-connections {wanted}: the system allows \
+             {got} open files (ulimit -n)"
+        );
+    }
+    Ok(room.min(wanted))
+}
+
 fn hub_settings(config: &Config) -> Settings {
     Settings {
         typing_lasts: config.typing_lasts,
@@ -404,6 +435,7 @@ fn hub_settings(config: &Config) -> Settings {
         deliveries: Bounds {
             total: config.max_sending as usize,
             per_connection: config.max_sending_per_connection as usize,
+            bytes: config.max_sending_bytes as usize,
         },
     }
 }

@@ -123,6 +123,20 @@ impl Wire {
         matches!(self.phase, Phase::Handshake)
     }
 
+    /// Whether the rest of a frame, or of a message in fragments, is still to come.
+    pub fn is_unfinished(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.partial.is_empty(),
+            Phase::Fragments(_) => true,
+            Phase::Handshake | Phase::Closing => false,
+        }
+    }
+
+    /// Whether the conversation is open and nothing of the next message has come.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.phase, Phase::Open) && self.partial.is_empty()
+    }
+
     /// Whether nothing more is said or listened to.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing)

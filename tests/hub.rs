@@ -75,9 +75,11 @@ fn a_connection_may_become_another_user() {
         (other, r#"{"type":"user_connected","userId":3}"#),
         (conn, r#"{"type":"user_connected","userId":3}"#),
     ]);
-    town.pass(5 * SECOND);
+    town.pass(Duration::ZERO);
     let gone = r#"{"type":"user_disconnected","userId":2}"#;
     town.hears(&[(conn, gone), (other, gone)]);
+    town.pass(60 * SECOND);
+    town.hears_nothing();
 }
 
 #[test]
@@ -595,6 +597,38 @@ fn too_many_messages_on_their_way_are_refused_at_once_and_disturb_no_other() {
     assert_eq!(messages, 4 + 2 + 2, "alice hears six, bob, who joins with his first, two");
     town.say(alice, send);
     town.hears_nothing();
+}
+
+#[test]
+fn messages_on_their_way_are_bounded_in_bytes_too() {
+    let mut town = Town::default();
+    let alice = town.open_as(0, "2");
+    let send = |bytes: usize| {
+        format!(r#"{{"type":"send_message","threadId":7,"message":"{}"}}"#, "x".repeat(bytes))
+    };
+    town.say(alice, &send(6_000));
+    town.say(alice, &send(4_001));
+    town.hears_error(alice, "overloaded");
+    town.say(alice, &send(4_000));
+    town.hears_nothing();
+    let (request, _) = town.asked();
+    town.fail(request, Failure::NotStored);
+    town.hears_error(alice, "not_stored");
+    town.say(alice, &send(6_000));
+    town.hears_nothing();
+}
+
+#[test]
+fn a_connection_that_takes_many_names_leaves_none_of_them_behind() {
+    let mut town = Town::default();
+    let conn = town.open(0);
+    for name in 0..1_000 {
+        town.say(conn, &format!(r#"{{"type":"user_connected","userId":{name}}}"#));
+    }
+    town.pass(Duration::ZERO);
+    town.heard();
+    town.say(conn, r#"{"type":"online_users"}"#);
+    town.hears(&[(conn, r#"{"type":"online_users","userIds":[999]}"#)]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn roomy() -> Settings {
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(GRACE_S),
         joins_per_connection: 100,
-        deliveries: Bounds { total: 1_000, per_connection: 1_000 },
+        deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
     }
 }
 
@@ -144,9 +144,8 @@ fn apply(town: &mut Town, model: &mut Model, step: &Step) {
         Step::Be { slot, user } => {
             if let Some(conn) = conn(model, slot) {
                 town.say(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
-                if model.open[slot].1 != Some(*user) {
-                    model.forget_user(*slot);
-                }
+                // The grace is for lost connections: a name that is given up is gone at once.
+                town.pass(Duration::ZERO);
                 model.left.remove(user);
                 model.open.get_mut(slot).expect("is open").1 = Some(*user);
             }

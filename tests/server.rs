@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use server::Server;
 
 /// Waits until something holds; polls, since a process's tables ring no bell.
-fn eventually(within: Duration, what: &str, holds: impl Fn() -> bool) {
+fn eventually(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + within;
     while !holds() {
         assert!(Instant::now() < until, "not within {within:?}: {what}");
@@ -91,8 +91,9 @@ fn a_connection_beyond_the_limit_is_refused_with_503() {
 
 #[test]
 fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some() {
-    let server = Server::start_with_descriptors(40, &[]);
+    let server = Server::start(&[]);
     let mut served = Client::of_user(server.address(), 7);
+    server.leave_descriptors(40);
     let mut crowd: Vec<TcpStream> =
         (0..60).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("cannot accept")));
@@ -112,6 +113,55 @@ fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some()
     served.say(&json!({"type": "join_thread", "threadId": 41}));
     served.expect_type("thread_joined");
     converse(&mut served, &mut newcomer, 41);
+}
+
+#[test]
+fn a_server_with_few_descriptors_says_so_and_refuses_beyond_what_it_can_hold() {
+    let server = Server::start_with_descriptors(40, &[]);
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("room for 24 connections")));
+    let mut served = Client::of_user(server.address(), 7);
+    let crowd: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let refused = server.ask(b"");
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
+    assert!(!server.log().iter().any(|line| line.contains("cannot accept")));
+    drop(crowd);
+}
+
+#[test]
+fn who_pings_without_end_and_does_not_read_is_closed() {
+    let server = Server::start(&["--max-outbox-bytes", "65536"]);
+    let mut bystander = Client::of_user(server.address(), 7);
+    let mut flood = Client::narrow(server.address()).into_socket();
+    flood.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let pings = [0x89, 0x80, 1, 2, 3, 4].repeat(10_000);
+    let before = server.resident_kib();
+    // Forty megabytes: the server stops reading, or resets the connection, long before.
+    let ended = (0..700).find_map(|_| flood.write_all(&pings).err());
+    let grown = server.resident_kib().saturating_sub(before);
+    assert!(grown < 20_000, "{grown} KiB");
+    eventually(LONG, "the flood is over", || ended.is_some() || flood.write_all(&pings).is_err());
+    bystander.say(&json!({"type": "ping"}));
+    bystander.expect_type("pong");
+}
+
+#[test]
+fn a_frame_larger_than_the_outbox_reaches_everyone_who_reads() {
+    let server = Server::start(&["--max-outbox-bytes", "65536"]);
+    let mut author = Client::in_thread(server.address(), 1, 41);
+    let mut readers: Vec<Client> = (0..4).map(|_| Client::narrow(server.address())).collect();
+    for reader in &mut readers {
+        reader.say(&json!({"type": "join_thread", "threadId": 41}));
+        reader.expect_type("thread_joined");
+    }
+    let text = "'".repeat(180_000);
+    author.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+    for reader in &mut readers {
+        assert_eq!(reader.expect_type("message")["message"], text.as_str());
+        reader.say(&json!({"type": "ping"}));
+        reader.expect_type("pong");
+    }
 }
 
 #[test]

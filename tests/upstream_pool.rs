@@ -291,7 +291,7 @@ fn a_site_that_goes_over_to_plain_permalinks_costs_one_message_its_certainty() {
     let mut desk = Desk::ready(&site, |_| ());
     site.set_plain_permalinks(true);
     assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unknown);
-    assert_eq!(desk.pool.form(), Form::RestRoute);
+    desk.await_form(Form::RestRoute);
     for _ in 0..3 {
         stored(desk.ask(post(1, "x")));
     }
@@ -305,7 +305,8 @@ fn a_post_that_meets_html_under_pretty_addresses_is_not_sent_there_again() {
         (r.method == "POST" && r.path.starts_with("/wp-json")).then_some(Fault::Html)
     });
     assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unknown);
-    // The probe finds pretty addresses in order again, and is not believed.
+    // A probe would find pretty addresses in order again: the other form is tried first.
+    desk.await_form(Form::RestRoute);
     for s in [1, 70, 140] {
         let now = Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
         desk.submit_at(post(1, "x"), now);
@@ -314,6 +315,22 @@ fn a_post_that_meets_html_under_pretty_addresses_is_not_sent_there_again() {
         assert_eq!(desk.pool.next_answer(), None);
     }
     assert_eq!(desk.pool.form(), Form::RestRoute);
+}
+
+#[test]
+fn one_odd_answer_does_not_drive_messages_to_an_address_that_is_closed() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    // As a firewall in front of a site may do: it closes one address, and errs once at the other.
+    site.fail_when(|_, r| r.path.contains("rest_route").then(|| Fault::status(403, &[])));
+    site.fail_next(Fault::status(302, &[("Location", "https://community.example/")]));
+    let before = site.requests().len();
+    assert_eq!(failed(desk.ask(post(1, "odd"))), Failure::SiteMisconfigured);
+    desk.settle(&site, before + 3);
+    let asked: Vec<_> = site.requests()[before + 1..].iter().map(|r| r.path.clone()).collect();
+    assert!(asked[0].contains("rest_route") && asked[1].contains("wp-json"), "{asked:?}");
+    assert_eq!(desk.pool.form(), Form::Pretty);
+    stored(desk.ask(post(1, "x")));
 }
 
 // ---------------------------------------------------------------- the stand-in

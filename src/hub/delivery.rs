@@ -66,6 +66,8 @@ pub struct Bounds {
     pub total: usize,
     /// Of one connection.
     pub per_connection: usize,
+    /// Their texts, in bytes.
+    pub bytes: usize,
 }
 
 /// All messages on their way.
@@ -77,6 +79,7 @@ pub struct Delivery {
     /// How many of each slot's connection are on their way.
     per_slot: Vec<(u32, usize)>,
     total: usize,
+    bytes: usize,
     requests: u64,
 }
 
@@ -87,13 +90,14 @@ impl Delivery {
     ///
     /// The job back, if too many are on their way.
     pub fn accept(&mut self, job: Job, bounds: &Bounds) -> Result<Option<Question>, Box<Job>> {
-        let total_full = self.total >= bounds.total;
+        let total_full = self.total >= bounds.total || self.bytes + job.text.len() > bounds.bytes;
         let of_conn = self.count_of(job.conn);
         if total_full || *of_conn >= bounds.per_connection {
             return Err(Box::new(job));
         }
         *of_conn += 1;
         self.total += 1;
+        self.bytes += job.text.len();
         if let Some(waiting) = self.lanes.get_mut(&job.lane()) {
             waiting.push_back(job);
             return Ok(None);
@@ -169,6 +173,7 @@ impl Delivery {
 
     fn strike(&mut self, job: &Job) {
         self.total -= 1;
+        self.bytes -= job.text.len();
         // A later connection in the same slot has a count of its own.
         let (serial, count) = &mut self.per_slot[job.conn.slot as usize];
         if *serial == job.conn.serial {
@@ -184,5 +189,7 @@ impl Delivery {
         }
         let waiting: usize = self.lanes.values().map(VecDeque::len).sum();
         assert_eq!(self.total, waiting + self.in_flight.len());
+        let jobs = self.lanes.values().flatten().chain(self.in_flight.values());
+        assert_eq!(self.bytes, jobs.map(|job| job.text.len()).sum::<usize>());
     }
 }

@@ -14,6 +14,10 @@ use crate::protocol::{Id, IdKey};
 
 type UserIx = u32;
 
+/// Users in their grace time. Far more than a community's phones that change networks at once; a
+/// bound for who comes and goes under ever new names.
+const GRACES_MAX: usize = 50_000;
+
 #[derive(Debug)]
 struct User {
     /// In the form in which their first connection wrote it.
@@ -80,9 +84,12 @@ impl Presence {
         }
     }
 
-    /// Takes one user whose grace time is over at `now`, until there are no more.
+    /// Takes one user whose grace time is over at `now`, or cut short because too many have one,
+    /// until there are no more.
     pub fn depart(&mut self, now: Instant) -> Option<Id> {
-        let ix = self.graces.pop_due(now)?;
+        let too_many = self.graces.count() > GRACES_MAX;
+        let until = if too_many { self.graces.next()? } else { now };
+        let ix = self.graces.pop_due(until)?;
         let user = self.users.remove(ix as usize);
         self.index.remove(&user.id.key);
         Some(user.id)

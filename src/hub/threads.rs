@@ -161,7 +161,6 @@ impl Threads {
     pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
         let joins = &self.sides[conn.slot as usize].joins;
         match self.find(key) {
-            // The shorter list decides: a connection has few joins, a new thread few hearers.
             Some(thread) => joins.iter().any(|join| join.thread == thread),
             None => false,
         }

@@ -15,11 +15,14 @@ use crate::protocol::server::EncodedFrame;
 const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
 /// How long a client may take for its request.
 const HANDSHAKE_LASTS: Duration = Duration::from_secs(10);
+/// How long a client may take for the rest of a frame, or of a message in fragments.
+const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
 /// How long a closing connection may take to read its last bytes and close its end.
 const CLOSING_LASTS: Duration = Duration::from_secs(3);
 
-/// The slab of connections, with lists of slots. Each slot stands on a list once, except for the
-/// doomed, who may have two reasons.
+/// The slab of connections, with lists of slots. A connection stands on a list once, which its
+/// flags see to, except among the doomed: it may have two reasons. A slot on a list may be empty by
+/// the time the list is gone through, or someone else's: there is nothing to do then, and no harm.
 pub(super) struct Crowd {
     connections: Slab<Connection>,
     serial: u32,
@@ -111,7 +114,7 @@ impl Crowd {
 
     // ---- output
 
-    /// Puts a frame into an outbox. Who is beyond the limit, and cannot be written to, overflows.
+    /// Puts a frame into an outbox, unless too much waits there already.
     pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
         let connection = match self.connections.get_mut(to.slot as usize) {
             Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
@@ -120,32 +123,17 @@ impl Crowd {
                 return;
             }
         };
-        self.sent += 1;
+        if connection.outbox.weight() > self.outbox_bytes_max && !self.has_room(to.slot) {
+            return;
+        }
+        // A frame of any size finds its place: it is the reader who is judged, not the frame.
+        let connection = &mut self.connections[to.slot as usize];
         connection.outbox.push(frame);
+        self.sent += 1;
         if !connection.dirty {
             connection.dirty = true;
             self.dirty.push(to.slot);
         }
-        if connection.outbox.bytes() > self.outbox_bytes_max {
-            // The limit is for who does not read, not for who has not been written to yet.
-            connection.flush(usize::MAX);
-            if connection.outbox.bytes() > self.outbox_bytes_max / 2 {
-                self.overflowed.push(to.slot);
-            }
-        }
-    }
-
-    /// One connection that does not read, until there are no more; what waits for it is dropped.
-    pub(super) fn next_overflowed(&mut self) -> Option<u32> {
-        while let Some(slot) = self.overflowed.pop() {
-            // It stands here once for each frame that was too much.
-            let connection = self.connections.get_mut(slot as usize);
-            if let Some(connection) = connection.filter(|c| !c.wire.is_closing()) {
-                connection.outbox.drop_unsent();
-                return Some(slot);
-            }
-        }
-        None
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
@@ -156,7 +144,41 @@ impl Crowd {
                 connection.dirty = true;
                 self.dirty.push(slot);
             }
+            if !connection.wire.is_closing() {
+                self.has_room(slot);
+            }
         }
+    }
+
+    /// Whether less waits for a connection than the limit. If not even writing to it helps, it has
+    /// overflowed: the limit is for who does not read, not for who has not been written to yet.
+    fn has_room(&mut self, slot: u32) -> bool {
+        let connection = &mut self.connections[slot as usize];
+        if connection.outbox.weight() <= self.outbox_bytes_max {
+            return true;
+        }
+        if connection.overflowed {
+            return false;
+        }
+        connection.flush(usize::MAX);
+        connection.overflowed = connection.outbox.weight() > self.outbox_bytes_max;
+        if connection.overflowed {
+            self.overflowed.push(slot);
+        }
+        !connection.overflowed
+    }
+
+    /// One connection that does not read, until there are no more; what waits for it is dropped.
+    pub(super) fn next_overflowed(&mut self) -> Option<u32> {
+        while let Some(slot) = self.overflowed.pop() {
+            // Its own wire may have begun to close it since.
+            let connection = self.connections.get_mut(slot as usize);
+            if let Some(connection) = connection.filter(|c| !c.wire.is_closing()) {
+                connection.outbox.drop_unsent();
+                return Some(slot);
+            }
+        }
+        None
     }
 
     /// Writes to each connection that has something to send, once. Who is stopped by the budget
@@ -196,13 +218,18 @@ impl Crowd {
         self.doomed.push(slot);
     }
 
-    /// Dooms who takes too long for its request or for its goodbye.
+    /// Dooms who takes too long for its request, for the rest of a frame, or for its goodbye.
     pub(super) fn doom_the_slow(&mut self, now: Instant) {
         for (slot, connection) in &self.connections {
-            let lasts = match (connection.wire.in_handshake(), connection.wire.is_closing()) {
-                (true, _) => HANDSHAKE_LASTS,
-                (_, true) => CLOSING_LASTS,
-                _ => continue,
+            let wire = &connection.wire;
+            let lasts = if wire.in_handshake() {
+                HANDSHAKE_LASTS
+            } else if wire.is_closing() {
+                CLOSING_LASTS
+            } else if wire.is_unfinished() {
+                UNFINISHED_LASTS
+            } else {
+                continue;
             };
             if now.duration_since(connection.since) >= lasts {
                 self.doomed.push(slot as u32);

@@ -2,13 +2,19 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel keeps until they are accepted; the system's own limit may be lower.
 const BACKLOG: i32 = 4096;
+
+/// Silence after which the kernel asks whether the peer is still there, and how often it asks: a
+/// phone that has lost its network is noticed after about two minutes.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
 /// All listeners, and which of them may have a connection waiting.
 pub(super) struct Listeners {
@@ -127,8 +133,10 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it: one system call less for each.
+    // Accepted sockets inherit what follows: fewer system calls for each.
     socket.set_tcp_nodelay(true)?;
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER);
+    socket.set_tcp_keepalive(&keep_alive.with_interval(KEEP_ALIVE_EVERY).with_retries(3))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

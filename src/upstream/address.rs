@@ -11,6 +11,14 @@ pub enum Form {
 }
 
 impl Form {
+    /// The other one.
+    pub fn other(self) -> Form {
+        match self {
+            Form::Pretty => Form::RestRoute,
+            Form::RestRoute => Form::Pretty,
+        }
+    }
+
     /// Where messages are posted, to be put after a [`SiteUrl`].
     pub fn messages(self) -> &'static str {
         match self {

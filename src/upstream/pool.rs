@@ -32,8 +32,13 @@ const WARNINGS_MAX: usize = 16;
 
 /// What a worker is to do.
 enum Job {
-    Ask { request: RequestId, ask: Ask, form: Form },
-    Probe,
+    Ask {
+        request: RequestId,
+        ask: Ask,
+        form: Form,
+    },
+    /// Find the form of address, and try this one first.
+    Probe(Form),
 }
 
 /// What a worker has done.
@@ -59,11 +64,13 @@ pub struct Pool {
     /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
     /// better.
     form: Form,
-    /// `/wp-json/` has answered a probe well and a post badly: it is not trusted again.
-    pretty_is_bad: bool,
+    /// The form that the next probe tries first.
+    probe_first: Form,
     probing: bool,
     probe_wanted: bool,
     probed_at: Option<Instant>,
+    /// When an answer last made us doubt the form.
+    doubted_at: Option<Instant>,
     /// When the loop last said what time it is.
     now: Option<Instant>,
     /// What was warned of within the last minute, and when; the oldest first.
@@ -95,10 +102,11 @@ impl Pool {
             outstanding: 0,
             outstanding_max,
             form: Form::RestRoute,
-            pretty_is_bad: false,
+            probe_first: Form::Pretty,
             probing: false,
             probe_wanted: true,
             probed_at: None,
+            doubted_at: None,
             now: None,
             warned: VecDeque::new(),
         };
@@ -178,7 +186,7 @@ impl Pool {
             (Some(then), Some(now)) => now.saturating_duration_since(then) >= PATIENCE,
             _ => true,
         };
-        if self.probe_wanted && !self.probing && due && self.send(Job::Probe) {
+        if self.probe_wanted && !self.probing && due && self.send(Job::Probe(self.probe_first)) {
             self.probing = true;
             self.probe_wanted = false;
             self.probed_at = self.now;
@@ -190,8 +198,8 @@ impl Pool {
         let url = self.url.clone();
         let why = match result {
             Ok(form) => {
-                self.form = if self.pretty_is_bad { Form::RestRoute } else { form };
-                let way = match self.form {
+                self.form = form;
+                let way = match form {
                     Form::Pretty => "/wp-json/",
                     Form::RestRoute => "/?rest_route=/",
                 };
@@ -216,14 +224,8 @@ impl Pool {
 
     /// What an operator should know of an answer.
     fn note(&mut self, form: Form, outcome: &Outcome) {
-        if outcome.doubtful {
-            self.probe_wanted = true;
-            if form == Form::Pretty && !self.pretty_is_bad {
-                self.pretty_is_bad = true;
-                self.form = Form::RestRoute;
-                let url = &self.url;
-                log::warn!("{url}: /wp-json/ answers no more as it did; from now on ?rest_route=");
-            }
+        if outcome.doubtful && form == self.form {
+            self.doubt();
         }
         let (Answer::Failed(failure), Some(remark)) = (&outcome.answer, &outcome.remark) else {
             return;
@@ -237,6 +239,26 @@ impl Pool {
             | Failure::NotStored => self.warn(line),
             // The member's affair, not the operator's.
             _ => log::debug!("{line}"),
+        }
+    }
+
+    /// A post was answered as if its address were the wrong one. Perhaps the site's permalinks have
+    /// changed, perhaps something in front of it refused this one request: the other form is used
+    /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
+    /// twice for everything.
+    fn doubt(&mut self) {
+        let recently = match (self.doubted_at, self.now) {
+            (Some(then), Some(now)) => now.saturating_duration_since(then) < PATIENCE,
+            _ => false,
+        };
+        if !recently {
+            let url = &self.url;
+            log::warn!("{url}: a message was answered as if its address were wrong; probing again");
+            self.doubted_at = self.now;
+            self.probe_first = self.form.other();
+            self.probe_wanted = true;
+            self.probed_at = None;
+            self.probe_if_wanted();
         }
     }
 
@@ -272,7 +294,7 @@ fn run(site: &Site, job: &Job) -> Done {
         Job::Ask { request, ask, form } => {
             Done::Asked { request: *request, form: *form, outcome: site.put(ask, *form) }
         }
-        Job::Probe => Done::Probed(site.probe()),
+        Job::Probe(first) => Done::Probed(site.probe(*first)),
     }
 }
 
@@ -301,7 +323,7 @@ fn broken(job: &Job) -> Done {
             let outcome = Outcome::failed(Failure::Unknown, Some("the worker failed"));
             Done::Asked { request: *request, form: *form, outcome }
         }
-        Job::Probe => Done::Probed(Err(Finding::Unreachable("the worker failed"))),
+        Job::Probe(_) => Done::Probed(Err(Finding::Unreachable("the worker failed"))),
     }
 }
 
@@ -325,7 +347,7 @@ mod tests {
             let job = Job::Ask { request: RequestId(n), ask: ask(), form: Form::RestRoute };
             jobs.send(job).ok().unwrap();
         }
-        jobs.send(Job::Probe).ok().unwrap();
+        jobs.send(Job::Probe(Form::Pretty)).ok().unwrap();
         drop(jobs);
         // `resume_unwind` is a panic without its noise.
         work(&todo, &answers, &waker, |_| std::panic::resume_unwind(Box::new("on purpose")));

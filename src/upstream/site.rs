@@ -32,6 +32,8 @@ pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
     body_max: u64,
+    /// For each of the two calls of a probe.
+    probe_timeout: Duration,
 }
 
 /// What came of a post.
@@ -75,7 +77,12 @@ impl Site {
             .max_idle_age(IDLE_MAX)
             .build();
         let agent = Agent::new_with_config(config);
-        Site { agent, url: settings.url.clone(), body_max: settings.body_max }
+        Site {
+            agent,
+            url: settings.url.clone(),
+            body_max: settings.body_max,
+            probe_timeout: settings.request_timeout.min(2 * settings.connect_timeout),
+        }
     }
 
     /// Ends all calls, and all that are still to come.
@@ -108,13 +115,14 @@ impl Site {
         }
     }
 
-    /// Finds out which form of address the site answers to, if any.
-    pub fn probe(&self) -> Result<Form, Finding> {
-        match self.find(Form::Pretty) {
-            Finding::Api => Ok(Form::Pretty),
+    /// Finds out which form of address the site answers to, if any, and tries `first` first. Takes
+    /// no longer than four times the connect timeout.
+    pub fn probe(&self, first: Form) -> Result<Form, Finding> {
+        match self.find(first) {
+            Finding::Api => Ok(first),
             Finding::Unreachable(why) => Err(Finding::Unreachable(why)),
-            _ => match self.find(Form::RestRoute) {
-                Finding::Api => Ok(Form::RestRoute),
+            _ => match self.find(first.other()) {
+                Finding::Api => Ok(first.other()),
                 finding => Err(finding),
             },
         }
@@ -142,7 +150,10 @@ impl Site {
         }
         let Some(body) = &request.body else {
             let Ok(wanted) = wanted.body(()) else { return Call::NotSent("not a valid request") };
-            return match self.agent.run(wanted) {
+            // Only the probe has no body, and nobody's message should wait for it long.
+            let quick = self.agent.configure_request(wanted);
+            let quick = quick.timeout_global(Some(self.probe_timeout)).build();
+            return match self.agent.run(quick) {
                 Ok(response) => Call::Replied(self.read(response)),
                 Err(error) => Call::Lost(words(&error)),
             };

@@ -88,10 +88,15 @@ fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str
         return Err(text("426 Upgrade Required", version, "WebSocket version 13 is needed."));
     }
     match header(request, "sec-websocket-key") {
-        // Sixteen bytes in base64 (RFC 6455 section 4.1).
-        Some(key) if key.len() == 24 => Ok(Some(key)),
-        _ => Err(bad("The header Sec-WebSocket-Key is missing or is not 24 characters long.")),
+        Some(key) if is_sixteen_bytes(key) => Ok(Some(key)),
+        _ => Err(bad("The header Sec-WebSocket-Key is missing or is not 16 bytes in base64.")),
     }
+}
+
+/// Sixteen bytes in base64 have 22 characters and two of padding (RFC 6455 section 4.1).
+fn is_sixteen_bytes(key: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(digit)
 }
 
 fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {

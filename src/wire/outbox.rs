@@ -8,6 +8,10 @@ use std::io::IoSlice;
 
 use crate::protocol::server::EncodedFrame;
 
+/// What a frame costs besides its bytes: reference counts, the allocator's rounding, its place in
+/// the queue. Counted, or a flood of empty pongs would weigh nothing.
+const FRAME_OVERHEAD_BYTES: usize = 48;
+
 /// Frames in the order in which they leave, the first perhaps half sent.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -32,6 +36,12 @@ impl Outbox {
     /// How many bytes wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What waits, in bytes of memory, as if none of it were shared.
+    pub fn weight(&self) -> usize {
+        let frames = self.rest.len() + usize::from(self.first.is_some());
+        self.bytes + frames * FRAME_OVERHEAD_BYTES
     }
 
     /// Whether nothing waits.
@@ -130,10 +140,12 @@ mod tests {
         half_sent.consume(1);
         half_sent.drop_unsent();
         assert_eq!(waiting(&half_sent), "ne");
+        assert_eq!(half_sent.weight(), 2 + FRAME_OVERHEAD_BYTES);
 
         let mut at_a_boundary = outbox(&["one", "two"]);
         at_a_boundary.consume(3);
         at_a_boundary.drop_unsent();
+        assert_eq!(at_a_boundary.weight(), 0);
         at_a_boundary.push(b"bye".as_slice().into());
         assert_eq!(waiting(&at_a_boundary), "bye");
     }

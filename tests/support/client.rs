@@ -54,6 +54,11 @@ impl Client {
         Client::over(socket.into())
     }
 
+    /// The bare socket, for what no WebSocket library says.
+    pub fn into_socket(self) -> TcpStream {
+        self.socket.get_ref().try_clone().unwrap()
+    }
+
     /// Opens a WebSocket, which the server may refuse.
     pub fn try_over(socket: TcpStream) -> Result<Client, String> {
         socket.set_nodelay(true).unwrap();

@@ -53,10 +53,17 @@ impl Server {
 
     /// Starts on a free port with at most so many descriptors.
     pub fn start_with_descriptors(count: u32, arguments: &[&str]) -> Server {
-        let mut command = clean(Command::new("prlimit"));
-        command.arg(format!("--nofile={count}")).arg(env!("CARGO_BIN_EXE_buddyline"));
+        let mut command = clean(Command::new("sh"));
+        command.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\""));
+        command.arg(env!("CARGO_BIN_EXE_buddyline"));
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         Server::launch(command, 1)
+    }
+
+    /// Leaves the running process at most so many descriptors.
+    pub fn leave_descriptors(&self, count: u64) {
+        let pid = self.child.id().try_into().unwrap();
+        rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some((count, count)), None).unwrap();
     }
 
     /// Starts a command, and waits for so many listeners.
@@ -135,6 +142,13 @@ impl Server {
         // The name in parentheses may hold anything.
         let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
         fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+    }
+
+    /// Memory that is really used.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Open descriptors.

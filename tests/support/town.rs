@@ -20,7 +20,7 @@ pub fn settings() -> Settings {
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
-        deliveries: Bounds { total: 6, per_connection: 4 },
+        deliveries: Bounds { total: 6, per_connection: 4, bytes: 10_000 },
     }
 }
 
@@ -89,8 +89,9 @@ impl Town {
     pub fn pass(&mut self, time: Duration) {
         self.now.instant += time;
         self.now.unix_s += time.as_secs();
-        self.hub.advance(self.now);
-        self.take_effects();
+        while self.hub.advance(self.now) {
+            self.take_effects();
+        }
         let next = self.hub.next_deadline();
         assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
     }
