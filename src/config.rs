@@ -124,7 +124,7 @@ pub enum TryPage {
 /// Whether a connection is believed to be whom it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Trust {
-    /// It is: for development, and for networks where everyone is trusted.
+    /// Every userId is believed: for development, and where everyone is trusted.
     Open,
 }
 

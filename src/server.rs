@@ -23,7 +23,7 @@ use crate::config::site_url::SiteUrl;
 use crate::connection::Received;
 use crate::hub::Hub;
 use crate::hub::delivery::Bounds;
-use crate::hub::interface::{Effect, Input, Now, Settings};
+use crate::hub::interface::{Answer, Effect, Input, Now, Settings};
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
 use crowd::Crowd;
@@ -299,6 +299,7 @@ impl Server {
             wire::Event::Drained => return false,
             wire::Event::Opened => {
                 connection.opened = true;
+                log::debug!("connection {}: open", conn.serial);
                 self.hub.handle(Input::Opened { conn }, now);
             }
             wire::Event::Text(text) => {
@@ -320,6 +321,12 @@ impl Server {
             let Some((request, answer)) = self.upstream.next_answer() else {
                 return;
             };
+            match &answer {
+                Answer::Stored(stored) => {
+                    log::debug!("request {}: stored in thread {}", request.0, stored.thread);
+                }
+                Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
+            }
             self.hub.handle(Input::Answered { request, answer }, now);
             self.drain(now);
         }
@@ -353,6 +360,7 @@ impl Server {
         if let Some(connection) = self.crowd.get(slot) {
             if std::mem::take(&mut connection.opened) {
                 let conn = connection.id;
+                log::debug!("connection {}: closed", conn.serial);
                 self.hub.handle(Input::Closed { conn }, now);
             }
         }
