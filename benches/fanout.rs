@@ -5,9 +5,8 @@
 use std::time::{Duration, Instant};
 
 use buddyline::hub::Hub;
-use buddyline::hub::delivery::Bounds;
 use buddyline::hub::interface::Settings;
-use buddyline::hub::interface::{ConnId, Effect, Input, Now};
+use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now};
 use buddyline::wire::outbox::Outbox;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 

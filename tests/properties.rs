@@ -1,13 +1,14 @@
 //! What holds for every history: against naive models, and against nonsense.
 
+#[path = "support/nonsense.rs"]
+mod nonsense;
 #[path = "support/town.rs"]
 mod town;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use buddyline::hub::delivery::Bounds;
-use buddyline::hub::interface::Settings;
+use buddyline::hub::interface::{Bounds, Settings};
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -107,7 +108,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_disturbs_nobody_else(text in any_text(), before in any::<bool>()) {
+    fn any_text_disturbs_nobody_else(text in nonsense::any_text(), before in any::<bool>()) {
         let mut town = Town::new(roomy());
         let bob = town.open_in(0, "3", "1");
         let alice = if before { town.open_in(1, "2", "1") } else { town.open(1) };
@@ -116,7 +117,8 @@ proptest! {
         let errors = heard.iter().filter(|(_, frame)| frame["type"] == "error").count();
         prop_assert!(heard.iter().all(|(to, frame)| *to == alice || frame["type"] != "error"));
         prop_assert!(errors <= 1);
-        if serde_json::from_str::<Value>(&text).is_err() {
+        // Not as a `Value`, which has no room for the number 1e999.
+        if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
             prop_assert_eq!(heard.len(), 1);
             prop_assert_eq!(&heard[0].1["code"], "invalid_json");
         }
@@ -302,63 +304,4 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
         prop_assert_eq!(shown, expected);
     }
     Ok(())
-}
-
-/// Text of any kind: noise, JSON of any shape, and frames that are nearly right.
-fn any_text() -> impl Strategy<Value = String> {
-    let words = [
-        "user_connected",
-        "join_thread",
-        "leave_thread",
-        "send_message",
-        "typing",
-        "online_users",
-        "call_initiated",
-        "offer",
-        "answer",
-        "ice-candidate",
-        "ping",
-        "pong",
-        "message",
-        "",
-    ];
-    let keys = [
-        "type",
-        "userId",
-        "threadId",
-        "recipientId",
-        "senderId",
-        "clientId",
-        "message",
-        "token",
-        "typing",
-        "offer",
-        "answer",
-        "candidate",
-        "x",
-    ];
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        (0..4u64).prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
-        any::<String>().prop_map(Value::from),
-        proptest::sample::select(words.to_vec()).prop_map(Value::from),
-    ];
-    let object =
-        vec((proptest::sample::select(keys.to_vec()), leaf.clone()), 0..8).prop_map(|pairs| {
-            Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
-        });
-    let nearly =
-        (proptest::sample::select(words.to_vec()), object.clone()).prop_map(|(kind, mut frame)| {
-            frame["type"] = kind.into();
-            frame.to_string()
-        });
-    prop_oneof![
-        1 => any::<String>(),
-        1 => leaf.prop_map(|value| value.to_string()),
-        1 => object.prop_map(|value| value.to_string()),
-        5 => nearly,
-    ]
 }

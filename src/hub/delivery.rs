@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::interface::{Ask, ConnId, Post, RequestId, Target, Token};
+use super::interface::{Ask, Bounds, ConnId, Post, RequestId, Target, Token};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
@@ -58,17 +58,6 @@ impl Job {
 
 /// What to ask the site now, and under which name.
 pub type Question = (RequestId, Box<Ask>);
-
-/// How many messages may be on their way.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// On the whole server.
-    pub total: usize,
-    /// Of one connection.
-    pub per_connection: usize,
-    /// Their texts, in bytes.
-    pub bytes: usize,
-}
 
 /// All messages on their way.
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::delivery::Bounds;
 pub use super::failure::Failure;
 use crate::protocol::Id;
 use crate::protocol::server::EncodedFrame;
@@ -99,6 +98,17 @@ pub struct Settings {
     pub joins_per_connection: usize,
     /// Messages on their way to the site.
     pub deliveries: Bounds,
+}
+
+/// How many messages may be on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// On the whole server.
+    pub total: usize,
+    /// Of one connection.
+    pub per_connection: usize,
+    /// Their texts, in bytes.
+    pub bytes: usize,
 }
 
 /// How much there is.

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use buddyline::hub::Hub;
-use buddyline::hub::delivery::Bounds;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
-    Answer, Ask, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored, StoredMessage,
+    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored,
+    StoredMessage,
 };
 use buddyline::protocol::Id;
 use serde_json::Value;
