@@ -12,7 +12,6 @@ use buddyline::hub::interface::{Bounds, Settings};
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use serde_json::Value;
 use town::Town;
 
 const SLOTS: u32 = 6;
