@@ -35,7 +35,7 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
-    /// Address of the BuddyBoss site, for example https://community.example.
+    /// Address of the BuddyBoss site with its scheme: https, a host, perhaps a port and a path.
     #[arg(long, env = "BUDDYLINE_BUDDYBOSS_URL", value_name = "URL", help_heading = "Site",
           value_parser = SiteUrl::parse)]
     pub buddyboss_url: Option<SiteUrl>,

@@ -19,7 +19,7 @@ impl Form {
         }
     }
 
-    /// Where messages are posted, to be put after a [`SiteUrl`].
+    /// Where messages are posted, to be put after the site's address.
     pub fn messages(self) -> &'static str {
         match self {
             Form::Pretty => "/wp-json/buddyboss/v1/messages",
@@ -27,7 +27,7 @@ impl Form {
         }
     }
 
-    /// Who the caller is: the question of the probe, to be put after a [`SiteUrl`].
+    /// Who the caller is: the question of the probe, to be put after the site's address.
     pub fn me(self) -> &'static str {
         match self {
             Form::Pretty => "/wp-json/buddyboss/v1/members/me?_fields=id",
