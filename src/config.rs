@@ -70,7 +70,7 @@ pub struct Config {
     pub presence_grace: Duration,
 
     /// Open connections, 1 to 1000000; one more is refused with 503.
-    #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 50_000,
+    #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_000,
           help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
