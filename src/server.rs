@@ -32,10 +32,15 @@ use listeners::Listeners;
 const ACCEPTS_PER_TICK: usize = 64;
 /// Answers from the site taken in one tick.
 const ANSWERS_PER_TICK: usize = 256;
-/// Bytes read from one connection in one tick, which is one read.
-const READ_BYTES_PER_TICK: usize = 64 * 1024;
-/// Events taken from one poll.
-const EVENTS_PER_TICK: usize = 1024;
+/// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
+/// frames, each of which may be for a whole thread.
+const READ_BYTES_PER_TICK: usize = 16 * 1024;
+/// Due things done in one tick, each of which may be for everyone.
+const DUE_PER_TICK: usize = 64;
+/// Events taken from one poll. A few, so that outboxes are flushed before they grow: a thousand
+/// arrivals in one tick would put a thousand frames into each. No more frames leave in one system
+/// call anyway.
+const EVENTS_PER_TICK: usize = 64;
 /// How often old handshakes and closings are looked for, and a failed accept is tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long the server takes to say goodbye.
@@ -172,7 +177,10 @@ impl Server {
         self.events = events;
         self.accept(now);
         self.collect_answers(now);
-        while self.hub.advance(now) {
+        for _ in 0..DUE_PER_TICK {
+            if !self.hub.advance(now) {
+                break;
+            }
             self.drain(now);
         }
         // Whose own pongs are too many to hold has caused no effect that was drained before.
@@ -305,7 +313,10 @@ impl Server {
                 connection.since = now.instant;
                 self.hub.handle(Input::Frame { conn, text: text.as_str() }, now);
             }
-            wire::Event::Binary => self.hub.handle(Input::Binary { conn }, now),
+            wire::Event::Binary => {
+                connection.since = now.instant;
+                self.hub.handle(Input::Binary { conn }, now);
+            }
             wire::Event::Closing => {
                 connection.since = now.instant;
                 self.tell_closed(slot, now);
@@ -368,7 +379,7 @@ impl Server {
     /// What is done once a second.
     fn sweep(&mut self, now: Now) {
         self.swept = now.instant;
-        self.listeners.note_all_ready();
+        self.listeners.wake_resting();
         self.crowd.doom_the_slow(now.instant);
     }
 
@@ -388,13 +399,15 @@ impl Server {
         self.listeners.close(self.poll.registry());
         self.hub.stop();
         self.drain(now);
-        let slots = self.crowd.slots();
-        log::info!("closing {} connections", slots.len());
-        for slot in slots {
+        log::info!("closing {} connections", self.crowd.len());
+        for slot in self.crowd.slots() {
             self.crowd.close(slot, 1001, "the server is stopping", now.instant);
-            self.tell_closed(slot, now);
         }
-        self.drain(now);
+        // Only then, so that nobody's end is told to those who are to go next.
+        for slot in self.crowd.slots() {
+            self.tell_closed(slot, now);
+            self.drain(now);
+        }
         let until = now.instant + STOPPING_LASTS;
         while self.crowd.len() > 0 && Instant::now() < until {
             self.tick()?;

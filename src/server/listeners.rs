@@ -19,6 +19,8 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 /// All listeners, and which of them may have a connection waiting.
 pub(super) struct Listeners {
     all: Vec<(TcpListener, bool)>,
+    /// One of them has failed and is not asked before the next sweep.
+    resting: bool,
 }
 
 impl Listeners {
@@ -58,7 +60,7 @@ impl Listeners {
         }
         match (all.is_empty(), absent) {
             (true, Some(fault)) => Err(fault),
-            _ => Ok(Listeners { all }),
+            _ => Ok(Listeners { all, resting: false }),
         }
     }
 
@@ -77,9 +79,11 @@ impl Listeners {
     }
 
     /// A failed accept is followed by no event, so that somebody has to ask again.
-    pub(super) fn note_all_ready(&mut self) {
-        for (_, ready) in &mut self.all {
-            *ready = true;
+    pub(super) fn wake_resting(&mut self) {
+        if std::mem::take(&mut self.resting) {
+            for (_, ready) in &mut self.all {
+                *ready = true;
+            }
         }
     }
 
@@ -93,7 +97,7 @@ impl Listeners {
     /// # Errors
     ///
     /// The system cannot accept now, for want of descriptors or memory. The listener counts as
-    /// empty until [`Listeners::note_all_ready`].
+    /// empty until [`Listeners::wake_resting`].
     pub(super) fn accept(&mut self) -> io::Result<Option<TcpStream>> {
         for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
             loop {
@@ -108,6 +112,7 @@ impl Listeners {
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                         _ => {
                             *ready = false;
+                            self.resting = true;
                             return Err(fault);
                         }
                     },
