@@ -239,15 +239,14 @@ impl Hub {
         // A sample client types before the server can know who it is (`PROTOCOL.md` 2.3).
         let user = self.presence.user_of(conn);
         let user = user.as_ref();
-        let stopped_elsewhere = if typing {
+        if typing {
             let lasting = self.settings.typing_lasts;
-            self.threads.typing_starts(conn, user, thread, now.instant, lasting)
+            let elsewhere = self.threads.typing_starts(conn, user, thread, now.instant, lasting);
+            if let Some(typist) = elsewhere {
+                self.typing_over(&typist);
+            }
         } else {
             self.threads.typing_stops(conn, user, &thread.key);
-            None
-        };
-        if let Some(typist) = stopped_elsewhere {
-            self.typing_over(&typist);
         }
         self.show_typing(conn, user, thread, typing, client_id);
     }
@@ -297,8 +296,9 @@ impl Hub {
         let token = match message.token.as_deref() {
             None | Some("") => None,
             Some(text) => Some(Token::new(text).ok_or_else(|| {
-                let what = "token must be printable ASCII without spaces, at most 4096 bytes.";
-                ClientError::new(ErrorCode::InvalidField, what)
+                let max = Token::BYTES_MAX;
+                let what = "token must be printable ASCII without spaces";
+                ClientError::new(ErrorCode::InvalidField, format!("{what}, at most {max} bytes."))
             })?),
         };
         let job = Job {

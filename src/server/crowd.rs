@@ -116,37 +116,36 @@ impl Crowd {
 
     /// Puts a frame into an outbox, unless too much waits there already.
     pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
-        let connection = match self.connections.get_mut(to.slot as usize) {
-            Some(connection) if connection.id == to && !connection.wire.is_closing() => connection,
-            _ => {
-                self.stale += 1;
-                return;
-            }
-        };
-        if connection.outbox.weight() > self.outbox_bytes_max && !self.has_room(to.slot) {
+        let connection = self.connections.get(to.slot as usize);
+        if !connection.is_some_and(|c| c.id == to && !c.wire.is_closing()) {
+            self.stale += 1;
             return;
         }
         // A frame of any size finds its place: it is the reader who is judged, not the frame.
-        let connection = &mut self.connections[to.slot as usize];
-        connection.outbox.push(frame);
-        self.sent += 1;
-        if !connection.dirty {
-            connection.dirty = true;
-            self.dirty.push(to.slot);
+        if self.has_room(to.slot) {
+            self.connections[to.slot as usize].outbox.push(frame);
+            self.sent += 1;
+            self.mark_dirty(to.slot);
         }
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
     pub(super) fn note_output(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get_mut(slot as usize) {
-            let waiting = !connection.outbox.is_empty() || connection.wire.is_closing();
-            if waiting && !connection.dirty {
-                connection.dirty = true;
-                self.dirty.push(slot);
+            let closing = connection.wire.is_closing();
+            if closing || !connection.outbox.is_empty() {
+                self.mark_dirty(slot);
             }
-            if !connection.wire.is_closing() {
+            if !closing {
                 self.has_room(slot);
             }
+        }
+    }
+
+    /// Puts a connection on the list of those that are written to at the end of the tick.
+    fn mark_dirty(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.connections[slot as usize].dirty, true) {
+            self.dirty.push(slot);
         }
     }
 
