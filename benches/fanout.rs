@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now};
@@ -16,6 +17,11 @@ fn now() -> Now {
 
 fn thread_of(hearers: u32) -> Hub {
     let mut hub = Hub::new(Settings {
+        trust: Trust::Open,
+        presence: PresenceScope::All,
+        membership_lasts: Duration::from_secs(60),
+        anonymous_lasts: Duration::from_secs(30),
+        checks: 4,
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 1_000,
@@ -23,7 +29,7 @@ fn thread_of(hearers: u32) -> Hub {
     });
     for slot in 0..hearers {
         let conn = ConnId { slot, serial: slot };
-        hub.handle(Input::Opened { conn }, now());
+        hub.handle(Input::Opened { conn, credential: None }, now());
         let join = r#"{"type":"join_thread","threadId":1}"#;
         hub.handle(Input::Frame { conn, text: join }, now());
     }

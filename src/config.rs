@@ -126,6 +126,19 @@ pub enum TryPage {
 pub enum Trust {
     /// Every userId is believed: for development, and where everyone is trusted.
     Open,
+    /// A token proves who someone is, and the site says who takes part in a thread.
+    Verified,
+}
+
+/// Who hears who comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresenceScope {
+    /// Everyone.
+    All,
+    /// People who share a thread with the user.
+    Threads,
+    /// Nobody.
+    Off,
 }
 
 /// Where to listen: what was written, and the addresses that it means.

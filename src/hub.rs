@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, SendMessage, parse, relayed};
+use crate::protocol::credential::Credential;
 use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
 use delivery::{Delivery, Job};
 use interface::{
-    Answer, Census, ConnId, Effect, Failure, Input, Now, RequestId, Settings, Stored, Target, Token,
+    Answer, Census, ConnId, Effect, Failure, Input, Now, RequestId, Settings, Stored, Target,
 };
 use presence::Presence;
 use threads::{Joined, Threads, Typist};
@@ -56,7 +57,7 @@ impl Hub {
     /// Takes one input in. What follows from it waits in [`Hub::next_effect`].
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         match input {
-            Input::Opened { conn } => self.opened(conn),
+            Input::Opened { conn, .. } => self.opened(conn),
             Input::Frame { conn, text } => self.frame(conn, text, now),
             Input::Binary { conn } => {
                 let fault = "Send text frames: binary frames carry nothing in this protocol.";
@@ -293,13 +294,9 @@ impl Hub {
             // The parser has refused a frame with neither.
             (None, None) => return Ok(()),
         };
-        let token = match message.token.as_deref() {
+        let credential = match message.token.as_deref() {
             None | Some("") => None,
-            Some(text) => Some(Token::new(text).ok_or_else(|| {
-                let max = Token::BYTES_MAX;
-                let what = "token must be printable ASCII without spaces";
-                ClientError::new(ErrorCode::InvalidField, format!("{what}, at most {max} bytes."))
-            })?),
+            Some(text) => Some(Credential::parse(text)?),
         };
         let job = Job {
             conn,
@@ -308,7 +305,7 @@ impl Hub {
             claimed: self.presence.user_of(conn),
             target,
             text: Arc::from(message.text.as_ref()),
-            token,
+            credential,
         };
         match self.delivery.accept(job, &self.settings.deliveries) {
             Ok(Some((request, ask))) => self.effects.push_back(Effect::Ask { request, ask }),
@@ -325,6 +322,7 @@ impl Hub {
         };
         match answer {
             Answer::Stored(stored) => self.stored(&job, &stored),
+            Answer::Proven(_) | Answer::Listed(_) => {}
             Answer::Failed(failure) => self.error(job.conn, &job.reply, &failure.client_error()),
         }
         if let Some((request, ask)) = next {

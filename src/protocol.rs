@@ -4,6 +4,7 @@
 //! into bytes, once. Nothing here knows a connection or a thread.
 
 pub mod client;
+pub mod credential;
 pub mod server;
 
 use std::borrow::Cow;
@@ -113,12 +114,16 @@ pub enum ErrorCode {
     TokenRequired,
     /// The site did not accept the token.
     TokenRefused,
+    /// The token is another user's than the frame says.
+    IdentityMismatch,
     /// The token was good once and has expired.
     TokenExpired,
     /// The site has suspended this member.
     Suspended,
     /// The user is not in the thread, or there is no such thread.
     NotParticipant,
+    /// More people are in the thread than the server looks up.
+    ThreadTooLarge,
     /// The site does not let these people write to each other; permanent.
     CannotWrite,
     /// The site understood the request and found a value it does not accept.
@@ -139,7 +144,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the documents and the tests.
-    pub const ALL: [ErrorCode; 24] = [
+    pub const ALL: [ErrorCode; 26] = [
         ErrorCode::InvalidJson,
         ErrorCode::InvalidFrame,
         ErrorCode::UnknownType,
@@ -153,9 +158,11 @@ impl ErrorCode {
         ErrorCode::Overloaded,
         ErrorCode::TokenRequired,
         ErrorCode::TokenRefused,
+        ErrorCode::IdentityMismatch,
         ErrorCode::TokenExpired,
         ErrorCode::Suspended,
         ErrorCode::NotParticipant,
+        ErrorCode::ThreadTooLarge,
         ErrorCode::CannotWrite,
         ErrorCode::RefusedBySite,
         ErrorCode::TooLarge,

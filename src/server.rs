@@ -18,11 +18,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::Config;
 use crate::config::site_url::SiteUrl;
+use crate::config::{Config, PresenceScope, Trust};
 use crate::connection::Received;
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Bounds, Effect, Input, Now, Settings};
+use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings};
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
 use crowd::Crowd;
@@ -307,7 +307,7 @@ impl Server {
             wire::Event::Opened => {
                 connection.opened = true;
                 log::debug!("connection {}: open", conn.serial);
-                self.hub.handle(Input::Opened { conn }, now);
+                self.hub.handle(Input::Opened { conn, credential: None }, now);
             }
             wire::Event::Text(text) => {
                 connection.since = now.instant;
@@ -335,6 +335,8 @@ impl Server {
                 Answer::Stored(stored) => {
                     log::debug!("request {}: stored in thread {}", request.0, stored.thread);
                 }
+                Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
+                Answer::Listed(_) => log::debug!("request {}: listed", request.0),
                 Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
             }
             self.hub.handle(Input::Answered { request, answer }, now);
@@ -351,6 +353,7 @@ impl Server {
                 match effect {
                     Effect::Send { to, frame } => self.crowd.deliver(to, frame),
                     Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
+                    Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.
@@ -364,6 +367,13 @@ impl Server {
     }
 
     // ---- the end of connections
+
+    fn close(&mut self, conn: ConnId, code: u16, reason: &'static str, now: Now) {
+        if self.crowd.get(conn.slot).is_some_and(|connection| connection.id == conn) {
+            self.crowd.close(conn.slot, code, reason, now.instant);
+            self.tell_closed(conn.slot, now);
+        }
+    }
 
     /// Tells the hub, once, that nothing more reaches a connection.
     fn tell_closed(&mut self, slot: u32, now: Now) {
@@ -449,6 +459,11 @@ fn room_for_connections(config: &Config) -> io::Result<usize> {
 
 fn hub_settings(config: &Config) -> Settings {
     Settings {
+        trust: config.trust.unwrap_or(Trust::Open),
+        presence: PresenceScope::All,
+        membership_lasts: Duration::from_secs(60),
+        anonymous_lasts: Duration::from_secs(30),
+        checks: config.upstream_workers.into(),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: config.max_joins as usize,

@@ -126,7 +126,7 @@ const TABLE: &[(&str, Expected)] = &[
 const OTHERS: [&str; 2] = ["me-", "private-rest-"];
 
 fn post(target: Target, text: &str) -> Post {
-    Post { token: Token::new("secret"), target, text: text.into(), claimed: None }
+    Post { credential: Credential::parse("secret").ok(), target, text: text.into(), claimed: None }
 }
 
 /// The post that could have led to a recording.

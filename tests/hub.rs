@@ -382,7 +382,7 @@ fn a_message_is_stored_first_and_then_shown_to_the_thread() {
     town.hears_nothing();
     let (request, post) = town.asked();
     assert_eq!((post.target, &*post.text), (Target::Thread(7), "héllo \"you\""));
-    assert_eq!(post.token.expect("the token").secret(), "tok");
+    assert_eq!(post.credential.expect("the token").secret(), "tok");
     town.store(request, 7, 2);
     town.hears(&[
         (alice, r#"{"type":"message","threadId":"7","senderId":"2","recipientId":"3","message":"héllo \"you\"","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>","clientId":"c1"}"#),
@@ -416,7 +416,8 @@ fn the_sender_of_a_message_is_who_the_site_says_and_not_who_the_connection_says(
     town.say(liar, r#"{"type":"send_message","message":"hi","threadId":7,"token":"t"}"#);
     let (request, _) = town.asked();
     let (thread, message) = (7, None);
-    let stored = Stored { thread, sender: Id::number(9), message };
+    let stored =
+        Stored { thread, sender: Id::number(9), message, participants: None, expires_s: None };
     town.answer(request, Answer::Stored(stored));
     town.hears(&[(
         liar,

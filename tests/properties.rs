@@ -20,10 +20,10 @@ const GRACE_S: u64 = 5;
 
 fn roomy() -> Settings {
     Settings {
-        typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(GRACE_S),
         joins_per_connection: 100,
         deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
+        ..town::settings()
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use support::fixtures::load;
 
 fn post(target: Target, text: &str) -> Post {
-    Post { token: Token::new("secret"), target, text: text.into(), claimed: None }
+    Post { credential: Credential::parse("secret").ok(), target, text: text.into(), claimed: None }
 }
 
 fn bare(status: u16) -> Reply {
@@ -55,7 +55,7 @@ fn a_new_thread_names_its_recipient_and_no_thread() {
 
 #[test]
 fn a_request_that_the_site_must_not_see_is_not_made() {
-    let no_token = Post { token: None, ..post(Target::Thread(1), "x") };
+    let no_token = Post { credential: None, ..post(Target::Thread(1), "x") };
     for (post, failure) in [
         (no_token, F::TokenMissing),
         (post(Target::Thread(0), "x"), F::RefusedBySite),

@@ -92,7 +92,8 @@ fn the_sites_refusals_reach_the_sender_by_their_kind() {
 fn without_a_token_the_site_is_not_asked() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |_| ());
-    let post = Post { token: None, target: Target::Thread(1), text: "x".into(), claimed: None };
+    let post =
+        Post { credential: None, target: Target::Thread(1), text: "x".into(), claimed: None };
     let request = desk.submit(Ask::Post(post));
     let at_once = desk.pool.next_answer();
     assert_eq!(at_once, Some((request, Answer::Failed(Failure::TokenMissing))));

@@ -67,7 +67,7 @@ fn a_connection_closed_at_the_very_moment_of_use_sends_a_request_at_most_once() 
         match desk.ask(post(1, &text)) {
             Answer::Stored(_) => assert!(good.insert(text)),
             Answer::Failed(Failure::Unknown | UNAVAILABLE) => {}
-            Answer::Failed(failure) => panic!("{failure:?}"),
+            other => panic!("{other:?}"),
         }
     }
     let texts: Vec<String> = site.stored(1).into_iter().map(|(_, text)| text).collect();
@@ -188,6 +188,7 @@ fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
                 Answer::Stored(_) => assert_eq!(times, 1, "seed {seed}: {question:?}"),
                 Answer::Failed(Failure::Unknown) => assert!(times <= 1, "seed {seed}"),
                 Answer::Failed(_) => assert_eq!(times, 0, "seed {seed}: {question:?}"),
+                other => panic!("{other:?}"),
             }
         }
     }

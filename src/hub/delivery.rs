@@ -8,8 +8,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::interface::{Ask, Bounds, ConnId, Post, RequestId, Target, Token};
+use super::interface::{Ask, Bounds, ConnId, Post, RequestId, Target};
 use crate::protocol::client::ReplyTo;
+use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// Messages that must not overtake each other.
@@ -35,7 +36,7 @@ pub struct Job {
     /// The text, exactly as written.
     pub text: Arc<str>,
     /// For the site alone.
-    pub token: Option<Token>,
+    pub credential: Option<Credential>,
 }
 
 impl Job {
@@ -46,9 +47,9 @@ impl Job {
         }
     }
 
-    fn ask(&mut self) -> Box<Ask> {
+    fn ask(&self) -> Box<Ask> {
         Box::new(Ask::Post(Post {
-            token: self.token.take(),
+            credential: self.credential.clone(),
             target: self.target,
             text: Arc::clone(&self.text),
             claimed: self.claimed.clone(),
@@ -140,7 +141,7 @@ impl Delivery {
         self.total
     }
 
-    fn send(&mut self, mut job: Job) -> Question {
+    fn send(&mut self, job: Job) -> Question {
         self.requests += 1;
         let request = RequestId(self.requests);
         let ask = job.ask();

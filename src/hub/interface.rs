@@ -2,13 +2,14 @@
 //!
 //! The core owns these words and the shell speaks them. Nothing here has heard of HTTP or sockets.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::failure::Failure;
-use crate::protocol::Id;
+use crate::config::{PresenceScope, Trust};
+use crate::protocol::credential::Credential;
 use crate::protocol::server::EncodedFrame;
+use crate::protocol::{ClientError, Id};
 
 /// One socket from accept to burial: a slot that is used again, and a serial that never is.
 ///
@@ -41,6 +42,8 @@ pub enum Input<'a> {
     Opened {
         /// The new connection.
         conn: ConnId,
+        /// What its handshake brought along to prove who it is, or what is wrong with that.
+        credential: Option<Result<Credential, ClientError>>,
     },
     /// A connection sent a text frame.
     Frame {
@@ -85,11 +88,30 @@ pub enum Effect {
         /// The question.
         ask: Box<Ask>,
     },
+    /// Say goodbye to a connection. An [`Input::Closed`] follows.
+    Close {
+        /// Which; may be gone by now.
+        conn: ConnId,
+        /// The close code (RFC 6455 section 7.4, `PROTOCOL.md` 3).
+        code: u16,
+        /// A few words for its developer.
+        reason: &'static str,
+    },
 }
 
 /// What the hub needs to know; `config` reads it.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whether a `userId` is believed or proven.
+    pub trust: Trust,
+    /// Who hears who comes and goes.
+    pub presence: PresenceScope,
+    /// How long the list of a thread's participants holds.
+    pub membership_lasts: Duration,
+    /// How long a connection may stay without having proven who it is.
+    pub anonymous_lasts: Duration,
+    /// Questions about people and threads that are with the site at the same time, at least 1.
+    pub checks: usize,
     /// How long `typing` lasts without a repeat.
     pub typing_lasts: Duration,
     /// How long a user stays online without a connection.
@@ -125,15 +147,24 @@ pub struct Census {
 /// A question to the site. It answers with an [`Answer`].
 #[derive(Debug)]
 pub enum Ask {
-    /// Store a message (CONTRACT 3.1).
+    /// Store a message (CONTRACT 3.1). Answers: stored, failed.
     Post(Post),
+    /// Whose credential this is (CONTRACT 2). Answers: proven, failed.
+    Prove(Credential),
+    /// Who takes part in a thread (CONTRACT 3.2). Answers: listed, failed.
+    List {
+        /// The thread, by the site's number.
+        thread: u64,
+        /// Of someone who says they take part.
+        credential: Credential,
+    },
 }
 
 /// A message to be stored, made of checked parts only (CONTRACT 4).
 #[derive(Debug)]
 pub struct Post {
-    /// The sender's credential; the site decides by it who the sender is.
-    pub token: Option<Token>,
+    /// The sender's; the site decides by it who the sender is.
+    pub credential: Option<Credential>,
     /// Where the message goes.
     pub target: Target,
     /// The text exactly as its sender wrote it; not empty. Shared with the hub, which shows it.
@@ -155,38 +186,17 @@ pub enum Target {
     },
 }
 
-/// A credential on its way to the site. It prints as `Token(…)`, whatever it holds.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Box<str>);
-
-impl Token {
-    /// The longest token, in bytes; web servers refuse longer header lines anyway.
-    pub const BYTES_MAX: usize = 4096;
-
-    /// A token that can stand in a header line: printable ASCII without spaces, not empty.
-    pub fn new(text: &str) -> Option<Token> {
-        let printable = text.bytes().all(|b| b.is_ascii_graphic());
-        (printable && !text.is_empty() && text.len() <= Self::BYTES_MAX).then(|| Token(text.into()))
-    }
-
-    /// The secret itself, for the one header line that needs it.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
 /// What came of an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The message is stored.
     Stored(Stored),
-    /// It is not, or nobody knows.
+    /// The credential is this user's.
+    Proven(Proven),
+    /// The thread's participants by the site's numbers, ascending, all of them; those whose
+    /// accounts are deleted are not among them. Who asked need not be either (CONTRACT 3.2).
+    Listed(Box<[u64]>),
+    /// It came to nothing, or nobody knows.
     Failed(Failure),
 }
 
@@ -199,6 +209,20 @@ pub struct Stored {
     pub sender: Id,
     /// Which message of the thread it is; `None` when the site's answer no longer held it.
     pub message: Option<StoredMessage>,
+    /// The thread's participants as in [`Answer::Listed`]; `None` when the answer did not hold
+    /// all of them (CONTRACT 3.3).
+    pub participants: Option<Box<[u64]>>,
+    /// When the sender's token expires, in seconds since 1970, where it says so.
+    pub expires_s: Option<u64>,
+}
+
+/// Whose a credential is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The user, by the site's number.
+    pub user: u64,
+    /// When it expires, in seconds since 1970, where it says so.
+    pub expires_s: Option<u64>,
 }
 
 /// What the site made of a message.
@@ -210,25 +234,4 @@ pub struct StoredMessage {
     pub sent_at: String,
     /// The sanitised HTML that the web page shows.
     pub html: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_never_prints() {
-        let token = Token::new("secret-secret").unwrap();
-        assert_eq!(format!("{token:?}"), "Token(…)");
-    }
-
-    #[test]
-    fn a_token_fits_into_a_header_line() {
-        assert!(Token::new("eyJ0.eyJp.c2ln").is_some());
-        for bad in ["", "two words", "line\r\nX-Evil: 1", "naïve", "\u{0}"] {
-            assert!(Token::new(bad).is_none(), "{bad:?}");
-        }
-        assert!(Token::new(&"x".repeat(Token::BYTES_MAX)).is_some());
-        assert!(Token::new(&"x".repeat(Token::BYTES_MAX + 1)).is_none());
-    }
 }

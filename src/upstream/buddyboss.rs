@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 
 use super::address::Form;
 use super::text::comparable;
-use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target, Token};
+use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
+use crate::protocol::credential::Credential;
 use crate::protocol::{Id, SITE_ID_MAX};
 
 /// The longest wait that is passed on from the site, in seconds: one hour.
@@ -22,7 +23,7 @@ pub struct Request<'a> {
     /// Path and query, to be put after the site's address.
     pub path: &'static str,
     /// The member's credential; `None` asks as nobody.
-    pub token: Option<&'a Token>,
+    pub token: Option<&'a Credential>,
     /// JSON, for a POST.
     pub body: Option<String>,
 }
@@ -53,9 +54,9 @@ enum Body<'a> {
 
 /// Why an ask need not go to the site at all; `None` when it must.
 pub fn refusal(ask: &Ask) -> Option<Failure> {
-    let Ask::Post(post) = ask;
+    let Ask::Post(post) = ask else { return None };
     let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
-    if post.token.is_none() {
+    if post.credential.is_none() {
         Some(Failure::TokenMissing)
     } else if !(1..=SITE_ID_MAX).contains(&id) || post.text.is_empty() {
         // The site takes a thread 0 for a wish to have a new one (CONTRACT 3.1).
@@ -70,14 +71,14 @@ pub fn request(ask: &Ask, form: Form) -> Result<Request<'_>, Failure> {
     if let Some(failure) = refusal(ask) {
         return Err(failure);
     }
-    let Ask::Post(post) = ask;
+    let Ask::Post(post) = ask else { return Err(Failure::SiteMisconfigured) };
     let message = &post.text;
     let body = match post.target {
         Target::Thread(id) => Body::Reply { id, message },
         Target::NewThread { recipient } => Body::New { recipients: [recipient], message },
     };
     let body = serde_json::to_string(&body).expect("integers and strings always serialise");
-    let token = post.token.as_ref();
+    let token = post.credential.as_ref();
     Ok(Request { method: "POST", path: form.messages(), token, body: Some(body) })
 }
 
@@ -257,6 +258,8 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
             sent_at: m.date_sent + "Z",
             html: m.message.rendered.unwrap_or_default(),
         }),
+        participants: None,
+        expires_s: None,
     })
 }
 

@@ -11,8 +11,9 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::hub::interface::{
-    Answer, Ask, Failure, Now, Post, Stored, StoredMessage, Target, Token,
+    Answer, Ask, Failure, Now, Post, Proven, Stored, StoredMessage, Target,
 };
+use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey, SITE_ID_MAX};
 
 /// The most messages that a thread keeps; the oldest go first.
@@ -94,7 +95,14 @@ impl Store {
 
     /// Answers a question, at once.
     pub fn answer(&mut self, ask: Ask, now: Now) -> Answer {
-        let Ask::Post(post) = ask;
+        let post = match ask {
+            Ask::Post(post) => post,
+            Ask::Prove(credential) => {
+                return Answer::Proven(Proven { user: number_of(&credential), expires_s: None });
+            }
+            // Everyone may write anywhere here, so that there is no list.
+            Ask::List { .. } => return Answer::Failed(Failure::NotParticipant),
+        };
         match self.post(post, now.unix_s.min(UNIX_S_MAX)) {
             Ok(stored) => Answer::Stored(stored),
             Err(failure) => Answer::Failed(failure),
@@ -107,7 +115,7 @@ impl Store {
     }
 
     fn post(&mut self, post: Post, unix_s: u64) -> Result<Stored, Failure> {
-        let sender = match (post.claimed, &post.token) {
+        let sender = match (post.claimed, &post.credential) {
             (Some(claimed), _) => claimed,
             (None, Some(token)) => Id::number(number_of(token)),
             (None, None) => return Err(Failure::TokenMissing),
@@ -131,7 +139,7 @@ impl Store {
         let told =
             StoredMessage { id: message.id, sent_at: rfc3339(unix_s), html: message.html.clone() };
         self.write(thread, message);
-        Ok(Stored { thread, sender, message: Some(told) })
+        Ok(Stored { thread, sender, message: Some(told), participants: None, expires_s: None })
     }
 
     /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
@@ -217,10 +225,10 @@ impl Store {
 
 /// Whom a token stands for: the number it ends in, as in `user-7`, else a made-up one that is the
 /// same each time. The token itself is not kept.
-fn number_of(token: &Token) -> u64 {
+fn number_of(credential: &Credential) -> u64 {
     /// Above any number a community would have; 40 bits more hardly ever meet by chance.
     const MADE_UP: u64 = 1_000_000_000_000;
-    let text = token.secret();
+    let text = credential.secret();
     let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
     match text[digits..].parse() {
         Ok(n) if (1..=SITE_ID_MAX).contains(&n) => n,
@@ -262,14 +270,14 @@ mod tests {
     }
 
     fn post(claimed: Option<Id>, token: Option<&str>, target: Target, text: &str) -> Ask {
-        let token = token.and_then(Token::new);
-        Ask::Post(Post { token, target, text: text.into(), claimed })
+        let credential = token.map(|text| Credential::parse(text).unwrap());
+        Ask::Post(Post { credential, target, text: text.into(), claimed })
     }
 
     fn say(store: &mut Store, sender: u64, target: Target, text: &str) -> Stored {
         match store.answer(post(Some(Id::number(sender)), None, target, text), now()) {
             Answer::Stored(stored) => stored,
-            Answer::Failed(failure) => panic!("{failure:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -356,6 +364,7 @@ mod tests {
         {
             Answer::Stored(stored) => Ok(stored.sender),
             Answer::Failed(failure) => Err(failure),
+            other => panic!("{other:?}"),
         };
         assert_eq!(sender(Some(Id::string("alice")), Some("user-7")), Ok(Id::string("alice")));
         assert_eq!(sender(None, Some("user-7")), Ok(Id::number(7)));

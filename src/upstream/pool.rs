@@ -334,7 +334,7 @@ mod tests {
 
     fn ask() -> Ask {
         let target = Target::Thread(1);
-        Ask::Post(Post { token: None, target, text: "x".into(), claimed: None })
+        Ask::Post(Post { credential: None, target, text: "x".into(), claimed: None })
     }
 
     #[test]

@@ -96,7 +96,9 @@ impl Site {
             Ok(request) => request,
             Err(failure) => return Outcome::failed(failure, None),
         };
-        let Ask::Post(post) = ask;
+        let Ask::Post(post) = ask else {
+            return Outcome::failed(Failure::SiteMisconfigured, None);
+        };
         match self.call(&request) {
             Call::Replied(reply) => {
                 let answer = buddyboss::answer(post, &reply);

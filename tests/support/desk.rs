@@ -4,9 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use buddyline::config::site_url::SiteUrl;
-use buddyline::hub::interface::{
-    Answer, Ask, Failure, Now, Post, RequestId, Stored, Target, Token,
-};
+use buddyline::hub::interface::{Answer, Ask, Failure, Now, Post, RequestId, Stored, Target};
+use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
 use buddyline::upstream::address::Form;
 use buddyline::upstream::pool::Pool;
@@ -125,7 +124,12 @@ impl Desk {
 
 /// A post with this token.
 pub fn post_as(token: &str, target: Target, text: &str) -> Ask {
-    Ask::Post(Post { token: Token::new(token), target, text: text.into(), claimed: None })
+    Ask::Post(Post {
+        credential: Credential::parse(token).ok(),
+        target,
+        text: text.into(),
+        claimed: None,
+    })
 }
 
 /// A post by member 7.
@@ -137,15 +141,15 @@ pub fn post(thread: u64, text: &str) -> Ask {
 pub fn stored(answer: Answer) -> Stored {
     match answer {
         Answer::Stored(stored) => stored,
-        Answer::Failed(failure) => panic!("{failure:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
 /// The bad answer.
 pub fn failed(answer: Answer) -> Failure {
     match answer {
-        Answer::Stored(stored) => panic!("{stored:?}"),
         Answer::Failed(failure) => failure,
+        other => panic!("{other:?}"),
     }
 }
 

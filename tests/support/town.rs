@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
@@ -17,6 +18,11 @@ use serde_json::Value;
 /// The settings of the scripts, small enough to reach each limit.
 pub fn settings() -> Settings {
     Settings {
+        trust: Trust::Open,
+        presence: PresenceScope::All,
+        membership_lasts: Duration::from_secs(60),
+        anonymous_lasts: Duration::from_secs(30),
+        checks: 2,
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
@@ -30,7 +36,8 @@ pub struct Town {
     pub now: Now,
     serial: u32,
     heard: VecDeque<(ConnId, Value)>,
-    asked: VecDeque<(RequestId, Post)>,
+    asked: VecDeque<(RequestId, Ask)>,
+    closed: Vec<(ConnId, u16)>,
     next_message: u64,
 }
 
@@ -44,15 +51,15 @@ impl Town {
     pub fn new(settings: Settings) -> Town {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
-        let (heard, asked) = Default::default();
-        Town { hub, now, serial: 0, heard, asked, next_message: 1 }
+        let (heard, asked, closed) = Default::default();
+        Town { hub, now, serial: 0, heard, asked, closed, next_message: 1 }
     }
 
     /// Opens a connection in this slot.
     pub fn open(&mut self, slot: u32) -> ConnId {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
-        self.handle(Input::Opened { conn });
+        self.handle(Input::Opened { conn, credential: None });
         conn
     }
 
@@ -101,9 +108,9 @@ impl Town {
             match effect {
                 Effect::Send { to, frame } => self.heard.push_back((to, json(&frame))),
                 Effect::Ask { request, ask } => {
-                    let Ask::Post(post) = *ask;
-                    self.asked.push_back((request, post));
+                    self.asked.push_back((request, *ask));
                 }
+                Effect::Close { conn, code, .. } => self.closed.push((conn, code)),
             }
         }
         self.hub.check_invariants();
@@ -149,6 +156,15 @@ impl Town {
     /// The oldest question to the site that has not been answered.
     #[track_caller]
     pub fn asked(&mut self) -> (RequestId, Post) {
+        match self.asked_anything() {
+            (request, Ask::Post(post)) => (request, post),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, whatever it asks.
+    #[track_caller]
+    pub fn asked_anything(&mut self) -> (RequestId, Ask) {
         self.asked.pop_front().expect("a question to the site")
     }
 
@@ -167,7 +183,8 @@ impl Town {
         self.next_message += 1;
         let sent_at = "2027-01-15T08:00:00Z".to_owned();
         let message = Some(StoredMessage { id, sent_at, html: "<p>html</p>".to_owned() });
-        let stored = Stored { thread, sender: Id::number(sender), message };
+        let sender = Id::number(sender);
+        let stored = Stored { thread, sender, message, participants: None, expires_s: None };
         self.answer(request, Answer::Stored(stored));
     }
 

@@ -1,0 +1,206 @@
+//! What proves who someone is: a bearer token or an Application Password, never printed.
+//!
+//! The site issues both (CONTRACT 2). Wherever a client hands one over (`PROTOCOL.md` 3), it is read
+//! here, and from here on it is a [`Credential`]: it prints as `Credential(…)`, its bytes are zeroed
+//! when the last use of it ends, and tables know it by its [`Fingerprint`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use ring::digest::{Context, SHA256};
+use zeroize::Zeroizing;
+
+use super::{ClientError, ErrorCode};
+
+/// How the site is to take a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// A token: `Authorization: Bearer …`, or a header of the site's own.
+    Bearer,
+    /// An Application Password: `Authorization: Basic …` (RFC 7617).
+    Basic,
+}
+
+/// A secret on its way to the site, shared by all who wait for what it proves.
+#[derive(Clone)]
+pub struct Credential {
+    scheme: Scheme,
+    secret: Arc<Zeroizing<Box<str>>>,
+}
+
+/// Tells credentials apart without keeping them: SHA-256 of scheme and secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Credential {
+    /// The longest secret, in bytes; web servers refuse longer header lines anyway.
+    pub const BYTES_MAX: usize = 4096;
+
+    /// Reads a `token` as clients hand it over in a frame, a query or a subprotocol: the token
+    /// itself, `Basic ` and base64 of `login:password`, or, where spaces and slashes have no place,
+    /// `basic.` and base64url without padding of the same.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, without repeating it.
+    pub fn parse(text: &str) -> Result<Credential, ClientError> {
+        if let Some(encoded) = after_word(text, "Basic") {
+            return Credential::basic(encoded);
+        }
+        if let Some(encoded) = text.strip_prefix("basic.") {
+            return match URL_SAFE_NO_PAD.decode(encoded).map(Zeroizing::new) {
+                Ok(pair) if pair.contains(&b':') => {
+                    Ok(Credential::new(Scheme::Basic, STANDARD.encode(&*pair)))
+                }
+                _ => Err(invalid("after basic. must come base64url of login:password")),
+            };
+        }
+        Credential::bearer(text)
+    }
+
+    /// Reads the value of an `Authorization` header; `None` if its scheme is neither `Bearer` nor
+    /// `Basic`, or nothing follows it.
+    pub fn from_authorization(value: &str) -> Option<Result<Credential, ClientError>> {
+        if let Some(token) = after_word(value, "Bearer") {
+            return Some(Credential::bearer(token));
+        }
+        after_word(value, "Basic").map(Credential::basic)
+    }
+
+    fn bearer(text: &str) -> Result<Credential, ClientError> {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic());
+        if !printable || text.is_empty() || text.len() > Self::BYTES_MAX {
+            let max = Self::BYTES_MAX;
+            return Err(invalid(&format!("printable ASCII without spaces, 1 to {max} bytes")));
+        }
+        Ok(Credential::new(Scheme::Bearer, text.to_owned()))
+    }
+
+    /// Whatever base64 a client writes, the site gets one form of it.
+    fn basic(encoded: &str) -> Result<Credential, ClientError> {
+        let bare = encoded.trim_end_matches('=');
+        match STANDARD_NO_PAD.decode(bare).map(Zeroizing::new) {
+            Ok(pair) if pair.contains(&b':') && encoded.len() <= Self::BYTES_MAX => {
+                Ok(Credential::new(Scheme::Basic, STANDARD.encode(&*pair)))
+            }
+            _ => Err(invalid("after Basic must come base64 of login:password")),
+        }
+    }
+
+    fn new(scheme: Scheme, secret: String) -> Credential {
+        Credential { scheme, secret: Arc::new(Zeroizing::new(secret.into_boxed_str())) }
+    }
+
+    /// How the site is to take it.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The secret itself, as it stands in a header line after the scheme.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// Its name in tables.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut context = Context::new(&SHA256);
+        context.update(match self.scheme {
+            Scheme::Bearer => b"bearer ",
+            Scheme::Basic => b"basic  ",
+        });
+        context.update(self.secret().as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Fingerprint(bytes)
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(…)")
+    }
+}
+
+/// What follows a scheme's word, in any letters (RFC 9110 11.1), and one or more spaces.
+fn after_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let (first, rest) = text.split_once(' ')?;
+    let rest = rest.trim_start_matches(' ');
+    (first.eq_ignore_ascii_case(word) && !rest.is_empty()).then_some(rest)
+}
+
+fn invalid(expected: &str) -> ClientError {
+    ClientError::new(ErrorCode::InvalidField, format!("token is not valid: {expected}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `alice:open sesame`
+    const PAIR: &str = "YWxpY2U6b3BlbiBzZXNhbWU=";
+
+    #[test]
+    fn a_credential_never_prints() {
+        let bearer = Credential::parse("secret-secret").unwrap();
+        let basic = Credential::parse(&format!("Basic {PAIR}")).unwrap();
+        for credential in [bearer, basic] {
+            assert_eq!(format!("{credential:?}"), "Credential(…)");
+        }
+    }
+
+    #[test]
+    fn a_token_fits_into_a_header_line() {
+        assert_eq!(Credential::parse("eyJ0.eyJp.c2ln").unwrap().secret(), "eyJ0.eyJp.c2ln");
+        for bad in ["", "two words", "line\r\nX-Evil: 1", "naïve", "\u{0}", "Basic ", "basic."] {
+            let fault = Credential::parse(bad).unwrap_err();
+            assert_eq!(fault.code, ErrorCode::InvalidField, "{bad:?}");
+            assert!(bad.is_empty() || !fault.text.contains(bad), "{}", fault.text);
+        }
+        assert!(Credential::parse(&"x".repeat(Credential::BYTES_MAX)).is_ok());
+        assert!(Credential::parse(&"x".repeat(Credential::BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn an_application_password_is_the_same_however_it_comes() {
+        let bare = PAIR.trim_end_matches('=');
+        let forms = [format!("Basic {PAIR}"), format!("basic  {bare}"), format!("basic.{bare}")];
+        let prints: Vec<_> = forms
+            .iter()
+            .map(|form| {
+                let credential = Credential::parse(form).unwrap();
+                assert_eq!((credential.scheme(), credential.secret()), (Scheme::Basic, PAIR));
+                credential.fingerprint()
+            })
+            .collect();
+        assert!(prints.iter().all(|print| *print == prints[0]));
+        // Without a colon there is no password in it.
+        for bad in ["Basic YWxpY2U=", "basic.YWxpY2U", "Basic ***"] {
+            assert!(Credential::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_authorization_header_is_read_in_any_letters() {
+        let bearer = Credential::from_authorization("bearer  abc").unwrap().unwrap();
+        assert_eq!((bearer.scheme(), bearer.secret()), (Scheme::Bearer, "abc"));
+        let basic = Credential::from_authorization(&format!("BASIC {PAIR}")).unwrap().unwrap();
+        assert_eq!(basic.scheme(), Scheme::Basic);
+        for other in ["Digest abc", "Bearer", "Bearer ", "abc"] {
+            assert!(Credential::from_authorization(other).is_none(), "{other}");
+        }
+        assert!(Credential::from_authorization("Bearer a b").unwrap().is_err());
+    }
+
+    #[test]
+    fn fingerprints_tell_scheme_and_secret_apart() {
+        let prints = [PAIR, "abc", "abd"].map(|text| Credential::parse(text).unwrap());
+        let basic = Credential::parse(&format!("Basic {PAIR}")).unwrap();
+        let mut all: Vec<_> = prints.iter().map(Credential::fingerprint).collect();
+        all.push(basic.fingerprint());
+        for (n, print) in all.iter().enumerate() {
+            assert!(!all[..n].contains(print));
+        }
+    }
+}
