@@ -7,7 +7,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use buddyline::hub::interface::{Answer, Failure as F, Post, Stored, Target, Token};
+use buddyline::hub::interface::{Answer, Failure as F, Post, Stored, Target};
+use buddyline::protocol::credential::Credential;
 use buddyline::protocol::{Id, SITE_ID_MAX};
 use buddyline::upstream::buddyboss::{Reply, answer};
 use serde_json::{Value, json};
@@ -146,6 +147,7 @@ fn summary(answer: &Answer) -> Expected {
         Answer::Stored(s) => {
             Is(s.thread, s.sender.site_number().unwrap(), s.message.as_ref().map_or(0, |m| m.id))
         }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -232,6 +234,7 @@ fn stored(text: &str, body: &Value) -> Option<Stored> {
             assert_eq!(failure, F::Unknown);
             None
         }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -337,7 +340,7 @@ fn a_200_with_html_is_an_unknown_outcome() {
 fn fails(reply: &Reply) -> F {
     match answer(&post(Target::Thread(1), "x"), reply) {
         Answer::Failed(failure) => failure,
-        Answer::Stored(stored) => panic!("{stored:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

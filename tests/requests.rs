@@ -5,8 +5,9 @@
 
 mod support;
 
-use buddyline::hub::interface::{Ask, Failure as F, Post, Target, Token};
+use buddyline::hub::interface::{Ask, Failure as F, Post, Target};
 use buddyline::protocol::SITE_ID_MAX;
+use buddyline::protocol::credential::Credential;
 use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::{
     Finding, Reply, Request, answer, finding, probe_request, refusal, request,
