@@ -22,7 +22,7 @@ use crate::config::site_url::SiteUrl;
 use crate::config::{Config, PresenceScope, Trust};
 use crate::connection::Received;
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings};
+use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings, WaitBounds};
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
 use crowd::Crowd;
@@ -457,6 +457,10 @@ fn room_for_connections(config: &Config) -> io::Result<usize> {
     Ok(room.min(wanted))
 }
 
+/// Frames that wait for the site's word on people and threads, and their bytes.
+const WAITING_MAX: usize = 50_000;
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
 fn hub_settings(config: &Config) -> Settings {
     Settings {
         trust: config.trust.unwrap_or(Trust::Open),
@@ -471,6 +475,13 @@ fn hub_settings(config: &Config) -> Settings {
             total: config.max_sending as usize,
             per_connection: config.max_sending_per_connection as usize,
             bytes: config.max_sending_bytes as usize,
+        },
+        waiting: WaitBounds {
+            total: WAITING_MAX,
+            bytes: WAITING_BYTES_MAX,
+            // An app may join all its threads at once.
+            per_connection: config.max_joins as usize + 64,
+            bytes_per_connection: 2 * config.max_frame_bytes as usize,
         },
     }
 }

@@ -7,6 +7,7 @@ mod bytes;
 #[path = "support/nonsense.rs"]
 mod nonsense;
 
+use buddyline::protocol::IdKey;
 use buddyline::protocol::client::{parse, relayed};
 use buddyline::wire::Codec;
 use bytes::*;
@@ -157,7 +158,7 @@ proptest! {
             prop_assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
         }
         // Relaying is asked for after parsing only, and must survive anything all the same.
-        let _ = relayed(&text);
+        let _ = relayed(&text, &IdKey::Number(2));
     }
 
     #[test]
@@ -174,7 +175,7 @@ proptest! {
         let cut_off = format!(r#"{frame},"token":"{token}"#);
         let alone = format!(r#"{{"type":"{wrong}","token":"{token}"}}"#);
         for text in [text, bad_token, cut_off, alone] {
-            for fault in [parse(&text).1.err(), relayed(&text).err()].into_iter().flatten() {
+            for fault in [parse(&text).1.err(), relayed(&text, &IdKey::Number(2)).err()].into_iter().flatten() {
                 prop_assert!(!fault.text.contains(&token[..8]), "{}", fault.text);
                 prop_assert!(longest_quote(&wrong, &fault.text) <= 40, "{}", fault.text);
             }
@@ -196,7 +197,7 @@ fn nesting_of_any_depth_is_survived() {
             ),
         ] {
             let _ = parse(&text);
-            let _ = relayed(&text);
+            let _ = relayed(&text, &IdKey::Number(2));
         }
     }
 }

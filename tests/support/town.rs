@@ -10,7 +10,7 @@ use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
     Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored,
-    StoredMessage,
+    StoredMessage, WaitBounds,
 };
 use buddyline::protocol::Id;
 use serde_json::Value;
@@ -23,6 +23,12 @@ pub fn settings() -> Settings {
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
         checks: 2,
+        waiting: WaitBounds {
+            total: 100,
+            bytes: 10_000,
+            per_connection: 8,
+            bytes_per_connection: 2_000,
+        },
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
