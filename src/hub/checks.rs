@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::identity::ProofIx;
+use super::identity::proofs::ProofIx;
 use super::interface::RequestId;
 
 /// What is to be found out.

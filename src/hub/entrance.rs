@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Hub;
 use super::checks::Check;
-use super::identity::{Claim, Due, Offer, ProofIx, REFUSALS_MAX, Standing};
+use super::identity::proofs::{Offer, ProofIx};
+use super::identity::{Claim, Due, REFUSALS_MAX, Standing};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
 use crate::config::Trust;
 use crate::protocol::client::{ClientFrame, ReplyTo};
@@ -228,7 +229,7 @@ impl Hub {
         let waiting = self.identity.answered(proof, result, now);
         if let Err(failure) = result {
             if failure.condemns() {
-                self.condemn_these(self.identity.standing_on(proof), failure, now);
+                self.condemn_these(self.identity.proven_by(proof), failure, now);
             }
         }
         for conn in waiting {

@@ -1,69 +1,24 @@
-//! Whose connection this is: credentials, what they have proven, and what waits for a proof.
-//!
-//! A credential is asked about once, however many connections bring it, and known by its
-//! fingerprint from then on; the secret itself stays only while a connection stands on it, since
-//! the site wants it again for each list of participants.
+//! Whose connection this is: what each has brought and claimed, and what it says meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+pub mod proofs;
+
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-
-use slab::Slab;
 
 use super::deadlines::{DeadlineKey, Deadlines};
 use super::failure::Failure;
 use super::interface::{ConnId, Now, Proven};
 use crate::protocol::Id;
 use crate::protocol::client::ReplyTo;
-use crate::protocol::credential::{Credential, Fingerprint};
+use crate::protocol::credential::Credential;
+use proofs::{Offer, ProofIx, Proofs};
 
-/// A credential's place in the table.
-pub type ProofIx = u32;
-
-/// How long a proof holds at most, whatever the token says (`PROTOCOL.md` 4).
-pub const PROOF_LASTS: Duration = Duration::from_secs(600);
-/// How long a refused credential is not asked about again.
-const REFUSAL_LASTS: Duration = Duration::from_secs(60);
-/// How long the site is left alone with a question that it did not answer.
-pub const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
-pub const EXPIRED_LASTS: Duration = Duration::from_secs(60);
-/// Credentials that no connection stands on and whose proof or refusal is remembered. Beyond it,
-/// the one that would be forgotten first goes.
-const REMEMBERED_MAX: usize = 20_000;
+const EXPIRED_LASTS: Duration = Duration::from_secs(60);
 /// Credentials of one connection that may be refused.
 pub const REFUSALS_MAX: u8 = 3;
 /// A timer is never set further ahead: the wall clock may be set meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
-
-/// What is known of a credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Known {
-        proven: Proven,
-        since: Instant,
-    },
-    Refused {
-        failure: Failure,
-        until: Instant,
-    },
-    /// The site did not say.
-    Unanswered {
-        failure: Failure,
-        until: Instant,
-    },
-}
-
-#[derive(Debug)]
-struct Proof {
-    print: Fingerprint,
-    /// While a connection stands on it, or it is being asked about.
-    credential: Option<Credential>,
-    verdict: Option<Verdict>,
-    asking: bool,
-    conns: Vec<ConnId>,
-    /// When it is forgotten, while no connection stands on it.
-    forget: Option<DeadlineKey>,
-}
 
 /// A `user_connected` whose user is not proven.
 #[derive(Clone, Debug)]
@@ -104,19 +59,6 @@ pub enum Standing {
     Expired,
 }
 
-/// What is known of an offered credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// It is this user's.
-    Known(Proven),
-    /// It proves nothing, or the site does not say.
-    Failed(Failure),
-    /// The site has to be asked; it is this credential's first question.
-    Ask(ProofIx),
-    /// The site is being asked.
-    Wait,
-}
-
 /// Why a connection's time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -134,9 +76,7 @@ pub enum Due {
 /// All credentials, and who stands on them.
 #[derive(Debug, Default)]
 pub struct Identity {
-    index: HashMap<Fingerprint, ProofIx>,
-    proofs: Slab<Proof>,
-    forgets: Deadlines<ProofIx>,
+    proofs: Proofs,
     sides: Vec<Option<Box<Side>>>,
     ends: Deadlines<ConnId>,
 }
@@ -158,7 +98,7 @@ impl Identity {
             return VecDeque::new();
         };
         for ix in [side.offered, side.proven].into_iter().flatten() {
-            self.leave(conn, ix, now);
+            self.proofs.leave(conn, ix, now);
         }
         side.held
     }
@@ -167,7 +107,7 @@ impl Identity {
 
     /// Keeps a connection's credential without asking about it, for what it will send.
     pub fn keep(&mut self, conn: ConnId, credential: Credential, now: Instant) {
-        let ix = self.entry(credential);
+        let ix = self.proofs.place(credential);
         self.stand_on(conn, ix, now);
     }
 
@@ -179,7 +119,7 @@ impl Identity {
         claim: Option<Claim>,
         now: Now,
     ) -> Offer {
-        let ix = self.entry(credential);
+        let ix = self.proofs.place(credential);
         self.stand_on(conn, ix, now.instant);
         self.side(conn).claim = claim;
         self.judge(conn, ix, now)
@@ -197,46 +137,21 @@ impl Identity {
     /// Whether a connection has brought a credential of which the site has not said anything, and
     /// may be asked again.
     pub fn may_ask_again(&self, conn: ConnId, now: Now) -> bool {
-        let proof = self.offered(conn).map(|ix| &self.proofs[ix as usize]);
-        proof.is_some_and(|proof| match proof.verdict {
-            Some(Verdict::Unanswered { until, .. }) => until <= now.instant,
-            _ => false,
-        })
+        self.offered(conn).is_some_and(|ix| self.proofs.may_ask_again(ix, now.instant))
     }
 
     fn judge(&mut self, conn: ConnId, ix: ProofIx, now: Now) -> Offer {
-        let proof = &mut self.proofs[ix as usize];
-        match proof.verdict {
-            Some(Verdict::Known { proven, since }) => {
-                if proven.expires_s.is_some_and(|at| at <= now.unix_s) {
-                    return Offer::Failed(Failure::TokenExpired);
-                }
-                if now.instant.saturating_duration_since(since) < PROOF_LASTS {
-                    return Offer::Known(proven);
-                }
-            }
-            Some(Verdict::Refused { failure, until } | Verdict::Unanswered { failure, until })
-                if until > now.instant =>
-            {
-                return Offer::Failed(failure);
-            }
-            _ => {}
+        let offer = self.proofs.judge(ix, now);
+        if matches!(offer, Offer::Ask(_) | Offer::Wait) {
+            self.side(conn).pending = true;
+            self.end_at(conn, None);
         }
-        let first = !std::mem::replace(&mut proof.asking, true);
-        self.side(conn).pending = true;
-        self.end_at(conn, None);
-        if first { Offer::Ask(ix) } else { Offer::Wait }
+        offer
     }
 
     /// The credential to put to the site; `None` if nobody waits for it any more.
     pub fn to_ask(&mut self, ix: ProofIx, now: Instant) -> Option<Credential> {
-        let proof = self.proofs.get_mut(ix as usize)?;
-        if proof.conns.is_empty() {
-            proof.asking = false;
-            self.forget_if_idle(ix, now);
-            return None;
-        }
-        proof.credential.clone()
+        self.proofs.to_ask(ix, now)
     }
 
     /// Takes the site's word on a credential. Returns the connections that wait for it.
@@ -246,52 +161,23 @@ impl Identity {
         result: Result<Proven, Failure>,
         now: Now,
     ) -> Vec<ConnId> {
-        let Some(proof) = self.proofs.get_mut(ix as usize) else {
-            debug_assert!(false, "what is asked about stays in the table");
-            return Vec::new();
+        self.proofs.answered(ix, result, now.instant);
+        let waits = |conn: &ConnId| {
+            self.get(*conn).is_some_and(|side| side.pending && side.offered == Some(ix))
         };
-        proof.asking = false;
-        let known = match proof.verdict {
-            Some(Verdict::Known { proven, .. }) => Some(proven),
-            _ => None,
-        };
-        proof.verdict = Some(match (result, known) {
-            (Ok(proven), _) => Verdict::Known { proven, since: now.instant },
-            (Err(failure), _) if failure.condemns() => {
-                Verdict::Refused { failure, until: now.instant + REFUSAL_LASTS }
-            }
-            // A site that is down makes nobody anonymous; it is asked again a little later.
-            (Err(_), Some(proven)) if proof.conns.iter().any(|c| stands(&self.sides, *c, ix)) => {
-                let then = now.instant.checked_sub(PROOF_LASTS - RETRY_AFTER);
-                Verdict::Known { proven, since: then.unwrap_or(now.instant) }
-            }
-            (Err(failure), _) => Verdict::Unanswered { failure, until: now.instant + RETRY_AFTER },
-        });
-        let mut waiting = proof.conns.clone();
-        waiting.retain(|conn| {
-            let side = self.sides[conn.slot as usize].as_mut();
-            side.is_some_and(|side| side.pending && side.offered == Some(ix))
-        });
-        self.forget_if_idle(ix, now.instant);
-        waiting
+        self.proofs.conns(ix).iter().copied().filter(waits).collect()
     }
 
-    /// Whether a proof is so old that the site should be asked again, which is noted as done.
+    /// The proof of a connection's user, if it is so old that the site should be asked again.
     pub fn renews(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
         let ix = self.get(conn)?.proven?;
-        let proof = &mut self.proofs[ix as usize];
-        let Some(Verdict::Known { since, .. }) = proof.verdict else {
-            return None;
-        };
-        let old = now.instant.saturating_duration_since(since) >= PROOF_LASTS;
-        (old && !std::mem::replace(&mut proof.asking, true)).then_some(ix)
+        self.proofs.renews(ix, now.instant).then_some(ix)
     }
 
     /// Notes what the site has said of a credential without having been asked for it.
     pub fn learn(&mut self, credential: &Credential, proven: Proven, now: Instant) {
-        let ix = self.entry(credential.clone());
-        self.proofs[ix as usize].verdict = Some(Verdict::Known { proven, since: now });
-        self.forget_if_idle(ix, now);
+        let ix = self.proofs.place(credential.clone());
+        self.proofs.learn(ix, Ok(proven), now);
     }
 
     /// Notes that the site refuses a credential. Returns the connections that stand on it.
@@ -301,31 +187,28 @@ impl Identity {
         failure: Failure,
         now: Instant,
     ) -> Vec<ConnId> {
-        let Some(ix) = self.index.get(&credential.fingerprint()).copied() else {
+        let Some(ix) = self.proofs.find(credential) else {
             return Vec::new();
         };
-        let until = now + REFUSAL_LASTS;
-        self.proofs[ix as usize].verdict = Some(Verdict::Refused { failure, until });
-        self.standing_on(ix)
+        let conns = self.proven_by(ix);
+        self.proofs.learn(ix, Err(failure), now);
+        conns
     }
 
     /// The connections whose user a credential proves.
-    pub fn standing_on(&self, ix: ProofIx) -> Vec<ConnId> {
-        let Some(proof) = self.proofs.get(ix as usize) else {
-            return Vec::new();
-        };
-        let conns = proof.conns.iter().copied();
-        conns.filter(|conn| stands(&self.sides, *conn, ix)).collect()
+    pub fn proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
+        let stands = |conn: &ConnId| self.get(*conn).is_some_and(|side| side.proven == Some(ix));
+        self.proofs.conns(ix).iter().copied().filter(stands).collect()
     }
 
     /// The credential that proves a connection's user.
     pub fn proof_of(&self, conn: ConnId) -> Option<&Credential> {
-        self.proofs[self.get(conn)?.proven? as usize].credential.as_ref()
+        self.proofs.credential(self.get(conn)?.proven?)
     }
 
     /// What a connection would send a message with: the credential that it brought last.
     pub fn credential_of(&self, conn: ConnId) -> Option<&Credential> {
-        self.proofs[self.offered(conn)? as usize].credential.as_ref()
+        self.proofs.credential(self.offered(conn)?)
     }
 
     // ---- connections
@@ -339,7 +222,7 @@ impl Identity {
         side.expires_s = proven.expires_s;
         let (claim, now_on) = (side.claim.take(), side.proven);
         if let Some(ix) = before.filter(|ix| Some(*ix) != now_on) {
-            self.leave(conn, ix, now.instant);
+            self.proofs.leave(conn, ix, now.instant);
         }
         self.end_at(conn, proven.expires_s.map(|at| until(at, now)));
         claim
@@ -356,7 +239,7 @@ impl Identity {
             let (offered, expires_s) = (side.offered, side.expires_s);
             let (grace, proven) = (side.grace, side.proven.is_some());
             if let Some(ix) = dropped.filter(|ix| Some(*ix) != offered) {
-                self.leave(conn, ix, now.instant);
+                self.proofs.leave(conn, ix, now.instant);
             }
             if proven {
                 self.end_at(conn, grace.or(expires_s.map(|at| until(at, now))));
@@ -436,15 +319,12 @@ impl Identity {
 
     /// When the next credential is forgotten, or the next connection's time is up.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.forgets.next(), self.ends.next()].into_iter().flatten().min()
+        [self.proofs.next_deadline(), self.ends.next()].into_iter().flatten().min()
     }
 
     /// Takes one connection whose time is up, until there are no more.
     pub fn due(&mut self, now: Now) -> Option<(ConnId, Due)> {
-        while let Some(ix) = self.next_to_forget(now.instant) {
-            let proof = self.proofs.remove(ix as usize);
-            self.index.remove(&proof.print);
-        }
+        self.proofs.forget(now.instant);
         while let Some(conn) = self.ends.pop_due(now.instant) {
             let Some(side) = self.sides[conn.slot as usize].as_mut() else {
                 debug_assert!(false, "a deadline ends with its connection");
@@ -468,12 +348,6 @@ impl Identity {
             }
         }
         None
-    }
-
-    fn next_to_forget(&mut self, now: Instant) -> Option<ProofIx> {
-        let too_many = self.forgets.count() > REMEMBERED_MAX;
-        let until = if too_many { self.forgets.next()? } else { now };
-        self.forgets.pop_due(until)
     }
 
     fn end_at(&mut self, conn: ConnId, at: Option<Instant>) {
@@ -500,90 +374,28 @@ impl Identity {
         self.get(conn)?.offered
     }
 
-    fn entry(&mut self, credential: Credential) -> ProofIx {
-        let print = credential.fingerprint();
-        if let Some(ix) = self.index.get(&print) {
-            self.proofs[*ix as usize].credential.get_or_insert(credential);
-            return *ix;
-        }
-        let proof = Proof {
-            print,
-            credential: Some(credential),
-            verdict: None,
-            asking: false,
-            conns: Vec::new(),
-            forget: None,
-        };
-        let ix = self.proofs.insert(proof) as ProofIx;
-        self.index.insert(print, ix);
-        ix
-    }
-
     /// Makes a credential the one that a connection brought last.
     fn stand_on(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
-        let proof = &mut self.proofs[ix as usize];
-        if !proof.conns.contains(&conn) {
-            proof.conns.push(conn);
-        }
-        if let Some(forget) = proof.forget.take() {
-            self.forgets.cancel(forget);
-        }
+        self.proofs.join(conn, ix);
         let before = self.side(conn).offered.replace(ix);
         if let Some(before) = before.filter(|before| *before != ix) {
             if self.get(conn).is_some_and(|side| side.proven != Some(before)) {
-                self.leave(conn, before, now);
+                self.proofs.leave(conn, before, now);
             }
         }
-    }
-
-    fn leave(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
-        if let Some(proof) = self.proofs.get_mut(ix as usize) {
-            proof.conns.retain(|other| *other != conn);
-            self.forget_if_idle(ix, now);
-        }
-    }
-
-    /// Drops the secret of a credential that no connection stands on, and sees to it that the rest
-    /// is forgotten when its verdict ends.
-    fn forget_if_idle(&mut self, ix: ProofIx, now: Instant) {
-        let proof = &mut self.proofs[ix as usize];
-        if !proof.conns.is_empty() || proof.asking {
-            return;
-        }
-        proof.credential = None;
-        if let Some(before) = proof.forget.take() {
-            self.forgets.cancel(before);
-        }
-        let at = match proof.verdict {
-            Some(Verdict::Known { since, .. }) => since + PROOF_LASTS,
-            Some(Verdict::Refused { until, .. }) => until,
-            Some(Verdict::Unanswered { .. }) | None => now,
-        };
-        proof.forget = Some(self.forgets.set(at, ix));
     }
 
     /// How many credentials are known.
     pub fn count(&self) -> usize {
-        self.proofs.len()
+        self.proofs.count()
     }
 
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
-        assert_eq!(self.index.len(), self.proofs.len());
-        let mut idle = 0;
-        for (ix, proof) in &self.proofs {
-            let ix = ix as ProofIx;
-            assert_eq!(self.index.get(&proof.print), Some(&ix));
-            for conn in &proof.conns {
-                let side = self.get(*conn).expect("who stands on a credential is there");
-                assert!(side.offered == Some(ix) || side.proven == Some(ix));
-            }
-            let is_idle = proof.conns.is_empty() && !proof.asking;
-            assert_eq!(is_idle, proof.forget.is_some());
-            assert_eq!(is_idle, proof.credential.is_none());
-            idle += usize::from(is_idle);
-        }
-        assert_eq!(idle, self.forgets.count());
+        self.proofs.check_invariants(|conn, ix| {
+            let side = self.get(conn);
+            side.is_some_and(|side| side.offered == Some(ix) || side.proven == Some(ix))
+        });
         let sides = self.sides.iter().flatten();
         assert_eq!(sides.clone().filter(|s| s.deadline.is_some()).count(), self.ends.count());
         for side in sides {
@@ -591,10 +403,6 @@ impl Identity {
             assert!(side.pending || side.proven.is_none() || side.proven == side.offered);
         }
     }
-}
-
-fn stands(sides: &[Option<Box<Side>>], conn: ConnId, ix: ProofIx) -> bool {
-    sides[conn.slot as usize].as_ref().is_some_and(|side| side.proven == Some(ix))
 }
 
 /// When a time of the wall clock comes, or when to look again.

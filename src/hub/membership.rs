@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::delivery::Job;
 use super::failure::Failure;
-use super::identity::RETRY_AFTER;
+use super::identity::proofs::RETRY_AFTER;
 use super::interface::{ConnId, Stored};
 use crate::protocol::credential::Credential;
 
