@@ -18,8 +18,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
+use crate::config::Config;
 use crate::config::site_url::SiteUrl;
-use crate::config::{Config, PresenceScope, Trust};
 use crate::connection::Received;
 use crate::hub::Hub;
 use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings};
@@ -459,10 +459,10 @@ fn room_for_connections(config: &Config) -> io::Result<usize> {
 
 fn hub_settings(config: &Config) -> Settings {
     Settings {
-        trust: config.trust.unwrap_or(Trust::Open),
-        presence: PresenceScope::All,
-        membership_lasts: Duration::from_secs(60),
-        anonymous_lasts: Duration::from_secs(30),
+        trust: config.trust_mode(),
+        presence: config.presence,
+        membership_lasts: config.membership_lasts,
+        anonymous_lasts: config.anonymous_lasts,
         checks: config.upstream_workers.into(),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
