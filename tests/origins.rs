@@ -2,8 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/bytes.rs"]
+mod bytes;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::site_url::SiteUrl;
+use bytes::request_with;
+use server::{Server, binary};
 
 fn pattern(text: &str) -> OriginPattern {
     OriginPattern::parse(text).unwrap_or_else(|fault| panic!("{text}: {fault}"))
@@ -185,5 +196,131 @@ fn what_is_no_origin_is_refused_in_words() {
             Ok(OriginPattern::Any) => assert_eq!(text, "*"),
             Ok(read) => panic!("{text} is read as {read:?}"),
         }
+    }
+}
+
+// ---- over sockets
+
+/// The connection of a good request with these lines, and the head of its answer.
+fn knock(server: &Server, lines: &str) -> (TcpStream, String) {
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.write_all(&request_with(lines)).unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    (socket, String::from_utf8(head).unwrap())
+}
+
+fn status(server: &Server, lines: &str) -> u16 {
+    knock(server, lines).1[9..12].parse().unwrap()
+}
+
+fn from(origin: &str) -> String {
+    format!("Origin: {origin}\r\n")
+}
+
+const SITE: [&str; 2] = ["--buddyboss-url", "http://127.0.0.1:9"];
+
+#[test]
+fn a_wrong_page_is_refused_before_the_upgrade_and_the_operator_is_told() {
+    let server = Server::start(&["--allowed-origin", "https://app.example", "--log-level=debug"]);
+    let (mut socket, head) = knock(&server, &from("https://evil.example"));
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    let mut body = String::new();
+    socket.read_to_string(&mut body).unwrap();
+    assert!(body.contains("--allowed-origin") && !body.contains("evil"), "{body}");
+    // It can try as often as it likes.
+    assert_eq!(status(&server, &from("https://evil2.example")), 403);
+    for good in [
+        "",
+        "Origin: https://app.example\r\n",
+        // The host that the request names.
+        "Origin: http://localhost:8080\r\n",
+    ] {
+        assert_eq!(status(&server, good), 101, "{good}");
+    }
+    let health = b"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\n\r\n";
+    assert!(server.ask(health).starts_with("HTTP/1.1 200 "));
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("evil2.example")));
+    let level = |origin: &str| {
+        let log = server.log();
+        let mut lines = log.iter().filter(|line| line.contains(origin));
+        let line = lines.next().unwrap().clone();
+        assert_eq!(lines.next(), None);
+        ["WARN", "DEBUG"].into_iter().find(|level| line.contains(level)).unwrap()
+    };
+    assert_eq!((level("//evil.example"), level("//evil2.example")), ("WARN", "DEBUG"));
+}
+
+#[test]
+fn where_people_prove_who_they_are_pages_of_the_site_come_in_and_no_others() {
+    let server = Server::start(&SITE);
+    assert_eq!(status(&server, &from("http://127.0.0.1:9")), 101);
+    assert_eq!(status(&server, &from("https://evil.example")), 403);
+    assert_eq!(status(&server, &from("null")), 403);
+    let open = Server::start(&[&SITE[..], &["--trust", "open"]].concat());
+    assert_eq!(status(&open, &from("https://evil.example")), 101);
+    assert_eq!(status(&Server::start(&[]), &from("https://evil.example")), 101);
+}
+
+#[test]
+fn origins_in_the_environment_stand_between_commas() {
+    let mut command = binary();
+    command.args(["--listen", "127.0.0.1:0"]);
+    command.env("BUDDYLINE_ALLOWED_ORIGIN", "capacitor://localhost, *.example.org");
+    let server = Server::launch(command, 1);
+    assert_eq!(status(&server, &from("capacitor://localhost")), 101);
+    assert_eq!(status(&server, &from("https://a.example.org")), 101);
+    assert_eq!(status(&server, &from("https://example.org")), 403);
+}
+
+#[test]
+fn the_client_behind_a_trusted_proxy_is_the_one_that_is_logged() {
+    let said = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
+    for (arguments, client) in [
+        (&["--log-level=debug"][..], "127.0.0.1"),
+        (&["--log-level=debug", "--trusted-proxy=127.0.0.0/8"], "203.0.113.9"),
+    ] {
+        let server = Server::start(arguments);
+        let (_open, head) = knock(&server, said);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let line = format!("open from {client}");
+        server.wait_for_log(|lines| lines.iter().any(|found| found.ends_with(&line)));
+    }
+}
+
+#[test]
+fn no_token_of_a_handshake_is_logged_or_said_back() {
+    let mut server = Server::start(&[&SITE[..], &["--log-level", "debug"]].concat());
+    let unreadable = "Authorization: Bearer s3cr3t-4 s3cr3t-5\r\n";
+    for lines in [
+        "Authorization: Bearer s3cr3t-1\r\nSec-WebSocket-Protocol: s3cr3t-2, buddyline\r\n",
+        "Sec-WebSocket-Protocol: buddyline, s3cr3t-2\r\n",
+        unreadable,
+        "",
+        "Origin: https://evil.example\r\n",
+    ] {
+        let request = String::from_utf8(request_with(lines)).unwrap();
+        let request = request.replace("/chat?x=1", "/chat?token=s3cr3t-3");
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).unwrap();
+        // What comes after the head are frames.
+        let answer = String::from_utf8_lossy(&bytes);
+        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("s3cr3t"), "{answer}");
+    }
+    server.signal("TERM");
+    server.exit(Duration::from_secs(3));
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("stopped")));
+    let log = server.log();
+    assert!(log.iter().any(|line| line.contains("open from")));
+    for line in log {
+        assert!(!line.contains("s3cr3t") && !line.contains("/chat"), "{line}");
     }
 }
