@@ -39,7 +39,7 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
-    /// A web page that may connect besides the site's: https://app.example.org, *.example.org,
+    /// Web pages that may connect besides the site's: an origin with its scheme, *.example.org,
     /// null, or * for any. Several: again, or with commas. With open trust and none: any page.
     #[arg(long, env = "BUDDYLINE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
           help_heading = "Network", value_parser = OriginPattern::parse)]
