@@ -9,7 +9,6 @@ mod nonsense;
 
 use buddyline::protocol::IdKey;
 use buddyline::protocol::client::{parse, relayed};
-use buddyline::wire::Codec;
 use bytes::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -67,7 +66,7 @@ proptest! {
         fragmented in any::<u16>(),
         neighbours_cuts in vec(any::<Index>(), 0..12),
     ) {
-        let mut codec = Codec::new(SMALL, false);
+        let mut codec = codec_of(SMALL, false);
         let mut wild = Talk::open(&mut codec);
         let mut good = Talk::open(&mut codec);
         let script: Vec<u8> = said.iter().enumerate().flat_map(|(n, said)| {
@@ -100,7 +99,7 @@ proptest! {
 
     #[test]
     fn the_cuts_of_any_bytes_change_nothing(soup in soup(), cuts in vec(any::<Index>(), 0..12)) {
-        let mut codec = Codec::new(SMALL, false);
+        let mut codec = codec_of(SMALL, false);
         let mut whole = Talk::open(&mut codec);
         whole.hear(&mut codec, &soup);
         let mut cut = Talk::open(&mut codec);
@@ -118,7 +117,7 @@ proptest! {
         cuts in vec(any::<Index>(), 0..6),
     ) {
         let bytes = [start.as_bytes(), &noise].concat();
-        let mut codec = Codec::new(SMALL, true);
+        let mut codec = codec_of(SMALL, true);
         let mut whole = Talk::default();
         whole.hear(&mut codec, &bytes);
         let mut cut = Talk::default();

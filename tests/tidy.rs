@@ -82,6 +82,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("slab::", &["server", "hub"]),
         ("tungstenite::", &["wire", "protocol"]),
         ("httparse::", &["wire"]),
+        ("percent_encoding::", &["wire"]),
+        ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
         ("crossbeam_channel::", &["upstream"]),
         ("std::thread", &["upstream"]),

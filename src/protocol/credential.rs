@@ -1,8 +1,8 @@
 //! What proves who someone is: a bearer token or an Application Password, never printed.
 //!
-//! The site issues both (CONTRACT 2). Wherever a client hands one over (`PROTOCOL.md` 3), it is read
-//! here, and from here on it is a [`Credential`]: it prints as `Credential(…)`, its bytes are zeroed
-//! when the last use of it ends, and tables know it by its [`Fingerprint`].
+//! The site issues both (CONTRACT 2). Wherever a client hands one over (`PROTOCOL.md` 3), it is
+//! read here, and from here on it is a [`Credential`]: it prints as `Credential(…)`, its bytes are
+//! zeroed when the last use of it ends, and tables know it by its [`Fingerprint`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -116,6 +116,15 @@ impl Credential {
         Fingerprint(bytes)
     }
 }
+
+/// By their fingerprints: the time that takes tells nothing of where they differ.
+impl PartialEq for Credential {
+    fn eq(&self, other: &Credential) -> bool {
+        self.fingerprint() == other.fingerprint()
+    }
+}
+
+impl Eq for Credential {}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
