@@ -10,16 +10,17 @@ mod town;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use buddyline::config::Config;
-use buddyline::hub::interface::{About, Failure, Input, Settings};
+use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse, relayed};
 use buddyline::protocol::server::{Encoder, ErrorFrame, LeftReason, MessageFrame, ServerFrame};
 use buddyline::protocol::{ClientError, ErrorCode, Id, IdKey};
 use clap::CommandFactory;
 use markdown::{Block, Document, Row, root, words};
 use serde_json::{Map, Value};
-use town::{Town, json, settings};
+use town::{Town, json, settings, verified};
 
 type Object = Map<String, Value>;
 
@@ -316,7 +317,9 @@ fn errors_said() -> BTreeSet<(String, String)> {
         town.say(alice, text);
     }
     town.handle(Input::Binary { conn: alice });
-    let heard = town.heard().into_iter().map(|(_, frame)| frame);
+    let mut heard = town.heard();
+    heard.extend(errors_of_proofs());
+    let heard = heard.into_iter().map(|(_, frame)| frame);
     let heard = heard.filter(|frame| frame["type"] == "error").map(|frame| {
         let text = |field: &str| frame[field].as_str().expect("a string").to_owned();
         (text("code"), text("message"))
@@ -342,6 +345,27 @@ fn errors_said() -> BTreeSet<(String, String)> {
     let failed =
         failures.iter().flat_map(|failure| abouts.map(|about| failure.client_error(about)));
     heard.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()
+}
+
+/// What is heard where a token proves who someone is.
+fn errors_of_proofs() -> Vec<(ConnId, Value)> {
+    let mut town = Town::new(verified());
+    let stranger = town.open(0);
+    town.say(stranger, r#"{"type":"join_thread","threadId":41}"#);
+    let mut heard = town.heard();
+    let conn = town.open_with(1, "token");
+    let (request, _) = town.asked_proof();
+    let expires_s = town.now.unix_s + 1;
+    town.prove(request, 7, Some(expires_s));
+    town.say(conn, r#"{"type":"user_connected","userId":8}"#);
+    town.say(conn, r#"{"type":"join_thread","threadId":41}"#);
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7]);
+    town.say(conn, r#"{"type":"call_initiated","recipientId":8,"threadId":41}"#);
+    town.say(conn, r#"{"type":"call_initiated","recipientId":8}"#);
+    town.pass(Duration::from_secs(1));
+    heard.extend(town.heard());
+    heard
 }
 
 fn error_rows(document: &Document) -> impl Iterator<Item = &Row> {
