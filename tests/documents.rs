@@ -484,6 +484,37 @@ fn links_between_the_documents_lead_somewhere() {
     assert!(followed > 0);
 }
 
+// ---- threats
+
+#[test]
+fn each_threat_names_tests_that_there_are() {
+    let document = Document::read("docs/SECURITY.md");
+    let rows: Vec<&Row> = document.table("Threat").collect();
+    assert!(rows.len() > 20, "{}", rows.len());
+    let mut missing = Vec::new();
+    for row in rows {
+        assert_eq!(row.cells.len(), 3, "line {}", row.line);
+        let named: Vec<&str> = row.cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty() && named.len() % 2 == 0, "line {}: {named:?}", row.line);
+        for pair in named.chunks(2) {
+            let text = fs::read_to_string(root().join(pair[0])).unwrap_or_default();
+            if !has_test(&text, pair[1]) {
+                missing.push(format!("line {}: {} {}", row.line, pair[0], pair[1]));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such tests:\n{}", missing.join("\n"));
+}
+
+/// Whether a source has a test of this name, and not only a function.
+fn has_test(text: &str, name: &str) -> bool {
+    let mut lines = text.lines().rev().skip_while(|line| {
+        let line = line.trim_start().strip_prefix("fn ");
+        line.and_then(|rest| rest.strip_prefix(name)).is_none_or(|rest| !rest.starts_with('('))
+    });
+    lines.nth(1).is_some_and(|line| line.trim() == "#[test]")
+}
+
 // ---- reading
 
 fn protocol() -> Document {
