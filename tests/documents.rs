@@ -323,6 +323,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::TokenExpired,
         Failure::Suspended,
         Failure::NotParticipant,
+        Failure::ThreadTooLarge,
         Failure::CannotWrite,
         Failure::RefusedBySite,
         Failure::TooLarge,

@@ -15,6 +15,8 @@ pub enum Failure {
     Suspended,
     /// Not in this thread, or there is no such thread; the site does not tell which.
     NotParticipant,
+    /// More people are in the thread than are read from the site.
+    ThreadTooLarge,
     /// Not connected, blocked, suspended or unknown recipient: permanent, and the site does not
     /// tell which.
     CannotWrite,
@@ -66,6 +68,11 @@ impl Failure {
             Failure::NotParticipant => (
                 Code::NotParticipant,
                 "The message was not stored: you are not in this thread, or it no longer exists.",
+            ),
+            Failure::ThreadTooLarge => (
+                Code::ThreadTooLarge,
+                "This thread has too many participants to be followed live; \
+                 it can be read through the site.",
             ),
             Failure::CannotWrite => (
                 Code::CannotWrite,
