@@ -23,6 +23,7 @@ use crate::config::{Config, PresenceScope, Trust};
 use crate::connection::Received;
 use crate::hub::Hub;
 use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings};
+use crate::upstream::jwt::Verifier;
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::{self, Codec, handshake};
 use crowd::Crowd;
@@ -92,14 +93,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that cannot be listened on, or a system out of descriptors or threads.
+    /// An address that cannot be listened on, a secret that cannot be read, or a system out of
+    /// descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&site_settings(config, url.clone()), waker)?,
+            Some(url) => Upstream::site(&site_settings(config, url)?, waker)?,
         };
         Ok(Server {
             poll,
@@ -475,11 +477,15 @@ fn hub_settings(config: &Config) -> Settings {
     }
 }
 
-fn site_settings(config: &Config, url: SiteUrl) -> SiteSettings {
-    SiteSettings {
+fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
+    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
+    let keys = config.jwt_keys().map_err(io::Error::other)?;
+    Ok(SiteSettings {
         workers: config.upstream_workers.into(),
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
-        ..SiteSettings::new(url)
-    }
+        token_header: config.token_header.clone(),
+        verifier: keys.map(|keys| Verifier::new(&keys, issuer.clone())),
+        ..SiteSettings::new(url.clone())
+    })
 }
