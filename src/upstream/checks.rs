@@ -57,8 +57,8 @@ pub fn list_request(thread: u64, page: u64, credential: &Credential, form: Form)
 /// A thread's participants, read page by page.
 ///
 /// People who come and go between two pages shift the rows, and a row is then missed or seen twice.
-/// The site says on each page how many there are: only as many different ones as on every page are a
-/// list, and anything else is none.
+/// The site says on each page how many there are: only as many different ones as every page says
+/// are a list, and anything else is none.
 pub struct Roll {
     thread: u64,
     page: u64,
@@ -72,8 +72,8 @@ pub struct Roll {
 pub enum Step {
     /// [`Roll::page`] is another one now, which is to be asked for.
     More,
-    /// All of them; [`Answer::Listed`] or a failure, with what happened where the answer itself does
-    /// not show it.
+    /// The end: [`Answer::Listed`] with all of them, or a failure, with what happened where the
+    /// site's answer itself does not show it.
     Done(Answer, Option<&'static str>),
 }
 
@@ -170,7 +170,7 @@ struct Entry {
     is_deleted: u64,
 }
 
-/// `{"2":{…},"3":{…}}`, or `[]` when there are none: PHP cannot tell an empty object from a list.
+/// `{"2":{…},"3":{…}}`, or `[]` when there are none, for PHP writes an empty object as a list.
 struct Entries(Vec<Entry>);
 
 impl<'de> Deserialize<'de> for Entries {

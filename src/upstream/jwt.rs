@@ -80,8 +80,8 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// When a credential expires, in seconds since 1970, if it is a token that says so. The signature is
-/// not looked at: this is for credentials that the site has just accepted.
+/// When a credential expires, in seconds since 1970, if it is a token that says so. The signature
+/// is not looked at: this is for credentials that the site has just accepted.
 pub fn expiry(credential: &Credential) -> Option<u64> {
     #[derive(Deserialize)]
     struct Expiry {
