@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
-use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now};
+use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now, WaitBounds};
 use buddyline::wire::outbox::Outbox;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -22,6 +22,12 @@ fn thread_of(hearers: u32) -> Hub {
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
         checks: 4,
+        waiting: WaitBounds {
+            total: 100,
+            bytes: 10_000,
+            per_connection: 8,
+            bytes_per_connection: 2_000,
+        },
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 1_000,

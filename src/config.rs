@@ -3,6 +3,8 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod origins;
+pub mod proxies;
 pub mod secrets;
 pub mod site_url;
 pub mod token_header;
@@ -12,8 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
 use log::LevelFilter;
 
+use origins::{OriginPattern, Origins};
 use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
 use token_header::TokenHeader;
@@ -40,12 +44,25 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
+    /// Web pages that may connect besides the site's: an origin with its scheme, *.example.org,
+    /// null, or * for any. Several: again, or with commas. With open trust and none: any page.
+    #[arg(long, env = "BUDDYLINE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
+          help_heading = "Network", value_parser = OriginPattern::parse)]
+    pub allowed_origin: Vec<OriginPattern>,
+
+    /// A proxy whose X-Forwarded-For is believed: an address, or a network such as 10.0.0.0/8.
+    /// Several: again, or with commas.
+    #[arg(long, env = "BUDDYLINE_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',',
+          help_heading = "Network", value_parser = proxies::parse)]
+    pub trusted_proxy: Vec<IpNet>,
+
     /// Address of the BuddyBoss site with its scheme: https, a host, perhaps a port and a path.
     #[arg(long, env = "BUDDYLINE_BUDDYBOSS_URL", value_name = "URL", help_heading = "Site",
           value_parser = SiteUrl::parse)]
     pub buddyboss_url: Option<SiteUrl>,
 
-    /// Whether a userId is believed: "open" believes it. With a site, open must be asked for.
+    /// Whether a userId is believed (open) or proven (verified, which needs a site). With a site,
+    /// verified unless open is asked for; without one, open.
     #[arg(long, env = "BUDDYLINE_TRUST", value_name = "MODE", help_heading = "Site")]
     pub trust: Option<Trust>,
 
@@ -89,6 +106,26 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_PRESENCE_GRACE", value_name = "TIME", default_value = "5s",
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
     pub presence_grace: Duration,
+
+    /// Who hears who comes and goes: everyone, people who share a thread with them, or nobody.
+    #[arg(
+        long,
+        env = "BUDDYLINE_PRESENCE",
+        value_name = "SCOPE",
+        default_value = "all",
+        help_heading = "Behaviour"
+    )]
+    pub presence: PresenceScope,
+
+    /// How long the site's list of a thread's participants holds, 10s to 10m.
+    #[arg(long, env = "BUDDYLINE_MEMBERSHIP_LASTS", value_name = "TIME", default_value = "60s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "10s", "10m"))]
+    pub membership_lasts: Duration,
+
+    /// How long a connection may stay without having proven who it is, 1s to 10m.
+    #[arg(long, env = "BUDDYLINE_ANONYMOUS_LASTS", value_name = "TIME", default_value = "30s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "1s", "10m"))]
+    pub anonymous_lasts: Duration,
 
     /// Open connections, 1 to 1000000; one more is refused with 503.
     #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_000,
@@ -185,14 +222,42 @@ impl Config {
     ///
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        self.jwt_keys()?;
-        match (&self.buddyboss_url, self.trust) {
-            (Some(url), None) => Err(format!(
-                "--trust is not set and --buddyboss-url is {url}: this version believes every \
-                 userId, so with a site that must be asked for by name: --trust open, on a \
-                 network where everyone is trusted."
-            )),
-            _ => Ok(()),
+        if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
+            return Err(
+                "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
+                        has no members who could prove who they are. Set a site, or --trust open."
+                    .to_owned(),
+            );
+        }
+        if self.presence == PresenceScope::Threads && self.trust_mode() == Trust::Open {
+            return Err(
+                "--presence is threads and --trust is open: who takes part in a thread is \
+                        known only with --trust verified. Set --presence all or off."
+                    .to_owned(),
+            );
+        }
+        let (typing, membership) = (self.typing_lasts, self.membership_lasts);
+        if membership < typing * 2 {
+            let [typing, membership] = [typing, membership].map(humantime::format_duration);
+            return Err(format!(
+                "--membership-lasts is {membership} and --typing-lasts is {typing}: expected is \
+                 at least twice as long."
+            ));
+        }
+        self.jwt_keys().map(drop)
+    }
+
+    /// Whether a `userId` is believed or proven, whatever was left unsaid.
+    pub fn trust_mode(&self) -> Trust {
+        let unsaid = if self.buddyboss_url.is_some() { Trust::Verified } else { Trust::Open };
+        self.trust.unwrap_or(unsaid)
+    }
+
+    /// Which web pages may connect.
+    pub fn origins(&self) -> Origins {
+        match (self.trust_mode(), &self.allowed_origin[..]) {
+            (Trust::Open, []) => Origins::any(),
+            (_, patterns) => Origins::only(patterns, self.buddyboss_url.as_ref()),
         }
     }
 
@@ -289,6 +354,11 @@ mod tests {
             (["--token-header", "Host"], ["--token-header", "Host", "another meaning"]),
             (["--jwt-issuer", "example"], ["--jwt-issuer", "example", "https"]),
             (["--buddyboss-url", "ftp://x"], ["--buddyboss-url", "ftp://x", "http"]),
+            (["--allowed-origin", "a.example"], ["--allowed-origin", "a.example", "https://"]),
+            (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),
+            (["--membership-lasts", "5s"], ["--membership-lasts", "5s", "10s to 10m"]),
+            (["--anonymous-lasts", "0s"], ["--anonymous-lasts", "0s", "1s to 10m"]),
+            (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {
             let fault = read(&arguments).unwrap_err();
             for part in parts {
@@ -312,15 +382,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let fault = config.check().unwrap_err();
         assert!(fault.contains(path.to_str().unwrap()), "{fault}");
-    }
-
-    #[test]
-    fn open_trust_with_a_site_must_be_asked_for_by_name() {
-        let site = ["--buddyboss-url", "https://community.example"];
-        let fault = read(&site).unwrap().check().unwrap_err();
-        assert!(fault.contains("--trust") && fault.contains("community.example"), "{fault}");
-        let config = read(&[site[0], site[1], "--trust", "open"]).unwrap();
-        config.check().unwrap();
-        assert!(!config.shows_try_page());
     }
 }

@@ -1,7 +1,7 @@
 //! One socket with its wire, its outbox, and what the loop has to do about it.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::time::Instant;
 
 use mio::net::TcpStream;
@@ -18,6 +18,8 @@ const GATHER_MAX: usize = 64;
 pub struct Connection {
     /// Its name for the hub.
     pub id: ConnId,
+    /// Whose address it is: the peer's, or, once open, the one that trusted proxies speak for.
+    pub client: IpAddr,
     /// The conversation.
     pub wire: Wire,
     /// What waits to be sent.
@@ -63,11 +65,12 @@ pub enum Received {
 }
 
 impl Connection {
-    /// A socket that has just been accepted.
-    pub fn new(id: ConnId, socket: TcpStream, now: Instant) -> Connection {
+    /// A socket that has just been accepted from this peer.
+    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: Instant) -> Connection {
         Connection {
             id,
-            wire: Wire::default(),
+            client: peer,
+            wire: Wire::new(peer),
             outbox: Outbox::default(),
             since: now,
             opened: false,

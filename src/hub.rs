@@ -1,31 +1,42 @@
 //! The community as a state machine: [`Input`] in, [`Effect`] out, one deadline.
 //!
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
-//! [`Hub::next_effect`] until there are none: one mutation, then drain. All control flow of the
-//! logic is in this file; the rooms below it keep tables and answer questions.
+//! [`Hub::next_effect`] until there are none: one mutation, then drain.
+//!
+//! What the hub decides is in this file and in three more: [`entrance`] (who a connection is),
+//! [`gate`] (who may do what in a thread) and [`posting`] (what becomes of a message). The other
+//! rooms keep tables and answer questions; they do not know each other.
 
 pub mod calls;
+pub mod checks;
 pub mod deadlines;
 pub mod delivery;
+pub mod entrance;
 pub mod failure;
+pub mod gate;
+pub mod identity;
 pub mod interface;
+pub mod membership;
+pub mod posting;
 pub mod presence;
 pub mod threads;
+pub mod waiting;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::protocol::client::{Call, ClientFrame, ReplyTo, SendMessage, parse, relayed};
-use crate::protocol::credential::Credential;
-use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, MessageFrame, ServerFrame};
-use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
-use delivery::{Delivery, Job};
-use interface::{
-    Answer, Census, ConnId, Effect, Failure, Input, Now, RequestId, Settings, Stored, Target,
-};
+use crate::config::{PresenceScope, Trust};
+use crate::protocol::client::{Call, ClientFrame, ReplyTo, parse, relayed};
+use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, ServerFrame};
+use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
+use checks::Checks;
+use delivery::{Delivery, Requests};
+use identity::Identity;
+use interface::{Census, ConnId, Effect, Input, Now, Settings};
+use membership::Membership;
 use presence::Presence;
 use threads::{Joined, Threads, Typist};
+use waiting::Waiting;
 
 /// The community.
 #[derive(Debug)]
@@ -36,6 +47,11 @@ pub struct Hub {
     presence: Presence,
     threads: Threads,
     delivery: Delivery,
+    identity: Identity,
+    membership: Membership,
+    checks: Checks,
+    waiting: Waiting,
+    requests: Requests,
     encoder: Encoder,
     effects: VecDeque<Effect>,
 }
@@ -43,12 +59,19 @@ pub struct Hub {
 impl Hub {
     /// An empty community.
     pub fn new(settings: Settings) -> Hub {
+        let index_users = settings.presence == PresenceScope::Threads;
+        let membership = Membership::new(settings.membership_lasts, index_users);
         Hub {
             settings,
             open: Vec::new(),
             presence: Presence::default(),
             threads: Threads::default(),
             delivery: Delivery::default(),
+            identity: Identity::default(),
+            membership,
+            checks: Checks::default(),
+            waiting: Waiting::default(),
+            requests: Requests::default(),
             encoder: Encoder::default(),
             effects: VecDeque::new(),
         }
@@ -57,7 +80,7 @@ impl Hub {
     /// Takes one input in. What follows from it waits in [`Hub::next_effect`].
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         match input {
-            Input::Opened { conn, .. } => self.opened(conn),
+            Input::Opened { conn, credential } => self.opened(conn, credential, now),
             Input::Frame { conn, text } => self.frame(conn, text, now),
             Input::Binary { conn } => {
                 let fault = "Send text frames: binary frames carry nothing in this protocol.";
@@ -65,7 +88,7 @@ impl Hub {
                 self.error(conn, &ReplyTo::default(), &fault);
             }
             Input::Closed { conn } => self.closed(conn, now),
-            Input::Answered { request, answer } => self.answered(request, answer),
+            Input::Answered { request, answer } => self.answered(request, answer, now),
         }
     }
 
@@ -76,7 +99,11 @@ impl Hub {
 
     /// When [`Hub::advance`] is to be called, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.threads.next_deadline(), self.presence.next_deadline()];
+        let deadlines = [
+            self.threads.next_deadline(),
+            self.presence.next_deadline(),
+            self.identity.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -87,7 +114,9 @@ impl Hub {
             self.typing_over(&typist);
         } else if let Some(user) = self.presence.depart(now.instant) {
             let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
-            self.broadcast(&frame, None);
+            self.announce(&user, &frame, None);
+        } else if let Some((conn, due)) = self.identity.due(now) {
+            self.time_is_up(conn, due);
         } else {
             return false;
         }
@@ -99,63 +128,45 @@ impl Hub {
         for (job, fault) in self.delivery.abandon() {
             self.error(job.conn, &job.reply, &fault);
         }
+        self.show_what_is_stored();
     }
 
-    // ---- connections and presence
-
-    fn opened(&mut self, conn: ConnId) {
-        let slot = conn.slot as usize;
-        if self.open.len() <= slot {
-            self.open.resize(slot + 1, None);
-        }
-        debug_assert!(self.open[slot].is_none(), "a slot is given on empty");
-        self.open[slot] = Some(conn);
-        self.presence.open(conn);
-        self.threads.open(conn);
-    }
+    // ---- presence
 
     fn is_open(&self, conn: ConnId) -> bool {
         self.open.get(conn.slot as usize).is_some_and(|open| *open == Some(conn))
     }
 
-    fn closed(&mut self, conn: ConnId, now: Now) {
-        debug_assert!(self.is_open(conn), "closed once, after opened");
-        self.open[conn.slot as usize] = None;
-        self.stop_typing_on(conn);
-        self.threads.close(conn);
-        self.presence.leave(conn, now.instant, self.settings.presence_grace);
-    }
-
-    fn arrive(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>) {
-        // Whoever it typed as is nobody on this connection any more.
-        self.stop_typing_on(conn);
-        let first = self.presence.arrive(conn, user);
-        if first {
-            let frame = ServerFrame::UserConnected { user_id: user, client_id: None };
-            let frame = self.encoder.encode(&frame);
-            self.broadcast(&frame, Some(conn));
-        }
-        self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
-    }
-
-    fn user_connected(&mut self, conn: ConnId, user: &Id, reply: &ReplyTo, now: Now) {
-        match self.presence.user_of(conn) {
-            Some(known) if known.key == user.key => {
-                let client_id = reply.client_id.as_ref();
-                self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
-            }
-            _ => {
-                // The grace is for a connection that was lost, not for a change of name.
-                self.presence.leave(conn, now.instant, Duration::ZERO);
-                self.arrive(conn, user, reply.client_id.as_ref());
+    /// Tells who is to know that a user has come or gone.
+    fn announce(&mut self, user: &Id, frame: &EncodedFrame, except: Option<ConnId>) {
+        match self.settings.presence {
+            PresenceScope::Off => {}
+            PresenceScope::All => self.broadcast(frame, except),
+            PresenceScope::Threads => {
+                let threads = user.site_number().map_or(&[][..], |n| self.membership.threads_of(n));
+                let keys = threads.iter().map(|thread| IdKey::Number(*thread));
+                let hearers = keys.flat_map(|key| self.threads.hearers(&key));
+                let mut conns: Vec<ConnId> = hearers.map(|hearer| hearer.conn).collect();
+                conns.sort_unstable();
+                conns.dedup();
+                for to in conns.into_iter().filter(|conn| Some(*conn) != except) {
+                    let frame = EncodedFrame::clone(frame);
+                    self.effects.push_back(Effect::Send { to, frame });
+                }
             }
         }
     }
 
     fn online_users(&mut self, conn: ConnId, thread: Option<&Id>, client_id: Option<&Id>) {
-        let user_ids: Vec<&Id> = match thread {
-            None => self.presence.online().collect(),
-            Some(thread) => {
+        let companions;
+        let user_ids: Vec<&Id> = match (thread, self.settings.presence) {
+            (_, PresenceScope::Off) => Vec::new(),
+            (None, PresenceScope::All) => self.presence.online().collect(),
+            (None, PresenceScope::Threads) => {
+                companions = self.companions(conn);
+                companions.iter().filter_map(|user| self.presence.find(user)).collect()
+            }
+            (Some(thread), _) => {
                 let hearers = self.threads.hearers(&thread.key);
                 self.presence.users_among(hearers.iter().map(|hearer| hearer.conn))
             }
@@ -163,6 +174,13 @@ impl Hub {
         let frame = ServerFrame::OnlineUsers { thread_id: thread, user_ids: &user_ids, client_id };
         let frame = self.encoder.encode(&frame);
         self.effects.push_back(Effect::Send { to: conn, frame });
+    }
+
+    /// Those with whom a connection's user shares a thread.
+    fn companions(&self, conn: ConnId) -> BTreeSet<IdKey> {
+        let threads = self.presence.number_of(conn).map(|user| self.membership.threads_of(user));
+        let people = threads.unwrap_or_default().iter().flat_map(|t| self.membership.people(*t));
+        people.map(|user| IdKey::Number(*user)).collect()
     }
 
     // ---- frames
@@ -185,18 +203,46 @@ impl Hub {
         reply: &ReplyTo,
         now: Now,
     ) -> Result<(), ClientError> {
+        if self.settings.trust == Trust::Verified
+            && self.waits_for_proof(conn, &frame, text, now)?
+        {
+            return Ok(());
+        }
         let client_id = reply.client_id.as_ref();
+        let no_time = Duration::ZERO;
         match frame {
-            ClientFrame::UserConnected { user } => self.user_connected(conn, &user, reply, now),
-            ClientFrame::JoinThread { thread } => self.join_thread(conn, &thread, client_id)?,
-            ClientFrame::LeaveThread { thread } => self.leave_thread(conn, &thread, client_id),
-            ClientFrame::SendMessage(message) => self.send_message(conn, message, reply)?,
-            ClientFrame::Typing { thread, typing } => {
-                self.typing(conn, &thread, typing, client_id, now);
+            ClientFrame::UserConnected { user, token } => {
+                self.user_connected(conn, user, token.as_deref(), reply, now)?;
             }
-            ClientFrame::Call(call) => self.call(conn, &call, text)?,
+            ClientFrame::JoinThread { thread } => {
+                if self.admits(conn, &thread, text, no_time, now)? {
+                    self.join_thread(conn, &thread, client_id)?;
+                }
+            }
+            ClientFrame::LeaveThread { thread } => {
+                if self.threads.hears(conn, &thread.key)
+                    || self.admits(conn, &thread, text, no_time, now)?
+                {
+                    self.leave_thread(conn, &thread, client_id);
+                }
+            }
+            ClientFrame::SendMessage(message) => self.send_message(conn, message, reply, now)?,
+            ClientFrame::Typing { thread, typing } => {
+                // It is to be right until the thread has heard that it is over.
+                let lasts = self.settings.typing_lasts;
+                if self.admits(conn, &thread, text, lasts, now)? {
+                    self.typing(conn, &thread, typing, client_id, now);
+                }
+            }
+            ClientFrame::Call(call) => self.call(conn, &call, reply.thread.as_ref(), text, now)?,
             ClientFrame::OnlineUsers { thread } => {
-                self.online_users(conn, thread.as_ref(), client_id);
+                let admitted = match &thread {
+                    Some(thread) => self.admits(conn, thread, text, no_time, now)?,
+                    None => true,
+                };
+                if admitted {
+                    self.online_users(conn, thread.as_ref(), client_id);
+                }
             }
             ClientFrame::Ping => self.reply(conn, &ServerFrame::Pong { client_id }),
         }
@@ -226,7 +272,7 @@ impl Hub {
         }
         // Who did not hear it is where they wanted to be.
         self.threads.leave(conn, &thread.key);
-        self.reply(conn, &ServerFrame::ThreadLeft { thread_id: thread, client_id });
+        self.reply(conn, &ServerFrame::ThreadLeft { thread_id: thread, reason: None, client_id });
     }
 
     fn typing(
@@ -252,9 +298,19 @@ impl Hub {
         self.show_typing(conn, user, thread, typing, client_id);
     }
 
-    fn call(&mut self, conn: ConnId, call: &Call, text: &str) -> Result<(), ClientError> {
+    fn call(
+        &mut self,
+        conn: ConnId,
+        call: &Call,
+        thread: Option<&Id>,
+        text: &str,
+        now: Now,
+    ) -> Result<(), ClientError> {
         let me = self.identified(conn)?;
         let other = calls::other_party(&me.key, call)?;
+        if !self.admits_call(conn, thread, other, text, now)? {
+            return Ok(());
+        }
         let conns = self.presence.conns_of(&other.key);
         if conns.is_empty() {
             return Err(ClientError::new(
@@ -262,7 +318,7 @@ impl Hub {
                 "The other party of this call is not online.",
             ));
         }
-        let frame = self.encoder.encode_text(&relayed(text)?);
+        let frame = self.encoder.encode_text(&relayed(text, &me.key)?);
         for to in conns {
             self.effects.push_back(Effect::Send { to: *to, frame: EncodedFrame::clone(&frame) });
         }
@@ -276,125 +332,6 @@ impl Hub {
                 "The server does not know who you are: send user_connected with your userId first.",
             )
         })
-    }
-
-    // ---- messages
-
-    fn send_message(
-        &mut self,
-        conn: ConnId,
-        message: SendMessage<'_>,
-        reply: &ReplyTo,
-    ) -> Result<(), ClientError> {
-        let target = match (&message.thread, &message.recipient) {
-            (Some(thread), _) => Target::Thread(site_number(thread, "threadId")?),
-            (None, Some(recipient)) => {
-                Target::NewThread { recipient: site_number(recipient, "recipientId")? }
-            }
-            // The parser has refused a frame with neither.
-            (None, None) => return Ok(()),
-        };
-        let credential = match message.token.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(Credential::parse(text)?),
-        };
-        let job = Job {
-            conn,
-            reply: reply.clone(),
-            recipient: message.recipient,
-            claimed: self.presence.user_of(conn),
-            target,
-            text: Arc::from(message.text.as_ref()),
-            credential,
-        };
-        match self.delivery.accept(job, &self.settings.deliveries) {
-            Ok(Some((request, ask))) => self.effects.push_back(Effect::Ask { request, ask }),
-            Ok(None) => {}
-            Err(_) => return Err(Failure::Overloaded.client_error()),
-        }
-        Ok(())
-    }
-
-    fn answered(&mut self, request: RequestId, answer: Answer) {
-        // Given up when the server began to stop: its sender has heard so.
-        let Some((job, next)) = self.delivery.finish(request) else {
-            return;
-        };
-        match answer {
-            Answer::Stored(stored) => self.stored(&job, &stored),
-            Answer::Proven(_) | Answer::Listed(_) => {}
-            Answer::Failed(failure) => self.error(job.conn, &job.reply, &failure.client_error()),
-        }
-        if let Some((request, ask)) = next {
-            self.effects.push_back(Effect::Ask { request, ask });
-        }
-    }
-
-    fn stored(&mut self, job: &Job, stored: &Stored) {
-        let thread = match &job.reply.thread {
-            Some(asked) => asked.clone(),
-            None => Id::number(stored.thread),
-        };
-        let sender = match &job.claimed {
-            Some(claimed) if claimed.key == stored.sender.key => claimed.clone(),
-            _ => stored.sender.clone(),
-        };
-        let turned_away = self.introduce(job, &sender, &thread);
-        // The site's user and the connection's need not be the same in open trust.
-        let on_any_device = self.threads.typing_stops(job.conn, Some(&sender), &thread.key);
-        let here = self.threads.typing_stops_here(job.conn, &thread.key);
-        for typist in on_any_device.iter().chain(&here) {
-            self.typing_over(typist);
-        }
-
-        let message = stored.message.as_ref();
-        let frame = |client_id| {
-            ServerFrame::Message(MessageFrame {
-                thread_id: &thread,
-                sender_id: &sender,
-                recipient_id: job.recipient.as_ref(),
-                message: &job.text,
-                message_id: message.map(|message| message.id),
-                sent_at: message.map(|message| message.sent_at.as_str()),
-                html: message.map(|message| message.html.as_str()),
-                client_id,
-            })
-        };
-        let for_others = self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), frame);
-        for to in turned_away {
-            self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
-        }
-    }
-
-    /// What an accepted message tells about its connection: who it is, and that it belongs to the
-    /// thread (`PROTOCOL.md` 2.3); a new thread is joined by both sides' connections (2.5). Returns
-    /// those that have joined as many as they may: they get this one message all the same.
-    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id) -> Vec<ConnId> {
-        let mut turned_away = Vec::new();
-        if self.is_open(job.conn) {
-            if self.presence.user_of(job.conn).is_none() {
-                self.arrive(job.conn, sender, None);
-            }
-            // The author gets its own message in any case.
-            self.join_quietly(job.conn, thread);
-        }
-        if let (Target::NewThread { .. }, Some(recipient)) = (job.target, &job.recipient) {
-            let mut conns = self.presence.conns_of(&sender.key).to_vec();
-            conns.extend(self.presence.conns_of(&recipient.key));
-            conns.retain(|conn| *conn != job.conn);
-            turned_away.extend(conns.into_iter().filter(|conn| !self.join_quietly(*conn, thread)));
-        }
-        turned_away
-    }
-
-    /// Joins without being asked, and says so if it is new; false if the limit is reached.
-    fn join_quietly(&mut self, conn: ConnId, thread: &Id) -> bool {
-        let max = self.settings.joins_per_connection;
-        let joined = self.threads.join(conn, &thread.key, max);
-        if joined == Joined::New {
-            self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id: None });
-        }
-        joined != Joined::TooMany
     }
 
     // ---- typing
@@ -451,7 +388,11 @@ impl Hub {
     }
 
     fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
-        for to in self.open.iter().flatten().copied().filter(|conn| Some(*conn) != except) {
+        // Who is nobody yet hears of nobody.
+        let hears =
+            |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);
+        let conns = self.open.iter().flatten().copied().filter(hears);
+        for to in conns.filter(|conn| Some(*conn) != except) {
             self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(frame) });
         }
     }
@@ -483,12 +424,7 @@ impl Hub {
         self.presence.check_invariants();
         self.threads.check_invariants();
         self.delivery.check_invariants();
+        self.identity.check_invariants();
+        self.membership.check_invariants();
     }
-}
-
-fn site_number(id: &Id, field: &'static str) -> Result<u64, ClientError> {
-    id.site_number().ok_or_else(|| {
-        let what = format!("{field} must be a whole number from 1 to {SITE_ID_MAX} to send to.");
-        ClientError::new(ErrorCode::InvalidField, what)
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use buddyline::config::Config;
+use buddyline::config::{Config, Trust};
 use buddyline::server::Server;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -49,9 +49,14 @@ fn banner(config: &Config, server: &Server) {
     match &config.buddyboss_url {
         Some(url) => {
             log::info!("messages are stored by the BuddyBoss site {url}");
-            log::warn!(
-                "--trust open: whoever connects is believed to be the user they say they are"
-            );
+            match config.trust_mode() {
+                Trust::Open => log::warn!(
+                    "--trust open: whoever connects is believed to be the user they say they are"
+                ),
+                Trust::Verified => {
+                    log::info!("--trust verified: identities are proven by the site")
+                }
+            }
         }
         None => log::info!(
             "no BuddyBoss site is set: an embedded stand-in keeps messages in memory until the \

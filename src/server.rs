@@ -7,6 +7,7 @@
 
 mod crowd;
 mod listeners;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,16 +19,16 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::site_url::SiteUrl;
-use crate::config::{Config, PresenceScope, Trust};
+use crate::config::Config;
 use crate::connection::Received;
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings};
-use crate::upstream::jwt::Verifier;
+use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings, WaitBounds};
 use crate::upstream::{SiteSettings, Upstream};
-use crate::wire::{self, Codec, handshake};
+use crate::wire::handshake::{self, Opened, Rules};
+use crate::wire::{self, Codec};
 use crowd::Crowd;
 use listeners::Listeners;
+use refusals::Refusals;
 
 /// Connections accepted in one tick.
 const ACCEPTS_PER_TICK: usize = 64;
@@ -66,6 +67,7 @@ pub struct Server {
     hub: Hub,
     upstream: Upstream,
     scratch: Box<[u8]>,
+    refusals: Refusals,
     counts: Counts,
     swept: Instant,
     stopping: bool,
@@ -101,7 +103,7 @@ impl Server {
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&site_settings(config, url)?, waker)?,
+            Some(url) => Upstream::site(&SiteSettings::of(config, url)?, waker)?,
         };
         Ok(Server {
             poll,
@@ -110,10 +112,11 @@ impl Server {
             listeners,
             crowd: Crowd::new(config.max_outbox_bytes as usize),
             connections_max: room_for_connections(config)?,
-            codec: Codec::new(config.max_frame_bytes as usize, config.shows_try_page()),
+            codec: Codec::new(config.max_frame_bytes as usize, Rules::new(config)),
             hub: Hub::new(hub_settings(config)),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
+            refusals: Refusals::default(),
             counts: Counts::default(),
             swept: Instant::now(),
             stopping: false,
@@ -242,8 +245,8 @@ impl Server {
 
     fn accept(&mut self, now: Now) {
         for _ in 0..ACCEPTS_PER_TICK {
-            let socket = match self.listeners.accept() {
-                Ok(Some(socket)) => socket,
+            let (socket, peer) = match self.listeners.accept() {
+                Ok(Some(accepted)) => accepted,
                 Ok(None) => return,
                 Err(fault) => {
                     // Readiness is edge-triggered: only the sweep tries again.
@@ -260,7 +263,7 @@ impl Server {
                 continue;
             }
             self.counts.accepted += 1;
-            if let Err(fault) = self.crowd.add(socket, self.poll.registry(), now.instant) {
+            if let Err(fault) = self.crowd.add(socket, peer, self.poll.registry(), now.instant) {
                 log::warn!("cannot watch a connection: {fault}");
             }
         }
@@ -306,10 +309,15 @@ impl Server {
         let conn = connection.id;
         match connection.wire.next(&mut self.codec, input, &mut connection.outbox) {
             wire::Event::Drained => return false,
-            wire::Event::Opened => {
+            wire::Event::Opened(Opened { client, credential }) => {
                 connection.opened = true;
-                log::debug!("connection {}: open", conn.serial);
-                self.hub.handle(Input::Opened { conn, credential: None }, now);
+                connection.client = client;
+                log::debug!("connection {}: open from {client}", conn.serial);
+                self.hub.handle(Input::Opened { conn, credential }, now);
+            }
+            wire::Event::OriginRefused { origin } => {
+                connection.since = now.instant;
+                self.refusals.note(&origin, now.instant);
             }
             wire::Event::Text(text) => {
                 connection.since = now.instant;
@@ -459,12 +467,16 @@ fn room_for_connections(config: &Config) -> io::Result<usize> {
     Ok(room.min(wanted))
 }
 
+/// Frames that wait for the site's word on people and threads, and their bytes.
+const WAITING_MAX: usize = 50_000;
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
 fn hub_settings(config: &Config) -> Settings {
     Settings {
-        trust: config.trust.unwrap_or(Trust::Open),
-        presence: PresenceScope::All,
-        membership_lasts: Duration::from_secs(60),
-        anonymous_lasts: Duration::from_secs(30),
+        trust: config.trust_mode(),
+        presence: config.presence,
+        membership_lasts: config.membership_lasts,
+        anonymous_lasts: config.anonymous_lasts,
         checks: config.upstream_workers.into(),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
@@ -474,18 +486,12 @@ fn hub_settings(config: &Config) -> Settings {
             per_connection: config.max_sending_per_connection as usize,
             bytes: config.max_sending_bytes as usize,
         },
+        waiting: WaitBounds {
+            total: WAITING_MAX,
+            bytes: WAITING_BYTES_MAX,
+            // An app may join all its threads at once.
+            per_connection: config.max_joins as usize + 64,
+            bytes_per_connection: 2 * config.max_frame_bytes as usize,
+        },
     }
-}
-
-fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
-    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-    let keys = config.jwt_keys().map_err(io::Error::other)?;
-    Ok(SiteSettings {
-        workers: config.upstream_workers.into(),
-        queue: config.upstream_queue as usize,
-        request_timeout: config.upstream_timeout,
-        token_header: config.token_header.clone(),
-        verifier: keys.map(|keys| Verifier::new(&keys, issuer.clone())),
-        ..SiteSettings::new(url.clone())
-    })
 }

@@ -8,15 +8,18 @@
 
 pub mod handshake;
 pub mod outbox;
+mod token;
 
+use std::fmt;
 use std::io::{self, Cursor, Read, Write};
+use std::net::IpAddr;
 
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message, Utf8Bytes};
 
-use handshake::Handshake;
+use handshake::{Handshake, Opened, Rules};
 use outbox::Outbox;
 
 /// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
@@ -26,17 +29,26 @@ const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// What all connections share: the settings, and the context between messages.
-#[derive(Debug)]
 pub struct Codec {
     frame_bytes_max: usize,
-    try_page: bool,
+    rules: Rules,
     idle: WebSocketContext,
 }
 
 impl Codec {
-    /// A codec for messages of at most `frame_bytes_max` bytes, that shows the try-it page or not.
-    pub fn new(frame_bytes_max: usize, try_page: bool) -> Codec {
-        Codec { frame_bytes_max, try_page, idle: context(frame_bytes_max) }
+    /// A codec for messages of at most `frame_bytes_max` bytes, and for requests by these rules.
+    pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
+        Codec { frame_bytes_max, rules, idle: context(frame_bytes_max) }
+    }
+}
+
+/// The context's buffer has held what people wrote: it is not shown.
+impl fmt::Debug for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Codec { frame_bytes_max, rules, idle: _ } = self;
+        let mut codec = f.debug_struct("Codec");
+        codec.field("frame_bytes_max", frame_bytes_max).field("rules", rules);
+        codec.finish_non_exhaustive()
     }
 }
 
@@ -55,7 +67,12 @@ fn context(frame_bytes_max: usize) -> WebSocketContext {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// The WebSocket is open; the answer is in the outbox.
-    Opened,
+    Opened(Opened),
+    /// A web page may not connect: [`Event::Closing`] for a reason that the operator should know.
+    OriginRefused {
+        /// Where it comes from, fit for a line in a log.
+        origin: String,
+    },
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
@@ -67,34 +84,48 @@ pub enum Event {
 }
 
 /// One conversation, from the first byte of its request.
-#[derive(Debug)]
 pub struct Wire {
     phase: Phase,
     /// An incomplete request head or frame; empty and without memory most of the time.
     partial: Vec<u8>,
 }
 
-#[derive(Debug)]
 enum Phase {
-    Handshake,
+    Handshake {
+        /// Whose address the socket has.
+        peer: IpAddr,
+    },
     Open,
     /// Open, and a message is in fragments.
     Fragments(Box<WebSocketContext>),
     Closing,
 }
 
-impl Default for Wire {
-    fn default() -> Self {
-        Wire { phase: Phase::Handshake, partial: Vec::new() }
+/// What has come in may be a token or what people wrote: only its length is shown.
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match &self.phase {
+            Phase::Handshake { .. } => "Handshake",
+            Phase::Open => "Open",
+            Phase::Fragments(_) => "Fragments",
+            Phase::Closing => "Closing",
+        };
+        let mut wire = f.debug_struct("Wire");
+        wire.field("phase", &phase).field("partial_bytes", &self.partial.len()).finish()
     }
 }
 
 impl Wire {
+    /// A conversation with this peer: the address of the socket's other end, which may be a proxy.
+    pub fn new(peer: IpAddr) -> Wire {
+        Wire { phase: Phase::Handshake { peer }, partial: Vec::new() }
+    }
+
     /// Takes in the next of `input`, up to the next event. Call it until it says
-    /// [`Event::Drained`] or [`Event::Closing`].
+    /// [`Event::Drained`], or that the conversation has come to its end.
     pub fn next(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
         match self.phase {
-            Phase::Handshake => self.handshake(codec, input, outbox),
+            Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(_) => self.frames(codec, input, outbox),
             Phase::Closing => {
                 *input = &[];
@@ -120,7 +151,7 @@ impl Wire {
 
     /// Whether the request is still to come, in whole or in part.
     pub fn in_handshake(&self) -> bool {
-        matches!(self.phase, Phase::Handshake)
+        matches!(self.phase, Phase::Handshake { .. })
     }
 
     /// Whether the rest of a frame, or of a message in fragments, is still to come.
@@ -128,7 +159,7 @@ impl Wire {
         match self.phase {
             Phase::Open => !self.partial.is_empty(),
             Phase::Fragments(_) => true,
-            Phase::Handshake | Phase::Closing => false,
+            Phase::Handshake { .. } | Phase::Closing => false,
         }
     }
 
@@ -142,7 +173,13 @@ impl Wire {
         matches!(self.phase, Phase::Closing)
     }
 
-    fn handshake(&mut self, codec: &Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+    fn handshake(
+        &mut self,
+        peer: IpAddr,
+        codec: &Codec,
+        input: &mut &[u8],
+        outbox: &mut Outbox,
+    ) -> Event {
         let before = self.partial.len();
         let received: &[u8] = if before == 0 {
             input
@@ -152,28 +189,27 @@ impl Wire {
             self.partial.extend_from_slice(&input[..room]);
             &self.partial
         };
-        match handshake::receive(received, codec.try_page) {
+        let (response, phase, event) = match handshake::receive(received, peer, &codec.rules) {
             Handshake::Incomplete => {
                 if before == 0 {
                     self.partial.extend_from_slice(input);
                 }
                 *input = &[];
-                Event::Drained
+                return Event::Drained;
             }
-            Handshake::Upgrade { response, head_bytes } => {
+            Handshake::Upgrade { response, head_bytes, opened } => {
                 *input = &input[head_bytes - before..];
-                outbox.push(response.into_bytes().into());
-                self.partial = Vec::new();
-                self.phase = Phase::Open;
-                Event::Opened
+                (response, Phase::Open, Event::Opened(opened))
             }
-            Handshake::Respond { response } => {
-                outbox.push(response.into_bytes().into());
-                self.partial = Vec::new();
-                self.phase = Phase::Closing;
-                Event::Closing
+            Handshake::Respond { response } => (response, Phase::Closing, Event::Closing),
+            Handshake::RefuseOrigin { response, origin } => {
+                (response, Phase::Closing, Event::OriginRefused { origin })
             }
-        }
+        };
+        outbox.push(response.into_bytes().into());
+        self.partial = Vec::new();
+        self.phase = phase;
+        event
     }
 
     fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {

@@ -13,10 +13,10 @@ use std::fs;
 
 use buddyline::config::Config;
 use buddyline::config::secrets::VARIABLE;
-use buddyline::hub::interface::{Failure, Input, Settings};
+use buddyline::hub::interface::{About, Failure, Input, Settings};
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse, relayed};
-use buddyline::protocol::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
-use buddyline::protocol::{ClientError, ErrorCode, Id};
+use buddyline::protocol::server::{Encoder, ErrorFrame, LeftReason, MessageFrame, ServerFrame};
+use buddyline::protocol::{ClientError, ErrorCode, Id, IdKey};
 use clap::CommandFactory;
 use markdown::{Block, Document, Row, root, words};
 use serde_json::{Map, Value};
@@ -145,7 +145,7 @@ fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
     let mut expected = BTreeMap::new();
     for block in sent_by(&document, CLIENT) {
         if matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))) {
-            let relayed = relayed(&block.text).expect("an example is good");
+            let relayed = relayed(&block.text, &IdKey::Number(2)).expect("an example is good");
             let relayed: Object = serde_json::from_str(&relayed).expect("JSON");
             expected.insert(kind_of(&relayed), relayed);
         }
@@ -232,7 +232,11 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
         ServerFrame::UserConnected { user_id: id, client_id: maybe },
         ServerFrame::UserDisconnected { user_id: id },
         ServerFrame::ThreadJoined { thread_id: id, client_id: maybe },
-        ServerFrame::ThreadLeft { thread_id: id, client_id: maybe },
+        ServerFrame::ThreadLeft {
+            thread_id: id,
+            reason: full.then_some(LeftReason::NotParticipant),
+            client_id: maybe,
+        },
         ServerFrame::Message(message),
         ServerFrame::Typing { thread_id: id, user_id: Some(id), typing: true, client_id: maybe },
         ServerFrame::OnlineUsers { thread_id: maybe, user_ids: &[id], client_id: maybe },
@@ -335,7 +339,9 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::NotStored,
         Failure::Unknown,
     ];
-    let failed = failures.iter().map(Failure::client_error);
+    let abouts = [About::Message, About::Token, About::Thread];
+    let failed =
+        failures.iter().flat_map(|failure| abouts.map(|about| failure.client_error(about)));
     heard.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()
 }
 

@@ -5,12 +5,12 @@
 #[path = "support/bytes.rs"]
 mod bytes;
 
-use buddyline::wire::{Codec, Event};
+use buddyline::wire::Event;
 use bytes::*;
 
 /// What a codec with or without the page answers to these first bytes.
 fn answered(first: &[u8], try_page: bool) -> (Vec<Event>, String) {
-    let mut codec = Codec::new(LIMIT, try_page);
+    let mut codec = codec_of(LIMIT, try_page);
     let mut talk = Talk::default();
     talk.hear(&mut codec, first);
     (talk.take_events(), talk.answer())
@@ -25,22 +25,9 @@ fn status(first: &[u8]) -> String {
     answer[..12].to_owned()
 }
 
-fn header_of(answer: &str, name: &str) -> Option<String> {
-    let (head, _) = answer.split_once("\r\n\r\n").expect("a head ends");
-    let lines = head.lines().filter_map(|line| line.split_once(": "));
-    let mut found = lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    let value = found.next().map(str::to_owned);
-    assert_eq!(found.next(), None, "{name} stands twice");
-    value
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").expect("a head ends").1
-}
-
 fn upgraded(request: &[u8]) -> String {
     let (events, answer) = answered(request, false);
-    assert_eq!(events, [Event::Opened], "{answer}");
+    assert!(matches!(events[..], [Event::Opened(_)]), "{answer}");
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"));
     assert_eq!(header_of(&answer, "upgrade").as_deref(), Some("websocket"));
@@ -134,14 +121,14 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
     let empty_lines = b"\r\n".repeat(10_000);
     for piece in [usize::MAX, 4_096, 1_000, 1] {
         let in_pieces = |bytes: &[u8]| {
-            let mut codec = Codec::new(LIMIT, true);
+            let mut codec = codec_of(LIMIT, true);
             let mut talk = Talk::default();
             for part in bytes.chunks(piece) {
                 talk.hear(&mut codec, part);
             }
             (talk.take_events(), talk.answer())
         };
-        assert_eq!(in_pieces(&largest).0, [Event::Opened], "in pieces of {piece}");
+        assert_eq!(in_pieces(&largest).0, [opened()], "in pieces of {piece}");
         for large in [&head(8 * 1024 + 1), &head(20_000), &endless, &empty_lines] {
             let (events, answer) = in_pieces(large);
             assert_eq!(events, [Event::Closing], "in pieces of {piece}");
@@ -208,7 +195,7 @@ fn what_is_not_http_is_answered_with_400() {
 
 #[test]
 fn nothing_is_heard_after_a_refusal() {
-    let mut codec = Codec::new(LIMIT, true);
+    let mut codec = codec_of(LIMIT, true);
     let mut talk = Talk::default();
     talk.hear(&mut codec, b"GET /healthz HTTP/1.1\r\n\r\n");
     let said = talk.output.len();

@@ -113,6 +113,8 @@ fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
         ("--max-frame-bytes", "100", "1024..=16777216"),
         ("--log-level", "loud", "info"),
         ("--trust", "nobody", "open"),
+        ("--allowed-origin", "https://example.org/", "slash"),
+        ("--trusted-proxy", "localhost", "127.0.0.1"),
         ("--buddyboss-url", "example.org", "https://"),
     ] {
         let (code, words) = run(&[setting, value]);
@@ -124,10 +126,20 @@ fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
 }
 
 #[test]
-fn a_site_without_a_word_about_trust_is_a_bad_setting_too() {
-    let (code, words) = run(&["--buddyboss-url", "https://community.example"]);
-    assert!(words.contains("--trust") && words.contains("community.example"), "{words}");
+fn settings_that_do_not_go_together_are_bad_settings_too() {
+    let (code, words) = run(&["--trust", "verified"]);
+    assert!(words.contains("--trust") && words.contains("--buddyboss-url"), "{words}");
     assert_eq!(code, Some(2), "{words}");
+}
+
+#[test]
+fn how_people_are_known_is_told_at_the_start() {
+    let site = ["--buddyboss-url", "http://127.0.0.1:9"];
+    let verified = Server::start(&site);
+    assert!(verified.log().iter().any(|line| line.contains("proven by the site")));
+    let open = Server::start(&[site[0], site[1], "--trust", "open"]);
+    let warned = |line: &String| line.contains("WARN") && line.contains("--trust open");
+    assert!(open.log().iter().any(warned), "{:?}", open.log());
 }
 
 #[test]

@@ -7,8 +7,8 @@ mod bytes;
 #[path = "support/nonsense.rs"]
 mod nonsense;
 
+use buddyline::protocol::IdKey;
 use buddyline::protocol::client::{parse, relayed};
-use buddyline::wire::Codec;
 use bytes::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -66,7 +66,7 @@ proptest! {
         fragmented in any::<u16>(),
         neighbours_cuts in vec(any::<Index>(), 0..12),
     ) {
-        let mut codec = Codec::new(SMALL, false);
+        let mut codec = codec_of(SMALL, false);
         let mut wild = Talk::open(&mut codec);
         let mut good = Talk::open(&mut codec);
         let script: Vec<u8> = said.iter().enumerate().flat_map(|(n, said)| {
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn the_cuts_of_any_bytes_change_nothing(soup in soup(), cuts in vec(any::<Index>(), 0..12)) {
-        let mut codec = Codec::new(SMALL, false);
+        let mut codec = codec_of(SMALL, false);
         let mut whole = Talk::open(&mut codec);
         whole.hear(&mut codec, &soup);
         let mut cut = Talk::open(&mut codec);
@@ -117,7 +117,7 @@ proptest! {
         cuts in vec(any::<Index>(), 0..6),
     ) {
         let bytes = [start.as_bytes(), &noise].concat();
-        let mut codec = Codec::new(SMALL, true);
+        let mut codec = codec_of(SMALL, true);
         let mut whole = Talk::default();
         whole.hear(&mut codec, &bytes);
         let mut cut = Talk::default();
@@ -157,7 +157,7 @@ proptest! {
             prop_assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
         }
         // Relaying is asked for after parsing only, and must survive anything all the same.
-        let _ = relayed(&text);
+        let _ = relayed(&text, &IdKey::Number(2));
     }
 
     #[test]
@@ -174,7 +174,7 @@ proptest! {
         let cut_off = format!(r#"{frame},"token":"{token}"#);
         let alone = format!(r#"{{"type":"{wrong}","token":"{token}"}}"#);
         for text in [text, bad_token, cut_off, alone] {
-            for fault in [parse(&text).1.err(), relayed(&text).err()].into_iter().flatten() {
+            for fault in [parse(&text).1.err(), relayed(&text, &IdKey::Number(2)).err()].into_iter().flatten() {
                 prop_assert!(!fault.text.contains(&token[..8]), "{}", fault.text);
                 prop_assert!(longest_quote(&wrong, &fault.text) <= 40, "{}", fault.text);
             }
@@ -196,7 +196,7 @@ fn nesting_of_any_depth_is_survived() {
             ),
         ] {
             let _ = parse(&text);
-            let _ = relayed(&text);
+            let _ = relayed(&text, &IdKey::Number(2));
         }
     }
 }

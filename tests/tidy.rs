@@ -82,6 +82,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("slab::", &["server", "hub"]),
         ("tungstenite::", &["wire", "protocol"]),
         ("httparse::", &["wire"]),
+        ("percent_encoding::", &["wire"]),
+        ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
         ("crossbeam_channel::", &["upstream"]),
         ("std::thread", &["upstream"]),
@@ -91,7 +93,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("log::", &["server", "upstream", "main", "config"]),
         ("ring::", &["protocol", "upstream"]),
         ("base64::", &["protocol", "upstream"]),
-        ("zeroize::", &["protocol", "config"]),
+        ("zeroize::", &["protocol", "config", "wire"]),
         ("Instant::now", &["server", "upstream"]),
         ("SystemTime::now", &["server"]),
     ] {

@@ -10,7 +10,7 @@ use buddyline::wire::{Codec, Event, Wire};
 use bytes::*;
 
 fn codec() -> Codec {
-    Codec::new(LIMIT, true)
+    codec_of(LIMIT, true)
 }
 
 fn texts(texts: &[&str]) -> Vec<Event> {
@@ -36,7 +36,7 @@ fn conversation(long: &str) -> (Vec<u8>, Vec<Event>) {
         frame(CLOSE, b"\x03\xe8bye"),
         text("too late"),
     ];
-    let mut events = vec![Event::Opened];
+    let mut events = vec![opened()];
     let said = ["{\"type\":\"ping\"}", "", "fr\u{e4}gments", &medium, long];
     events.extend(texts(&said));
     events.extend([Event::Binary, Event::Closing]);
@@ -107,7 +107,7 @@ fn a_frame_in_the_same_packet_as_the_request_is_heard() {
     let mut codec = codec();
     let mut talk = Talk::default();
     talk.hear(&mut codec, &[request(), text("first"), text("second")].concat());
-    assert_eq!(talk.events[0], Event::Opened);
+    assert_eq!(talk.events[0], opened());
     assert_eq!(talk.texts(), ["first", "second"]);
 }
 
@@ -301,7 +301,7 @@ fn the_servers_close_is_the_last_thing_it_says() {
 #[test]
 fn a_wire_that_is_not_open_says_nothing_when_it_is_closed() {
     let mut outbox = Outbox::default();
-    let mut wire = Wire::default();
+    let mut wire = Wire::new(PEER);
     assert!(wire.in_handshake());
     wire.close(1001, "bye", &mut outbox);
     assert!(outbox.is_empty(), "who has not been answered speaks no WebSocket yet");

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::interface::{Ask, Bounds, ConnId, Post, RequestId, Target};
 use crate::protocol::client::ReplyTo;
@@ -37,6 +38,8 @@ pub struct Job {
     pub text: Arc<str>,
     /// For the site alone.
     pub credential: Option<Credential>,
+    /// When the site was asked to store it; before that, when it came.
+    pub asked: Instant,
 }
 
 impl Job {
@@ -70,7 +73,18 @@ pub struct Delivery {
     per_slot: Vec<(u32, usize)>,
     total: usize,
     bytes: usize,
-    requests: u64,
+}
+
+/// Names for questions, none of which is used twice.
+#[derive(Debug, Default)]
+pub struct Requests(u64);
+
+impl Requests {
+    /// A new one.
+    pub fn name(&mut self) -> RequestId {
+        self.0 += 1;
+        RequestId(self.0)
+    }
 }
 
 impl Delivery {
@@ -79,7 +93,12 @@ impl Delivery {
     /// # Errors
     ///
     /// The job back, if too many are on their way.
-    pub fn accept(&mut self, job: Job, bounds: &Bounds) -> Result<Option<Question>, Box<Job>> {
+    pub fn accept(
+        &mut self,
+        job: Job,
+        bounds: &Bounds,
+        requests: &mut Requests,
+    ) -> Result<Option<Question>, Box<Job>> {
         let total_full = self.total >= bounds.total || self.bytes + job.text.len() > bounds.bytes;
         let of_conn = self.count_of(job.conn);
         if total_full || *of_conn >= bounds.per_connection {
@@ -93,12 +112,17 @@ impl Delivery {
             return Ok(None);
         }
         self.lanes.insert(job.lane(), VecDeque::new());
-        Ok(Some(self.send(job)))
+        Ok(Some(self.send(job, requests.name())))
     }
 
     /// Strikes off the one that was answered, and says what to ask next in its lane. `None` if
     /// there is no such request.
-    pub fn finish(&mut self, request: RequestId) -> Option<(Job, Option<Question>)> {
+    pub fn finish(
+        &mut self,
+        request: RequestId,
+        requests: &mut Requests,
+        now: Instant,
+    ) -> Option<(Job, Option<Question>)> {
         let job = self.in_flight.remove(&request)?;
         self.strike(&job);
         let lane = job.lane();
@@ -106,7 +130,7 @@ impl Delivery {
         if next.is_none() {
             self.lanes.remove(&lane);
         }
-        Some((job, next.map(|job| self.send(job))))
+        Some((job, next.map(|job| self.send(Job { asked: now, ..job }, requests.name()))))
     }
 
     /// Gives up on everything, and says how it ended for each: first for those that were never
@@ -141,9 +165,7 @@ impl Delivery {
         self.total
     }
 
-    fn send(&mut self, job: Job) -> Question {
-        self.requests += 1;
-        let request = RequestId(self.requests);
+    fn send(&mut self, job: Job, request: RequestId) -> Question {
         let ask = job.ask();
         self.in_flight.insert(request, job);
         (request, ask)

@@ -1,11 +1,11 @@
-//! How a message can fail, and what its sender is told.
+//! How a question to the site can fail, and what the client is told.
 
 use crate::protocol::{ClientError, ErrorCode};
 
-/// Why a message has no place in its thread, as far as its sender needs to know.
+/// Why a question came to nothing, as far as the one who caused it needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// The site needs a token and the frame had none.
+    /// The site needs a token and there was none.
     TokenMissing,
     /// The site knows no user for this token: forged, another site's, revoked, or user deleted.
     TokenRefused,
@@ -15,7 +15,7 @@ pub enum Failure {
     Suspended,
     /// Not in this thread, or there is no such thread; the site does not tell which.
     NotParticipant,
-    /// More people are in the thread than are read from the site.
+    /// More people are in the thread than are looked up.
     ThreadTooLarge,
     /// Not connected, blocked, suspended or unknown recipient: permanent, and the site does not
     /// tell which.
@@ -44,90 +44,103 @@ pub enum Failure {
     Unknown,
 }
 
+/// What was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// To store a message.
+    Message,
+    /// Whose a token is.
+    Token,
+    /// Who takes part in a thread.
+    Thread,
+}
+
 impl Failure {
-    /// What the sender is told: what happened and what to do.
-    pub fn client_error(&self) -> ClientError {
+    /// Whether it is the site's last word on a credential, rather than a question that failed.
+    pub fn condemns(&self) -> bool {
+        matches!(self, Failure::TokenRefused | Failure::TokenExpired | Failure::Suspended)
+    }
+
+    /// What the client is told: what happened and what to do.
+    pub fn client_error(&self, about: About) -> ClientError {
+        if let (Failure::Unknown, About::Message) = (self, about) {
+            return ClientError::new(
+                ErrorCode::UnknownOutcome,
+                "The site gave no usable answer: the message may or may not be stored. \
+                 Look into the thread before you send it again.",
+            );
+        }
+        if let (Failure::NotParticipant, About::Thread) = (self, about) {
+            return ClientError::new(
+                ErrorCode::NotParticipant,
+                "You are not in this thread, or it no longer exists.",
+            );
+        }
+        let (code, why) = self.reason();
+        let what = match about {
+            About::Message => "The message was not stored",
+            About::Token if self.condemns() => "The token proves nothing",
+            About::Token => "The token could not be checked",
+            About::Thread => "Your part in the thread could not be checked",
+        };
+        let wait = match self {
+            Failure::SiteBusy { retry_after_s: Some(s) }
+            | Failure::SiteUnavailable { retry_after_s: Some(s) } => {
+                format!(" Try again in {s} seconds.")
+            }
+            Failure::SiteBusy { .. } | Failure::SiteUnavailable { .. } => {
+                " Try again later.".to_owned()
+            }
+            _ => String::new(),
+        };
+        ClientError::new(code, format!("{what}: {why}{wait}"))
+    }
+
+    fn reason(&self) -> (ErrorCode, &'static str) {
         use ErrorCode as Code;
-        let (code, text) = match self {
-            Failure::TokenMissing => (
-                Code::TokenRequired,
-                "The message was not stored: the frame has no token. Send it again with your token.",
-            ),
-            Failure::TokenRefused => (
-                Code::TokenRefused,
-                "The message was not stored: the site did not accept the token; sign in again.",
-            ),
-            Failure::TokenExpired => (
-                Code::TokenExpired,
-                "The message was not stored: the token has expired; sign in again.",
-            ),
-            Failure::Suspended => (
-                Code::Suspended,
-                "The message was not stored: the site has suspended this account.",
-            ),
-            Failure::NotParticipant => (
-                Code::NotParticipant,
-                "The message was not stored: you are not in this thread, or it no longer exists.",
-            ),
-            Failure::ThreadTooLarge => (
-                Code::ThreadTooLarge,
-                "This thread has too many participants to be followed live; \
-                 it can be read through the site.",
-            ),
+        match self {
+            Failure::TokenMissing => {
+                (Code::TokenRequired, "the frame has no token. Send it again with your token.")
+            }
+            Failure::TokenRefused => {
+                (Code::TokenRefused, "the site did not accept the token; sign in again.")
+            }
+            Failure::TokenExpired => (Code::TokenExpired, "the token has expired; sign in again."),
+            Failure::Suspended => (Code::Suspended, "the site has suspended this account."),
+            Failure::NotParticipant => {
+                (Code::NotParticipant, "you are not in this thread, or it no longer exists.")
+            }
+            Failure::ThreadTooLarge => {
+                (Code::ThreadTooLarge, "too many people are in it for this server to look them up.")
+            }
             Failure::CannotWrite => (
                 Code::CannotWrite,
-                "The message was not stored: the site does not let you write to this person. \
-                 Sending it again will not help.",
+                "the site does not let you write to this person. Sending it again will not help.",
             ),
             Failure::RefusedBySite => (
                 Code::RefusedBySite,
-                "The message was not stored: the site refused a value of the request. \
+                "the site refused a value of the request. \
                  Check recipientId, threadId and the text.",
             ),
-            Failure::TooLarge => (
-                Code::TooLarge,
-                "The message was not stored: it is larger than the site accepts. Shorten it.",
-            ),
-            Failure::SiteBusy { retry_after_s } => {
-                return Self::with_wait(
-                    Code::SiteBusy,
-                    "The message was not stored: the site asks for fewer requests.",
-                    *retry_after_s,
-                );
+            Failure::TooLarge => {
+                (Code::TooLarge, "it is larger than the site accepts. Shorten it.")
             }
-            Failure::SiteUnavailable { retry_after_s } => {
-                return Self::with_wait(
-                    Code::SiteUnavailable,
-                    "The message was not stored: the site cannot be reached.",
-                    *retry_after_s,
-                );
+            Failure::SiteBusy { .. } => (Code::SiteBusy, "the site asks for fewer requests."),
+            Failure::SiteUnavailable { .. } => {
+                (Code::SiteUnavailable, "the site cannot be reached.")
             }
             Failure::SiteMisconfigured => (
                 Code::SiteMisconfigured,
-                "The message was not stored: the site does not offer its messages at the address \
-                 that this server is set to. Tell its operator.",
+                "the site does not offer its messages at the address that this server is set to. \
+                 Tell its operator.",
             ),
-            Failure::Overloaded => (
-                Code::Overloaded,
-                "The message was not stored: too many are waiting already. Try again in a moment.",
-            ),
-            Failure::NotStored => (
-                Code::NotStored,
-                "The message was not stored: the site refused it without a reason. Try again later.",
-            ),
-            Failure::Unknown => (
-                Code::UnknownOutcome,
-                "The site gave no usable answer: the message may or may not be stored. \
-                 Look into the thread before you send it again.",
-            ),
-        };
-        ClientError::new(code, text)
-    }
-
-    fn with_wait(code: ErrorCode, what: &str, retry_after_s: Option<u32>) -> ClientError {
-        match retry_after_s {
-            Some(s) => ClientError::new(code, format!("{what} Try again in {s} seconds.")),
-            None => ClientError::new(code, format!("{what} Try again later.")),
+            Failure::Overloaded => {
+                (Code::Overloaded, "too many are waiting already. Try again in a moment.")
+            }
+            Failure::NotStored => {
+                (Code::NotStored, "the site refused it without a reason. Try again later.")
+            }
+            Failure::Unknown => (Code::SiteUnavailable, "the site gave no usable answer."),
         }
     }
 }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use super::failure::Failure;
+pub use super::failure::{About, Failure};
+pub use super::waiting::WaitBounds;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::EncodedFrame;
@@ -120,6 +121,8 @@ pub struct Settings {
     pub joins_per_connection: usize,
     /// Messages on their way to the site.
     pub deliveries: Bounds,
+    /// Frames that wait for the site's word on people and threads.
+    pub waiting: WaitBounds,
 }
 
 /// How many messages may be on their way.

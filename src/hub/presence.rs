@@ -102,6 +102,29 @@ impl Presence {
         Some(Id { key, quoted: claim.quoted })
     }
 
+    /// The site's number of a connection's user.
+    pub fn number_of(&self, conn: ConnId) -> Option<u64> {
+        let claim = self.claims[conn.slot as usize]?;
+        self.users[claim.user as usize].id.site_number()
+    }
+
+    /// Whether a connection is somebody's.
+    pub fn is_known(&self, conn: ConnId) -> bool {
+        self.claims[conn.slot as usize].is_some()
+    }
+
+    /// Notes how a connection writes its user.
+    pub fn write_as(&mut self, conn: ConnId, quoted: bool) {
+        if let Some(claim) = &mut self.claims[conn.slot as usize] {
+            claim.quoted = quoted;
+        }
+    }
+
+    /// This user, if online.
+    pub fn find(&self, user: &IdKey) -> Option<&Id> {
+        self.index.get(user).map(|ix| &self.users[*ix as usize].id)
+    }
+
     /// A user's connections.
     pub fn conns_of(&self, user: &IdKey) -> &[ConnId] {
         match self.index.get(user) {

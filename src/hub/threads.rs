@@ -141,6 +141,14 @@ impl Threads {
         true
     }
 
+    /// Ends a connection's hearing of one thread, until there are no more.
+    pub fn leave_one(&mut self, conn: ConnId) -> Option<IdKey> {
+        let join = *self.sides[conn.slot as usize].joins.last()?;
+        let key = self.threads[join.thread as usize].key.clone();
+        self.leave(conn, &key);
+        Some(key)
+    }
+
     /// Takes a connection out of everything. What it was typing is to be ended before.
     pub fn close(&mut self, conn: ConnId) {
         while let Some(join) = self.sides[conn.slot as usize].joins.last() {

@@ -68,6 +68,8 @@ pub enum ClientFrame<'a> {
     UserConnected {
         /// The user it claims to be.
         user: Id,
+        /// What proves it.
+        token: Option<Cow<'a, str>>,
     },
     /// Starts hearing a thread.
     JoinThread {
@@ -194,7 +196,8 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
 
     Ok(match kind {
         FrameType::UserConnected => {
-            ClientFrame::UserConnected { user: id(fields.user_id, "userId")? }
+            let user = id(fields.user_id, "userId")?;
+            ClientFrame::UserConnected { user, token: optional_text(fields.token, "token")? }
         }
         FrameType::JoinThread => ClientFrame::JoinThread { thread: needed(thread, "threadId")? },
         FrameType::LeaveThread => ClientFrame::LeaveThread { thread: needed(thread, "threadId")? },
@@ -243,10 +246,7 @@ fn send_message<'a>(
     if text.is_empty() {
         return Err(error(ErrorCode::InvalidField, "message must not be empty."));
     }
-    let token = match fields.token {
-        Some(raw) => Some(text_of(raw, "token")?),
-        None => None,
-    };
+    let token = optional_text(fields.token, "token")?;
     if thread.is_none() && recipient.is_none() {
         return Err(error(
             ErrorCode::MissingField,
@@ -314,6 +314,15 @@ fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>
     }
 }
 
+/// The text of a field that may be absent; empty counts as absent.
+fn optional_text<'a>(
+    raw: Option<&'a RawValue>,
+    field: &'static str,
+) -> Result<Option<Cow<'a, str>>, ClientError> {
+    let text = raw.map(|raw| text_of(raw, field)).transpose()?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
 /// The text of a JSON string, borrowed where it has no escapes.
 fn text_of<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
     let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
@@ -362,19 +371,22 @@ fn unknown_type(word: &str) -> ClientError {
 }
 
 /// The object of a call frame as the other party gets it: each field as its author wrote it, but
-/// without `token` and `clientId`, which are between the author and the server.
+/// without `token` and `clientId`, which are between the author and the server, and without a
+/// `userId` that is not `me`: nobody is made to seem to speak who does not.
 ///
 /// # Errors
 ///
 /// A field that stands twice: two readers could take it for two different frames.
-pub fn relayed(text: &str) -> Result<String, ClientError> {
-    let relayed = serde_json::Deserializer::from_str(text).deserialize_map(Relay);
+pub fn relayed(text: &str, me: &IdKey) -> Result<String, ClientError> {
+    let relayed = serde_json::Deserializer::from_str(text).deserialize_map(Relay { me });
     relayed.map_err(|fault| error(ErrorCode::InvalidFrame, format!("{fault}.")))
 }
 
-struct Relay;
+struct Relay<'a> {
+    me: &'a IdKey,
+}
 
-impl<'de> Visitor<'de> for Relay {
+impl<'de> Visitor<'de> for Relay<'_> {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -391,7 +403,14 @@ impl<'de> Visitor<'de> for Relay {
             if seen.len() == RELAY_FIELDS_MAX {
                 return Err(serde::de::Error::custom("Too many fields in a call frame"));
             }
-            if !matches!(key.0.as_ref(), "token" | "clientId") {
+            let passes = match key.0.as_ref() {
+                "token" | "clientId" => false,
+                "userId" => {
+                    matches!(optional_id(Some(value), "userId"), Ok(Some(id)) if id.key == *self.me)
+                }
+                _ => true,
+            };
+            if passes {
                 if out.len() > 1 {
                     out.push(',');
                 }

@@ -46,6 +46,9 @@ pub enum ServerFrame<'a> {
     ThreadLeft {
         /// Which.
         thread_id: &'a Id,
+        /// Why, where it was not the client's own wish.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<LeftReason>,
         /// Echoed.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
@@ -83,6 +86,16 @@ pub enum ServerFrame<'a> {
     },
     /// What went wrong, for the sender alone.
     Error(ErrorFrame<'a>),
+}
+
+/// Why a connection no longer hears a thread that it did not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftReason {
+    /// Its user is no longer among the thread's participants.
+    NotParticipant,
+    /// It is another user's connection now.
+    UserChanged,
 }
 
 /// A stored message as the thread's hearers get it.

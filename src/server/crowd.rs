@@ -1,6 +1,7 @@
 //! All connections, and which of them have something left to do.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -78,6 +79,7 @@ impl Crowd {
     pub(super) fn add(
         &mut self,
         mut socket: TcpStream,
+        peer: IpAddr,
         registry: &Registry,
         now: Instant,
     ) -> io::Result<()> {
@@ -86,7 +88,7 @@ impl Crowd {
         registry.register(&mut socket, Token(entry.key()), both)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
-        entry.insert(Connection::new(id, socket, now));
+        entry.insert(Connection::new(id, socket, peer, now));
         Ok(())
     }
 

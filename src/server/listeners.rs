@@ -1,7 +1,7 @@
 //! The sockets that connections come from.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -92,17 +92,18 @@ impl Listeners {
         self.all.iter().any(|(_, ready)| *ready)
     }
 
-    /// The next waiting connection, or `None` when there is none on any listener.
+    /// The next waiting connection and its peer's address, or `None` when there is none on any
+    /// listener. An IPv4 address is one, whatever the listener's family.
     ///
     /// # Errors
     ///
     /// The system cannot accept now, for want of descriptors or memory. The listener counts as
     /// empty until [`Listeners::wake_resting`].
-    pub(super) fn accept(&mut self) -> io::Result<Option<TcpStream>> {
+    pub(super) fn accept(&mut self) -> io::Result<Option<(TcpStream, IpAddr)>> {
         for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
             loop {
                 match listener.accept() {
-                    Ok((socket, _)) => return Ok(Some(socket)),
+                    Ok((socket, peer)) => return Ok(Some((socket, peer.ip().to_canonical()))),
                     Err(fault) => match fault.kind() {
                         io::ErrorKind::WouldBlock => {
                             *ready = false;

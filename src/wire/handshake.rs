@@ -1,11 +1,20 @@
 //! An HTTP request becomes an upgrade, a small page, or a refusal.
 //!
 //! `httparse` reads the head, tungstenite computes the accept key; what is asked of a WebSocket
-//! request is RFC 6455 section 4.2.1.
+//! request is RFC 6455 section 4.2.1. Nothing of a request is kept but who opens it: from where,
+//! and with which credential.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
+
+use super::token;
+use crate::config::Config;
+use crate::config::origins::Origins;
+use crate::config::proxies::TrustedProxies;
+use crate::protocol::ClientError;
+use crate::protocol::credential::Credential;
 
 /// The largest request head, in bytes: cookies of a WordPress site come along.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -14,7 +23,7 @@ pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 
 /// The subprotocol that clients may name to send a token along (`PROTOCOL.md` 3).
-const SUBPROTOCOL: &str = "buddyline";
+pub(super) const SUBPROTOCOL: &str = "buddyline";
 
 const TRY_PAGE: &str = include_str!("try_page.html");
 
@@ -27,6 +36,40 @@ const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
 
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
+/// The longest part of a refused `Origin` that is told, in characters.
+const ORIGIN_TOLD_MAX: usize = 100;
+
+/// What a request is judged by.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Whether `GET /` shows the try-it page.
+    pub try_page: bool,
+    /// The web pages that may connect.
+    pub origins: Origins,
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: TrustedProxies,
+}
+
+impl Rules {
+    /// What the settings say.
+    pub fn new(config: &Config) -> Rules {
+        Rules {
+            try_page: config.shows_try_page(),
+            origins: config.origins(),
+            proxies: TrustedProxies::new(&config.trusted_proxy),
+        }
+    }
+}
+
+/// Who has opened a WebSocket.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The address at the other end, behind trusted proxies if there are any.
+    pub client: IpAddr,
+    /// What proves who it is, or what is wrong with that.
+    pub credential: Option<Result<Credential, ClientError>>,
+}
+
 /// What comes of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -38,23 +81,41 @@ pub enum Handshake {
         response: String,
         /// Where the frames start.
         head_bytes: usize,
+        /// Who it is.
+        opened: Opened,
     },
     /// Send this and close.
     Respond {
         /// The whole answer.
         response: String,
     },
+    /// The same, to a web page that may not connect.
+    RefuseOrigin {
+        /// The whole answer.
+        response: String,
+        /// Where it comes from: at most 100 printable ASCII characters without quotes, to be
+        /// logged.
+        origin: String,
+    },
 }
 
-/// Reads a request head from the first bytes of a connection.
-pub fn receive(bytes: &[u8], try_page: bool) -> Handshake {
+/// Reads a request head from the first bytes of a connection with this peer.
+pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= HEAD_BYTES_MAX => {
             match upgrade_key(&request) {
-                Ok(Some(key)) => Handshake::Upgrade { response: switch(&request, key), head_bytes },
-                Ok(None) => respond(plain_http(&request, try_page)),
+                Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
+                Ok(Some(key)) => Handshake::Upgrade {
+                    response: switch(&request, key),
+                    head_bytes,
+                    opened: Opened {
+                        client: client(&request, peer, &rules.proxies),
+                        credential: token::credential(&request),
+                    },
+                },
+                Ok(None) => respond(plain_http(&request, rules.try_page)),
                 Err(refusal) => respond(refusal),
             }
         }
@@ -66,6 +127,50 @@ pub fn receive(bytes: &[u8], try_page: bool) -> Handshake {
         )),
         Err(_) => respond(text("400 Bad Request", "", "This is not an HTTP/1.1 request.")),
     }
+}
+
+/// Whether a request comes from a page that may connect, or from no page.
+fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
+    if !origins.are_checked() {
+        return true;
+    }
+    let mut found = lines(request, "origin");
+    match (found.next(), found.next()) {
+        (None, _) => true,
+        (Some(origin), None) => match std::str::from_utf8(origin) {
+            Ok(origin) => origins.allow(origin.trim(), only(request, "host")),
+            Err(_) => false,
+        },
+        // No browser says two things.
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Says what to set, and nothing of what the request said.
+fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
+    let tellable = |byte: u8| match byte {
+        b'"' | b'\'' | b'`' | b'\\' => '?',
+        b' '..=b'~' => char::from(byte),
+        _ => '?',
+    };
+    let mut origin = String::new();
+    for line in lines(request, "origin") {
+        origin.extend((!origin.is_empty()).then_some(" and "));
+        let room = ORIGIN_TOLD_MAX.saturating_sub(origin.len());
+        origin.extend(line.iter().take(room).map(|byte| tellable(*byte)));
+    }
+    origin.truncate(ORIGIN_TOLD_MAX);
+    let line = "Pages of this origin may not connect; the server's setting --allowed-origin says \
+                which may.";
+    Handshake::RefuseOrigin { response: text("403 Forbidden", "", line), origin }
+}
+
+/// The address at the other end.
+fn client(request: &httparse::Request<'_, '_>, peer: IpAddr, proxies: &TrustedProxies) -> IpAddr {
+    // Several lines are one list (RFC 9110 section 5.3), and its end is what counts.
+    let headers = request.headers.iter().rev();
+    let lines = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
+    proxies.client(peer, lines.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
 }
 
 fn respond(response: String) -> Handshake {
@@ -157,15 +262,35 @@ pub fn too_many_connections() -> String {
 }
 
 fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-    std::str::from_utf8(header.value).ok().map(str::trim)
+    std::str::from_utf8(lines(request, name).next()?).ok().map(str::trim)
+}
+
+/// The value of a header that stands once.
+fn only<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
+    let mut found = lines(request, name);
+    let value = found.next().filter(|_| found.next().is_none())?;
+    std::str::from_utf8(value).ok().map(str::trim)
+}
+
+/// The values of a header, line by line.
+pub(super) fn lines<'a>(
+    request: &httparse::Request<'_, 'a>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let named = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
+    named.map(|line| line.value)
+}
+
+/// The entries of a comma-separated header, perhaps on several lines.
+pub(super) fn entries<'a>(
+    request: &httparse::Request<'_, 'a>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let parts = lines(request, name).flat_map(|line| line.split(|byte| *byte == b','));
+    parts.map(<[u8]>::trim_ascii)
 }
 
 /// Whether a comma-separated header, perhaps on several lines, has this word.
-fn has_word(request: &httparse::Request<'_, '_>, name: &str, word: &str) -> bool {
-    let lines = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-    lines
-        .filter_map(|line| std::str::from_utf8(line.value).ok())
-        .flat_map(|line| line.split(','))
-        .any(|found| found.trim().eq_ignore_ascii_case(word))
+pub(super) fn has_word(request: &httparse::Request<'_, '_>, name: &str, word: &str) -> bool {
+    entries(request, name).any(|entry| entry.eq_ignore_ascii_case(word.as_bytes()))
 }

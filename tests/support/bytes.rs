@@ -4,7 +4,11 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr};
 
+use buddyline::config::origins::Origins;
+use buddyline::config::proxies::TrustedProxies;
+use buddyline::wire::handshake::{Opened, Rules};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event, Wire};
 
@@ -32,6 +36,20 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The limit of a message in tests that do not say otherwise.
 pub const LIMIT: usize = 256 * 1024;
+
+/// Whom a [`Talk`] is with.
+pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+/// A codec that lets everyone in, with or without the page.
+pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
+    let (origins, proxies) = (Origins::any(), TrustedProxies::default());
+    Codec::new(frame_bytes_max, Rules { try_page, origins, proxies })
+}
+
+/// What comes of a good request.
+pub fn opened() -> Event {
+    Event::Opened(Opened { client: PEER, credential: None })
+}
 
 /// A good request with more header lines put in.
 pub fn request_with(more: &str) -> Vec<u8> {
@@ -84,7 +102,6 @@ pub fn close(code: u16) -> Vec<u8> {
 }
 
 /// A wire, its outbox, and all that came of the bytes so far.
-#[derive(Default)]
 pub struct Talk {
     pub wire: Wire,
     outbox: Outbox,
@@ -94,12 +111,19 @@ pub struct Talk {
     pub output: Vec<u8>,
 }
 
+impl Default for Talk {
+    fn default() -> Talk {
+        let (events, output) = (Vec::new(), Vec::new());
+        Talk { wire: Wire::new(PEER), outbox: Outbox::default(), events, output }
+    }
+}
+
 impl Talk {
     /// A conversation whose handshake is done and forgotten.
     pub fn open(codec: &mut Codec) -> Talk {
         let mut talk = Talk::default();
         talk.hear(codec, &request());
-        assert_eq!(talk.events, [Event::Opened]);
+        assert_eq!(talk.events, [opened()]);
         talk.events.clear();
         talk.output.clear();
         talk
@@ -183,4 +207,19 @@ pub fn server_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     }
     assert!(bytes.is_empty(), "a frame is cut off");
     frames
+}
+
+/// The value of a header of an HTTP answer, which may not stand twice.
+pub fn header_of(answer: &str, name: &str) -> Option<String> {
+    let (head, _) = answer.split_once("\r\n\r\n").expect("a head ends");
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let mut found = lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    let value = found.next().map(str::to_owned);
+    assert_eq!(found.next(), None, "{name} stands twice");
+    value
+}
+
+/// What follows the head of an HTTP answer.
+pub fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").expect("a head ends").1
 }

@@ -9,10 +9,11 @@ use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Now, Post, RequestId, Stored,
-    StoredMessage,
+    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Now, Post, Proven, RequestId, Stored,
+    StoredMessage, WaitBounds,
 };
 use buddyline::protocol::Id;
+use buddyline::protocol::credential::Credential;
 use serde_json::Value;
 
 /// The settings of the scripts, small enough to reach each limit.
@@ -23,11 +24,22 @@ pub fn settings() -> Settings {
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
         checks: 2,
+        waiting: WaitBounds {
+            total: 100,
+            bytes: 10_000,
+            per_connection: 8,
+            bytes_per_connection: 2_000,
+        },
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
         deliveries: Bounds { total: 6, per_connection: 4, bytes: 10_000 },
     }
+}
+
+/// The same, in verified trust.
+pub fn verified() -> Settings {
+    Settings { trust: Trust::Verified, ..settings() }
 }
 
 /// A hub under test.
@@ -60,6 +72,36 @@ impl Town {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
         self.handle(Input::Opened { conn, credential: None });
+        conn
+    }
+
+    /// Opens a connection whose handshake brings this token.
+    pub fn open_with(&mut self, slot: u32, token: &str) -> ConnId {
+        self.serial += 1;
+        let conn = ConnId { slot, serial: self.serial };
+        let credential = Some(Credential::parse(token));
+        self.handle(Input::Opened { conn, credential });
+        conn
+    }
+
+    /// Opens a connection with a token that is proven to be this user's, and forgets the rest.
+    pub fn open_proven(&mut self, slot: u32, user: u64) -> ConnId {
+        let conn = self.open_with(slot, &format!("token-of-{user}"));
+        if let Some(request) = self.try_proof() {
+            self.prove(request, user, None);
+        }
+        self.heard.clear();
+        conn
+    }
+
+    /// Opens a proven connection that joins a thread with these participants.
+    pub fn open_member(&mut self, slot: u32, user: u64, thread: u64, list: &[u64]) -> ConnId {
+        let conn = self.open_proven(slot, user);
+        self.say(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        if let Some((request, _)) = self.try_list() {
+            self.list(request, list);
+        }
+        self.heard.clear();
         conn
     }
 
@@ -110,7 +152,13 @@ impl Town {
                 Effect::Ask { request, ask } => {
                     self.asked.push_back((request, *ask));
                 }
-                Effect::Close { conn, code, .. } => self.closed.push((conn, code)),
+                // As the server does it: the hub hears at once that the connection is gone.
+                Effect::Close { conn, code, .. } => {
+                    if !self.closed.contains(&(conn, code)) {
+                        self.closed.push((conn, code));
+                        self.hub.handle(Input::Closed { conn }, self.now);
+                    }
+                }
             }
         }
         self.hub.check_invariants();
@@ -168,6 +216,65 @@ impl Town {
         self.asked.pop_front().expect("a question to the site")
     }
 
+    /// The oldest question, if it is whose a credential is.
+    pub fn try_proof(&mut self) -> Option<RequestId> {
+        match self.asked.front()? {
+            (request, Ask::Prove(_)) => {
+                let request = *request;
+                self.asked.pop_front();
+                Some(request)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same, which must be there, with the credential.
+    #[track_caller]
+    pub fn asked_proof(&mut self) -> (RequestId, Credential) {
+        match self.asked_anything() {
+            (request, Ask::Prove(credential)) => (request, credential),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The oldest question, if it is who takes part in a thread.
+    pub fn try_list(&mut self) -> Option<(RequestId, u64)> {
+        match self.asked.front()? {
+            (request, Ask::List { thread, .. }) => {
+                let question = (*request, *thread);
+                self.asked.pop_front();
+                Some(question)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same, which must be there, with the secret that asks.
+    #[track_caller]
+    pub fn asked_list(&mut self) -> (RequestId, u64, String) {
+        match self.asked_anything() {
+            (request, Ask::List { thread, credential }) => {
+                (request, thread, credential.secret().to_owned())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The site says whose a credential is.
+    pub fn prove(&mut self, request: RequestId, user: u64, expires_s: Option<u64>) {
+        self.answer(request, Answer::Proven(Proven { user, expires_s }));
+    }
+
+    /// The site says who takes part.
+    pub fn list(&mut self, request: RequestId, users: &[u64]) {
+        self.answer(request, Answer::Listed(users.into()));
+    }
+
+    /// The connections that were closed since the last look, with their codes.
+    pub fn closed(&mut self) -> Vec<(ConnId, u16)> {
+        std::mem::take(&mut self.closed)
+    }
+
     /// How many questions to the site have not been looked at.
     pub fn questions(&self) -> usize {
         self.asked.len()
@@ -179,12 +286,29 @@ impl Town {
 
     /// The site stores the message of a request: it is this thread's and this user's.
     pub fn store(&mut self, request: RequestId, thread: u64, sender: u64) {
+        self.store_among(request, thread, sender, None);
+    }
+
+    /// The same, in a thread with these participants.
+    pub fn store_among(
+        &mut self,
+        request: RequestId,
+        thread: u64,
+        sender: u64,
+        participants: Option<&[u64]>,
+    ) {
         let id = self.next_message;
         self.next_message += 1;
         let sent_at = "2027-01-15T08:00:00Z".to_owned();
         let message = Some(StoredMessage { id, sent_at, html: "<p>html</p>".to_owned() });
         let sender = Id::number(sender);
-        let stored = Stored { thread, sender, message, participants: None, expires_s: None };
+        let stored = Stored {
+            thread,
+            sender,
+            message,
+            participants: participants.map(Into::into),
+            expires_s: None,
+        };
         self.answer(request, Answer::Stored(stored));
     }
 

@@ -1,0 +1,165 @@
+//! Whose connection it really is: the proxies that are believed, and the way back along what they
+//! say.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// The proxies in front of the server, whose `X-Forwarded-For` is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// These networks.
+    pub fn new(networks: &[IpNet]) -> TrustedProxies {
+        TrustedProxies(networks.to_vec())
+    }
+
+    /// Whether this is the address of one of them.
+    pub fn trust(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Who is at the other end: the peer of the socket, or, as long as those who say so are trusted
+    /// proxies, the one they say they speak for.
+    ///
+    /// Each proxy adds at the right whom it heard from, and what stands further left was said by
+    /// that one: a client may have written it. So the way leads from right to left and ends at the
+    /// first who is no trusted proxy, or at the last address that can be read.
+    pub fn client<'a>(
+        &self,
+        peer: IpAddr,
+        from_right: impl IntoIterator<Item = &'a [u8]>,
+    ) -> IpAddr {
+        let mut client = peer;
+        for entry in from_right {
+            if !self.trust(client) {
+                break;
+            }
+            match address(entry) {
+                Some(address) => client = address,
+                None => break,
+            }
+        }
+        client
+    }
+}
+
+/// Reads a setting: an address, or a network such as `10.0.0.0/8`.
+///
+/// # Errors
+///
+/// A sentence that says what is expected.
+pub fn parse(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    match network {
+        // Such peers count by their IPv4 address: it would never match.
+        Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+            Err("an IPv4 address is written as one: 10.0.0.0/8, not ::ffff:10.0.0.0/104".to_owned())
+        }
+        Ok(network) => Ok(network.trunc()),
+        Err(_) => Err("expected an IP address or a network, such as 127.0.0.1, 10.0.0.0/8 or \
+                       2001:db8::/32"
+            .to_owned()),
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, with or without a port.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = match bare.parse::<IpAddr>() {
+        Ok(address) => address,
+        Err(_) => text.parse::<SocketAddr>().ok()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies(networks: &[&str]) -> TrustedProxies {
+        let networks: Vec<IpNet> = networks.iter().map(|text| parse(text).unwrap()).collect();
+        TrustedProxies::new(&networks)
+    }
+
+    fn client(trusted: &TrustedProxies, peer: &str, header: &[u8]) -> String {
+        let peer: IpAddr = peer.parse().unwrap();
+        trusted.client(peer.to_canonical(), header.rsplit(|b| *b == b',')).to_string()
+    }
+
+    #[test]
+    fn the_client_is_the_last_one_on_the_way_back_along_trusted_proxies() {
+        let trusted = proxies(&["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48", "::1"]);
+        for (peer, header, expected) in [
+            // No proxy of ours: what it says is its own.
+            ("203.0.113.9", "", "203.0.113.9"),
+            ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
+            ("203.0.113.9", "198.51.100.1, 10.0.0.1", "203.0.113.9"),
+            ("2001:db8:2::1", "198.51.100.1", "2001:db8:2::1"),
+            // One proxy, two, a row of them.
+            ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
+            ("::1", "203.0.113.9,10.1.2.3 ,\t2001:db8:1::7", "203.0.113.9"),
+            ("::ffff:127.0.0.1", "203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "2001:db8::9", "2001:db8::9"),
+            ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+            // What a client put in front is not looked at.
+            ("127.0.0.1", "1.1.1.1, 203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "10.0.0.1, 203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "127.0.0.1, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
+            ("127.0.0.1", "unknown, \"; DROP, 203.0.113.9", "203.0.113.9"),
+            // Everyone is a proxy: the first of them, who began it.
+            ("127.0.0.1", "10.0.0.1, 10.0.0.2", "10.0.0.1"),
+            ("127.0.0.1", "", "127.0.0.1"),
+            // Ports and brackets.
+            ("127.0.0.1", "203.0.113.9:567", "203.0.113.9"),
+            ("127.0.0.1", "[2001:db8::9]:80", "2001:db8::9"),
+            ("127.0.0.1", "[2001:db8::9]", "2001:db8::9"),
+            ("127.0.0.1", "203.0.113.9, 10.0.0.1:4711", "203.0.113.9"),
+            // What cannot be read ends the way.
+            ("127.0.0.1", "unknown", "127.0.0.1"),
+            ("127.0.0.1", "203.0.113.9, unknown", "127.0.0.1"),
+            ("127.0.0.1", "203.0.113.9, , 10.0.0.1", "10.0.0.1"),
+            ("127.0.0.1", "203.0.113.9, _hidden, 10.0.0.2, 10.0.0.1", "10.0.0.2"),
+            ("127.0.0.1", "203.0.113.9:", "127.0.0.1"),
+            ("127.0.0.1", "203.0.113.9:99999", "127.0.0.1"),
+            ("127.0.0.1", "203.0.113.009", "127.0.0.1"),
+            ("127.0.0.1", "2001:db8::9:80:x", "127.0.0.1"),
+            ("127.0.0.1", "fe80::1%eth0", "127.0.0.1"),
+        ] {
+            let found = client(&trusted, peer, header.as_bytes());
+            assert_eq!(found, expected, "{peer}: {header}");
+        }
+        // Bytes that are no text spoil only what is further left.
+        assert_eq!(client(&trusted, "127.0.0.1", b"\xff\xfe, 203.0.113.9"), "203.0.113.9");
+        assert_eq!(client(&trusted, "127.0.0.1", b"203.0.113.9, \xff"), "127.0.0.1");
+    }
+
+    #[test]
+    fn without_a_trusted_proxy_nobody_is_believed() {
+        let none = TrustedProxies::default();
+        assert_eq!(client(&none, "127.0.0.1", b"203.0.113.9"), "127.0.0.1");
+        assert_eq!(client(&none, "::ffff:192.0.2.1", b"203.0.113.9"), "192.0.2.1");
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        for (text, network) in [
+            ("127.0.0.1", "127.0.0.1/32"),
+            (" ::1 ", "::1/128"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(parse(text).map(|net| net.to_string()), Ok(network.to_owned()), "{text}");
+        }
+        let mapped = ["::ffff:10.0.0.0/104", "::ffff:127.0.0.1"];
+        let others = ["", "localhost", "10.0.0.0/33", "10.0.0/8", "10.0.0.1:80", "[::1]", "::/129"];
+        for text in mapped.iter().chain(&others) {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Who may do what in a thread, in verified trust: what the hub decides by the site's lists.
+
+use std::time::Duration;
+
+use super::Hub;
+use super::checks::Check;
+use super::interface::{About, Ask, ConnId, Effect, Failure, Now};
+use super::membership::{Held, Word};
+use crate::config::Trust;
+use crate::protocol::server::{LeftReason, ServerFrame};
+use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
+
+impl Hub {
+    /// Whether the user of a connection takes part in a thread, now and for `ahead` from now. If
+    /// that is not known, the frame waits for the site's word, and the answer is false.
+    ///
+    /// # Errors
+    ///
+    /// They do not, or the site does not say.
+    pub(super) fn admits(
+        &mut self,
+        conn: ConnId,
+        thread: &Id,
+        text: &str,
+        ahead: Duration,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        if self.settings.trust == Trust::Open {
+            return Ok(true);
+        }
+        let stranger = || Failure::NotParticipant.client_error(About::Thread);
+        let number = thread.site_number().ok_or_else(stranger)?;
+        let user = self.presence.number_of(conn).ok_or_else(stranger)?;
+        match self.membership.word(number, user, now.instant, ahead) {
+            Word::Member => Ok(true),
+            Word::MemberForNow => {
+                self.look_up(number, conn, user, now);
+                Ok(true)
+            }
+            Word::Stranger => Err(stranger()),
+            Word::Failed(failure) => Err(failure.client_error(About::Thread)),
+            Word::Ask => {
+                if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
+                    return Err(Failure::Overloaded.client_error(About::Thread));
+                }
+                self.membership.hold(number, Held::Frame { conn, text: text.into() });
+                self.look_up(number, conn, user, now);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether both parties of a call take part in its thread, as far as [`Hub::admits`].
+    ///
+    /// # Errors
+    ///
+    /// They do not, or the call has no thread, or the site does not say.
+    pub(super) fn admits_call(
+        &mut self,
+        conn: ConnId,
+        thread: Option<&Id>,
+        other: &Id,
+        text: &str,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        if self.settings.trust == Trust::Open {
+            return Ok(true);
+        }
+        let missing = || ClientError::new(ErrorCode::MissingField, "threadId is missing.");
+        let thread = thread.ok_or_else(missing)?;
+        if !self.admits(conn, thread, text, Duration::ZERO, now)? {
+            return Ok(false);
+        }
+        let both = thread.site_number().zip(other.site_number());
+        match both.is_some_and(|(thread, other)| self.membership.lists(thread, other)) {
+            true => Ok(true),
+            false => Err(ClientError::new(
+                ErrorCode::NotParticipant,
+                "The other party of this call is not in this thread.",
+            )),
+        }
+    }
+
+    /// Puts the question who takes part in a thread in line, in the name of this connection's user.
+    fn look_up(&mut self, thread: u64, conn: ConnId, user: u64, now: Now) {
+        let Some(credential) = self.identity.proof_of(conn) else {
+            debug_assert!(false, "a user has a credential");
+            return;
+        };
+        if self.membership.want(thread, user, credential) {
+            self.checks.push(Check::List(thread));
+            self.ask_checks(now);
+        }
+    }
+
+    /// What the site said of a thread's participants.
+    pub(super) fn listed(&mut self, thread: u64, result: Result<Box<[u64]>, Failure>, now: Now) {
+        let failure = result.as_ref().err().copied();
+        let Some((user, credential)) = self.membership.answered(thread, result, now.instant) else {
+            return;
+        };
+        match failure {
+            None => self.turn_out(thread),
+            Some(Failure::NotParticipant) => {
+                let conns = self.presence.conns_of(&IdKey::Number(user)).to_vec();
+                self.turn_out_these(thread, &conns);
+            }
+            Some(failure) if failure.condemns() => self.condemn(&credential, failure, now),
+            Some(_) => {}
+        }
+        self.release(thread, now);
+    }
+
+    /// Takes everyone out of a thread who is not on its list.
+    pub(super) fn turn_out(&mut self, thread: u64) {
+        let takes_part = |conn| {
+            let user = self.presence.number_of(conn);
+            user.is_some_and(|user| self.membership.lists(thread, user))
+        };
+        let hearers = self.threads.hearers(&IdKey::Number(thread)).iter();
+        let gone: Vec<ConnId> =
+            hearers.map(|hearer| hearer.conn).filter(|conn| !takes_part(*conn)).collect();
+        self.turn_out_these(thread, &gone);
+    }
+
+    fn turn_out_these(&mut self, thread: u64, conns: &[ConnId]) {
+        let id = Id::number(thread);
+        let mut typists = Vec::new();
+        for conn in conns {
+            typists.extend(self.threads.typing_stops_here(*conn, &id.key));
+            if self.threads.leave(*conn, &id.key) {
+                let reason = Some(LeftReason::NotParticipant);
+                self.reply(
+                    *conn,
+                    &ServerFrame::ThreadLeft { thread_id: &id, reason, client_id: None },
+                );
+            }
+        }
+        // Only then, so that nobody who is out hears of the others.
+        for typist in typists {
+            self.typing_over(&typist);
+        }
+    }
+
+    /// Goes on with all that waited for the site's word on a thread, in order.
+    pub(super) fn release(&mut self, thread: u64, now: Now) {
+        for held in self.membership.release(thread) {
+            match held {
+                Held::Frame { conn, text } => {
+                    self.waiting.take(conn, text.len());
+                    if self.is_open(conn) {
+                        self.frame(conn, &text, now);
+                    }
+                }
+                Held::Message { stored, asked } => {
+                    let (job, stored) = *stored;
+                    self.show_or_hold(job, stored, asked, now);
+                }
+            }
+        }
+    }
+
+    /// Puts as many questions about people and threads to the site as it may be asked at once.
+    pub(super) fn ask_checks(&mut self, now: Now) {
+        while let Some(check) = self.checks.next(self.settings.checks) {
+            let ask = match check {
+                Check::Proof(proof) => self.identity.to_ask(proof, now.instant).map(Ask::Prove),
+                Check::List(thread) => self
+                    .membership
+                    .ask(thread, now.instant)
+                    .map(|credential| Ask::List { thread, credential }),
+            };
+            if let Some(ask) = ask {
+                let request = self.requests.name();
+                self.checks.asked(request, check);
+                self.effects.push_back(Effect::Ask { request, ask: Box::new(ask) });
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Whose connection this is: what each has brought and claimed, and what it says meanwhile.
+
+pub mod proofs;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::deadlines::{DeadlineKey, Deadlines};
+use super::failure::Failure;
+use super::interface::{ConnId, Now, Proven};
+use crate::protocol::Id;
+use crate::protocol::client::ReplyTo;
+use crate::protocol::credential::Credential;
+use proofs::{Offer, ProofIx, Proofs};
+
+/// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
+const EXPIRED_LASTS: Duration = Duration::from_secs(60);
+/// Credentials of one connection that may be refused.
+pub const REFUSALS_MAX: u8 = 3;
+/// A timer is never set further ahead: the wall clock may be set meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// A `user_connected` whose user is not proven.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who it says it is.
+    pub user: Id,
+    /// What the outcome refers to.
+    pub reply: ReplyTo,
+}
+
+/// What one connection has to do with proofs.
+#[derive(Debug, Default)]
+struct Side {
+    /// The credential that it brought last.
+    offered: Option<ProofIx>,
+    /// The credential that proves its user.
+    proven: Option<ProofIx>,
+    /// It waits for the word on what it has offered.
+    pending: bool,
+    claim: Option<Claim>,
+    /// What it said meanwhile.
+    held: VecDeque<Box<str>>,
+    refusals: u8,
+    expires_s: Option<u64>,
+    /// Until when a fresh token may come, once this one has expired.
+    grace: Option<Instant>,
+    deadline: Option<DeadlineKey>,
+}
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing but prove who it is.
+    Anonymous,
+    /// What its user may.
+    Proven,
+    /// Hear, and bring a fresh token.
+    Expired,
+}
+
+/// Why a connection's time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It has not proven who it is.
+    Anonymous {
+        /// It has tried.
+        refused: bool,
+    },
+    /// Its token expires now.
+    Expired,
+    /// Its token expired, and no fresh one came.
+    NotRenewed,
+}
+
+/// All credentials, and who stands on them.
+#[derive(Debug, Default)]
+pub struct Identity {
+    proofs: Proofs,
+    sides: Vec<Option<Box<Side>>>,
+    ends: Deadlines<ConnId>,
+}
+
+impl Identity {
+    /// Makes room for a connection.
+    pub fn open(&mut self, conn: ConnId) {
+        let slot = conn.slot as usize;
+        if self.sides.len() <= slot {
+            self.sides.resize_with(slot + 1, || None);
+        }
+        debug_assert!(self.sides[slot].is_none(), "a slot is given on empty");
+    }
+
+    /// Forgets a connection, and returns what it had said and nobody has heard.
+    pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<Box<str>> {
+        self.end_at(conn, None);
+        let Some(side) = self.sides[conn.slot as usize].take() else {
+            return VecDeque::new();
+        };
+        for ix in [side.offered, side.proven].into_iter().flatten() {
+            self.proofs.leave(conn, ix, now);
+        }
+        side.held
+    }
+
+    // ---- credentials
+
+    /// Keeps a connection's credential without asking about it, for what it will send.
+    pub fn keep(&mut self, conn: ConnId, credential: Credential, now: Instant) {
+        let ix = self.proofs.place(credential);
+        self.stand_on(conn, ix, now);
+    }
+
+    /// Takes a credential that a connection brings, perhaps with a claim that it is to prove.
+    pub fn offer(
+        &mut self,
+        conn: ConnId,
+        credential: Credential,
+        claim: Option<Claim>,
+        now: Now,
+    ) -> Offer {
+        let ix = self.proofs.place(credential);
+        self.stand_on(conn, ix, now.instant);
+        self.side(conn).claim = claim;
+        self.judge(conn, ix, now)
+    }
+
+    /// The same for the credential that it has brought before; `None` if there is none.
+    pub fn offer_again(&mut self, conn: ConnId, claim: Option<Claim>, now: Now) -> Option<Offer> {
+        let ix = self.offered(conn)?;
+        if claim.is_some() {
+            self.side(conn).claim = claim;
+        }
+        Some(self.judge(conn, ix, now))
+    }
+
+    /// Whether a connection has brought a credential of which the site has not said anything, and
+    /// may be asked again.
+    pub fn may_ask_again(&self, conn: ConnId, now: Now) -> bool {
+        self.offered(conn).is_some_and(|ix| self.proofs.may_ask_again(ix, now.instant))
+    }
+
+    fn judge(&mut self, conn: ConnId, ix: ProofIx, now: Now) -> Offer {
+        let offer = self.proofs.judge(ix, now);
+        if matches!(offer, Offer::Ask(_) | Offer::Wait) {
+            self.side(conn).pending = true;
+            self.end_at(conn, None);
+        }
+        offer
+    }
+
+    /// The credential to put to the site; `None` if nobody waits for it any more.
+    pub fn to_ask(&mut self, ix: ProofIx, now: Instant) -> Option<Credential> {
+        self.proofs.to_ask(ix, now)
+    }
+
+    /// Takes the site's word on a credential. Returns the connections that wait for it.
+    pub fn answered(
+        &mut self,
+        ix: ProofIx,
+        result: Result<Proven, Failure>,
+        now: Now,
+    ) -> Vec<ConnId> {
+        self.proofs.answered(ix, result, now.instant);
+        let waits = |conn: &ConnId| {
+            self.get(*conn).is_some_and(|side| side.pending && side.offered == Some(ix))
+        };
+        self.proofs.conns(ix).iter().copied().filter(waits).collect()
+    }
+
+    /// The proof of a connection's user, if it is so old that the site should be asked again.
+    pub fn renews(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
+        let ix = self.get(conn)?.proven?;
+        self.proofs.renews(ix, now.instant).then_some(ix)
+    }
+
+    /// Notes what the site has said of a credential without having been asked for it.
+    pub fn learn(&mut self, credential: &Credential, proven: Proven, now: Instant) {
+        let ix = self.proofs.place(credential.clone());
+        self.proofs.learn(ix, Ok(proven), now);
+    }
+
+    /// Notes that the site refuses a credential. Returns the connections that stand on it.
+    pub fn condemn(
+        &mut self,
+        credential: &Credential,
+        failure: Failure,
+        now: Instant,
+    ) -> Vec<ConnId> {
+        let Some(ix) = self.proofs.find(credential) else {
+            return Vec::new();
+        };
+        let conns = self.proven_by(ix);
+        self.proofs.learn(ix, Err(failure), now);
+        conns
+    }
+
+    /// The connections whose user a credential proves.
+    pub fn proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
+        let stands = |conn: &ConnId| self.get(*conn).is_some_and(|side| side.proven == Some(ix));
+        self.proofs.conns(ix).iter().copied().filter(stands).collect()
+    }
+
+    /// The credential that proves a connection's user.
+    pub fn proof_of(&self, conn: ConnId) -> Option<&Credential> {
+        self.proofs.credential(self.get(conn)?.proven?)
+    }
+
+    /// What a connection would send a message with: the credential that it brought last.
+    pub fn credential_of(&self, conn: ConnId) -> Option<&Credential> {
+        self.proofs.credential(self.offered(conn)?)
+    }
+
+    // ---- connections
+
+    /// Notes that what a connection has offered proves its user, and until when.
+    pub fn stand(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
+        let side = self.side(conn);
+        let before = std::mem::replace(&mut side.proven, side.offered);
+        side.pending = false;
+        side.grace = None;
+        side.expires_s = proven.expires_s;
+        let (claim, now_on) = (side.claim.take(), side.proven);
+        if let Some(ix) = before.filter(|ix| Some(*ix) != now_on) {
+            self.proofs.leave(conn, ix, now.instant);
+        }
+        self.end_at(conn, proven.expires_s.map(|at| until(at, now)));
+        claim
+    }
+
+    /// Notes that what a connection has offered proves nothing new. Unless it `may_try_again` with
+    /// the same, that is dropped.
+    pub fn fall_back(&mut self, conn: ConnId, may_try_again: bool, now: Now) -> Option<Claim> {
+        let side = self.side(conn);
+        side.pending = false;
+        let claim = side.claim.take();
+        if side.proven.is_some() || !may_try_again {
+            let dropped = std::mem::replace(&mut side.offered, side.proven);
+            let (offered, expires_s) = (side.offered, side.expires_s);
+            let (grace, proven) = (side.grace, side.proven.is_some());
+            if let Some(ix) = dropped.filter(|ix| Some(*ix) != offered) {
+                self.proofs.leave(conn, ix, now.instant);
+            }
+            if proven {
+                self.end_at(conn, grace.or(expires_s.map(|at| until(at, now))));
+            }
+        }
+        claim
+    }
+
+    /// The claim that waits for a proof.
+    pub fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
+        self.get(conn)?.claim.as_ref()
+    }
+
+    /// Notes that the token on which a connection stands has expired; false if that is known.
+    pub fn expire(&mut self, conn: ConnId, now: Now) -> bool {
+        let side = self.side(conn);
+        if side.proven.is_none() || side.grace.is_some() {
+            return false;
+        }
+        side.grace = Some(now.instant + EXPIRED_LASTS);
+        if !side.pending {
+            self.end_at(conn, Some(now.instant + EXPIRED_LASTS));
+        }
+        true
+    }
+
+    /// Keeps a claim that nothing proves yet.
+    pub fn claim(&mut self, conn: ConnId, claim: Claim) {
+        self.side(conn).claim = Some(claim);
+    }
+
+    /// Counts a refusal, and says how many there were.
+    pub fn refuse(&mut self, conn: ConnId) -> u8 {
+        let side = self.side(conn);
+        side.refusals = side.refusals.saturating_add(1);
+        side.refusals
+    }
+
+    /// Gives an anonymous connection time to prove who it is, unless its time runs already.
+    pub fn await_proof(&mut self, conn: ConnId, until: Instant) {
+        if self.side(conn).deadline.is_none() {
+            self.end_at(conn, Some(until));
+        }
+    }
+
+    /// What a connection may do.
+    pub fn standing(&self, conn: ConnId) -> Standing {
+        match self.get(conn) {
+            Some(side) if side.grace.is_some() => Standing::Expired,
+            Some(side) if side.proven.is_some() => Standing::Proven,
+            _ => Standing::Anonymous,
+        }
+    }
+
+    /// Whether a connection waits for a proof, and of whom: what it says meanwhile has to wait.
+    pub fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
+        let side = self.get(conn).filter(|side| side.pending)?;
+        Some(side.claim.as_ref())
+    }
+
+    /// Lets a frame wait for the proof, before or after those that wait already.
+    pub fn hold(&mut self, conn: ConnId, text: &str, first: bool) {
+        let held = &mut self.side(conn).held;
+        match first {
+            true => held.push_front(text.into()),
+            false => held.push_back(text.into()),
+        }
+    }
+
+    /// The next frame that may go on.
+    pub fn next_held(&mut self, conn: ConnId) -> Option<Box<str>> {
+        let side = self.sides[conn.slot as usize].as_mut()?;
+        if side.pending { None } else { side.held.pop_front() }
+    }
+
+    // ---- time
+
+    /// When the next credential is forgotten, or the next connection's time is up.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.proofs.next_deadline(), self.ends.next()].into_iter().flatten().min()
+    }
+
+    /// Takes one connection whose time is up, until there are no more.
+    pub fn due(&mut self, now: Now) -> Option<(ConnId, Due)> {
+        self.proofs.forget(now.instant);
+        while let Some(conn) = self.ends.pop_due(now.instant) {
+            let Some(side) = self.sides[conn.slot as usize].as_mut() else {
+                debug_assert!(false, "a deadline ends with its connection");
+                continue;
+            };
+            side.deadline = None;
+            if side.proven.is_none() {
+                return Some((conn, Due::Anonymous { refused: side.refusals > 0 }));
+            }
+            if side.grace.is_some() {
+                return Some((conn, Due::NotRenewed));
+            }
+            match side.expires_s {
+                Some(at) if at <= now.unix_s => {
+                    self.expire(conn, now);
+                    return Some((conn, Due::Expired));
+                }
+                // The wall clock went otherwise than the timer.
+                Some(at) => self.end_at(conn, Some(until(at, now))),
+                None => {}
+            }
+        }
+        None
+    }
+
+    fn end_at(&mut self, conn: ConnId, at: Option<Instant>) {
+        let Some(side) = self.sides[conn.slot as usize].as_mut() else {
+            return;
+        };
+        if let Some(before) = side.deadline.take() {
+            self.ends.cancel(before);
+        }
+        side.deadline = at.map(|at| self.ends.set(at, conn));
+    }
+
+    // ---- the tables
+
+    fn get(&self, conn: ConnId) -> Option<&Side> {
+        self.sides[conn.slot as usize].as_deref()
+    }
+
+    fn side(&mut self, conn: ConnId) -> &mut Side {
+        self.sides[conn.slot as usize].get_or_insert_default()
+    }
+
+    fn offered(&self, conn: ConnId) -> Option<ProofIx> {
+        self.get(conn)?.offered
+    }
+
+    /// Makes a credential the one that a connection brought last.
+    fn stand_on(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
+        self.proofs.join(conn, ix);
+        let before = self.side(conn).offered.replace(ix);
+        if let Some(before) = before.filter(|before| *before != ix) {
+            if self.get(conn).is_some_and(|side| side.proven != Some(before)) {
+                self.proofs.leave(conn, before, now);
+            }
+        }
+    }
+
+    /// How many credentials are known.
+    pub fn count(&self) -> usize {
+        self.proofs.count()
+    }
+
+    /// Asserts that the tables agree with each other.
+    pub fn check_invariants(&self) {
+        self.proofs.check_invariants(|conn, ix| {
+            let side = self.get(conn);
+            side.is_some_and(|side| side.offered == Some(ix) || side.proven == Some(ix))
+        });
+        let sides = self.sides.iter().flatten();
+        assert_eq!(sides.clone().filter(|s| s.deadline.is_some()).count(), self.ends.count());
+        for side in sides {
+            assert!(side.held.is_empty() || side.pending);
+            assert!(side.pending || side.proven.is_none() || side.proven == side.offered);
+        }
+    }
+}
+
+/// When a time of the wall clock comes, or when to look again.
+fn until(unix_s: u64, now: Now) -> Instant {
+    now.instant + Duration::from_secs(unix_s.saturating_sub(now.unix_s)).min(LOOK_AGAIN)
+}

@@ -1,0 +1,391 @@
+//! Who takes part in a thread, as the site has said, and what waits for its word.
+//!
+//! The list is the thread's: one answer serves every participant. It holds for a time, counted from
+//! when the site was asked, and each answer to a POST that holds all of it renews it (`PROTOCOL.md`
+//! 4). A thread's number can come to mean another thread (CONTRACT 5), so nothing older counts.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::delivery::Job;
+use super::failure::Failure;
+use super::identity::proofs::RETRY_AFTER;
+use super::interface::{ConnId, Stored};
+use crate::protocol::credential::Credential;
+
+/// How long a list may be used while the site does not answer.
+pub const OUTAGE_LASTS: Duration = Duration::from_secs(600);
+/// How long the site's word that someone does not take part holds.
+const REFUSAL_LASTS: Duration = Duration::from_secs(10);
+/// Strangers of one thread that are remembered; more are asked about each time.
+const REFUSED_MAX: usize = 32;
+/// Threads whose lists are kept, and people on them all; the oldest list goes.
+const ROLLS_MAX: usize = 50_000;
+const PEOPLE_MAX: usize = 2_000_000;
+
+/// What cannot be decided before the site has said who takes part.
+#[derive(Debug)]
+pub enum Held {
+    /// A client's frame.
+    Frame {
+        /// Who sent it.
+        conn: ConnId,
+        /// Its text.
+        text: Box<str>,
+    },
+    /// A stored message that is to be shown.
+    Message {
+        /// What was asked, and what came of it.
+        stored: Box<(Job, Stored)>,
+        /// The question that it waits for is its own.
+        asked: bool,
+    },
+}
+
+#[derive(Debug)]
+struct List {
+    /// Ascending.
+    users: Box<[u64]>,
+    /// When the site was asked, which is when this was true.
+    asked: Instant,
+    /// When it said so.
+    known: Instant,
+}
+
+#[derive(Debug)]
+struct Question {
+    credential: Credential,
+    user: u64,
+    /// `None` while it stands in line.
+    asked: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Roll {
+    list: Option<List>,
+    /// Who the site said does not take part, and until when that is believed.
+    refused: VecDeque<(u64, Instant)>,
+    failed: Option<(Failure, Instant)>,
+    question: Option<Question>,
+    held: VecDeque<Held>,
+    /// Its place among the oldest.
+    age: u64,
+}
+
+/// Whether a user takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Yes.
+    Member,
+    /// Yes, and the list should be renewed soon.
+    MemberForNow,
+    /// No.
+    Stranger,
+    /// The site has to be asked.
+    Ask,
+    /// The site was asked a moment ago, and did not say.
+    Failed(Failure),
+}
+
+/// All threads of which the site has said who takes part, or is being asked.
+#[derive(Debug)]
+pub struct Membership {
+    lasts: Duration,
+    rolls: HashMap<u64, Roll>,
+    by_age: BTreeMap<u64, u64>,
+    ages: u64,
+    people: usize,
+    /// The threads of each user, if anyone wants to know.
+    threads_of: Option<HashMap<u64, Vec<u64>>>,
+}
+
+impl Membership {
+    /// An empty table, whose lists hold for `lasts`. It can tell a user's threads if it is to
+    /// `index_users`.
+    pub fn new(lasts: Duration, index_users: bool) -> Membership {
+        Membership {
+            lasts,
+            rolls: HashMap::new(),
+            by_age: BTreeMap::new(),
+            ages: 0,
+            people: 0,
+            threads_of: index_users.then(HashMap::new),
+        }
+    }
+
+    /// Whether a user takes part in a thread now and for `ahead` from now.
+    pub fn word(&self, thread: u64, user: u64, now: Instant, ahead: Duration) -> Word {
+        let Some(roll) = self.rolls.get(&thread) else {
+            return Word::Ask;
+        };
+        let refused = roll.refused.iter().any(|(who, until)| *who == user && *until > now);
+        let failed = roll.failed.filter(|(_, until)| *until > now);
+        match &roll.list {
+            Some(list) if now + ahead <= list.asked + self.lasts => {
+                match list.users.binary_search(&user) {
+                    Ok(_) if now + ahead <= list.asked + self.lasts * 3 / 4 => Word::Member,
+                    Ok(_) if roll.question.is_some() || failed.is_some() => Word::Member,
+                    Ok(_) => Word::MemberForNow,
+                    Err(_) if refused => Word::Stranger,
+                    // They may have come since; their own question will tell.
+                    Err(_) => failed.map_or(Word::Ask, |(failure, _)| Word::Failed(failure)),
+                }
+            }
+            list => match (failed, list) {
+                (Some(_), Some(list)) if now <= list.asked + OUTAGE_LASTS && list.has(user) => {
+                    Word::Member
+                }
+                (Some((failure, _)), _) => Word::Failed(failure),
+                (None, _) if refused => Word::Stranger,
+                (None, _) => Word::Ask,
+            },
+        }
+    }
+
+    /// Whether what is sent to a thread now reaches its participants and nobody else.
+    pub fn is_current(&self, thread: u64, now: Instant) -> bool {
+        let Some(roll) = self.rolls.get(&thread) else {
+            return false;
+        };
+        let failing = roll.failed.is_some_and(|(_, until)| until > now);
+        let lasts = if failing { OUTAGE_LASTS } else { self.lasts };
+        roll.list.as_ref().is_some_and(|list| now <= list.asked + lasts)
+    }
+
+    /// Whether the last list has this user, however old it is.
+    pub fn lists(&self, thread: u64, user: u64) -> bool {
+        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
+        list.is_some_and(|list| list.has(user))
+    }
+
+    /// Why the site has not said who takes part, if it was asked a moment ago.
+    pub fn failure(&self, thread: u64, now: Instant) -> Option<Failure> {
+        let failed = self.rolls.get(&thread)?.failed;
+        failed.filter(|(_, until)| *until > now).map(|(failure, _)| failure)
+    }
+
+    // ---- questions
+
+    /// Wants the site to be asked with a participant's credential. True if it was not already.
+    pub fn want(&mut self, thread: u64, user: u64, credential: &Credential) -> bool {
+        let roll = self.roll(thread);
+        let new = roll.question.is_none();
+        if new {
+            let credential = credential.clone();
+            roll.question = Some(Question { credential, user, asked: None });
+        }
+        new
+    }
+
+    /// The credential to ask with, now.
+    pub fn ask(&mut self, thread: u64, now: Instant) -> Option<Credential> {
+        let question = self.rolls.get_mut(&thread)?.question.as_mut()?;
+        question.asked = Some(now);
+        Some(question.credential.clone())
+    }
+
+    /// Takes the site's word. Returns whose credential it was asked with.
+    pub fn answered(
+        &mut self,
+        thread: u64,
+        result: Result<Box<[u64]>, Failure>,
+        now: Instant,
+    ) -> Option<(u64, Credential)> {
+        let roll = self.rolls.get_mut(&thread)?;
+        let question = roll.question.take()?;
+        let asked = question.asked.unwrap_or(now);
+        match result {
+            Ok(users) => {
+                if users.binary_search(&question.user).is_err() {
+                    roll.refuse(question.user, now);
+                }
+                self.set(thread, users, asked, now);
+            }
+            Err(Failure::NotParticipant) => {
+                roll.refuse(question.user, now);
+                self.strike(thread, question.user);
+            }
+            // The credential's fault, not the thread's.
+            Err(failure) if failure.condemns() => {}
+            Err(failure) => roll.failed = Some((failure, now + RETRY_AFTER)),
+        }
+        Some((question.user, question.credential))
+    }
+
+    /// Takes one user off a list.
+    fn strike(&mut self, thread: u64, user: u64) {
+        let list = self.rolls.get_mut(&thread).and_then(|roll| roll.list.as_mut());
+        if let Some(list) = list.filter(|list| list.has(user)) {
+            list.users = list.users.iter().copied().filter(|other| *other != user).collect();
+            self.people -= 1;
+            if let Some(threads_of) = &mut self.threads_of {
+                unlist(threads_of, user, thread);
+            }
+        }
+    }
+
+    /// Takes a list that was true at `asked`, or later.
+    pub fn set(&mut self, thread: u64, users: Box<[u64]>, asked: Instant, now: Instant) {
+        let roll = self.roll(thread);
+        let before = roll.list.take();
+        let users = match &before {
+            // Nobody knows which of two overlapping answers is the younger. Who stands on both
+            // takes part by either.
+            Some(list) if asked < list.known => {
+                users.iter().copied().filter(|user| list.has(*user)).collect()
+            }
+            _ => users,
+        };
+        let asked = match &before {
+            Some(list) if asked < list.known => asked.min(list.asked),
+            _ => asked,
+        };
+        roll.failed = None;
+        roll.refused.retain(|(user, _)| users.binary_search(user).is_err());
+        self.people += users.len();
+        let gone = before.as_ref().map_or(&[][..], |list| &list.users);
+        self.people -= gone.len();
+        if let Some(threads_of) = &mut self.threads_of {
+            for user in gone.iter().filter(|user| users.binary_search(user).is_err()) {
+                unlist(threads_of, *user, thread);
+            }
+            for user in users.iter().filter(|user| gone.binary_search(user).is_err()) {
+                threads_of.entry(*user).or_default().push(thread);
+            }
+        }
+        self.roll(thread).list = Some(List { users, asked, known: now });
+        self.renew_age(thread);
+        self.shed();
+    }
+
+    /// Lets something wait for the site's word.
+    pub fn hold(&mut self, thread: u64, held: Held) {
+        self.roll(thread).held.push_back(held);
+    }
+
+    /// Takes all that waits for the site's word, in order.
+    pub fn release(&mut self, thread: u64) -> VecDeque<Held> {
+        self.rolls.get_mut(&thread).map(|roll| std::mem::take(&mut roll.held)).unwrap_or_default()
+    }
+
+    /// Takes all stored messages that wait, in the order of their threads.
+    pub fn take_messages(&mut self) -> Vec<Box<(Job, Stored)>> {
+        let mut threads: Vec<u64> = self.rolls.keys().copied().collect();
+        // A map's order differs from run to run.
+        threads.sort_unstable();
+        let mut messages = Vec::new();
+        for thread in threads {
+            let Some(roll) = self.rolls.get_mut(&thread) else { continue };
+            for held in std::mem::take(&mut roll.held) {
+                match held {
+                    Held::Message { stored, .. } => messages.push(stored),
+                    frame => roll.held.push_back(frame),
+                }
+            }
+        }
+        messages
+    }
+
+    /// The threads in which the last lists have this user; none unless users are indexed.
+    pub fn threads_of(&self, user: u64) -> &[u64] {
+        let threads = self.threads_of.as_ref().and_then(|index| index.get(&user));
+        threads.map_or(&[], Vec::as_slice)
+    }
+
+    /// The people on the last list of a thread.
+    pub fn people(&self, thread: u64) -> &[u64] {
+        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
+        list.map_or(&[], |list| &list.users)
+    }
+
+    // ---- the table
+
+    fn roll(&mut self, thread: u64) -> &mut Roll {
+        if let Entry::Vacant(vacant) = self.rolls.entry(thread) {
+            vacant.insert(Roll::default());
+            self.renew_age(thread);
+            self.shed();
+        }
+        self.rolls.entry(thread).or_default()
+    }
+
+    fn renew_age(&mut self, thread: u64) {
+        self.ages += 1;
+        if let Some(roll) = self.rolls.get_mut(&thread) {
+            self.by_age.remove(&roll.age);
+            roll.age = self.ages;
+            self.by_age.insert(self.ages, thread);
+        }
+    }
+
+    /// Drops the oldest lists while there are too many. What waits is never dropped: it is bounded
+    /// by those who may let something wait.
+    fn shed(&mut self) {
+        let mut spared = 0;
+        while self.by_age.len() - spared > ROLLS_MAX || self.people > PEOPLE_MAX {
+            let Some((age, thread)) = self.by_age.iter().nth(spared).map(|(a, t)| (*a, *t)) else {
+                return;
+            };
+            let busy = |roll: &Roll| roll.question.is_some() || !roll.held.is_empty();
+            // The youngest is the one that is being made.
+            if age == self.ages || self.rolls.get(&thread).is_some_and(busy) {
+                spared += 1;
+                continue;
+            }
+            self.by_age.remove(&age);
+            if let Some(list) = self.rolls.remove(&thread).and_then(|roll| roll.list) {
+                self.people -= list.users.len();
+                if let Some(threads_of) = &mut self.threads_of {
+                    for user in &list.users {
+                        unlist(threads_of, *user, thread);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many threads there are.
+    pub fn count(&self) -> usize {
+        self.rolls.len()
+    }
+
+    /// Asserts that the tables agree with each other.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.rolls.len(), self.by_age.len());
+        let lists = || self.rolls.values().filter_map(|roll| roll.list.as_ref());
+        assert_eq!(self.people, lists().map(|list| list.users.len()).sum::<usize>());
+        for (thread, roll) in &self.rolls {
+            assert_eq!(self.by_age.get(&roll.age), Some(thread));
+            assert!(roll.held.is_empty() || roll.question.is_some(), "what waits is asked about");
+        }
+        if let Some(index) = &self.threads_of {
+            assert_eq!(index.values().map(Vec::len).sum::<usize>(), self.people);
+        }
+    }
+}
+
+impl List {
+    fn has(&self, user: u64) -> bool {
+        self.users.binary_search(&user).is_ok()
+    }
+}
+
+impl Roll {
+    fn refuse(&mut self, user: u64, now: Instant) {
+        self.refused.retain(|(who, until)| *who != user && *until > now);
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.pop_front();
+        }
+        self.refused.push_back((user, now + REFUSAL_LASTS));
+    }
+}
+
+fn unlist(threads_of: &mut HashMap<u64, Vec<u64>>, user: u64, thread: u64) {
+    if let Some(threads) = threads_of.get_mut(&user) {
+        threads.retain(|other| *other != thread);
+        if threads.is_empty() {
+            threads_of.remove(&user);
+        }
+    }
+}

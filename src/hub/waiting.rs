@@ -1,0 +1,82 @@
+//! How much waits for the site's word on people and threads, and how much may.
+
+use super::interface::ConnId;
+
+/// Frames that may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitBounds {
+    /// On the whole server.
+    pub total: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Of one connection.
+    pub per_connection: usize,
+    /// Their bytes.
+    pub bytes_per_connection: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    frames: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn takes(&self, bytes: usize, frames_max: usize, bytes_max: usize) -> bool {
+        self.frames < frames_max && self.bytes + bytes <= bytes_max
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.frames += 1;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.frames -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// What waits now.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    all: Load,
+    /// Of the connection with this serial in each slot.
+    per_slot: Vec<(u32, Load)>,
+}
+
+impl Waiting {
+    /// Counts a frame in; false if there is no room for it.
+    pub fn add(&mut self, conn: ConnId, bytes: usize, bounds: &WaitBounds) -> bool {
+        let slot = conn.slot as usize;
+        if self.per_slot.len() <= slot {
+            self.per_slot.resize(slot + 1, (0, Load::default()));
+        }
+        let (serial, own) = &mut self.per_slot[slot];
+        if *serial != conn.serial {
+            (*serial, *own) = (conn.serial, Load::default());
+        }
+        let room = self.all.takes(bytes, bounds.total, bounds.bytes)
+            && own.takes(bytes, bounds.per_connection, bounds.bytes_per_connection);
+        if room {
+            self.all.add(bytes);
+            own.add(bytes);
+        }
+        room
+    }
+
+    /// Counts a frame out, whether or not its connection is still there.
+    pub fn take(&mut self, conn: ConnId, bytes: usize) {
+        self.all.take(bytes);
+        let (serial, own) = &mut self.per_slot[conn.slot as usize];
+        // A later connection in the same slot has a count of its own.
+        if *serial == conn.serial {
+            own.take(bytes);
+        }
+    }
+
+    /// How many wait.
+    pub fn frames(&self) -> usize {
+        self.all.frames
+    }
+}

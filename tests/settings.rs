@@ -1,0 +1,85 @@
+//! Settings as they are written on a command line, and what they mean together.
+
+#![allow(clippy::unwrap_used)]
+
+use buddyline::config::{Config, Trust};
+use clap::Parser;
+
+fn read(arguments: &[&str]) -> Config {
+    Config::try_parse_from(["buddyline"].iter().chain(arguments)).unwrap()
+}
+
+#[test]
+fn with_a_site_people_prove_who_they_are_unless_open_trust_is_asked_for() {
+    let site = ["--buddyboss-url", "https://community.example"];
+    let config = read(&site);
+    config.check().unwrap();
+    assert_eq!(config.trust_mode(), Trust::Verified);
+    assert!(!config.shows_try_page());
+    let config = read(&[site[0], site[1], "--trust", "open"]);
+    config.check().unwrap();
+    assert_eq!(config.trust_mode(), Trust::Open);
+    assert_eq!(read(&[]).trust_mode(), Trust::Open);
+    assert_eq!(read(&["--trust", "open"]).trust_mode(), Trust::Open);
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_named() {
+    let site = "--buddyboss-url=https://community.example";
+    for (arguments, parts) in [
+        (&["--trust=verified"][..], ["--trust", "--buddyboss-url"]),
+        (&["--presence=threads"], ["--presence", "--trust"]),
+        (&["--presence=threads", "--trust=open", site], ["--presence", "--trust"]),
+        (&["--typing-lasts=31s"], ["--membership-lasts is 1m", "--typing-lasts is 31s"]),
+        (&["--membership-lasts=10s", "--typing-lasts=5001ms"], ["10s", "5s 1ms"]),
+    ] {
+        let fault = read(arguments).check().unwrap_err();
+        for part in parts {
+            assert!(fault.contains(part), "{arguments:?}: {fault:?} names {part:?}");
+        }
+    }
+    for good in [
+        &["--trust=verified", site][..],
+        &["--presence=threads", site],
+        &["--presence=off"],
+        &["--typing-lasts=30s"],
+    ] {
+        read(good).check().unwrap();
+    }
+}
+
+#[test]
+fn origins_and_proxies_come_several_at_once_or_one_by_one() {
+    let once = read(&["--allowed-origin=null,*.example.org", "--trusted-proxy=::1,10.0.0.0/8"]);
+    let again = read(&[
+        "--allowed-origin=null",
+        "--allowed-origin=*.example.org",
+        "--trusted-proxy=::1",
+        "--trusted-proxy=10.0.0.0/8",
+    ]);
+    assert_eq!(once.allowed_origin.len(), 2);
+    assert_eq!(once.allowed_origin, again.allowed_origin);
+    assert_eq!(once.trusted_proxy.len(), 2);
+    assert_eq!(once.trusted_proxy, again.trusted_proxy);
+}
+
+#[test]
+fn pages_are_asked_where_they_come_from_unless_everyone_is_believed() {
+    let site = "--buddyboss-url=https://community.example";
+    let app = "--allowed-origin=https://app.example";
+    let own = "https://community.example";
+    for (arguments, expected) in [
+        (&[][..], [true, true, true]),
+        (&[site, "--trust=open"], [true, true, true]),
+        (&[site], [true, false, false]),
+        (&[site, app], [true, true, false]),
+        (&[site, "--trust=open", app], [true, true, false]),
+        (&[app], [false, true, false]),
+        (&[site, "--allowed-origin=*"], [true, true, true]),
+    ] {
+        let origins = read(arguments).origins();
+        let found = [own, "https://app.example", "https://evil.example"]
+            .map(|origin| origins.allow(origin, None));
+        assert_eq!(found, expected, "{arguments:?}");
+    }
+}
