@@ -222,6 +222,7 @@ impl Config {
     ///
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
+        self.jwt_keys()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -244,7 +245,7 @@ impl Config {
                  at least twice as long."
             ));
         }
-        self.jwt_keys().map(drop)
+        Ok(())
     }
 
     /// Whether a `userId` is believed or proven, whatever was left unsaid.

@@ -19,7 +19,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
@@ -65,24 +64,6 @@ impl SiteSettings {
             token_header: TokenHeader::default(),
             verifier: None,
         }
-    }
-
-    /// What the settings say of this site.
-    ///
-    /// # Errors
-    ///
-    /// The site's JWT secret cannot be read.
-    pub fn of(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
-        let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-        let keys = config.jwt_keys().map_err(io::Error::other)?;
-        Ok(SiteSettings {
-            workers: config.upstream_workers.into(),
-            queue: config.upstream_queue as usize,
-            request_timeout: config.upstream_timeout,
-            token_header: config.token_header.clone(),
-            verifier: keys.map(|keys| Verifier::new(&keys, issuer.clone())),
-            ..SiteSettings::new(url.clone())
-        })
     }
 }
 
