@@ -1,8 +1,8 @@
 //! What a post means in HTTP and what an HTTP answer means to us: pure functions.
 //!
-//! [`super::checks`] does the same for the questions about people. The rules are the contract's; the
-//! tests run them over recorded answers of a live site. Nothing that a site wrote leaves this file
-//! but numbers, a date, and the HTML that the site has sanitised for its own pages.
+//! [`super::checks`] does the same for the questions about people. The rules are the contract's;
+//! the tests run them over recorded answers of a live site. Nothing that a site wrote leaves this
+//! file but numbers, a date, and the HTML that the site has sanitised for its own pages.
 
 use std::borrow::Cow;
 

@@ -105,6 +105,7 @@ impl Roll {
         }
         let count = *self.count.get_or_insert(page.recipients_count);
         let agrees = page.recipients_count == count && self.people.add(page.recipients.0);
+        // All are there, whatever is said of pages.
         if agrees && self.people.count() == count {
             return Step::Done(Answer::Listed(self.people.present()), None);
         }
