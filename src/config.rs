@@ -5,9 +5,12 @@
 
 pub mod origins;
 pub mod proxies;
+pub mod secrets;
 pub mod site_url;
+pub mod token_header;
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -15,7 +18,9 @@ use ipnet::IpNet;
 use log::LevelFilter;
 
 use origins::{OriginPattern, Origins};
+use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
+use token_header::TokenHeader;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///
@@ -60,6 +65,22 @@ pub struct Config {
     /// verified unless open is asked for; without one, open.
     #[arg(long, env = "BUDDYLINE_TRUST", value_name = "MODE", help_heading = "Site")]
     pub trust: Option<Trust>,
+
+    /// Header in which the site expects a member's token: after "Bearer" in the usual one, bare in
+    /// any other, such as the BuddyBoss App's accessToken.
+    #[arg(long, env = "BUDDYLINE_TOKEN_HEADER", value_name = "NAME", default_value = "Authorization",
+          help_heading = "Site", value_parser = TokenHeader::parse)]
+    pub token_header: TokenHeader,
+
+    /// File with the site's JWT secret, to check tokens without asking the site; a second line may
+    /// have another one. Without a file, BUDDYLINE_JWT_SECRET may hold the secret itself.
+    #[arg(long, env = "BUDDYLINE_JWT_SECRET_FILE", value_name = "PATH", help_heading = "Site")]
+    pub jwt_secret_file: Option<PathBuf>,
+
+    /// Address that the site writes into its tokens, where it is not the one of --buddyboss-url.
+    #[arg(long, env = "BUDDYLINE_JWT_ISSUER", value_name = "URL", help_heading = "Site",
+          value_parser = SiteUrl::parse)]
+    pub jwt_issuer: Option<SiteUrl>,
 
     /// Requests to the site at the same time, 1 to 64.
     #[arg(long, env = "BUDDYLINE_UPSTREAM_WORKERS", value_name = "N", default_value_t = 4,
@@ -201,6 +222,7 @@ impl Config {
     ///
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
+        self.jwt_keys()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -238,6 +260,24 @@ impl Config {
             (Trust::Open, []) => Origins::any(),
             (_, patterns) => Origins::only(patterns, self.buddyboss_url.as_ref()),
         }
+    }
+
+    /// The site's JWT secret, from wherever it is set; `None` where it is not. It is read anew each
+    /// time, and not kept here, where it would be printed. What is risky about it is logged.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names where it should have come from and what is wrong, without the secret.
+    pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
+        let sources = Sources::of_process(self.jwt_secret_file.as_deref());
+        let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
+        if self.buddyboss_url.is_none() {
+            return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \
+                        of the site whose tokens it checks"
+                .to_owned());
+        }
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(Some(keys))
     }
 
     /// Whether `GET /` shows the page.
@@ -312,6 +352,8 @@ mod tests {
             (["--upstream-workers", "0"], ["--upstream-workers", "0", "1..=64"]),
             (["--log-level", "trace"], ["--log-level", "trace", "debug"]),
             (["--try-page", "maybe"], ["--try-page", "maybe", "auto"]),
+            (["--token-header", "Host"], ["--token-header", "Host", "another meaning"]),
+            (["--jwt-issuer", "example"], ["--jwt-issuer", "example", "https"]),
             (["--buddyboss-url", "ftp://x"], ["--buddyboss-url", "ftp://x", "http"]),
             (["--allowed-origin", "a.example"], ["--allowed-origin", "a.example", "https://"]),
             (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),
@@ -324,5 +366,22 @@ mod tests {
                 assert!(fault.contains(part), "{fault:?} names {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_jwt_secret_needs_a_site_and_is_no_part_of_the_settings() {
+        let path = std::env::temp_dir().join(format!("buddyline-secret-{}", std::process::id()));
+        std::fs::write(&path, "s3cret\n").unwrap();
+        let file = ["--jwt-secret-file", path.to_str().unwrap(), "--trust", "open"];
+        let fault = read(&file).unwrap().check().unwrap_err();
+        assert!(fault.contains("--buddyboss-url") && !fault.contains("s3cret"), "{fault}");
+        let site = ["--buddyboss-url", "https://community.example"];
+        let config = read(&[&file[..], &site[..]].concat()).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.jwt_keys().unwrap().unwrap().secrets().collect::<Vec<_>>(), [b"s3cret"]);
+        assert!(!format!("{config:?}").contains("s3cret"));
+        std::fs::remove_file(&path).unwrap();
+        let fault = config.check().unwrap_err();
+        assert!(fault.contains(path.to_str().unwrap()), "{fault}");
     }
 }

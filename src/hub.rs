@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod entrance;
 pub mod failure;
 pub mod gate;
+pub mod heirs;
 pub mod identity;
 pub mod interface;
 pub mod membership;
@@ -31,6 +32,7 @@ use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 use checks::Checks;
 use delivery::{Delivery, Requests};
+use heirs::Heirs;
 use identity::Identity;
 use interface::{Census, ConnId, Effect, Input, Now, Settings};
 use membership::Membership;
@@ -47,6 +49,7 @@ pub struct Hub {
     presence: Presence,
     threads: Threads,
     delivery: Delivery,
+    heirs: Heirs,
     identity: Identity,
     membership: Membership,
     checks: Checks,
@@ -67,6 +70,7 @@ impl Hub {
             presence: Presence::default(),
             threads: Threads::default(),
             delivery: Delivery::default(),
+            heirs: Heirs::default(),
             identity: Identity::default(),
             membership,
             checks: Checks::default(),
@@ -103,6 +107,7 @@ impl Hub {
             self.threads.next_deadline(),
             self.presence.next_deadline(),
             self.identity.next_deadline(),
+            self.heirs.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -110,6 +115,7 @@ impl Hub {
     /// Does one thing that is due at `now`; false if there was none. The caller takes the effects
     /// before the next: many things may be due at once, and each may be for everyone.
     pub fn advance(&mut self, now: Now) -> bool {
+        self.heirs.forget(now.instant);
         if let Some(typist) = self.threads.typing_times_out(now.instant) {
             self.typing_over(&typist);
         } else if let Some(user) = self.presence.depart(now.instant) {
@@ -424,6 +430,7 @@ impl Hub {
         self.presence.check_invariants();
         self.threads.check_invariants();
         self.delivery.check_invariants();
+        self.heirs.check_invariants();
         self.identity.check_invariants();
         self.membership.check_invariants();
     }

@@ -8,6 +8,7 @@
 mod crowd;
 mod listeners;
 mod refusals;
+mod setup;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,11 +21,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
-use crate::config::site_url::SiteUrl;
 use crate::connection::Received;
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Bounds, ConnId, Effect, Input, Now, Settings, WaitBounds};
-use crate::upstream::{SiteSettings, Upstream};
+use crate::hub::interface::{Answer, ConnId, Effect, Input, Now};
+use crate::upstream::Upstream;
 use crate::wire::handshake::{self, Opened, Rules};
 use crate::wire::{self, Codec};
 use crowd::Crowd;
@@ -96,14 +96,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that cannot be listened on, or a system out of descriptors or threads.
+    /// An address that cannot be listened on, a secret that cannot be read, or a system out of
+    /// descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&site_settings(config, url.clone()), waker)?,
+            Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker)?,
         };
         Ok(Server {
             poll,
@@ -111,9 +112,9 @@ impl Server {
             signals: None,
             listeners,
             crowd: Crowd::new(config.max_outbox_bytes as usize),
-            connections_max: room_for_connections(config)?,
+            connections_max: setup::room_for_connections(config)?,
             codec: Codec::new(config.max_frame_bytes as usize, Rules::new(config)),
-            hub: Hub::new(hub_settings(config)),
+            hub: Hub::new(setup::hub_settings(config)),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
             refusals: Refusals::default(),
@@ -442,65 +443,4 @@ fn clock() -> Now {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // A clock before 1970 is a board without a battery: its dates are wrong either way.
     Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
-}
-
-/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
-const DESCRIPTORS_RESERVED: usize = 16;
-/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
-/// the site's name.
-const DESCRIPTORS_PER_WORKER: usize = 3;
-
-/// How many connections there are descriptors for, once the system's limit is raised as far as it
-/// goes. Without the reserve, idle clients would take the descriptors that messages need.
-fn room_for_connections(config: &Config) -> io::Result<usize> {
-    let wanted = config.max_connections as usize;
-    let workers = config.buddyboss_url.as_ref().map_or(0, |_| config.upstream_workers.into());
-    let reserved = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
-    let got = rlimit::increase_nofile_limit((wanted + reserved) as u64)?;
-    let room = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);
-    if room < wanted {
-        log::warn!(
-            "room for {room} connections instead of --max-connections {wanted}: the system allows \
-             {got} open files (ulimit -n)"
-        );
-    }
-    Ok(room.min(wanted))
-}
-
-/// Frames that wait for the site's word on people and threads, and their bytes.
-const WAITING_MAX: usize = 50_000;
-const WAITING_BYTES_MAX: usize = 64 << 20;
-
-fn hub_settings(config: &Config) -> Settings {
-    Settings {
-        trust: config.trust_mode(),
-        presence: config.presence,
-        membership_lasts: config.membership_lasts,
-        anonymous_lasts: config.anonymous_lasts,
-        checks: config.upstream_workers.into(),
-        typing_lasts: config.typing_lasts,
-        presence_grace: config.presence_grace,
-        joins_per_connection: config.max_joins as usize,
-        deliveries: Bounds {
-            total: config.max_sending as usize,
-            per_connection: config.max_sending_per_connection as usize,
-            bytes: config.max_sending_bytes as usize,
-        },
-        waiting: WaitBounds {
-            total: WAITING_MAX,
-            bytes: WAITING_BYTES_MAX,
-            // An app may join all its threads at once.
-            per_connection: config.max_joins as usize + 64,
-            bytes_per_connection: 2 * config.max_frame_bytes as usize,
-        },
-    }
-}
-
-fn site_settings(config: &Config, url: SiteUrl) -> SiteSettings {
-    SiteSettings {
-        workers: config.upstream_workers.into(),
-        queue: config.upstream_queue as usize,
-        request_timeout: config.upstream_timeout,
-        ..SiteSettings::new(url)
-    }
 }

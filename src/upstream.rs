@@ -6,7 +6,10 @@
 
 pub mod address;
 pub mod buddyboss;
+pub mod checks;
 pub mod embedded;
+mod json;
+pub mod jwt;
 pub mod pool;
 mod site;
 mod text;
@@ -17,8 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::site_url::SiteUrl;
+use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
 use embedded::Store;
+use jwt::Verifier;
 use pool::Pool;
 
 /// How to reach a site.
@@ -33,17 +38,21 @@ pub struct SiteSettings {
     pub queue: usize,
     /// For looking up the name, and again for connecting with the TLS handshake.
     pub connect_timeout: Duration,
-    /// For a whole call, from the name to the last byte of the answer. Longer than twice the
+    /// For a whole ask, from the name to the last byte of the last answer. Longer than twice the
     /// connect timeout, or that one never gets its turn.
     pub request_timeout: Duration,
     /// The longest answer, in bytes after decompression. Ten messages of 64 KiB make 1.4 MB
     /// (CONTRACT 9).
     pub body_max: u64,
+    /// Where the site expects a member's token.
+    pub token_header: TokenHeader,
+    /// Checks tokens without the site, where its secret is known.
+    pub verifier: Option<Verifier>,
 }
 
 impl SiteSettings {
     /// The settings for this site that need no thought: 4 workers, 256 asks waiting, 5 s to
-    /// connect, 30 s in all, 4 MiB.
+    /// connect, 30 s in all, 4 MiB, tokens in `Authorization` and checked by the site.
     pub fn new(url: SiteUrl) -> SiteSettings {
         SiteSettings {
             url,
@@ -52,6 +61,8 @@ impl SiteSettings {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             body_max: 4 << 20,
+            token_header: TokenHeader::default(),
+            verifier: None,
         }
     }
 }

@@ -124,7 +124,7 @@ const TABLE: &[(&str, Expected)] = &[
 ];
 
 /// Recordings that answer no post.
-const OTHERS: [&str; 2] = ["me-", "private-rest-"];
+const OTHERS: [&str; 4] = ["me-", "private-rest-", "thread-get-", "group-thread-get"];
 
 fn post(target: Target, text: &str) -> Post {
     Post { credential: Credential::parse("secret").ok(), target, text: text.into(), claimed: None }
@@ -185,7 +185,10 @@ fn the_recordings_are_the_ones_that_were_made() {
     }
     for entry in std::fs::read_dir(origin).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
-        if ["post-", "fail-", "url-"].iter().any(|kind| file.starts_with(kind)) {
+        if ["post-", "fail-", "url-", "me-", "thread-get-"]
+            .iter()
+            .any(|kind| file.starts_with(kind))
+        {
             assert!(fixtures::folder().join(&file).exists(), "{file} has not been copied");
         }
     }

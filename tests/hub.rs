@@ -663,3 +663,54 @@ fn a_server_that_stops_gives_every_message_its_outcome() {
     town.store(late, 7, 2);
     town.hears_nothing();
 }
+
+#[test]
+fn an_outcome_whose_connection_has_gone_goes_to_its_users_next_one() {
+    let mut town = Town::default();
+    let gone = town.open_in(0, "7", "41");
+    let other_device = town.open_as(1, "7");
+    let friend = town.open_in(2, "8", "41");
+    for name in ["a", "b"] {
+        let send = r#"{"type":"send_message","threadId":41,"message":"x","token":"t","clientId":"#;
+        town.say(gone, &format!("{send}\"{name}\"}}"));
+    }
+    let (first, _) = town.asked();
+    town.close(gone);
+    // While nobody is there it is kept, and the thread hears it all the same.
+    town.fail(first, Failure::Unknown);
+    town.hears_nothing();
+    let (second, _) = town.asked();
+    let back = town.open(3);
+    town.hears_nothing();
+    town.say(back, r#"{"type":"user_connected","userId":"7"}"#);
+    let heard = town.heard();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"a".into()));
+    assert_eq!(heard[1].1["code"], "unknown_outcome");
+    // From then on it is told at once, and once.
+    town.store(second, 41, 7);
+    let heard = town.heard();
+    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["type"] == "message").count();
+    assert_eq!((of(back), of(friend), of(other_device)), (1, 1, 0), "{heard:?}");
+    let own = heard.iter().find(|(to, f)| *to == back && f["type"] == "message");
+    assert_eq!(own.map(|(_, frame)| &frame["clientId"]), Some(&"b".into()));
+}
+
+#[test]
+fn an_outcome_is_kept_for_ten_minutes_and_for_nobody_else() {
+    let mut town = Town::default();
+    let gone = town.open_as(0, "7");
+    town.say(gone, r#"{"type":"send_message","threadId":41,"message":"x","token":"t"}"#);
+    let (request, _) = town.asked();
+    town.close(gone);
+    town.store(request, 41, 7);
+    town.open_as(1, "8");
+    let stranger = town.open(2);
+    town.say(stranger, r#"{"type":"user_connected","userId":9}"#);
+    assert!(town.heard().iter().all(|(_, frame)| frame["type"] == "user_connected"));
+    town.pass(Duration::from_secs(601));
+    town.heard();
+    let late = town.open(3);
+    town.say(late, r#"{"type":"user_connected","userId":7}"#);
+    assert!(town.heard().iter().all(|(_, frame)| frame["type"] == "user_connected"));
+}

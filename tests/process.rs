@@ -83,6 +83,28 @@ fn an_address_in_use_ends_with_exit_code_1_and_names_it() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_used_ends_with_exit_code_2_and_is_not_told() {
+    let path = std::env::temp_dir().join(format!("buddyline-process-{}", std::process::id()));
+    std::fs::write(&path, "s3cret-1\ns3cret-2\ns3cret-3\n").unwrap();
+    let site = ["--buddyboss-url", "https://community.example", "--trust", "open"];
+    let file = ["--jwt-secret-file", path.to_str().unwrap()];
+    let (code, words) = run(&[&site[..], &file[..]].concat());
+    assert_eq!(code, Some(2), "{words}");
+    assert!(words.contains(file[1]) && words.contains("two lines"), "{words}");
+    let (code, more) = run(&file);
+    assert_eq!(code, Some(2), "{more}");
+    assert!(!words.contains("s3cret") && !more.contains("s3cret"), "{words}{more}");
+
+    let with_both = binary().args(site).args(file).env("BUDDYLINE_JWT_SECRET", "s3cret").output();
+    let output = with_both.unwrap();
+    let words = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains("--jwt-secret-file") && words.contains("BUDDYLINE_JWT_SECRET"));
+    assert!(!words.contains("s3cret"), "{words}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
     for (setting, value, allowed) in [
         ("--listen", "8080", "HOST:PORT"),

@@ -5,13 +5,15 @@
 
 mod support;
 
+use buddyline::config::token_header::TokenHeader;
 use buddyline::hub::interface::{Ask, Failure as F, Post, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::{
-    Finding, Reply, Request, answer, finding, probe_request, refusal, request,
+    Finding, Reply, Request, answer, finding, post_request, probe_request, refusal,
 };
+use buddyline::upstream::checks::{Roll, list_request, prove_request, proven};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::fixtures::load;
@@ -29,27 +31,40 @@ fn body(request: &Request<'_>) -> Value {
     serde_json::from_str(request.body.as_deref().unwrap()).unwrap()
 }
 
+/// The headers for a site that expects tokens where most do.
+fn headers(request: &Request<'_>) -> Vec<(String, String)> {
+    headers_in(request, &TokenHeader::default())
+}
+
+fn headers_in(request: &Request<'_>, header: &TokenHeader) -> Vec<(String, String)> {
+    request.headers(header).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn pair(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
 #[test]
 fn a_request_has_three_headers_and_the_token_in_one_of_them() {
-    let ask = Ask::Post(post(Target::Thread(7), "hi"));
-    let request = request(&ask, Form::Pretty).ok().unwrap();
-    assert_eq!((request.method, request.path), ("POST", "/wp-json/buddyboss/v1/messages"));
-    let headers = request.headers();
+    let post = post(Target::Thread(7), "hi");
+    let request = post_request(&post, Form::Pretty);
+    assert_eq!((request.method, &*request.path), ("POST", "/wp-json/buddyboss/v1/messages"));
+    let headers = headers(&request);
     assert_eq!(headers.len(), 3);
     for (name, value) in [
         ("Accept", "application/json"),
         ("Authorization", "Bearer secret"),
         ("Content-Type", "application/json"),
     ] {
-        assert!(headers.contains(&(name, value.to_owned())), "{name}");
+        assert!(headers.contains(&pair(name, value)), "{name}");
     }
     assert_eq!(body(&request), json!({"id": 7, "message": "hi"}));
 }
 
 #[test]
 fn a_new_thread_names_its_recipient_and_no_thread() {
-    let ask = Ask::Post(post(Target::NewThread { recipient: 4 }, "hi"));
-    let request = request(&ask, Form::RestRoute).ok().unwrap();
+    let post = post(Target::NewThread { recipient: 4 }, "hi");
+    let request = post_request(&post, Form::RestRoute);
     assert_eq!(request.path, "/?rest_route=/buddyboss/v1/messages");
     assert_eq!(body(&request), json!({"recipients": [4], "message": "hi"}));
 }
@@ -64,9 +79,89 @@ fn a_request_that_the_site_must_not_see_is_not_made() {
         (post(Target::Thread(SITE_ID_MAX + 1), "x"), F::RefusedBySite),
         (post(Target::Thread(1), ""), F::RefusedBySite),
     ] {
-        let ask = Ask::Post(post);
-        assert_eq!(refusal(&ask), Some(failure));
-        assert_eq!(request(&ask, Form::Pretty).err(), Some(failure));
+        assert_eq!(refusal(&Ask::Post(post)), Some(failure));
+    }
+    for thread in [0, SITE_ID_MAX + 1] {
+        let ask = Ask::List { thread, credential: token("secret") };
+        assert_eq!(refusal(&ask), Some(F::NotParticipant));
+    }
+}
+
+// ---------------------------------------------------------------- the questions about people
+
+fn token(text: &str) -> Credential {
+    Credential::parse(text).unwrap()
+}
+
+#[test]
+fn whose_a_token_is_is_asked_with_it() {
+    let credential = token("secret");
+    for (form, path) in [
+        (Form::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
+        (Form::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
+    ] {
+        let request = prove_request(&credential, form);
+        assert_eq!((request.method, &*request.path), ("GET", path));
+        let expected = [pair("Accept", "application/json"), pair("Authorization", "Bearer secret")];
+        assert_eq!(headers(&request), expected);
+        assert!(request.body.is_none());
+    }
+}
+
+#[test]
+fn who_takes_part_in_a_thread_is_asked_page_by_page() {
+    let credential = token("secret");
+    let fields =
+        "_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages";
+    let arguments = format!("recipients_pagination=true&recipients_page=2&{fields}");
+    for (form, path) in [
+        (Form::Pretty, format!("/wp-json/buddyboss/v1/messages/12?{arguments}")),
+        (Form::RestRoute, format!("/?rest_route=/buddyboss/v1/messages/12&{arguments}")),
+    ] {
+        let request = list_request(12, 2, &credential, form);
+        assert_eq!((request.method, &*request.path), ("GET", &*path));
+        assert_eq!(headers(&request)[1], pair("Authorization", "Bearer secret"));
+        assert!(request.body.is_none());
+    }
+    // It is the very request that was recorded.
+    let recorded = load("thread-get-31-participants-page-2").path;
+    assert_eq!(list_request(12, 2, &credential, Form::Pretty).path, recorded);
+}
+
+#[test]
+fn a_credential_stands_where_the_site_expects_it() {
+    let own = TokenHeader::parse("accessToken").unwrap();
+    let usual = TokenHeader::default();
+    for (text, header, name, value) in [
+        ("secret", &usual, "Authorization", "Bearer secret"),
+        ("secret", &own, "accesstoken", "secret"),
+        ("Basic YTpi", &usual, "Authorization", "Basic YTpi"),
+        ("Basic YTpi", &own, "Authorization", "Basic YTpi"),
+    ] {
+        let credential = token(text);
+        let post = Post { credential: Some(credential.clone()), ..post(Target::Thread(1), "x") };
+        for request in [
+            post_request(&post, Form::Pretty),
+            prove_request(&credential, Form::Pretty),
+            list_request(1, 1, &credential, Form::Pretty),
+        ] {
+            let headers = headers_in(&request, header);
+            let with_secret =
+                headers.iter().filter(|(_, value)| value.contains(credential.secret()));
+            assert_eq!(with_secret.collect::<Vec<_>>(), [&pair(name, value)], "{text}");
+        }
+    }
+}
+
+#[test]
+fn no_question_prints_its_credential() {
+    let credential = token("s3cret-token");
+    for ask in [
+        Ask::Prove(credential.clone()),
+        Ask::List { thread: 1, credential: credential.clone() },
+        Ask::Post(Post { credential: Some(credential), ..post(Target::Thread(1), "x") }),
+    ] {
+        assert!(!format!("{ask:?}").contains("s3cret"), "{ask:?}");
     }
 }
 
@@ -76,8 +171,8 @@ proptest! {
         text in ".{1,200}", id in 1..=SITE_ID_MAX, new: bool,
     ) {
         let target = if new { Target::NewThread { recipient: id } } else { Target::Thread(id) };
-        let ask = Ask::Post(post(target, &text));
-        let request = request(&ask, Form::Pretty).ok().unwrap();
+        let post = post(target, &text);
+        let request = post_request(&post, Form::Pretty);
         let expected = match new {
             true => json!({"recipients": [id], "message": text}),
             false => json!({"id": id, "message": text}),
@@ -99,6 +194,8 @@ proptest! {
             body: Some(bytes),
         };
         answer(&post(Target::Thread(1), "x"), &reply);
+        proven(&token("secret"), &reply);
+        Roll::new(1).take(&reply);
         finding(&reply);
     }
 }
@@ -112,8 +209,8 @@ fn the_probe_asks_who_it_is_without_a_token() {
         (Form::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
     ] {
         let request = probe_request(form);
-        assert_eq!((request.method, request.path), ("GET", path));
-        assert_eq!(request.headers(), [("Accept", "application/json".to_owned())]);
+        assert_eq!((request.method, &*request.path), ("GET", path));
+        assert_eq!(headers(&request), [pair("Accept", "application/json")]);
         assert!(request.body.is_none());
     }
 }

@@ -91,7 +91,10 @@ fn each_library_is_named_only_where_it_belongs() {
         ("clap::", &["config", "main"]),
         ("simple_logger::", &["main"]),
         ("log::", &["server", "upstream", "main", "config"]),
-        ("Instant::now", &["server"]),
+        ("ring::", &["protocol", "upstream"]),
+        ("base64::", &["protocol", "upstream"]),
+        ("zeroize::", &["protocol", "config", "wire"]),
+        ("Instant::now", &["server", "upstream"]),
         ("SystemTime::now", &["server"]),
     ] {
         for (path, text) in sources() {
@@ -114,6 +117,14 @@ fn mio_reaches_the_upstream_only_as_its_waker() {
         for line in code(text).filter(|line| line.contains("mio::")) {
             assert!(line.contains("mio::Waker"), "{path}: {line}");
         }
+    }
+}
+
+#[test]
+fn in_the_upstream_only_the_blocking_calls_look_at_a_clock() {
+    for (path, text) in sources().iter().filter(|(path, _)| room(path) == "upstream") {
+        let looks = code(text).any(|line| line.contains("Instant::now"));
+        assert!(!looks || path == "upstream/site.rs", "{path}");
     }
 }
 

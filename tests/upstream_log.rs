@@ -9,11 +9,16 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Metadata, Record};
-use support::desk::{Desk, post_as};
+use support::desk::{Desk, list, post_as, prove};
 use support::fixtures::load;
+use support::jwt;
 use support::site::{Fault, Site};
 
+use buddyline::config::secrets::JwtKeys;
+use buddyline::config::site_url::SiteUrl;
+use buddyline::config::token_header::TokenHeader;
 use buddyline::hub::interface::Target;
+use buddyline::upstream::jwt::Verifier;
 
 /// Keeps every line, ureq's too, at the level that a release build can reach.
 struct Book(Mutex<Vec<(Level, String)>>);
@@ -119,4 +124,71 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
     let down = "a message has no good answer: the connection is refused";
     let warnings = lines().iter().filter(|(l, s)| *l == Level::Warn && s.contains(down)).count();
     assert_eq!(warnings, 1);
+
+    questions_about_people_are_named_and_tell_no_secret();
+}
+
+fn questions_about_people_are_named_and_tell_no_secret() {
+    const PASSWORD: &str = "Basic dDBrZW46dDBrZW4tcGFzc3dvcmQ=";
+    const KEY: &str = "s1gning-key s1gning-key s1gning-key";
+    let site = Site::start();
+    site.suspend(66);
+    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
+    lines();
+    for token in ["t0ken-unknown", "t0ken-7", "t0ken-66", "expired", PASSWORD] {
+        desk.ask(prove(token));
+        desk.ask(list(1, token));
+        desk.ask(list(404, token));
+    }
+    let calm = lines();
+    assert!(calm.iter().all(|(level, _)| *level == Level::Debug), "members' affairs: {calm:#?}");
+
+    site.set_participants(1, &(1..=1_001).collect::<Vec<_>>());
+    desk.ask(list(1, "t0ken-7"));
+    assert_told(Level::Warn, "the list of a thread's participants has no good answer: the thread");
+    let html = || Fault::Answer {
+        status: 200,
+        headers: vec![("Content-Type".to_owned(), "text/html".to_owned())],
+        body: b"<html>s1te-html</html>".to_vec(),
+    };
+    for (fault, words) in [
+        (html(), "the check of a token was answered as if its address were wrong; probing again"),
+        (html(), "the check of a token has no good answer: status 200, not JSON"),
+        (Fault::Close, "the check of a token has no good answer: the connection is closed"),
+        (Fault::status(403, &[]), "the check of a token has no good answer: status 403, not JSON"),
+        (Fault::Hang, "the check of a token has no good answer: the answer takes too long"),
+    ] {
+        let site = Site::start();
+        let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(300));
+        site.fail_when(move |_, r| r.header("authorization").map(|_| fault.clone()));
+        desk.ask(prove("t0ken-7"));
+        assert_told(Level::Warn, words);
+    }
+
+    // Whatever header carries it, and whoever checks it.
+    let site = Site::start();
+    site.set_token_header("accessToken");
+    let url = SiteUrl::parse(&site.url()).unwrap();
+    let keys = JwtKeys::parse(KEY.as_bytes()).unwrap();
+    let mut desk = Desk::ready(&site, |s| {
+        s.token_header = TokenHeader::parse("accessToken").unwrap();
+        s.verifier = Some(Verifier::new(&keys, url));
+        log::debug!("{s:?} {keys:?}");
+    });
+    let now = desk.now();
+    let good = jwt::token(KEY, &site.url(), 7, now.unix_s, |_, _| ());
+    let forged = jwt::token("guess", &site.url(), 7, now.unix_s, |_, _| ());
+    for token in [&*good, &forged, "t0ken-7", PASSWORD] {
+        desk.ask(prove(token));
+        desk.ask(list(1, token));
+        desk.ask(post_as(token, Target::Thread(1), "pr1vate text"));
+    }
+    let all = lines();
+    assert!(all.iter().any(|(_, l)| l.contains("accesstoken")), "ureq's lines: {all:#?}");
+    let (good, forged) = (good.split('.').nth(2).unwrap(), forged.split('.').nth(2).unwrap());
+    for (_, line) in calm.iter().chain(&all) {
+        for secret in ["t0ken", "pr1vate", "s1gning-key", "dDBrZW46", good, forged] {
+            assert!(!line.contains(secret), "{secret} in {line}");
+        }
+    }
 }

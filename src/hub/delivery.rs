@@ -160,6 +160,12 @@ impl Delivery {
         ended
     }
 
+    /// Whether messages of this connection are on their way.
+    pub fn has(&self, conn: ConnId) -> bool {
+        let own = self.per_slot.get(conn.slot as usize);
+        own.is_some_and(|(serial, count)| *serial == conn.serial && *count > 0)
+    }
+
     /// How many are on their way.
     pub fn count(&self) -> usize {
         self.total

@@ -58,6 +58,10 @@ impl Hub {
         for text in self.identity.close(conn, now.instant) {
             self.waiting.take(conn, text.len());
         }
+        if let Some(user) = self.presence.user_of(conn) {
+            let with_messages = self.delivery.has(conn) || self.membership.holds_messages();
+            self.heirs.closed(conn, &user.key, with_messages, now.instant);
+        }
         self.presence.leave(conn, now.instant, self.settings.presence_grace);
     }
 
@@ -73,6 +77,9 @@ impl Hub {
             self.announce(user, &frame, Some(conn));
         }
         self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
+        for frame in self.heirs.arrived(conn, &user.key) {
+            self.effects.push_back(Effect::Send { to: conn, frame });
+        }
     }
 
     /// Makes a connection this user's, or says to it that it is.

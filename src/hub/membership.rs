@@ -96,6 +96,8 @@ pub struct Membership {
     by_age: BTreeMap<u64, u64>,
     ages: u64,
     people: usize,
+    /// Stored messages that wait.
+    messages: usize,
     /// The threads of each user, if anyone wants to know.
     threads_of: Option<HashMap<u64, Vec<u64>>>,
 }
@@ -110,6 +112,7 @@ impl Membership {
             by_age: BTreeMap::new(),
             ages: 0,
             people: 0,
+            messages: 0,
             threads_of: index_users.then(HashMap::new),
         }
     }
@@ -261,12 +264,21 @@ impl Membership {
 
     /// Lets something wait for the site's word.
     pub fn hold(&mut self, thread: u64, held: Held) {
+        self.messages += usize::from(held.is_message());
         self.roll(thread).held.push_back(held);
     }
 
     /// Takes all that waits for the site's word, in order.
     pub fn release(&mut self, thread: u64) -> VecDeque<Held> {
-        self.rolls.get_mut(&thread).map(|roll| std::mem::take(&mut roll.held)).unwrap_or_default()
+        let held = self.rolls.get_mut(&thread).map(|roll| std::mem::take(&mut roll.held));
+        let held = held.unwrap_or_default();
+        self.messages -= held.iter().filter(|held| held.is_message()).count();
+        held
+    }
+
+    /// Whether stored messages wait.
+    pub fn holds_messages(&self) -> bool {
+        self.messages > 0
     }
 
     /// Takes all stored messages that wait, in the order of their threads.
@@ -279,7 +291,10 @@ impl Membership {
             let Some(roll) = self.rolls.get_mut(&thread) else { continue };
             for held in std::mem::take(&mut roll.held) {
                 match held {
-                    Held::Message { stored, .. } => messages.push(stored),
+                    Held::Message { stored, .. } => {
+                        self.messages -= 1;
+                        messages.push(stored);
+                    }
                     frame => roll.held.push_back(frame),
                 }
             }
@@ -362,6 +377,12 @@ impl Membership {
         if let Some(index) = &self.threads_of {
             assert_eq!(index.values().map(Vec::len).sum::<usize>(), self.people);
         }
+    }
+}
+
+impl Held {
+    fn is_message(&self) -> bool {
+        matches!(self, Held::Message { .. })
     }
 }
 

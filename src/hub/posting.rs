@@ -14,7 +14,7 @@ use super::threads::Joined;
 use crate::config::Trust;
 use crate::protocol::client::{ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;
-use crate::protocol::server::{EncodedFrame, MessageFrame, ServerFrame};
+use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
 
 impl Hub {
@@ -82,10 +82,13 @@ impl Hub {
         let Some((job, next)) = finished else {
             return;
         };
+        let job = self.inherited(job);
         match answer {
             Answer::Stored(stored) => self.stored(job, stored, now),
             Answer::Failed(failure) => {
-                self.error(job.conn, &job.reply, &failure.client_error(About::Message));
+                let fault = failure.client_error(About::Message);
+                let frame = ServerFrame::Error(ErrorFrame::new(&fault, &job.reply));
+                self.tell_author(job.conn, &frame);
                 if let Some(credential) = job.credential.filter(|_| failure.condemns()) {
                     self.condemn(&credential, failure, now);
                 }
@@ -94,6 +97,22 @@ impl Hub {
         }
         if let Some((request, ask)) = next {
             self.effects.push_back(Effect::Ask { request, ask });
+        }
+    }
+
+    /// The job of whoever gets its outcome now: its connection, or its user's next one.
+    fn inherited(&self, job: Job) -> Job {
+        let conn = self.heirs.heir_of(job.conn).unwrap_or(job.conn);
+        Job { conn, ..job }
+    }
+
+    /// Sends an outcome to its author, or keeps it until they are back.
+    fn tell_author(&mut self, conn: ConnId, frame: &ServerFrame<'_>) {
+        let frame = self.encoder.encode(frame);
+        if self.is_open(conn) {
+            self.effects.push_back(Effect::Send { to: conn, frame });
+        } else {
+            self.heirs.keep(conn, frame);
         }
     }
 
@@ -120,6 +139,7 @@ impl Hub {
     /// Shows a stored message to its thread, as soon as it is known who takes part. One that was
     /// `asked` for in vain is shown to its author alone.
     pub(super) fn show_or_hold(&mut self, job: Job, stored: Stored, asked: bool, now: Now) {
+        let job = self.inherited(job);
         let thread = stored.thread;
         if self.membership.is_current(thread, now.instant) {
             return self.show_stored(&job, &stored);
@@ -152,14 +172,15 @@ impl Hub {
         for to in turned_away {
             self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
         }
+        if !self.is_open(job.conn) {
+            self.tell_author(job.conn, &frame(job.reply.client_id.as_ref()));
+        }
     }
 
     fn show_to_author(&mut self, job: &Job, stored: &Stored) {
         let (thread, sender) = names(job, stored);
-        if self.is_open(job.conn) {
-            let client_id = job.reply.client_id.as_ref();
-            self.reply(job.conn, &message_frame(job, stored, &thread, &sender, client_id));
-        }
+        let client_id = job.reply.client_id.as_ref();
+        self.tell_author(job.conn, &message_frame(job, stored, &thread, &sender, client_id));
     }
 
     /// Gives stored messages that wait for the site's word their outcome, before the server stops.

@@ -34,4 +34,18 @@ impl Form {
             Form::RestRoute => "/?rest_route=/buddyboss/v1/members/me&_fields=id",
         }
     }
+
+    /// One page of a thread's participants, to be put after the site's address.
+    pub fn participants(self, thread: u64, page: u64) -> String {
+        let messages = self.messages();
+        // What follows `rest_route` is an argument like that one.
+        let mark = match self {
+            Form::Pretty => '?',
+            Form::RestRoute => '&',
+        };
+        format!(
+            "{messages}/{thread}{mark}recipients_pagination=true&recipients_page={page}\
+             &_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages"
+        )
+    }
 }

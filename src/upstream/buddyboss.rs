@@ -1,16 +1,20 @@
-//! What an ask means in HTTP and what an HTTP answer means to us: pure functions.
+//! What a post means in HTTP and what an HTTP answer means to us: pure functions.
 //!
-//! The rules are the contract's; the tests run them over recorded answers of a live site. Nothing
-//! that a site wrote leaves this file but numbers, a date, and the HTML that the site has sanitised
-//! for its own pages.
+//! [`super::checks`] does the same for the questions about people. The rules are the contract's;
+//! the tests run them over recorded answers of a live site. Nothing that a site wrote leaves this
+//! file but numbers, a date, and the HTML that the site has sanitised for its own pages.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::address::Form;
 use super::text::comparable;
+use super::{checks, json, jwt};
+use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
-use crate::protocol::credential::Credential;
+use crate::protocol::credential::{Credential, Scheme};
 use crate::protocol::{Id, SITE_ID_MAX};
 
 /// The longest wait that is passed on from the site, in seconds: one hour.
@@ -21,7 +25,7 @@ pub struct Request<'a> {
     /// `GET` or `POST`.
     pub method: &'static str,
     /// Path and query, to be put after the site's address.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// The member's credential; `None` asks as nobody.
     pub token: Option<&'a Credential>,
     /// JSON, for a POST.
@@ -29,13 +33,21 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// The headers of the request, without those that HTTP itself needs.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    /// The headers of the request, without those that HTTP itself needs. A token stands in the
+    /// header that the site expects it in, an Application Password always in `Authorization`.
+    pub fn headers<'h>(&self, token_header: &'h TokenHeader) -> Vec<(&'h str, String)> {
         // Without `Accept` WordPress answers faults in HTML (CONTRACT 6).
         let mut headers = vec![("Accept", "application/json".to_owned())];
         if let Some(token) = self.token {
-            // The scheme's letters matter: `bearer` is no token to the site (CONTRACT 2).
-            headers.push(("Authorization", format!("Bearer {}", token.secret())));
+            let secret = token.secret();
+            headers.push(match token.scheme() {
+                Scheme::Basic => ("Authorization", format!("Basic {secret}")),
+                // The scheme's letters matter: `bearer` is no token to the site (CONTRACT 2).
+                Scheme::Bearer if token_header.is_authorization() => {
+                    ("Authorization", format!("Bearer {secret}"))
+                }
+                Scheme::Bearer => (token_header.name(), secret.to_owned()),
+            });
         }
         if self.body.is_some() {
             headers.push(("Content-Type", "application/json".to_owned()));
@@ -54,37 +66,40 @@ enum Body<'a> {
 
 /// Why an ask need not go to the site at all; `None` when it must.
 pub fn refusal(ask: &Ask) -> Option<Failure> {
-    let Ask::Post(post) = ask else { return None };
-    let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
-    if post.credential.is_none() {
-        Some(Failure::TokenMissing)
-    } else if !(1..=SITE_ID_MAX).contains(&id) || post.text.is_empty() {
-        // The site takes a thread 0 for a wish to have a new one (CONTRACT 3.1).
-        Some(Failure::RefusedBySite)
-    } else {
-        None
+    let is_id = |id: u64| (1..=SITE_ID_MAX).contains(&id);
+    match ask {
+        Ask::Post(post) => {
+            let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
+            if post.credential.is_none() {
+                Some(Failure::TokenMissing)
+            } else if !is_id(id) || post.text.is_empty() {
+                // The site takes a thread 0 for a wish to have a new one (CONTRACT 3.1).
+                Some(Failure::RefusedBySite)
+            } else {
+                None
+            }
+        }
+        Ask::Prove(_) => None,
+        // There is no such thread, and the site says no more than this of those.
+        Ask::List { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
     }
 }
 
-/// The request that puts an ask to the site, or why there is no need to send one.
-pub fn request(ask: &Ask, form: Form) -> Result<Request<'_>, Failure> {
-    if let Some(failure) = refusal(ask) {
-        return Err(failure);
-    }
-    let Ask::Post(post) = ask else { return Err(Failure::SiteMisconfigured) };
+/// The request that puts a post to the site; [`refusal`] says which posts it must not see.
+pub fn post_request(post: &Post, form: Form) -> Request<'_> {
     let message = &post.text;
     let body = match post.target {
         Target::Thread(id) => Body::Reply { id, message },
         Target::NewThread { recipient } => Body::New { recipients: [recipient], message },
     };
     let body = serde_json::to_string(&body).expect("integers and strings always serialise");
-    let token = post.credential.as_ref();
-    Ok(Request { method: "POST", path: form.messages(), token, body: Some(body) })
+    let (path, token) = (Cow::Borrowed(form.messages()), post.credential.as_ref());
+    Request { method: "POST", path, token, body: Some(body) }
 }
 
 /// The request of the probe: who am I, asked without a token.
 pub fn probe_request(form: Form) -> Request<'static> {
-    Request { method: "GET", path: form.me(), token: None, body: None }
+    Request { method: "GET", path: Cow::Borrowed(form.me()), token: None, body: None }
 }
 
 /// What the site answered, as far as anything here reads it.
@@ -111,9 +126,9 @@ impl Reply {
         media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
     }
 
-    /// The body as JSON of the expected shape, where header and body agree that it is JSON.
-    fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        serde_json::from_slice(self.body.as_deref().filter(|_| self.says_json())?).ok()
+    /// The body as an object of the expected shape, where header and body agree that it is JSON.
+    pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        json::object(self.body.as_deref().filter(|_| self.says_json())?)
     }
 
     /// WordPress' word for the fault, if this is one of its error bodies.
@@ -147,6 +162,20 @@ pub(super) struct Fault {
 }
 
 impl Fault {
+    /// What a 403 with this word says about the token; `None` when it is not about the token.
+    pub fn token_verdict(&self) -> Option<Failure> {
+        match &*self.code {
+            // An expired and a forged token differ in the text alone (CONTRACT 2).
+            "jwt_auth_invalid_token" if self.message == "Expired token" => {
+                Some(Failure::TokenExpired)
+            }
+            // The plugin's own settings are wrong.
+            "jwt_auth_bad_config" | "jwt_auth_unsupported_algorithm" => None,
+            "rest_cookie_invalid_nonce" => Some(Failure::TokenRefused),
+            code => code.starts_with("jwt_auth_").then_some(Failure::TokenRefused),
+        }
+    }
+
     /// The word if it can stand in a log line: short, and of harmless letters.
     pub fn loggable(&self) -> Option<&str> {
         let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
@@ -170,18 +199,8 @@ fn failure(status: u16, reply: &Reply) -> Failure {
         300..=399 => Failure::SiteMisconfigured,
         400 => Failure::RefusedBySite,
         401 => Failure::TokenRefused,
-        403 => match code {
-            // An expired and a forged token differ in the text alone (CONTRACT 2).
-            "jwt_auth_invalid_token"
-                if fault.as_ref().is_some_and(|f| f.message == "Expired token") =>
-            {
-                Failure::TokenExpired
-            }
-            "rest_cookie_invalid_nonce" => Failure::TokenRefused,
-            "bp_rest_authorization_required" => Failure::NotParticipant,
-            code if code.starts_with("jwt_auth_") => Failure::TokenRefused,
-            _ => Failure::NotStored,
-        },
+        403 if code == "bp_rest_authorization_required" => Failure::NotParticipant,
+        403 => fault.as_ref().and_then(Fault::token_verdict).unwrap_or(Failure::NotStored),
         404 => Failure::SiteMisconfigured,
         413 => Failure::TooLarge,
         429 => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
@@ -197,7 +216,7 @@ fn failure(status: u16, reply: &Reply) -> Failure {
 }
 
 /// A suspended member is sent to the login page with this in the query (CONTRACT 2).
-fn is_suspension(location: Option<&str>) -> bool {
+pub(super) fn is_suspension(location: Option<&str>) -> bool {
     let query = location.and_then(|l| l.split_once('?')).map(|(_, query)| query);
     query.is_some_and(|q| q.split(['&', '#']).any(|pair| pair == "action=bp-suspended"))
 }
@@ -258,8 +277,8 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
             sent_at: m.date_sent + "Z",
             html: m.message.rendered.unwrap_or_default(),
         }),
-        participants: None,
-        expires_s: None,
+        participants: checks::participants(reply, thread.current_user),
+        expires_s: post.credential.as_ref().and_then(jwt::expiry),
     })
 }
 

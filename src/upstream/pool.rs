@@ -20,9 +20,11 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::SiteSettings;
 use super::address::Form;
 use super::buddyboss::{Finding, refusal};
+use super::jwt::Verifier;
 use super::site::{Outcome, Site};
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
+use crate::protocol::credential::Scheme;
 
 /// A probe is not repeated sooner than this, nor the same warning.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +45,13 @@ enum Job {
 
 /// What a worker has done.
 enum Done {
-    Asked { request: RequestId, form: Form, outcome: Outcome },
+    Asked {
+        request: RequestId,
+        /// What the ask was, for the log.
+        what: &'static str,
+        form: Form,
+        outcome: Outcome,
+    },
     Probed(Result<Form, Finding>),
 }
 
@@ -55,8 +63,9 @@ pub struct Pool {
     /// `None` once the pool is being dropped.
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
-    waker: Arc<mio::Waker>,
-    /// Answers that needed no worker, the next one first.
+    verifier: Option<Verifier>,
+    /// Answers that needed no worker, the next one first. They ring no bell: whoever submits is
+    /// awake, and asks `has_answer` before it sleeps.
     ready: VecDeque<(RequestId, Answer)>,
     /// Asks that were accepted and whose answers have not been collected; `ready` not counted.
     outstanding: usize,
@@ -97,7 +106,7 @@ impl Pool {
             site,
             jobs: Some(jobs),
             done,
-            waker,
+            verifier: settings.verifier.clone(),
             ready: VecDeque::new(),
             outstanding: 0,
             outstanding_max,
@@ -118,12 +127,12 @@ impl Pool {
     /// once.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = Some(now.instant);
-        // What the site would not hear about anyway needs no worker.
-        if let Some(failure) = refusal(&ask) {
-            return self.answer_now(request, failure);
+        // Not more of these than the loop submits between two collections.
+        if let Some(answer) = self.without_the_site(&ask, now) {
+            return self.ready.push_back((request, answer));
         }
         if self.outstanding >= self.outstanding_max || !self.send_ask(request, ask) {
-            return self.answer_now(request, Failure::Overloaded);
+            return self.ready.push_back((request, Answer::Failed(Failure::Overloaded)));
         }
         self.outstanding += 1;
         self.probe_if_wanted();
@@ -137,9 +146,9 @@ impl Pool {
         loop {
             match self.done.try_recv().ok()? {
                 Done::Probed(result) => self.probed(result),
-                Done::Asked { request, form, outcome } => {
+                Done::Asked { request, what, form, outcome } => {
                     self.outstanding -= 1;
-                    self.note(form, &outcome);
+                    self.note(what, form, &outcome);
                     return Some((request, outcome.answer));
                 }
             }
@@ -161,6 +170,20 @@ impl Pool {
         self.form
     }
 
+    /// What the site would not hear about, and what need not be asked.
+    fn without_the_site(&self, ask: &Ask, now: Now) -> Option<Answer> {
+        if let Some(failure) = refusal(ask) {
+            return Some(Answer::Failed(failure));
+        }
+        match (ask, &self.verifier) {
+            (Ask::Prove(credential), Some(verifier)) if credential.scheme() == Scheme::Bearer => {
+                let result = verifier.verify(credential.secret(), now.unix_s);
+                Some(result.map_or_else(Answer::Failed, Answer::Proven))
+            }
+            _ => None,
+        }
+    }
+
     fn send_ask(&self, request: RequestId, ask: Ask) -> bool {
         self.send(Job::Ask { request, ask, form: self.form })
     }
@@ -171,13 +194,6 @@ impl Pool {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
-    }
-
-    /// Not more of these than the loop submits between two collections.
-    fn answer_now(&mut self, request: RequestId, failure: Failure) {
-        self.ready.push_back((request, Answer::Failed(failure)));
-        // As for any other answer. If it fails, the loop's next turn finds the answer all the same.
-        let _ = self.waker.wake();
     }
 
     /// One probe at a time, and one a minute; with a full queue it waits for a later occasion.
@@ -223,37 +239,38 @@ impl Pool {
     }
 
     /// What an operator should know of an answer.
-    fn note(&mut self, form: Form, outcome: &Outcome) {
+    fn note(&mut self, what: &str, form: Form, outcome: &Outcome) {
         if outcome.doubtful && form == self.form {
-            self.doubt();
+            self.doubt(what);
         }
         let (Answer::Failed(failure), Some(remark)) = (&outcome.answer, &outcome.remark) else {
             return;
         };
-        let line = format!("{}: a message has no good answer: {remark}", self.url);
+        let line = format!("{}: {what} has no good answer: {remark}", self.url);
         match failure {
             Failure::Unknown
             | Failure::SiteUnavailable { .. }
             | Failure::SiteBusy { .. }
             | Failure::SiteMisconfigured
+            | Failure::ThreadTooLarge
             | Failure::NotStored => self.warn(line),
             // The member's affair, not the operator's.
             _ => log::debug!("{line}"),
         }
     }
 
-    /// A post was answered as if its address were the wrong one. Perhaps the site's permalinks have
+    /// An ask was answered as if its address were the wrong one. Perhaps the site's permalinks have
     /// changed, perhaps something in front of it refused this one request: the other form is used
     /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
     /// twice for everything.
-    fn doubt(&mut self) {
+    fn doubt(&mut self, what: &str) {
         let recently = match (self.doubted_at, self.now) {
             (Some(then), Some(now)) => now.saturating_duration_since(then) < PATIENCE,
             _ => false,
         };
         if !recently {
             let url = &self.url;
-            log::warn!("{url}: a message was answered as if its address were wrong; probing again");
+            log::warn!("{url}: {what} was answered as if its address were wrong; probing again");
             self.doubted_at = self.now;
             self.probe_first = self.form.other();
             self.probe_wanted = true;
@@ -262,10 +279,10 @@ impl Pool {
         }
     }
 
-    /// Says the same at most once a minute: a site that is down fails every message.
+    /// Says the same at most once a minute: a site that is down fails every ask.
     fn warn(&mut self, line: String) {
         let Some(now) = self.now else {
-            // Before the first ask there are no messages that could fail, only the first probe.
+            // Before the first ask there is nothing that could fail, only the first probe.
             return log::warn!("{line}");
         };
         self.warned.retain(|(_, then)| now.saturating_duration_since(*then) < PATIENCE);
@@ -292,7 +309,8 @@ impl Drop for Pool {
 fn run(site: &Site, job: &Job) -> Done {
     match job {
         Job::Ask { request, ask, form } => {
-            Done::Asked { request: *request, form: *form, outcome: site.put(ask, *form) }
+            let (request, form) = (*request, *form);
+            Done::Asked { request, what: name(ask), form, outcome: site.put(ask, form) }
         }
         Job::Probe(first) => Done::Probed(site.probe(*first)),
     }
@@ -316,14 +334,30 @@ fn work(
     }
 }
 
-/// The answer to a job that panicked: how far it came is not known.
+/// The answer to a job that panicked. How far a post came is not known; a question changes nothing.
 fn broken(job: &Job) -> Done {
+    const WHY: &str = "the worker failed";
     match job {
-        Job::Ask { request, form, .. } => {
-            let outcome = Outcome::failed(Failure::Unknown, Some("the worker failed"));
-            Done::Asked { request: *request, form: *form, outcome }
+        Job::Ask { request, ask, form } => {
+            let failure = match ask {
+                Ask::Post(_) => Failure::Unknown,
+                Ask::Prove(_) | Ask::List { .. } => {
+                    Failure::SiteUnavailable { retry_after_s: None }
+                }
+            };
+            let outcome = Outcome::failed(failure, Some(WHY));
+            Done::Asked { request: *request, what: name(ask), form: *form, outcome }
         }
-        Job::Probe(_) => Done::Probed(Err(Finding::Unreachable("the worker failed"))),
+        Job::Probe(_) => Done::Probed(Err(Finding::Unreachable(WHY))),
+    }
+}
+
+/// What the log calls an ask.
+fn name(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Post(_) => "a message",
+        Ask::Prove(_) => "the check of a token",
+        Ask::List { .. } => "the list of a thread's participants",
     }
 }
 

@@ -7,7 +7,7 @@
 //! which `tests/upstream.rs` holds it to.
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::{self, HeaderMap, Response};
@@ -16,8 +16,11 @@ use ureq::{Agent, Body, SendBody, Timeout};
 use super::SiteSettings;
 use super::address::Form;
 use super::buddyboss::{self, Finding, Reply, Request};
+use super::checks::{self, Roll, Step};
 use crate::config::site_url::SiteUrl;
-use crate::hub::interface::{Answer, Ask, Failure};
+use crate::config::token_header::TokenHeader;
+use crate::hub::interface::{Answer, Ask, Failure, Post};
+use crate::protocol::credential::Credential;
 
 /// A connection is used again this long after its last answer, no longer: below the 5 s after which
 /// Apache closes it. A POST that meets a closing connection is a message whose fate is unknown.
@@ -31,12 +34,15 @@ const HEADER_BYTES_MAX: usize = 32 << 10;
 pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
+    token_header: TokenHeader,
     body_max: u64,
+    /// For all calls of an ask.
+    request_timeout: Duration,
     /// For each of the two calls of a probe.
     probe_timeout: Duration,
 }
 
-/// What came of a post.
+/// What came of an ask.
 pub(super) struct Outcome {
     pub answer: Answer,
     /// What happened, in our words, for the log; `None` when all is well.
@@ -67,7 +73,6 @@ impl Site {
             // which ends when the system's resolver gives up.
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
-            .timeout_global(Some(settings.request_timeout))
             .user_agent(concat!("buddyline/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(HEADER_BYTES_MAX)
             .input_buffer_size(2 * HEADER_BYTES_MAX)
@@ -80,7 +85,9 @@ impl Site {
         Site {
             agent,
             url: settings.url.clone(),
+            token_header: settings.token_header.clone(),
             body_max: settings.body_max,
+            request_timeout: settings.request_timeout,
             probe_timeout: settings.request_timeout.min(2 * settings.connect_timeout),
         }
     }
@@ -92,28 +99,50 @@ impl Site {
 
     /// Puts an ask to the site. Takes as long as it takes, bounded by the request timeout.
     pub fn put(&self, ask: &Ask, form: Form) -> Outcome {
-        let request = match buddyboss::request(ask, form) {
-            Ok(request) => request,
-            Err(failure) => return Outcome::failed(failure, None),
-        };
-        let Ask::Post(post) = ask else {
-            return Outcome::failed(Failure::SiteMisconfigured, None);
-        };
-        match self.call(&request) {
-            Call::Replied(reply) => {
-                let answer = buddyboss::answer(post, &reply);
-                let failed = matches!(answer, Answer::Failed(_));
-                let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
-                Outcome {
-                    doubtful: lost || (reply.status == 200 && !reply.says_json()),
-                    remark: failed.then(|| remark(&reply)),
-                    answer,
-                }
-            }
-            Call::NotSent(why) => {
-                Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(why))
-            }
+        if let Some(failure) = buddyboss::refusal(ask) {
+            return Outcome::failed(failure, None);
+        }
+        match ask {
+            Ask::Post(post) => self.post(post, form),
+            Ask::Prove(credential) => self.prove(credential, form),
+            Ask::List { thread, credential } => self.list(*thread, credential, form),
+        }
+    }
+
+    fn post(&self, post: &Post, form: Form) -> Outcome {
+        let request = buddyboss::post_request(post, form);
+        match self.call(&request, self.request_timeout) {
+            Call::Replied(reply) => Outcome::of(buddyboss::answer(post, &reply), &reply, None),
+            Call::NotSent(why) => Outcome::unavailable(why),
             Call::Lost(why) => Outcome::failed(Failure::Unknown, Some(why)),
+        }
+    }
+
+    fn prove(&self, credential: &Credential, form: Form) -> Outcome {
+        let request = checks::prove_request(credential, form);
+        match self.call(&request, self.request_timeout) {
+            Call::Replied(reply) => Outcome::of(checks::proven(credential, &reply), &reply, None),
+            Call::NotSent(why) | Call::Lost(why) => Outcome::unavailable(why),
+        }
+    }
+
+    /// Page after page, and all of them within the time of one request.
+    fn list(&self, thread: u64, credential: &Credential, form: Form) -> Outcome {
+        let begun = Instant::now();
+        let mut roll = Roll::new(thread);
+        loop {
+            let left = self.request_timeout.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Outcome::unavailable("the answers take too long");
+            }
+            let request = checks::list_request(thread, roll.page(), credential, form);
+            match self.call(&request, left) {
+                Call::Replied(reply) => match roll.take(&reply) {
+                    Step::More => {}
+                    Step::Done(answer, why) => return Outcome::of(answer, &reply, why),
+                },
+                Call::NotSent(why) | Call::Lost(why) => return Outcome::unavailable(why),
+            }
         }
     }
 
@@ -131,31 +160,32 @@ impl Site {
     }
 
     fn find(&self, form: Form) -> Finding {
-        match self.call(&buddyboss::probe_request(form)) {
+        // Nobody's message should wait for it long.
+        match self.call(&buddyboss::probe_request(form), self.probe_timeout) {
             Call::Replied(reply) => buddyboss::finding(&reply),
             Call::NotSent(why) | Call::Lost(why) => Finding::Unreachable(why),
         }
     }
 
-    fn call(&self, request: &Request<'_>) -> Call {
+    fn call(&self, request: &Request<'_>, timeout: Duration) -> Call {
         let mut wanted = http::Request::builder()
             .method(request.method)
             .uri(format!("{}{}", self.url, request.path));
-        for (name, value) in request.headers() {
+        for (name, value) in request.headers(&self.token_header) {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_str(&value);
             let (Ok(name), Ok(mut value)) = (name, value) else {
                 return Call::NotSent("a header value cannot be written");
             };
-            value.set_sensitive(name == AUTHORIZATION);
+            // Sensitive values print as such, wherever ureq prints them.
+            let secret = name == AUTHORIZATION || name == self.token_header.name();
+            value.set_sensitive(secret);
             wanted = wanted.header(name, value);
         }
         let Some(body) = &request.body else {
             let Ok(wanted) = wanted.body(()) else { return Call::NotSent("not a valid request") };
-            // Only the probe has no body, and nobody's message should wait for it long.
-            let quick = self.agent.configure_request(wanted);
-            let quick = quick.timeout_global(Some(self.probe_timeout)).build();
-            return match self.agent.run(quick) {
+            let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
+            return match self.agent.run(wanted) {
                 Ok(response) => Call::Replied(self.read(response)),
                 Err(error) => Call::Lost(words(&error)),
             };
@@ -166,6 +196,7 @@ impl Site {
         let Ok(wanted) = wanted.body(SendBody::from_reader(&mut sent)) else {
             return Call::NotSent("not a valid request");
         };
+        let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
         match self.agent.run(wanted) {
             Ok(response) => Call::Replied(self.read(response)),
             Err(error) if sent.begun => Call::Lost(words(&error)),
@@ -197,6 +228,21 @@ impl Site {
 }
 
 impl Outcome {
+    /// An answer that follows from this reply; `why` where that does not show what happened.
+    fn of(answer: Answer, reply: &Reply, why: Option<&'static str>) -> Outcome {
+        let failed = matches!(answer, Answer::Failed(_));
+        let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
+        Outcome {
+            doubtful: lost || (reply.status == 200 && !reply.says_json()),
+            remark: failed.then(|| why.map_or_else(|| remark(reply), str::to_owned)),
+            answer,
+        }
+    }
+
+    fn unavailable(why: &'static str) -> Outcome {
+        Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(why))
+    }
+
     pub fn failed(failure: Failure, remark: Option<&'static str>) -> Outcome {
         let remark = remark.map(str::to_owned);
         Outcome { answer: Answer::Failed(failure), remark, doubtful: false }

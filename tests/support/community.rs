@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use super::members::Members;
+
+/// How many participants stand on one page (CONTRACT 3.2).
+const PAGE: usize = 20;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -27,6 +32,12 @@ impl Request {
         found.map(|(_, value)| &**value)
     }
 
+    /// An argument of the query.
+    pub fn argument(&self, name: &str) -> Option<&str> {
+        let pairs = self.path.split_once('?')?.1.split('&');
+        pairs.filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == name).map(|pair| pair.1)
+    }
+
     /// The body as JSON; `null` when it is none.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
@@ -43,8 +54,7 @@ pub struct Thread {
 /// The site's memory.
 #[derive(Default)]
 pub struct Community {
-    pub members: BTreeMap<String, u64>,
-    pub suspended: Vec<u64>,
+    pub members: Members,
     pub threads: BTreeMap<u64, Thread>,
     pub plain_permalinks: bool,
     last_message: u64,
@@ -109,7 +119,7 @@ impl Community {
         };
         let no_route = || Response::fault(404, "rest_no_route", "No route was found.");
         let Some(route) = route.strip_prefix("/buddyboss/v1/") else { return no_route() };
-        let caller = match self.caller(request) {
+        let caller = match self.members.caller(request) {
             Ok(caller) => caller,
             Err(response) => return response,
         };
@@ -119,37 +129,30 @@ impl Community {
                 Response::fault(401, "rest_not_logged_in", "You are not currently logged in.")
             }
             ("GET", "members/me", _, Some(id)) => Response::json(200, &json!({ "id": id })),
-            ("POST", "messages", _, None) | ("GET", _, Some(_), None) => {
+            ("POST", "messages", _, None) => {
                 let sorry = "Sorry, you need to be logged in to create a message.";
                 Response::fault(401, "bp_rest_authorization_required", sorry)
             }
+            ("GET", _, Some(_), None) => not_allowed(401, "see this thread"),
             ("POST", "messages", _, Some(id)) => self.post(id, request),
+            ("GET", _, Some(0), Some(_)) => {
+                Response::fault(404, "bp_rest_invalid_id", "Sorry, this thread does not exist.")
+            }
             ("GET", _, Some(thread), Some(id)) => match self.threads.get(&thread) {
-                Some(t) if t.participants.contains(&id) => self.thread(thread, id),
-                _ => not_allowed(),
+                Some(t)
+                    if t.participants.contains(&id) || self.members.moderators.contains(&id) =>
+                {
+                    let page = request.argument("recipients_page").and_then(|n| n.parse().ok());
+                    let paged = request.argument("recipients_pagination") == Some("true");
+                    let whole = self.thread(thread, id, paged.then(|| page.unwrap_or(1)));
+                    match request.argument("_fields") {
+                        Some(fields) => only(&whole, fields),
+                        None => Response::json(200, &whole),
+                    }
+                }
+                _ => not_allowed(403, "see this thread"),
             },
             _ => no_route(),
-        }
-    }
-
-    /// Who a request's token says it is: `None` without a token.
-    fn caller(&self, request: &Request) -> Result<Option<u64>, Response> {
-        let Some(token) = request.header("authorization").and_then(|v| v.strip_prefix("Bearer "))
-        else {
-            return Ok(None);
-        };
-        let bad = |why: &str| Err(Response::fault(403, "jwt_auth_invalid_token", why));
-        if token == "expired" {
-            return bad("Expired token");
-        }
-        let digits = || token.rsplit_once('-')?.1.parse().ok();
-        match self.members.get(token).copied().or_else(digits) {
-            Some(id) if self.suspended.contains(&id) => {
-                let login = "/wp-login.php?action=bp-suspended&reauth=1";
-                Err(Response::html(302).with("Location", login))
-            }
-            Some(id) => Ok(Some(id)),
-            None => bad("Signature verification failed"),
         }
     }
 
@@ -180,7 +183,7 @@ impl Community {
             }
             Some(id) => match self.threads.get(&id) {
                 Some(thread) if thread.participants.contains(&caller) => id,
-                _ => return not_allowed(),
+                _ => return not_allowed(403, "perform this action"),
             },
             None => {
                 let mut people: Vec<u64> = recipients;
@@ -197,7 +200,7 @@ impl Community {
         self.last_message += 1;
         let message = (self.last_message, caller, text.to_owned(), SystemTime::now());
         self.threads.entry(id).or_default().messages.push(message);
-        self.thread(id, caller)
+        Response::json(200, &self.thread(id, caller, Some(1)))
     }
 
     /// The thread of exactly these people, who are sorted.
@@ -215,8 +218,9 @@ impl Community {
         id
     }
 
-    /// A thread as the site shows it.
-    fn thread(&self, id: u64, caller: u64) -> Response {
+    /// A thread as the site shows it, with one page of its participants or with all of them
+    /// (CONTRACT 3.2 and 3.3).
+    fn thread(&self, id: u64, caller: u64, page: Option<usize>) -> Value {
         let thread = &self.threads[&id];
         let shown = &thread.messages[thread.messages.len().saturating_sub(10)..];
         let messages: Vec<Value> = shown
@@ -237,33 +241,52 @@ impl Community {
                 })
             })
             .collect();
-        // At most twenty, and an object by the member's id (CONTRACT 1.8 and 3.3).
-        let recipients: serde_json::Map<String, Value> = thread
-            .participants
-            .iter()
-            .rev()
-            .take(20)
-            .map(|p| (p.to_string(), json!({"id": p + 100, "user_id": p, "thread_id": id})))
+        // The newest rows come first.
+        let newest = thread.participants.iter().rev();
+        let shown: Vec<&u64> = match page {
+            Some(page) => newest.skip(page.saturating_sub(1) * PAGE).take(PAGE).collect(),
+            None => newest.collect(),
+        };
+        let recipients: Map<String, Value> = shown
+            .into_iter()
+            .map(|user| {
+                let gone = u8::from(self.members.deleted.contains(user));
+                let row = json!({
+                    "id": user + 100, "user_id": user, "thread_id": id, "name": "Somebody",
+                    "unread_count": 0, "is_deleted": gone, "is_hidden": 0,
+                });
+                (user.to_string(), row)
+            })
             .collect();
+        // PHP writes an empty object as a list.
+        let recipients = if recipients.is_empty() { json!([]) } else { Value::Object(recipients) };
         let last = thread.messages.last();
-        Response::json(
-            200,
-            &json!({
-                "id": id,
-                "message_id": last.map_or(0, |m| m.0),
-                "last_sender_id": last.map_or(0, |m| m.1),
-                "current_user": caller,
-                "can_send_message": true,
-                "recipients_count": thread.participants.len(),
-                "recipients": recipients,
-                "messages_count": thread.messages.len(),
-                "messages": messages,
-            }),
-        )
+        json!({
+            "id": id,
+            "message_id": last.map_or(0, |m| m.0),
+            "last_sender_id": last.map_or(0, |m| m.1),
+            "current_user": caller,
+            "can_send_message": true,
+            "recipients_count": thread.participants.len(),
+            "recipients_per_page": PAGE,
+            "recipients_total_pages": thread.participants.len().div_ceil(PAGE),
+            "recipients": recipients,
+            "messages_count": thread.messages.len(),
+            "messages": messages,
+        })
     }
 }
 
-fn not_allowed() -> Response {
-    let sorry = "Sorry, you are not allowed to perform this action.";
-    Response::fault(403, "bp_rest_authorization_required", sorry)
+/// These fields of a thread, and links, which WordPress adds to each choice.
+fn only(whole: &Value, fields: &str) -> Response {
+    let mut some = Map::from_iter([("_links".to_owned(), json!({}))]);
+    for field in fields.split(',') {
+        some.insert(field.to_owned(), whole[field].clone());
+    }
+    Response::json(200, &Value::Object(some))
+}
+
+fn not_allowed(status: u16, what: &str) -> Response {
+    let sorry = format!("Sorry, you are not allowed to {what}.");
+    Response::fault(status, "bp_rest_authorization_required", &sorry)
 }

@@ -4,7 +4,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use buddyline::config::site_url::SiteUrl;
-use buddyline::hub::interface::{Answer, Ask, Failure, Now, Post, RequestId, Stored, Target};
+use buddyline::hub::interface::{
+    Answer, Ask, Failure, Now, Post, Proven, RequestId, Stored, Target,
+};
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
 use buddyline::upstream::address::Form;
@@ -137,7 +139,33 @@ pub fn post(thread: u64, text: &str) -> Ask {
     post_as("user-7", Target::Thread(thread), text)
 }
 
-/// The good answer.
+/// The question whose this is.
+pub fn prove(token: &str) -> Ask {
+    Ask::Prove(Credential::parse(token).unwrap())
+}
+
+/// The question who takes part in a thread.
+pub fn list(thread: u64, token: &str) -> Ask {
+    Ask::List { thread, credential: Credential::parse(token).unwrap() }
+}
+
+/// The good answer to [`prove`].
+pub fn proven(answer: Answer) -> Proven {
+    match answer {
+        Answer::Proven(proven) => proven,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The good answer to [`list`].
+pub fn listed(answer: Answer) -> Vec<u64> {
+    match answer {
+        Answer::Listed(people) => people.into_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The good answer to a post.
 pub fn stored(answer: Answer) -> Stored {
     match answer {
         Answer::Stored(stored) => stored,

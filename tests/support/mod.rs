@@ -1,6 +1,8 @@
 //! What the tests share. Everything ugly is here.
 //!
-//! * [`site`]: a BuddyBoss site that a test starts, breaks and questions; [`community`] is its mind.
+//! * [`site`]: a BuddyBoss site that a test starts, breaks and questions; [`community`] is its mind,
+//!   [`members`] whom it knows.
+//! * [`jwt`]: tokens, good and bad.
 //! * [`fixtures`]: answers recorded from a real one.
 //! * [`desk`]: the loop's place, for tests of the pool.
 
@@ -11,4 +13,6 @@ pub mod community;
 pub mod desk;
 pub mod fixtures;
 pub mod gzip;
+pub mod jwt;
+pub mod members;
 pub mod site;

@@ -18,11 +18,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::community::{Community, Response, Thread};
 use super::fixtures::Fixture;
-use super::gzip;
+use super::{gzip, jwt};
 
 pub use super::community::Request;
 
@@ -150,6 +150,7 @@ impl Site {
         let address = listener.local_addr().expect("a bound socket has an address");
         listener.set_nonblocking(true).expect("a socket can be made not to block");
         let shared = Arc::new(Shared { state: Mutex::default(), stopping: AtomicBool::new(false) });
+        shared.lock().community.members.issuer = format!("http://{address}");
         let acceptor = thread::spawn({
             let shared = shared.clone();
             move || accept(&listener, &shared)
@@ -175,20 +176,69 @@ impl Site {
         format!("http://{}", self.address)
     }
 
-    /// Makes a token stand for a member.
+    /// Makes a token stand for a member, or an Application Password that is written `Basic …` with
+    /// padded base64.
     pub fn add_member(&self, token: &str, id: u64) {
-        self.shared.lock().community.members.insert(token.to_owned(), id);
+        self.shared.lock().community.members.tokens.insert(token.to_owned(), id);
     }
 
     /// Suspends a member.
     pub fn suspend(&self, id: u64) {
-        self.shared.lock().community.suspended.push(id);
+        self.shared.lock().community.members.suspended.insert(id);
+    }
+
+    /// Deletes a member: tokens are nobody's, and rows in threads stay.
+    pub fn delete_member(&self, id: u64) {
+        self.shared.lock().community.members.deleted.insert(id);
+    }
+
+    /// Lets a member look into threads that they are not in.
+    pub fn add_moderator(&self, id: u64) {
+        self.shared.lock().community.members.moderators.insert(id);
+    }
+
+    /// From now on tokens are expected bare in this header.
+    pub fn set_token_header(&self, name: &str) {
+        self.shared.lock().community.members.token_header = Some(name.to_owned());
+    }
+
+    /// From now on a token of three segments is checked with this secret, as the JWT plugin does.
+    pub fn set_jwt_secret(&self, secret: &str) {
+        self.shared.lock().community.members.jwt_secret = Some(secret.to_owned());
+    }
+
+    /// A member's token for this long, as the JWT plugin makes it. Needs a secret.
+    pub fn jwt(&self, id: u64, lasts: Duration) -> String {
+        let secret = self.shared.lock().community.members.jwt_secret.clone().expect("a secret");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        jwt::token(&secret, &self.url(), id, now.as_secs(), |_, claims| {
+            claims["exp"] = (now + lasts).as_secs().into();
+        })
     }
 
     /// Makes a thread with these participants.
     pub fn add_thread(&self, id: u64, participants: &[u64]) {
         let thread = Thread { participants: participants.to_vec(), messages: Vec::new() };
         self.shared.lock().community.threads.insert(id, thread);
+    }
+
+    /// Gives a thread these participants instead, the oldest row first.
+    pub fn set_participants(&self, thread: u64, participants: &[u64]) {
+        let mut state = self.shared.lock();
+        let thread = state.community.threads.get_mut(&thread).expect("a thread");
+        thread.participants = participants.to_vec();
+    }
+
+    /// Takes someone out of a thread.
+    pub fn remove_participant(&self, thread: u64, id: u64) {
+        let mut state = self.shared.lock();
+        let thread = state.community.threads.get_mut(&thread).expect("a thread");
+        thread.participants.retain(|other| *other != id);
+    }
+
+    /// Deletes a thread with its messages. `add_thread` may use its number again, as sites do.
+    pub fn delete_thread(&self, thread: u64) {
+        self.shared.lock().community.threads.remove(&thread);
     }
 
     /// From now on everything takes this long, at least.
@@ -225,6 +275,24 @@ impl Site {
     /// The POSTs among them.
     pub fn posts(&self) -> Vec<Request> {
         self.requests().into_iter().filter(|r| r.method == "POST").collect()
+    }
+
+    /// The questions whose a credential is; a probe has none.
+    pub fn proofs(&self) -> Vec<Request> {
+        let mut requests = self.requests();
+        let state = self.shared.lock();
+        requests.retain(|r| {
+            let me = r.method == "GET" && r.path.contains("/members/me");
+            me && state.community.members.credential(r).is_some()
+        });
+        requests
+    }
+
+    /// The questions who takes part in a thread, each page for itself.
+    pub fn lists(&self) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(|r| r.method == "GET" && r.path.contains("/messages/"));
+        requests
     }
 
     /// What a thread holds, oldest first: sender and text.

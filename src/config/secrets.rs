@@ -1,0 +1,283 @@
+//! The site's JWT secret: where it may stand, and how it is held.
+//!
+//! Never an argument, which every process on the machine can read. It stands in a file, in an
+//! environment variable, or among the credentials that systemd hands to a service. Nothing here
+//! prints it, and its bytes are zeroed when the last use of them ends.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// The environment variable that may hold the secret itself.
+pub const VARIABLE: &str = "BUDDYLINE_JWT_SECRET";
+/// The name of the systemd credential, a file in `$CREDENTIALS_DIRECTORY`.
+pub const CREDENTIAL: &str = "jwt-secret";
+
+const FLAG: &str = "--jwt-secret-file";
+/// Far more than two secrets have; what is longer is another file.
+const FILE_BYTES_MAX: usize = 64 << 10;
+/// What HS256 asks for (RFC 7518 3.2); a shorter one can be guessed.
+const BYTES_ADVISED: usize = 32;
+/// The one in use, and the one before or after it.
+const SECRETS_MAX: usize = 2;
+
+/// One secret, or two while the site goes over from one to the other.
+#[derive(Clone)]
+pub struct JwtKeys {
+    secrets: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl JwtKeys {
+    /// Reads one or two secrets, one a line. Only the end of a line is taken off: WordPress' own
+    /// secrets contain spaces.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, without repeating it.
+    pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
+        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let lines: Vec<&[u8]> = text
+            .split(|byte| *byte == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+            .collect();
+        if lines.len() > SECRETS_MAX {
+            return Err("it has more than two lines; expected is one secret a line".to_owned());
+        }
+        if lines.iter().any(|line| line.is_empty()) {
+            return Err("it is empty, or has an empty line; expected is one secret a line".into());
+        }
+        Ok(JwtKeys { secrets: lines.into_iter().map(|line| line.to_vec().into()).collect() })
+    }
+
+    /// The secrets, as the site has them in `JWT_AUTH_SECRET_KEY`.
+    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+        self.secrets.iter().map(|secret| &***secret)
+    }
+}
+
+impl fmt::Debug for JwtKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JwtKeys({} of them)", self.secrets.len())
+    }
+}
+
+/// The places where the secret may stand.
+#[derive(Debug)]
+pub(super) struct Sources<'a> {
+    file: Option<&'a Path>,
+    variable: Option<Secret>,
+    /// What systemd has made of the unit's `LoadCredential=`.
+    folder: Option<PathBuf>,
+}
+
+/// Bytes that do not print.
+struct Secret(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl<'a> Sources<'a> {
+    /// This file, where one is set, and what the environment says.
+    pub fn of_process(file: Option<&'a Path>) -> Sources<'a> {
+        let variable = std::env::var_os(VARIABLE);
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        Sources::new(file, variable, folder)
+    }
+
+    fn new(file: Option<&'a Path>, variable: Option<OsString>, folder: Option<PathBuf>) -> Self {
+        let variable = variable.map(|text| Secret(text.into_vec().into()));
+        Sources { file, variable, folder }
+    }
+
+    /// The secret with what an operator should be warned of, or `None` where none is set. What was
+    /// set by name wins over systemd's credential.
+    pub fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
+        let mut warnings = Vec::new();
+        let (place, bytes) = match (self.file, self.variable) {
+            (Some(_), Some(_)) => {
+                return Err(format!("{FLAG} and {VARIABLE} are both set; expected is one of them"));
+            }
+            (Some(path), None) => {
+                let place = format!("{FLAG} {}", path.display());
+                let bytes = read_file(path, &place, &mut warnings)?;
+                (place, bytes)
+            }
+            (None, Some(Secret(bytes))) => (VARIABLE.to_owned(), bytes),
+            (None, None) => {
+                let path = self.folder.map(|folder| folder.join(CREDENTIAL));
+                let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
+                let place = format!("the credential {}", path.display());
+                let bytes = read_file(&path, &place, &mut warnings)?;
+                (place, bytes)
+            }
+        };
+        let keys = JwtKeys::parse(&bytes).map_err(|why| format!("{place}: {why}"))?;
+        if let Some(shortest) = keys.secrets().map(<[u8]>::len).min() {
+            if shortest < BYTES_ADVISED {
+                warnings.push(format!(
+                    "{place}: a secret of {shortest} bytes can be guessed from any token; \
+                     {BYTES_ADVISED} or more are advised"
+                ));
+            }
+        }
+        Ok(Some((keys, warnings)))
+    }
+}
+
+/// Reads a file of secrets, which are copied nowhere on the way.
+fn read_file(
+    path: &Path,
+    place: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Zeroizing<Vec<u8>>, String> {
+    let refuse = |why: &dyn fmt::Display| format!("{place}: it cannot be read: {why}");
+    let file = File::open(path).map_err(|fault| refuse(&fault))?;
+    let mode = file.metadata().map_err(|fault| refuse(&fault))?.permissions().mode();
+    if mode & 0o004 != 0 {
+        warnings
+            .push(format!("{place}: everyone on this machine may read it; chmod o-r is advised"));
+    }
+    // One byte more shows that there is more. Room for all of it, so that the vector never moves
+    // and leaves a copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * FILE_BYTES_MAX));
+    let mut reader = file.take(FILE_BYTES_MAX as u64 + 1);
+    reader.read_to_end(&mut bytes).map_err(|fault| refuse(&fault))?;
+    match bytes.len() > FILE_BYTES_MAX {
+        true => Err(format!("{place}: it is longer than {FILE_BYTES_MAX} bytes: not a secret")),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LONG: &str = "put your unique phrase here, and make it long";
+
+    /// A folder that goes with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path =
+                std::env::temp_dir().join(format!("buddyline-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn file(&self, name: &str, mode: u32, content: &[u8]) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn secrets(keys: &JwtKeys) -> Vec<String> {
+        keys.secrets().map(|secret| String::from_utf8_lossy(secret).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_secret_is_a_line_and_only_its_end_is_taken_off() {
+        for (text, expected) in [
+            ("one", vec!["one"]),
+            ("one\n", vec!["one"]),
+            ("one\r\n", vec!["one"]),
+            (" o ne\t\n", vec![" o ne\t"]),
+            ("new\nold", vec!["new", "old"]),
+            ("new\r\nold\r\n", vec!["new", "old"]),
+        ] {
+            assert_eq!(secrets(&JwtKeys::parse(text.as_bytes()).unwrap()), expected, "{text:?}");
+        }
+        for text in ["", "\n", "\r\n", "one\n\n", "\none", "one\n\ntwo", "s3cret\nb\nc"] {
+            let fault = JwtKeys::parse(text.as_bytes()).unwrap_err();
+            assert!(!fault.contains("s3cret"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn nothing_set_is_no_secret() {
+        assert!(Sources::new(None, None, None).read().unwrap().is_none());
+        let folder = Folder::new("nothing");
+        assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_set_by_name_wins_over_the_credential_and_two_names_are_refused() {
+        let folder = Folder::new("sources");
+        folder.file(CREDENTIAL, 0o400, LONG.as_bytes());
+        let path = folder.file("file", 0o600, format!("{LONG}, in a file\n").as_bytes());
+        let read = |file: Option<&Path>, variable: Option<&str>| {
+            Sources::new(file, variable.map(OsString::from), Some(folder.0.clone())).read()
+        };
+        for (file, variable, expected) in [
+            (None, None, LONG.to_owned()),
+            (Some(&*path), None, format!("{LONG}, in a file")),
+            (
+                None,
+                Some("from the environment, thirty-two bytes"),
+                "from the environment, thirty-two bytes".into(),
+            ),
+        ] {
+            let (keys, warnings) = read(file, variable).unwrap().unwrap();
+            assert_eq!(secrets(&keys), [expected]);
+            assert!(warnings.is_empty(), "{warnings:?}");
+        }
+        let fault = read(Some(&path), Some("s3cret")).unwrap_err();
+        assert!(fault.contains(FLAG) && fault.contains(VARIABLE), "{fault}");
+        assert!(!fault.contains("s3cret"));
+        assert!(read(None, Some("")).unwrap_err().contains(VARIABLE));
+    }
+
+    #[test]
+    fn a_fault_names_the_file_and_never_what_is_in_it() {
+        let folder = Folder::new("faults");
+        let missing = folder.0.join("missing");
+        let long = folder.file("long", 0o600, &b"s3cret".repeat(20_000));
+        let full = folder.file("full", 0o600, b"s3cret-1\ns3cret-2\ns3cret-3\n");
+        let empty = folder.file("empty", 0o600, b"\n");
+        for path in [&missing, &long, &full, &empty, &folder.0] {
+            let fault = Sources::new(Some(path), None, None).read().unwrap_err();
+            assert!(fault.contains(FLAG), "{fault}");
+            assert!(fault.contains(&path.display().to_string()), "{fault}");
+            assert!(!fault.contains("s3cret"), "{fault}");
+        }
+        let whole = folder.file("whole", 0o600, &vec![b'x'; FILE_BYTES_MAX]);
+        assert!(Sources::new(Some(&whole), None, None).read().is_ok());
+    }
+
+    #[test]
+    fn a_short_secret_and_a_file_for_everyone_are_warned_of() {
+        let folder = Folder::new("warnings");
+        let path = folder.file("open", 0o644, b"s3cret\n");
+        let (_, warnings) = Sources::new(Some(&path), None, None).read().unwrap().unwrap();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("everyone") && warnings[1].contains("6 bytes"));
+        assert!(warnings.iter().all(|warning| !warning.contains("s3cret")));
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let sources = Sources::new(None, Some("s3cret".into()), None);
+        assert!(!format!("{sources:?}").contains("s3cret"));
+        let (keys, _) = sources.read().unwrap().unwrap();
+        assert!(!format!("{keys:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,59 @@
+//! JSON from outside, read as an object or not at all.
+//!
+//! What serde derives for a struct also takes an array of its fields' values in their order. Nobody
+//! writes a thread or a token like that, and what nobody writes is not to be understood.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+/// A struct that stands in JSON as an object; anything else is an error, and so is a key of it that
+/// comes twice.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(Reader(PhantomData))
+    }
+}
+
+struct Reader<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+/// The whole of `bytes` as one object of this shape.
+pub fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    serde_json::from_slice::<Object<T>>(bytes).ok().map(|Object(value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Me {
+        id: u64,
+    }
+
+    #[test]
+    fn an_object_is_an_object() {
+        let read = |text: &str| object::<Me>(text.as_bytes()).map(|me| me.id);
+        assert_eq!(read(r#" {"id": 7, "x": [1], "x": 2} "#), Some(7));
+        for odd in ["[7]", "7", "null", r#"{"id":7,"id":7}"#, r#"{"id":7}{}"#, r#"{"id":7.0}"#, ""]
+        {
+            assert_eq!(read(odd), None, "{odd}");
+        }
+    }
+}

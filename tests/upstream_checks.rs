@@ -1,0 +1,421 @@
+//! The pool asks a site over real sockets whose a credential is and who takes part in a thread.
+
+// A broken helper is a broken test.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use buddyline::config::secrets::JwtKeys;
+use buddyline::config::site_url::SiteUrl;
+use buddyline::config::token_header::TokenHeader;
+use buddyline::hub::interface::{Answer, Ask, Failure, Now, Proven};
+use buddyline::protocol::credential::Credential;
+use buddyline::upstream::SiteSettings;
+use buddyline::upstream::address::Form;
+use buddyline::upstream::jwt::Verifier;
+use support::desk::{Desk, UNAVAILABLE, failed, list, listed, post_as, prove, proven, stored};
+use support::fixtures::load;
+use support::jwt;
+use support::site::{Fault, Request, Site};
+
+/// `alice:open sesame`
+const PASSWORD: &str = "Basic YWxpY2U6b3BlbiBzZXNhbWU=";
+const SECRET: &str = "put your unique phrase here; #[it] has spaces";
+
+/// What goes wrong with questions, leaving probes alone.
+fn fail(site: &Site, rule: impl Fn(&Request) -> Option<Fault> + Send + 'static) {
+    site.fail_when(move |_, r| {
+        let question = r.path.contains("/messages/") || r.header("authorization").is_some();
+        (question && r.method == "GET").then(|| rule(r))?
+    });
+}
+
+// ---------------------------------------------------------------- whose
+
+#[test]
+fn the_site_says_whose_a_credential_is() {
+    let site = Site::start();
+    site.add_member(PASSWORD, 12);
+    site.suspend(66);
+    site.delete_member(67);
+    let mut desk = Desk::ready(&site, |_| ());
+    assert_eq!(proven(desk.ask(prove("user-7"))), Proven { user: 7, expires_s: None });
+    assert_eq!(proven(desk.ask(prove(PASSWORD))), Proven { user: 12, expires_s: None });
+    for (token, failure) in [
+        ("nobody", Failure::TokenRefused),
+        ("expired", Failure::TokenExpired),
+        ("user-66", Failure::Suspended),
+        ("user-67", Failure::TokenRefused),
+        ("Basic Ym9iOndyb25n", Failure::TokenRefused),
+    ] {
+        assert_eq!(failed(desk.ask(prove(token))), failure, "{token}");
+    }
+    let proofs = site.proofs();
+    assert_eq!(proofs.len(), 7, "each was asked once");
+    assert_eq!(proofs[0].method, "GET");
+    assert_eq!(proofs[0].path, "/wp-json/buddyboss/v1/members/me?_fields=id");
+    assert_eq!(proofs[0].header("authorization"), Some("Bearer user-7"));
+    assert_eq!(proofs[0].header("accept"), Some("application/json"));
+    assert_eq!(proofs[0].header("cookie"), None);
+    assert_eq!(proofs[1].header("authorization"), Some(PASSWORD));
+}
+
+#[test]
+fn a_site_with_a_header_of_its_own_gets_tokens_there() {
+    let site = Site::start();
+    site.set_token_header("accessToken");
+    site.add_member(PASSWORD, 12);
+    let mut desk = Desk::ready(&site, |s| {
+        s.token_header = TokenHeader::parse("accessToken").unwrap();
+    });
+    assert_eq!(proven(desk.ask(prove("user-7"))).user, 7);
+    assert_eq!(proven(desk.ask(prove(PASSWORD))).user, 12);
+    assert_eq!(listed(desk.ask(list(1, "user-7"))), [7, 8]);
+    assert_eq!(stored(desk.ask(support::desk::post(1, "x"))).thread, 1);
+    for request in site.requests().iter().skip(1) {
+        let basic = request.header("authorization") == Some(PASSWORD);
+        let token = request.header("accesstoken") == Some("user-7");
+        assert!(basic != token, "{:?}", request.headers);
+        assert!(basic || request.header("authorization").is_none(), "{:?}", request.headers);
+    }
+}
+
+#[test]
+fn a_question_that_gets_no_good_answer_is_never_unknown_and_asked_once() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(300));
+    let faults = [
+        Fault::Hang,
+        Fault::Close,
+        Fault::Truncated,
+        Fault::TruncatedChunks,
+        Fault::HtmlBeforeJson,
+        Fault::Garbage,
+        Fault::Padded(4 << 20),
+        Fault::GzipBomb(64 << 20),
+        Fault::status(403, &[]),
+        Fault::status(401, &[]),
+        Fault::status(500, &[]),
+        Fault::status(502, &[]),
+        Fault::status(504, &[]),
+    ];
+    for fault in faults {
+        let name = format!("{fault:.40?}");
+        fail(&site, move |_| Some(fault.clone()));
+        let before = site.requests().len();
+        assert_eq!(failed(desk.ask(prove("user-7"))), UNAVAILABLE, "{name}");
+        assert_eq!(failed(desk.ask(list(1, "user-7"))), UNAVAILABLE, "{name}");
+        assert_eq!(site.requests().len(), before + 2, "{name}");
+    }
+    fail(&site, |_| Some(Fault::status(429, &[("Retry-After", "17")])));
+    let busy = Failure::SiteBusy { retry_after_s: Some(17) };
+    assert_eq!(failed(desk.ask(prove("user-7"))), busy);
+    fail(&site, |_| Some(Fault::replay(&load("fail-maintenance"))));
+    let closed = Failure::SiteUnavailable { retry_after_s: Some(600) };
+    assert_eq!(failed(desk.ask(prove("user-7"))), closed);
+    fail(&site, |_| Some(Fault::Gzip));
+    assert_eq!(proven(desk.ask(prove("user-7"))).user, 7);
+    let mut nowhere = Desk::at(&Site::refusing());
+    assert_eq!(failed(nowhere.ask(prove("user-7"))), UNAVAILABLE);
+    assert_eq!(failed(nowhere.ask(list(1, "user-7"))), UNAVAILABLE);
+}
+
+#[test]
+fn a_token_is_not_carried_to_where_the_site_redirects() {
+    let (site, elsewhere) = (Site::start(), Site::start());
+    let mut desk = Desk::ready(&site, |_| ());
+    for status in [301, 302, 303, 307, 308] {
+        let to = format!("{}/wp-json/buddyboss/v1/members/me", elsewhere.url());
+        fail(&site, move |_| Some(Fault::status(status, &[("Location", &to)])));
+        assert_eq!(failed(desk.ask(prove("user-7"))), Failure::SiteMisconfigured, "{status}");
+    }
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+// ---------------------------------------------------------------- who takes part
+
+#[test]
+fn the_site_says_who_takes_part() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    site.add_moderator(1);
+    site.set_participants(2, &[12, 3, 7]);
+    assert_eq!(listed(desk.ask(list(2, "user-7"))), [3, 7, 12]);
+    assert_eq!(
+        listed(desk.ask(list(2, "user-1"))),
+        [3, 7, 12],
+        "a moderator sees, and is not in it"
+    );
+    for (thread, token, failure) in [
+        (2, "user-8", Failure::NotParticipant),
+        (404, "user-7", Failure::NotParticipant),
+        (0, "user-7", Failure::NotParticipant),
+        (2, "nobody", Failure::TokenRefused),
+        (2, "Basic Ym9iOndyb25n", Failure::TokenRefused),
+        (2, "expired", Failure::TokenExpired),
+    ] {
+        assert_eq!(failed(desk.ask(list(thread, token))), failure, "{token} in {thread}");
+    }
+    site.remove_participant(2, 3);
+    assert_eq!(listed(desk.ask(list(2, "user-7"))), [7, 12]);
+    site.delete_member(12);
+    assert_eq!(listed(desk.ask(list(2, "user-7"))), [7]);
+    assert_eq!(failed(desk.ask(list(2, "user-12"))), Failure::TokenRefused);
+    site.delete_thread(2);
+    assert_eq!(failed(desk.ask(list(2, "user-7"))), Failure::NotParticipant);
+    site.add_thread(2, &[8, 9]);
+    assert_eq!(listed(desk.ask(list(2, "user-8"))), [8, 9]);
+    assert!(site.lists().iter().all(|r| !r.path.contains("/messages/0")), "0 is not asked for");
+}
+
+#[test]
+fn a_large_thread_is_read_page_by_page_and_no_further_than_needed() {
+    for form in [Form::Pretty, Form::RestRoute] {
+        let site = Site::start();
+        site.set_plain_permalinks(form == Form::RestRoute);
+        let mut desk = Desk::at(&site.url());
+        desk.settle(&site, if form == Form::Pretty { 1 } else { 2 });
+        assert_eq!(desk.pool.form(), form);
+        for count in [1_u64, 20, 21, 40, 151, 1_000] {
+            let people: Vec<u64> = (1..=count).collect();
+            site.add_thread(1, &people);
+            let before = site.lists().len();
+            assert_eq!(listed(desk.ask(list(1, "user-1"))), people);
+            let pages: Vec<_> = site.lists()[before..]
+                .iter()
+                .map(|r| r.argument("recipients_page").unwrap().parse::<u64>().unwrap())
+                .collect();
+            assert_eq!(pages, (1..=count.div_ceil(20)).collect::<Vec<_>>(), "{count} people");
+        }
+        let before = site.lists().len();
+        site.add_thread(1, &(1..=1_001).collect::<Vec<_>>());
+        assert_eq!(failed(desk.ask(list(1, "user-1"))), Failure::ThreadTooLarge);
+        assert_eq!(site.lists().len(), before + 1, "the first page says so");
+    }
+}
+
+#[test]
+fn a_list_whose_rows_shift_while_it_is_read_fails() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    let people: Vec<u64> = (1..=50).collect();
+    let (fewer, more): (Vec<u64>, Vec<u64>) = ((1..=49).collect(), (1..=51).collect());
+    for other in [fewer, more] {
+        site.set_participants(1, &people);
+        // The pages after the first are those of a thread that has changed meanwhile.
+        site.fail_when(move |_, r| {
+            let page: usize = r.argument("recipients_page")?.parse().ok()?;
+            let rows: Vec<u64> =
+                other.iter().rev().skip((page - 1) * 20).take(20).copied().collect();
+            let rows = rows.iter().map(|id| (id.to_string(), serde_json::json!({"user_id": id})));
+            let body = serde_json::json!({
+                "id": 1, "recipients": serde_json::Value::Object(rows.collect()),
+                "recipients_count": other.len(), "recipients_total_pages": 3,
+            });
+            let kind = ("Content-Type".to_owned(), "application/json".to_owned());
+            (page > 1).then(|| Fault::Answer {
+                status: 200,
+                headers: vec![kind],
+                body: body.to_string().into_bytes(),
+            })
+        });
+        assert_eq!(failed(desk.ask(list(1, "user-1"))), UNAVAILABLE);
+    }
+    site.fail_when(|_, _| None);
+    assert_eq!(listed(desk.ask(list(1, "user-1"))), people);
+}
+
+#[test]
+fn a_page_that_fails_fails_the_whole_list() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    site.set_participants(1, &(1..=50).collect::<Vec<_>>());
+    for (fault, failure) in [
+        (Fault::status(502, &[]), UNAVAILABLE),
+        (Fault::Close, UNAVAILABLE),
+        (Fault::replay(&load("thread-get-non-participant")), Failure::NotParticipant),
+        (Fault::replay(&load("thread-get-expired-token")), Failure::TokenExpired),
+        (Fault::replay(&load("me-suspended")), Failure::Suspended),
+    ] {
+        let before = site.lists().len();
+        fail(&site, move |r| (r.argument("recipients_page") == Some("2")).then(|| fault.clone()));
+        assert_eq!(failed(desk.ask(list(1, "user-1"))), failure);
+        assert_eq!(site.lists().len(), before + 2, "no page after the one that failed");
+    }
+}
+
+#[test]
+fn a_list_has_the_time_of_one_request_for_all_its_pages() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(600));
+    site.set_participants(1, &(1..=1_000).collect::<Vec<_>>());
+    fail(&site, |_| Some(Fault::Delay(Duration::from_millis(150))));
+    let begun = Instant::now();
+    assert_eq!(failed(desk.ask(list(1, "user-1"))), UNAVAILABLE);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(2), "{took:?}");
+    let pages = site.lists().len();
+    assert!((2..=5).contains(&pages), "{pages} pages");
+}
+
+#[test]
+fn a_stored_message_brings_the_participants_along_where_they_fit() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    let people = |desk: &mut Desk| stored(desk.ask(support::desk::post(1, "x"))).participants;
+    assert_eq!(people(&mut desk).as_deref(), Some(&[7, 8][..]));
+    site.set_participants(1, &(1..=20).rev().collect::<Vec<_>>());
+    assert_eq!(people(&mut desk).map(|p| p.len()), Some(20));
+    site.delete_member(3);
+    assert_eq!(people(&mut desk).map(|p| (p.len(), p.contains(&3))), Some((19, false)));
+    site.set_participants(1, &(1..=21).collect::<Vec<_>>());
+    assert_eq!(people(&mut desk), None);
+}
+
+// ---------------------------------------------------------------- with the site's secret
+
+fn verifying(site: &Site) -> impl FnOnce(&mut SiteSettings) + use<> {
+    let issuer = SiteUrl::parse(&site.url()).unwrap();
+    let keys = JwtKeys::parse(SECRET.as_bytes()).unwrap();
+    move |settings| settings.verifier = Some(Verifier::new(&keys, issuer))
+}
+
+#[test]
+fn with_its_secret_the_site_is_not_asked_whose_a_token_is() {
+    let site = Site::start();
+    site.add_member(PASSWORD, 12);
+    let mut desk = Desk::ready(&site, verifying(&site));
+    let before = site.requests().len();
+    let now = desk.now();
+    let at_once = |desk: &mut Desk, token: &str, now: Now| {
+        let request = desk.submit_at(prove(token), now);
+        assert!(desk.pool.has_answer(), "the loop must not go to sleep");
+        assert_eq!(desk.pool.outstanding(), 1);
+        let (answered, answer) = desk.pool.next_answer().unwrap();
+        assert_eq!(answered, request);
+        assert_eq!(desk.pool.outstanding(), 0);
+        answer
+    };
+    let good = jwt::token(SECRET, &site.url(), 7, now.unix_s, |_, _| ());
+    let expires_s = Some(now.unix_s + jwt::WEEK_S);
+    assert_eq!(at_once(&mut desk, &good, now), Answer::Proven(Proven { user: 7, expires_s }));
+    let later = Now { unix_s: now.unix_s + jwt::WEEK_S, ..now };
+    assert_eq!(failed(at_once(&mut desk, &good, later)), Failure::TokenExpired);
+    let forged = jwt::token("guess", &site.url(), 7, now.unix_s, |_, _| ());
+    for token in [&*forged, "user-7", "opaque"] {
+        assert_eq!(failed(at_once(&mut desk, token, now)), Failure::TokenRefused);
+    }
+    assert_eq!(site.requests().len(), before, "nobody was asked");
+    let mut events = mio::Events::with_capacity(4);
+    desk.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    events.clear();
+    assert_eq!(proven(at_once(&mut desk, &good, now)).user, 7);
+    desk.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty(), "a bell for someone who is awake");
+    // Only the site knows Application Passwords, and who is in a thread.
+    assert_eq!(proven(desk.ask(prove(PASSWORD))).user, 12);
+    assert_eq!(listed(desk.ask(list(1, "user-7"))), [7, 8]);
+    assert_eq!((site.proofs().len(), site.lists().len()), (1, 1));
+}
+
+#[test]
+fn the_site_and_its_secret_agree_about_tokens() {
+    let site = Site::start();
+    site.set_jwt_secret(SECRET);
+    let mut asking = Desk::ready(&site, |_| ());
+    let mut knowing = Desk::ready(&site, verifying(&site));
+    let unix_s = std::time::SystemTime::now()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let now = Now { instant: Instant::now(), unix_s };
+    let other = Site::start();
+    for (token, expected) in [
+        (site.jwt(7, Duration::from_secs(600)), Ok(7)),
+        (site.jwt(7, Duration::ZERO), Err(Failure::TokenExpired)),
+        (jwt::token("guess", &site.url(), 7, unix_s, |_, _| ()), Err(Failure::TokenRefused)),
+        (jwt::token(SECRET, &other.url(), 7, unix_s, |_, _| ()), Err(Failure::TokenRefused)),
+        (jwt::token(SECRET, &site.url(), 7, unix_s + 999, |_, _| ()), Err(Failure::TokenRefused)),
+    ] {
+        for desk in [&mut asking, &mut knowing] {
+            let request = desk.submit_at(prove(&token), now);
+            let (answered, answer) = desk.next();
+            assert_eq!(answered, request);
+            let got = match answer {
+                Answer::Proven(Proven { user, expires_s }) => {
+                    assert!(expires_s.is_some_and(|s| s.abs_diff(unix_s + 600) < 9));
+                    Ok(user)
+                }
+                Answer::Failed(failure) => Err(failure),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(got, expected);
+        }
+    }
+    // A good token of someone whom the site no longer knows: that is seen by the site alone.
+    let token = site.jwt(9, Duration::from_secs(600));
+    site.delete_member(9);
+    assert_eq!(failed(asking.ask(prove(&token))), Failure::TokenRefused);
+    let request = knowing.submit_at(prove(&token), now);
+    assert_eq!((request, 9), {
+        let (answered, answer) = knowing.next();
+        (answered, proven(answer).user)
+    });
+}
+
+// ---------------------------------------------------------------- the form of address
+
+#[test]
+fn a_question_that_meets_the_wrong_address_leads_to_the_right_one() {
+    for ask in [|| prove("user-7"), || list(1, "user-7")] as [fn() -> Ask; 2] {
+        let site = Site::start();
+        let mut desk = Desk::ready(&site, |_| ());
+        site.set_plain_permalinks(true);
+        assert_eq!(failed(desk.ask(ask())), Failure::SiteMisconfigured);
+        desk.await_form(Form::RestRoute);
+        assert!(!matches!(desk.ask(ask()), Answer::Failed(_)));
+
+        let site = Site::start();
+        let mut desk = Desk::ready(&site, |_| ());
+        site.fail_when(|_, r| {
+            let pretty = r.path.starts_with("/wp-json") && r.header("authorization").is_some();
+            pretty.then_some(Fault::Html)
+        });
+        assert_eq!(failed(desk.ask(ask())), UNAVAILABLE);
+        desk.await_form(Form::RestRoute);
+        assert!(!matches!(desk.ask(ask()), Answer::Failed(_)));
+    }
+}
+
+#[test]
+fn members_bad_tokens_are_no_reason_to_doubt_the_address() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    site.suspend(66);
+    let before = site.requests().len();
+    for token in ["nobody", "expired", "user-66", "Basic Ym9iOndyb25n"] {
+        desk.ask(prove(token));
+        desk.ask(list(1, token));
+        desk.ask(post_as(token, buddyline::hub::interface::Target::Thread(1), "x"));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(desk.pool.next_answer(), None);
+    assert_eq!(site.requests().len(), before + 12, "there were probes");
+}
+
+#[test]
+fn a_question_waits_for_its_turn_like_any_other() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (1, 1));
+    fail(&site, |_| Some(Fault::Delay(Duration::from_millis(100))));
+    let credential = Credential::parse("user-7").unwrap();
+    for _ in 0..3 {
+        desk.submit(Ask::Prove(credential.clone()));
+    }
+    assert_eq!(failed(desk.pool.next_answer().unwrap().1), Failure::Overloaded);
+    for _ in 0..2 {
+        assert_eq!(proven(desk.next().1).user, 7);
+    }
+}
