@@ -193,6 +193,9 @@ impl Hub {
 
     fn frame(&mut self, conn: ConnId, text: &str, now: Now) {
         debug_assert!(self.is_open(conn), "only who is open speaks");
+        if self.identity.is_over(conn) {
+            return;
+        }
         let (reply, frame) = parse(text);
         if let Err(fault) =
             frame.and_then(|frame| self.client_frame(conn, frame, text, &reply, now))
@@ -357,6 +360,17 @@ impl Hub {
 
     fn typing_over(&mut self, typist: &Typist) {
         self.show_typing(typist.conn, typist.user.as_ref(), &typist.thread, false, None);
+    }
+
+    /// The same, without its typist.
+    fn typing_over_for_hearers(&mut self, typist: &Typist) {
+        let (thread_id, user_id) = (&typist.thread, typist.user.as_ref());
+        let frame = ServerFrame::Typing { thread_id, user_id, typing: false, client_id: None };
+        let frame = self.encoder.encode(&frame);
+        for hearer in self.threads.hearers(&typist.thread.key) {
+            let frame = EncodedFrame::clone(&frame);
+            self.effects.push_back(Effect::Send { to: hearer.conn, frame });
+        }
     }
 
     fn stop_typing_on(&mut self, conn: ConnId) {

@@ -39,7 +39,7 @@ pub struct Job {
     /// For the site alone.
     pub credential: Option<Credential>,
     /// When the site was asked to store it; before that, when it came.
-    pub asked: Instant,
+    pub asked: Asked,
 }
 
 impl Job {
@@ -75,7 +75,16 @@ pub struct Delivery {
     bytes: usize,
 }
 
-/// Names for questions, none of which is used twice.
+/// When a question was put, or an answer taken: by the clock, and among all questions.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// By the clock.
+    pub at: Instant,
+    /// After this question, or it is this one.
+    pub after: RequestId,
+}
+
+/// Names for questions, in the order in which they are put.
 #[derive(Debug, Default)]
 pub struct Requests(u64);
 
@@ -83,6 +92,11 @@ impl Requests {
     /// A new one.
     pub fn name(&mut self) -> RequestId {
         self.0 += 1;
+        RequestId(self.0)
+    }
+
+    /// The last one.
+    pub fn last(&self) -> RequestId {
         RequestId(self.0)
     }
 }
@@ -130,7 +144,11 @@ impl Delivery {
         if next.is_none() {
             self.lanes.remove(&lane);
         }
-        Some((job, next.map(|job| self.send(Job { asked: now, ..job }, requests.name()))))
+        let next = next.map(|mut job| {
+            job.asked.at = now;
+            self.send(job, requests.name())
+        });
+        Some((job, next))
     }
 
     /// Gives up on everything, and says how it ended for each: first for those that were never
@@ -171,7 +189,8 @@ impl Delivery {
         self.total
     }
 
-    fn send(&mut self, job: Job, request: RequestId) -> Question {
+    fn send(&mut self, mut job: Job, request: RequestId) -> Question {
+        job.asked.after = request;
         let ask = job.ask();
         self.in_flight.insert(request, job);
         (request, ask)

@@ -369,6 +369,8 @@ impl Hub {
     }
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str) {
+        // What it has said, and waits, is not heard any more.
+        self.identity.end(conn);
         self.effects.push_back(Effect::Close { conn, code, reason });
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Hub;
 use super::checks::Check;
-use super::interface::{About, Ask, ConnId, Effect, Failure, Now};
+use super::delivery::Asked;
+use super::interface::{About, Ask, ConnId, Effect, Failure, Now, RequestId};
 use super::membership::{Held, Word};
 use crate::config::Trust;
 use crate::protocol::server::{LeftReason, ServerFrame};
@@ -94,9 +95,16 @@ impl Hub {
     }
 
     /// What the site said of a thread's participants.
-    pub(super) fn listed(&mut self, thread: u64, result: Result<Box<[u64]>, Failure>, now: Now) {
+    pub(super) fn listed(
+        &mut self,
+        thread: u64,
+        result: Result<Box<[u64]>, Failure>,
+        known: RequestId,
+        now: Now,
+    ) {
         let failure = result.as_ref().err().copied();
-        let Some((user, credential)) = self.membership.answered(thread, result, now.instant) else {
+        let answered = self.membership.answered(thread, result, known, now.instant);
+        let Some((user, credential)) = answered else {
             return;
         };
         match failure {
@@ -105,7 +113,13 @@ impl Hub {
                 let conns = self.presence.conns_of(&IdKey::Number(user)).to_vec();
                 self.turn_out_these(thread, &conns);
             }
-            Some(failure) if failure.condemns() => self.condemn(&credential, failure, now),
+            Some(failure) if failure.condemns() => {
+                // Their outcome comes before the end of their connection.
+                for stored in self.membership.release_own(thread) {
+                    self.show_to_author(&stored.0, &stored.1);
+                }
+                self.condemn(&credential, failure, now);
+            }
             Some(_) => {}
         }
         self.release(thread, now);
@@ -138,7 +152,7 @@ impl Hub {
         }
         // Only then, so that nobody who is out hears of the others.
         for typist in typists {
-            self.typing_over(&typist);
+            self.typing_over_for_hearers(&typist);
         }
     }
 
@@ -163,15 +177,16 @@ impl Hub {
     /// Puts as many questions about people and threads to the site as it may be asked at once.
     pub(super) fn ask_checks(&mut self, now: Now) {
         while let Some(check) = self.checks.next(self.settings.checks) {
+            let request = self.requests.name();
             let ask = match check {
                 Check::Proof(proof) => self.identity.to_ask(proof, now.instant).map(Ask::Prove),
-                Check::List(thread) => self
-                    .membership
-                    .ask(thread, now.instant)
-                    .map(|credential| Ask::List { thread, credential }),
+                Check::List(thread) => {
+                    let asked = Asked { at: now.instant, after: request };
+                    let credential = self.membership.ask(thread, asked);
+                    credential.map(|credential| Ask::List { thread, credential })
+                }
             };
             if let Some(ask) = ask {
-                let request = self.requests.name();
                 self.checks.asked(request, check);
                 self.effects.push_back(Effect::Ask { request, ask: Box::new(ask) });
             }

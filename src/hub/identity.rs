@@ -46,6 +46,8 @@ struct Side {
     /// Until when a fresh token may come, once this one has expired.
     grace: Option<Instant>,
     deadline: Option<DeadlineKey>,
+    /// It is being closed.
+    over: bool,
 }
 
 /// What a connection may do.
@@ -283,6 +285,17 @@ impl Identity {
         if self.side(conn).deadline.is_none() {
             self.end_at(conn, Some(until));
         }
+    }
+
+    /// Notes that a connection is being closed.
+    pub fn end(&mut self, conn: ConnId) {
+        self.side(conn).over = true;
+        self.end_at(conn, None);
+    }
+
+    /// Whether a connection is being closed.
+    pub fn is_over(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|side| side.over)
     }
 
     /// What a connection may do.

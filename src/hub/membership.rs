@@ -8,10 +8,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::delivery::Job;
+use super::delivery::{Asked, Job};
 use super::failure::Failure;
 use super::identity::proofs::RETRY_AFTER;
-use super::interface::{ConnId, Stored};
+use super::interface::{ConnId, RequestId, Stored};
 use crate::protocol::credential::Credential;
 
 /// How long a list may be used while the site does not answer.
@@ -49,8 +49,8 @@ struct List {
     users: Box<[u64]>,
     /// When the site was asked, which is when this was true.
     asked: Instant,
-    /// When it said so.
-    known: Instant,
+    /// The last question that was put before it said so.
+    known: RequestId,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ struct Question {
     credential: Credential,
     user: u64,
     /// `None` while it stands in line.
-    asked: Option<Instant>,
+    asked: Option<Asked>,
 }
 
 #[derive(Debug, Default)]
@@ -182,7 +182,7 @@ impl Membership {
     }
 
     /// The credential to ask with, now.
-    pub fn ask(&mut self, thread: u64, now: Instant) -> Option<Credential> {
+    pub fn ask(&mut self, thread: u64, now: Asked) -> Option<Credential> {
         let question = self.rolls.get_mut(&thread)?.question.as_mut()?;
         question.asked = Some(now);
         Some(question.credential.clone())
@@ -193,17 +193,18 @@ impl Membership {
         &mut self,
         thread: u64,
         result: Result<Box<[u64]>, Failure>,
+        known: RequestId,
         now: Instant,
     ) -> Option<(u64, Credential)> {
         let roll = self.rolls.get_mut(&thread)?;
         let question = roll.question.take()?;
-        let asked = question.asked.unwrap_or(now);
+        let asked = question.asked.unwrap_or(Asked { at: now, after: known });
         match result {
             Ok(users) => {
                 if users.binary_search(&question.user).is_err() {
                     roll.refuse(question.user, now);
                 }
-                self.set(thread, users, asked, now);
+                self.set(thread, users, asked, known);
             }
             Err(Failure::NotParticipant) => {
                 roll.refuse(question.user, now);
@@ -228,21 +229,22 @@ impl Membership {
         }
     }
 
-    /// Takes a list that was true at `asked`, or later.
-    pub fn set(&mut self, thread: u64, users: Box<[u64]>, asked: Instant, now: Instant) {
+    /// Takes a list that was true when it was `asked` for, or later. It is `known` since that
+    /// question was the last.
+    pub fn set(&mut self, thread: u64, users: Box<[u64]>, asked: Asked, known: RequestId) {
         let roll = self.roll(thread);
         let before = roll.list.take();
         let users = match &before {
             // Nobody knows which of two overlapping answers is the younger. Who stands on both
             // takes part by either.
-            Some(list) if asked < list.known => {
+            Some(list) if asked.after <= list.known => {
                 users.iter().copied().filter(|user| list.has(*user)).collect()
             }
             _ => users,
         };
         let asked = match &before {
-            Some(list) if asked < list.known => asked.min(list.asked),
-            _ => asked,
+            Some(list) if asked.after <= list.known => asked.at.min(list.asked),
+            _ => asked.at,
         };
         roll.failed = None;
         roll.refused.retain(|(user, _)| users.binary_search(user).is_err());
@@ -257,7 +259,7 @@ impl Membership {
                 threads_of.entry(*user).or_default().push(thread);
             }
         }
-        self.roll(thread).list = Some(List { users, asked, known: now });
+        self.roll(thread).list = Some(List { users, asked, known });
         self.renew_age(thread);
         self.shed();
     }
@@ -274,6 +276,18 @@ impl Membership {
         let held = held.unwrap_or_default();
         self.messages -= held.iter().filter(|held| held.is_message()).count();
         held
+    }
+
+    /// Takes the stored messages that wait for an answer to their own question.
+    pub fn release_own(&mut self, thread: u64) -> Vec<Box<(Job, Stored)>> {
+        let mut own = Vec::new();
+        for held in self.release(thread) {
+            match held {
+                Held::Message { stored, asked: true } => own.push(stored),
+                other => self.hold(thread, other),
+            }
+        }
+        own
     }
 
     /// Whether stored messages wait.

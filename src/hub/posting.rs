@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::checks::Check;
-use super::delivery::Job;
+use super::delivery::{Asked, Job};
 use super::identity::Standing;
 use super::interface::{
     About, Answer, ConnId, Effect, Failure, Now, Proven, RequestId, Stored, Target,
@@ -48,7 +48,7 @@ impl Hub {
             target,
             text: Arc::from(message.text.as_ref()),
             credential,
-            asked: now.instant,
+            asked: Asked { at: now.instant, after: self.requests.last() },
         };
         match self.delivery.accept(job, &self.settings.deliveries, &mut self.requests) {
             Ok(Some((request, ask))) => self.effects.push_back(Effect::Ask { request, ask }),
@@ -59,6 +59,8 @@ impl Hub {
     }
 
     pub(super) fn answered(&mut self, request: RequestId, answer: Answer, now: Now) {
+        // What is asked from here on is asked after this answer.
+        let known = self.requests.last();
         if let Some(check) = self.checks.finish(request) {
             match (check, answer) {
                 (Check::Proof(proof), Answer::Proven(proven)) => {
@@ -68,10 +70,10 @@ impl Hub {
                     self.proof_answered(proof, Err(failure), now);
                 }
                 (Check::List(thread), Answer::Listed(users)) => {
-                    self.listed(thread, Ok(users), now);
+                    self.listed(thread, Ok(users), known, now);
                 }
                 (Check::List(thread), Answer::Failed(failure)) => {
-                    self.listed(thread, Err(failure), now);
+                    self.listed(thread, Err(failure), known, now);
                 }
                 (check, answer) => debug_assert!(false, "{answer:?} answers no {check:?}"),
             }
@@ -84,7 +86,7 @@ impl Hub {
         };
         let job = self.inherited(job);
         match answer {
-            Answer::Stored(stored) => self.stored(job, stored, now),
+            Answer::Stored(stored) => self.stored(job, stored, known, now),
             Answer::Failed(failure) => {
                 let fault = failure.client_error(About::Message);
                 let frame = ServerFrame::Error(ErrorFrame::new(&fault, &job.reply));
@@ -118,7 +120,7 @@ impl Hub {
 
     /// In verified trust, a stored message says who its sender is and who takes part in the thread;
     /// it is shown when the second is known.
-    fn stored(&mut self, job: Job, mut stored: Stored, now: Now) {
+    fn stored(&mut self, job: Job, mut stored: Stored, known: RequestId, now: Now) {
         if self.settings.trust == Trust::Open {
             return self.show_stored(&job, &stored);
         }
@@ -128,7 +130,7 @@ impl Hub {
         }
         if let Some(users) = stored.participants.take() {
             let thread = stored.thread;
-            self.membership.set(thread, users, job.asked, now.instant);
+            self.membership.set(thread, users, job.asked, known);
             self.turn_out(thread);
             // What came before is shown before.
             self.release(thread, now);
@@ -177,7 +179,7 @@ impl Hub {
         }
     }
 
-    fn show_to_author(&mut self, job: &Job, stored: &Stored) {
+    pub(super) fn show_to_author(&mut self, job: &Job, stored: &Stored) {
         let (thread, sender) = names(job, stored);
         let client_id = job.reply.client_id.as_ref();
         self.tell_author(job.conn, &message_frame(job, stored, &thread, &sender, client_id));
