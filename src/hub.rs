@@ -5,7 +5,7 @@
 //!
 //! What the hub decides is in this file and in three more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread) and [`posting`] (what becomes of a message). The other
-//! rooms keep tables and answer questions; they do not know each other.
+//! rooms keep tables and answer questions; they do not call each other.
 
 pub mod calls;
 pub mod checks;
@@ -122,7 +122,7 @@ impl Hub {
             let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
             self.announce(&user, &frame, None);
         } else if let Some((conn, due)) = self.identity.due(now) {
-            self.time_is_up(conn, due);
+            self.time_is_up(conn, due, now);
         } else {
             return false;
         }
@@ -229,9 +229,7 @@ impl Hub {
                 }
             }
             ClientFrame::LeaveThread { thread } => {
-                if self.threads.hears(conn, &thread.key)
-                    || self.admits(conn, &thread, text, no_time, now)?
-                {
+                if self.lets_go(conn, &thread, text, now)? {
                     self.leave_thread(conn, &thread, client_id);
                 }
             }

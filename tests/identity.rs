@@ -233,9 +233,10 @@ fn a_site_that_is_down_makes_nobody_anonymous_who_is_proven() {
     let mut town = town();
     let conn = town.open_member(0, 7, 41, &[7]);
     town.pass(601 * SECOND);
+    // Nothing says when this token ends: the site is asked again, and nobody waits for that.
+    let (request, _) = town.asked_proof();
     town.say(conn, r#"{"type":"online_users"}"#);
     town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
-    let (request, _) = town.asked_proof();
     town.fail(request, DOWN);
     town.hears_nothing();
     town.say(conn, r#"{"type":"online_users"}"#);
@@ -523,4 +524,100 @@ fn a_few_questions_at_a_time_are_with_the_site_and_people_and_threads_take_turns
     let (request, ..) = town.asked_list();
     town.list(request, &[7]);
     town.hears(&[(member, r#"{"type":"thread_joined","threadId":41}"#)]);
+}
+
+#[test]
+fn an_outcome_goes_to_whoever_sent_the_message_and_not_to_the_connections_last_user() {
+    let mut town = town();
+    let conn = town.open_proven(0, 7);
+    town.say(conn, r#"{"type":"send_message","threadId":41,"message":"private"}"#);
+    let (request, _) = town.asked();
+    town.say(conn, &claim(9, "token-of-9"));
+    let (proof, _) = town.asked_proof();
+    town.prove(proof, 9, None);
+    town.close(conn);
+    town.heard();
+    town.store_among(request, 41, 7, Some(&[7, 8]));
+    let nine = town.open_with(1, "token-of-9");
+    town.hears(&[(nine, r#"{"type":"user_connected","userId":9}"#)]);
+}
+
+#[test]
+fn a_message_that_was_stored_while_its_sender_was_away_waits_for_them() {
+    let mut town = town();
+    let conn = town.open_proven(0, 7);
+    let send = r#"{"type":"send_message","threadId":41,"message":"m","clientId":"c"}"#;
+    town.say(conn, send);
+    let (request, _) = town.asked();
+    town.close(conn);
+    town.store_among(request, 41, 7, Some(&[7, 8]));
+    town.hears_nothing();
+    // With a fresh token.
+    let back = town.open_with(1, "fresh");
+    let (proof, _) = town.asked_proof();
+    town.prove(proof, 7, None);
+    let heard = town.heard();
+    assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"c".into()), "{heard:?}");
+}
+
+#[test]
+fn tokens_in_messages_are_guesses_too() {
+    let mut town = town();
+    let conn = town.open(0);
+    for guess in 0..3 {
+        assert_eq!(town.closed(), []);
+        let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"#;
+        town.say(conn, &format!("{send}\"guess-{guess}\"}}"));
+        let (request, _) = town.asked();
+        town.fail(request, Failure::TokenRefused);
+        town.hears_error(conn, "token_refused");
+    }
+    assert_eq!(town.closed(), [(conn, 4401)]);
+}
+
+#[test]
+fn who_comes_while_the_site_is_down_is_told_to_try_again_and_not_to_sign_in() {
+    let mut town = town();
+    let conn = town.open_with(0, "good");
+    town.say(conn, JOIN);
+    let (request, _) = town.asked_proof();
+    town.fail(request, DOWN);
+    let codes: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame["code"].clone()).collect();
+    assert_eq!(codes, ["site_unavailable", "site_unavailable"]);
+    town.pass(31 * SECOND);
+    town.hears_nothing();
+    assert_eq!(town.closed(), [(conn, 1013)]);
+}
+
+#[test]
+fn a_credential_without_an_end_is_asked_about_every_ten_minutes_while_somebody_listens() {
+    let mut town = town();
+    let listener = town.open_proven(0, 7);
+    town.pass(601 * SECOND);
+    let (request, _) = town.asked_proof();
+    town.prove(request, 7, None);
+    town.hears_nothing();
+    town.pass(601 * SECOND);
+    let (request, _) = town.asked_proof();
+    town.fail(request, Failure::TokenRefused);
+    town.hears_error(listener, "token_refused");
+    assert_eq!(town.closed(), [(listener, 4401)]);
+}
+
+#[test]
+fn what_waits_never_prints() {
+    let mut town = town();
+    let conn = town.open_with(0, "first-secret");
+    town.say(conn, &claim(7, "second-secret"));
+    town.say(conn, r#"{"type":"join_thread","threadId":41,"token":"third-secret"}"#);
+    let member = town.open_with(1, "fourth-secret");
+    while let Some(request) = town.try_proof() {
+        if town.questions() == 0 {
+            town.prove(request, 8, None);
+        }
+    }
+    town.say(member, r#"{"type":"join_thread","threadId":41,"token":"fifth-secret"}"#);
+    town.say(member, r#"{"type":"send_message","threadId":1,"message":"m","token":"6th-secret"}"#);
+    let printed = format!("{:?} {:#?}", town.hub, town.hub);
+    assert!(!printed.contains("-secret"), "{printed}");
 }

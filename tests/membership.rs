@@ -345,8 +345,9 @@ fn a_site_that_does_not_answer_is_left_alone_and_its_last_list_is_used_for_ten_m
     town.pass(545 * SECOND);
     town.heard();
     town.say(seven, TYPE);
-    let proof = town.try_proof().expect("it is ten minutes old");
-    town.fail(proof, DOWN);
+    while let Some(proof) = town.try_proof() {
+        town.fail(proof, DOWN);
+    }
     let (request, ..) = town.asked_list();
     town.fail(request, DOWN);
     town.hears_error(seven, "site_unavailable");
@@ -418,4 +419,59 @@ fn a_new_thread_is_joined_by_those_of_both_sides_who_are_on_its_list() {
     town.store_among(request, 6, 9, Some(&[9]));
     let heard = town.heard();
     assert!(got(&heard, nine, "message") && !got(&heard, eight, "message"), "{heard:?}");
+}
+
+#[test]
+fn who_leaves_goes_after_what_they_said_before() {
+    let mut town = town();
+    let seven = town.open_member(0, 7, 41, &[7, 8]);
+    town.pass(61 * SECOND);
+    town.say(seven, JOIN);
+    town.say(seven, r#"{"type":"leave_thread","threadId":41}"#);
+    town.hears_nothing();
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7, 8]);
+    town.hears(&[
+        (seven, r#"{"type":"thread_joined","threadId":41}"#),
+        (seven, r#"{"type":"thread_left","threadId":41}"#),
+    ]);
+}
+
+#[test]
+fn someone_who_has_just_come_can_be_called_after_ten_seconds() {
+    let mut town = town();
+    let seven = town.open_member(0, 7, 41, &[7]);
+    let eight = town.open_proven(1, 8);
+    let call = r#"{"type":"call_initiated","senderId":7,"recipientId":8,"threadId":41}"#;
+    town.say(seven, call);
+    town.hears_error(seven, "not_participant");
+    town.pass(11 * SECOND);
+    town.say(seven, call);
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7]);
+    town.hears_error(seven, "not_participant");
+    town.pass(11 * SECOND);
+    town.say(seven, call);
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7, 8]);
+    town.hears(&[(eight, call)]);
+}
+
+#[test]
+fn who_was_refused_by_name_does_not_come_back_by_an_old_list() {
+    let mut town = town();
+    let seven = town.open_member(0, 7, 41, &[7, 8]);
+    let eight = town.open_member(1, 8, 41, &[]);
+    town.pass(61 * SECOND);
+    town.say(eight, TYPE);
+    let (request, ..) = town.asked_list();
+    town.fail(request, Failure::NotParticipant);
+    assert!(got(&town.heard(), eight, "thread_left"));
+    // Now the site is down, and what it said last counts.
+    town.say(seven, TYPE);
+    let (request, ..) = town.asked_list();
+    town.fail(request, DOWN);
+    assert!(got(&town.heard(), seven, "typing"));
+    town.say(eight, TYPE);
+    assert!(!got(&town.heard(), seven, "typing"));
 }

@@ -93,7 +93,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("log::", &["server", "upstream", "main", "config"]),
         ("ring::", &["protocol", "upstream"]),
         ("base64::", &["protocol", "upstream"]),
-        ("zeroize::", &["protocol", "config", "wire"]),
+        ("zeroize::", &["protocol", "config", "wire", "hub"]),
         ("Instant::now", &["server", "upstream"]),
         ("SystemTime::now", &["server"]),
     ] {

@@ -7,6 +7,7 @@ use super::checks::Check;
 use super::identity::proofs::{Offer, ProofIx};
 use super::identity::{Claim, Due, REFUSALS_MAX, Standing};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
+use super::waiting::HeldText;
 use crate::config::Trust;
 use crate::protocol::client::{ClientFrame, ReplyTo};
 use crate::protocol::credential::Credential;
@@ -15,6 +16,8 @@ use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// RFC 6455 7.4.1: a policy is violated.
 const POLICY: u16 = 1008;
+/// Try again later (IANA's registry of close codes).
+const TRY_AGAIN: u16 = 1013;
 /// Token refused or expired (`PROTOCOL.md` 3).
 const TOKEN: u16 = 4401;
 
@@ -56,7 +59,7 @@ impl Hub {
         self.stop_typing_on(conn);
         self.threads.close(conn);
         for text in self.identity.close(conn, now.instant) {
-            self.waiting.take(conn, text.len());
+            self.waiting.take(conn, text.bytes());
         }
         if let Some(user) = self.presence.user_of(conn) {
             let with_messages = self.delivery.has(conn) || self.membership.holds_messages();
@@ -218,11 +221,19 @@ impl Hub {
         }
     }
 
+    /// The same for a token in a message: who is somebody may err.
+    pub(super) fn refuse_if_nobody(&mut self, conn: ConnId, now: Now) {
+        let verified = self.settings.trust == Trust::Verified;
+        if verified && self.is_open(conn) && !self.presence.is_known(conn) {
+            self.refuse(conn, now);
+        }
+    }
+
     /// Goes on with what a connection has said while it waited for its proof.
     fn go_on(&mut self, conn: ConnId, now: Now) {
         while let Some(text) = self.identity.next_held(conn) {
-            self.waiting.take(conn, text.len());
-            self.frame(conn, &text, now);
+            self.waiting.take(conn, text.bytes());
+            self.frame(conn, text.as_str(), now);
         }
     }
 
@@ -329,10 +340,7 @@ impl Hub {
         match standing {
             _ if introduces => Ok(false),
             Standing::Proven => {
-                if let Some(proof) = self.identity.renews(conn, now) {
-                    self.checks.push(Check::Proof(proof));
-                    self.ask_checks(now);
-                }
+                self.renew_if_old(conn, now);
                 Ok(false)
             }
             Standing::Expired => Err(expired()),
@@ -343,7 +351,18 @@ impl Hub {
                 }
                 Ok(true)
             }
-            Standing::Anonymous => Err(token_required()),
+            Standing::Anonymous => Err(match self.identity.unanswered(conn) {
+                Some(failure) => failure.client_error(About::Token),
+                None => token_required(),
+            }),
+        }
+    }
+
+    /// Asks the site again about a proof that is old, and nobody waits for that.
+    fn renew_if_old(&mut self, conn: ConnId, now: Now) {
+        if let Some(proof) = self.identity.renews(conn, now) {
+            self.checks.push(Check::Proof(proof));
+            self.ask_checks(now);
         }
     }
 
@@ -351,18 +370,22 @@ impl Hub {
         if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
             return Err(Failure::Overloaded.client_error(About::Token));
         }
-        self.identity.hold(conn, text, first);
+        self.identity.hold(conn, HeldText::new(text), first);
         Ok(())
     }
 
     /// A connection's time is up.
-    pub(super) fn time_is_up(&mut self, conn: ConnId, due: Due) {
+    pub(super) fn time_is_up(&mut self, conn: ConnId, due: Due, now: Now) {
         match due {
-            Due::Anonymous { refused } => {
+            Due::Anonymous { unanswered: true, .. } => {
+                self.close(conn, TRY_AGAIN, "the site does not answer");
+            }
+            Due::Anonymous { refused, .. } => {
                 self.error(conn, &ReplyTo::default(), &token_required());
                 let code = if refused { TOKEN } else { POLICY };
                 self.close(conn, code, "nothing has proven who you are");
             }
+            Due::Unsure => self.renew_if_old(conn, now),
             Due::Expired => self.error(conn, &ReplyTo::default(), &expired()),
             Due::NotRenewed => self.close(conn, TOKEN, "token expired"),
         }

@@ -7,6 +7,7 @@ use super::checks::Check;
 use super::delivery::Asked;
 use super::interface::{About, Ask, ConnId, Effect, Failure, Now, RequestId};
 use super::membership::{Held, Word};
+use super::waiting::HeldText;
 use crate::config::Trust;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
@@ -41,13 +42,49 @@ impl Hub {
             Word::Stranger => Err(stranger()),
             Word::Failed(failure) => Err(failure.client_error(About::Thread)),
             Word::Ask => {
-                if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
-                    return Err(Failure::Overloaded.client_error(About::Thread));
-                }
-                self.membership.hold(number, Held::Frame { conn, text: text.into() });
-                self.look_up(number, conn, user, now);
+                self.hold_for_list(number, conn, user, text, now)?;
                 Ok(false)
             }
+        }
+    }
+
+    /// Lets a frame wait for the site's word on a thread, which this user's credential asks for.
+    fn hold_for_list(
+        &mut self,
+        thread: u64,
+        conn: ConnId,
+        user: u64,
+        text: &str,
+        now: Now,
+    ) -> Result<(), ClientError> {
+        if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
+            return Err(Failure::Overloaded.client_error(About::Thread));
+        }
+        self.membership.hold(thread, Held::Frame { conn, text: HeldText::new(text) });
+        self.look_up(thread, conn, user, now);
+        Ok(())
+    }
+
+    /// The same for who wants to leave: who hears it may go at once, but not before what they said
+    /// earlier.
+    pub(super) fn lets_go(
+        &mut self,
+        conn: ConnId,
+        thread: &Id,
+        text: &str,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        let number = thread.site_number();
+        let waits = number.is_some_and(|number| self.membership.holds_frame_of(number, conn));
+        if self.threads.hears(conn, &thread.key) && !waits {
+            return Ok(true);
+        }
+        match (waits, number, self.presence.number_of(conn)) {
+            (true, Some(number), Some(user)) => {
+                self.hold_for_list(number, conn, user, text, now)?;
+                Ok(false)
+            }
+            _ => self.admits(conn, thread, text, Duration::ZERO, now),
         }
     }
 
@@ -72,13 +109,21 @@ impl Hub {
         if !self.admits(conn, thread, text, Duration::ZERO, now)? {
             return Ok(false);
         }
-        let both = thread.site_number().zip(other.site_number());
-        match both.is_some_and(|(thread, other)| self.membership.lists(thread, other)) {
-            true => Ok(true),
-            false => Err(ClientError::new(
-                ErrorCode::NotParticipant,
-                "The other party of this call is not in this thread.",
-            )),
+        let stranger = || {
+            let text = "The other party of this call is not in this thread.";
+            ClientError::new(ErrorCode::NotParticipant, text)
+        };
+        let other = other.site_number().ok_or_else(stranger)?;
+        // There is a number and a user, or they would not have been admitted.
+        let number = thread.site_number().ok_or_else(stranger)?;
+        let user = self.presence.number_of(conn).ok_or_else(stranger)?;
+        if self.membership.lists(number, other) {
+            Ok(true)
+        } else if self.membership.may_have_come(number, other, now.instant) {
+            self.hold_for_list(number, conn, user, text, now)?;
+            Ok(false)
+        } else {
+            Err(stranger())
         }
     }
 
@@ -161,9 +206,9 @@ impl Hub {
         for held in self.membership.release(thread) {
             match held {
                 Held::Frame { conn, text } => {
-                    self.waiting.take(conn, text.len());
+                    self.waiting.take(conn, text.bytes());
                     if self.is_open(conn) {
-                        self.frame(conn, &text, now);
+                        self.frame(conn, text.as_str(), now);
                     }
                 }
                 Held::Message { stored, asked } => {

@@ -67,14 +67,18 @@ impl Heirs {
         kept
     }
 
-    /// Who gets the outcomes of a connection that has gone.
-    pub fn heir_of(&self, conn: ConnId) -> Option<ConnId> {
-        self.lost.get(&conn)?.heir
+    /// Who gets the outcomes of what this user, or nobody yet, has sent on a connection that has
+    /// gone.
+    pub fn heir_of(&self, conn: ConnId, user: Option<&IdKey>) -> Option<ConnId> {
+        let lost = self.lost.get(&conn)?;
+        lost.heir.filter(|_| user.is_none_or(|user| *user == lost.user))
     }
 
-    /// Keeps an outcome for a connection that has gone, if its user may come back for it.
-    pub fn keep(&mut self, conn: ConnId, frame: EncodedFrame) {
-        if let Some(lost) = self.lost.get_mut(&conn) {
+    /// Keeps an outcome of what this user, or nobody yet, has sent on a connection that has gone,
+    /// if its user may come back for it.
+    pub fn keep(&mut self, conn: ConnId, user: Option<&IdKey>, frame: EncodedFrame) {
+        let lost = self.lost.get_mut(&conn);
+        if let Some(lost) = lost.filter(|lost| user.is_none_or(|user| *user == lost.user)) {
             self.bytes += frame.len();
             lost.kept.push(frame);
             self.shed();

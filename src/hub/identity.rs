@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::deadlines::{DeadlineKey, Deadlines};
 use super::failure::Failure;
 use super::interface::{ConnId, Now, Proven};
+use super::waiting::HeldText;
 use crate::protocol::Id;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
-use proofs::{Offer, ProofIx, Proofs};
+use proofs::{Offer, PROOF_LASTS, ProofIx, Proofs};
 
 /// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
 const EXPIRED_LASTS: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ struct Side {
     pending: bool,
     claim: Option<Claim>,
     /// What it said meanwhile.
-    held: VecDeque<Box<str>>,
+    held: VecDeque<HeldText>,
     refusals: u8,
     expires_s: Option<u64>,
     /// Until when a fresh token may come, once this one has expired.
@@ -68,7 +69,11 @@ pub enum Due {
     Anonymous {
         /// It has tried.
         refused: bool,
+        /// The site has not said anything of its credential.
+        unanswered: bool,
     },
+    /// Nothing says when its credential ends, so the site has to be asked again.
+    Unsure,
     /// Its token expires now.
     Expired,
     /// Its token expired, and no fresh one came.
@@ -94,7 +99,7 @@ impl Identity {
     }
 
     /// Forgets a connection, and returns what it had said and nobody has heard.
-    pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<Box<str>> {
+    pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
         self.end_at(conn, None);
         let Some(side) = self.sides[conn.slot as usize].take() else {
             return VecDeque::new();
@@ -134,6 +139,11 @@ impl Identity {
             self.side(conn).claim = claim;
         }
         Some(self.judge(conn, ix, now))
+    }
+
+    /// Why the site has not said anything of what a connection has brought.
+    pub fn unanswered(&self, conn: ConnId) -> Option<Failure> {
+        self.proofs.unanswered(self.offered(conn)?)
     }
 
     /// Whether a connection has brought a credential of which the site has not said anything, and
@@ -226,7 +236,7 @@ impl Identity {
         if let Some(ix) = before.filter(|ix| Some(*ix) != now_on) {
             self.proofs.leave(conn, ix, now.instant);
         }
-        self.end_at(conn, proven.expires_s.map(|at| until(at, now)));
+        self.end_at(conn, Some(next_look(proven.expires_s, now)));
         claim
     }
 
@@ -244,7 +254,7 @@ impl Identity {
                 self.proofs.leave(conn, ix, now.instant);
             }
             if proven {
-                self.end_at(conn, grace.or(expires_s.map(|at| until(at, now))));
+                self.end_at(conn, Some(grace.unwrap_or_else(|| next_look(expires_s, now))));
             }
         }
         claim
@@ -314,16 +324,16 @@ impl Identity {
     }
 
     /// Lets a frame wait for the proof, before or after those that wait already.
-    pub fn hold(&mut self, conn: ConnId, text: &str, first: bool) {
+    pub fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
         let held = &mut self.side(conn).held;
         match first {
-            true => held.push_front(text.into()),
-            false => held.push_back(text.into()),
+            true => held.push_front(text),
+            false => held.push_back(text),
         }
     }
 
     /// The next frame that may go on.
-    pub fn next_held(&mut self, conn: ConnId) -> Option<Box<str>> {
+    pub fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
         let side = self.sides[conn.slot as usize].as_mut()?;
         if side.pending { None } else { side.held.pop_front() }
     }
@@ -345,7 +355,11 @@ impl Identity {
             };
             side.deadline = None;
             if side.proven.is_none() {
-                return Some((conn, Due::Anonymous { refused: side.refusals > 0 }));
+                let refused = side.refusals > 0;
+                return Some((
+                    conn,
+                    Due::Anonymous { refused, unanswered: side.offered.is_some() },
+                ));
             }
             if side.grace.is_some() {
                 return Some((conn, Due::NotRenewed));
@@ -356,8 +370,11 @@ impl Identity {
                     return Some((conn, Due::Expired));
                 }
                 // The wall clock went otherwise than the timer.
-                Some(at) => self.end_at(conn, Some(until(at, now))),
-                None => {}
+                expires_s @ Some(_) => self.end_at(conn, Some(next_look(expires_s, now))),
+                None => {
+                    self.end_at(conn, Some(next_look(None, now)));
+                    return Some((conn, Due::Unsure));
+                }
             }
         }
         None
@@ -418,7 +435,8 @@ impl Identity {
     }
 }
 
-/// When a time of the wall clock comes, or when to look again.
-fn until(unix_s: u64, now: Now) -> Instant {
-    now.instant + Duration::from_secs(unix_s.saturating_sub(now.unix_s)).min(LOOK_AGAIN)
+/// When to look whether a credential still holds.
+fn next_look(expires_s: Option<u64>, now: Now) -> Instant {
+    let left = |at: u64| Duration::from_secs(at.saturating_sub(now.unix_s)).min(LOOK_AGAIN);
+    now.instant + expires_s.map_or(PROOF_LASTS, left)
 }

@@ -12,12 +12,17 @@ use super::delivery::{Asked, Job};
 use super::failure::Failure;
 use super::identity::proofs::RETRY_AFTER;
 use super::interface::{ConnId, RequestId, Stored};
+use super::waiting::HeldText;
 use crate::protocol::credential::Credential;
 
 /// How long a list may be used while the site does not answer.
 pub const OUTAGE_LASTS: Duration = Duration::from_secs(600);
 /// How long the site's word that someone does not take part holds.
 const REFUSAL_LASTS: Duration = Duration::from_secs(10);
+/// How long a thread is taken to be too large.
+const TOO_LARGE_LASTS: Duration = Duration::from_secs(60);
+/// How old a list is at least before the site is asked again who else may have come.
+const COMPANY_LASTS: Duration = Duration::from_secs(10);
 /// Strangers of one thread that are remembered; more are asked about each time.
 const REFUSED_MAX: usize = 32;
 /// Threads whose lists are kept, and people on them all; the oldest list goes.
@@ -32,7 +37,7 @@ pub enum Held {
         /// Who sent it.
         conn: ConnId,
         /// Its text.
-        text: Box<str>,
+        text: HeldText,
     },
     /// A stored message that is to be shown.
     Message {
@@ -156,6 +161,22 @@ impl Membership {
         roll.list.as_ref().is_some_and(|list| now <= list.asked + lasts)
     }
 
+    /// Whether a frame of this connection waits for the site's word on a thread.
+    pub fn holds_frame_of(&self, thread: u64, conn: ConnId) -> bool {
+        let held = self.rolls.get(&thread).map(|roll| &roll.held);
+        held.into_iter()
+            .flatten()
+            .any(|held| matches!(held, Held::Frame { conn: other, .. } if *other == conn))
+    }
+
+    /// Whether a user may have come into a thread since its list was made.
+    pub fn may_have_come(&self, thread: u64, user: u64, now: Instant) -> bool {
+        let roll = self.rolls.get(&thread);
+        let list = roll.and_then(|roll| roll.list.as_ref());
+        let failed = roll.and_then(|roll| roll.failed).is_some_and(|(_, until)| until > now);
+        list.is_some_and(|list| !list.has(user) && list.asked + COMPANY_LASTS < now) && !failed
+    }
+
     /// Whether the last list has this user, however old it is.
     pub fn lists(&self, thread: u64, user: u64) -> bool {
         let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
@@ -209,6 +230,9 @@ impl Membership {
             Err(Failure::NotParticipant) => {
                 roll.refuse(question.user, now);
                 self.strike(thread, question.user);
+            }
+            Err(Failure::ThreadTooLarge) => {
+                roll.failed = Some((Failure::ThreadTooLarge, now + TOO_LARGE_LASTS));
             }
             // The credential's fault, not the thread's.
             Err(failure) if failure.condemns() => {}

@@ -86,13 +86,17 @@ impl Hub {
         };
         let job = self.inherited(job);
         match answer {
-            Answer::Stored(stored) => self.stored(job, stored, known, now),
+            Answer::Stored(stored) => {
+                let claimed = job.claimed.or(Some(stored.sender.clone()));
+                self.stored(Job { claimed, ..job }, stored, known, now);
+            }
             Answer::Failed(failure) => {
                 let fault = failure.client_error(About::Message);
                 let frame = ServerFrame::Error(ErrorFrame::new(&fault, &job.reply));
-                self.tell_author(job.conn, &frame);
+                self.tell_author(&job, &frame);
                 if let Some(credential) = job.credential.filter(|_| failure.condemns()) {
                     self.condemn(&credential, failure, now);
+                    self.refuse_if_nobody(job.conn, now);
                 }
             }
             answer => debug_assert!(false, "{answer:?} answers no message"),
@@ -104,17 +108,17 @@ impl Hub {
 
     /// The job of whoever gets its outcome now: its connection, or its user's next one.
     fn inherited(&self, job: Job) -> Job {
-        let conn = self.heirs.heir_of(job.conn).unwrap_or(job.conn);
-        Job { conn, ..job }
+        let heir = self.heirs.heir_of(job.conn, job.claimed.as_ref().map(|user| &user.key));
+        Job { conn: heir.unwrap_or(job.conn), ..job }
     }
 
     /// Sends an outcome to its author, or keeps it until they are back.
-    fn tell_author(&mut self, conn: ConnId, frame: &ServerFrame<'_>) {
+    fn tell_author(&mut self, job: &Job, frame: &ServerFrame<'_>) {
         let frame = self.encoder.encode(frame);
-        if self.is_open(conn) {
-            self.effects.push_back(Effect::Send { to: conn, frame });
+        if self.is_open(job.conn) {
+            self.effects.push_back(Effect::Send { to: job.conn, frame });
         } else {
-            self.heirs.keep(conn, frame);
+            self.heirs.keep(job.conn, job.claimed.as_ref().map(|user| &user.key), frame);
         }
     }
 
@@ -175,14 +179,14 @@ impl Hub {
             self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
         }
         if !self.is_open(job.conn) {
-            self.tell_author(job.conn, &frame(job.reply.client_id.as_ref()));
+            self.tell_author(job, &frame(job.reply.client_id.as_ref()));
         }
     }
 
     pub(super) fn show_to_author(&mut self, job: &Job, stored: &Stored) {
         let (thread, sender) = names(job, stored);
         let client_id = job.reply.client_id.as_ref();
-        self.tell_author(job.conn, &message_frame(job, stored, &thread, &sender, client_id));
+        self.tell_author(job, &message_frame(job, stored, &thread, &sender, client_id));
     }
 
     /// Gives stored messages that wait for the site's word their outcome, before the server stops.

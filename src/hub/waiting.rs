@@ -1,6 +1,36 @@
 //! How much waits for the site's word on people and threads, and how much may.
 
+use std::fmt;
+
+use zeroize::Zeroizing;
+
 use super::interface::ConnId;
+
+/// A frame that waits. It may hold a token: it prints as its length, and is zeroed in the end.
+pub struct HeldText(Zeroizing<Box<str>>);
+
+impl HeldText {
+    /// A copy of a frame's text.
+    pub fn new(text: &str) -> HeldText {
+        HeldText(Zeroizing::new(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Debug for HeldText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldText({} bytes)", self.bytes())
+    }
+}
 
 /// Frames that may wait.
 #[derive(Clone, Copy, Debug)]

@@ -148,6 +148,14 @@ impl Proofs {
         }
     }
 
+    /// Why the site has not said anything of a credential.
+    pub fn unanswered(&self, ix: ProofIx) -> Option<Failure> {
+        match self.proofs[ix as usize].verdict {
+            Some(Verdict::Unanswered { failure, .. }) => Some(failure),
+            _ => None,
+        }
+    }
+
     /// Whether the site has not said anything of a credential, and may be asked again.
     pub fn may_ask_again(&self, ix: ProofIx, now: Instant) -> bool {
         match self.proofs[ix as usize].verdict {
