@@ -53,9 +53,17 @@ fn banner(config: &Config, server: &Server) {
                 Trust::Open => log::warn!(
                     "--trust open: whoever connects is believed to be the user they say they are"
                 ),
-                Trust::Verified => {
-                    log::info!("--trust verified: identities are proven by the site")
+                Trust::Verified if config.has_jwt_secret() => {
+                    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
+                    log::info!(
+                        "--trust verified: tokens are checked with the site's JWT secret (issuer \
+                         {issuer}), Application Passwords by asking the site"
+                    );
                 }
+                Trust::Verified => log::info!(
+                    "--trust verified: tokens are checked by asking the site, once for each token; \
+                     with --jwt-secret-file they need no request"
+                ),
             }
         }
         None => log::info!(

@@ -331,3 +331,20 @@ proptest! {
         let _ = Credential::parse(&text);
     }
 }
+
+#[test]
+fn an_operator_is_told_why_the_sites_own_tokens_are_refused() {
+    let told = |token: &str| verifier(SECRET).remark(token);
+    let other_issuer =
+        |_: &mut Value, claims: &mut Value| claims["iss"] = "http://www.x.example".into();
+    let named = told(&token(SECRET, ISSUER, 7, NOW, other_issuer)).unwrap();
+    assert!(named.contains("http://www.x.example") && named.contains("--jwt-issuer"), "{named}");
+    let secret = told(&token("another secret", ISSUER, 7, NOW, |_, _| ())).unwrap();
+    assert!(secret.contains("JWT secret") && secret.contains(ISSUER), "{secret}");
+    let algorithm = |header: &mut Value, _: &mut Value| header["alg"] = "HS512".into();
+    assert!(told(&token(SECRET, ISSUER, 7, NOW, algorithm)).unwrap().contains("HS256"));
+    // Forged in another's name, and what is no token, is nothing to tell of.
+    assert_eq!(told(&token("another secret", ISSUER, 7, NOW, other_issuer)), None);
+    assert_eq!(told("opaque"), None);
+    assert_eq!(told(&token(SECRET, ISSUER, 7, NOW, |_, _| ())), None);
+}

@@ -58,6 +58,37 @@ impl Verifier {
         }
     }
 
+    /// Why a token of this site may have been refused by mistake, for the operator, who alone can
+    /// set it right; `None` where that is nothing but the client's affair.
+    pub fn remark(&self, token: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Issuer {
+            iss: String,
+        }
+        if let Some(claims) = self.signed_claims(token) {
+            // Signed with the secret: the name is the site's own.
+            let named = SiteUrl::parse(&claims.iss).ok()?;
+            return (named != self.issuer).then(|| {
+                format!(
+                    "a token with a good signature names the issuer {named}, and expected is {}: \
+                     if that is this site's address, set --jwt-issuer to it",
+                    self.issuer
+                )
+            });
+        }
+        let segments = Segments::of(token)?;
+        let header: Header = object(&decoded(segments.header)?)?;
+        let issuer: Issuer = object(&decoded(segments.claims)?)?;
+        if SiteUrl::parse(&issuer.iss).as_ref() != Ok(&self.issuer) {
+            return None;
+        }
+        let what = match header.alg.as_str() {
+            "HS256" => "has another signature: it is forged, or the JWT secret is not the site's",
+            _ => "is not signed with HS256: it is forged, or the site is set to another algorithm",
+        };
+        Some(format!("a token in the name of {} {what}", self.issuer))
+    }
+
     /// What the token says, once it is certain that the site says so.
     fn signed_claims(&self, token: &str) -> Option<Claims> {
         let Segments { header, claims, signature, signed } = Segments::of(token)?;

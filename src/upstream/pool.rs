@@ -171,13 +171,18 @@ impl Pool {
     }
 
     /// What the site would not hear about, and what need not be asked.
-    fn without_the_site(&self, ask: &Ask, now: Now) -> Option<Answer> {
+    fn without_the_site(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
         if let Some(failure) = refusal(ask) {
             return Some(Answer::Failed(failure));
         }
         match (ask, &self.verifier) {
             (Ask::Prove(credential), Some(verifier)) if credential.scheme() == Scheme::Bearer => {
                 let result = verifier.verify(credential.secret(), now.unix_s);
+                if result == Err(Failure::TokenRefused) {
+                    if let Some(remark) = verifier.remark(credential.secret()) {
+                        self.warn(remark);
+                    }
+                }
                 Some(result.map_or_else(Answer::Failed, Answer::Proven))
             }
             _ => None,
