@@ -136,7 +136,7 @@ fn settings_that_do_not_go_together_are_bad_settings_too() {
 fn how_people_are_known_is_told_at_the_start() {
     let site = ["--buddyboss-url", "http://127.0.0.1:9"];
     let verified = Server::start(&site);
-    assert!(verified.log().iter().any(|line| line.contains("proven by the site")));
+    assert!(verified.log().iter().any(|line| line.contains("by asking the site")));
     let open = Server::start(&[site[0], site[1], "--trust", "open"]);
     let warned = |line: &String| line.contains("WARN") && line.contains("--trust open");
     assert!(open.log().iter().any(warned), "{:?}", open.log());
