@@ -55,6 +55,8 @@ pub struct Hub {
     checks: Checks,
     waiting: Waiting,
     requests: Requests,
+    /// Frames that had to wait are being heard.
+    goes_on: bool,
     encoder: Encoder,
     effects: VecDeque<Effect>,
 }
@@ -76,6 +78,7 @@ impl Hub {
             checks: Checks::default(),
             waiting: Waiting::default(),
             requests: Requests::default(),
+            goes_on: false,
             encoder: Encoder::default(),
             effects: VecDeque::new(),
         }

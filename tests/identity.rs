@@ -8,7 +8,7 @@ mod town;
 use std::time::Duration;
 
 use buddyline::config::PresenceScope;
-use buddyline::hub::interface::{ConnId, Failure, Settings};
+use buddyline::hub::interface::{ConnId, Failure, Settings, WaitBounds};
 use town::{Town, verified};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -620,4 +620,25 @@ fn what_waits_never_prints() {
     town.say(member, r#"{"type":"send_message","threadId":1,"message":"m","token":"6th-secret"}"#);
     let printed = format!("{:?} {:#?}", town.hub, town.hub);
     assert!(!printed.contains("-secret"), "{printed}");
+}
+
+#[test]
+fn a_thousand_introductions_in_a_row_are_a_loop_and_no_recursion() {
+    let waiting = WaitBounds {
+        total: 100_000,
+        bytes: 100_000_000,
+        per_connection: 100_000,
+        bytes_per_connection: 100_000_000,
+    };
+    let mut town = Town::new(Settings { waiting, ..verified() });
+    let known = town.open_proven(0, 7);
+    let conn = town.open_with(1, "slow");
+    for _ in 0..50_000 {
+        town.say(conn, &claim(7, "token-of-7"));
+    }
+    let (request, _) = town.asked_proof();
+    town.prove(request, 7, None);
+    let heard = town.heard();
+    assert_eq!(heard.iter().filter(|(to, _)| *to == conn).count(), 50_001);
+    town.close(known);
 }

@@ -231,10 +231,15 @@ impl Hub {
 
     /// Goes on with what a connection has said while it waited for its proof.
     fn go_on(&mut self, conn: ConnId, now: Now) {
+        // One of these frames may be the next to introduce itself: a loop, and no recursion.
+        if std::mem::replace(&mut self.goes_on, true) {
+            return;
+        }
         while let Some(text) = self.identity.next_held(conn) {
             self.waiting.take(conn, text.bytes());
             self.frame(conn, text.as_str(), now);
         }
+        self.goes_on = false;
     }
 
     /// What the site said of a credential.
