@@ -1,4 +1,4 @@
-//! The real binary on a free port, with its log; killed when dropped.
+//! The real binary on a free port, with all that it writes; killed when dropped.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -23,11 +23,22 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
 }
 
+/// What comes out of a process by its standard streams.
 #[derive(Default)]
 struct Log {
-    lines: Mutex<(Vec<String>, bool)>,
+    lines: Mutex<Lines>,
     more: Condvar,
 }
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    /// Streams that have ended.
+    ended: usize,
+}
+
+/// Standard output and standard error.
+const STREAMS: usize = 2;
 
 /// The command without arguments and without settings from the environment.
 pub fn binary() -> Command {
@@ -68,14 +79,13 @@ impl Server {
 
     /// Starts a command, and waits for so many listeners.
     pub fn launch(mut command: Command, listeners: usize) -> Server {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
-        let stderr = child.stderr.take().unwrap();
-        thread::spawn({
-            let log = log.clone();
-            move || log.follow(BufReader::new(stderr))
-        });
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (out, err) = (log.clone(), log.clone());
+        thread::spawn(move || out.follow(BufReader::new(stdout)));
+        thread::spawn(move || err.follow(BufReader::new(stderr)));
         let mut server = Server { child, log, addresses: Vec::new() };
         server.wait_for_log(|lines| addresses(lines).len() >= listeners);
         server.addresses = addresses(&server.log());
@@ -99,16 +109,25 @@ impl Server {
 
     /// What it has logged so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().0.clone()
+        self.log.lines.lock().unwrap().all.clone()
+    }
+
+    /// All that it has written, once it has ended.
+    pub fn last_words(&self) -> String {
+        let lines = self.log.lines.lock().unwrap();
+        let writes = |lines: &mut Lines| lines.ended < STREAMS;
+        let (lines, waited) = self.log.more.wait_timeout_while(lines, LONG, writes).unwrap();
+        assert!(!waited.timed_out(), "still writing");
+        lines.all.join("\n")
     }
 
     /// Waits until the log is as wanted.
     pub fn wait_for_log(&self, wanted: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + LONG;
         let mut lines = self.log.lines.lock().unwrap();
-        while !wanted(&lines.0) {
+        while !wanted(&lines.all) {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.1 {
+            if left.is_zero() || lines.ended == STREAMS {
                 // Whoever shows the log in the panic needs the lock.
                 drop(lines);
                 panic!("the log is not as wanted");
@@ -185,12 +204,13 @@ impl Drop for Server {
 
 impl Log {
     fn follow(&self, from: impl BufRead) {
-        for line in from.lines() {
-            let Ok(line) = line else { break };
-            self.lines.lock().unwrap().0.push(line);
+        // What is no UTF-8 is as much of a log as the rest.
+        for line in from.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.lines.lock().unwrap().all.push(line);
             self.more.notify_all();
         }
-        self.lines.lock().unwrap().1 = true;
+        self.lines.lock().unwrap().ended += 1;
         self.more.notify_all();
     }
 }
