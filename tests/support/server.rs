@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -157,10 +158,28 @@ impl Server {
 
     /// Processor time used so far, in clock ticks, a hundred a second.
     pub fn processor_ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // The name in parentheses may hold anything.
-        let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
-        fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+        ticks(Path::new(&format!("/proc/{}", self.id())))
+    }
+
+    /// Processor time used so far by all threads, and by the first of them, which is the loop.
+    pub fn processor_time(&self) -> (Duration, Duration) {
+        let mut all = Duration::ZERO;
+        let mut of_loop = Duration::ZERO;
+        for task in fs::read_dir(format!("/proc/{}/task", self.id())).unwrap() {
+            let task = task.unwrap();
+            // The same as in `stat`, but in nanoseconds; not every kernel keeps it.
+            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let nanos = stat.split(' ').next().and_then(|text| text.parse().ok());
+            let time = match nanos {
+                Some(nanos) => Duration::from_nanos(nanos),
+                None => Duration::from_millis(10 * ticks(&task.path())),
+            };
+            all += time;
+            if task.file_name() == *self.id().to_string() {
+                of_loop = time;
+            }
+        }
+        (all, of_loop)
     }
 
     /// Memory that is really used.
@@ -179,6 +198,14 @@ impl Server {
     pub fn ask(&self, bytes: &[u8]) -> String {
         ask(self.address(), bytes)
     }
+}
+
+/// Time in user and system mode of the process or thread with this folder.
+fn ticks(folder: &Path) -> u64 {
+    let stat = fs::read_to_string(folder.join("stat")).unwrap();
+    // The name in parentheses may hold anything.
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
 }
 
 /// Sends bytes, and reads until the end of the stream.
