@@ -549,6 +549,7 @@ fn said_by(user: u64, next: u64, token: &str) -> Vec<String> {
             "threadId": 41, "token": token, "clientId": "mine",
         })
     };
+    let broken_off = format!(" {token}\r\n");
     let frames = [
         json!({"type": "user_connected", "userId": user, "token": token, "clientId": "hello"}),
         json!({"type": "join_thread", "threadId": 41, "token": token}),
@@ -560,7 +561,8 @@ fn said_by(user: u64, next: u64, token: &str) -> Vec<String> {
         }),
         json!({"type": "send_message", "threadId": 41, "token": token}),
         json!({"type": "send_message", "threadId": 41, "message": "x", "token": {"is": token}}),
-        json!({"type": "send_message", "threadId": 41, "message": "x", "token": format!(" {token}")}),
+        json!({"type": "send_message", "threadId": 41, "message": "x", "token": [token, " "]}),
+        json!({"type": "send_message", "recipientId": next, "message": "x", "token": broken_off}),
         json!({"type": "send_message", "threadId": 41, "message": [token]}),
         json!({"type": "send_message", "message": "x", "recipientId": user, "token": token}),
         json!({"type": "typing", "threadId": 4_100, "token": token}),
