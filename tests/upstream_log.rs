@@ -69,10 +69,16 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
         headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
         body: br#"{"code":"<b>s1te-html</b>","message":"s1te-html"}"#.to_vec(),
     };
+    let told_back = Fault::Answer {
+        status: 500,
+        headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
+        body: br#"{"code":"t0ken-7","message":"t0ken-7"}"#.to_vec(),
+    };
     let to = [("Location", "https://u5er:s1te-html@example.org/?key=s1te-html")];
     for fault in [
         page(),
         odd_code,
+        told_back,
         Fault::status(302, &to),
         Fault::Close,
         Fault::Hang,

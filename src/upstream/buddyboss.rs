@@ -176,9 +176,10 @@ impl Fault {
         }
     }
 
-    /// The word if it can stand in a log line: short, and of harmless letters.
+    /// The word if it can stand in a log line: short, and of small letters, as WordPress' words
+    /// are. With digits and capitals it could be a token that the site repeats.
     pub fn loggable(&self) -> Option<&str> {
-        let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
         (self.code.len() <= 64 && self.code.bytes().all(harmless)).then_some(&*self.code)
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
+use tungstenite::client::{ClientRequestBuilder, IntoClientRequest};
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -61,11 +62,24 @@ impl Client {
 
     /// Opens a WebSocket, which the server may refuse.
     pub fn try_over(socket: TcpStream) -> Result<Client, String> {
+        let url = format!("ws://{}/", socket.peer_addr().map_err(|fault| fault.to_string())?);
+        Client::ask(url, socket)
+    }
+
+    /// Opens a WebSocket at this path and query, with further header lines.
+    pub fn at(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Client {
+        let url = format!("ws://{address}{path}").parse().unwrap();
+        let request = headers.iter().fold(ClientRequestBuilder::new(url), |all, (name, value)| {
+            all.with_header(*name, *value)
+        });
+        Client::ask(request, TcpStream::connect(address).unwrap()).unwrap()
+    }
+
+    fn ask(request: impl IntoClientRequest, socket: TcpStream) -> Result<Client, String> {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
         socket.set_write_timeout(Some(LONG)).unwrap();
-        let url = format!("ws://{}/", socket.peer_addr().map_err(|fault| fault.to_string())?);
-        match tungstenite::client(url, socket) {
+        match tungstenite::client(request, socket) {
             Ok((socket, _)) => Ok(Client { socket, ended: None, drains: 0, passed: Vec::new() }),
             Err(fault) => Err(fault.to_string()),
         }
@@ -82,9 +96,22 @@ impl Client {
     /// The same, and hears a thread.
     pub fn in_thread(address: SocketAddr, user: u64, thread: u64) -> Client {
         let mut client = Client::of_user(address, user);
-        client.say(&json!({"type": "join_thread", "threadId": thread}));
-        client.expect(|frame| frame["type"] == "thread_joined" && frame["threadId"] == thread);
+        client.join(thread);
         client
+    }
+
+    /// Opens a WebSocket and proves whose it is.
+    pub fn proven(address: SocketAddr, user: u64, token: &str) -> Client {
+        let mut client = Client::connect(address);
+        client.say(&json!({"type": "user_connected", "userId": user, "token": token}));
+        client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
+        client
+    }
+
+    /// Starts to hear a thread.
+    pub fn join(&mut self, thread: u64) {
+        self.say(&json!({"type": "join_thread", "threadId": thread}));
+        self.expect(|frame| frame["type"] == "thread_joined" && frame["threadId"] == thread);
     }
 
     /// Sends a frame.

@@ -63,14 +63,17 @@ pub fn read(
     const BAD: &str = "jwt_auth_invalid_token";
     let parts: Vec<&str> = token.split('.').collect();
     let [header, claims, proof] = parts[..] else { return Err((BAD, "Wrong number of segments")) };
-    let text = format!("{header}.{claims}");
-    if encoded(&signature(secret, &text)) != proof {
+    let object = |segment: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(segment).unwrap_or_default();
+        serde_json::from_slice::<Value>(&bytes).map_err(|_| (BAD, "Syntax error, malformed JSON"))
+    };
+    if object(header)?["alg"] != "HS256" {
+        return Err((BAD, "Algorithm not supported"));
+    }
+    if encoded(&signature(secret, &format!("{header}.{claims}"))) != proof {
         return Err((BAD, "Signature verification failed"));
     }
-    let claims = URL_SAFE_NO_PAD.decode(claims).unwrap_or_default();
-    let Ok(claims) = serde_json::from_slice::<Value>(&claims) else {
-        return Err((BAD, "Syntax error, malformed JSON"));
-    };
+    let claims = object(claims)?;
     if claims["nbf"].as_u64().is_some_and(|nbf| nbf > now_s) {
         return Err((BAD, "Cannot handle token prior to 2026-11-22T11:09:41+0000"));
     }

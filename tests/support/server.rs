@@ -1,10 +1,11 @@
-//! The real binary on a free port, with its log; killed when dropped.
+//! The real binary on a free port, with all that it writes; killed when dropped.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -23,11 +24,22 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
 }
 
+/// What comes out of a process by its standard streams.
 #[derive(Default)]
 struct Log {
-    lines: Mutex<(Vec<String>, bool)>,
+    lines: Mutex<Lines>,
     more: Condvar,
 }
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    /// Streams that have ended.
+    ended: usize,
+}
+
+/// Standard output and standard error.
+const STREAMS: usize = 2;
 
 /// The command without arguments and without settings from the environment.
 pub fn binary() -> Command {
@@ -68,14 +80,13 @@ impl Server {
 
     /// Starts a command, and waits for so many listeners.
     pub fn launch(mut command: Command, listeners: usize) -> Server {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
-        let stderr = child.stderr.take().unwrap();
-        thread::spawn({
-            let log = log.clone();
-            move || log.follow(BufReader::new(stderr))
-        });
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (out, err) = (log.clone(), log.clone());
+        thread::spawn(move || out.follow(BufReader::new(stdout)));
+        thread::spawn(move || err.follow(BufReader::new(stderr)));
         let mut server = Server { child, log, addresses: Vec::new() };
         server.wait_for_log(|lines| addresses(lines).len() >= listeners);
         server.addresses = addresses(&server.log());
@@ -99,16 +110,25 @@ impl Server {
 
     /// What it has logged so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().0.clone()
+        self.log.lines.lock().unwrap().all.clone()
+    }
+
+    /// All that it has written, once it has ended.
+    pub fn last_words(&self) -> String {
+        let lines = self.log.lines.lock().unwrap();
+        let writes = |lines: &mut Lines| lines.ended < STREAMS;
+        let (lines, waited) = self.log.more.wait_timeout_while(lines, LONG, writes).unwrap();
+        assert!(!waited.timed_out(), "still writing");
+        lines.all.join("\n")
     }
 
     /// Waits until the log is as wanted.
     pub fn wait_for_log(&self, wanted: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + LONG;
         let mut lines = self.log.lines.lock().unwrap();
-        while !wanted(&lines.0) {
+        while !wanted(&lines.all) {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.1 {
+            if left.is_zero() || lines.ended == STREAMS {
                 // Whoever shows the log in the panic needs the lock.
                 drop(lines);
                 panic!("the log is not as wanted");
@@ -138,10 +158,28 @@ impl Server {
 
     /// Processor time used so far, in clock ticks, a hundred a second.
     pub fn processor_ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // The name in parentheses may hold anything.
-        let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
-        fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+        ticks(Path::new(&format!("/proc/{}", self.id())))
+    }
+
+    /// Processor time used so far by all threads, and by the first of them, which is the loop.
+    pub fn processor_time(&self) -> (Duration, Duration) {
+        let mut all = Duration::ZERO;
+        let mut of_loop = Duration::ZERO;
+        for task in fs::read_dir(format!("/proc/{}/task", self.id())).unwrap() {
+            let task = task.unwrap();
+            // The same as in `stat`, but in nanoseconds; not every kernel keeps it.
+            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let nanos = stat.split(' ').next().and_then(|text| text.parse().ok());
+            let time = match nanos {
+                Some(nanos) => Duration::from_nanos(nanos),
+                None => Duration::from_millis(10 * ticks(&task.path())),
+            };
+            all += time;
+            if task.file_name() == *self.id().to_string() {
+                of_loop = time;
+            }
+        }
+        (all, of_loop)
     }
 
     /// Memory that is really used.
@@ -160,6 +198,14 @@ impl Server {
     pub fn ask(&self, bytes: &[u8]) -> String {
         ask(self.address(), bytes)
     }
+}
+
+/// Time in user and system mode of the process or thread with this folder.
+fn ticks(folder: &Path) -> u64 {
+    let stat = fs::read_to_string(folder.join("stat")).unwrap();
+    // The name in parentheses may hold anything.
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
 }
 
 /// Sends bytes, and reads until the end of the stream.
@@ -185,12 +231,13 @@ impl Drop for Server {
 
 impl Log {
     fn follow(&self, from: impl BufRead) {
-        for line in from.lines() {
-            let Ok(line) = line else { break };
-            self.lines.lock().unwrap().0.push(line);
+        // What is no UTF-8 is as much of a log as the rest.
+        for line in from.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.lines.lock().unwrap().all.push(line);
             self.more.notify_all();
         }
-        self.lines.lock().unwrap().1 = true;
+        self.lines.lock().unwrap().ended += 1;
         self.more.notify_all();
     }
 }

@@ -1,0 +1,263 @@
+//! Thousands who arrive at once: how often the site is asked, and what a proof costs the server.
+//!
+//! A debug build lets fewer come. For the figures:
+//!
+//! ```text
+//! cargo test --release --test arrivals -- --nocapture
+//! ```
+//!
+//! Everything runs with `--presence off`: five thousand arrivals told to five thousand connections
+//! are 25 million frames, which would measure the broadcast and not the proof.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+#[path = "support/bytes.rs"]
+mod bytes;
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use files::SecretFile;
+use serde_json::{Value, json};
+use server::Server;
+use support::site::Site;
+
+/// How many arrive.
+const PEOPLE: u64 = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
+/// How many of them share a thread.
+const COMPANY: u64 = 10;
+/// Connections of one member's devices.
+const DEVICES: u64 = 1_000;
+
+/// What the test needs besides its connections.
+const DESCRIPTORS_BESIDES: u64 = 200;
+/// Threads of the test that open connections.
+const OPENERS: usize = 4;
+/// Far longer than any of it should take.
+const LONG: Duration = Duration::from_secs(60);
+
+const SECRET: &str = "a secret of the tests, long enough for all";
+
+/// Who measures wants no other storm at the same time, and there are descriptors for one.
+fn alone() -> MutexGuard<'static, ()> {
+    static STORM: Mutex<()> = Mutex::new(());
+    STORM.lock().unwrap_or_else(|failed| failed.into_inner())
+}
+
+/// So many, or as many as the system lets us open.
+fn room_for(wanted: u64) -> u64 {
+    let got = rlimit::increase_nofile_limit(wanted + DESCRIPTORS_BESIDES).unwrap();
+    let room = wanted.min(got.saturating_sub(DESCRIPTORS_BESIDES)) / COMPANY * COMPANY;
+    if room < wanted {
+        println!("{room} arrive instead of {wanted}: the system allows {got} open files");
+    }
+    assert!(room > 0, "no room for anybody: {got} open files");
+    room
+}
+
+/// Someone who is about to arrive.
+struct Person {
+    user: u64,
+    thread: u64,
+    token: Option<String>,
+}
+
+/// People 1 to `count`, ten to a thread.
+fn people(count: u64, token: impl Fn(u64) -> Option<String>) -> Vec<Person> {
+    let person = |user| Person { user, thread: thread_of(user), token: token(user) };
+    (1..=count).map(person).collect()
+}
+
+fn thread_of(user: u64) -> u64 {
+    (user - 1) / COMPANY + 1
+}
+
+/// A site where they are members.
+fn site_of(count: u64) -> Site {
+    let site = Site::start();
+    for thread in 1..=thread_of(count) {
+        let first = (thread - 1) * COMPANY + 1;
+        site.add_thread(thread, &(first..first + COMPANY).collect::<Vec<_>>());
+    }
+    site
+}
+
+/// A server at a site, which has answered its probe.
+fn at(site: &Site, more: &[&str]) -> Server {
+    let url = site.url();
+    let arguments = ["--buddyboss-url", &url, "--presence", "off", "--upstream-workers", "8"];
+    let server = Server::start(&[&arguments, more].concat());
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
+    server
+}
+
+/// A connection, read through a small buffer.
+struct Open(BufReader<TcpStream>);
+
+impl Open {
+    /// Connects and asks for a WebSocket; the answer is not waited for.
+    fn knock(address: SocketAddr) -> Open {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        socket.write_all(&bytes::request()).unwrap();
+        Open(BufReader::with_capacity(512, socket))
+    }
+
+    /// Waits for the answer, says who this is, and joins.
+    fn come_in(&mut self, person: &Person) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let mut hello = json!({"type": "user_connected", "userId": person.user});
+        if let Some(token) = &person.token {
+            hello["token"] = json!(token);
+        }
+        let join = json!({"type": "join_thread", "threadId": person.thread});
+        let both = [hello, join].map(|frame| bytes::text(&frame.to_string())).concat();
+        self.0.get_mut().write_all(&both).unwrap();
+    }
+
+    /// The next frame, which is a text.
+    fn next(&mut self) -> Value {
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head).unwrap();
+        assert_eq!((head[0], head[1] & 0x80), (bytes::TEXT, 0));
+        let length = match head[1] {
+            126 => {
+                let mut long = [0; 2];
+                self.0.read_exact(&mut long).unwrap();
+                u16::from_be_bytes(long).into()
+            }
+            short => usize::from(short),
+        };
+        let mut text = vec![0; length];
+        self.0.read_exact(&mut text).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// Sees that this and nothing else is told to who has come in.
+    fn is_welcome(&mut self, person: &Person) {
+        assert_eq!(self.next(), json!({"type": "user_connected", "userId": person.user}));
+        assert_eq!(self.next(), json!({"type": "thread_joined", "threadId": person.thread}));
+    }
+}
+
+/// Lets all of them arrive, and waits until each has been told so. Their connections stay open.
+fn arrive(address: SocketAddr, people: &[Person]) -> Vec<Open> {
+    let arrive_some = |some: &[Person]| -> Vec<Open> {
+        let mut open: Vec<Open> = some.iter().map(|_| Open::knock(address)).collect();
+        open.iter_mut().zip(some).for_each(|(open, person)| open.come_in(person));
+        open.iter_mut().zip(some).for_each(|(open, person)| open.is_welcome(person));
+        open
+    };
+    thread::scope(|scope| {
+        let parts = people.chunks(people.len().div_ceil(OPENERS));
+        let parts: Vec<_> = parts.map(|some| scope.spawn(move || arrive_some(some))).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    })
+}
+
+/// What a storm has cost the server, for each connection.
+struct Cost {
+    total_us: f64,
+    loop_us: f64,
+}
+
+/// Lets them arrive, and tells what it has cost.
+fn measure(what: &str, server: &Server, people: &[Person]) -> Cost {
+    let (all, of_loop) = server.processor_time();
+    let begun = Instant::now();
+    let open = arrive(server.address(), people);
+    let lasted = begun.elapsed();
+    let (all_after, of_loop_after) = server.processor_time();
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / open.len() as f64;
+    let cost = Cost { total_us: each(all_after - all), loop_us: each(of_loop_after - of_loop) };
+    println!(
+        "{what}: {} connections in {:.2} s, {:.1} µs of processor time each, {:.1} µs of them in \
+         the loop",
+        open.len(),
+        lasted.as_secs_f64(),
+        cost.total_us,
+        cost.loop_us
+    );
+    cost
+}
+
+/// Requests that are neither about a token nor about a thread: probes, which carry no token.
+fn probes(site: &Site) -> usize {
+    site.requests().len() - site.proofs().len() - site.lists().len()
+}
+
+#[test]
+fn each_token_and_each_thread_is_asked_about_once_and_a_signature_costs_no_question() {
+    let _alone = alone();
+    let count = room_for(PEOPLE);
+
+    let site = site_of(count);
+    let open = {
+        let server = at(&site, &["--trust", "open"]);
+        measure("open trust", &server, &people(count, |_| None))
+    };
+    assert_eq!((site.proofs().len(), site.lists().len()), (0, 0));
+
+    let site = site_of(count);
+    let asked = {
+        let server = at(&site, &[]);
+        let tokens = people(count, |user| Some(format!("token-{user}")));
+        measure("verified, by the site", &server, &tokens)
+    };
+    let threads = thread_of(count);
+    assert_eq!((site.proofs().len() as u64, site.lists().len() as u64), (count, threads));
+    assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
+
+    let site = site_of(count);
+    site.set_jwt_secret(SECRET);
+    let file = SecretFile::with(&[SECRET]);
+    let signed = {
+        let server = at(&site, &["--jwt-secret-file", file.path()]);
+        let tokens = people(count, |user| Some(site.jwt(user, 60 * LONG)));
+        measure("verified, by signature", &server, &tokens)
+    };
+    assert_eq!((site.proofs().len() as u64, site.lists().len() as u64), (0, threads));
+    assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
+
+    for (what, cost) in [("by the site", &asked), ("by signature", &signed)] {
+        println!(
+            "verified {what} costs {:.1} µs a connection more than open, {:.1} µs of them in the \
+             loop",
+            cost.total_us - open.total_us,
+            cost.loop_us - open.loop_us
+        );
+    }
+}
+
+#[test]
+fn one_token_on_a_thousand_connections_is_asked_about_once() {
+    let _alone = alone();
+    let count = room_for(DEVICES);
+    let site = site_of(COMPANY);
+    let server = at(&site, &[]);
+    // The answer is late, so that all of them are there before it.
+    site.set_latency(Duration::from_millis(500));
+    let devices: Vec<Person> = (0..count)
+        .map(|_| Person { user: 7, thread: 1, token: Some("token-7".to_owned()) })
+        .collect();
+    let open = arrive(server.address(), &devices);
+    assert_eq!(open.len() as u64, count);
+    assert_eq!((site.proofs().len(), site.lists().len()), (1, 1));
+    assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
+}

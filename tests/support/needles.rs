@@ -1,0 +1,80 @@
+//! Looks for secrets in what must not have any.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// So much of a secret is a secret.
+const HALF: usize = 16;
+
+/// What an address's query needs encoded at least.
+const QUERY: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'+').add(b'/').add(b'=').add(b'%');
+
+/// The secrets of a test, in every form in which they could get out.
+#[derive(Default)]
+pub struct Needles {
+    /// In lower case, with what each is a form of, by how it begins: none is shorter than that.
+    all: BTreeMap<[u8; HALF], Vec<(Vec<u8>, String)>>,
+}
+
+impl Needles {
+    /// Keeps a secret: the whole, its first and its last sixteen letters, each of its parts between
+    /// dots likewise, as they are and percent-encoded.
+    pub fn add(&mut self, secret: &str) {
+        let parts = secret.split('.').filter(|part| part.len() >= HALF);
+        for part in parts.chain([secret]) {
+            let (first, last) = (&part[..HALF], &part[part.len() - HALF..]);
+            for text in [part, first, last] {
+                let forms = [
+                    text.to_owned(),
+                    utf8_percent_encode(text, &QUERY).to_string(),
+                    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string(),
+                    text.replace(' ', "+"),
+                ];
+                for form in forms {
+                    let needle = form.to_ascii_lowercase().into_bytes();
+                    let alike = self.all.entry(needle[..HALF].try_into().unwrap()).or_default();
+                    if !alike.iter().any(|(known, _)| *known == needle) {
+                        alike.push((needle, secret.to_owned()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps an Application Password: itself, with and without its spaces, and what becomes of it
+    /// in a header.
+    pub fn add_password(&mut self, login: &str, password: &str) {
+        let pair = format!("{login}:{password}");
+        for secret in [
+            password.to_owned(),
+            password.replace(' ', ""),
+            STANDARD.encode(&pair),
+            STANDARD_NO_PAD.encode(&pair),
+            URL_SAFE_NO_PAD.encode(&pair),
+        ] {
+            self.add(&secret);
+        }
+    }
+
+    /// How many forms are looked for.
+    pub fn count(&self) -> usize {
+        self.all.values().map(Vec::len).sum()
+    }
+
+    /// The first secret that these bytes hold in any form and in letters of any size, with what
+    /// stands around it.
+    pub fn find(&self, bytes: &[u8]) -> Option<String> {
+        let bytes = bytes.to_ascii_lowercase();
+        bytes.windows(HALF).enumerate().find_map(|(at, beginning)| {
+            let alike = self.all.get(beginning)?;
+            let (needle, secret) = alike.iter().find(|(n, _)| bytes[at..].starts_with(n))?;
+            let around = &bytes[at.saturating_sub(80)..(at + needle.len() + 40).min(bytes.len())];
+            Some(format!("{secret} in {:?}", String::from_utf8_lossy(around)))
+        })
+    }
+}
