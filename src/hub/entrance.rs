@@ -9,7 +9,7 @@ use super::identity::{Claim, Due, REFUSALS_MAX, Standing};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
 use super::waiting::HeldText;
 use crate::config::Trust;
-use crate::protocol::client::{ClientFrame, ReplyTo};
+use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id};
@@ -221,14 +221,6 @@ impl Hub {
         }
     }
 
-    /// The same for a token in a message: who is somebody may err.
-    pub(super) fn refuse_if_nobody(&mut self, conn: ConnId, now: Now) {
-        let verified = self.settings.trust == Trust::Verified;
-        if verified && self.is_open(conn) && !self.presence.is_known(conn) {
-            self.refuse(conn, now);
-        }
-    }
-
     /// Goes on with what a connection has said while it waited for its proof.
     fn go_on(&mut self, conn: ConnId, now: Now) {
         // One of these frames may be the next to introduce itself: a loop, and no recursion.
@@ -257,6 +249,8 @@ impl Hub {
         }
         for conn in waiting {
             match result {
+                // The message that brought it comes first among what waits, and says the rest.
+                _ if self.identity.takes_message_back(conn, now) => self.go_on(conn, now),
                 Ok(proven) => self.proven(conn, proven, now),
                 Err(failure) => self.not_proven(conn, failure, now),
             }
@@ -283,7 +277,8 @@ impl Hub {
         }
     }
 
-    /// A message that the site has stored proves whose its token is (`PROTOCOL.md` 4).
+    /// A message that the site has stored says whose its token is. A fresh one carries on where the
+    /// connection's own has expired.
     pub(super) fn vouch(
         &mut self,
         conn: ConnId,
@@ -292,23 +287,13 @@ impl Hub {
         now: Now,
     ) {
         self.identity.learn(credential, proven, now.instant);
-        if !self.is_open(conn) || self.identity.pending(conn).is_some() {
-            return;
-        }
-        let is_new = match self.presence.number_of(conn) {
-            None => true,
-            Some(user) => user == proven.user && self.identity.standing(conn) == Standing::Expired,
-        };
-        if is_new {
+        let renews = self.is_open(conn)
+            && self.identity.pending(conn).is_none()
+            && self.identity.standing(conn) == Standing::Expired
+            && self.presence.number_of(conn) == Some(proven.user);
+        if renews {
             self.identity.keep(conn, credential.clone(), now.instant);
-            let claim = self.identity.stand(conn, proven, now);
-            match claim {
-                Some(claim) if claim.user.key != Id::number(proven.user).key => {
-                    self.error(conn, &claim.reply, &mismatch());
-                    self.is_proven_user(conn, proven, None, now);
-                }
-                claim => self.is_proven_user(conn, proven, claim, now),
-            }
+            self.identity.stand(conn, proven, now);
         }
     }
 
@@ -327,8 +312,11 @@ impl Hub {
         now: Now,
     ) -> Result<bool, ClientError> {
         let introduces = match frame {
-            // The site decides by the token who may, and nobody hears a pong but who asked.
-            ClientFrame::SendMessage(_) | ClientFrame::Ping => return Ok(false),
+            // Nobody hears a pong but who asked.
+            ClientFrame::Ping => return Ok(false),
+            ClientFrame::SendMessage(message) => {
+                return self.message_waits_for_proof(conn, message, text, now);
+            }
             ClientFrame::UserConnected { .. } => true,
             _ => false,
         };
@@ -360,6 +348,65 @@ impl Hub {
                 Some(failure) => failure.client_error(About::Token),
                 None => token_required(),
             }),
+        }
+    }
+
+    /// The same for a message. Who is somebody sends with whatever token they like: the site decides
+    /// by it. Of who is nobody the message's own token has to prove who they are, before it costs
+    /// the site a post.
+    fn message_waits_for_proof(
+        &mut self,
+        conn: ConnId,
+        message: &SendMessage<'_>,
+        text: &str,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        if self.presence.is_known(conn) {
+            return Ok(false);
+        }
+        if self.identity.pending(conn).is_some() {
+            self.hold(conn, text, false)?;
+            return Ok(true);
+        }
+        let offer = match message.token.as_deref() {
+            Some(token) => {
+                let credential = Credential::parse(token)?;
+                self.identity.offer_with_message(conn, credential, now)
+            }
+            None => match self.identity.offer_again(conn, None, now) {
+                Some(offer) => offer,
+                None => return Err(Failure::TokenMissing.client_error(About::Message)),
+            },
+        };
+        match offer {
+            Offer::Known(proven) => {
+                let claim = self.identity.stand(conn, proven, now);
+                let (good, bad) = match claim {
+                    Some(claim) if claim.user.key != Id::number(proven.user).key => {
+                        (None, Some(claim))
+                    }
+                    claim => (claim, None),
+                };
+                if let Some(claim) = bad {
+                    self.error(conn, &claim.reply, &mismatch());
+                }
+                self.is_proven_user(conn, proven, good, now);
+                Ok(false)
+            }
+            Offer::Failed(failure) => {
+                self.identity.takes_message_back(conn, now);
+                if failure.condemns() {
+                    self.refuse(conn, now);
+                } else {
+                    self.await_proof(conn, now);
+                }
+                Err(failure.client_error(About::Message))
+            }
+            Offer::Ask(_) | Offer::Wait => {
+                self.hold(conn, text, true)?;
+                self.offered(conn, offer, now);
+                Ok(true)
+            }
         }
     }
 

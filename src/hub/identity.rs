@@ -40,6 +40,8 @@ struct Side {
     /// It waits for the word on what it has offered.
     pending: bool,
     claim: Option<Claim>,
+    /// What it has offered came with a message.
+    with_message: bool,
     /// What it said meanwhile.
     held: VecDeque<HeldText>,
     refusals: u8,
@@ -130,6 +132,27 @@ impl Identity {
         self.stand_on(conn, ix, now.instant);
         self.side(conn).claim = claim;
         self.judge(conn, ix, now)
+    }
+
+    /// The same for the token of a message. What was claimed before waits on.
+    pub fn offer_with_message(&mut self, conn: ConnId, credential: Credential, now: Now) -> Offer {
+        let claim = self.side(conn).claim.take();
+        self.side(conn).with_message = true;
+        self.offer(conn, credential, claim, now)
+    }
+
+    /// Whether what a connection waited for was the token of a message, which is asked about anew
+    /// when the message is.
+    pub fn takes_message_back(&mut self, conn: ConnId, now: Now) -> bool {
+        let side = self.side(conn);
+        if !std::mem::take(&mut side.with_message) {
+            return false;
+        }
+        side.pending = false;
+        if let Some(ix) = side.offered.take() {
+            self.proofs.leave(conn, ix, now.instant);
+        }
+        true
     }
 
     /// The same for the credential that it has brought before; `None` if there is none.
@@ -230,6 +253,7 @@ impl Identity {
         let side = self.side(conn);
         let before = std::mem::replace(&mut side.proven, side.offered);
         side.pending = false;
+        side.with_message = false;
         side.grace = None;
         side.expires_s = proven.expires_s;
         let (claim, now_on) = (side.claim.take(), side.proven);

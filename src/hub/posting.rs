@@ -96,7 +96,6 @@ impl Hub {
                 self.tell_author(&job, &frame);
                 if let Some(credential) = job.credential.filter(|_| failure.condemns()) {
                     self.condemn(&credential, failure, now);
-                    self.refuse_if_nobody(job.conn, now);
                 }
             }
             answer => debug_assert!(false, "{answer:?} answers no message"),
