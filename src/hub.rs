@@ -40,6 +40,9 @@ use presence::Presence;
 use threads::{Joined, Threads, Typist};
 use waiting::Waiting;
 
+/// Places on lists that are looked through for companions: who is in more has to ask by thread.
+const COMPANIONS_MAX: usize = 20_000;
+
 /// The community.
 #[derive(Debug)]
 pub struct Hub {
@@ -55,8 +58,11 @@ pub struct Hub {
     checks: Checks,
     waiting: Waiting,
     requests: Requests,
-    /// Frames that had to wait are being heard.
+    /// Frames that had to wait for a proof are being heard.
     goes_on: bool,
+    /// The thread and the user of which the site has just been asked: what they have said is
+    /// decided now, and not asked about again.
+    decided: Option<(u64, u64)>,
     encoder: Encoder,
     effects: VecDeque<Effect>,
 }
@@ -79,6 +85,7 @@ impl Hub {
             waiting: Waiting::default(),
             requests: Requests::default(),
             goes_on: false,
+            decided: None,
             encoder: Encoder::default(),
             effects: VecDeque::new(),
         }
@@ -135,7 +142,7 @@ impl Hub {
     /// Gives every message on its way its outcome, before the server stops.
     pub fn stop(&mut self) {
         for (job, fault) in self.delivery.abandon() {
-            self.error(job.conn, &job.reply, &fault);
+            self.fail(&job, &fault);
         }
         self.show_what_is_stored();
     }
@@ -189,7 +196,7 @@ impl Hub {
     fn companions(&self, conn: ConnId) -> BTreeSet<IdKey> {
         let threads = self.presence.number_of(conn).map(|user| self.membership.threads_of(user));
         let people = threads.unwrap_or_default().iter().flat_map(|t| self.membership.people(*t));
-        people.map(|user| IdKey::Number(*user)).collect()
+        people.take(COMPANIONS_MAX).map(|user| IdKey::Number(*user)).collect()
     }
 
     // ---- frames

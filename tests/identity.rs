@@ -373,23 +373,24 @@ fn the_wall_clock_decides_when_a_token_expires_and_not_the_timer() {
 }
 
 #[test]
-fn a_message_that_the_site_accepts_proves_a_waiting_claim() {
+fn a_message_brings_the_proof_of_a_waiting_claim() {
     let mut town = town();
     let conn = town.open(0);
     town.say(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#);
     town.hears_error(conn, "token_required");
     let send = r#"{"type":"send_message","threadId":41,"message":"hi","token":"t"}"#;
     town.say(conn, send);
+    town.say(conn, r#"{"type":"typing","threadId":41}"#);
+    let (request, credential) = town.asked_proof();
+    assert_eq!(credential.secret(), "t");
+    town.prove(request, 7, None);
+    town.hears(&[(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#)]);
     let (request, post) = town.asked();
     assert_eq!(post.credential.unwrap().secret(), "t");
     town.store_among(request, 41, 7, Some(&[7, 8]));
-    let heard: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame).collect();
-    assert_eq!(heard[0]["type"], "user_connected");
-    assert_eq!((&heard[0]["userId"], &heard[0]["clientId"]), (&"7".into(), &"a".into()));
-    assert_eq!(heard[1]["type"], "thread_joined");
-    assert_eq!(heard[2]["type"], "message");
-    // No question was needed, and none is for the next to come with that token.
-    assert_eq!(town.questions(), 0);
+    let kinds: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame["type"].clone()).collect();
+    // Its typing was said after the message, and came to wait for the list.
+    assert_eq!(kinds, ["typing", "thread_joined", "typing", "message"]);
     let again = town.open_with(1, "t");
     town.hears(&[(again, r#"{"type":"user_connected","userId":7}"#)]);
 }
@@ -404,12 +405,32 @@ fn a_message_under_anothers_claim_is_its_real_senders() {
         conn,
         r#"{"type":"send_message","threadId":41,"message":"hi","token":"t","senderId":8}"#,
     );
+    let (request, _) = town.asked_proof();
+    town.prove(request, 7, None);
     let (request, _) = town.asked();
     town.store_among(request, 41, 7, Some(&[7, 8]));
     let heard: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame).collect();
     assert_eq!(heard[0]["code"], "identity_mismatch");
     assert_eq!(heard[1], serde_json::json!({"type":"user_connected","userId":7}));
     assert_eq!(heard[3]["senderId"], 7);
+}
+
+#[test]
+fn a_message_whose_token_cannot_be_checked_has_an_error_of_its_own() {
+    let mut town = town();
+    let conn = town.open(0);
+    let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"t","clientId":"c"}"#;
+    town.say(conn, send);
+    let (request, _) = town.asked_proof();
+    town.fail(request, DOWN);
+    let error = town.hears_error(conn, "site_unavailable");
+    assert_eq!((&error["clientId"], &error["replyTo"]), (&"c".into(), &"send_message".into()));
+    assert_eq!(town.questions(), 0);
+    town.pass(6 * SECOND);
+    town.say(conn, send);
+    let (request, _) = town.asked_proof();
+    town.prove(request, 7, None);
+    town.asked();
 }
 
 #[test]
@@ -568,9 +589,11 @@ fn tokens_in_messages_are_guesses_too() {
         assert_eq!(town.closed(), []);
         let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"#;
         town.say(conn, &format!("{send}\"guess-{guess}\"}}"));
-        let (request, _) = town.asked();
+        // They cost the site no post.
+        let (request, _) = town.asked_proof();
         town.fail(request, Failure::TokenRefused);
-        town.hears_error(conn, "token_refused");
+        let error = town.hears_error(conn, "token_refused");
+        assert_eq!(error["replyTo"], "send_message");
     }
     assert_eq!(town.closed(), [(conn, 4401)]);
 }

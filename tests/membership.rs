@@ -332,22 +332,35 @@ fn nobody_speaks_in_anothers_name() {
 fn a_site_that_does_not_answer_is_left_alone_and_its_last_list_is_used_for_ten_minutes() {
     let mut town = town();
     let seven = town.open_member(0, 7, 41, &[7, 8]);
-    let nine = town.open_proven(1, 9);
+    let eight = town.open_member(1, 8, 41, &[]);
+    let nine = town.open_proven(2, 9);
     town.pass(61 * SECOND);
+    // One whose questions fail may have reasons of their own.
     town.say(seven, TYPE);
     let (request, ..) = town.asked_list();
     town.fail(request, DOWN);
-    town.hears(&[(seven, r#"{"type":"typing","threadId":41,"userId":7,"typing":true}"#)]);
+    town.hears_error(seven, "site_unavailable");
+    town.say(eight, TYPE);
+    let (request, ..) = town.asked_list();
+    town.fail(request, DOWN);
+    assert!(got(&town.heard(), seven, "typing"));
+    town.say(nine, JOIN);
+    let (request, ..) = town.asked_list();
+    town.fail(request, DOWN);
+    town.hears_error(nine, "site_unavailable");
+    for conn in [seven, eight] {
+        town.say(conn, TYPE);
+        assert!(got(&town.heard(), seven, "typing"));
+    }
     town.say(nine, JOIN);
     town.hears_error(nine, "site_unavailable");
-    town.say(seven, TYPE);
     assert_eq!(town.questions(), 0);
     town.pass(545 * SECOND);
-    town.heard();
-    town.say(seven, TYPE);
     while let Some(proof) = town.try_proof() {
         town.fail(proof, DOWN);
     }
+    town.heard();
+    town.say(seven, TYPE);
     let (request, ..) = town.asked_list();
     town.fail(request, DOWN);
     town.hears_error(seven, "site_unavailable");
@@ -468,9 +481,13 @@ fn who_was_refused_by_name_does_not_come_back_by_an_old_list() {
     town.fail(request, Failure::NotParticipant);
     assert!(got(&town.heard(), eight, "thread_left"));
     // Now the site is down, and what it said last counts.
+    for (conn, thread) in [(seven, 41), (eight, 42)] {
+        town.say(conn, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
+        let (request, ..) = town.asked_list();
+        town.fail(request, DOWN);
+    }
+    town.heard();
     town.say(seven, TYPE);
-    let (request, ..) = town.asked_list();
-    town.fail(request, DOWN);
     assert!(got(&town.heard(), seven, "typing"));
     town.say(eight, TYPE);
     assert!(!got(&town.heard(), seven, "typing"));

@@ -1,8 +1,8 @@
 //! Questions to the site about people and threads: a few at a time, each once.
 //!
 //! Whoever arrives in a crowd waits here, and not in the upstream's queue, where messages would
-//! have to wait behind them. People and threads take turns, so that neither a flood of arrivals
-//! nor one of joins holds up the other.
+//! have to wait behind them. People and threads take turns, and so do the users whose threads they
+//! are: no flood of arrivals or of joins holds up the others.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -23,19 +23,39 @@ pub enum Check {
 #[derive(Debug, Default)]
 pub struct Checks {
     proofs: VecDeque<ProofIx>,
-    lists: VecDeque<u64>,
+    /// Each user's threads, and whose turn is next: one account does not fill the line of all.
+    lists: HashMap<u64, VecDeque<u64>>,
+    turns: VecDeque<u64>,
     /// Whose turn it is.
     lists_next: bool,
     in_flight: HashMap<RequestId, Check>,
 }
 
 impl Checks {
-    /// Puts one in line.
-    pub fn push(&mut self, check: Check) {
-        match check {
-            Check::Proof(proof) => self.proofs.push_back(proof),
-            Check::List(thread) => self.lists.push_back(thread),
+    /// Puts the question whose a credential is in line.
+    pub fn push_proof(&mut self, proof: ProofIx) {
+        self.proofs.push_back(proof);
+    }
+
+    /// Puts the question who takes part in a thread in line, in this user's name.
+    pub fn push_list(&mut self, thread: u64, user: u64) {
+        let threads = self.lists.entry(user).or_default();
+        if threads.is_empty() {
+            self.turns.push_back(user);
         }
+        threads.push_back(thread);
+    }
+
+    fn next_list(&mut self) -> Option<u64> {
+        let user = self.turns.pop_front()?;
+        let threads = self.lists.get_mut(&user)?;
+        let thread = threads.pop_front();
+        if threads.is_empty() {
+            self.lists.remove(&user);
+        } else {
+            self.turns.push_back(user);
+        }
+        thread
     }
 
     /// The next to ask, if fewer than `at_once` are with the site.
@@ -45,7 +65,7 @@ impl Checks {
         }
         self.lists_next = !self.lists_next;
         let proof = |this: &mut Self| this.proofs.pop_front().map(Check::Proof);
-        let list = |this: &mut Self| this.lists.pop_front().map(Check::List);
+        let list = |this: &mut Self| this.next_list().map(Check::List);
         match self.lists_next {
             true => proof(self).or_else(|| list(self)),
             false => list(self).or_else(|| proof(self)),
@@ -64,6 +84,8 @@ impl Checks {
 
     /// How many are with the site or in line.
     pub fn count(&self) -> usize {
-        self.in_flight.len() + self.proofs.len() + self.lists.len()
+        self.in_flight.len()
+            + self.proofs.len()
+            + self.lists.values().map(VecDeque::len).sum::<usize>()
     }
 }

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::Hub;
-use super::checks::Check;
 use super::identity::proofs::{Offer, ProofIx};
-use super::identity::{Claim, Due, REFUSALS_MAX, Standing};
+use super::identity::{Claim, Due, REFUSALS_MAX, Standing, UNANSWERED_MAX};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
 use super::waiting::HeldText;
 use crate::config::Trust;
@@ -59,11 +58,13 @@ impl Hub {
         self.stop_typing_on(conn);
         self.threads.close(conn);
         for text in self.identity.close(conn, now.instant) {
-            self.waiting.take(conn, text.bytes());
+            self.waiting.take(conn, None, text.bytes());
+        }
+        for (user, text) in self.membership.close(conn) {
+            self.waiting.take(conn, Some(user), text.bytes());
         }
         if let Some(user) = self.presence.user_of(conn) {
-            let with_messages = self.delivery.has(conn) || self.membership.holds_messages();
-            self.heirs.closed(conn, &user.key, with_messages, now.instant);
+            self.heirs.closed(conn, &user.key, self.delivery.has(conn), now.instant);
         }
         self.presence.leave(conn, now.instant, self.settings.presence_grace);
     }
@@ -93,8 +94,11 @@ impl Hub {
                 self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
             }
             before => {
-                if before.is_some() && self.settings.trust == Trust::Verified {
-                    self.leave_everything(conn);
+                if let Some(before) = before {
+                    self.heirs.closed(conn, &before.key, false, now.instant);
+                    if self.settings.trust == Trust::Verified {
+                        self.leave_everything(conn);
+                    }
                 }
                 // The grace is for a connection that was lost, not for a change of name.
                 self.presence.leave(conn, now.instant, Duration::ZERO);
@@ -173,7 +177,7 @@ impl Hub {
             Offer::Known(proven) => self.proven(conn, proven, now),
             Offer::Failed(failure) => self.not_proven(conn, failure, now),
             Offer::Ask(proof) => {
-                self.checks.push(Check::Proof(proof));
+                self.checks.push_proof(proof);
                 self.ask_checks(now);
             }
             Offer::Wait => {}
@@ -207,9 +211,18 @@ impl Hub {
         if failure.condemns() {
             self.refuse(conn, now);
         } else {
-            self.await_proof(conn, now);
+            self.leave_unanswered(conn, now);
         }
         self.go_on(conn, now);
+    }
+
+    /// Counts what the site has not judged: a few are bad luck, many are a way to stay.
+    fn leave_unanswered(&mut self, conn: ConnId, now: Now) {
+        if self.identity.leave_unanswered(conn) >= UNANSWERED_MAX {
+            self.close(conn, TRY_AGAIN, "the site does not answer");
+        } else {
+            self.await_proof(conn, now);
+        }
     }
 
     /// Counts what a connection has tried; guessing ends soon.
@@ -228,7 +241,7 @@ impl Hub {
             return;
         }
         while let Some(text) = self.identity.next_held(conn) {
-            self.waiting.take(conn, text.bytes());
+            self.waiting.take(conn, None, text.bytes());
             self.frame(conn, text.as_str(), now);
         }
         self.goes_on = false;
@@ -398,7 +411,7 @@ impl Hub {
                 if failure.condemns() {
                     self.refuse(conn, now);
                 } else {
-                    self.await_proof(conn, now);
+                    self.leave_unanswered(conn, now);
                 }
                 Err(failure.client_error(About::Message))
             }
@@ -413,13 +426,13 @@ impl Hub {
     /// Asks the site again about a proof that is old, and nobody waits for that.
     fn renew_if_old(&mut self, conn: ConnId, now: Now) {
         if let Some(proof) = self.identity.renews(conn, now) {
-            self.checks.push(Check::Proof(proof));
+            self.checks.push_proof(proof);
             self.ask_checks(now);
         }
     }
 
     fn hold(&mut self, conn: ConnId, text: &str, first: bool) -> Result<(), ClientError> {
-        if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
+        if !self.waiting.add(conn, None, text.len(), &self.settings.waiting) {
             return Err(Failure::Overloaded.client_error(About::Token));
         }
         self.identity.hold(conn, HeldText::new(text), first);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Hub;
 use super::checks::Check;
 use super::delivery::Asked;
-use super::interface::{About, Ask, ConnId, Effect, Failure, Now, RequestId};
+use super::interface::{About, Ask, ConnId, Effect, Failure, Now};
 use super::membership::{Held, Word};
 use super::waiting::HeldText;
 use crate::config::Trust;
@@ -41,6 +41,11 @@ impl Hub {
             }
             Word::Stranger => Err(stranger()),
             Word::Failed(failure) => Err(failure.client_error(About::Thread)),
+            // What has just been said is too old for this, or does not hold long enough.
+            Word::Ask if self.decided == Some((number, user)) => {
+                let failure = Failure::SiteUnavailable { retry_after_s: None };
+                Err(failure.client_error(About::Thread))
+            }
             Word::Ask => {
                 self.hold_for_list(number, conn, user, text, now)?;
                 Ok(false)
@@ -57,10 +62,10 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<(), ClientError> {
-        if !self.waiting.add(conn, text.len(), &self.settings.waiting) {
+        if !self.waiting.add(conn, Some(user), text.len(), &self.settings.waiting) {
             return Err(Failure::Overloaded.client_error(About::Thread));
         }
-        self.membership.hold(thread, Held::Frame { conn, text: HeldText::new(text) });
+        self.membership.hold(thread, Held::Frame { conn, user, text: HeldText::new(text) });
         self.look_up(thread, conn, user, now);
         Ok(())
     }
@@ -119,7 +124,9 @@ impl Hub {
         let user = self.presence.number_of(conn).ok_or_else(stranger)?;
         if self.membership.lists(number, other) {
             Ok(true)
-        } else if self.membership.may_have_come(number, other, now.instant) {
+        } else if self.decided != Some((number, user))
+            && self.membership.may_have_come(number, other, now.instant)
+        {
             self.hold_for_list(number, conn, user, text, now)?;
             Ok(false)
         } else {
@@ -134,21 +141,15 @@ impl Hub {
             return;
         };
         if self.membership.want(thread, user, credential) {
-            self.checks.push(Check::List(thread));
+            self.checks.push_list(thread, user);
             self.ask_checks(now);
         }
     }
 
     /// What the site said of a thread's participants.
-    pub(super) fn listed(
-        &mut self,
-        thread: u64,
-        result: Result<Box<[u64]>, Failure>,
-        known: RequestId,
-        now: Now,
-    ) {
+    pub(super) fn listed(&mut self, thread: u64, result: Result<Box<[u64]>, Failure>, now: Now) {
         let failure = result.as_ref().err().copied();
-        let answered = self.membership.answered(thread, result, known, now.instant);
+        let answered = self.membership.answered(thread, result, now.instant);
         let Some((user, credential)) = answered else {
             return;
         };
@@ -167,7 +168,7 @@ impl Hub {
             }
             Some(_) => {}
         }
-        self.release(thread, now);
+        self.release(thread, Some(user), now);
     }
 
     /// Takes everyone out of a thread who is not on its list.
@@ -201,15 +202,22 @@ impl Hub {
         }
     }
 
-    /// Goes on with all that waited for the site's word on a thread, in order.
-    pub(super) fn release(&mut self, thread: u64, now: Now) {
+    /// Goes on with what waited for the site's word on a thread, in order. All that `asker`, whose
+    /// question was answered, has said is decided now; others may have to ask themselves.
+    pub(super) fn release(&mut self, thread: u64, asker: Option<u64>, now: Now) {
         for held in self.membership.release(thread) {
             match held {
-                Held::Frame { conn, text } => {
-                    self.waiting.take(conn, text.bytes());
-                    if self.is_open(conn) {
-                        self.frame(conn, text.as_str(), now);
+                Held::Frame { conn, user, text } => {
+                    let word = self.membership.word(thread, user, now.instant, Duration::ZERO);
+                    if asker != Some(user) && word == Word::Ask {
+                        self.membership.hold(thread, Held::Frame { conn, user, text });
+                        self.look_up(thread, conn, user, now);
+                        continue;
                     }
+                    self.waiting.take(conn, Some(user), text.bytes());
+                    self.decided = asker.map(|asker| (thread, asker));
+                    self.frame(conn, text.as_str(), now);
+                    self.decided = None;
                 }
                 Held::Message { stored, asked } => {
                     let (job, stored) = *stored;

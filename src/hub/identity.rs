@@ -12,12 +12,14 @@ use super::waiting::HeldText;
 use crate::protocol::Id;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
-use proofs::{Offer, PROOF_LASTS, ProofIx, Proofs};
+use proofs::{Offer, PROOF_LASTS, ProofIx, Proofs, RETRY_AFTER};
 
 /// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
 const EXPIRED_LASTS: Duration = Duration::from_secs(60);
 /// Credentials of one connection that may be refused.
 pub const REFUSALS_MAX: u8 = 3;
+/// Credentials of one connection that the site may leave without a verdict, one after the other.
+pub const UNANSWERED_MAX: u8 = 10;
 /// A timer is never set further ahead: the wall clock may be set meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
@@ -45,6 +47,7 @@ struct Side {
     /// What it said meanwhile.
     held: VecDeque<HeldText>,
     refusals: u8,
+    unanswered: u8,
     expires_s: Option<u64>,
     /// Until when a fresh token may come, once this one has expired.
     grace: Option<Instant>,
@@ -178,8 +181,12 @@ impl Identity {
     fn judge(&mut self, conn: ConnId, ix: ProofIx, now: Now) -> Offer {
         let offer = self.proofs.judge(ix, now);
         if matches!(offer, Offer::Ask(_) | Offer::Wait) {
-            self.side(conn).pending = true;
-            self.end_at(conn, None);
+            let side = self.side(conn);
+            side.pending = true;
+            // It is the site's time, and not theirs. What has been proven ends all the same.
+            if side.proven.is_none() {
+                self.end_at(conn, None);
+            }
         }
         offer
     }
@@ -254,6 +261,7 @@ impl Identity {
         let before = std::mem::replace(&mut side.proven, side.offered);
         side.pending = false;
         side.with_message = false;
+        side.unanswered = 0;
         side.grace = None;
         side.expires_s = proven.expires_s;
         let (claim, now_on) = (side.claim.take(), side.proven);
@@ -272,13 +280,9 @@ impl Identity {
         let claim = side.claim.take();
         if side.proven.is_some() || !may_try_again {
             let dropped = std::mem::replace(&mut side.offered, side.proven);
-            let (offered, expires_s) = (side.offered, side.expires_s);
-            let (grace, proven) = (side.grace, side.proven.is_some());
+            let offered = side.offered;
             if let Some(ix) = dropped.filter(|ix| Some(*ix) != offered) {
                 self.proofs.leave(conn, ix, now.instant);
-            }
-            if proven {
-                self.end_at(conn, Some(grace.unwrap_or_else(|| next_look(expires_s, now))));
             }
         }
         claim
@@ -296,9 +300,7 @@ impl Identity {
             return false;
         }
         side.grace = Some(now.instant + EXPIRED_LASTS);
-        if !side.pending {
-            self.end_at(conn, Some(now.instant + EXPIRED_LASTS));
-        }
+        self.end_at(conn, Some(now.instant + EXPIRED_LASTS));
         true
     }
 
@@ -312,6 +314,13 @@ impl Identity {
         let side = self.side(conn);
         side.refusals = side.refusals.saturating_add(1);
         side.refusals
+    }
+
+    /// Counts a credential without a verdict, and says how many there were since the last good one.
+    pub fn leave_unanswered(&mut self, conn: ConnId) -> u8 {
+        let side = self.side(conn);
+        side.unanswered = side.unanswered.saturating_add(1);
+        side.unanswered
     }
 
     /// Gives an anonymous connection time to prove who it is, unless its time runs already.
@@ -386,7 +395,12 @@ impl Identity {
                 ));
             }
             if side.grace.is_some() {
-                return Some((conn, Due::NotRenewed));
+                if !side.pending {
+                    return Some((conn, Due::NotRenewed));
+                }
+                // A fresh one has come in time, and the site is being asked.
+                self.end_at(conn, Some(now.instant + RETRY_AFTER));
+                continue;
             }
             match side.expires_s {
                 Some(at) if at <= now.unix_s => {

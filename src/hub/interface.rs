@@ -203,6 +203,23 @@ pub enum Answer {
     Failed(Failure),
 }
 
+impl Answer {
+    /// Whether the site itself has answered, good or bad, as a site does that is in order.
+    pub fn is_the_sites(&self) -> bool {
+        !matches!(
+            self,
+            Answer::Failed(
+                Failure::SiteBusy { .. }
+                    | Failure::SiteUnavailable { .. }
+                    | Failure::SiteMisconfigured
+                    | Failure::Overloaded
+                    | Failure::TokenMissing
+                    | Failure::Unknown
+            )
+        )
+    }
+}
+
 /// A stored message, as the site tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {

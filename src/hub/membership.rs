@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::delivery::{Asked, Job};
 use super::failure::Failure;
 use super::identity::proofs::RETRY_AFTER;
-use super::interface::{ConnId, RequestId, Stored};
+use super::interface::{ConnId, Stored};
 use super::waiting::HeldText;
 use crate::protocol::credential::Credential;
 
@@ -25,6 +25,10 @@ const TOO_LARGE_LASTS: Duration = Duration::from_secs(60);
 const COMPANY_LASTS: Duration = Duration::from_secs(10);
 /// Strangers of one thread that are remembered; more are asked about each time.
 const REFUSED_MAX: usize = 32;
+/// How long a full queue is not tried again.
+const OVERLOAD_LASTS: Duration = Duration::from_secs(1);
+/// How many of the oldest are looked at for one that may go.
+const SHED_LOOKS_AT: usize = 64;
 /// Threads whose lists are kept, and people on them all; the oldest list goes.
 const ROLLS_MAX: usize = 50_000;
 const PEOPLE_MAX: usize = 2_000_000;
@@ -36,6 +40,8 @@ pub enum Held {
     Frame {
         /// Who sent it.
         conn: ConnId,
+        /// As whom.
+        user: u64,
         /// Its text.
         text: HeldText,
     },
@@ -52,10 +58,8 @@ pub enum Held {
 struct List {
     /// Ascending.
     users: Box<[u64]>,
-    /// When the site was asked, which is when this was true.
-    asked: Instant,
-    /// The last question that was put before it said so.
-    known: RequestId,
+    /// When the site was asked, which is when this was true, or a little later.
+    asked: Asked,
 }
 
 #[derive(Debug)]
@@ -71,7 +75,10 @@ struct Roll {
     list: Option<List>,
     /// Who the site said does not take part, and until when that is believed.
     refused: VecDeque<(u64, Instant)>,
-    failed: Option<(Failure, Instant)>,
+    /// Whose questions the site has not answered, and how long they are not repeated. One member's
+    /// bad luck is nobody else's.
+    failed: VecDeque<(u64, Failure, Instant)>,
+    too_large: Option<Instant>,
     question: Option<Question>,
     held: VecDeque<Held>,
     /// Its place among the oldest.
@@ -103,6 +110,12 @@ pub struct Membership {
     people: usize,
     /// Stored messages that wait.
     messages: usize,
+    /// In which threads frames of a connection wait.
+    waits: HashMap<ConnId, Vec<u64>>,
+    /// The user of the last question that the site did not answer, since it has answered one.
+    silent: Option<u64>,
+    /// It has not answered two users in a row.
+    outage: bool,
     /// The threads of each user, if anyone wants to know.
     threads_of: Option<HashMap<u64, Vec<u64>>>,
 }
@@ -118,6 +131,9 @@ impl Membership {
             ages: 0,
             people: 0,
             messages: 0,
+            waits: HashMap::new(),
+            silent: None,
+            outage: false,
             threads_of: index_users.then(HashMap::new),
         }
     }
@@ -127,38 +143,43 @@ impl Membership {
         let Some(roll) = self.rolls.get(&thread) else {
             return Word::Ask;
         };
-        let refused = roll.refused.iter().any(|(who, until)| *who == user && *until > now);
-        let failed = roll.failed.filter(|(_, until)| *until > now);
-        match &roll.list {
-            Some(list) if now + ahead <= list.asked + self.lasts => {
-                match list.users.binary_search(&user) {
-                    Ok(_) if now + ahead <= list.asked + self.lasts * 3 / 4 => Word::Member,
-                    Ok(_) if roll.question.is_some() || failed.is_some() => Word::Member,
-                    Ok(_) => Word::MemberForNow,
-                    Err(_) if refused => Word::Stranger,
-                    // They may have come since; their own question will tell.
-                    Err(_) => failed.map_or(Word::Ask, |(failure, _)| Word::Failed(failure)),
-                }
+        let failed = roll.failure_of(user, now);
+        if let Some(list) = roll.list.as_ref().filter(|list| list.age(now + ahead) <= self.lasts) {
+            if list.has(user) {
+                let young = list.age(now + ahead) <= self.lasts * 3 / 4;
+                let rests = young || roll.question.is_some() || failed.is_some();
+                return if rests { Word::Member } else { Word::MemberForNow };
             }
-            list => match (failed, list) {
-                (Some(_), Some(list)) if now <= list.asked + OUTAGE_LASTS && list.has(user) => {
-                    Word::Member
-                }
-                (Some((failure, _)), _) => Word::Failed(failure),
-                (None, _) if refused => Word::Stranger,
-                (None, _) => Word::Ask,
-            },
+        } else if self.outage && failed.is_some() {
+            let last = roll.list.as_ref().filter(|list| list.age(now) <= OUTAGE_LASTS);
+            if last.is_some_and(|list| list.has(user)) {
+                return Word::Member;
+            }
         }
+        if roll.refused.iter().any(|(who, until)| *who == user && *until > now) {
+            return Word::Stranger;
+        }
+        // Who has come since the list was made may ask themselves.
+        failed.map_or(Word::Ask, Word::Failed)
     }
 
     /// Whether what is sent to a thread now reaches its participants and nobody else.
     pub fn is_current(&self, thread: u64, now: Instant) -> bool {
-        let Some(roll) = self.rolls.get(&thread) else {
-            return false;
-        };
-        let failing = roll.failed.is_some_and(|(_, until)| until > now);
-        let lasts = if failing { OUTAGE_LASTS } else { self.lasts };
-        roll.list.as_ref().is_some_and(|list| now <= list.asked + lasts)
+        let lasts = if self.outage { OUTAGE_LASTS } else { self.lasts };
+        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
+        list.is_some_and(|list| list.age(now) <= lasts)
+    }
+
+    /// Notes that the site has answered something, whatever.
+    pub fn site_answers(&mut self) {
+        (self.silent, self.outage) = (None, false);
+    }
+
+    /// Notes that the site has not answered this user's question. It is out of order once it has
+    /// failed two in a row: there may be reasons to fail one.
+    pub fn site_is_silent(&mut self, user: u64) {
+        self.outage |= self.silent.is_some_and(|other| other != user);
+        self.silent = Some(user);
     }
 
     /// Whether a frame of this connection waits for the site's word on a thread.
@@ -171,10 +192,8 @@ impl Membership {
 
     /// Whether a user may have come into a thread since its list was made.
     pub fn may_have_come(&self, thread: u64, user: u64, now: Instant) -> bool {
-        let roll = self.rolls.get(&thread);
-        let list = roll.and_then(|roll| roll.list.as_ref());
-        let failed = roll.and_then(|roll| roll.failed).is_some_and(|(_, until)| until > now);
-        list.is_some_and(|list| !list.has(user) && list.asked + COMPANY_LASTS < now) && !failed
+        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
+        list.is_some_and(|list| !list.has(user) && list.age(now) > COMPANY_LASTS)
     }
 
     /// Whether the last list has this user, however old it is.
@@ -183,10 +202,9 @@ impl Membership {
         list.is_some_and(|list| list.has(user))
     }
 
-    /// Why the site has not said who takes part, if it was asked a moment ago.
-    pub fn failure(&self, thread: u64, now: Instant) -> Option<Failure> {
-        let failed = self.rolls.get(&thread)?.failed;
-        failed.filter(|(_, until)| *until > now).map(|(failure, _)| failure)
+    /// Why the site has not said who takes part, if this user has asked a moment ago.
+    pub fn failure(&self, thread: u64, user: u64, now: Instant) -> Option<Failure> {
+        self.rolls.get(&thread)?.failure_of(user, now)
     }
 
     // ---- questions
@@ -204,8 +222,11 @@ impl Membership {
 
     /// The credential to ask with, now.
     pub fn ask(&mut self, thread: u64, now: Asked) -> Option<Credential> {
+        // It may have been asked already, or not be wanted any more.
         let question = self.rolls.get_mut(&thread)?.question.as_mut()?;
-        question.asked = Some(now);
+        if question.asked.replace(now).is_some() {
+            return None;
+        }
         Some(question.credential.clone())
     }
 
@@ -214,31 +235,39 @@ impl Membership {
         &mut self,
         thread: u64,
         result: Result<Box<[u64]>, Failure>,
-        known: RequestId,
         now: Instant,
     ) -> Option<(u64, Credential)> {
+        let lasts = self.lasts;
         let roll = self.rolls.get_mut(&thread)?;
-        let question = roll.question.take()?;
-        let asked = question.asked.unwrap_or(Asked { at: now, after: known });
-        match result {
-            Ok(users) => {
-                if users.binary_search(&question.user).is_err() {
-                    roll.refuse(question.user, now);
+        let Question { credential, user, asked } = roll.question.take()?;
+        match (result, asked) {
+            (Ok(users), Some(asked)) if now.saturating_duration_since(asked.at) <= lasts => {
+                if users.binary_search(&user).is_err() {
+                    roll.refuse(user, now);
                 }
-                self.set(thread, users, asked, known);
+                self.set(thread, users, asked);
             }
-            Err(Failure::NotParticipant) => {
-                roll.refuse(question.user, now);
-                self.strike(thread, question.user);
+            // What the site has said is too old to be of use.
+            (Ok(_), _) => {
+                let failure = Failure::SiteUnavailable { retry_after_s: None };
+                roll.fail(user, failure, now + RETRY_AFTER, now);
             }
-            Err(Failure::ThreadTooLarge) => {
-                roll.failed = Some((Failure::ThreadTooLarge, now + TOO_LARGE_LASTS));
+            (Err(Failure::NotParticipant), _) => {
+                roll.refuse(user, now);
+                self.strike(thread, user);
             }
+            (Err(Failure::ThreadTooLarge), _) => roll.too_large = Some(now + TOO_LARGE_LASTS),
             // The credential's fault, not the thread's.
-            Err(failure) if failure.condemns() => {}
-            Err(failure) => roll.failed = Some((failure, now + RETRY_AFTER)),
+            (Err(failure), _) if failure.condemns() => {}
+            (Err(Failure::Overloaded), _) => {
+                roll.fail(user, Failure::Overloaded, now + OVERLOAD_LASTS, now);
+            }
+            (Err(failure), _) => {
+                roll.fail(user, failure, now + RETRY_AFTER, now);
+                self.site_is_silent(user);
+            }
         }
-        Some((question.user, question.credential))
+        Some((user, credential))
     }
 
     /// Takes one user off a list.
@@ -253,27 +282,19 @@ impl Membership {
         }
     }
 
-    /// Takes a list that was true when it was `asked` for, or later. It is `known` since that
-    /// question was the last.
-    pub fn set(&mut self, thread: u64, users: Box<[u64]>, asked: Asked, known: RequestId) {
+    /// Takes a list that was true when it was `asked` for, or later. One that was asked for before
+    /// the list that there is says nothing new.
+    pub fn set(&mut self, thread: u64, users: Box<[u64]>, asked: Asked) {
         let roll = self.roll(thread);
-        let before = roll.list.take();
-        let users = match &before {
-            // Nobody knows which of two overlapping answers is the younger. Who stands on both
-            // takes part by either.
-            Some(list) if asked.after <= list.known => {
-                users.iter().copied().filter(|user| list.has(*user)).collect()
-            }
-            _ => users,
-        };
-        let asked = match &before {
-            Some(list) if asked.after <= list.known => asked.at.min(list.asked),
-            _ => asked.at,
-        };
-        roll.failed = None;
+        roll.too_large = None;
+        if roll.list.as_ref().is_some_and(|list| list.asked.after > asked.after) {
+            return;
+        }
         roll.refused.retain(|(user, _)| users.binary_search(user).is_err());
-        self.people += users.len();
+        roll.failed.retain(|(user, ..)| users.binary_search(user).is_err());
+        let before = roll.list.take();
         let gone = before.as_ref().map_or(&[][..], |list| &list.users);
+        self.people += users.len();
         self.people -= gone.len();
         if let Some(threads_of) = &mut self.threads_of {
             for user in gone.iter().filter(|user| users.binary_search(user).is_err()) {
@@ -283,14 +304,17 @@ impl Membership {
                 threads_of.entry(*user).or_default().push(thread);
             }
         }
-        self.roll(thread).list = Some(List { users, asked, known });
+        self.roll(thread).list = Some(List { users, asked });
         self.renew_age(thread);
         self.shed();
     }
 
     /// Lets something wait for the site's word.
     pub fn hold(&mut self, thread: u64, held: Held) {
-        self.messages += usize::from(held.is_message());
+        match &held {
+            Held::Message { .. } => self.messages += 1,
+            Held::Frame { conn, .. } => self.waits.entry(*conn).or_default().push(thread),
+        }
         self.roll(thread).held.push_back(held);
     }
 
@@ -298,8 +322,46 @@ impl Membership {
     pub fn release(&mut self, thread: u64) -> VecDeque<Held> {
         let held = self.rolls.get_mut(&thread).map(|roll| std::mem::take(&mut roll.held));
         let held = held.unwrap_or_default();
-        self.messages -= held.iter().filter(|held| held.is_message()).count();
+        for held in &held {
+            match held {
+                Held::Message { .. } => self.messages -= 1,
+                Held::Frame { conn, .. } => self.waits_no_more(*conn, thread),
+            }
+        }
         held
+    }
+
+    /// Takes back what a connection has said, and the questions that only that has caused. Returns
+    /// the frames.
+    pub fn close(&mut self, conn: ConnId) -> Vec<(u64, HeldText)> {
+        let mut frames = Vec::new();
+        for thread in self.waits.remove(&conn).unwrap_or_default() {
+            let Some(roll) = self.rolls.get_mut(&thread) else { continue };
+            for held in std::mem::take(&mut roll.held) {
+                match held {
+                    Held::Frame { conn: other, user, text } if other == conn => {
+                        frames.push((user, text));
+                    }
+                    other => roll.held.push_back(other),
+                }
+            }
+            let in_line = roll.question.as_ref().is_some_and(|question| question.asked.is_none());
+            if roll.held.is_empty() && in_line {
+                roll.question = None;
+            }
+        }
+        frames
+    }
+
+    fn waits_no_more(&mut self, conn: ConnId, thread: u64) {
+        if let Some(threads) = self.waits.get_mut(&conn) {
+            if let Some(at) = threads.iter().position(|other| *other == thread) {
+                threads.swap_remove(at);
+            }
+            if threads.is_empty() {
+                self.waits.remove(&conn);
+            }
+        }
     }
 
     /// Takes the stored messages that wait for an answer to their own question.
@@ -312,11 +374,6 @@ impl Membership {
             }
         }
         own
-    }
-
-    /// Whether stored messages wait.
-    pub fn holds_messages(&self) -> bool {
-        self.messages > 0
     }
 
     /// Takes all stored messages that wait, in the order of their threads.
@@ -375,17 +432,16 @@ impl Membership {
     /// Drops the oldest lists while there are too many. What waits is never dropped: it is bounded
     /// by those who may let something wait.
     fn shed(&mut self) {
-        let mut spared = 0;
-        while self.by_age.len() - spared > ROLLS_MAX || self.people > PEOPLE_MAX {
-            let Some((age, thread)) = self.by_age.iter().nth(spared).map(|(a, t)| (*a, *t)) else {
-                return;
-            };
+        while self.by_age.len() > ROLLS_MAX || self.people > PEOPLE_MAX {
             let busy = |roll: &Roll| roll.question.is_some() || !roll.held.is_empty();
             // The youngest is the one that is being made.
-            if age == self.ages || self.rolls.get(&thread).is_some_and(busy) {
-                spared += 1;
-                continue;
-            }
+            let idle = self.by_age.iter().take(SHED_LOOKS_AT).find(|(age, thread)| {
+                **age != self.ages && !self.rolls.get(*thread).is_some_and(busy)
+            });
+            let Some((age, thread)) = idle.map(|(age, thread)| (*age, *thread)) else {
+                // So many wait: they are bounded, and leave soon.
+                return;
+            };
             self.by_age.remove(&age);
             if let Some(list) = self.rolls.remove(&thread).and_then(|roll| roll.list) {
                 self.people -= list.users.len();
@@ -418,15 +474,13 @@ impl Membership {
     }
 }
 
-impl Held {
-    fn is_message(&self) -> bool {
-        matches!(self, Held::Message { .. })
-    }
-}
-
 impl List {
     fn has(&self, user: u64) -> bool {
         self.users.binary_search(&user).is_ok()
+    }
+
+    fn age(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.asked.at)
     }
 }
 
@@ -437,6 +491,22 @@ impl Roll {
             self.refused.pop_front();
         }
         self.refused.push_back((user, now + REFUSAL_LASTS));
+    }
+
+    fn fail(&mut self, user: u64, failure: Failure, until: Instant, now: Instant) {
+        self.failed.retain(|(who, _, until)| *who != user && *until > now);
+        if self.failed.len() >= REFUSED_MAX {
+            self.failed.pop_front();
+        }
+        self.failed.push_back((user, failure, until));
+    }
+
+    fn failure_of(&self, user: u64, now: Instant) -> Option<Failure> {
+        if self.too_large.is_some_and(|until| until > now) {
+            return Some(Failure::ThreadTooLarge);
+        }
+        let failed = self.failed.iter().find(|(who, _, until)| *who == user && *until > now);
+        failed.map(|(_, failure, _)| *failure)
     }
 }
 

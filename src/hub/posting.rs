@@ -41,6 +41,7 @@ impl Hub {
             None => self.identity.credential_of(conn).cloned(),
         };
         let job = Job {
+            origin: conn,
             conn,
             reply: reply.clone(),
             recipient: message.recipient,
@@ -59,8 +60,9 @@ impl Hub {
     }
 
     pub(super) fn answered(&mut self, request: RequestId, answer: Answer, now: Now) {
-        // What is asked from here on is asked after this answer.
-        let known = self.requests.last();
+        if self.settings.trust == Trust::Verified && answer.is_the_sites() {
+            self.membership.site_answers();
+        }
         if let Some(check) = self.checks.finish(request) {
             match (check, answer) {
                 (Check::Proof(proof), Answer::Proven(proven)) => {
@@ -70,10 +72,10 @@ impl Hub {
                     self.proof_answered(proof, Err(failure), now);
                 }
                 (Check::List(thread), Answer::Listed(users)) => {
-                    self.listed(thread, Ok(users), known, now);
+                    self.listed(thread, Ok(users), now);
                 }
                 (Check::List(thread), Answer::Failed(failure)) => {
-                    self.listed(thread, Err(failure), known, now);
+                    self.listed(thread, Err(failure), now);
                 }
                 (check, answer) => debug_assert!(false, "{answer:?} answers no {check:?}"),
             }
@@ -84,16 +86,14 @@ impl Hub {
         let Some((job, next)) = finished else {
             return;
         };
-        let job = self.inherited(job);
         match answer {
             Answer::Stored(stored) => {
                 let claimed = job.claimed.or(Some(stored.sender.clone()));
-                self.stored(Job { claimed, ..job }, stored, known, now);
+                self.stored(Job { claimed, ..job }, stored, now);
             }
             Answer::Failed(failure) => {
-                let fault = failure.client_error(About::Message);
-                let frame = ServerFrame::Error(ErrorFrame::new(&fault, &job.reply));
-                self.tell_author(&job, &frame);
+                self.fail(&job, &failure.client_error(About::Message));
+                self.delivery.settle(&job);
                 if let Some(credential) = job.credential.filter(|_| failure.condemns()) {
                     self.condemn(&credential, failure, now);
                 }
@@ -105,27 +105,35 @@ impl Hub {
         }
     }
 
-    /// The job of whoever gets its outcome now: its connection, or its user's next one.
+    /// The job with whoever gets its outcome now: its connection, or its user's next one.
     fn inherited(&self, job: Job) -> Job {
-        let heir = self.heirs.heir_of(job.conn, job.claimed.as_ref().map(|user| &user.key));
-        Job { conn: heir.unwrap_or(job.conn), ..job }
+        let heir = self.heirs.heir_of(job.origin, job.claimed.as_ref().map(|user| &user.key));
+        Job { conn: heir.unwrap_or(job.origin), ..job }
+    }
+
+    /// Tells the author of a message that it has failed.
+    pub(super) fn fail(&mut self, job: &Job, fault: &ClientError) {
+        let frame = ServerFrame::Error(ErrorFrame::new(fault, &job.reply));
+        let frame = self.encoder.encode(&frame);
+        self.tell_author(job, frame);
     }
 
     /// Sends an outcome to its author, or keeps it until they are back.
-    fn tell_author(&mut self, job: &Job, frame: &ServerFrame<'_>) {
-        let frame = self.encoder.encode(frame);
-        if self.is_open(job.conn) {
-            self.effects.push_back(Effect::Send { to: job.conn, frame });
+    fn tell_author(&mut self, job: &Job, frame: EncodedFrame) {
+        let user = job.claimed.as_ref().map(|user| &user.key);
+        let to = self.heirs.heir_of(job.origin, user).unwrap_or(job.origin);
+        if self.is_open(to) {
+            self.effects.push_back(Effect::Send { to, frame });
         } else {
-            self.heirs.keep(job.conn, job.claimed.as_ref().map(|user| &user.key), frame);
+            self.heirs.keep(job.origin, user, frame);
         }
     }
 
     /// In verified trust, a stored message says who its sender is and who takes part in the thread;
     /// it is shown when the second is known.
-    fn stored(&mut self, job: Job, mut stored: Stored, known: RequestId, now: Now) {
+    fn stored(&mut self, job: Job, mut stored: Stored, now: Now) {
         if self.settings.trust == Trust::Open {
-            return self.show_stored(&job, &stored);
+            return self.show_stored(job, &stored);
         }
         if let (Some(credential), Some(user)) = (&job.credential, stored.sender.site_number()) {
             let proven = Proven { user, expires_s: stored.expires_s };
@@ -133,10 +141,10 @@ impl Hub {
         }
         if let Some(users) = stored.participants.take() {
             let thread = stored.thread;
-            self.membership.set(thread, users, job.asked, known);
+            self.membership.set(thread, users, job.asked);
             self.turn_out(thread);
             // What came before is shown before.
-            self.release(thread, now);
+            self.release(thread, None, now);
         }
         self.show_or_hold(job, stored, false, now);
     }
@@ -144,17 +152,17 @@ impl Hub {
     /// Shows a stored message to its thread, as soon as it is known who takes part. One that was
     /// `asked` for in vain is shown to its author alone.
     pub(super) fn show_or_hold(&mut self, job: Job, stored: Stored, asked: bool, now: Now) {
-        let job = self.inherited(job);
         let thread = stored.thread;
         if self.membership.is_current(thread, now.instant) {
-            return self.show_stored(&job, &stored);
+            return self.show_stored(job, &stored);
         }
         let user = stored.sender.site_number();
-        let failing = self.membership.failure(thread, now.instant).is_some();
+        let failing =
+            user.is_some_and(|user| self.membership.failure(thread, user, now.instant).is_some());
         if let (Some(credential), Some(user), false) = (&job.credential, user, asked || failing) {
             let asked = self.membership.want(thread, user, credential);
             if asked {
-                self.checks.push(Check::List(thread));
+                self.checks.push_list(thread, user);
             }
             let stored = Box::new((job, stored));
             self.membership.hold(thread, Held::Message { stored, asked });
@@ -163,7 +171,8 @@ impl Hub {
         self.show_to_author(&job, &stored);
     }
 
-    fn show_stored(&mut self, job: &Job, stored: &Stored) {
+    fn show_stored(&mut self, job: Job, stored: &Stored) {
+        let job = &self.inherited(job);
         let (thread, sender) = names(job, stored);
         let turned_away = self.introduce(job, &sender, &thread);
         // The site's user and the connection's need not be the same in open trust.
@@ -178,14 +187,19 @@ impl Hub {
             self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
         }
         if !self.is_open(job.conn) {
-            self.tell_author(job, &frame(job.reply.client_id.as_ref()));
+            let own = self.encoder.encode(&frame(job.reply.client_id.as_ref()));
+            self.tell_author(job, own);
         }
+        self.delivery.settle(job);
     }
 
     pub(super) fn show_to_author(&mut self, job: &Job, stored: &Stored) {
         let (thread, sender) = names(job, stored);
         let client_id = job.reply.client_id.as_ref();
-        self.tell_author(job, &message_frame(job, stored, &thread, &sender, client_id));
+        let frame = message_frame(job, stored, &thread, &sender, client_id);
+        let frame = self.encoder.encode(&frame);
+        self.tell_author(job, frame);
+        self.delivery.settle(job);
     }
 
     /// Gives stored messages that wait for the site's word their outcome, before the server stops.

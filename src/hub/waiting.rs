@@ -1,5 +1,6 @@
 //! How much waits for the site's word on people and threads, and how much may.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
@@ -45,6 +46,9 @@ pub struct WaitBounds {
     pub bytes_per_connection: usize,
 }
 
+/// A user's connections together may let as much wait as so many of them.
+const CONNECTIONS_PER_USER: usize = 2;
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     frames: usize,
@@ -73,11 +77,24 @@ pub struct Waiting {
     all: Load,
     /// Of the connection with this serial in each slot.
     per_slot: Vec<(u32, Load)>,
+    per_user: HashMap<u64, Load>,
 }
 
 impl Waiting {
-    /// Counts a frame in; false if there is no room for it.
-    pub fn add(&mut self, conn: ConnId, bytes: usize, bounds: &WaitBounds) -> bool {
+    /// Counts a frame in, of this user where it is known whose it is; false if there is no room.
+    pub fn add(
+        &mut self,
+        conn: ConnId,
+        user: Option<u64>,
+        bytes: usize,
+        bounds: &WaitBounds,
+    ) -> bool {
+        let frames_max = bounds.per_connection * CONNECTIONS_PER_USER;
+        let bytes_max = bounds.bytes_per_connection * CONNECTIONS_PER_USER;
+        let users = user.and_then(|user| self.per_user.get(&user));
+        if users.is_some_and(|load| !load.takes(bytes, frames_max, bytes_max)) {
+            return false;
+        }
         let slot = conn.slot as usize;
         if self.per_slot.len() <= slot {
             self.per_slot.resize(slot + 1, (0, Load::default()));
@@ -91,13 +108,22 @@ impl Waiting {
         if room {
             self.all.add(bytes);
             own.add(bytes);
+            if let Some(user) = user {
+                self.per_user.entry(user).or_default().add(bytes);
+            }
         }
         room
     }
 
     /// Counts a frame out, whether or not its connection is still there.
-    pub fn take(&mut self, conn: ConnId, bytes: usize) {
+    pub fn take(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
         self.all.take(bytes);
+        if let Some(load) = user.and_then(|user| self.per_user.get_mut(&user)) {
+            load.take(bytes);
+            if load.frames == 0 {
+                self.per_user.remove(&user.unwrap_or_default());
+            }
+        }
         let (serial, own) = &mut self.per_slot[conn.slot as usize];
         // A later connection in the same slot has a count of its own.
         if *serial == conn.serial {

@@ -42,7 +42,8 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
         presence: config.presence,
         membership_lasts: config.membership_lasts,
         anonymous_lasts: config.anonymous_lasts,
-        checks: config.upstream_workers.into(),
+        // Messages have the other half.
+        checks: usize::from(config.upstream_workers / 2).max(1),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: config.max_joins as usize,

@@ -199,7 +199,9 @@ fn failure(status: u16, reply: &Reply) -> Failure {
         300..=399 if is_suspension(reply.location.as_deref()) => Failure::Suspended,
         300..=399 => Failure::SiteMisconfigured,
         400 => Failure::RefusedBySite,
-        401 => Failure::TokenRefused,
+        401 if fault.is_some() => Failure::TokenRefused,
+        // The web server's own word, not the site's about a token: WordPress has not seen it.
+        401 => Failure::NotStored,
         403 if code == "bp_rest_authorization_required" => Failure::NotParticipant,
         403 => fault.as_ref().and_then(Fault::token_verdict).unwrap_or(Failure::NotStored),
         404 => Failure::SiteMisconfigured,

@@ -3,19 +3,25 @@
 //! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls.
 //! Between them are two channels and a waker, and nothing else is shared.
 //!
-//! **Bounds.** No ask is taken while `queue + workers` are outstanding: accepted, and their answers
-//! not collected. Both channels have room for all of these and one probe. So an ask that is taken
+//! **Bounds.** No message is taken while `queue + workers` are outstanding: accepted, and their
+//! answers not collected. The channels have room for all of these and one probe. So what is taken
 //! always finds a place, whether or not a worker has come for the one before; a worker never waits
 //! for the loop; and a loop that does not collect gets `Overloaded`.
+//!
+//! Checks, of people and of threads, have a channel of their own, with room for as many as there are
+//! workers, and come first: a full queue of messages must not look like a site that does not answer.
+//! Messages have their share because the hub asks for no more checks at a time than half the workers
+//! can do.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::SiteSettings;
 use super::address::Form;
@@ -32,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many different warnings are remembered.
 const WARNINGS_MAX: usize = 16;
 
+/// So many refused tokens before any was accepted are no accident.
+const REFUSED_FROM_THE_START: u32 = 3;
+
 /// What a worker is to do.
 enum Job {
     Ask {
@@ -43,15 +52,17 @@ enum Job {
     Probe(Form),
 }
 
+/// What an ask was about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Message,
+    Token,
+    List,
+}
+
 /// What a worker has done.
 enum Done {
-    Asked {
-        request: RequestId,
-        /// What the ask was, for the log.
-        what: &'static str,
-        form: Form,
-        outcome: Outcome,
-    },
+    Asked { request: RequestId, what: What, form: Form, outcome: Outcome },
     Probed(Result<Form, Finding>),
 }
 
@@ -60,8 +71,10 @@ enum Done {
 pub struct Pool {
     url: SiteUrl,
     site: Site,
-    /// `None` once the pool is being dropped.
+    /// Messages and probes; `None` once the pool is being dropped.
     jobs: Option<Sender<Job>>,
+    /// Checks, likewise.
+    checks: Option<Sender<Job>>,
     done: Receiver<Done>,
     verifier: Option<Verifier>,
     /// Answers that needed no worker, the next one first. They ring no bell: whoever submits is
@@ -70,6 +83,9 @@ pub struct Pool {
     /// Asks that were accepted and whose answers have not been collected; `ready` not counted.
     outstanding: usize,
     outstanding_max: usize,
+    /// The same for checks.
+    checks_outstanding: usize,
+    checks_max: usize,
     /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
     /// better.
     form: Form,
@@ -80,6 +96,10 @@ pub struct Pool {
     probed_at: Option<Instant>,
     /// When an answer last made us doubt the form.
     doubted_at: Option<Instant>,
+    /// Since when the site has been in trouble, if it is.
+    failing: Option<Instant>,
+    /// Tokens that the site has refused, while it has accepted none.
+    refused: Option<u32>,
     /// When the loop last said what time it is.
     now: Option<Instant>,
     /// What was warned of within the last minute, and when; the oldest first.
@@ -93,10 +113,11 @@ impl Pool {
         let queue = settings.queue.max(1);
         let outstanding_max = workers + queue;
         let (jobs, todo) = bounded(outstanding_max + 1);
-        let (answers, done) = bounded(outstanding_max + 1);
+        let (checks, to_check) = bounded(workers);
+        let (answers, done) = bounded(outstanding_max + workers + 1);
         let site = Site::new(settings);
         for n in 0..workers {
-            let (site, todo) = (site.clone(), todo.clone());
+            let (site, todo) = (site.clone(), [to_check.clone(), todo.clone()]);
             let (answers, waker) = (answers.clone(), waker.clone());
             let work = move || work(&todo, &answers, &waker, |job| run(&site, job));
             thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
@@ -105,17 +126,22 @@ impl Pool {
             url: settings.url.clone(),
             site,
             jobs: Some(jobs),
+            checks: Some(checks),
             done,
             verifier: settings.verifier.clone(),
             ready: VecDeque::new(),
             outstanding: 0,
             outstanding_max,
+            checks_outstanding: 0,
+            checks_max: workers,
             form: Form::RestRoute,
             probe_first: Form::Pretty,
             probing: false,
             probe_wanted: true,
             probed_at: None,
             doubted_at: None,
+            failing: None,
+            refused: Some(0),
             now: None,
             warned: VecDeque::new(),
         };
@@ -131,10 +157,19 @@ impl Pool {
         if let Some(answer) = self.without_the_site(&ask, now) {
             return self.ready.push_back((request, answer));
         }
-        if self.outstanding >= self.outstanding_max || !self.send_ask(request, ask) {
+        let is_check = What::of(&ask) != What::Message;
+        let has_room = match is_check {
+            true => self.checks_outstanding < self.checks_max,
+            false => self.outstanding < self.outstanding_max,
+        };
+        if !has_room || !self.send_ask(request, ask) {
+            self.warn(format!("{}: the queue of requests is full (--upstream-queue)", self.url));
             return self.ready.push_back((request, Answer::Failed(Failure::Overloaded)));
         }
-        self.outstanding += 1;
+        match is_check {
+            true => self.checks_outstanding += 1,
+            false => self.outstanding += 1,
+        }
         self.probe_if_wanted();
     }
 
@@ -147,7 +182,10 @@ impl Pool {
             match self.done.try_recv().ok()? {
                 Done::Probed(result) => self.probed(result),
                 Done::Asked { request, what, form, outcome } => {
-                    self.outstanding -= 1;
+                    match what {
+                        What::Message => self.outstanding -= 1,
+                        What::Token | What::List => self.checks_outstanding -= 1,
+                    }
                     self.note(what, form, &outcome);
                     return Some((request, outcome.answer));
                 }
@@ -162,7 +200,7 @@ impl Pool {
 
     /// How many asks were accepted whose answers have not been collected.
     pub fn outstanding(&self) -> usize {
-        self.outstanding + self.ready.len()
+        self.outstanding + self.checks_outstanding + self.ready.len()
     }
 
     /// The form of address that the next ask is sent to.
@@ -194,7 +232,11 @@ impl Pool {
     }
 
     fn send(&self, job: Job) -> bool {
-        let Some(jobs) = &self.jobs else { return false };
+        let is_check = match &job {
+            Job::Ask { ask, .. } => What::of(ask) != What::Message,
+            Job::Probe(_) => false,
+        };
+        let Some(jobs) = (if is_check { &self.checks } else { &self.jobs }) else { return false };
         match jobs.try_send(job) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
@@ -244,9 +286,16 @@ impl Pool {
     }
 
     /// What an operator should know of an answer.
-    fn note(&mut self, what: &str, form: Form, outcome: &Outcome) {
+    fn note(&mut self, what: What, form: Form, outcome: &Outcome) {
         if outcome.doubtful && form == self.form {
             self.doubt(what);
+        }
+        self.note_refusal(&outcome.answer);
+        if outcome.answer.is_the_sites() {
+            if let (Some(since), Some(now)) = (self.failing.take(), self.now) {
+                let lasted = now.saturating_duration_since(since).as_secs();
+                log::info!("{}: it answers again, after {lasted} s", self.url);
+            }
         }
         let (Answer::Failed(failure), Some(remark)) = (&outcome.answer, &outcome.remark) else {
             return;
@@ -256,11 +305,32 @@ impl Pool {
             Failure::Unknown
             | Failure::SiteUnavailable { .. }
             | Failure::SiteBusy { .. }
-            | Failure::SiteMisconfigured
-            | Failure::ThreadTooLarge
-            | Failure::NotStored => self.warn(line),
+            | Failure::SiteMisconfigured => {
+                self.failing = self.failing.or(self.now);
+                self.warn(line);
+            }
+            Failure::ThreadTooLarge | Failure::NotStored => self.warn(line),
             // The member's affair, not the operator's.
             _ => log::debug!("{line}"),
+        }
+    }
+
+    /// A site that accepts no token at all is perhaps not shown any.
+    fn note_refusal(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Failed(Failure::TokenRefused) => {
+                let Some(refused) = &mut self.refused else { return };
+                *refused = refused.saturating_add(1);
+                if *refused >= REFUSED_FROM_THE_START {
+                    self.warn(format!(
+                        "{}: it has accepted no token so far: does its web server pass the header \
+                         Authorization on to WordPress, and is --token-header what it expects?",
+                        self.url
+                    ));
+                }
+            }
+            Answer::Failed(_) => {}
+            _ => self.refused = None,
         }
     }
 
@@ -268,7 +338,7 @@ impl Pool {
     /// changed, perhaps something in front of it refused this one request: the other form is used
     /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
     /// twice for everything.
-    fn doubt(&mut self, what: &str) {
+    fn doubt(&mut self, what: What) {
         let recently = match (self.doubted_at, self.now) {
             (Some(then), Some(now)) => now.saturating_duration_since(then) < PATIENCE,
             _ => false,
@@ -306,7 +376,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // Idle workers end with the channel, busy ones after their call, which fails at once. One
         // that is connecting ends when its timeout does; nobody waits for it.
-        self.jobs = None;
+        (self.jobs, self.checks) = (None, None);
         self.site.shut_down();
     }
 }
@@ -315,7 +385,7 @@ fn run(site: &Site, job: &Job) -> Done {
     match job {
         Job::Ask { request, ask, form } => {
             let (request, form) = (*request, *form);
-            Done::Asked { request, what: name(ask), form, outcome: site.put(ask, form) }
+            Done::Asked { request, what: What::of(ask), form, outcome: site.put(ask, form) }
         }
         Job::Probe(first) => Done::Probed(site.probe(*first)),
     }
@@ -323,12 +393,16 @@ fn run(site: &Site, job: &Job) -> Done {
 
 /// What a worker does all its life. Each job gets exactly one answer, even if it panics.
 fn work(
-    jobs: &Receiver<Job>,
+    [checks, others]: &[Receiver<Job>; 2],
     answers: &Sender<Done>,
     waker: &mio::Waker,
     run: impl Fn(&Job) -> Done,
 ) {
-    while let Ok(job) = jobs.recv() {
+    let next = || match checks.try_recv() {
+        Ok(job) => Ok(job),
+        Err(_) => select! { recv(checks) -> job => job, recv(others) -> job => job },
+    };
+    while let Ok(job) = next() {
         // Nothing that `run` leaves half done is looked at again.
         let done = catch_unwind(AssertUnwindSafe(|| run(&job))).unwrap_or_else(|_| broken(&job));
         // First the answer, then the bell: the other way round the loop could look too early.
@@ -351,18 +425,29 @@ fn broken(job: &Job) -> Done {
                 }
             };
             let outcome = Outcome::failed(failure, Some(WHY));
-            Done::Asked { request: *request, what: name(ask), form: *form, outcome }
+            Done::Asked { request: *request, what: What::of(ask), form: *form, outcome }
         }
         Job::Probe(_) => Done::Probed(Err(Finding::Unreachable(WHY))),
     }
 }
 
-/// What the log calls an ask.
-fn name(ask: &Ask) -> &'static str {
-    match ask {
-        Ask::Post(_) => "a message",
-        Ask::Prove(_) => "the check of a token",
-        Ask::List { .. } => "the list of a thread's participants",
+impl What {
+    fn of(ask: &Ask) -> What {
+        match ask {
+            Ask::Post(_) => What::Message,
+            Ask::Prove(_) => What::Token,
+            Ask::List { .. } => What::List,
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            What::Message => "a message",
+            What::Token => "the check of a token",
+            What::List => "the list of a thread's participants",
+        })
     }
 }
 
@@ -389,7 +474,10 @@ mod tests {
         jobs.send(Job::Probe(Form::Pretty)).ok().unwrap();
         drop(jobs);
         // `resume_unwind` is a panic without its noise.
-        work(&todo, &answers, &waker, |_| std::panic::resume_unwind(Box::new("on purpose")));
+        let (_checks, to_check) = bounded(1);
+        work(&[to_check, todo], &answers, &waker, |_| {
+            std::panic::resume_unwind(Box::new("on purpose"))
+        });
         drop(answers);
         let requests: Vec<_> = done
             .iter()

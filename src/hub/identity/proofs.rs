@@ -51,6 +51,8 @@ struct Proof {
     /// While a connection stands on it, or it is being asked about.
     credential: Option<Credential>,
     verdict: Option<Verdict>,
+    /// Why the site has not renewed its verdict, and how long it is left alone.
+    quiet: Option<(Failure, Instant)>,
     asking: bool,
     conns: Vec<ConnId>,
     /// When it is forgotten, while no connection stands on it.
@@ -90,6 +92,7 @@ impl Proofs {
             print,
             credential: Some(credential),
             verdict: None,
+            quiet: None,
             asking: false,
             conns: Vec::new(),
             forget: None,
@@ -134,6 +137,9 @@ impl Proofs {
                 if now.instant.saturating_duration_since(since) < PROOF_LASTS {
                     return Offer::Known(proven);
                 }
+                if let Some((failure, _)) = proof.quiet.filter(|(_, until)| *until > now.instant) {
+                    return Offer::Failed(failure);
+                }
             }
             Some(Verdict::Refused { failure, until } | Verdict::Unanswered { failure, until })
                 if until > now.instant =>
@@ -171,7 +177,8 @@ impl Proofs {
             return false;
         };
         let old = now.saturating_duration_since(since) >= PROOF_LASTS;
-        old && !std::mem::replace(&mut proof.asking, true)
+        let quiet = proof.quiet.is_some_and(|(_, until)| until > now);
+        old && !quiet && !std::mem::replace(&mut proof.asking, true)
     }
 
     /// The credential to put to the site; `None` if nobody waits for it any more.
@@ -198,9 +205,9 @@ impl Proofs {
                 Verdict::Refused { failure, until: now + REFUSAL_LASTS }
             }
             // A site that is down makes nobody anonymous; it is asked again a little later.
-            (Err(_), Some(Verdict::Known { proven, .. })) if !proof.conns.is_empty() => {
-                let since = now.checked_sub(PROOF_LASTS - RETRY_AFTER).unwrap_or(now);
-                Verdict::Known { proven, since }
+            (Err(failure), Some(known @ Verdict::Known { .. })) => {
+                proof.quiet = Some((failure, now + RETRY_AFTER));
+                known
             }
             (Err(failure), _) => Verdict::Unanswered { failure, until: now + RETRY_AFTER },
         });

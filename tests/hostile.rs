@@ -1,0 +1,132 @@
+//! Members who mean ill, and web servers that speak in the site's place, over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::time::{Duration, Instant};
+
+use buddyline::hub::interface::{Answer, Failure, Post, Target};
+use buddyline::protocol::credential::Credential;
+use buddyline::upstream::buddyboss::{self, Reply};
+use client::{Client, Heard, of_type};
+use serde_json::json;
+use server::Server;
+use support::site::Site;
+
+fn prove(server: &Server, user: u64) -> Client {
+    let mut client = Client::connect(server.address());
+    client
+        .say(&json!({"type": "user_connected", "userId": user, "token": format!("token-{user}")}));
+    client.expect_type("user_connected");
+    client
+}
+
+/// A healthy site; a member who was removed sends many messages into threads that do not exist.
+#[test]
+fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    site.set_latency(Duration::from_millis(100));
+    let url = site.url();
+    let server = Server::start(&[
+        "--buddyboss-url",
+        &url,
+        "--upstream-workers",
+        "2",
+        "--upstream-queue",
+        "8",
+        "--membership-lasts",
+        "10s",
+        "--presence",
+        "off",
+    ]);
+    let mut seven = prove(&server, 7);
+    let mut eight = prove(&server, 8);
+    for client in [&mut seven, &mut eight] {
+        client.say(&json!({"type": "join_thread", "threadId": 41}));
+        client.expect_type("thread_joined");
+    }
+    site.remove_participant(41, 8);
+    let start = Instant::now();
+    let mut last = None;
+    let mut thread = 1000;
+    let mut flood = prove(&server, 8);
+    while start.elapsed() < Duration::from_secs(40) {
+        for _ in 0..40 {
+            thread += 1;
+            flood.say(&json!({"type": "send_message", "threadId": thread, "message": "x"}));
+        }
+        seven.say(&json!({"type": "typing", "threadId": 41}));
+        std::thread::sleep(Duration::from_millis(50));
+        let _ = flood.drain();
+        let _ = seven.drain();
+        let heard = eight.drain();
+        if heard.iter().any(|f| f["type"] == "typing") {
+            last = Some(start.elapsed());
+        }
+        if !of_type(&heard, "thread_left").is_empty() {
+            break;
+        }
+    }
+    let last = last.unwrap();
+    assert!(last < Duration::from_secs(12), "removed at 0 s, lists last 10 s, heard at {last:?}");
+}
+
+#[test]
+fn a_proxys_401_to_a_post_is_no_verdict_about_a_token() {
+    let post = Post {
+        credential: Some(Credential::parse("t").unwrap()),
+        target: Target::Thread(1),
+        text: "x".into(),
+        claimed: None,
+    };
+    let reply = Reply {
+        status: 401,
+        content_type: Some("text/html".into()),
+        body: Some(b"<html>401 Authorization Required (nginx)</html>".to_vec()),
+        ..Reply::default()
+    };
+    let answer = buddyboss::answer(&post, &reply);
+    assert_ne!(answer, Answer::Failed(Failure::TokenRefused), "condemned: all connections close");
+}
+
+/// In the real server, end to end: one web server's 401 to one message.
+#[test]
+fn a_proxys_401_to_a_post_ends_no_connections() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let url = site.url();
+    let server = Server::start(&["--buddyboss-url", &url, "--presence", "off"]);
+    let mut phone = prove(&server, 7);
+    let mut laptop = prove(&server, 7);
+    site.fail_next(support::site::Fault::status(401, &[("Content-Type", "text/html")]));
+    phone.say(&json!({"type": "send_message", "threadId": 41, "message": "x"}));
+    phone.expect_type("error");
+    let codes = (phone.close_code(), laptop.close_code());
+    assert_ne!(codes, (Some(4401), Some(4401)), "both devices are signed out");
+}
+
+/// Many claims that wait for one proof, with a setting that the help allows.
+#[test]
+fn many_claims_do_not_end_the_process() {
+    let site = Site::start();
+    let url = site.url();
+    site.set_latency(Duration::from_millis(1500));
+    let max = std::env::var("MAX_JOINS").unwrap_or_else(|_| "100000".into());
+    let server =
+        Server::start(&["--buddyboss-url", &url, "--presence", "off", "--max-joins", &max]);
+    let mut mallory = Client::connect(server.address());
+    let claim = json!({"type": "user_connected", "userId": 7, "token": "token-7"});
+    for _ in 0..8_500 {
+        mallory.say(&claim);
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    let mut alive = Client::connect(server.address());
+    alive.say(&json!({"type": "ping"}));
+    alive.expect_type("pong");
+}
