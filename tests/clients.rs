@@ -311,3 +311,40 @@ fn the_flutter_sample_shows_its_message_once_and_raw() {
     assert_eq!(flutter.shown(), ["Hello, this is a message."]);
     assert_eq!(flutter.typing, [] as [String; 0]);
 }
+
+#[test]
+fn on_a_verified_server_the_samples_are_nobody_until_they_write() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let url = site.url();
+    let server = Server::start(&["--buddyboss-url", &url, "--anonymous-lasts", "1s"]);
+    let react = |sample| React { sample, messages: vec![], typing_statuses: vec![] };
+    let flutter = |sample| Flutter { sample, messages: vec![], typing: vec![], typing_until: None };
+    let mut silent = react(Sample::open(server.address(), 7, "8", "41"));
+    let mut shown = flutter(Sample::open(server.address(), 8, "7", "41"));
+    shown.sample.handle_typing();
+    // As the document says how to make them good: with the token in the address.
+    let address = "/?token=token-7";
+    let socket = Client::at(server.address(), address, &[]);
+    let mut known = react(Sample { socket, user: 7, recipient: "8", thread: "41" });
+    known.sample.socket.expect_type("user_connected");
+    let text = silent.sample.socket.next_text();
+    silent.on_message(&text);
+    assert_eq!(silent.sample.socket.close_code(), Some(1008));
+    assert_eq!((silent.shown(), silent.typing_statuses.len()), (vec![], 0), "errors are not shown");
+    while !shown.messages.iter().any(|row| row.contains("send user_connected")) {
+        let text = shown.sample.socket.next_text();
+        shown.on_message(&text);
+    }
+    assert!(shown.messages.iter().all(|row| row.contains(r#""type":"error""#)), "shown as rows");
+    // Who has handed the token over stays, and one message makes the thread heard.
+    known.sample.send_message("I am Anna");
+    let mut ben = flutter(Sample::open(server.address(), 8, "7", "41"));
+    ben.sample.send_message("I am Ben");
+    let until = Instant::now() + LONG;
+    while known.shown().len() < 2 && Instant::now() < until {
+        let text = known.sample.socket.next_text();
+        known.on_message(&text);
+    }
+    assert_eq!(known.shown(), ["I am Anna", "I am Ben"]);
+}

@@ -378,6 +378,44 @@ fn code_word(code: ErrorCode) -> String {
     word.as_str().expect("a code is a word").to_owned()
 }
 
+// ---- close codes
+
+/// The files in which a close code is chosen; `server/crowd.rs` passes it on.
+const CLOSERS: [&str; 3] = ["src/hub/entrance.rs", "src/server.rs", "src/wire.rs"];
+
+#[test]
+fn the_table_of_close_codes_has_those_that_the_server_sends() {
+    let document = protocol();
+    let rows = document.table("Code").filter(|row| row.heading == "Close codes");
+    let sent = rows.filter(|row| !row.cells[1].starts_with("never sent by this server"));
+    let listed: Vec<u16> = sent.map(|row| row.cells[0].parse().expect("a code")).collect();
+    let mut sources = vec![root().join("src")];
+    let mut sends = BTreeSet::new();
+    while let Some(path) = sources.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(path).expect("a folder");
+            sources.extend(entries.map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let name = path.strip_prefix(root()).expect("ours").to_str().expect("UTF-8");
+        let text = fs::read_to_string(&path).expect("a source");
+        if CLOSERS.contains(&name) {
+            sends.extend(close_codes(&text));
+        } else {
+            let closes = text.contains("Effect::Close") || text.contains("wire.close(");
+            assert!(!closes || name == "src/server/crowd.rs", "{name} closes connections");
+        }
+    }
+    assert_eq!(listed, Vec::from_iter(sends));
+}
+
+/// The numbers in a source's code, comments left out, that can be nothing but close codes.
+fn close_codes(text: &str) -> impl Iterator<Item = u16> {
+    let code = text.lines().filter_map(|line| line.split("//").next());
+    let numbers = code.flat_map(words).filter_map(|word| word.parse().ok());
+    numbers.filter(|number| matches!(number, 1000..=1015 | 3000..=4999))
+}
+
 // ---- settings
 
 #[test]
