@@ -9,7 +9,15 @@ use clap::{CommandFactory, Parser};
 use simple_logger::SimpleLogger;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config = match Config::try_parse() {
+        Ok(config) => config,
+        Err(fault) if fault.use_stderr() => {
+            // It repeats the value, which may be an address with a password in it.
+            eprint!("{}", without_passwords(&fault.render().to_string()));
+            return ExitCode::from(2);
+        }
+        Err(help) => help.exit(),
+    };
     if let Err(fault) = config.check() {
         // As for any other setting that is not allowed.
         Config::command().error(ErrorKind::ValueValidation, fault).exit();
@@ -42,6 +50,26 @@ fn run(config: &Config) -> Result<(), String> {
     server.stop_on_signals().map_err(in_words)?;
     banner(config, &server);
     server.run().map_err(in_words)
+}
+
+/// A text without what stands between `://` and `@`.
+fn without_passwords(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        clean.push_str(before);
+        let end = after.find(char::is_whitespace).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                clean.push('…');
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    clean.push_str(rest);
+    clean
 }
 
 fn banner(config: &Config, server: &Server) {

@@ -381,6 +381,7 @@ impl Server {
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str, now: Now) {
         if self.crowd.get(conn.slot).is_some_and(|connection| connection.id == conn) {
+            log::debug!("connection {}: closing with {code}, {reason}", conn.serial);
             self.crowd.close(conn.slot, code, reason, now.instant);
             self.tell_closed(conn.slot, now);
         }

@@ -380,7 +380,7 @@ fn a_status_without_json_says_what_it_can() {
         (304, F::SiteMisconfigured),
         (308, F::SiteMisconfigured),
         (400, F::RefusedBySite),
-        (401, F::TokenRefused),
+        (401, F::NotStored),
         (403, F::NotStored),
         (404, F::SiteMisconfigured),
         (405, F::NotStored),

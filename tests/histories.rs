@@ -7,7 +7,7 @@ mod town;
 
 use std::time::{Duration, Instant};
 
-use buddyline::config::{PresenceScope, Trust};
+use buddyline::config::Trust;
 use buddyline::hub::interface::{Answer, Ask, Bounds, ConnId, Failure, Settings, WaitBounds};
 use town::{Town, settings, verified};
 

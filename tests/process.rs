@@ -105,6 +105,14 @@ fn a_secret_that_cannot_be_used_ends_with_exit_code_2_and_is_not_told() {
 }
 
 #[test]
+fn a_password_in_an_address_is_not_repeated() {
+    let (code, words) = run(&["--buddyboss-url", "https://alice:s3cret@community.example"]);
+    assert_eq!(code, Some(2));
+    assert!(words.contains("--buddyboss-url") && words.contains("@community.example"), "{words}");
+    assert!(!words.contains("s3cret") && !words.contains("alice"), "{words}");
+}
+
+#[test]
 fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
     for (setting, value, allowed) in [
         ("--listen", "8080", "HOST:PORT"),

@@ -165,7 +165,7 @@ fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
         (Fault::status(301, &elsewhere), &["site_misconfigured"]),
         (Fault::status(302, &suspended), &["suspended"]),
         (Fault::status(400, &[]), &["refused_by_site"]),
-        (Fault::status(401, &[]), &["token_refused"]),
+        (Fault::status(401, &[]), &["not_stored"]),
         (Fault::status(403, &[]), &["not_stored"]),
         (Fault::status(404, &[]), &["site_misconfigured"]),
         (Fault::status(413, &[]), &["too_large"]),

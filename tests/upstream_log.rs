@@ -141,13 +141,21 @@ fn questions_about_people_are_named_and_tell_no_secret() {
     site.suspend(66);
     let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
     lines();
-    for token in ["t0ken-unknown", "t0ken-7", "t0ken-66", "expired", PASSWORD] {
+    for token in ["t0ken-7", "t0ken-unknown", "t0ken-66", "expired", PASSWORD] {
         desk.ask(prove(token));
         desk.ask(list(1, token));
         desk.ask(list(404, token));
     }
     let calm = lines();
     assert!(calm.iter().all(|(level, _)| *level == Level::Debug), "members' affairs: {calm:#?}");
+
+    // Where no token is ever accepted, the operator should look.
+    let mut strange = Desk::at(&site.url());
+    for n in 0..3 {
+        strange.ask(prove(&format!("t0ken-strange-{n}x")));
+    }
+    assert_told(Level::Warn, "it has accepted no token so far");
+    drop(strange);
 
     site.set_participants(1, &(1..=1_001).collect::<Vec<_>>());
     desk.ask(list(1, "t0ken-7"));

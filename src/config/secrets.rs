@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,14 @@ impl JwtKeys {
     ///
     /// What is wrong, without repeating it.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
+        if bytes.contains(&0)
+            || bytes.starts_with(b"\xef\xbb\xbf")
+            || bytes.starts_with(b"\xff\xfe")
+        {
+            return Err("it begins with a byte order mark or has zero bytes: save it as plain \
+                        text in UTF-8, without a mark"
+                .to_owned());
+        }
         let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let lines: Vec<&[u8]> = text
             .split(|byte| *byte == b'\n')
@@ -114,13 +122,21 @@ impl<'a> Sources<'a> {
             (None, Some(Secret(bytes))) => (VARIABLE.to_owned(), bytes),
             (None, None) => {
                 let path = self.folder.map(|folder| folder.join(CREDENTIAL));
-                let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
+                // One that is there and cannot be read is an error, and not none.
+                let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
+                let Some(path) = path.filter(is_there) else { return Ok(None) };
                 let place = format!("the credential {}", path.display());
                 let bytes = read_file(&path, &place, &mut warnings)?;
                 (place, bytes)
             }
         };
         let keys = JwtKeys::parse(&bytes).map_err(|why| format!("{place}: {why}"))?;
+        if keys.secrets().any(looks_wrapped) {
+            warnings.push(format!(
+                "{place}: a secret begins or ends with white space or stands in quotes; expected \
+                 is the value alone, as WordPress sees it"
+            ));
+        }
         if let Some(shortest) = keys.secrets().map(<[u8]>::len).min() {
             if shortest < BYTES_ADVISED {
                 warnings.push(format!(
@@ -133,6 +149,16 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// Whether a secret looks as if more than it had been copied.
+fn looks_wrapped(secret: &[u8]) -> bool {
+    let ends = secret.first().zip(secret.last());
+    ends.is_some_and(|(first, last)| {
+        first.is_ascii_whitespace()
+            || last.is_ascii_whitespace()
+            || (secret.len() > 1 && first == last && matches!(first, b'"' | b'\''))
+    })
+}
+
 /// Reads a file of secrets, which are copied nowhere on the way.
 fn read_file(
     path: &Path,
@@ -140,11 +166,19 @@ fn read_file(
     warnings: &mut Vec<String>,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let refuse = |why: &dyn fmt::Display| format!("{place}: it cannot be read: {why}");
-    let file = File::open(path).map_err(|fault| refuse(&fault))?;
+    let file = File::open(path).map_err(|fault| match fault.kind() {
+        // What is no path may be the secret itself, put in the wrong place.
+        io::ErrorKind::NotFound if !path.is_absolute() => {
+            let what = place.split(' ').next().unwrap_or_default();
+            format!("{what}: there is no such file; expected is a path, not the secret itself")
+        }
+        _ => refuse(&fault),
+    })?;
     let mode = file.metadata().map_err(|fault| refuse(&fault))?.permissions().mode();
-    if mode & 0o004 != 0 {
-        warnings
-            .push(format!("{place}: everyone on this machine may read it; chmod o-r is advised"));
+    if mode & 0o006 != 0 {
+        warnings.push(format!(
+            "{place}: everyone on this machine may read or change it; chmod o-rw is advised"
+        ));
     }
     // One byte more shows that there is more. Room for all of it, so that the vector never moves
     // and leaves a copy behind.
@@ -261,6 +295,26 @@ mod tests {
         }
         let whole = folder.file("whole", 0o600, &vec![b'x'; FILE_BYTES_MAX]);
         assert!(Sources::new(Some(&whole), None, None).read().is_ok());
+    }
+
+    #[test]
+    fn what_is_no_path_is_not_repeated_for_it_may_be_the_secret() {
+        let sources = Sources::new(Some(Path::new("my very secret phrase")), None, None);
+        let fault = sources.read().unwrap_err();
+        assert!(fault.contains(FLAG) && !fault.contains("phrase"), "{fault}");
+    }
+
+    #[test]
+    fn what_was_copied_along_is_refused_or_warned_of() {
+        for text in ["\u{feff}a long enough secret, one would think", "zero\0byte"] {
+            assert!(JwtKeys::parse(text.as_bytes()).is_err());
+        }
+        for text in [&b"'in quotes'"[..], b" before", b"after "] {
+            assert!(looks_wrapped(text));
+        }
+        for text in [&b"it's"[..], b"'", b"\"x'"] {
+            assert!(!looks_wrapped(text));
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ impl SiteUrl {
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => String::new(),
             Some(_) => match authority.port_u16() {
+                // As for a browser, it goes without saying.
+                Some(443) if scheme == "https" => String::new(),
+                Some(80) if scheme == "http" => String::new(),
                 Some(port) if port > 0 => format!(":{port}"),
                 _ => return refuse("its port is not a number from 1 to 65535"),
             },
@@ -83,6 +86,9 @@ mod tests {
             ("HTTPS://Example.ORG", "https://example.org"),
             ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
             ("http://[::1]:8000/", "http://[::1]:8000"),
+            ("https://example.org:443/", "https://example.org"),
+            ("http://example.org:80", "http://example.org"),
+            ("https://example.org:80", "https://example.org:80"),
             ("https://example.org/community", "https://example.org/community"),
             ("https://example.org/community/", "https://example.org/community"),
             ("https://example.org/wp-json", "https://example.org"),

@@ -133,8 +133,8 @@ impl Delivery {
         Ok(Some(self.send(job, requests.name())))
     }
 
-    /// Takes the one that was answered, and says what to ask next in its lane. `None` if there is no
-    /// such request. It counts until it is [settled](Delivery::settle).
+    /// Takes the one that was answered, and says what to ask next in its lane. `None` if there is
+    /// no such request. It counts until it is [settled](Delivery::settle).
     pub fn finish(
         &mut self,
         request: RequestId,

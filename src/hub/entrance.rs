@@ -364,9 +364,9 @@ impl Hub {
         }
     }
 
-    /// The same for a message. Who is somebody sends with whatever token they like: the site decides
-    /// by it. Of who is nobody the message's own token has to prove who they are, before it costs
-    /// the site a post.
+    /// The same for a message. Who is somebody sends with whatever token they like: the site
+    /// decides by it. Of who is nobody the message's own token has to prove who they are, before it
+    /// costs the site a post.
     fn message_waits_for_proof(
         &mut self,
         conn: ConnId,

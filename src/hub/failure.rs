@@ -103,7 +103,7 @@ impl Failure {
                 (Code::TokenRequired, "the frame has no token. Send it again with your token.")
             }
             Failure::TokenRefused => {
-                (Code::TokenRefused, "the site did not accept the token; sign in again.")
+                (Code::TokenRefused, "the token is not accepted; sign in again.")
             }
             Failure::TokenExpired => (Code::TokenExpired, "the token has expired; sign in again."),
             Failure::Suspended => (Code::Suspended, "the site has suspended this account."),
@@ -127,7 +127,7 @@ impl Failure {
             }
             Failure::SiteBusy { .. } => (Code::SiteBusy, "the site asks for fewer requests."),
             Failure::SiteUnavailable { .. } => {
-                (Code::SiteUnavailable, "the site cannot be reached.")
+                (Code::SiteUnavailable, "the site is not available.")
             }
             Failure::SiteMisconfigured => (
                 Code::SiteMisconfigured,

@@ -352,7 +352,8 @@ fn wrong(field: &'static str, expected: &str, got: &RawValue) -> ClientError {
         Some(b'[') => "an array",
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
-        _ => "a number that is not valid here",
+        _ if expected.contains("number") => "a number that is not valid here",
+        _ => "a number",
     };
     error(ErrorCode::InvalidField, format!("{field} must be {expected}, not {got}."))
 }

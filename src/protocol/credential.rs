@@ -39,15 +39,16 @@ impl Credential {
     pub const BYTES_MAX: usize = 4096;
 
     /// Reads a `token` as clients hand it over in a frame, a query or a subprotocol: the token
-    /// itself, `Basic ` and base64 of `login:password`, or, where spaces and slashes have no place,
+    /// itself, perhaps after `Bearer `; `Basic ` and base64 of `login:password`, or, where spaces and slashes have no place,
     /// `basic.` and base64url without padding of the same.
     ///
     /// # Errors
     ///
     /// What is wrong with it, without repeating it.
     pub fn parse(text: &str) -> Result<Credential, ClientError> {
-        if let Some(encoded) = after_word(text, "Basic") {
-            return Credential::basic(encoded);
+        // With the word of the header, as some apps keep it.
+        if let Some(known) = Credential::from_authorization(text) {
+            return known;
         }
         if let Some(encoded) = text.strip_prefix("basic.") {
             return match URL_SAFE_NO_PAD.decode(encoded).map(Zeroizing::new) {
@@ -188,6 +189,12 @@ mod tests {
         for bad in ["Basic YWxpY2U=", "basic.YWxpY2U", "Basic ***"] {
             assert!(Credential::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_token_may_come_with_the_word_of_its_header() {
+        let bare = Credential::parse("eyJ0.eyJp.c2ln").unwrap();
+        assert_eq!(Credential::parse("Bearer eyJ0.eyJp.c2ln").unwrap(), bare);
     }
 
     #[test]
