@@ -4,6 +4,8 @@
 //! when the site was asked, and each answer to a POST that holds all of it renews it (`PROTOCOL.md`
 //! 4). A thread's number can come to mean another thread (CONTRACT 5), so nothing older counts.
 
+mod roll;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,17 +16,13 @@ use super::identity::proofs::RETRY_AFTER;
 use super::interface::{ConnId, Stored};
 use super::waiting::HeldText;
 use crate::protocol::credential::Credential;
+pub use roll::Held;
+use roll::{List, Question, Roll, TOO_LARGE_LASTS};
 
 /// How long a list may be used while the site does not answer.
 pub const OUTAGE_LASTS: Duration = Duration::from_secs(600);
-/// How long the site's word that someone does not take part holds.
-const REFUSAL_LASTS: Duration = Duration::from_secs(10);
-/// How long a thread is taken to be too large.
-const TOO_LARGE_LASTS: Duration = Duration::from_secs(60);
 /// How old a list is at least before the site is asked again who else may have come.
 const COMPANY_LASTS: Duration = Duration::from_secs(10);
-/// Strangers of one thread that are remembered; more are asked about each time.
-const REFUSED_MAX: usize = 32;
 /// How long a full queue is not tried again.
 const OVERLOAD_LASTS: Duration = Duration::from_secs(1);
 /// How many of the oldest are looked at for one that may go.
@@ -32,58 +30,6 @@ const SHED_LOOKS_AT: usize = 64;
 /// Threads whose lists are kept, and people on them all; the oldest list goes.
 const ROLLS_MAX: usize = 50_000;
 const PEOPLE_MAX: usize = 2_000_000;
-
-/// What cannot be decided before the site has said who takes part.
-#[derive(Debug)]
-pub enum Held {
-    /// A client's frame.
-    Frame {
-        /// Who sent it.
-        conn: ConnId,
-        /// As whom.
-        user: u64,
-        /// Its text.
-        text: HeldText,
-    },
-    /// A stored message that is to be shown.
-    Message {
-        /// What was asked, and what came of it.
-        stored: Box<(Job, Stored)>,
-        /// The question that it waits for is its own.
-        asked: bool,
-    },
-}
-
-#[derive(Debug)]
-struct List {
-    /// Ascending.
-    users: Box<[u64]>,
-    /// When the site was asked, which is when this was true, or a little later.
-    asked: Asked,
-}
-
-#[derive(Debug)]
-struct Question {
-    credential: Credential,
-    user: u64,
-    /// `None` while it stands in line.
-    asked: Option<Asked>,
-}
-
-#[derive(Debug, Default)]
-struct Roll {
-    list: Option<List>,
-    /// Who the site said does not take part, and until when that is believed.
-    refused: VecDeque<(u64, Instant)>,
-    /// Whose questions the site has not answered, and how long they are not repeated. One member's
-    /// bad luck is nobody else's.
-    failed: VecDeque<(u64, Failure, Instant)>,
-    too_large: Option<Instant>,
-    question: Option<Question>,
-    held: VecDeque<Held>,
-    /// Its place among the oldest.
-    age: u64,
-}
 
 /// Whether a user takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +54,6 @@ pub struct Membership {
     by_age: BTreeMap<u64, u64>,
     ages: u64,
     people: usize,
-    /// Stored messages that wait.
-    messages: usize,
     /// In which threads frames of a connection wait.
     waits: HashMap<ConnId, Vec<u64>>,
     /// The user of the last question that the site did not answer, since it has answered one.
@@ -130,7 +74,6 @@ impl Membership {
             by_age: BTreeMap::new(),
             ages: 0,
             people: 0,
-            messages: 0,
             waits: HashMap::new(),
             silent: None,
             outage: false,
@@ -311,9 +254,8 @@ impl Membership {
 
     /// Lets something wait for the site's word.
     pub fn hold(&mut self, thread: u64, held: Held) {
-        match &held {
-            Held::Message { .. } => self.messages += 1,
-            Held::Frame { conn, .. } => self.waits.entry(*conn).or_default().push(thread),
+        if let Held::Frame { conn, .. } = &held {
+            self.waits.entry(*conn).or_default().push(thread);
         }
         self.roll(thread).held.push_back(held);
     }
@@ -323,9 +265,8 @@ impl Membership {
         let held = self.rolls.get_mut(&thread).map(|roll| std::mem::take(&mut roll.held));
         let held = held.unwrap_or_default();
         for held in &held {
-            match held {
-                Held::Message { .. } => self.messages -= 1,
-                Held::Frame { conn, .. } => self.waits_no_more(*conn, thread),
+            if let Held::Frame { conn, .. } = held {
+                self.waits_no_more(*conn, thread);
             }
         }
         held
@@ -386,10 +327,7 @@ impl Membership {
             let Some(roll) = self.rolls.get_mut(&thread) else { continue };
             for held in std::mem::take(&mut roll.held) {
                 match held {
-                    Held::Message { stored, .. } => {
-                        self.messages -= 1;
-                        messages.push(stored);
-                    }
+                    Held::Message { stored, .. } => messages.push(stored),
                     frame => roll.held.push_back(frame),
                 }
             }
@@ -471,42 +409,6 @@ impl Membership {
         if let Some(index) = &self.threads_of {
             assert_eq!(index.values().map(Vec::len).sum::<usize>(), self.people);
         }
-    }
-}
-
-impl List {
-    fn has(&self, user: u64) -> bool {
-        self.users.binary_search(&user).is_ok()
-    }
-
-    fn age(&self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.asked.at)
-    }
-}
-
-impl Roll {
-    fn refuse(&mut self, user: u64, now: Instant) {
-        self.refused.retain(|(who, until)| *who != user && *until > now);
-        if self.refused.len() >= REFUSED_MAX {
-            self.refused.pop_front();
-        }
-        self.refused.push_back((user, now + REFUSAL_LASTS));
-    }
-
-    fn fail(&mut self, user: u64, failure: Failure, until: Instant, now: Instant) {
-        self.failed.retain(|(who, _, until)| *who != user && *until > now);
-        if self.failed.len() >= REFUSED_MAX {
-            self.failed.pop_front();
-        }
-        self.failed.push_back((user, failure, until));
-    }
-
-    fn failure_of(&self, user: u64, now: Instant) -> Option<Failure> {
-        if self.too_large.is_some_and(|until| until > now) {
-            return Some(Failure::ThreadTooLarge);
-        }
-        let failed = self.failed.iter().find(|(who, _, until)| *who == user && *until > now);
-        failed.map(|(_, failure, _)| *failure)
     }
 }
 
