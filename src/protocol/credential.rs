@@ -39,7 +39,8 @@ impl Credential {
     pub const BYTES_MAX: usize = 4096;
 
     /// Reads a `token` as clients hand it over in a frame, a query or a subprotocol: the token
-    /// itself, perhaps after `Bearer `; `Basic ` and base64 of `login:password`, or, where spaces and slashes have no place,
+    /// itself, perhaps after `Bearer `; `Basic ` and base64 of `login:password`; or, where spaces
+    /// and slashes have no place,
     /// `basic.` and base64url without padding of the same.
     ///
     /// # Errors
