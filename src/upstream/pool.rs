@@ -10,8 +10,8 @@
 //!
 //! Checks, of people and of threads, have a channel of their own, with room for as many as there
 //! are workers, and come first: a full queue of messages must not look like a site that does not
-//! answer. Messages have their share because the hub asks for no more checks at a time than half the
-//! workers can do.
+//! answer. Messages have their share because the hub asks for no more checks at a time than half
+//! the workers can do.
 
 use std::collections::VecDeque;
 use std::fmt;
