@@ -665,3 +665,18 @@ fn a_thousand_introductions_in_a_row_are_a_loop_and_no_recursion() {
     assert_eq!(heard.iter().filter(|(to, _)| *to == conn).count(), 50_001);
     town.close(known);
 }
+
+#[test]
+fn who_is_proven_may_try_to_renew_as_often_as_they_like_while_the_site_is_down() {
+    let mut town = town();
+    let conn = town.open_proven(0, 7);
+    for n in 0..20 {
+        town.say(conn, &claim(7, &format!("fresh-{n}")));
+        let (request, _) = town.asked_proof();
+        town.fail(request, DOWN);
+        town.hears_error(conn, "site_unavailable");
+    }
+    assert_eq!(town.closed(), []);
+    town.say(conn, r#"{"type":"online_users"}"#);
+    town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
+}

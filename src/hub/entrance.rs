@@ -218,7 +218,9 @@ impl Hub {
 
     /// Counts what the site has not judged: a few are bad luck, many are a way to stay.
     fn leave_unanswered(&mut self, conn: ConnId, now: Now) {
-        if self.identity.leave_unanswered(conn) >= UNANSWERED_MAX {
+        let many = self.identity.leave_unanswered(conn) >= UNANSWERED_MAX;
+        // Who is proven stays so while the site is down, however often they try.
+        if many && self.identity.standing(conn) != Standing::Proven {
             self.close(conn, TRY_AGAIN, "the site does not answer");
         } else {
             self.await_proof(conn, now);
