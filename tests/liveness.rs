@@ -156,7 +156,10 @@ impl World {
                         Some(token) => self.town.open_with(slot, &token.text()),
                         None => self.town.open(slot),
                     };
-                    let life = Life { users: token.map(|t| t.user).into_iter().collect(), ..Life::default() };
+                    let life = Life {
+                        users: token.map(|t| t.user).into_iter().collect(),
+                        ..Life::default()
+                    };
                     self.here.insert(slot, conn);
                     self.lives.insert(conn, life);
                 }
@@ -339,7 +342,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_everything_said_has_one_outcome_and_nothing_waits_in_the_end(
