@@ -27,7 +27,7 @@ fn small() -> Settings {
         membership_lasts: Duration::from_secs(20),
         joins_per_connection: 2,
         waiting: WaitBounds {
-            total: 5,
+            total: 4,
             bytes: 3_000,
             per_connection: 3,
             bytes_per_connection: 1_000,
@@ -101,7 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Failure::TokenRefused),
     ];
     prop_oneof![
-        4 => (0..SLOTS, prop::option::weighted(0.7, token())).prop_map(|(s, t)| Step::Open(s, t)),
+        4 => (0..SLOTS, prop::option::weighted(0.6, token())).prop_map(|(s, t)| Step::Open(s, t)),
         2 => (0..SLOTS).prop_map(Step::Close),
         2 => (0..SLOTS, 1..=USERS, prop::option::weighted(0.8, token()))
             .prop_map(|(slot, user, token)| {
@@ -110,7 +110,7 @@ fn step() -> impl Strategy<Value = Step> {
                 Step::Be(slot, user, token)
             }),
         14 => (0..SLOTS, word()).prop_map(|(slot, word)| Step::Say(slot, word)),
-        8 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
+        6 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
         2 => (0..25u64).prop_map(Step::Pass),
     ]
 }
@@ -342,11 +342,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_everything_said_has_one_outcome_and_nothing_waits_in_the_end(
-        steps in vec(step(), 1..60)
+        steps in vec(step(), 1..80)
     ) {
         let mut world = World::new();
         for step in steps {
