@@ -224,3 +224,20 @@ fn a_connection_goes_quickly_though_many_wait_in_its_thread() {
     let took = before.elapsed();
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
+
+// The heir goes, and the user's other connection, which came later as well, is passed over.
+#[test]
+fn an_heir_that_goes_leaves_it_to_the_users_other_later_connection() {
+    let mut town = Town::new(verified());
+    let lost = town.open_proven(0, 4);
+    town.say(lost, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
+    let (post, _) = town.asked();
+    town.close(lost);
+    let heir = town.open_proven(1, 4);
+    let other = town.open_proven(2, 4);
+    town.close(heir);
+    town.heard();
+    town.store_among(post, 1, 4, Some(&[2, 4]));
+    let heard = town.heard();
+    assert!(heard.iter().any(|(to, f)| *to == other && f["clientId"] == "a"), "{heard:?}");
+}
