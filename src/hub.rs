@@ -447,6 +447,11 @@ impl Hub {
         }
     }
 
+    /// What waits for the site: frames, questions, and connections for their proof.
+    pub fn unsettled(&self) -> [usize; 3] {
+        [self.waiting.frames(), self.checks.count(), self.identity.pending_count()]
+    }
+
     /// Asserts that the tables of each room agree with each other.
     pub fn check_invariants(&self) {
         self.presence.check_invariants();

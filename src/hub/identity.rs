@@ -458,6 +458,11 @@ impl Identity {
         self.proofs.count()
     }
 
+    /// How many connections wait for a proof.
+    pub fn pending_count(&self) -> usize {
+        self.sides.iter().flatten().filter(|side| side.pending).count()
+    }
+
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
         self.proofs.check_invariants(|conn, ix| {

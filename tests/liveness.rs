@@ -1,0 +1,358 @@
+//! Nothing that a client says is lost, doubled or left waiting, whatever it does and whatever the
+//! site answers, and in which order.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/town.rs"]
+mod town;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use buddyline::hub::interface::{
+    Answer, Ask, Bounds, ConnId, Failure, Proven, RequestId, Settings, Target, WaitBounds,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use town::{Town, verified};
+
+const SLOTS: u32 = 4;
+const USERS: u64 = 4;
+const THREADS: u64 = 3;
+/// How long outcomes wait for their user to come back, less the time that a proof takes.
+const HEIRS_WAIT: Duration = Duration::from_secs(500);
+
+fn small() -> Settings {
+    Settings {
+        membership_lasts: Duration::from_secs(20),
+        joins_per_connection: 2,
+        waiting: WaitBounds {
+            total: 4,
+            bytes: 3_000,
+            per_connection: 3,
+            bytes_per_connection: 1_000,
+        },
+        deliveries: Bounds { total: 5, per_connection: 3, bytes: 1_000 },
+        ..verified()
+    }
+}
+
+/// Whose token it is, and whether the site knows it.
+#[derive(Clone, Copy, Debug)]
+struct Token {
+    user: u64,
+    good: bool,
+}
+
+impl Token {
+    fn text(self) -> String {
+        format!("{}-{}", if self.good { "good" } else { "bad" }, self.user)
+    }
+
+    fn of(secret: &str) -> Token {
+        let (kind, user) = secret.split_once('-').unwrap();
+        Token { user: user.parse().unwrap(), good: kind == "good" }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    Join(u64),
+    Leave(u64),
+    Typing(u64),
+    Offer(u64, u64),
+    Online(Option<u64>),
+    Send(Option<u64>, Option<Token>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Open(u32, Option<Token>),
+    Close(u32),
+    Be(u32, u64, Option<Token>),
+    Say(u32, Word),
+    /// The site answers one of its questions: well, or with a failure.
+    Answer(usize, Option<Failure>),
+    Pass(u64),
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    (1..=USERS, prop::bool::weighted(0.85)).prop_map(|(user, good)| Token { user, good })
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    let thread = 1..=THREADS;
+    prop_oneof![
+        3 => thread.clone().prop_map(Word::Join),
+        1 => thread.clone().prop_map(Word::Leave),
+        2 => thread.clone().prop_map(Word::Typing),
+        2 => (thread.clone(), 1..=USERS).prop_map(|(thread, user)| Word::Offer(thread, user)),
+        1 => prop::option::of(thread.clone()).prop_map(Word::Online),
+        6 => (prop::option::weighted(0.8, thread), prop::option::of(token()))
+            .prop_map(|(thread, token)| Word::Send(thread, token)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let failure = prop_oneof![
+        4 => Just(Failure::SiteUnavailable { retry_after_s: None }),
+        1 => Just(Failure::Unknown),
+        1 => Just(Failure::TokenExpired),
+        1 => Just(Failure::TokenRefused),
+    ];
+    prop_oneof![
+        4 => (0..SLOTS, prop::option::weighted(0.6, token())).prop_map(|(s, t)| Step::Open(s, t)),
+        2 => (0..SLOTS).prop_map(Step::Close),
+        2 => (0..SLOTS, 1..=USERS, prop::option::weighted(0.8, token()))
+            .prop_map(|(slot, user, token)| {
+                // Mostly it is theirs.
+                let token = token.map(|token| Token { user: user.max(token.user), ..token });
+                Step::Be(slot, user, token)
+            }),
+        14 => (0..SLOTS, word()).prop_map(|(slot, word)| Step::Say(slot, word)),
+        6 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
+        2 => (0..25u64).prop_map(Step::Pass),
+    ]
+}
+
+/// A frame that must have one outcome.
+struct Said {
+    conn: ConnId,
+    is_send: bool,
+    outcomes: Vec<(ConnId, Value)>,
+}
+
+#[derive(Default)]
+struct Life {
+    /// Whose tokens it has brought.
+    users: BTreeSet<u64>,
+    closed: Option<Instant>,
+    /// The last connection that there was when it closed.
+    last: u32,
+}
+
+struct World {
+    town: Town,
+    here: BTreeMap<u32, ConnId>,
+    lives: BTreeMap<ConnId, Life>,
+    said: HashMap<String, Said>,
+    asked: Vec<(RequestId, Ask)>,
+    /// The messages that came to the site.
+    posted: BTreeSet<String>,
+}
+
+impl World {
+    fn new() -> World {
+        let town = Town::new(small());
+        let (here, lives, said, asked, posted) = Default::default();
+        World { town, here, lives, said, asked, posted }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Open(slot, token) => {
+                if !self.here.contains_key(&slot) {
+                    let conn = match token {
+                        Some(token) => self.town.open_with(slot, &token.text()),
+                        None => self.town.open(slot),
+                    };
+                    let life = Life {
+                        users: token.map(|t| t.user).into_iter().collect(),
+                        ..Life::default()
+                    };
+                    self.here.insert(slot, conn);
+                    self.lives.insert(conn, life);
+                }
+            }
+            Step::Close(slot) => {
+                if let Some(conn) = self.here.get(&slot) {
+                    let conn = *conn;
+                    self.town.close(conn);
+                    self.gone(conn);
+                }
+            }
+            Step::Be(slot, user, token) => {
+                if let Some(conn) = self.here.get(&slot).copied() {
+                    let mut frame = json!({"type": "user_connected", "userId": user});
+                    self.bring(conn, &mut frame, token);
+                    self.town.say(conn, &frame.to_string());
+                }
+            }
+            Step::Say(slot, word) => {
+                if let Some(conn) = self.here.get(&slot).copied() {
+                    self.say(conn, word);
+                }
+            }
+            Step::Answer(n, failure) => {
+                if !self.asked.is_empty() {
+                    let (request, ask) = self.asked.remove(n % self.asked.len());
+                    let answer = failure.map_or_else(|| self.site(&ask, n), Answer::Failed);
+                    self.town.answer(request, answer);
+                }
+            }
+            Step::Pass(seconds) => self.town.pass(Duration::from_secs(seconds)),
+        }
+        self.look();
+    }
+
+    fn bring(&mut self, conn: ConnId, frame: &mut Value, token: Option<Token>) {
+        if let Some(token) = token {
+            frame["token"] = json!(token.text());
+            self.lives.get_mut(&conn).unwrap().users.insert(token.user);
+        }
+    }
+
+    fn say(&mut self, conn: ConnId, word: Word) {
+        let id = format!("f{}", self.said.len());
+        let mut frame = match word {
+            Word::Join(thread) => json!({"type": "join_thread", "threadId": thread}),
+            Word::Leave(thread) => json!({"type": "leave_thread", "threadId": thread}),
+            Word::Typing(thread) => json!({"type": "typing", "threadId": thread}),
+            Word::Offer(thread, user) => {
+                json!({"type": "offer", "threadId": thread, "recipientId": user, "offer": id})
+            }
+            Word::Online(thread) => json!({"type": "online_users", "threadId": thread}),
+            Word::Send(thread, token) => {
+                let mut frame = json!({"type": "send_message", "recipientId": 4, "message": id});
+                if let Some(thread) = thread {
+                    frame["threadId"] = json!(thread);
+                }
+                self.bring(conn, &mut frame, token);
+                frame
+            }
+        };
+        frame["clientId"] = json!(id);
+        let is_send = matches!(word, Word::Send(..));
+        self.said.insert(id, Said { conn, is_send, outcomes: Vec::new() });
+        self.town.say(conn, &frame.to_string());
+    }
+
+    /// What a site in order says: everyone is in every thread but the one of their own number.
+    fn site(&self, ask: &Ask, n: usize) -> Answer {
+        let people = |thread: u64| (1..=USERS).filter(|user| *user != thread).collect();
+        match ask {
+            Ask::Prove(credential) => match Token::of(credential.secret()) {
+                Token { user, good: true } => Answer::Proven(Proven { user, expires_s: None }),
+                _ => Answer::Failed(Failure::TokenRefused),
+            },
+            Ask::List { thread, credential } => match Token::of(credential.secret()) {
+                Token { good: false, .. } => Answer::Failed(Failure::TokenRefused),
+                Token { user, .. } if user == *thread => Answer::Failed(Failure::NotParticipant),
+                _ => Answer::Listed(people(*thread)),
+            },
+            Ask::Post(post) => {
+                let Some(credential) = &post.credential else {
+                    return Answer::Failed(Failure::TokenMissing);
+                };
+                let Token { user, good } = Token::of(credential.secret());
+                let thread = match post.target {
+                    Target::Thread(thread) => thread,
+                    Target::NewThread { .. } => user % THREADS + 1,
+                };
+                if !good {
+                    return Answer::Failed(Failure::TokenRefused);
+                }
+                if user == thread {
+                    return Answer::Failed(Failure::NotParticipant);
+                }
+                Answer::Stored(buddyline::hub::interface::Stored {
+                    thread,
+                    sender: buddyline::protocol::Id::number(user),
+                    message: None,
+                    participants: (n % 2 == 0).then(|| people(thread)),
+                    expires_s: None,
+                })
+            }
+        }
+    }
+
+    fn gone(&mut self, conn: ConnId) {
+        self.here.remove(&conn.slot);
+        let last = self.lives.keys().map(|conn| conn.serial).max().unwrap_or(0);
+        let life = self.lives.get_mut(&conn).unwrap();
+        (life.closed, life.last) = (Some(self.town.now.instant), last);
+    }
+
+    /// Takes down what came of a step.
+    fn look(&mut self) {
+        for (conn, _) in self.town.closed() {
+            self.gone(conn);
+        }
+        while self.town.questions() > 0 {
+            let (request, ask) = self.town.asked_anything();
+            if let Ask::Post(post) = &ask {
+                assert!(self.posted.insert(post.text.to_string()), "posted once: {}", post.text);
+            }
+            self.asked.push((request, ask));
+        }
+        for (to, frame) in self.town.heard() {
+            // An offer that arrives has no other outcome.
+            let arrived = frame["type"] == "offer";
+            let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
+            if let Some(said) = id.as_str().and_then(|id| self.said.get_mut(id)) {
+                let again = arrived && said.outcomes.iter().any(|(_, f)| f["type"] == "offer");
+                if !again {
+                    said.outcomes.push((to, frame));
+                }
+            }
+        }
+    }
+
+    /// The site answers everything, and well, until all is quiet.
+    fn settle(&mut self) {
+        for round in 0..40 {
+            while !self.asked.is_empty() {
+                self.take(Step::Answer(round % 2, None));
+            }
+            self.take(Step::Pass(2));
+        }
+        while !self.asked.is_empty() {
+            self.take(Step::Answer(0, None));
+        }
+    }
+
+    /// Whether an outcome of this connection's must have found its user's later one.
+    fn has_heir(&self, conn: ConnId) -> bool {
+        let life = &self.lives[&conn];
+        let Some(closed) = life.closed.filter(|_| life.users.len() == 1) else { return false };
+        let in_time = self.town.now.instant - closed < HEIRS_WAIT;
+        self.here.values().any(|other| {
+            in_time && other.serial > life.last && self.lives[other].users == life.users
+        })
+    }
+
+    fn check(&self) {
+        for (id, said) in &self.said {
+            let Said { conn, is_send, outcomes } = said;
+            let open = self.lives[conn].closed.is_none();
+            let must = open || (*is_send && self.posted.contains(id) && self.has_heir(*conn));
+            assert!(outcomes.len() <= 1, "{id} has outcomes: {outcomes:?}");
+            assert!(!must || outcomes.len() == 1, "{id} has no outcome (open: {open})");
+            for (to, frame) in outcomes.iter().filter(|(_, frame)| frame["type"] != "offer") {
+                let (to, from) = (to, &self.lives[conn]);
+                let same = to == conn || self.lives[to].users.intersection(&from.users).count() > 0;
+                assert!(same, "{id} of {conn:?} was heard by {to:?}: {frame}");
+            }
+        }
+        assert_eq!(self.town.hub.unsettled(), [0; 3], "frames, checks, pending connections");
+        let census = self.town.hub.census();
+        assert_eq!(census.deliveries, 0);
+        assert_eq!(census.connections, self.here.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_everything_said_has_one_outcome_and_nothing_waits_in_the_end(
+        steps in vec(step(), 1..80)
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+        }
+        world.settle();
+        world.check();
+    }
+}
