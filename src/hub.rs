@@ -145,6 +145,7 @@ impl Hub {
             self.fail(&job, &fault);
         }
         self.show_what_is_stored();
+        self.refuse_what_waits();
     }
 
     // ---- presence

@@ -46,6 +46,24 @@ impl Checks {
         threads.push_back(thread);
     }
 
+    /// Takes a credential that nobody waits for any more out of the line.
+    pub fn drop_proof(&mut self, proof: ProofIx) {
+        if let Some(at) = self.proofs.iter().position(|other| *other == proof) {
+            self.proofs.remove(at);
+        }
+    }
+
+    /// Keeps only those of a user's threads in line.
+    pub fn retain_lists(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
+        if let Some(threads) = self.lists.get_mut(&user) {
+            threads.retain(|thread| keep(*thread));
+            if threads.is_empty() {
+                self.lists.remove(&user);
+                self.turns.retain(|other| *other != user);
+            }
+        }
+    }
+
     fn next_list(&mut self) -> Option<u64> {
         let user = self.turns.pop_front()?;
         let threads = self.lists.get_mut(&user)?;

@@ -62,6 +62,14 @@ impl Job {
     }
 }
 
+/// What is said of a message that was never sent because the server stops.
+pub fn stopping() -> ClientError {
+    ClientError::new(
+        ErrorCode::NotStored,
+        "The message was not stored: the server is stopping. Send it again in a moment.",
+    )
+}
+
 /// What to ask the site now, and under which name.
 pub type Question = (RequestId, Box<Ask>);
 
@@ -164,10 +172,7 @@ impl Delivery {
     /// Gives up on everything, and says how it ended for each: first for those that were never
     /// sent, then for those in flight.
     pub fn abandon(&mut self) -> Vec<(Job, ClientError)> {
-        let never_sent = ClientError::new(
-            ErrorCode::NotStored,
-            "The message was not stored: the server is stopping. Send it again in a moment.",
-        );
+        let never_sent = stopping();
         let sent = ClientError::new(
             ErrorCode::UnknownOutcome,
             "The server stopped before the site answered: the message may or may not be stored. \

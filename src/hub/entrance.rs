@@ -8,7 +8,7 @@ use super::identity::{Claim, Due, REFUSALS_MAX, Standing, UNANSWERED_MAX};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
 use super::waiting::HeldText;
 use crate::config::Trust;
-use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
+use crate::protocol::client::{ClientFrame, ReplyTo};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id};
@@ -60,8 +60,17 @@ impl Hub {
         for text in self.identity.close(conn, now.instant) {
             self.waiting.take(conn, None, text.bytes());
         }
+        let mut users = Vec::new();
         for (user, text) in self.membership.close(conn) {
             self.waiting.take(conn, Some(user), text.bytes());
+            users.push(user);
+        }
+        users.dedup();
+        for user in users {
+            self.checks.retain_lists(user, |thread| self.membership.is_in_line(thread));
+        }
+        for proof in self.identity.take_unwanted() {
+            self.checks.drop_proof(proof);
         }
         if let Some(user) = self.presence.user_of(conn) {
             self.heirs.closed(conn, &user.key, self.delivery.has(conn), now.instant);
@@ -95,7 +104,8 @@ impl Hub {
             }
             before => {
                 if let Some(before) = before {
-                    self.heirs.closed(conn, &before.key, false, now.instant);
+                    let with_messages = self.delivery.has(conn);
+                    self.heirs.closed(conn, &before.key, with_messages, now.instant);
                     if self.settings.trust == Trust::Verified {
                         self.leave_everything(conn);
                     }
@@ -166,13 +176,13 @@ impl Hub {
 
     // ---- proofs
 
-    fn await_proof(&mut self, conn: ConnId, now: Now) {
+    pub(super) fn await_proof(&mut self, conn: ConnId, now: Now) {
         if self.settings.trust == Trust::Verified && !self.presence.is_known(conn) {
             self.identity.await_proof(conn, now.instant + self.settings.anonymous_lasts);
         }
     }
 
-    fn offered(&mut self, conn: ConnId, offer: Offer, now: Now) {
+    pub(super) fn offered(&mut self, conn: ConnId, offer: Offer, now: Now) {
         match offer {
             Offer::Known(proven) => self.proven(conn, proven, now),
             Offer::Failed(failure) => self.not_proven(conn, failure, now),
@@ -197,7 +207,13 @@ impl Hub {
         self.go_on(conn, now);
     }
 
-    fn is_proven_user(&mut self, conn: ConnId, proven: Proven, claim: Option<Claim>, now: Now) {
+    pub(super) fn is_proven_user(
+        &mut self,
+        conn: ConnId,
+        proven: Proven,
+        claim: Option<Claim>,
+        now: Now,
+    ) {
         match claim {
             Some(claim) => self.is_user(conn, &claim.user, claim.reply.client_id.as_ref(), now),
             None => self.is_user(conn, &Id::number(proven.user), None, now),
@@ -265,7 +281,14 @@ impl Hub {
         for conn in waiting {
             match result {
                 // The message that brought it comes first among what waits, and says the rest.
-                _ if self.identity.takes_message_back(conn, now) => self.go_on(conn, now),
+                _ if self.identity.takes_message_back(conn, now) => {
+                    self.go_on(conn, now);
+                    match result {
+                        Ok(_) => {}
+                        Err(failure) if failure.condemns() => self.refuse(conn, now),
+                        Err(_) => self.leave_unanswered(conn, now),
+                    }
+                }
                 Ok(proven) => self.proven(conn, proven, now),
                 Err(failure) => self.not_proven(conn, failure, now),
             }
@@ -366,65 +389,6 @@ impl Hub {
         }
     }
 
-    /// The same for a message. Who is somebody sends with whatever token they like: the site
-    /// decides by it. Of who is nobody the message's own token has to prove who they are, before it
-    /// costs the site a post.
-    fn message_waits_for_proof(
-        &mut self,
-        conn: ConnId,
-        message: &SendMessage<'_>,
-        text: &str,
-        now: Now,
-    ) -> Result<bool, ClientError> {
-        if self.presence.is_known(conn) {
-            return Ok(false);
-        }
-        if self.identity.pending(conn).is_some() {
-            self.hold(conn, text, false)?;
-            return Ok(true);
-        }
-        let offer = match message.token.as_deref() {
-            Some(token) => {
-                let credential = Credential::parse(token)?;
-                self.identity.offer_with_message(conn, credential, now)
-            }
-            None => match self.identity.offer_again(conn, None, now) {
-                Some(offer) => offer,
-                None => return Err(Failure::TokenMissing.client_error(About::Message)),
-            },
-        };
-        match offer {
-            Offer::Known(proven) => {
-                let claim = self.identity.stand(conn, proven, now);
-                let (good, bad) = match claim {
-                    Some(claim) if claim.user.key != Id::number(proven.user).key => {
-                        (None, Some(claim))
-                    }
-                    claim => (claim, None),
-                };
-                if let Some(claim) = bad {
-                    self.error(conn, &claim.reply, &mismatch());
-                }
-                self.is_proven_user(conn, proven, good, now);
-                Ok(false)
-            }
-            Offer::Failed(failure) => {
-                self.identity.takes_message_back(conn, now);
-                if failure.condemns() {
-                    self.refuse(conn, now);
-                } else {
-                    self.leave_unanswered(conn, now);
-                }
-                Err(failure.client_error(About::Message))
-            }
-            Offer::Ask(_) | Offer::Wait => {
-                self.hold(conn, text, true)?;
-                self.offered(conn, offer, now);
-                Ok(true)
-            }
-        }
-    }
-
     /// Asks the site again about a proof that is old, and nobody waits for that.
     fn renew_if_old(&mut self, conn: ConnId, now: Now) {
         if let Some(proof) = self.identity.renews(conn, now) {
@@ -433,7 +397,12 @@ impl Hub {
         }
     }
 
-    fn hold(&mut self, conn: ConnId, text: &str, first: bool) -> Result<(), ClientError> {
+    pub(super) fn hold(
+        &mut self,
+        conn: ConnId,
+        text: &str,
+        first: bool,
+    ) -> Result<(), ClientError> {
         if !self.waiting.add(conn, None, text.len(), &self.settings.waiting) {
             return Err(Failure::Overloaded.client_error(About::Token));
         }
@@ -465,7 +434,7 @@ impl Hub {
     }
 }
 
-fn mismatch() -> ClientError {
+pub(super) fn mismatch() -> ClientError {
     ClientError::new(
         ErrorCode::IdentityMismatch,
         "The token is another user's than this userId: send the userId that signed in.",

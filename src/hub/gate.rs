@@ -173,6 +173,9 @@ impl Hub {
 
     /// Takes everyone out of a thread who is not on its list.
     pub(super) fn turn_out(&mut self, thread: u64) {
+        if !self.membership.has_list(thread) {
+            return;
+        }
         let takes_part = |conn| {
             let user = self.presence.number_of(conn);
             user.is_some_and(|user| self.membership.lists(thread, user))
@@ -209,7 +212,8 @@ impl Hub {
             match held {
                 Held::Frame { conn, user, text } => {
                     let word = self.membership.word(thread, user, now.instant, Duration::ZERO);
-                    if asker != Some(user) && word == Word::Ask {
+                    let same = self.presence.number_of(conn) == Some(user);
+                    if same && asker != Some(user) && word == Word::Ask {
                         self.membership.hold(thread, Held::Frame { conn, user, text });
                         self.look_up(thread, conn, user, now);
                         continue;
@@ -232,7 +236,7 @@ impl Hub {
         while let Some(check) = self.checks.next(self.settings.checks) {
             let request = self.requests.name();
             let ask = match check {
-                Check::Proof(proof) => self.identity.to_ask(proof, now.instant).map(Ask::Prove),
+                Check::Proof(proof) => self.identity.to_ask(proof).map(Ask::Prove),
                 Check::List(thread) => {
                     let asked = Asked { at: now.instant, after: request };
                     let credential = self.membership.ask(thread, asked);

@@ -16,69 +16,64 @@ const LASTS: Duration = Duration::from_secs(600);
 /// Connections that are waited for, and bytes that are kept for them; the oldest goes.
 const LOST_MAX: usize = 4_096;
 const BYTES_MAX: usize = 16 << 20;
+/// Later connections of a user that may inherit, one after the other.
+const HEIRS_MAX: usize = 8;
 
-/// A connection that has gone with messages on their way.
+/// A user's part of a connection that has gone, or is another's now, with messages on their way.
 #[derive(Debug)]
 struct Lost {
-    user: IdKey,
-    /// The user's next connection, while it is there.
-    heir: Option<ConnId>,
+    /// The user's later connections that are there, in the order in which they came.
+    heirs: Vec<ConnId>,
     kept: Vec<EncodedFrame>,
 }
 
-/// All of them.
+/// All of them, by user.
 #[derive(Debug, Default)]
 pub struct Heirs {
-    lost: HashMap<ConnId, Lost>,
-    by_user: HashMap<IdKey, Vec<ConnId>>,
-    ends: Deadlines<ConnId>,
+    lost: HashMap<IdKey, Vec<(ConnId, Lost)>>,
+    ends: Deadlines<(ConnId, IdKey)>,
     bytes: usize,
 }
 
 impl Heirs {
-    /// Notes that a user's connection has gone, perhaps with messages on their way.
+    /// Notes that a connection is no longer a user's, perhaps with messages on their way.
     pub fn closed(&mut self, conn: ConnId, user: &IdKey, with_messages: bool, now: Instant) {
-        for other in self.by_user.get(user).into_iter().flatten() {
-            if let Some(lost) = self.lost.get_mut(other) {
-                lost.heir = lost.heir.filter(|heir| *heir != conn);
-            }
+        for (_, lost) in self.lost.get_mut(user).into_iter().flatten() {
+            lost.heirs.retain(|heir| *heir != conn);
         }
-        if !with_messages {
+        if !with_messages || self.find(conn, user).is_some() {
             return;
         }
-        self.ends.set(now + LASTS, conn);
-        let lost = Lost { user: user.clone(), heir: None, kept: Vec::new() };
-        self.lost.insert(conn, lost);
-        self.by_user.entry(user.clone()).or_default().push(conn);
+        self.ends.set(now + LASTS, (conn, user.clone()));
+        let lost = Lost { heirs: Vec::new(), kept: Vec::new() };
+        self.lost.entry(user.clone()).or_default().push((conn, lost));
         self.shed();
     }
 
-    /// Makes a user's new connection the heir of those that have gone, and hands over what was
+    /// Makes a user's new connection an heir of those that have gone, and hands over what was
     /// kept, in order.
     pub fn arrived(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
         let mut kept = Vec::new();
-        for other in self.by_user.get(user).into_iter().flatten() {
-            if let Some(lost) = self.lost.get_mut(other) {
-                lost.heir = lost.heir.or(Some(conn));
-                kept.append(&mut lost.kept);
+        for (gone, lost) in self.lost.get_mut(user).into_iter().flatten() {
+            if *gone != conn && lost.heirs.len() < HEIRS_MAX {
+                lost.heirs.push(conn);
             }
+            kept.append(&mut lost.kept);
         }
         self.bytes -= kept.iter().map(|frame| frame.len()).sum::<usize>();
         kept
     }
 
-    /// Who gets the outcomes of what this user, or nobody yet, has sent on a connection that has
-    /// gone.
-    pub fn heir_of(&self, conn: ConnId, user: Option<&IdKey>) -> Option<ConnId> {
-        let lost = self.lost.get(&conn)?;
-        lost.heir.filter(|_| user.is_none_or(|user| *user == lost.user))
+    /// Who gets the outcomes of what this user has sent on a connection that has gone.
+    pub fn heir_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
+        self.find(conn, user)?.heirs.first().copied()
     }
 
-    /// Keeps an outcome of what this user, or nobody yet, has sent on a connection that has gone,
-    /// if its user may come back for it.
-    pub fn keep(&mut self, conn: ConnId, user: Option<&IdKey>, frame: EncodedFrame) {
-        let lost = self.lost.get_mut(&conn);
-        if let Some(lost) = lost.filter(|lost| user.is_none_or(|user| *user == lost.user)) {
+    /// Keeps an outcome of what this user has sent on a connection that has gone, if they may come
+    /// back for it.
+    pub fn keep(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
+        let mut lost = self.lost.get_mut(user).into_iter().flatten();
+        if let Some((_, lost)) = lost.find(|(gone, _)| *gone == conn) {
             self.bytes += frame.len();
             lost.kept.push(frame);
             self.shed();
@@ -92,39 +87,44 @@ impl Heirs {
 
     /// Gives up those whose time is over.
     pub fn forget(&mut self, now: Instant) {
-        while let Some(conn) = self.ends.pop_due(now) {
-            self.remove(conn);
+        while let Some((conn, user)) = self.ends.pop_due(now) {
+            self.remove(conn, &user);
         }
+    }
+
+    fn find(&self, conn: ConnId, user: &IdKey) -> Option<&Lost> {
+        let mut lost = self.lost.get(user).into_iter().flatten();
+        lost.find(|(gone, _)| *gone == conn).map(|(_, lost)| lost)
     }
 
     fn shed(&mut self) {
-        while self.lost.len() > LOST_MAX || self.bytes > BYTES_MAX {
-            let Some(conn) = self.ends.next().and_then(|at| self.ends.pop_due(at)) else {
+        while self.ends.count() > LOST_MAX || self.bytes > BYTES_MAX {
+            let Some((conn, user)) = self.ends.next().and_then(|at| self.ends.pop_due(at)) else {
                 return;
             };
-            self.remove(conn);
+            self.remove(conn, &user);
         }
     }
 
-    fn remove(&mut self, conn: ConnId) {
-        let Some(lost) = self.lost.remove(&conn) else {
+    fn remove(&mut self, conn: ConnId, user: &IdKey) {
+        let Some(all) = self.lost.get_mut(user) else {
             return;
         };
-        self.bytes -= lost.kept.iter().map(|frame| frame.len()).sum::<usize>();
-        if let Some(conns) = self.by_user.get_mut(&lost.user) {
-            conns.retain(|other| *other != conn);
-            if conns.is_empty() {
-                self.by_user.remove(&lost.user);
-            }
+        if let Some(at) = all.iter().position(|(gone, _)| *gone == conn) {
+            let (_, lost) = all.remove(at);
+            self.bytes -= lost.kept.iter().map(|frame| frame.len()).sum::<usize>();
+        }
+        if all.is_empty() {
+            self.lost.remove(user);
         }
     }
 
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
-        assert_eq!(self.lost.len(), self.ends.count());
-        assert_eq!(self.lost.len(), self.by_user.values().map(Vec::len).sum::<usize>());
-        let kept = self.lost.values().flat_map(|lost| &lost.kept);
+        let all = || self.lost.values().flatten();
+        assert_eq!(all().count(), self.ends.count());
+        let kept = all().flat_map(|(_, lost)| &lost.kept);
         assert_eq!(self.bytes, kept.map(|frame| frame.len()).sum::<usize>());
-        assert!(self.lost.len() <= LOST_MAX && self.bytes <= BYTES_MAX);
+        assert!(self.ends.count() <= LOST_MAX && self.bytes <= BYTES_MAX);
     }
 }

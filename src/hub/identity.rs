@@ -192,8 +192,13 @@ impl Identity {
     }
 
     /// The credential to put to the site; `None` if nobody waits for it any more.
-    pub fn to_ask(&mut self, ix: ProofIx, now: Instant) -> Option<Credential> {
-        self.proofs.to_ask(ix, now)
+    pub fn to_ask(&mut self, ix: ProofIx) -> Option<Credential> {
+        self.proofs.to_ask(ix)
+    }
+
+    /// Takes the credentials in line for which nobody waits any more.
+    pub fn take_unwanted(&mut self) -> Vec<ProofIx> {
+        self.proofs.take_unwanted()
     }
 
     /// Takes the site's word on a credential. Returns the connections that wait for it.
@@ -363,6 +368,11 @@ impl Identity {
             true => held.push_front(text),
             false => held.push_back(text),
         }
+    }
+
+    /// The next frame that waits, whether it may go on or not.
+    pub fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
+        self.sides[conn.slot as usize].as_mut()?.held.pop_front()
     }
 
     /// The next frame that may go on.

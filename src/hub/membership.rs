@@ -167,9 +167,10 @@ impl Membership {
     pub fn ask(&mut self, thread: u64, now: Asked) -> Option<Credential> {
         // It may have been asked already, or not be wanted any more.
         let question = self.rolls.get_mut(&thread)?.question.as_mut()?;
-        if question.asked.replace(now).is_some() {
+        if question.asked.is_some() {
             return None;
         }
+        question.asked = Some(now);
         Some(question.credential.clone())
     }
 
@@ -195,9 +196,15 @@ impl Membership {
                 let failure = Failure::SiteUnavailable { retry_after_s: None };
                 roll.fail(user, failure, now + RETRY_AFTER, now);
             }
-            (Err(Failure::NotParticipant), _) => {
-                roll.refuse(user, now);
-                self.strike(thread, user);
+            (Err(Failure::NotParticipant), asked) => {
+                // A list that was asked for later knows better.
+                let newer = roll.list.as_ref().is_some_and(|list| {
+                    list.has(user) && asked.is_some_and(|asked| asked.after < list.asked.after)
+                });
+                if !newer {
+                    roll.refuse(user, now);
+                    self.strike(thread, user);
+                }
             }
             (Err(Failure::ThreadTooLarge), _) => roll.too_large = Some(now + TOO_LARGE_LASTS),
             // The credential's fault, not the thread's.
@@ -276,7 +283,10 @@ impl Membership {
     /// the frames.
     pub fn close(&mut self, conn: ConnId) -> Vec<(u64, HeldText)> {
         let mut frames = Vec::new();
-        for thread in self.waits.remove(&conn).unwrap_or_default() {
+        let mut threads = self.waits.remove(&conn).unwrap_or_default();
+        threads.sort_unstable();
+        threads.dedup();
+        for thread in threads {
             let Some(roll) = self.rolls.get_mut(&thread) else { continue };
             for held in std::mem::take(&mut roll.held) {
                 match held {
@@ -292,6 +302,17 @@ impl Membership {
             }
         }
         frames
+    }
+
+    /// Whether a question about a thread stands in line.
+    pub fn is_in_line(&self, thread: u64) -> bool {
+        let question = self.rolls.get(&thread).and_then(|roll| roll.question.as_ref());
+        question.is_some_and(|question| question.asked.is_none())
+    }
+
+    /// Whether the site has ever said who takes part, as far as is remembered.
+    pub fn has_list(&self, thread: u64) -> bool {
+        self.rolls.get(&thread).is_some_and(|roll| roll.list.is_some())
     }
 
     fn waits_no_more(&mut self, conn: ConnId, thread: u64) {

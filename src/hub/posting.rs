@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::checks::Check;
-use super::delivery::{Asked, Job};
+use super::delivery::{Asked, Job, stopping};
+use super::entrance::mismatch;
 use super::identity::Standing;
+use super::identity::proofs::Offer;
 use super::interface::{
     About, Answer, ConnId, Effect, Failure, Now, Proven, RequestId, Stored, Target,
 };
 use super::membership::Held;
 use super::threads::Joined;
 use crate::config::Trust;
-use crate::protocol::client::{ReplyTo, SendMessage};
+use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage, parse};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
@@ -57,6 +59,71 @@ impl Hub {
             Err(_) => return Err(Failure::Overloaded.client_error(About::Message)),
         }
         Ok(())
+    }
+
+    /// Whether a message has to wait until it is known whose connection this is; if so, it does.
+    ///
+    /// Who is somebody sends with whatever token they like: the site
+    /// decides by it. Of who is nobody the message's own token has to prove who they are, before it
+    /// costs the site a post.
+    ///
+    /// # Errors
+    ///
+    /// Nothing can prove it.
+    pub(super) fn message_waits_for_proof(
+        &mut self,
+        conn: ConnId,
+        message: &SendMessage<'_>,
+        text: &str,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        if self.presence.is_known(conn) {
+            return Ok(false);
+        }
+        if self.identity.pending(conn).is_some() {
+            self.hold(conn, text, false)?;
+            return Ok(true);
+        }
+        // What is offered is asked about; the message must find its place then.
+        if !self.waiting.has_room(conn, text.len(), &self.settings.waiting) {
+            return Err(Failure::Overloaded.client_error(About::Message));
+        }
+        let offer = match message.token.as_deref() {
+            Some(token) => {
+                let credential = Credential::parse(token)?;
+                self.identity.offer_with_message(conn, credential, now)
+            }
+            None => match self.identity.offer_again(conn, None, now) {
+                Some(offer) => offer,
+                None => return Err(Failure::TokenMissing.client_error(About::Message)),
+            },
+        };
+        match offer {
+            Offer::Known(proven) => {
+                let claim = self.identity.stand(conn, proven, now);
+                let (good, bad) = match claim {
+                    Some(claim) if claim.user.key != Id::number(proven.user).key => {
+                        (None, Some(claim))
+                    }
+                    claim => (claim, None),
+                };
+                if let Some(claim) = bad {
+                    self.error(conn, &claim.reply, &mismatch());
+                }
+                self.is_proven_user(conn, proven, good, now);
+                Ok(false)
+            }
+            Offer::Failed(failure) => {
+                self.identity.takes_message_back(conn, now);
+                self.await_proof(conn, now);
+                Err(failure.client_error(About::Message))
+            }
+            Offer::Ask(_) | Offer::Wait => {
+                self.hold(conn, text, true)?;
+                self.offered(conn, offer, now);
+                Ok(true)
+            }
+        }
     }
 
     pub(super) fn answered(&mut self, request: RequestId, answer: Answer, now: Now) {
@@ -107,8 +174,14 @@ impl Hub {
 
     /// The job with whoever gets its outcome now: its connection, or its user's next one.
     fn inherited(&self, job: Job) -> Job {
-        let heir = self.heirs.heir_of(job.origin, job.claimed.as_ref().map(|user| &user.key));
-        Job { conn: heir.unwrap_or(job.origin), ..job }
+        let conn = self.author_of(&job);
+        Job { conn, ..job }
+    }
+
+    fn author_of(&self, job: &Job) -> ConnId {
+        let user = job.claimed.as_ref().filter(|_| !self.is_open(job.origin));
+        let heir = user.and_then(|user| self.heirs.heir_of(job.origin, &user.key));
+        heir.unwrap_or(job.origin)
     }
 
     /// Tells the author of a message that it has failed.
@@ -120,12 +193,11 @@ impl Hub {
 
     /// Sends an outcome to its author, or keeps it until they are back.
     fn tell_author(&mut self, job: &Job, frame: EncodedFrame) {
-        let user = job.claimed.as_ref().map(|user| &user.key);
-        let to = self.heirs.heir_of(job.origin, user).unwrap_or(job.origin);
+        let to = self.author_of(job);
         if self.is_open(to) {
             self.effects.push_back(Effect::Send { to, frame });
-        } else {
-            self.heirs.keep(job.origin, user, frame);
+        } else if let Some(user) = &job.claimed {
+            self.heirs.keep(job.origin, &user.key, frame);
         }
     }
 
@@ -207,6 +279,20 @@ impl Hub {
         for stored in self.membership.take_messages() {
             let (job, stored) = *stored;
             self.show_to_author(&job, &stored);
+        }
+    }
+
+    /// Gives messages that wait for a proof their outcome, before the server stops.
+    pub(super) fn refuse_what_waits(&mut self) {
+        let conns: Vec<ConnId> = self.open.iter().flatten().copied().collect();
+        for conn in conns {
+            while let Some(text) = self.identity.take_held(conn) {
+                self.waiting.take(conn, None, text.bytes());
+                let (reply, frame) = parse(text.as_str());
+                if let Ok(ClientFrame::SendMessage(_)) = frame {
+                    self.error(conn, &reply, &stopping());
+                }
+            }
         }
     }
 

@@ -81,6 +81,15 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether there is room for a frame of who is nobody yet.
+    pub fn has_room(&self, conn: ConnId, bytes: usize, bounds: &WaitBounds) -> bool {
+        let own = self.per_slot.get(conn.slot as usize);
+        let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, load)| *load);
+        let (frames_max, bytes_max) = (bounds.per_connection, bounds.bytes_per_connection);
+        self.all.takes(bytes, bounds.total, bounds.bytes)
+            && own.unwrap_or_default().takes(bytes, frames_max, bytes_max)
+    }
+
     /// Counts a frame in, of this user where it is known whose it is; false if there is no room.
     pub fn add(
         &mut self,

@@ -54,6 +54,8 @@ struct Proof {
     /// Why the site has not renewed its verdict, and how long it is left alone.
     quiet: Option<(Failure, Instant)>,
     asking: bool,
+    /// It is with the site, and no more in line.
+    asked: bool,
     conns: Vec<ConnId>,
     /// When it is forgotten, while no connection stands on it.
     forget: Option<DeadlineKey>,
@@ -78,6 +80,8 @@ pub struct Proofs {
     index: HashMap<Fingerprint, ProofIx>,
     proofs: Slab<Proof>,
     forgets: Deadlines<ProofIx>,
+    /// Those in line for which nobody waits any more.
+    unwanted: Vec<ProofIx>,
 }
 
 impl Proofs {
@@ -94,6 +98,7 @@ impl Proofs {
             verdict: None,
             quiet: None,
             asking: false,
+            asked: false,
             conns: Vec::new(),
             forget: None,
         };
@@ -122,6 +127,10 @@ impl Proofs {
     pub fn leave(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
         if let Some(proof) = self.proofs.get_mut(ix as usize) {
             proof.conns.retain(|other| *other != conn);
+            if proof.conns.is_empty() && proof.asking && !proof.asked {
+                proof.asking = false;
+                self.unwanted.push(ix);
+            }
             self.forget_if_idle(ix, now);
         }
     }
@@ -182,14 +191,17 @@ impl Proofs {
     }
 
     /// The credential to put to the site; `None` if nobody waits for it any more.
-    pub fn to_ask(&mut self, ix: ProofIx, now: Instant) -> Option<Credential> {
+    pub fn to_ask(&mut self, ix: ProofIx) -> Option<Credential> {
         let proof = self.proofs.get_mut(ix as usize)?;
-        if proof.conns.is_empty() {
-            proof.asking = false;
-            self.forget_if_idle(ix, now);
+        if !proof.asking || std::mem::replace(&mut proof.asked, true) {
             return None;
         }
         proof.credential.clone()
+    }
+
+    /// Takes those in line for which nobody waits any more.
+    pub fn take_unwanted(&mut self) -> Vec<ProofIx> {
+        std::mem::take(&mut self.unwanted)
     }
 
     /// Takes the site's word on a credential.
@@ -198,7 +210,7 @@ impl Proofs {
             debug_assert!(false, "what is asked about stays in the table");
             return;
         };
-        proof.asking = false;
+        (proof.asking, proof.asked) = (false, false);
         proof.verdict = Some(match (result, proof.verdict) {
             (Ok(proven), _) => Verdict::Known { proven, since: now },
             (Err(failure), _) if failure.condemns() => {
