@@ -280,12 +280,6 @@ impl Config {
         Ok(Some(keys))
     }
 
-    /// Whether tokens are checked with the site's JWT secret.
-    pub fn has_jwt_secret(&self) -> bool {
-        let sources = Sources::of_process(self.jwt_secret_file.as_deref());
-        sources.read().is_ok_and(|secret| secret.is_some())
-    }
-
     /// Whether `GET /` shows the page.
     pub fn shows_try_page(&self) -> bool {
         match self.try_page {

@@ -81,7 +81,7 @@ fn banner(config: &Config, server: &Server) {
                 Trust::Open => log::warn!(
                     "--trust open: whoever connects is believed to be the user they say they are"
                 ),
-                Trust::Verified if config.has_jwt_secret() => {
+                Trust::Verified if server.checks_signatures() => {
                     let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
                     log::info!(
                         "--trust verified: tokens are checked with the site's JWT secret (issuer \

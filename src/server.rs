@@ -141,6 +141,11 @@ impl Server {
         self.listeners.addresses()
     }
 
+    /// Whether tokens are checked with the site's JWT secret.
+    pub fn checks_signatures(&self) -> bool {
+        self.upstream.checks_signatures()
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         Counts { sent: self.crowd.sent, stale: self.crowd.stale, ..self.counts }

@@ -86,6 +86,11 @@ impl Upstream {
         Upstream::Embedded(Box::default(), VecDeque::new())
     }
 
+    /// Whether it checks tokens itself, with the site's JWT secret.
+    pub fn checks_signatures(&self) -> bool {
+        matches!(self, Upstream::Site(pool) if pool.checks_signatures())
+    }
+
     /// Puts a question. Never blocks, never fails: what cannot be asked is answered.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         match self {

@@ -196,7 +196,7 @@ impl Hub {
 
     fn proven(&mut self, conn: ConnId, proven: Proven, now: Now) {
         let claimed = self.identity.claim_of(conn);
-        if claimed.is_some_and(|claim| claim.user.key != Id::number(proven.user).key) {
+        if claimed.is_some_and(|claim| !claim.is_of(proven)) {
             let claim = self.identity.fall_back(conn, false, now);
             self.error(conn, &claim.map(|claim| claim.reply).unwrap_or_default(), &mismatch());
             self.refuse(conn, now);
@@ -224,16 +224,16 @@ impl Hub {
         let claim = self.identity.fall_back(conn, !failure.condemns(), now);
         let reply = claim.map(|claim| claim.reply).unwrap_or_default();
         self.error(conn, &reply, &failure.client_error(About::Token));
-        if failure.condemns() {
-            self.refuse(conn, now);
-        } else {
-            self.leave_unanswered(conn, now);
-        }
+        self.count_failure(conn, failure, now);
         self.go_on(conn, now);
     }
 
-    /// Counts what the site has not judged: a few are bad luck, many are a way to stay.
-    fn leave_unanswered(&mut self, conn: ConnId, now: Now) {
+    /// Counts a credential that has proven nothing. Of those that the site has not judged a few are
+    /// bad luck, and many are a way to stay.
+    fn count_failure(&mut self, conn: ConnId, failure: Failure, now: Now) {
+        if failure.condemns() {
+            return self.refuse(conn, now);
+        }
         let many = self.identity.leave_unanswered(conn) >= UNANSWERED_MAX;
         // Who is proven stays so while the site is down, however often they try.
         if many && self.identity.standing(conn) != Standing::Proven {
@@ -283,10 +283,8 @@ impl Hub {
                 // The message that brought it comes first among what waits, and says the rest.
                 _ if self.identity.takes_message_back(conn, now) => {
                     self.go_on(conn, now);
-                    match result {
-                        Ok(_) => {}
-                        Err(failure) if failure.condemns() => self.refuse(conn, now),
-                        Err(_) => self.leave_unanswered(conn, now),
+                    if let Err(failure) = result {
+                        self.count_failure(conn, failure, now);
                     }
                 }
                 Ok(proven) => self.proven(conn, proven, now),

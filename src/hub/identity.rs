@@ -9,9 +9,9 @@ use super::deadlines::{DeadlineKey, Deadlines};
 use super::failure::Failure;
 use super::interface::{ConnId, Now, Proven};
 use super::waiting::HeldText;
-use crate::protocol::Id;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
+use crate::protocol::{Id, IdKey};
 use proofs::{Offer, PROOF_LASTS, ProofIx, Proofs, RETRY_AFTER};
 
 /// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
@@ -30,6 +30,13 @@ pub struct Claim {
     pub user: Id,
     /// What the outcome refers to.
     pub reply: ReplyTo,
+}
+
+impl Claim {
+    /// Whether this is whom it claims to be.
+    pub fn is_of(&self, proven: Proven) -> bool {
+        self.user.key == IdKey::Number(proven.user)
+    }
 }
 
 /// What one connection has to do with proofs.
@@ -461,11 +468,6 @@ impl Identity {
                 self.proofs.leave(conn, before, now);
             }
         }
-    }
-
-    /// How many credentials are known.
-    pub fn count(&self) -> usize {
-        self.proofs.count()
     }
 
     /// How many connections wait for a proof.

@@ -20,7 +20,7 @@ pub use roll::Held;
 use roll::{List, Question, Roll, TOO_LARGE_LASTS};
 
 /// How long a list may be used while the site does not answer.
-pub const OUTAGE_LASTS: Duration = Duration::from_secs(600);
+const OUTAGE_LASTS: Duration = Duration::from_secs(600);
 /// How old a list is at least before the site is asked again who else may have come.
 const COMPANY_LASTS: Duration = Duration::from_secs(10);
 /// How long a full queue is not tried again.
@@ -109,8 +109,7 @@ impl Membership {
     /// Whether what is sent to a thread now reaches its participants and nobody else.
     pub fn is_current(&self, thread: u64, now: Instant) -> bool {
         let lasts = if self.outage { OUTAGE_LASTS } else { self.lasts };
-        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
-        list.is_some_and(|list| list.age(now) <= lasts)
+        self.list(thread).is_some_and(|list| list.age(now) <= lasts)
     }
 
     /// Notes that the site has answered something, whatever.
@@ -135,14 +134,12 @@ impl Membership {
 
     /// Whether a user may have come into a thread since its list was made.
     pub fn may_have_come(&self, thread: u64, user: u64, now: Instant) -> bool {
-        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
-        list.is_some_and(|list| !list.has(user) && list.age(now) > COMPANY_LASTS)
+        self.list(thread).is_some_and(|list| !list.has(user) && list.age(now) > COMPANY_LASTS)
     }
 
     /// Whether the last list has this user, however old it is.
     pub fn lists(&self, thread: u64, user: u64) -> bool {
-        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
-        list.is_some_and(|list| list.has(user))
+        self.list(thread).is_some_and(|list| list.has(user))
     }
 
     /// Why the site has not said who takes part, if this user has asked a moment ago.
@@ -296,8 +293,7 @@ impl Membership {
                     other => roll.held.push_back(other),
                 }
             }
-            let in_line = roll.question.as_ref().is_some_and(|question| question.asked.is_none());
-            if roll.held.is_empty() && in_line {
+            if roll.held.is_empty() && roll.is_in_line() {
                 roll.question = None;
             }
         }
@@ -306,13 +302,12 @@ impl Membership {
 
     /// Whether a question about a thread stands in line.
     pub fn is_in_line(&self, thread: u64) -> bool {
-        let question = self.rolls.get(&thread).and_then(|roll| roll.question.as_ref());
-        question.is_some_and(|question| question.asked.is_none())
+        self.rolls.get(&thread).is_some_and(Roll::is_in_line)
     }
 
     /// Whether the site has ever said who takes part, as far as is remembered.
     pub fn has_list(&self, thread: u64) -> bool {
-        self.rolls.get(&thread).is_some_and(|roll| roll.list.is_some())
+        self.list(thread).is_some()
     }
 
     fn waits_no_more(&mut self, conn: ConnId, thread: u64) {
@@ -364,11 +359,14 @@ impl Membership {
 
     /// The people on the last list of a thread.
     pub fn people(&self, thread: u64) -> &[u64] {
-        let list = self.rolls.get(&thread).and_then(|roll| roll.list.as_ref());
-        list.map_or(&[], |list| &list.users)
+        self.list(thread).map_or(&[], |list| &list.users)
     }
 
     // ---- the table
+
+    fn list(&self, thread: u64) -> Option<&List> {
+        self.rolls.get(&thread)?.list.as_ref()
+    }
 
     fn roll(&mut self, thread: u64) -> &mut Roll {
         if let Entry::Vacant(vacant) = self.rolls.entry(thread) {

@@ -63,9 +63,8 @@ impl Hub {
 
     /// Whether a message has to wait until it is known whose connection this is; if so, it does.
     ///
-    /// Who is somebody sends with whatever token they like: the site
-    /// decides by it. Of who is nobody the message's own token has to prove who they are, before it
-    /// costs the site a post.
+    /// Who is somebody sends with whatever token they like: the site decides by it. Of who is
+    /// nobody the message's own token has to prove who they are, before it costs the site a post.
     ///
     /// # Errors
     ///
@@ -85,7 +84,7 @@ impl Hub {
             return Ok(true);
         }
         // What is offered is asked about; the message must find its place then.
-        if !self.waiting.has_room(conn, text.len(), &self.settings.waiting) {
+        if !self.waiting.has_room(conn, None, text.len(), &self.settings.waiting) {
             return Err(Failure::Overloaded.client_error(About::Message));
         }
         let offer = match message.token.as_deref() {
@@ -101,16 +100,11 @@ impl Hub {
         match offer {
             Offer::Known(proven) => {
                 let claim = self.identity.stand(conn, proven, now);
-                let (good, bad) = match claim {
-                    Some(claim) if claim.user.key != Id::number(proven.user).key => {
-                        (None, Some(claim))
-                    }
-                    claim => (claim, None),
-                };
-                if let Some(claim) = bad {
-                    self.error(conn, &claim.reply, &mismatch());
+                if let Some(false_claim) = claim.as_ref().filter(|claim| !claim.is_of(proven)) {
+                    self.error(conn, &false_claim.reply, &mismatch());
                 }
-                self.is_proven_user(conn, proven, good, now);
+                let claim = claim.filter(|claim| claim.is_of(proven));
+                self.is_proven_user(conn, proven, claim, now);
                 Ok(false)
             }
             Offer::Failed(failure) => {

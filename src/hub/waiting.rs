@@ -1,6 +1,7 @@
 //! How much waits for the site's word on people and threads, and how much may.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use zeroize::Zeroizing;
@@ -81,16 +82,26 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Whether there is room for a frame of who is nobody yet.
-    pub fn has_room(&self, conn: ConnId, bytes: usize, bounds: &WaitBounds) -> bool {
+    /// Whether there is room for a frame, of this user where it is known whose it is.
+    pub fn has_room(
+        &self,
+        conn: ConnId,
+        user: Option<u64>,
+        bytes: usize,
+        bounds: &WaitBounds,
+    ) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
+        // An earlier connection in the same slot had a count of its own.
         let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, load)| *load);
+        let users = user.and_then(|user| self.per_user.get(&user)).copied();
         let (frames_max, bytes_max) = (bounds.per_connection, bounds.bytes_per_connection);
+        let of_user = CONNECTIONS_PER_USER;
         self.all.takes(bytes, bounds.total, bounds.bytes)
             && own.unwrap_or_default().takes(bytes, frames_max, bytes_max)
+            && users.is_none_or(|load| load.takes(bytes, frames_max * of_user, bytes_max * of_user))
     }
 
-    /// Counts a frame in, of this user where it is known whose it is; false if there is no room.
+    /// Counts a frame in; false if there is no room.
     pub fn add(
         &mut self,
         conn: ConnId,
@@ -98,10 +109,7 @@ impl Waiting {
         bytes: usize,
         bounds: &WaitBounds,
     ) -> bool {
-        let frames_max = bounds.per_connection * CONNECTIONS_PER_USER;
-        let bytes_max = bounds.bytes_per_connection * CONNECTIONS_PER_USER;
-        let users = user.and_then(|user| self.per_user.get(&user));
-        if users.is_some_and(|load| !load.takes(bytes, frames_max, bytes_max)) {
+        if !self.has_room(conn, user, bytes, bounds) {
             return false;
         }
         let slot = conn.slot as usize;
@@ -112,25 +120,21 @@ impl Waiting {
         if *serial != conn.serial {
             (*serial, *own) = (conn.serial, Load::default());
         }
-        let room = self.all.takes(bytes, bounds.total, bounds.bytes)
-            && own.takes(bytes, bounds.per_connection, bounds.bytes_per_connection);
-        if room {
-            self.all.add(bytes);
-            own.add(bytes);
-            if let Some(user) = user {
-                self.per_user.entry(user).or_default().add(bytes);
-            }
+        self.all.add(bytes);
+        own.add(bytes);
+        if let Some(user) = user {
+            self.per_user.entry(user).or_default().add(bytes);
         }
-        room
+        true
     }
 
     /// Counts a frame out, whether or not its connection is still there.
     pub fn take(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
         self.all.take(bytes);
-        if let Some(load) = user.and_then(|user| self.per_user.get_mut(&user)) {
-            load.take(bytes);
-            if load.frames == 0 {
-                self.per_user.remove(&user.unwrap_or_default());
+        if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.per_user.entry(user)) {
+            of_user.get_mut().take(bytes);
+            if of_user.get().frames == 0 {
+                of_user.remove();
             }
         }
         let (serial, own) = &mut self.per_slot[conn.slot as usize];

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::SiteSettings;
 use super::address::Form;
@@ -60,6 +60,12 @@ enum What {
     List,
 }
 
+/// How many are taken, and how many may be.
+struct Room {
+    taken: usize,
+    max: usize,
+}
+
 /// What a worker has done.
 enum Done {
     Asked { request: RequestId, what: What, form: Form, outcome: Outcome },
@@ -80,12 +86,10 @@ pub struct Pool {
     /// Answers that needed no worker, the next one first. They ring no bell: whoever submits is
     /// awake, and asks `has_answer` before it sleeps.
     ready: VecDeque<(RequestId, Answer)>,
-    /// Asks that were accepted and whose answers have not been collected; `ready` not counted.
-    outstanding: usize,
-    outstanding_max: usize,
-    /// The same for checks.
-    checks_outstanding: usize,
-    checks_max: usize,
+    /// Messages that were accepted and whose answers have not been collected; `ready` not counted.
+    messages: Room,
+    /// The same of checks.
+    lookups: Room,
     /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
     /// better.
     form: Form,
@@ -111,10 +115,10 @@ impl Pool {
     pub fn start(settings: &SiteSettings, waker: Arc<mio::Waker>) -> io::Result<Pool> {
         let workers = settings.workers.max(1);
         let queue = settings.queue.max(1);
-        let outstanding_max = workers + queue;
-        let (jobs, todo) = bounded(outstanding_max + 1);
+        let messages_max = workers + queue;
+        let (jobs, todo) = bounded(messages_max + 1);
         let (checks, to_check) = bounded(workers);
-        let (answers, done) = bounded(outstanding_max + workers + 1);
+        let (answers, done) = bounded(messages_max + workers + 1);
         let site = Site::new(settings);
         for n in 0..workers {
             let (site, todo) = (site.clone(), [to_check.clone(), todo.clone()]);
@@ -130,10 +134,8 @@ impl Pool {
             done,
             verifier: settings.verifier.clone(),
             ready: VecDeque::new(),
-            outstanding: 0,
-            outstanding_max,
-            checks_outstanding: 0,
-            checks_max: workers,
+            messages: Room { taken: 0, max: messages_max },
+            lookups: Room { taken: 0, max: workers },
             form: Form::RestRoute,
             probe_first: Form::Pretty,
             probing: false,
@@ -157,19 +159,14 @@ impl Pool {
         if let Some(answer) = self.without_the_site(&ask, now) {
             return self.ready.push_back((request, answer));
         }
-        let is_check = What::of(&ask) != What::Message;
-        let has_room = match is_check {
-            true => self.checks_outstanding < self.checks_max,
-            false => self.outstanding < self.outstanding_max,
-        };
-        if !has_room || !self.send_ask(request, ask) {
+        let what = What::of(&ask);
+        let room = self.room(what);
+        let has_room = room.taken < room.max;
+        if !has_room || !self.send(Job::Ask { request, ask, form: self.form }) {
             self.warn(format!("{}: the queue of requests is full (--upstream-queue)", self.url));
             return self.ready.push_back((request, Answer::Failed(Failure::Overloaded)));
         }
-        match is_check {
-            true => self.checks_outstanding += 1,
-            false => self.outstanding += 1,
-        }
+        self.room(what).taken += 1;
         self.probe_if_wanted();
     }
 
@@ -182,10 +179,7 @@ impl Pool {
             match self.done.try_recv().ok()? {
                 Done::Probed(result) => self.probed(result),
                 Done::Asked { request, what, form, outcome } => {
-                    match what {
-                        What::Message => self.outstanding -= 1,
-                        What::Token | What::List => self.checks_outstanding -= 1,
-                    }
+                    self.room(what).taken -= 1;
                     self.note(what, form, &outcome);
                     return Some((request, outcome.answer));
                 }
@@ -200,7 +194,19 @@ impl Pool {
 
     /// How many asks were accepted whose answers have not been collected.
     pub fn outstanding(&self) -> usize {
-        self.outstanding + self.checks_outstanding + self.ready.len()
+        self.messages.taken + self.lookups.taken + self.ready.len()
+    }
+
+    fn room(&mut self, what: What) -> &mut Room {
+        match what {
+            What::Message => &mut self.messages,
+            What::Token | What::List => &mut self.lookups,
+        }
+    }
+
+    /// Whether it has the site's JWT secret.
+    pub fn checks_signatures(&self) -> bool {
+        self.verifier.is_some()
     }
 
     /// The form of address that the next ask is sent to.
@@ -227,20 +233,14 @@ impl Pool {
         }
     }
 
-    fn send_ask(&self, request: RequestId, ask: Ask) -> bool {
-        self.send(Job::Ask { request, ask, form: self.form })
-    }
-
+    /// False if the job finds no place, or the pool is being dropped.
     fn send(&self, job: Job) -> bool {
         let is_check = match &job {
             Job::Ask { ask, .. } => What::of(ask) != What::Message,
             Job::Probe(_) => false,
         };
-        let Some(jobs) = (if is_check { &self.checks } else { &self.jobs }) else { return false };
-        match jobs.try_send(job) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+        let jobs = if is_check { &self.checks } else { &self.jobs };
+        jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok())
     }
 
     /// One probe at a time, and one a minute; with a full queue it waits for a later occasion.

@@ -283,11 +283,6 @@ impl Proofs {
         }
     }
 
-    /// How many are known.
-    pub fn count(&self) -> usize {
-        self.proofs.len()
-    }
-
     /// Asserts that the tables agree with each other, and that `stands` says the same.
     pub fn check_invariants(&self, stands: impl Fn(ConnId, ProofIx) -> bool) {
         assert_eq!(self.index.len(), self.proofs.len());

@@ -82,6 +82,11 @@ impl List {
 }
 
 impl Roll {
+    /// Whether its question still stands in line.
+    pub(super) fn is_in_line(&self) -> bool {
+        self.question.as_ref().is_some_and(|question| question.asked.is_none())
+    }
+
     pub(super) fn refuse(&mut self, user: u64, now: Instant) {
         self.refused.retain(|(who, until)| *who != user && *until > now);
         if self.refused.len() >= REFUSED_MAX {
