@@ -8,7 +8,7 @@ use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now, WaitBounds};
-use buddyline::wire::outbox::Outbox;
+use buddyline::wire::outbox::{Ledger, Outbox};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn now() -> Now {
@@ -31,6 +31,7 @@ fn thread_of(hearers: u32) -> Hub {
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 1_000,
+        threads: 1_000,
         deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
     });
     for slot in 0..hearers {
@@ -51,6 +52,7 @@ fn fanout(criterion: &mut Criterion) {
     for hearers in [10, 100, 1_000, 10_000_u32] {
         let mut hub = thread_of(hearers);
         let mut outboxes: Vec<Outbox> = (0..hearers).map(|_| Outbox::default()).collect();
+        let mut ledger = Ledger::default();
         let conn = ConnId { slot: 0, serial: 0 };
         let text = r#"{"type":"typing","threadId":1}"#;
         let at = now();
@@ -59,13 +61,13 @@ fn fanout(criterion: &mut Criterion) {
             bencher.iter(|| {
                 hub.handle(Input::Frame { conn, text }, at);
                 while let Some(effect) = hub.next_effect() {
-                    if let Effect::Send { to, frame } = effect {
+                    if let Effect::Send { to, frame } | Effect::Hint { to, frame } = effect {
                         outboxes[to.slot as usize].push(frame);
                     }
                 }
                 // As a flush leaves them: empty, and without memory of their own.
                 for outbox in &mut outboxes {
-                    outbox.consume(outbox.bytes());
+                    outbox.consume(outbox.bytes(), &mut ledger);
                 }
             });
         });

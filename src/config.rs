@@ -3,6 +3,7 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod limits;
 pub mod origins;
 pub mod proxies;
 pub mod secrets;
@@ -17,6 +18,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use limits::Limits;
 use origins::{OriginPattern, Origins};
 use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
@@ -122,45 +124,15 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
-    /// How long a connection may stay without having proven who it is, 1s to 10m.
-    #[arg(long, env = "BUDDYLINE_ANONYMOUS_LASTS", value_name = "TIME", default_value = "30s",
-          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "1s", "10m"))]
-    pub anonymous_lasts: Duration,
+    /// Open files that the system is asked to allow, 64 to 10000000. Without it, as many as
+    /// --max-connections needs; never more than the system's hard limit, which only root raises.
+    #[arg(long, env = "BUDDYLINE_NOFILE", value_name = "N", help_heading = "Limits",
+          value_parser = clap::value_parser!(u64).range(64..=10_000_000))]
+    pub nofile: Option<u64>,
 
-    /// Open connections, 1 to 1000000; one more is refused with 503.
-    #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_000,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub max_connections: u32,
-
-    /// Bytes of one message from a client, 1024 to 16777216; a larger one closes with 1009.
-    #[arg(long, env = "BUDDYLINE_MAX_FRAME_BYTES", value_name = "BYTES", default_value_t = 256 * 1024,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
-    pub max_frame_bytes: u32,
-
-    /// Bytes that may wait for one client to read, 65536 to 1073741824; more closes with 1013.
-    #[arg(long, env = "BUDDYLINE_MAX_OUTBOX_BYTES", value_name = "BYTES", default_value_t = 4 * 1024 * 1024,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
-    pub max_outbox_bytes: u32,
-
-    /// Threads that one connection may join, 1 to 100000.
-    #[arg(long, env = "BUDDYLINE_MAX_JOINS", value_name = "N", default_value_t = 1_000,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_joins: u32,
-
-    /// Messages on their way to the site, 1 to 1000000; one more is answered "overloaded".
-    #[arg(long, env = "BUDDYLINE_MAX_SENDING", value_name = "N", default_value_t = 10_000,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub max_sending: u32,
-
-    /// Messages of one connection on their way to the site, 1 to 10000.
-    #[arg(long, env = "BUDDYLINE_MAX_SENDING_PER_CONNECTION", value_name = "N", default_value_t = 64,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub max_sending_per_connection: u32,
-
-    /// Bytes of the messages on their way to the site, 65536 to 1073741824.
-    #[arg(long, env = "BUDDYLINE_MAX_SENDING_BYTES", value_name = "BYTES", default_value_t = 64 * 1024 * 1024,
-          help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
-    pub max_sending_bytes: u32,
+    /// What clients may take.
+    #[command(flatten)]
+    set_limits: Limits,
 
     /// How much is logged: off, error, warn, info or debug.
     #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
@@ -237,6 +209,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        self.set_limits.check()?;
         let (typing, membership) = (self.typing_lasts, self.membership_lasts);
         if membership < typing * 2 {
             let [typing, membership] = [typing, membership].map(humantime::format_duration);
@@ -252,6 +225,11 @@ impl Config {
     pub fn trust_mode(&self) -> Trust {
         let unsaid = if self.buddyboss_url.is_some() { Trust::Verified } else { Trust::Open };
         self.trust.unwrap_or(unsaid)
+    }
+
+    /// What clients may take.
+    pub fn limits(&self) -> Limits {
+        self.set_limits.in_force()
     }
 
     /// Which web pages may connect.
@@ -339,7 +317,7 @@ mod tests {
         assert!(config.shows_try_page());
         assert_eq!(config.upstream_workers, 4);
         assert_eq!(config.upstream_timeout, Duration::from_secs(30));
-        assert_eq!(config.max_frame_bytes, 256 * 1024);
+        assert_eq!(config.limits().max_frame_bytes, 256 * 1024);
         config.check().unwrap();
     }
 
@@ -358,7 +336,9 @@ mod tests {
             (["--allowed-origin", "a.example"], ["--allowed-origin", "a.example", "https://"]),
             (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),
             (["--membership-lasts", "5s"], ["--membership-lasts", "5s", "10s to 10m"]),
-            (["--anonymous-lasts", "0s"], ["--anonymous-lasts", "0s", "1s to 10m"]),
+            (["--anonymous-lasts", "1ms"], ["--anonymous-lasts", "1ms", "1s to 10m"]),
+            (["--max-joins", "-1"], ["--max-joins", "-1", "1 to 100000, or 0"]),
+            (["--max-head-bytes", "99"], ["--max-head-bytes", "99", "1024 to 65536, or 0"]),
             (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {
             let fault = read(&arguments).unwrap_err();

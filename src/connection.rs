@@ -1,17 +1,37 @@
 //! One socket with its wire, its outbox, and what the loop has to do about it.
 
+pub mod rate;
+
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown};
-use std::time::Instant;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 
 use crate::hub::interface::ConnId;
 use crate::wire::Wire;
-use crate::wire::outbox::Outbox;
+use crate::wire::outbox::{Ledger, Outbox};
+use rate::Ahead;
 
 /// Frames that leave in one system call. With more, their bytes outweigh the call.
 const GATHER_MAX: usize = 64;
+
+/// A time by the server's own watch, which stands still while the whole process does: tenths of a
+/// second since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u32);
+
+impl Moment {
+    /// This long after the start.
+    pub fn after(since_start: Duration) -> Moment {
+        Moment(u32::try_from(since_start.as_millis() / 100).unwrap_or(u32::MAX))
+    }
+
+    /// How long ago another one was.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 100)
+    }
+}
 
 /// One socket, from accept to burial.
 #[derive(Debug)]
@@ -26,7 +46,15 @@ pub struct Connection {
     pub outbox: Outbox,
     /// When what it is to finish began: its request, a frame of which the rest is missing, its
     /// goodbye. Without meaning in between.
-    pub since: Instant,
+    pub since: Moment,
+    /// When something last came from it.
+    pub heard: Moment,
+    /// Signs of life that it has been asked for since.
+    pub pings: u8,
+    /// What it has said, against the rate.
+    pub ahead: Ahead,
+    /// It counts among those of its client's address.
+    pub counted: bool,
     /// The hub knows it.
     pub opened: bool,
     /// More waits for it than it may, and it takes nothing.
@@ -35,6 +63,8 @@ pub struct Connection {
     pub dirty: bool,
     /// It stands on the again list.
     pub again: bool,
+    /// The kernel takes nothing before it says so by an event.
+    pub blocked: bool,
     /// Nothing more is sent: the peer has been told, and its end of the stream is awaited.
     half_closed: bool,
     socket: TcpStream,
@@ -66,17 +96,22 @@ pub enum Received {
 
 impl Connection {
     /// A socket that has just been accepted from this peer.
-    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: Instant) -> Connection {
+    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: Moment) -> Connection {
         Connection {
             id,
             client: peer,
             wire: Wire::new(peer),
             outbox: Outbox::default(),
             since: now,
+            heard: now,
+            pings: 0,
+            ahead: Ahead::default(),
+            counted: false,
             opened: false,
             overflowed: false,
             dirty: false,
             again: false,
+            blocked: false,
             half_closed: false,
             socket,
         }
@@ -101,27 +136,29 @@ impl Connection {
     }
 
     /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
-    /// left sends the end of the stream.
-    pub fn flush(&mut self, budget: usize) -> Flushed {
+    /// left sends the end of the stream. What the kernel does not take is entered in the ledger.
+    pub fn flush(&mut self, budget: usize, ledger: &mut Ledger) -> Flushed {
         let mut left = budget;
         while !self.outbox.is_empty() {
+            if self.blocked {
+                self.outbox.enter(ledger);
+                return Flushed::Blocked;
+            }
             let (offered, written) = self.write();
             match written {
                 Ok(0) => return Flushed::Gone,
                 Ok(bytes) => {
-                    self.outbox.consume(bytes);
+                    self.outbox.consume(bytes, ledger);
                     left = left.saturating_sub(bytes);
-                    if bytes < offered {
-                        // A short write says that the kernel's buffer is full: no second call to
-                        // hear it again. The writable event is still to come.
-                        return Flushed::Blocked;
-                    }
-                    if left == 0 && !self.outbox.is_empty() {
+                    // A short write says that the kernel's buffer is full: no second call to hear
+                    // it again. The writable event is still to come.
+                    self.blocked = bytes < offered;
+                    if left == 0 && !self.blocked && !self.outbox.is_empty() {
                         return Flushed::More;
                     }
                 }
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
-                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
                 Err(_) => return Flushed::Gone,
             }
         }

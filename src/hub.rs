@@ -101,6 +101,10 @@ impl Hub {
                 let fault = ClientError::new(ErrorCode::TextOnly, fault);
                 self.error(conn, &ReplyTo::default(), &fault);
             }
+            Input::Refused { conn, text } => {
+                let reply = text.map(|text| parse(text).0).unwrap_or_default();
+                self.error(conn, &reply, &too_fast());
+            }
             Input::Closed { conn } => self.closed(conn, now),
             Input::Answered { request, answer } => self.answered(request, answer, now),
         }
@@ -168,7 +172,7 @@ impl Hub {
                 conns.dedup();
                 for to in conns.into_iter().filter(|conn| Some(*conn) != except) {
                     let frame = EncodedFrame::clone(frame);
-                    self.effects.push_back(Effect::Send { to, frame });
+                    self.effects.push_back(Effect::Hint { to, frame });
                 }
             }
         }
@@ -273,12 +277,17 @@ impl Hub {
         thread: &Id,
         client_id: Option<&Id>,
     ) -> Result<(), ClientError> {
-        let max = self.settings.joins_per_connection;
-        if self.threads.join(conn, &thread.key, max) == Joined::TooMany {
-            return Err(ClientError::new(
-                ErrorCode::TooManyThreads,
-                format!("A connection may join {max} threads; leave one first."),
-            ));
+        let (max, in_all) = (self.settings.joins_per_connection, self.settings.threads);
+        match self.threads.join(conn, &thread.key, max, in_all) {
+            Joined::New | Joined::Already => {}
+            Joined::TooMany => {
+                let text = format!("A connection may join {max} threads; leave one first.");
+                return Err(ClientError::new(ErrorCode::TooManyThreads, text));
+            }
+            Joined::TooManyInAll => {
+                let text = "Too many threads are heard on this server. Try again in a moment.";
+                return Err(ClientError::new(ErrorCode::Overloaded, text));
+            }
         }
         self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id });
         Ok(())
@@ -364,7 +373,9 @@ impl Hub {
     ) {
         let frame =
             |client_id| ServerFrame::Typing { thread_id: thread, user_id: user, typing, client_id };
-        self.show(&thread.key, conn, client_id, frame);
+        // That someone has stopped is no news to be missed: it would look as if they went on.
+        let wrap = |to, frame| if typing { Effect::Hint { to, frame } } else { send(to, frame) };
+        self.show(&thread.key, conn, client_id, wrap, frame);
     }
 
     fn typing_over(&mut self, typist: &Typist) {
@@ -397,6 +408,7 @@ impl Hub {
         thread: &IdKey,
         author: ConnId,
         client_id: Option<&'a Id>,
+        wrap: impl Fn(ConnId, EncodedFrame) -> Effect,
         frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
     ) -> EncodedFrame {
         let encoded = self.encoder.encode(&frame(None));
@@ -409,8 +421,7 @@ impl Hub {
         }
         for hearer in self.threads.hearers(thread) {
             if hearer.conn != author {
-                let frame = EncodedFrame::clone(&encoded);
-                self.effects.push_back(Effect::Send { to: hearer.conn, frame });
+                self.effects.push_back(wrap(hearer.conn, EncodedFrame::clone(&encoded)));
             }
         }
         encoded
@@ -422,7 +433,7 @@ impl Hub {
             |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);
         let conns = self.open.iter().flatten().copied().filter(hears);
         for to in conns.filter(|conn| Some(*conn) != except) {
-            self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(frame) });
+            self.effects.push_back(Effect::Hint { to, frame: EncodedFrame::clone(frame) });
         }
     }
 
@@ -462,4 +473,17 @@ impl Hub {
         self.identity.check_invariants();
         self.membership.check_invariants();
     }
+}
+
+/// An effect that arrives, or ends its connection.
+fn send(to: ConnId, frame: EncodedFrame) -> Effect {
+    Effect::Send { to, frame }
+}
+
+fn too_fast() -> ClientError {
+    ClientError::new(
+        ErrorCode::RateLimited,
+        "You send too many frames: this one was not heard. Send fewer, and this one again in a \
+         moment; who goes on like this is disconnected.",
+    )
 }

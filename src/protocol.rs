@@ -108,7 +108,9 @@ pub enum ErrorCode {
     RecipientOffline,
     /// More threads joined on one connection than the server allows.
     TooManyThreads,
-    /// A queue on the way to the site is full.
+    /// More frames than the server allows one connection.
+    RateLimited,
+    /// A queue on the way to the site is full, or the server holds as much as it may.
     Overloaded,
     /// The site needs a token and there was none.
     TokenRequired,
@@ -144,7 +146,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the documents and the tests.
-    pub const ALL: [ErrorCode; 26] = [
+    pub const ALL: [ErrorCode; 27] = [
         ErrorCode::InvalidJson,
         ErrorCode::InvalidFrame,
         ErrorCode::UnknownType,
@@ -155,6 +157,7 @@ impl ErrorCode {
         ErrorCode::NotYourCall,
         ErrorCode::RecipientOffline,
         ErrorCode::TooManyThreads,
+        ErrorCode::RateLimited,
         ErrorCode::Overloaded,
         ErrorCode::TokenRequired,
         ErrorCode::TokenRefused,

@@ -5,49 +5,55 @@
 //! for each connection that has something to send. Whoever is stopped by a budget comes first in
 //! the next turn, which then does not sleep.
 
+mod admission;
 mod crowd;
+mod input;
 mod listeners;
 mod refusals;
 mod setup;
+mod sweep;
+mod turn;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
-use crate::connection::Received;
+use crate::connection::Moment;
+use crate::connection::rate::Rate;
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, ConnId, Effect, Input, Now};
+use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::upstream::Upstream;
-use crate::wire::handshake::{self, Opened, Rules};
-use crate::wire::{self, Codec};
+use crate::wire::Codec;
+use crate::wire::handshake::Rules;
+use admission::Admission;
 use crowd::Crowd;
 use listeners::Listeners;
 use refusals::Refusals;
+use sweep::{Patience, SWEEP_EVERY};
+use turn::{Phase, SlowTicks, Watch, Work};
 
-/// Connections accepted in one tick.
-const ACCEPTS_PER_TICK: usize = 64;
-/// Answers from the site taken in one tick.
-const ANSWERS_PER_TICK: usize = 256;
 /// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
 /// frames, each of which may be for a whole thread.
 const READ_BYTES_PER_TICK: usize = 16 * 1024;
-/// Due things done in one tick, each of which may be for everyone.
-const DUE_PER_TICK: usize = 64;
 /// Events taken from one poll. A few, so that outboxes are flushed before they grow: a thousand
 /// arrivals in one tick would put a thousand frames into each. No more frames leave in one system
 /// call anyway.
 const EVENTS_PER_TICK: usize = 64;
-/// How often old handshakes and closings are looked for, and a failed accept is tried again.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long a tick may read, write, and bury. With the rest it is about half of what a tick may take
+/// in all, since the last step of a phase may be a long one.
+const READS_LAST: Duration = Duration::from_millis(8);
+const FLUSH_LASTS: Duration = Duration::from_millis(12);
+const BURIALS_LAST: Duration = Duration::from_millis(4);
 /// How long the server takes to say goodbye.
 const STOPPING_LASTS: Duration = Duration::from_secs(1);
+/// A tick that has done less than this is not timed.
+const TICK_WORTH_TIMING: usize = 64;
 /// How long a stopping server sleeps at most, so as not to overshoot.
 const STOPPING_POLL: Duration = Duration::from_millis(20);
 
@@ -63,14 +69,25 @@ pub struct Server {
     signals: Option<Signals>,
     listeners: Listeners,
     crowd: Crowd,
-    connections_max: usize,
+    admission: Admission,
+    patience: Patience,
+    rate: Rate,
     codec: Codec,
     hub: Hub,
     upstream: Upstream,
     scratch: Box<[u8]>,
     refusals: Refusals,
     counts: Counts,
+    slow_ticks: SlowTicks,
+    started: Instant,
+    watch: Watch,
+    /// The time of this tick by the watch.
+    moment: Moment,
+    work: Work,
+    reads: Phase,
     swept: Instant,
+    /// The slot that is looked at next, while connections are looked at.
+    sweeping: Option<usize>,
     stopping: bool,
 }
 
@@ -89,6 +106,16 @@ pub struct Counts {
     pub stale: u64,
     /// Connections closed because they did not read.
     pub overflowed: u64,
+    /// Frames that slow readers have missed.
+    pub missed: u64,
+    /// Frames refused because their sender sent too many.
+    pub rate_limited: u64,
+    /// Connections closed because they went on all the same.
+    pub floods: u64,
+    /// Connections that gave no sign of life.
+    pub silent: u64,
+    /// Ticks that took longer than 50 ms.
+    pub slow_ticks: u64,
 }
 
 impl Server {
@@ -99,6 +126,8 @@ impl Server {
     /// An address that cannot be listened on, a secret that cannot be read, or a system out of
     /// descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
+        let limits = config.limits();
+        let started = Instant::now();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
@@ -111,15 +140,24 @@ impl Server {
             events: Events::with_capacity(EVENTS_PER_TICK),
             signals: None,
             listeners,
-            crowd: Crowd::new(config.max_outbox_bytes as usize),
-            connections_max: setup::room_for_connections(config)?,
-            codec: Codec::new(config.max_frame_bytes as usize, Rules::new(config)),
+            crowd: Crowd::new(setup::buffers(&limits)),
+            admission: setup::admission(config)?,
+            patience: setup::patience(&limits),
+            rate: Rate::new(limits.max_frames_per_second, limits.max_frames_burst),
+            codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
             hub: Hub::new(setup::hub_settings(config)),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
             refusals: Refusals::default(),
             counts: Counts::default(),
-            swept: Instant::now(),
+            slow_ticks: SlowTicks::default(),
+            started,
+            watch: Watch::new(started),
+            moment: Moment::default(),
+            work: Work::default(),
+            reads: Phase::new(READS_LAST, 0),
+            swept: started,
+            sweeping: None,
             stopping: false,
         })
     }
@@ -148,7 +186,8 @@ impl Server {
 
     /// What happened so far.
     pub fn counts(&self) -> Counts {
-        Counts { sent: self.crowd.sent, stale: self.crowd.stale, ..self.counts }
+        let Crowd { sent, stale, missed, .. } = self.crowd;
+        Counts { sent, stale, missed, slow_ticks: self.slow_ticks.count, ..self.counts }
     }
 
     /// Ticks until a signal comes, then says goodbye.
@@ -175,7 +214,11 @@ impl Server {
             polled => polled?,
         }
         let now = clock();
+        self.moment = Moment::after(self.watch.look(now.instant));
+        self.work = Work::default();
+        let sent_before = self.crowd.sent;
 
+        self.reads = Phase::new(READS_LAST, sent_before);
         // Who was stopped by a budget in the last tick comes first.
         for slot in self.crowd.take_again() {
             // The event that spoke of the peer's end may have come in an earlier tick.
@@ -183,32 +226,34 @@ impl Server {
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
+            self.work.events += 1;
             self.event(event, now);
         }
         self.events = events;
-        self.accept(now);
+        self.accept();
         self.collect_answers(now);
-        for _ in 0..DUE_PER_TICK {
-            if !self.hub.advance(now) {
-                break;
-            }
-            self.drain(now);
-        }
+        self.do_what_is_due(now);
         // Whose own pongs are too many to hold has caused no effect that was drained before.
         self.drain(now);
-        if now.instant.duration_since(self.swept) >= SWEEP_EVERY {
-            self.sweep(now);
-        }
-        self.crowd.flush();
+        self.sweep(now);
+        self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
+        self.crowd.shed();
+        self.drain(now);
         self.bury(now);
+        self.work.deliveries = self.crowd.sent - sent_before;
+        let Work { events, frames, deliveries, swept, .. } = self.work;
+        if events + frames + swept + deliveries as usize > TICK_WORTH_TIMING {
+            self.slow_ticks.note(now.instant, Instant::now(), &self.work);
+        }
         Ok(())
     }
 
     /// How long nothing will happen, as far as can be known.
-    fn sleep(&self) -> Duration {
+    fn sleep(&mut self) -> Duration {
+        let accepts = self.listeners.has_more() && self.admission.is_open(self.crowd.len());
         let left_over =
-            self.crowd.has_left_over() || self.listeners.has_more() || self.upstream.has_answer();
-        if left_over {
+            self.crowd.has_left_over() || self.sweeping.is_some() || self.upstream.has_answer();
+        if left_over || accepts {
             return Duration::ZERO;
         }
         if self.stopping {
@@ -219,147 +264,6 @@ impl Server {
         wake.saturating_duration_since(Instant::now())
     }
 
-    // ---- input
-
-    fn event(&mut self, event: &Event, now: Now) {
-        match event.token() {
-            // Answers are collected in every tick; the waker only ends the sleep.
-            WAKER => {}
-            SIGNALS => {
-                if let Some(signal) = self.signals.as_mut().and_then(|s| s.pending().next()) {
-                    log::info!("signal {signal}: stopping");
-                    self.stopping = true;
-                }
-            }
-            Token(listener) if listener > LISTENERS - self.listeners.len() => {
-                self.listeners.note_ready(LISTENERS - listener);
-            }
-            Token(slot) => {
-                // A socket without output has nothing to do with a writable event, and each
-                // registration begins with one.
-                let slot = slot as u32;
-                if event.is_writable() {
-                    self.crowd.note_output(slot);
-                }
-                let ends = event.is_read_closed() || event.is_error();
-                if event.is_readable() || ends {
-                    self.read(slot, ends, now);
-                }
-            }
-        }
-    }
-
-    fn accept(&mut self, now: Now) {
-        for _ in 0..ACCEPTS_PER_TICK {
-            let (socket, peer) = match self.listeners.accept() {
-                Ok(Some(accepted)) => accepted,
-                Ok(None) => return,
-                Err(fault) => {
-                    // Readiness is edge-triggered: only the sweep tries again.
-                    if self.counts.accept_errors % 64 == 0 {
-                        log::warn!("cannot accept connections: {fault}; trying again each second");
-                    }
-                    self.counts.accept_errors += 1;
-                    return;
-                }
-            };
-            if self.crowd.len() >= self.connections_max {
-                self.counts.refused += 1;
-                listeners::refuse(socket, &handshake::too_many_connections());
-                continue;
-            }
-            self.counts.accepted += 1;
-            if let Err(fault) = self.crowd.add(socket, peer, self.poll.registry(), now.instant) {
-                log::warn!("cannot watch a connection: {fault}");
-            }
-        }
-    }
-
-    /// Reads one connection once. A short read means that the socket is drained, unless the event
-    /// said that the peer's end is there to be read as well.
-    fn read(&mut self, slot: u32, ends: bool, now: Now) {
-        let Some(connection) = self.crowd.get(slot) else {
-            return;
-        };
-        if connection.again {
-            return;
-        }
-        let bytes = match connection.receive(&mut self.scratch) {
-            Received::Bytes(bytes) => bytes,
-            Received::Nothing => return,
-            Received::End => {
-                self.crowd.doom(slot);
-                return;
-            }
-        };
-        if connection.wire.is_between_messages() {
-            // What these bytes begin, if they do not end it.
-            connection.since = now.instant;
-        }
-        if bytes == self.scratch.len() || ends {
-            self.crowd.read_again(slot);
-        }
-        // The hub may not be told while the scratch buffer is borrowed from the server.
-        let scratch = std::mem::take(&mut self.scratch);
-        let mut input = &scratch[..bytes];
-        while self.take_in(slot, &mut input, now) {}
-        self.scratch = scratch;
-        self.crowd.note_output(slot);
-    }
-
-    /// Takes in the next thing that a connection said; false when there is no more.
-    fn take_in(&mut self, slot: u32, input: &mut &[u8], now: Now) -> bool {
-        let Some(connection) = self.crowd.get(slot) else {
-            return false;
-        };
-        let conn = connection.id;
-        match connection.wire.next(&mut self.codec, input, &mut connection.outbox) {
-            wire::Event::Drained => return false,
-            wire::Event::Opened(Opened { client, credential }) => {
-                connection.opened = true;
-                connection.client = client;
-                log::debug!("connection {}: open from {client}", conn.serial);
-                self.hub.handle(Input::Opened { conn, credential }, now);
-            }
-            wire::Event::OriginRefused { origin } => {
-                connection.since = now.instant;
-                self.refusals.note(&origin, now.instant);
-            }
-            wire::Event::Text(text) => {
-                connection.since = now.instant;
-                self.hub.handle(Input::Frame { conn, text: text.as_str() }, now);
-            }
-            wire::Event::Binary => {
-                connection.since = now.instant;
-                self.hub.handle(Input::Binary { conn }, now);
-            }
-            wire::Event::Closing => {
-                connection.since = now.instant;
-                self.tell_closed(slot, now);
-            }
-        }
-        self.drain(now);
-        true
-    }
-
-    fn collect_answers(&mut self, now: Now) {
-        for _ in 0..ANSWERS_PER_TICK {
-            let Some((request, answer)) = self.upstream.next_answer() else {
-                return;
-            };
-            match &answer {
-                Answer::Stored(stored) => {
-                    log::debug!("request {}: stored in thread {}", request.0, stored.thread);
-                }
-                Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
-                Answer::Listed(_) => log::debug!("request {}: listed", request.0),
-                Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
-            }
-            self.hub.handle(Input::Answered { request, answer }, now);
-            self.drain(now);
-        }
-    }
-
     // ---- output
 
     /// Carries out what the hub wants done.
@@ -367,7 +271,8 @@ impl Server {
         loop {
             while let Some(effect) = self.hub.next_effect() {
                 match effect {
-                    Effect::Send { to, frame } => self.crowd.deliver(to, frame),
+                    Effect::Send { to, frame } => self.crowd.deliver(to, frame, false),
+                    Effect::Hint { to, frame } => self.crowd.deliver(to, frame, true),
                     Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                 }
@@ -377,8 +282,7 @@ impl Server {
                 return;
             };
             self.counts.overflowed += 1;
-            self.crowd.close(slot, 1013, "too slow to read", now.instant);
-            self.tell_closed(slot, now);
+            self.end(slot, 1013, "too slow", now);
         }
     }
 
@@ -386,10 +290,17 @@ impl Server {
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str, now: Now) {
         if self.crowd.get(conn.slot).is_some_and(|connection| connection.id == conn) {
-            log::debug!("connection {}: closing with {code}, {reason}", conn.serial);
-            self.crowd.close(conn.slot, code, reason, now.instant);
-            self.tell_closed(conn.slot, now);
+            self.end(conn.slot, code, reason, now);
         }
+    }
+
+    /// Says goodbye to a connection, and tells the hub.
+    fn end(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
+        if let Some(connection) = self.crowd.get(slot) {
+            log::debug!("connection {}: closing with {code}, {reason}", connection.id.serial);
+        }
+        self.crowd.close(slot, code, reason, self.moment);
+        self.tell_closed(slot, now);
     }
 
     /// Tells the hub, once, that nothing more reaches a connection.
@@ -403,18 +314,17 @@ impl Server {
         }
     }
 
-    /// What is done once a second.
-    fn sweep(&mut self, now: Now) {
-        self.swept = now.instant;
-        self.listeners.wake_resting();
-        self.crowd.doom_the_slow(now.instant);
-    }
-
     /// Buries the doomed. Nobody is removed before, so no event of a batch meets a reused slot.
     fn bury(&mut self, now: Now) {
-        while let Some(slot) = self.crowd.next_doomed() {
+        let mut phase = Phase::new(BURIALS_LAST, self.crowd.sent);
+        while !phase.is_over(self.crowd.sent) {
+            let Some(slot) = self.crowd.next_doomed() else { return };
             self.tell_closed(slot, now);
-            self.crowd.bury(slot, self.poll.registry());
+            let buried = self.crowd.bury(slot, self.poll.registry());
+            if let Some(connection) = buried.filter(|connection| connection.counted) {
+                self.admission.leave(connection.client);
+            }
+            self.work.buried += 1;
             self.drain(now);
         }
     }
@@ -428,7 +338,7 @@ impl Server {
         self.drain(now);
         log::info!("closing {} connections", self.crowd.len());
         for slot in self.crowd.slots() {
-            self.crowd.close(slot, 1001, "the server is stopping", now.instant);
+            self.crowd.close(slot, 1001, "the server is stopping", self.moment);
         }
         // Only then, so that nobody's end is told to those who are to go next.
         for slot in self.crowd.slots() {

@@ -19,8 +19,9 @@ use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message, Utf8Bytes};
 
+use crate::protocol::server::EncodedFrame;
 use handshake::{Handshake, Opened, Rules};
-use outbox::Outbox;
+use outbox::{Ledger, Outbox};
 
 /// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
 const READ_BUFFER_BYTES: usize = 1024;
@@ -33,19 +34,22 @@ pub struct Codec {
     frame_bytes_max: usize,
     rules: Rules,
     idle: WebSocketContext,
+    /// RFC 6455 section 5.5.2, without a payload; shared by all that it is sent to.
+    ping: EncodedFrame,
 }
 
 impl Codec {
     /// A codec for messages of at most `frame_bytes_max` bytes, and for requests by these rules.
     pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
-        Codec { frame_bytes_max, rules, idle: context(frame_bytes_max) }
+        let ping = EncodedFrame::from([0x89, 0].as_slice());
+        Codec { frame_bytes_max, rules, idle: context(frame_bytes_max), ping }
     }
 }
 
 /// The context's buffer has held what people wrote: it is not shown.
 impl fmt::Debug for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Codec { frame_bytes_max, rules, idle: _ } = self;
+        let Codec { frame_bytes_max, rules, idle: _, ping: _ } = self;
         let mut codec = f.debug_struct("Codec");
         codec.field("frame_bytes_max", frame_bytes_max).field("rules", rules);
         codec.finish_non_exhaustive()
@@ -77,6 +81,8 @@ pub enum Event {
     Text(Utf8Bytes),
     /// A binary message.
     Binary,
+    /// A ping or a pong: a sign of life, and a ping's answer is in the outbox.
+    Control,
     /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
     Closing,
     /// All input is used up.
@@ -96,8 +102,8 @@ enum Phase {
         peer: IpAddr,
     },
     Open,
-    /// Open, and a message is in fragments.
-    Fragments(Box<WebSocketContext>),
+    /// Open, and a message is in fragments: its context, and how many bytes that holds.
+    Fragments(Box<WebSocketContext>, usize),
     Closing,
 }
 
@@ -107,7 +113,7 @@ impl fmt::Debug for Wire {
         let phase = match &self.phase {
             Phase::Handshake { .. } => "Handshake",
             Phase::Open => "Open",
-            Phase::Fragments(_) => "Fragments",
+            Phase::Fragments(..) => "Fragments",
             Phase::Closing => "Closing",
         };
         let mut wire = f.debug_struct("Wire");
@@ -126,7 +132,7 @@ impl Wire {
     pub fn next(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
-            Phase::Open | Phase::Fragments(_) => self.frames(codec, input, outbox),
+            Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
             Phase::Closing => {
                 *input = &[];
                 Event::Drained
@@ -137,7 +143,7 @@ impl Wire {
     /// Says goodbye, if the conversation is open: a close frame goes into the outbox, and nothing
     /// may follow it.
     pub fn close(&mut self, code: u16, reason: &'static str, outbox: &mut Outbox) {
-        if matches!(self.phase, Phase::Open | Phase::Fragments(_)) {
+        if matches!(self.phase, Phase::Open | Phase::Fragments(..)) {
             let code = CloseCode::from(code);
             let frame = Frame::close(Some(CloseFrame { code, reason: reason.into() }));
             let mut bytes = Vec::with_capacity(frame.len());
@@ -149,6 +155,45 @@ impl Wire {
         self.partial = Vec::new();
     }
 
+    /// Says that the request took too long, if any of it has come.
+    pub fn time_out(&mut self, outbox: &mut Outbox) {
+        if self.in_handshake() && !self.partial.is_empty() {
+            outbox.push(handshake::timed_out().into_bytes().into());
+        }
+        self.phase = Phase::Closing;
+        self.partial = Vec::new();
+    }
+
+    /// Takes the answer to the request back, which has not left yet, and says this instead.
+    pub fn refuse(&mut self, response: String, outbox: &mut Outbox, ledger: &mut Ledger) {
+        outbox.drop_unsent(ledger);
+        outbox.push(response.into_bytes().into());
+        self.phase = Phase::Closing;
+        self.partial = Vec::new();
+    }
+
+    /// Asks for a sign of life.
+    pub fn ping(&self, codec: &Codec, outbox: &mut Outbox) {
+        outbox.push(EncodedFrame::clone(&codec.ping));
+    }
+
+    /// Bytes of memory that are held for what has come in part.
+    pub fn held_bytes(&self) -> usize {
+        let fragments = match self.phase {
+            Phase::Fragments(_, bytes) => bytes,
+            _ => 0,
+        };
+        self.partial.len() + fragments
+    }
+
+    /// Gives up what has come in part: nothing more is listened to.
+    pub fn forget_held(&mut self) {
+        self.partial = Vec::new();
+        if matches!(self.phase, Phase::Fragments(..)) {
+            self.phase = Phase::Open;
+        }
+    }
+
     /// Whether the request is still to come, in whole or in part.
     pub fn in_handshake(&self) -> bool {
         matches!(self.phase, Phase::Handshake { .. })
@@ -158,7 +203,7 @@ impl Wire {
     pub fn is_unfinished(&self) -> bool {
         match self.phase {
             Phase::Open => !self.partial.is_empty(),
-            Phase::Fragments(_) => true,
+            Phase::Fragments(..) => true,
             Phase::Handshake { .. } | Phase::Closing => false,
         }
     }
@@ -185,7 +230,8 @@ impl Wire {
             input
         } else {
             // No more than a head may have, and the byte that shows that it is too large.
-            let room = (handshake::HEAD_BYTES_MAX + 1).saturating_sub(before).min(input.len());
+            let max = codec.rules.head_bytes_max.saturating_add(1);
+            let room = max.saturating_sub(before).min(input.len());
             self.partial.extend_from_slice(&input[..room]);
             &self.partial
         };
@@ -280,10 +326,13 @@ impl Wire {
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
         if starts_fragments && matches!(self.phase, Phase::Open) {
-            self.phase = Phase::Fragments(Box::new(context(codec.frame_bytes_max)));
+            self.phase = Phase::Fragments(Box::new(context(codec.frame_bytes_max)), 0);
         }
         let (context, shared) = match &mut self.phase {
-            Phase::Fragments(own) => (own.as_mut(), false),
+            Phase::Fragments(own, bytes) => {
+                *bytes += frame.len();
+                (own.as_mut(), false)
+            }
             _ => (&mut codec.idle, true),
         };
         let read = read_whole(context, frame, outbox);
@@ -298,6 +347,7 @@ impl Wire {
         }
         match read? {
             Heard::Message(event) => Ok(Some(event)),
+            Heard::Control => Ok(Some(Event::Control)),
             Heard::Nothing => Ok(None),
             Heard::Closed => {
                 self.phase = Phase::Closing;
@@ -328,7 +378,10 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
     };
     let max = codec.frame_bytes_max;
     match usize::try_from(payload) {
-        Ok(payload) if payload <= max => Ok(Some((header, cursor.position() as usize + payload))),
+        Ok(payload) if payload <= max => {
+            // A header has fourteen bytes at most.
+            Ok(Some((header, payload.saturating_add(cursor.position() as usize))))
+        }
         _ => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
             size: usize::MAX,
             max_size: max,
@@ -338,6 +391,7 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
 
 enum Heard {
     Message(Event),
+    Control,
     Nothing,
     Closed,
 }
@@ -349,14 +403,15 @@ fn read_whole(
     outbox: &mut Outbox,
 ) -> Result<Heard, Error> {
     let mut memory = Memory { input: frame, outbox };
+    let mut control = false;
     loop {
         match context.read(&mut memory) {
             Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
             Ok(Message::Binary(_)) => return Ok(Heard::Message(Event::Binary)),
             // The answer to a ping or a close is written by the next read.
-            Ok(_) => {}
+            Ok(_) => control = true,
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Heard::Nothing);
+                return Ok(if control { Heard::Control } else { Heard::Nothing });
             }
             Err(Error::ConnectionClosed) => return Ok(Heard::Closed),
             Err(fault) => return Err(fault),

@@ -15,7 +15,7 @@ use bytes::*;
 
 fn rules(origins: Origins, networks: &[&str]) -> Rules {
     let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
-    Rules { try_page: true, origins, proxies: TrustedProxies::new(&networks) }
+    Rules { try_page: true, origins, proxies: TrustedProxies::new(&networks), head_bytes_max: 8192 }
 }
 
 fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event>, String) {

@@ -58,6 +58,13 @@ pub enum Input<'a> {
         /// Who sent it.
         conn: ConnId,
     },
+    /// A connection says more than it may: this is not heard.
+    Refused {
+        /// Who said it.
+        conn: ConnId,
+        /// What, if it was a text frame.
+        text: Option<&'a str>,
+    },
     /// A connection is gone; nothing sent to it would arrive.
     Closed {
         /// Which.
@@ -80,6 +87,14 @@ pub enum Effect {
         /// The receiver; may be gone by now.
         to: ConnId,
         /// What it gets.
+        frame: EncodedFrame,
+    },
+    /// The same of what can be missed, who comes and goes and who types: who is slow to read does
+    /// not get it.
+    Hint {
+        /// The receiver; may be gone by now.
+        to: ConnId,
+        /// What it gets, perhaps.
         frame: EncodedFrame,
     },
     /// Put a question to the site. It gets exactly one [`Input::Answered`].
@@ -119,6 +134,8 @@ pub struct Settings {
     pub presence_grace: Duration,
     /// Threads that one connection may hear.
     pub joins_per_connection: usize,
+    /// Threads that somebody hears.
+    pub threads: usize,
     /// Messages on their way to the site.
     pub deliveries: Bounds,
     /// Frames that wait for the site's word on people and threads.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::Hub;
 use super::checks::Check;
 use super::delivery::{Asked, Job, stopping};
 use super::entrance::mismatch;
@@ -13,6 +12,7 @@ use super::interface::{
 };
 use super::membership::Held;
 use super::threads::Joined;
+use super::{Hub, send};
 use crate::config::Trust;
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage, parse};
 use crate::protocol::credential::Credential;
@@ -248,7 +248,8 @@ impl Hub {
             self.typing_over(typist);
         }
         let frame = |client_id| message_frame(job, stored, &thread, &sender, client_id);
-        let for_others = self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), frame);
+        let for_others =
+            self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), send, frame);
         for to in turned_away {
             self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
         }
@@ -321,11 +322,11 @@ impl Hub {
             }
         }
         let max = self.settings.joins_per_connection;
-        let joined = self.threads.join(conn, &thread.key, max);
+        let joined = self.threads.join(conn, &thread.key, max, self.settings.threads);
         if joined == Joined::New {
             self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id: None });
         }
-        joined != Joined::TooMany
+        matches!(joined, Joined::New | Joined::Already)
     }
 }
 

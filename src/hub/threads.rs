@@ -83,6 +83,8 @@ pub enum Joined {
     Already,
     /// It has joined as many as it may.
     TooMany,
+    /// All connections together hear as many as they may.
+    TooManyInAll,
 }
 
 /// All threads that somebody hears or types in.
@@ -109,14 +111,18 @@ impl Threads {
         debug_assert!(self.sides[slot].joins.is_empty(), "a slot is given on empty");
     }
 
-    /// Lets a connection hear a thread, if it has joined fewer than `max`.
-    pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize) -> Joined {
+    /// Lets a connection hear a thread, if it has joined fewer than `max`, and there are fewer than
+    /// `in_all`.
+    pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize, in_all: usize) -> Joined {
         if self.hears(conn, key) {
             return Joined::Already;
         }
-        let side = &mut self.sides[conn.slot as usize];
+        let side = &self.sides[conn.slot as usize];
         if side.joins.len() >= max {
             return Joined::TooMany;
+        }
+        if self.threads.len() >= in_all && self.find(key).is_none() {
+            return Joined::TooManyInAll;
         }
         let join = side.joins.len() as u32;
         let thread = self.thread(key);

@@ -1,25 +1,34 @@
 //! All connections, and which of them have something left to do.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use crate::connection::{Connection, Flushed};
+use super::turn::Phase;
+use crate::connection::{Connection, Flushed, Moment};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
+use crate::wire::outbox::Ledger;
 
 /// Bytes written to one connection in one tick.
 const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
-/// How long a client may take for its request.
-const HANDSHAKE_LASTS: Duration = Duration::from_secs(10);
-/// How long a client may take for the rest of a frame, or of a message in fragments.
-const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
-/// How long a closing connection may take to read its last bytes and close its end.
-const CLOSING_LASTS: Duration = Duration::from_secs(3);
+/// Beyond the limit on all buffers, those with the most are closed until so much of it is left.
+const SHED_DOWN_TO: f64 = 0.875;
+
+/// What may be held for clients that are slow, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffers {
+    /// In one outbox, before it takes no more of what can be missed.
+    pub(super) soft: usize,
+    /// In one outbox.
+    pub(super) hard: usize,
+    /// In all.
+    pub(super) all: usize,
+}
 
 /// The slab of connections, with lists of slots. A connection stands on a list once, which its
 /// flags see to, except among the doomed: it may have two reasons. A slot on a list may be empty by
@@ -27,33 +36,51 @@ const CLOSING_LASTS: Duration = Duration::from_secs(3);
 pub(super) struct Crowd {
     connections: Slab<Connection>,
     serial: u32,
-    /// Something to send.
+    /// Something to send; who comes first has waited longest.
     dirty: Vec<u32>,
-    /// More to read than one tick's budget.
+    /// The last flush has not come to the end of its list.
+    behind: bool,
+    /// Not read at all in the last tick, which had no time left.
+    put_off: Vec<u32>,
+    /// More to read than one tick's share.
     again: Vec<u32>,
+    /// What has been read, and not looked at yet: less than one read, of those on the again list.
+    unread: HashMap<u32, Vec<u8>>,
     /// Too much to send: to be closed.
     overflowed: Vec<u32>,
     /// To be buried at the end of this tick.
     doomed: Vec<u32>,
-    outbox_bytes_max: usize,
+    buffers: Buffers,
+    /// What waits for those that do not read.
+    ledger: Ledger,
+    /// What was said in part, or has not been looked at yet.
+    unfinished: usize,
     /// Frames put into outboxes.
     pub(super) sent: u64,
     /// Frames for connections that had gone.
     pub(super) stale: u64,
+    /// Frames that slow readers have missed.
+    pub(super) missed: u64,
 }
 
 impl Crowd {
-    pub(super) fn new(outbox_bytes_max: usize) -> Crowd {
+    pub(super) fn new(buffers: Buffers) -> Crowd {
         Crowd {
             connections: Slab::new(),
             serial: 0,
             dirty: Vec::new(),
+            behind: false,
+            put_off: Vec::new(),
             again: Vec::new(),
+            unread: HashMap::new(),
             overflowed: Vec::new(),
             doomed: Vec::new(),
-            outbox_bytes_max,
+            buffers,
+            ledger: Ledger::default(),
+            unfinished: 0,
             sent: 0,
             stale: 0,
+            missed: 0,
         }
     }
 
@@ -61,9 +88,15 @@ impl Crowd {
         self.connections.len()
     }
 
+    /// Slots that are or were in use: all connections are below.
+    pub(super) fn slots_end(&self) -> usize {
+        self.connections.capacity()
+    }
+
     /// Whether the next tick has something to do without any event.
     pub(super) fn has_left_over(&self) -> bool {
-        !self.again.is_empty() || !self.dirty.is_empty()
+        let input = !self.again.is_empty() || !self.put_off.is_empty();
+        input || !self.dirty.is_empty() || !self.doomed.is_empty()
     }
 
     pub(super) fn get(&mut self, slot: u32) -> Option<&mut Connection> {
@@ -80,15 +113,17 @@ impl Crowd {
         &mut self,
         mut socket: TcpStream,
         peer: IpAddr,
+        counted: bool,
         registry: &Registry,
-        now: Instant,
+        now: Moment,
     ) -> io::Result<()> {
         let entry = self.connections.vacant_entry();
         let both = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut socket, Token(entry.key()), both)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
-        entry.insert(Connection::new(id, socket, peer, now));
+        let connection = entry.insert(Connection::new(id, socket, peer, now));
+        connection.counted = counted;
         Ok(())
     }
 
@@ -103,9 +138,22 @@ impl Crowd {
         }
     }
 
-    /// Who had more to read at the end of the last tick.
+    /// Notes that there was no time to read a connection at all.
+    pub(super) fn put_off(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            if !std::mem::replace(&mut connection.again, true) {
+                self.put_off.push(slot);
+            }
+        }
+    }
+
+    /// Who is to be read without an event: first those for whom there was no time, then those who
+    /// have had their share. As long as the last tick's output has not left, only one of these: who
+    /// says more than can be sent must wait, and everyone else need not.
     pub(super) fn take_again(&mut self) -> Vec<u32> {
-        let slots = std::mem::take(&mut self.again);
+        let mut slots = std::mem::take(&mut self.put_off);
+        let shares = if self.behind { self.again.len().min(1) } else { self.again.len() };
+        slots.extend(self.again.drain(..shares));
         for slot in &slots {
             if let Some(connection) = self.connections.get_mut(*slot as usize) {
                 connection.again = false;
@@ -114,21 +162,57 @@ impl Crowd {
         slots
     }
 
+    /// Keeps what a tick has no time to look at; it is read first in the next.
+    pub(super) fn keep_unread(&mut self, slot: u32, input: &[u8]) {
+        if !input.is_empty() {
+            self.unfinished += input.len();
+            self.unread.insert(slot, input.to_vec());
+        }
+        self.read_again(slot);
+    }
+
+    /// Puts what was kept back into the buffer; how many bytes that are, if there are any.
+    pub(super) fn take_unread(&mut self, slot: u32, buffer: &mut [u8]) -> Option<usize> {
+        if self.unread.is_empty() {
+            return None;
+        }
+        let bytes = self.unread.remove(&slot)?;
+        self.unfinished -= bytes.len();
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Some(bytes.len())
+    }
+
+    /// Notes that a connection holds so much of what was said in part instead of `before`.
+    pub(super) fn note_held(&mut self, before: usize, now: usize) {
+        self.unfinished = self.unfinished + now - before;
+    }
+
     // ---- output
 
-    /// Puts a frame into an outbox, unless too much waits there already.
-    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame) {
-        let connection = self.connections.get(to.slot as usize);
-        if !connection.is_some_and(|c| c.id == to && !c.wire.is_closing()) {
+    /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
+    /// less is too much.
+    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
+        let Some(connection) = self.connections.get_mut(to.slot as usize) else {
+            self.stale += 1;
+            return;
+        };
+        if connection.id != to || connection.wire.is_closing() {
             self.stale += 1;
             return;
         }
-        // A frame of any size finds its place: it is the reader who is judged, not the frame.
-        if self.has_room(to.slot) {
-            self.connections[to.slot as usize].outbox.push(frame);
-            self.sent += 1;
-            self.mark_dirty(to.slot);
+        if connection.outbox.weight() > self.buffers.soft {
+            if can_be_missed && !self.has_room(to.slot, self.buffers.soft) {
+                self.missed += 1;
+                return;
+            }
+            // A frame of any size finds its place: it is the reader who is judged, not the frame.
+            if !self.has_room_or_overflows(to.slot) {
+                return;
+            }
         }
+        self.connections[to.slot as usize].outbox.push(frame);
+        self.sent += 1;
+        self.mark_dirty(to.slot);
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
@@ -139,7 +223,17 @@ impl Crowd {
                 self.mark_dirty(slot);
             }
             if !closing {
-                self.has_room(slot);
+                self.has_room_or_overflows(slot);
+            }
+        }
+    }
+
+    /// The kernel takes more of a connection's output.
+    pub(super) fn note_writable(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            connection.blocked = false;
+            if connection.wire.is_closing() || !connection.outbox.is_empty() {
+                self.mark_dirty(slot);
             }
         }
     }
@@ -151,22 +245,29 @@ impl Crowd {
         }
     }
 
-    /// Whether less waits for a connection than the limit. If not even writing to it helps, it has
-    /// overflowed: the limit is for who does not read, not for who has not been written to yet.
-    fn has_room(&mut self, slot: u32) -> bool {
+    /// Whether no more waits for a connection than this. If so much does, it is written to first:
+    /// the limit is for who does not read, not for who has not been written to yet.
+    fn has_room(&mut self, slot: u32, max: usize) -> bool {
         let connection = &mut self.connections[slot as usize];
-        if connection.outbox.weight() <= self.outbox_bytes_max {
-            return true;
+        if connection.outbox.weight() > max {
+            connection.flush(usize::MAX, &mut self.ledger);
         }
-        if connection.overflowed {
-            return false;
+        connection.outbox.weight() <= max
+    }
+
+    /// Whether less waits for a connection than may; otherwise it is to be closed.
+    fn has_room_or_overflows(&mut self, slot: u32) -> bool {
+        let has_room = self.has_room(slot, self.buffers.hard);
+        if !has_room {
+            self.overflow(slot);
         }
-        connection.flush(usize::MAX);
-        connection.overflowed = connection.outbox.weight() > self.outbox_bytes_max;
-        if connection.overflowed {
+        has_room
+    }
+
+    fn overflow(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.connections[slot as usize].overflowed, true) {
             self.overflowed.push(slot);
         }
-        !connection.overflowed
     }
 
     /// One connection that does not read, until there are no more; what waits for it is dropped.
@@ -174,43 +275,102 @@ impl Crowd {
         while let Some(slot) = self.overflowed.pop() {
             // Its own wire may have begun to close it since.
             let connection = self.connections.get_mut(slot as usize);
-            if let Some(connection) = connection.filter(|c| !c.wire.is_closing()) {
-                connection.outbox.drop_unsent();
+            if let Some(connection) = connection.filter(|c| c.overflowed && !c.wire.is_closing()) {
+                connection.outbox.drop_unsent(&mut self.ledger);
                 return Some(slot);
             }
         }
         None
     }
 
-    /// Writes to each connection that has something to send, once. Who is stopped by the budget
-    /// stays on the list; who is stopped by the kernel waits for a writable event.
-    pub(super) fn flush(&mut self) {
-        for slot in std::mem::take(&mut self.dirty) {
-            let Some(connection) = self.connections.get_mut(slot as usize) else {
+    /// Writes to each connection that has something to send, once, until the phase is over. Who is
+    /// stopped by a budget stays on the list; who is stopped by the kernel waits for a writable
+    /// event. Returns how many it has written to.
+    pub(super) fn flush(&mut self, phase: &mut Phase) -> usize {
+        let slots = std::mem::take(&mut self.dirty);
+        for (at, slot) in slots.iter().enumerate() {
+            if phase.is_over(at as u64) {
+                // Who has waited longest comes first.
+                let later = std::mem::replace(&mut self.dirty, slots[at..].to_vec());
+                self.dirty.extend(later);
+                self.behind = true;
+                return at;
+            }
+            let Some(connection) = self.connections.get_mut(*slot as usize) else {
                 continue;
             };
             connection.dirty = false;
-            match connection.flush(FLUSH_BYTES_PER_TICK) {
+            match connection.flush(FLUSH_BYTES_PER_TICK, &mut self.ledger) {
                 Flushed::Done | Flushed::Blocked => {}
                 Flushed::More => {
                     connection.dirty = true;
-                    self.dirty.push(slot);
+                    self.dirty.push(*slot);
                 }
-                Flushed::Gone => self.doomed.push(slot),
+                Flushed::Gone => self.doomed.push(*slot),
             }
+        }
+        self.behind = false;
+        slots.len()
+    }
+
+    /// Sees to it that not too much is held for all that are slow: those with the most are to be
+    /// closed.
+    pub(super) fn shed(&mut self) {
+        let held = |crowd: &Crowd| crowd.ledger.bytes() + crowd.unfinished;
+        if held(self) <= self.buffers.all {
+            return;
+        }
+        let mut heaviest: Vec<(usize, u32)> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.wire.is_closing())
+            .map(|(slot, connection)| {
+                let waits = if connection.blocked { connection.outbox.weight() } else { 0 };
+                (waits + connection.wire.held_bytes(), slot as u32)
+            })
+            .collect();
+        heaviest.sort_unstable();
+        let enough = (self.buffers.all as f64 * SHED_DOWN_TO) as usize;
+        while held(self) > enough {
+            let Some((_, slot)) = heaviest.pop() else { return };
+            let connection = &mut self.connections[slot as usize];
+            connection.outbox.drop_unsent(&mut self.ledger);
+            self.unfinished -= connection.wire.held_bytes();
+            connection.wire.forget_held();
+            self.overflow(slot);
         }
     }
 
     // ---- the end of connections
 
     /// Says goodbye to a connection; it is buried when it has heard it, or soon after.
-    pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Instant) {
+    pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Moment) {
         if let Some(connection) = self.connections.get_mut(slot as usize) {
             if !connection.wire.is_closing() {
+                self.unfinished -= connection.wire.held_bytes();
                 connection.wire.close(code, reason, &mut connection.outbox);
                 connection.since = now;
                 self.note_output(slot);
             }
+        }
+    }
+
+    /// Says nothing but this, instead of an answer to a request that has not left yet.
+    pub(super) fn refuse(&mut self, slot: u32, response: String, now: Moment) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            connection.wire.refuse(response, &mut connection.outbox, &mut self.ledger);
+            connection.since = now;
+            self.note_output(slot);
+        }
+    }
+
+    /// Ends a request that takes too long.
+    pub(super) fn time_out(&mut self, slot: u32, now: Moment) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            self.unfinished -= connection.wire.held_bytes();
+            connection.wire.time_out(&mut connection.outbox);
+            connection.since = now;
+            self.note_output(slot);
         }
     }
 
@@ -219,34 +379,20 @@ impl Crowd {
         self.doomed.push(slot);
     }
 
-    /// Dooms who takes too long for its request, for the rest of a frame, or for its goodbye.
-    pub(super) fn doom_the_slow(&mut self, now: Instant) {
-        for (slot, connection) in &self.connections {
-            let wire = &connection.wire;
-            let lasts = if wire.in_handshake() {
-                HANDSHAKE_LASTS
-            } else if wire.is_closing() {
-                CLOSING_LASTS
-            } else if wire.is_unfinished() {
-                UNFINISHED_LASTS
-            } else {
-                continue;
-            };
-            if now.duration_since(connection.since) >= lasts {
-                self.doomed.push(slot as u32);
-            }
-        }
-    }
-
     pub(super) fn next_doomed(&mut self) -> Option<u32> {
         self.doomed.pop()
     }
 
     /// Removes a connection, which closes its socket.
-    pub(super) fn bury(&mut self, slot: u32, registry: &Registry) {
-        if let Some(mut connection) = self.connections.try_remove(slot as usize) {
-            // Closing the socket takes it out of the poll; a failure here changes nothing.
-            let _ = registry.deregister(connection.socket());
+    pub(super) fn bury(&mut self, slot: u32, registry: &Registry) -> Option<Connection> {
+        let mut connection = self.connections.try_remove(slot as usize)?;
+        // Closing the socket takes it out of the poll; a failure here changes nothing.
+        let _ = registry.deregister(connection.socket());
+        connection.outbox.clear(&mut self.ledger);
+        self.unfinished -= connection.wire.held_bytes();
+        if let Some(unread) = self.unread.remove(&slot) {
+            self.unfinished -= unread.len();
         }
+        Some(connection)
     }
 }

@@ -19,8 +19,6 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 /// All listeners, and which of them may have a connection waiting.
 pub(super) struct Listeners {
     all: Vec<(TcpListener, bool)>,
-    /// One of them has failed and is not asked before the next sweep.
-    resting: bool,
 }
 
 impl Listeners {
@@ -60,7 +58,7 @@ impl Listeners {
         }
         match (all.is_empty(), absent) {
             (true, Some(fault)) => Err(fault),
-            _ => Ok(Listeners { all, resting: false }),
+            _ => Ok(Listeners { all }),
         }
     }
 
@@ -78,15 +76,6 @@ impl Listeners {
         }
     }
 
-    /// A failed accept is followed by no event, so that somebody has to ask again.
-    pub(super) fn wake_resting(&mut self) {
-        if std::mem::take(&mut self.resting) {
-            for (_, ready) in &mut self.all {
-                *ready = true;
-            }
-        }
-    }
-
     /// Whether a connection may be waiting.
     pub(super) fn has_more(&self) -> bool {
         self.all.iter().any(|(_, ready)| *ready)
@@ -97,8 +86,8 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// The system cannot accept now, for want of descriptors or memory. The listener counts as
-    /// empty until [`Listeners::wake_resting`].
+    /// The system cannot accept now, for want of descriptors or memory. The listener still counts
+    /// as ready: readiness is edge-triggered, and no event will say that there is room again.
     pub(super) fn accept(&mut self) -> io::Result<Option<(TcpStream, IpAddr)>> {
         for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
             loop {
@@ -111,11 +100,7 @@ impl Listeners {
                         }
                         // The client left while it waited.
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                        _ => {
-                            *ready = false;
-                            self.resting = true;
-                            return Err(fault);
-                        }
+                        _ => return Err(fault),
                     },
                 }
             }

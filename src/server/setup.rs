@@ -2,7 +2,12 @@
 
 use std::io;
 
+use super::admission::Admission;
+use super::crowd::Buffers;
+use super::sweep::Patience;
 use crate::config::Config;
+use crate::config::limits::{Limits, UNLIMITED};
+use crate::config::proxies::TrustedProxies;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, Settings, WaitBounds};
 use crate::upstream::SiteSettings;
@@ -14,21 +19,42 @@ const DESCRIPTORS_RESERVED: usize = 16;
 /// the site's name.
 const DESCRIPTORS_PER_WORKER: usize = 3;
 
-/// How many connections there are descriptors for, once the system's limit is raised as far as it
-/// goes. Without the reserve, idle clients would take the descriptors that messages need.
-pub(super) fn room_for_connections(config: &Config) -> io::Result<usize> {
-    let wanted = config.max_connections as usize;
+/// Who may come in. Raises the system's limit on open files as far as it goes, and keeps a reserve:
+/// without it, idle clients would take the descriptors that messages need.
+pub(super) fn admission(config: &Config) -> io::Result<Admission> {
+    let limits = config.limits();
+    let wanted = limits.max_connections;
     let workers = config.buddyboss_url.as_ref().map_or(0, |_| config.upstream_workers.into());
     let reserved = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
-    let got = rlimit::increase_nofile_limit((wanted + reserved) as u64)?;
+    let ask = config.nofile.unwrap_or(wanted.saturating_add(reserved) as u64);
+    let got = rlimit::increase_nofile_limit(ask)?;
     let room = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);
-    if room < wanted {
+    log::info!("open files: {got} allowed, room for {} connections", room.min(wanted));
+    if config.nofile.is_some_and(|asked| got < asked) {
+        log::warn!("--nofile {ask}: the system allows no more than {got} (its hard limit)");
+    }
+    if room < wanted && wanted != UNLIMITED {
         log::warn!(
             "room for {room} connections instead of --max-connections {wanted}: the system allows \
              {got} open files (ulimit -n)"
         );
     }
-    Ok(room.min(wanted))
+    let proxies = TrustedProxies::new(&config.trusted_proxy);
+    Ok(Admission::new(wanted, room, limits.max_connections_per_address, proxies))
+}
+
+/// What may be held for clients that are slow.
+pub(super) fn buffers(limits: &Limits) -> Buffers {
+    Buffers {
+        soft: limits.soft_outbox_bytes.min(limits.max_outbox_bytes),
+        hard: limits.max_outbox_bytes,
+        all: limits.max_buffer_bytes,
+    }
+}
+
+/// How long clients may take.
+pub(super) fn patience(limits: &Limits) -> Patience {
+    Patience { handshake_lasts: limits.handshake_lasts, ping_every: limits.ping_every }
 }
 
 /// Frames that wait for the site's word on people and threads, and their bytes.
@@ -37,27 +63,29 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// What the hub needs to know.
 pub(super) fn hub_settings(config: &Config) -> Settings {
+    let limits = config.limits();
     Settings {
         trust: config.trust_mode(),
         presence: config.presence,
         membership_lasts: config.membership_lasts,
-        anonymous_lasts: config.anonymous_lasts,
+        anonymous_lasts: limits.anonymous_lasts,
         // Messages have the other half.
         checks: usize::from(config.upstream_workers / 2).max(1),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
-        joins_per_connection: config.max_joins as usize,
+        joins_per_connection: limits.max_joins,
+        threads: limits.max_threads,
         deliveries: Bounds {
-            total: config.max_sending as usize,
-            per_connection: config.max_sending_per_connection as usize,
-            bytes: config.max_sending_bytes as usize,
+            total: limits.max_sending,
+            per_connection: limits.max_sending_per_connection,
+            bytes: limits.max_sending_bytes,
         },
         waiting: WaitBounds {
             total: WAITING_MAX,
             bytes: WAITING_BYTES_MAX,
             // An app may join all its threads at once.
-            per_connection: config.max_joins as usize + 64,
-            bytes_per_connection: 2 * config.max_frame_bytes as usize,
+            per_connection: limits.max_joins.saturating_add(64),
+            bytes_per_connection: limits.max_frame_bytes.saturating_mul(2),
         },
     }
 }

@@ -16,9 +16,6 @@ use crate::config::proxies::TrustedProxies;
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
-/// The largest request head, in bytes: cookies of a WordPress site come along.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
-
 /// More header lines than any browser or proxy sends.
 const HEADERS_MAX: usize = 64;
 
@@ -48,6 +45,8 @@ pub struct Rules {
     pub origins: Origins,
     /// Whose `X-Forwarded-For` is believed.
     pub proxies: TrustedProxies,
+    /// The largest head, in bytes: cookies of a WordPress site come along.
+    pub head_bytes_max: usize,
 }
 
 impl Rules {
@@ -57,6 +56,7 @@ impl Rules {
             try_page: config.shows_try_page(),
             origins: config.origins(),
             proxies: TrustedProxies::new(&config.trusted_proxy),
+            head_bytes_max: config.limits().max_head_bytes,
         }
     }
 }
@@ -104,7 +104,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= HEAD_BYTES_MAX => {
+        Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= rules.head_bytes_max => {
             match upgrade_key(&request) {
                 Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
                 Ok(Some(key)) => Handshake::Upgrade {
@@ -119,7 +119,9 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
                 Err(refusal) => respond(refusal),
             }
         }
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => Handshake::Incomplete,
+        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
+            Handshake::Incomplete
+        }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => respond(text(
             "431 Request Header Fields Too Large",
             "",
@@ -259,6 +261,17 @@ fn page(status: &str, headers: &str, body: &str) -> String {
 /// The refusal of a connection beyond the limit, before anything is read from it.
 pub fn too_many_connections() -> String {
     text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
+}
+
+/// The same for one from an address that has as many as it may.
+pub fn too_many_from_there() -> String {
+    let line = "Too many connections from your address; try again later.";
+    text("429 Too Many Requests", "Retry-After: 60\r\n", line)
+}
+
+/// The answer to a request that does not come to its end.
+pub(super) fn timed_out() -> String {
+    text("408 Request Timeout", "", "The request took too long.")
 }
 
 fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {

@@ -3,7 +3,7 @@
 //! The queue holds references: slow readers of one thread share one copy of its frames. Most of the
 //! time nothing waits, or one frame does: neither needs memory beyond the outbox itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use crate::protocol::server::EncodedFrame;
@@ -21,6 +21,44 @@ pub struct Outbox {
     sent: usize,
     /// All bytes that wait.
     bytes: usize,
+    /// How many of the frames, from the first, are entered in a ledger.
+    entered: usize,
+}
+
+/// What slow readers hold of memory: each frame once, however many of them wait for it.
+///
+/// A frame is entered by each outbox that could not send it, and leaves with the last of them.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// By the address of a frame's bytes, which stay where they are as long as someone waits.
+    waiting: HashMap<usize, u32>,
+    bytes: usize,
+}
+
+impl Ledger {
+    /// Bytes of memory: of the frames, and of their places in the queues.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn enter(&mut self, frame: &EncodedFrame) {
+        let waiting = self.waiting.entry(frame.as_ptr().addr()).or_default();
+        *waiting += 1;
+        self.bytes += FRAME_OVERHEAD_BYTES + if *waiting == 1 { frame.len() } else { 0 };
+    }
+
+    fn leave(&mut self, frame: &EncodedFrame) {
+        let Some(waiting) = self.waiting.get_mut(&frame.as_ptr().addr()) else {
+            debug_assert!(false, "who leaves has been entered");
+            return;
+        };
+        *waiting -= 1;
+        self.bytes -= FRAME_OVERHEAD_BYTES;
+        if *waiting == 0 {
+            self.bytes -= frame.len();
+            self.waiting.remove(&frame.as_ptr().addr());
+        }
+    }
 }
 
 impl Outbox {
@@ -40,8 +78,7 @@ impl Outbox {
 
     /// What waits, in bytes of memory, as if none of it were shared.
     pub fn weight(&self) -> usize {
-        let frames = self.rest.len() + usize::from(self.first.is_some());
-        self.bytes + frames * FRAME_OVERHEAD_BYTES
+        self.bytes + self.count() * FRAME_OVERHEAD_BYTES
     }
 
     /// Whether nothing waits.
@@ -68,7 +105,7 @@ impl Outbox {
     }
 
     /// Notes that so many bytes have left.
-    pub fn consume(&mut self, mut bytes: usize) {
+    pub fn consume(&mut self, mut bytes: usize, ledger: &mut Ledger) {
         debug_assert!(bytes <= self.bytes, "only what waits can leave");
         self.bytes -= bytes;
         while let Some(first) = &self.first {
@@ -79,20 +116,45 @@ impl Outbox {
             }
             bytes -= left;
             self.sent = 0;
+            if self.entered > 0 {
+                self.entered -= 1;
+                ledger.leave(first);
+            }
             self.first = self.rest.pop_front();
         }
         self.give_memory_back();
     }
 
+    /// Enters what waits in the ledger: its reader is slow.
+    pub fn enter(&mut self, ledger: &mut Ledger) {
+        let frames = self.first.iter().chain(&self.rest);
+        frames.skip(self.entered).for_each(|frame| ledger.enter(frame));
+        self.entered = self.count();
+    }
+
     /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
     /// not read on without it.
-    pub fn drop_unsent(&mut self) {
-        if self.sent == 0 {
+    pub fn drop_unsent(&mut self, ledger: &mut Ledger) {
+        let kept = usize::from(self.sent > 0);
+        let frames = self.first.iter().chain(&self.rest);
+        frames.take(self.entered).skip(kept).for_each(|frame| ledger.leave(frame));
+        self.entered = self.entered.min(kept);
+        if kept == 0 {
             self.first = None;
         }
         self.rest.clear();
         self.give_memory_back();
         self.bytes = self.first.as_ref().map_or(0, |frame| frame.len() - self.sent);
+    }
+
+    /// Drops everything, at the end of its socket.
+    pub fn clear(&mut self, ledger: &mut Ledger) {
+        self.sent = 0;
+        self.drop_unsent(ledger);
+    }
+
+    fn count(&self) -> usize {
+        self.rest.len() + usize::from(self.first.is_some())
     }
 
     fn give_memory_back(&mut self) {
@@ -126,7 +188,7 @@ mod tests {
     fn what_is_left_after_any_number_of_bytes_is_the_rest() {
         for sent in 0..=9 {
             let mut outbox = outbox(&["one", "", "two", "six"]);
-            outbox.consume(sent);
+            outbox.consume(sent, &mut Ledger::default());
             assert_eq!(waiting(&outbox), "onetwosix"[sent..]);
             assert_eq!(outbox.is_empty(), sent == 9);
             let only = outbox.only().map(|bytes| bytes.len());
@@ -136,18 +198,44 @@ mod tests {
 
     #[test]
     fn a_frame_that_has_begun_to_leave_is_not_dropped() {
+        let ledger = &mut Ledger::default();
         let mut half_sent = outbox(&["one", "two"]);
-        half_sent.consume(1);
-        half_sent.drop_unsent();
+        half_sent.consume(1, ledger);
+        half_sent.drop_unsent(ledger);
         assert_eq!(waiting(&half_sent), "ne");
         assert_eq!(half_sent.weight(), 2 + FRAME_OVERHEAD_BYTES);
 
         let mut at_a_boundary = outbox(&["one", "two"]);
-        at_a_boundary.consume(3);
-        at_a_boundary.drop_unsent();
+        at_a_boundary.consume(3, ledger);
+        at_a_boundary.drop_unsent(ledger);
         assert_eq!(at_a_boundary.weight(), 0);
         at_a_boundary.push(b"bye".as_slice().into());
         assert_eq!(waiting(&at_a_boundary), "bye");
+    }
+
+    #[test]
+    fn what_two_wait_for_is_entered_once_and_leaves_with_the_last() {
+        let ledger = &mut Ledger::default();
+        let shared = EncodedFrame::from(b"0123456789".as_slice());
+        let mut both = [Outbox::default(), Outbox::default()];
+        for outbox in &mut both {
+            outbox.push(EncodedFrame::clone(&shared));
+            outbox.push(b"own".as_slice().into());
+            outbox.enter(ledger);
+            // It stands there already.
+            outbox.enter(ledger);
+        }
+        assert_eq!(ledger.bytes(), 10 + 2 * 3 + 4 * FRAME_OVERHEAD_BYTES);
+        both[0].consume(10, ledger);
+        assert_eq!(ledger.bytes(), 10 + 2 * 3 + 3 * FRAME_OVERHEAD_BYTES);
+        both[1].consume(1, ledger);
+        both[1].drop_unsent(ledger);
+        assert_eq!(ledger.bytes(), 10 + 3 + 2 * FRAME_OVERHEAD_BYTES);
+        both[1].push(b"late".as_slice().into());
+        both[1].consume(9 + 4, ledger);
+        assert_eq!(ledger.bytes(), 3 + FRAME_OVERHEAD_BYTES);
+        both[0].clear(ledger);
+        assert_eq!((ledger.bytes(), ledger.waiting.len()), (0, 0));
     }
 
     #[test]

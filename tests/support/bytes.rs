@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::wire::handshake::{Opened, Rules};
-use buddyline::wire::outbox::Outbox;
+use buddyline::wire::outbox::{Ledger, Outbox};
 use buddyline::wire::{Codec, Event, Wire};
 
 /// First byte of a whole text frame.
@@ -43,7 +43,7 @@ pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 /// A codec that lets everyone in, with or without the page.
 pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     let (origins, proxies) = (Origins::any(), TrustedProxies::default());
-    Codec::new(frame_bytes_max, Rules { try_page, origins, proxies })
+    Codec::new(frame_bytes_max, Rules { try_page, origins, proxies, head_bytes_max: 8192 })
 }
 
 /// What comes of a good request.
@@ -186,7 +186,7 @@ impl Talk {
             let filled = self.outbox.gather(&mut slices);
             let bytes =
                 slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>();
-            self.outbox.consume(bytes.len());
+            self.outbox.consume(bytes.len(), &mut Ledger::default());
             self.output.extend(bytes);
         }
     }

@@ -33,6 +33,7 @@ pub fn settings() -> Settings {
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
+        threads: 100,
         deliveries: Bounds { total: 6, per_connection: 4, bytes: 10_000 },
     }
 }
@@ -148,7 +149,9 @@ impl Town {
     pub fn take_effects(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
-                Effect::Send { to, frame } => self.heard.push_back((to, json(&frame))),
+                Effect::Send { to, frame } | Effect::Hint { to, frame } => {
+                    self.heard.push_back((to, json(&frame)));
+                }
                 Effect::Ask { request, ask } => {
                     self.asked.push_back((request, *ask));
                 }

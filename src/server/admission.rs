@@ -1,0 +1,203 @@
+//! Who may come in: how many connections there are, in all and from one address.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::config::proxies::TrustedProxies;
+
+/// How many connections may be open.
+#[derive(Debug)]
+pub(super) struct Admission {
+    /// One more is told that there are too many.
+    pub(super) connections_max: usize,
+    /// What there are descriptors for: one more is not even accepted.
+    room: usize,
+    /// Nobody is accepted before there are so few.
+    paused_until: Option<usize>,
+    /// Accepting has failed; it is not known whether these connections are the reason.
+    failed: bool,
+    /// How often it has stopped, for want of descriptors or after a failure.
+    pauses: u64,
+    addresses: HashMap<IpAddr, usize>,
+    per_address_max: usize,
+    proxies: TrustedProxies,
+}
+
+/// Once accepting has stopped, this part of the connections has to go before it begins again:
+/// otherwise each that goes would begin and end it once more.
+const ROOM_TO_RESUME: usize = 50;
+/// At the limit it may stop and resume many times a minute.
+const PAUSES_PER_WARNING: u64 = 64;
+
+impl Admission {
+    pub(super) fn new(
+        connections_max: usize,
+        room: usize,
+        per_address_max: usize,
+        proxies: TrustedProxies,
+    ) -> Admission {
+        Admission {
+            connections_max,
+            room,
+            paused_until: None,
+            failed: false,
+            pauses: 0,
+            addresses: HashMap::new(),
+            per_address_max,
+            proxies,
+        }
+    }
+
+    /// Whether connections are accepted, with so many open.
+    pub(super) fn is_open(&mut self, open: usize) -> bool {
+        match self.paused_until {
+            Some(few) if open > few => return false,
+            Some(_) => self.paused_until = None,
+            None => {}
+        }
+        if open >= self.room {
+            if self.pauses % PAUSES_PER_WARNING == 0 {
+                log::warn!("{open} connections are open: no descriptors are left for more");
+            }
+            self.pause(open);
+            return false;
+        }
+        true
+    }
+
+    fn pause(&mut self, open: usize) {
+        self.pauses += 1;
+        self.paused_until = Some(open.saturating_sub(open.div_ceil(ROOM_TO_RESUME)));
+    }
+
+    /// Stops accepting after a failure, until it is tried again or some connections have gone.
+    pub(super) fn failed(&mut self, open: usize, fault: &io::Error) {
+        if self.pauses % PAUSES_PER_WARNING == 0 {
+            log::warn!("cannot accept connections: {fault}; trying again each second");
+        }
+        self.failed = true;
+        self.pause(open);
+    }
+
+    /// Tries again after a failure: it may have had another cause than these connections.
+    pub(super) fn try_again(&mut self) {
+        if std::mem::take(&mut self.failed) {
+            self.paused_until = None;
+        }
+    }
+
+    /// Counts a connection from this address; false if there are as many as may be.
+    pub(super) fn enter(&mut self, address: IpAddr) -> bool {
+        let count = self.addresses.entry(network(address)).or_default();
+        let has_room = *count < self.per_address_max;
+        if has_room {
+            *count += 1;
+        }
+        has_room
+    }
+
+    /// Whether connections from this address are counted: those of a proxy are many people's. One
+    /// on this machine need not be named as trusted to be one.
+    pub(super) fn counts(&self, address: IpAddr) -> bool {
+        !address.is_loopback() && !self.proxies.trust(address)
+    }
+
+    /// A connection that was counted has gone.
+    pub(super) fn leave(&mut self, address: IpAddr) {
+        let key = network(address);
+        if let Some(count) = self.addresses.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&key);
+            }
+        }
+    }
+}
+
+/// Who has an IPv6 network of 64 bits, the least that is given to anyone, has all its addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(room: usize, per_address: usize) -> Admission {
+        let proxies = TrustedProxies::new(&["10.0.0.0/8".parse().unwrap()]);
+        Admission::new(100, room, per_address, proxies)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_as_many_as_it_may_and_its_neighbours_do_not_care() {
+        let mut admission = admission(100, 2);
+        let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
+        assert!(admission.enter(one) && admission.enter(one));
+        assert!(!admission.enter(one));
+        assert!(admission.enter(other));
+        admission.leave(one);
+        assert!(admission.enter(one) && !admission.enter(one));
+        for address in [one, one, other] {
+            admission.leave(address);
+        }
+        assert!(admission.addresses.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_network_of_64_bits_is_one_address() {
+        let mut admission = admission(100, 1);
+        assert!(admission.enter(ip("2001:db8:0:1::1")));
+        assert!(!admission.enter(ip("2001:db8:0:1:ffff::2")));
+        assert!(admission.enter(ip("2001:db8:0:2::1")));
+    }
+
+    #[test]
+    fn proxies_and_this_machine_are_not_counted() {
+        let admission = admission(100, 1);
+        for address in ["127.0.0.1", "127.9.9.9", "::1", "10.1.2.3"] {
+            assert!(!admission.counts(ip(address)), "{address}");
+        }
+        assert!(admission.counts(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn once_full_it_accepts_nobody_until_some_have_gone() {
+        let mut admission = admission(100, 1);
+        assert!(admission.is_open(99));
+        assert!(!admission.is_open(100));
+        assert!(!admission.is_open(99), "one place is not worth the while");
+        assert!(admission.is_open(98));
+        assert!(admission.is_open(99));
+    }
+
+    #[test]
+    fn even_with_a_single_place_it_goes_on() {
+        let mut admission = admission(1, 1);
+        assert!(admission.is_open(0));
+        assert!(!admission.is_open(1));
+        assert!(admission.is_open(0));
+    }
+
+    #[test]
+    fn after_a_failure_it_is_tried_again() {
+        let mut admission = admission(100, 1);
+        admission.failed(50, &io::ErrorKind::OutOfMemory.into());
+        assert!(!admission.is_open(50));
+        admission.try_again();
+        assert!(admission.is_open(50));
+        assert!(!admission.is_open(100));
+        admission.try_again();
+        assert!(!admission.is_open(99), "this was no failure");
+    }
+}

@@ -1,0 +1,253 @@
+//! What comes in: connections, what they say, and the site's answers.
+
+use std::time::Duration;
+
+use mio::Token;
+use mio::event::Event;
+
+use super::turn::Phase;
+use super::{LISTENERS, SIGNALS, Server, WAKER, listeners};
+use crate::connection::Received;
+use crate::connection::rate::Verdict;
+use crate::hub::interface::{Answer, Input, Now};
+use crate::wire;
+use crate::wire::handshake::{self, Opened};
+
+/// Connections accepted in one tick.
+const ACCEPTS_PER_TICK: usize = 64;
+/// Answers from the site taken in one tick.
+const ANSWERS_PER_TICK: usize = 256;
+/// Due things done in one tick, each of which may be for everyone.
+const DUE_PER_TICK: usize = 64;
+/// How long a tick may collect answers, and do due things.
+const ANSWERS_LAST: Duration = Duration::from_millis(4);
+const DUE_LASTS: Duration = Duration::from_millis(4);
+/// Deliveries that one connection may cause in one tick, or a frame more than that: the others are
+/// to have their share of the reading time.
+const SHARE: u64 = 64_000;
+
+impl Server {
+    pub(super) fn event(&mut self, event: &Event, now: Now) {
+        match event.token() {
+            // Answers are collected in every tick; the waker only ends the sleep.
+            WAKER => {}
+            SIGNALS => {
+                if let Some(signal) = self.signals.as_mut().and_then(|s| s.pending().next()) {
+                    log::info!("signal {signal}: stopping");
+                    self.stopping = true;
+                }
+            }
+            Token(listener) if listener > LISTENERS - self.listeners.len() => {
+                self.listeners.note_ready(LISTENERS - listener);
+            }
+            Token(slot) => {
+                // A socket without output has nothing to do with a writable event, and each
+                // registration begins with one.
+                let slot = slot as u32;
+                if event.is_writable() {
+                    self.crowd.note_writable(slot);
+                }
+                let ends = event.is_read_closed() || event.is_error();
+                if event.is_readable() || ends {
+                    self.read(slot, ends, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_TICK {
+            let open = self.crowd.len();
+            if !self.listeners.has_more() || !self.admission.is_open(open) {
+                return;
+            }
+            let (socket, peer) = match self.listeners.accept() {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => return,
+                Err(fault) => {
+                    self.counts.accept_errors += 1;
+                    return self.admission.failed(open, &fault);
+                }
+            };
+            if open >= self.admission.connections_max {
+                self.counts.refused += 1;
+                listeners::refuse(socket, &handshake::too_many_connections());
+                continue;
+            }
+            let counted = self.admission.counts(peer);
+            if counted && !self.admission.enter(peer) {
+                self.counts.refused += 1;
+                listeners::refuse(socket, &handshake::too_many_from_there());
+                continue;
+            }
+            self.counts.accepted += 1;
+            self.work.accepted += 1;
+            let registry = self.poll.registry();
+            if let Err(fault) = self.crowd.add(socket, peer, counted, registry, self.moment) {
+                log::warn!("cannot watch a connection: {fault}");
+                if counted {
+                    self.admission.leave(peer);
+                }
+            }
+        }
+    }
+
+    /// Reads one connection once. A short read means that the socket is drained, unless the event
+    /// said that the peer's end is there to be read as well.
+    pub(super) fn read(&mut self, slot: u32, ends: bool, now: Now) {
+        if self.crowd.get(slot).is_none_or(|connection| connection.again) {
+            return;
+        }
+        if self.reads.is_over(self.crowd.sent) {
+            return self.crowd.put_off(slot);
+        }
+        // The hub may not be told while the scratch buffer is borrowed from the server.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.read_into(&mut scratch, slot, ends, now);
+        self.scratch = scratch;
+    }
+
+    fn read_into(&mut self, scratch: &mut [u8], slot: u32, ends: bool, now: Now) {
+        let unread = self.crowd.take_unread(slot, scratch);
+        let Some(connection) = self.crowd.get(slot) else { return };
+        let bytes = match unread.map_or_else(|| connection.receive(scratch), Received::Bytes) {
+            Received::Bytes(bytes) => bytes,
+            Received::Nothing => return,
+            Received::End => return self.crowd.doom(slot),
+        };
+        connection.heard = self.moment;
+        connection.pings = 0;
+        if connection.wire.is_between_messages() {
+            // What these bytes begin, if they do not end it.
+            connection.since = self.moment;
+        }
+        if bytes == scratch.len() || ends || unread.is_some() {
+            self.crowd.read_again(slot);
+        }
+        let mut input = &scratch[..bytes];
+        let share_ends = self.crowd.sent + SHARE;
+        while self.take_in(slot, &mut input, now) {
+            if self.crowd.sent >= share_ends || self.reads.is_over(self.crowd.sent) {
+                self.crowd.keep_unread(slot, input);
+                break;
+            }
+        }
+        self.crowd.note_output(slot);
+    }
+
+    /// Takes in the next thing that a connection said; false when there is no more.
+    fn take_in(&mut self, slot: u32, input: &mut &[u8], now: Now) -> bool {
+        let Some(connection) = self.crowd.get(slot) else {
+            return false;
+        };
+        let conn = connection.id;
+        let held = connection.wire.held_bytes();
+        let event = connection.wire.next(&mut self.codec, input, &mut connection.outbox);
+        let holds = connection.wire.held_bytes();
+        if !matches!(event, wire::Event::Drained) {
+            connection.since = self.moment;
+        }
+        self.crowd.note_held(held, holds);
+        match event {
+            wire::Event::Drained => return false,
+            wire::Event::Opened(opened) => self.opened(slot, opened, now),
+            wire::Event::OriginRefused { origin } => self.refusals.note(&origin, now.instant),
+            wire::Event::Text(text) => {
+                let input = match self.judge(slot, now) {
+                    Verdict::Accepted => Input::Frame { conn, text: text.as_str() },
+                    Verdict::Refused => Input::Refused { conn, text: Some(text.as_str()) },
+                    Verdict::Flood => return self.end_flood(slot, now),
+                };
+                self.hub.handle(input, now);
+            }
+            wire::Event::Binary => {
+                let input = match self.judge(slot, now) {
+                    Verdict::Accepted => Input::Binary { conn },
+                    Verdict::Refused => Input::Refused { conn, text: None },
+                    Verdict::Flood => return self.end_flood(slot, now),
+                };
+                self.hub.handle(input, now);
+            }
+            wire::Event::Control => match self.judge(slot, now) {
+                Verdict::Accepted => return true,
+                Verdict::Refused => self.hub.handle(Input::Refused { conn, text: None }, now),
+                Verdict::Flood => return self.end_flood(slot, now),
+            },
+            wire::Event::Closing => self.tell_closed(slot, now),
+        }
+        self.drain(now);
+        true
+    }
+
+    /// Counts a frame against the rate of its sender.
+    fn judge(&mut self, slot: u32, now: Now) -> Verdict {
+        self.work.frames += 1;
+        let since_start = now.instant.duration_since(self.started);
+        let Some(connection) = self.crowd.get(slot) else { return Verdict::Flood };
+        let verdict = self.rate.judge(&mut connection.ahead, since_start);
+        if verdict == Verdict::Refused {
+            self.counts.rate_limited += 1;
+        }
+        verdict
+    }
+
+    /// Ends a connection that has been told that it says too much, and goes on.
+    fn end_flood(&mut self, slot: u32, now: Now) -> bool {
+        self.counts.floods += 1;
+        self.end(slot, 1008, "too many frames", now);
+        self.drain(now);
+        false
+    }
+
+    /// A WebSocket has been opened; its answer has not left yet.
+    fn opened(&mut self, slot: u32, Opened { client, credential }: Opened, now: Now) {
+        let Some(connection) = self.crowd.get(slot) else { return };
+        // Its socket's peer may be a proxy, and is not counted then.
+        let counts = !connection.counted && self.admission.counts(client);
+        connection.client = client;
+        connection.counted |= counts;
+        if counts && !self.admission.enter(client) {
+            connection.counted = false;
+            self.counts.refused += 1;
+            return self.crowd.refuse(slot, handshake::too_many_from_there(), self.moment);
+        }
+        connection.opened = true;
+        let conn = connection.id;
+        log::debug!("connection {}: open from {client}", conn.serial);
+        self.hub.handle(Input::Opened { conn, credential }, now);
+    }
+
+    pub(super) fn collect_answers(&mut self, now: Now) {
+        let mut phase = Phase::new(ANSWERS_LAST, self.crowd.sent);
+        for _ in 0..ANSWERS_PER_TICK {
+            if phase.is_over(self.crowd.sent) {
+                return;
+            }
+            let Some((request, answer)) = self.upstream.next_answer() else {
+                return;
+            };
+            self.work.answers += 1;
+            match &answer {
+                Answer::Stored(stored) => {
+                    log::debug!("request {}: stored in thread {}", request.0, stored.thread);
+                }
+                Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
+                Answer::Listed(_) => log::debug!("request {}: listed", request.0),
+                Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
+            }
+            self.hub.handle(Input::Answered { request, answer }, now);
+            self.drain(now);
+        }
+    }
+
+    pub(super) fn do_what_is_due(&mut self, now: Now) {
+        let mut phase = Phase::new(DUE_LASTS, self.crowd.sent);
+        for _ in 0..DUE_PER_TICK {
+            if phase.is_over(self.crowd.sent) || !self.hub.advance(now) {
+                return;
+            }
+            self.work.due += 1;
+            self.drain(now);
+        }
+    }
+}
