@@ -337,7 +337,7 @@ mod tests {
             (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),
             (["--membership-lasts", "5s"], ["--membership-lasts", "5s", "10s to 10m"]),
             (["--anonymous-lasts", "1ms"], ["--anonymous-lasts", "1ms", "1s to 10m"]),
-            (["--max-joins", "-1"], ["--max-joins", "-1", "1 to 100000, or 0"]),
+            (["--max-joins", "100001"], ["--max-joins", "100001", "1 to 100000, or 0"]),
             (["--max-head-bytes", "99"], ["--max-head-bytes", "99", "1024 to 65536, or 0"]),
             (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {

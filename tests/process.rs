@@ -117,8 +117,8 @@ fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
     for (setting, value, allowed) in [
         ("--listen", "8080", "HOST:PORT"),
         ("--upstream-timeout", "soon", "1s to 5m"),
-        ("--max-connections", "0", "1..=1000000"),
-        ("--max-frame-bytes", "100", "1024..=16777216"),
+        ("--max-connections", "1000001", "1 to 1000000"),
+        ("--max-frame-bytes", "100", "1024 to 16777216"),
         ("--log-level", "loud", "info"),
         ("--trust", "nobody", "open"),
         ("--allowed-origin", "https://example.org/", "slash"),
@@ -204,19 +204,28 @@ fn an_address_of_the_second_family_is_listened_on() {
 }
 
 #[test]
-fn a_request_that_never_ends_is_given_up_after_ten_seconds() {
+fn a_request_that_never_ends_is_given_up_after_five_seconds_however_it_drips() {
     let server = Server::start(&[]);
     let begun = Instant::now();
-    let silent = TcpStream::connect(server.address()).unwrap();
-    let mut half = TcpStream::connect(server.address()).unwrap();
-    half.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    let mut silent = TcpStream::connect(server.address()).unwrap();
+    let mut drip = TcpStream::connect(server.address()).unwrap();
     let mut open = Client::of_user(server.address(), 7);
-    for mut socket in [silent, half] {
-        socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-        assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "the end of the stream");
-        let lasted = begun.elapsed().as_secs_f64();
-        assert!((9.5..13.0).contains(&lasted), "{lasted} s");
+    silent.set_read_timeout(Some(client::LONG)).unwrap();
+    drip.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut answer = Vec::new();
+    let mut request = b"GET / HTTP/1.1\r\nHost: ".iter().chain([b'x'].iter().cycle());
+    while begun.elapsed() < client::LONG && !answer.ends_with(b".\n") {
+        let _ = drip.write_all(&[*request.next().unwrap()]);
+        let mut bytes = [0; 512];
+        if let Ok(some) = drip.read(&mut bytes) {
+            answer.extend(&bytes[..some]);
+        }
     }
+    let lasted = begun.elapsed().as_secs_f64();
+    assert!((4.5..8.0).contains(&lasted), "{lasted} s");
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "who has said nothing is told nothing");
     assert_eq!(open.drain(), [json!(null); 0], "who is open is not given up");
 }
 

@@ -131,7 +131,8 @@ fn a_server_with_few_descriptors_says_so_and_refuses_beyond_what_it_can_hold() {
 
 #[test]
 fn who_pings_without_end_and_does_not_read_is_closed() {
-    let server = Server::start(&["--max-outbox-bytes", "65536"]);
+    let unlimited = ["--max-frames-per-second", "0", "--soft-outbox-bytes", "0"];
+    let server = Server::start(&[&["--max-outbox-bytes", "65536"], &unlimited[..]].concat());
     let mut bystander = Client::of_user(server.address(), 7);
     let mut flood = Client::narrow(server.address()).into_socket();
     flood.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -166,7 +167,12 @@ fn a_frame_larger_than_the_outbox_reaches_everyone_who_reads() {
 
 #[test]
 fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
-    let server = Server::start(&["--max-outbox-bytes", "65536", "--presence-grace", "0s"]);
+    let server = Server::start(&[
+        "--max-outbox-bytes=65536",
+        "--soft-outbox-bytes=65536",
+        "--max-frames-per-second=0",
+        "--presence-grace=0s",
+    ]);
     let mut sleeper = Client::narrow(server.address());
     sleeper.say(&json!({"type": "user_connected", "userId": 9}));
     sleeper.say(&json!({"type": "join_thread", "threadId": 41}));
@@ -221,7 +227,7 @@ fn a_hundred_kilobytes_go_both_ways() {
 
 #[test]
 fn a_flood_of_bad_frames_does_not_disturb_another_pair() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--max-frames-per-second", "0"]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut bad = TcpStream::connect(server.address()).unwrap();
