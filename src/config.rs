@@ -127,6 +127,11 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "1s", "10m"))]
     pub anonymous_lasts: Duration,
 
+    /// How long messages on their way and connections get when the server is to stop, 0s to 10m.
+    #[arg(long, env = "BUDDYLINE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "25s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
+    pub drain_timeout: Duration,
+
     /// Open connections, 1 to 1000000; one more is refused with 503.
     #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_000,
           help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -359,6 +364,7 @@ mod tests {
             (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),
             (["--membership-lasts", "5s"], ["--membership-lasts", "5s", "10s to 10m"]),
             (["--anonymous-lasts", "0s"], ["--anonymous-lasts", "0s", "1s to 10m"]),
+            (["--drain-timeout", "11m"], ["--drain-timeout", "11m", "0s to 10m"]),
             (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {
             let fault = read(&arguments).unwrap_err();

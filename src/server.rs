@@ -6,9 +6,11 @@
 //! the next turn, which then does not sleep.
 
 mod crowd;
+mod drain;
 mod listeners;
 mod refusals;
 mod setup;
+mod signals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use mio::{Events, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
@@ -28,6 +29,7 @@ use crate::upstream::Upstream;
 use crate::wire::handshake::{self, Opened, Rules};
 use crate::wire::{self, Codec};
 use crowd::Crowd;
+use drain::Drain;
 use listeners::Listeners;
 use refusals::Refusals;
 
@@ -46,10 +48,6 @@ const DUE_PER_TICK: usize = 64;
 const EVENTS_PER_TICK: usize = 64;
 /// How often old handshakes and closings are looked for, and a failed accept is tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long the server takes to say goodbye.
-const STOPPING_LASTS: Duration = Duration::from_secs(1);
-/// How long a stopping server sleeps at most, so as not to overshoot.
-const STOPPING_POLL: Duration = Duration::from_millis(20);
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -71,7 +69,9 @@ pub struct Server {
     refusals: Refusals,
     counts: Counts,
     swept: Instant,
-    stopping: bool,
+    drain_timeout: Duration,
+    /// It is about to end.
+    ending: Option<Drain>,
 }
 
 /// What happened, for the log line at the end and for tests.
@@ -120,20 +120,9 @@ impl Server {
             refusals: Refusals::default(),
             counts: Counts::default(),
             swept: Instant::now(),
-            stopping: false,
+            drain_timeout: config.drain_timeout,
+            ending: None,
         })
-    }
-
-    /// Lets SIGTERM and SIGINT end [`Server::run`].
-    ///
-    /// # Errors
-    ///
-    /// The system refuses the handlers.
-    pub fn stop_on_signals(&mut self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
-        self.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
-        self.signals = Some(signals);
-        Ok(())
     }
 
     /// The addresses that it listens on, with the port that the system chose for port 0.
@@ -151,18 +140,6 @@ impl Server {
         Counts { sent: self.crowd.sent, stale: self.crowd.stale, ..self.counts }
     }
 
-    /// Ticks until a signal comes, then says goodbye.
-    ///
-    /// # Errors
-    ///
-    /// Polling itself fails; no connection's error gets here.
-    pub fn run(&mut self) -> io::Result<()> {
-        while !self.stopping {
-            self.tick()?;
-        }
-        self.stop()
-    }
-
     /// One turn of the loop.
     ///
     /// # Errors
@@ -175,6 +152,7 @@ impl Server {
             polled => polled?,
         }
         let now = clock();
+        self.codec.set_readiness(self.readiness());
 
         // Who was stopped by a budget in the last tick comes first.
         for slot in self.crowd.take_again() {
@@ -199,6 +177,7 @@ impl Server {
         if now.instant.duration_since(self.swept) >= SWEEP_EVERY {
             self.sweep(now);
         }
+        self.let_go(now);
         self.crowd.flush();
         self.bury(now);
         Ok(())
@@ -211,8 +190,8 @@ impl Server {
         if left_over {
             return Duration::ZERO;
         }
-        if self.stopping {
-            return STOPPING_POLL;
+        if self.ending.is_some() {
+            return drain::POLL;
         }
         let sweep = self.swept + SWEEP_EVERY;
         let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));
@@ -225,12 +204,7 @@ impl Server {
         match event.token() {
             // Answers are collected in every tick; the waker only ends the sleep.
             WAKER => {}
-            SIGNALS => {
-                if let Some(signal) = self.signals.as_mut().and_then(|s| s.pending().next()) {
-                    log::info!("signal {signal}: stopping");
-                    self.stopping = true;
-                }
-            }
+            SIGNALS => self.heed_signals(now),
             Token(listener) if listener > LISTENERS - self.listeners.len() => {
                 self.listeners.note_ready(LISTENERS - listener);
             }
@@ -417,30 +391,6 @@ impl Server {
             self.crowd.bury(slot, self.poll.registry());
             self.drain(now);
         }
-    }
-
-    /// Gives every message its outcome, closes every connection with 1001, and waits a little for
-    /// the last bytes to be read.
-    fn stop(&mut self) -> io::Result<()> {
-        let now = clock();
-        self.listeners.close(self.poll.registry());
-        self.hub.stop();
-        self.drain(now);
-        log::info!("closing {} connections", self.crowd.len());
-        for slot in self.crowd.slots() {
-            self.crowd.close(slot, 1001, "the server is stopping", now.instant);
-        }
-        // Only then, so that nobody's end is told to those who are to go next.
-        for slot in self.crowd.slots() {
-            self.tell_closed(slot, now);
-            self.drain(now);
-        }
-        let until = now.instant + STOPPING_LASTS;
-        while self.crowd.len() > 0 && Instant::now() < until {
-            self.tick()?;
-        }
-        log::info!("stopped: {:?}", self.counts());
-        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message, Utf8Bytes};
 
-use handshake::{Handshake, Opened, Rules};
+use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::Outbox;
 
 /// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
@@ -39,6 +39,11 @@ impl Codec {
     /// A codec for messages of at most `frame_bytes_max` bytes, and for requests by these rules.
     pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
         Codec { frame_bytes_max, rules, idle: context(frame_bytes_max) }
+    }
+
+    /// Says whether WebSockets are opened from now on, and what `GET /readyz` tells.
+    pub fn set_readiness(&mut self, readiness: Readiness) {
+        self.rules.readiness = readiness;
     }
 }
 

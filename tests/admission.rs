@@ -9,13 +9,14 @@ use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::protocol::ErrorCode;
 use buddyline::protocol::credential::Scheme;
-use buddyline::wire::handshake::{self, Handshake, Opened, Rules};
+use buddyline::wire::handshake::{self, Handshake, Opened, Readiness, Rules};
 use buddyline::wire::{Codec, Event, Wire};
 use bytes::*;
 
 fn rules(origins: Origins, networks: &[&str]) -> Rules {
     let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
-    Rules { try_page: true, origins, proxies: TrustedProxies::new(&networks) }
+    let proxies = TrustedProxies::new(&networks);
+    Rules { readiness: Readiness::Ready, try_page: true, origins, proxies }
 }
 
 fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event>, String) {
