@@ -220,7 +220,8 @@ fn a_second_signal_ends_at_once_and_says_every_outcome() {
 #[test]
 fn nine_hundred_connections_are_sent_away_evenly_and_nothing_is_lost() {
     let site = Site::start();
-    let arguments = ["--drain-timeout", "3s", "--upstream-workers", "8", "--presence", "all"];
+    let arguments =
+        ["--drain-timeout", "3s", "--upstream-workers", "8", "--presence-grace", "100ms"];
     let mut server = before(&site, &arguments);
     let mut flock = Flock::open(server.address(), 900);
     site.set_latency(50 * MS);
