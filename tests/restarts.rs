@@ -324,6 +324,8 @@ fn second_signal_among_5000() {
     server.signal("TERM");
     assert_eq!(server.exit(5 * S).code(), Some(0));
     println!("from the second signal to the end of the process: {:?}", begun.elapsed());
+    let log = server.last_words();
+    log.lines().rev().take(3).for_each(|line| println!("{line}"));
     flock.look_until(10 * S, |birds| birds.iter().all(|bird| bird.closed.is_some()));
     let goodbyes = flock.birds.iter().filter(|bird| bird.closed.unwrap().1 == Some(1012)).count();
     println!("goodbyes heard: {goodbyes} of 5000");
