@@ -416,10 +416,21 @@ fn of_a_hail_of_signals_what_comes_together_counts_once() {
 
 // ---- stops and kills
 
-/// Three seconds of standstill, in which every shorter deadline passes: `typing`, the grace time,
-/// and a site's answer. `liveness.rs` and the unit tests of the drain have longer ones.
+/// Three seconds, in which every deadline of these settings passes: `typing`, the grace time, and a
+/// site's answer.
 #[test]
 fn a_process_that_stood_still_goes_on_where_it_was() {
+    goes_on_after(3 * S);
+}
+
+/// `cargo test --test restarts -- --ignored ten_seconds`
+#[test]
+#[ignore = "ten seconds; the other one has three"]
+fn a_process_that_stood_still_for_ten_seconds_goes_on_where_it_was() {
+    goes_on_after(10 * S);
+}
+
+fn goes_on_after(standstill: Duration) {
     let site = site_of_two();
     let deadlines =
         ["--typing-lasts", "500ms", "--presence-grace", "500ms", "--upstream-timeout", "2s"];
@@ -436,12 +447,13 @@ fn a_process_that_stood_still_goes_on_where_it_was() {
         let name = format!("m{n}");
         seven.say(&message(41, &name, 7, &name));
     }
+    thread::sleep(standstill - S);
     // The kernel takes it in; the server will find it.
     let newcomer = thread::spawn({
         let address = server.address();
         move || Client::of_user(address, 10)
     });
-    thread::sleep(3 * S);
+    thread::sleep(S);
     let begun = Instant::now();
     server.signal("CONT");
     for n in 0..50 {
