@@ -124,6 +124,11 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
+    /// How long messages on their way and connections get when the server is to stop, 0s to 10m.
+    #[arg(long, env = "BUDDYLINE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "25s",
+          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
+    pub drain_timeout: Duration,
+
     /// Open files that the system is asked to allow, 64 to 10000000. Without it, as many as
     /// --max-connections needs; never more than the system's hard limit, which only root raises.
     #[arg(long, env = "BUDDYLINE_NOFILE", value_name = "N", help_heading = "Limits",
@@ -339,6 +344,7 @@ mod tests {
             (["--anonymous-lasts", "1ms"], ["--anonymous-lasts", "1ms", "1s to 10m"]),
             (["--max-joins", "100001"], ["--max-joins", "100001", "1 to 100000, or 0"]),
             (["--max-head-bytes", "99"], ["--max-head-bytes", "99", "1024 to 65536, or 0"]),
+            (["--drain-timeout", "11m"], ["--drain-timeout", "11m", "0s to 10m"]),
             (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {
             let fault = read(&arguments).unwrap_err();

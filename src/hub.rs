@@ -3,14 +3,16 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in three more: [`entrance`] (who a connection is),
-//! [`gate`] (who may do what in a thread) and [`posting`] (what becomes of a message). The other
-//! rooms keep tables and answer questions; they do not call each other.
+//! What the hub decides is in this file and in four more: [`entrance`] (who a connection is),
+//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message) and [`draining`]
+//! (what begins no more). The other rooms keep tables and answer questions; they do not call each
+//! other.
 
 pub mod calls;
 pub mod checks;
 pub mod deadlines;
 pub mod delivery;
+pub mod draining;
 pub mod entrance;
 pub mod failure;
 pub mod gate;
@@ -60,6 +62,8 @@ pub struct Hub {
     requests: Requests,
     /// Frames that had to wait for a proof are being heard.
     goes_on: bool,
+    /// The server is about to end.
+    drains: bool,
     /// The thread and the user of which the site has just been asked: what they have said is
     /// decided now, and not asked about again.
     decided: Option<(u64, u64)>,
@@ -85,6 +89,7 @@ impl Hub {
             waiting: Waiting::default(),
             requests: Requests::default(),
             goes_on: false,
+            drains: false,
             decided: None,
             encoder: Encoder::default(),
             effects: VecDeque::new(),
@@ -133,23 +138,16 @@ impl Hub {
         if let Some(typist) = self.threads.typing_times_out(now.instant) {
             self.typing_over(&typist);
         } else if let Some(user) = self.presence.depart(now.instant) {
-            let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
-            self.announce(&user, &frame, None);
+            if !self.drains {
+                let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
+                self.announce(&user, &frame, None);
+            }
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
         } else {
             return false;
         }
         true
-    }
-
-    /// Gives every message on its way its outcome, before the server stops.
-    pub fn stop(&mut self) {
-        for (job, fault) in self.delivery.abandon() {
-            self.fail(&job, &fault);
-        }
-        self.show_what_is_stored();
-        self.refuse_what_waits();
     }
 
     // ---- presence
@@ -227,6 +225,10 @@ impl Hub {
         reply: &ReplyTo,
         now: Now,
     ) -> Result<(), ClientError> {
+        // What had to wait for a proof was said before the end began.
+        if self.drains && !self.goes_on && matches!(frame, ClientFrame::SendMessage(_)) {
+            return Err(delivery::stopping());
+        }
         if self.settings.trust == Trust::Verified
             && self.waits_for_proof(conn, &frame, text, now)?
         {

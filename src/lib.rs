@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! 5   main
-//! 4   server                   the loop: mio, the clock
+//! 4   server                   the loop: mio, the clock   │   journal   the log's writer
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
@@ -23,6 +23,7 @@
 pub mod config;
 pub mod connection;
 pub mod hub;
+pub mod journal;
 pub mod protocol;
 pub mod server;
 pub mod upstream;

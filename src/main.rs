@@ -1,19 +1,20 @@
 //! Command line and signals in, exit code out.
 
+use std::io;
 use std::process::ExitCode;
 
 use buddyline::config::{Config, Trust};
+use buddyline::journal;
 use buddyline::server::Server;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use simple_logger::SimpleLogger;
 
 fn main() -> ExitCode {
     let config = match Config::try_parse() {
         Ok(config) => config,
         Err(fault) if fault.use_stderr() => {
             // It repeats the value, which may be an address with a password in it.
-            eprint!("{}", without_passwords(&fault.render().to_string()));
+            journal::say(without_passwords(&fault.render().to_string()));
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),
@@ -22,30 +23,24 @@ fn main() -> ExitCode {
         // As for any other setting that is not allowed.
         Config::command().error(ErrorKind::ValueValidation, fault).exit();
     }
-    let logger = SimpleLogger::new()
-        .with_level(config.log_level)
-        // What a connection pool or a TLS library notes is no event of this server.
-        .with_module_level("ureq", log::LevelFilter::Warn)
-        .with_module_level("rustls", log::LevelFilter::Warn)
-        // It prints what clients write into their close frames.
-        .with_module_level("tungstenite", log::LevelFilter::Warn)
-        .with_utc_timestamps();
-    if let Err(fault) = logger.init() {
-        eprintln!("buddyline: cannot log: {fault}");
+    if let Err(fault) = journal::start(config.log_level) {
+        journal::say(format!("buddyline: cannot log: {fault}\n"));
         return ExitCode::FAILURE;
     }
-    match run(&config) {
+    let ended = run(&config);
+    log::logger().flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             // Said whatever the log level: nothing else says why there is no server.
-            eprintln!("buddyline: {fault}");
+            journal::say(format!("buddyline: {fault}\n"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(config: &Config) -> Result<(), String> {
-    let in_words = |fault: std::io::Error| fault.to_string();
+    let in_words = |fault: io::Error| fault.to_string();
     let mut server = Server::bind(config).map_err(in_words)?;
     server.stop_on_signals().map_err(in_words)?;
     banner(config, &server);

@@ -7,10 +7,12 @@
 
 mod admission;
 mod crowd;
+mod drain;
 mod input;
 mod listeners;
 mod refusals;
 mod setup;
+mod signals;
 mod sweep;
 mod turn;
 
@@ -19,8 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use mio::{Events, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
@@ -33,6 +34,7 @@ use crate::wire::Codec;
 use crate::wire::handshake::Rules;
 use admission::Admission;
 use crowd::Crowd;
+use drain::Drain;
 use listeners::Listeners;
 use refusals::Refusals;
 use sweep::{Patience, SWEEP_EVERY};
@@ -50,12 +52,8 @@ const EVENTS_PER_TICK: usize = 64;
 const READS_LAST: Duration = Duration::from_millis(8);
 const FLUSH_LASTS: Duration = Duration::from_millis(12);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
-/// How long the server takes to say goodbye.
-const STOPPING_LASTS: Duration = Duration::from_secs(1);
 /// A tick that has done less than this is not timed.
 const TICK_WORTH_TIMING: usize = 64;
-/// How long a stopping server sleeps at most, so as not to overshoot.
-const STOPPING_POLL: Duration = Duration::from_millis(20);
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -88,7 +86,9 @@ pub struct Server {
     swept: Instant,
     /// The slot that is looked at next, while connections are looked at.
     sweeping: Option<usize>,
-    stopping: bool,
+    drain_timeout: Duration,
+    /// It is about to end.
+    ending: Option<Drain>,
 }
 
 /// What happened, for the log line at the end and for tests.
@@ -158,20 +158,9 @@ impl Server {
             reads: Phase::new(READS_LAST, 0),
             swept: started,
             sweeping: None,
-            stopping: false,
+            drain_timeout: config.drain_timeout,
+            ending: None,
         })
-    }
-
-    /// Lets SIGTERM and SIGINT end [`Server::run`].
-    ///
-    /// # Errors
-    ///
-    /// The system refuses the handlers.
-    pub fn stop_on_signals(&mut self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
-        self.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
-        self.signals = Some(signals);
-        Ok(())
     }
 
     /// The addresses that it listens on, with the port that the system chose for port 0.
@@ -190,18 +179,6 @@ impl Server {
         Counts { sent, stale, missed, slow_ticks: self.slow_ticks.count, ..self.counts }
     }
 
-    /// Ticks until a signal comes, then says goodbye.
-    ///
-    /// # Errors
-    ///
-    /// Polling itself fails; no connection's error gets here.
-    pub fn run(&mut self) -> io::Result<()> {
-        while !self.stopping {
-            self.tick()?;
-        }
-        self.stop()
-    }
-
     /// One turn of the loop.
     ///
     /// # Errors
@@ -217,6 +194,7 @@ impl Server {
         self.moment = Moment::after(self.watch.look(now.instant));
         self.work = Work::default();
         let sent_before = self.crowd.sent;
+        self.codec.set_readiness(self.readiness());
 
         self.reads = Phase::new(READS_LAST, sent_before);
         // Who was stopped by a budget in the last tick comes first.
@@ -236,6 +214,7 @@ impl Server {
         // Whose own pongs are too many to hold has caused no effect that was drained before.
         self.drain(now);
         self.sweep(now);
+        self.let_go(now);
         self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
         self.crowd.shed();
         self.drain(now);
@@ -256,8 +235,8 @@ impl Server {
         if left_over || accepts {
             return Duration::ZERO;
         }
-        if self.stopping {
-            return STOPPING_POLL;
+        if self.ending.is_some() {
+            return drain::POLL;
         }
         let sweep = self.swept + SWEEP_EVERY;
         let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));
@@ -282,7 +261,7 @@ impl Server {
                 return;
             };
             self.counts.overflowed += 1;
-            self.end(slot, 1013, "too slow", now);
+            self.dismiss(slot, 1013, "too slow", now);
         }
     }
 
@@ -290,12 +269,12 @@ impl Server {
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str, now: Now) {
         if self.crowd.get(conn.slot).is_some_and(|connection| connection.id == conn) {
-            self.end(conn.slot, code, reason, now);
+            self.dismiss(conn.slot, code, reason, now);
         }
     }
 
     /// Says goodbye to a connection, and tells the hub.
-    fn end(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
+    fn dismiss(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
         if let Some(connection) = self.crowd.get(slot) {
             log::debug!("connection {}: closing with {code}, {reason}", connection.id.serial);
         }
@@ -327,30 +306,6 @@ impl Server {
             self.work.buried += 1;
             self.drain(now);
         }
-    }
-
-    /// Gives every message its outcome, closes every connection with 1001, and waits a little for
-    /// the last bytes to be read.
-    fn stop(&mut self) -> io::Result<()> {
-        let now = clock();
-        self.listeners.close(self.poll.registry());
-        self.hub.stop();
-        self.drain(now);
-        log::info!("closing {} connections", self.crowd.len());
-        for slot in self.crowd.slots() {
-            self.crowd.close(slot, 1001, "the server is stopping", self.moment);
-        }
-        // Only then, so that nobody's end is told to those who are to go next.
-        for slot in self.crowd.slots() {
-            self.tell_closed(slot, now);
-            self.drain(now);
-        }
-        let until = now.instant + STOPPING_LASTS;
-        while self.crowd.len() > 0 && Instant::now() < until {
-            self.tick()?;
-        }
-        log::info!("stopped: {:?}", self.counts());
-        Ok(())
     }
 }
 

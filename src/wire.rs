@@ -20,7 +20,7 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::protocol::server::EncodedFrame;
-use handshake::{Handshake, Opened, Rules};
+use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
 
 /// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
@@ -43,6 +43,11 @@ impl Codec {
     pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
         let ping = EncodedFrame::from([0x89, 0].as_slice());
         Codec { frame_bytes_max, rules, idle: context(frame_bytes_max), ping }
+    }
+
+    /// Says whether WebSockets are opened from now on, and what `GET /readyz` tells.
+    pub fn set_readiness(&mut self, readiness: Readiness) {
+        self.rules.readiness = readiness;
     }
 }
 

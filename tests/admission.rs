@@ -9,13 +9,15 @@ use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::protocol::ErrorCode;
 use buddyline::protocol::credential::Scheme;
-use buddyline::wire::handshake::{self, Handshake, Opened, Rules};
+use buddyline::wire::handshake::{self, Handshake, Opened, Readiness, Rules};
 use buddyline::wire::{Codec, Event, Wire};
 use bytes::*;
 
 fn rules(origins: Origins, networks: &[&str]) -> Rules {
     let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
-    Rules { try_page: true, origins, proxies: TrustedProxies::new(&networks), head_bytes_max: 8192 }
+    let proxies = TrustedProxies::new(&networks);
+    let readiness = Readiness::Ready;
+    Rules { readiness, try_page: true, origins, proxies, head_bytes_max: 8192 }
 }
 
 fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event>, String) {

@@ -381,7 +381,8 @@ fn code_word(code: ErrorCode) -> String {
 // ---- close codes
 
 /// The files in which a close code is chosen; `server/crowd.rs` passes it on.
-const CLOSERS: [&str; 3] = ["src/hub/entrance.rs", "src/server.rs", "src/wire.rs"];
+const CLOSERS: [&str; 4] =
+    ["src/hub/entrance.rs", "src/server.rs", "src/server/drain.rs", "src/wire.rs"];
 
 #[test]
 fn the_table_of_close_codes_has_those_that_the_server_sends() {

@@ -6,6 +6,7 @@
 mod bytes;
 
 use buddyline::wire::Event;
+use buddyline::wire::handshake::Readiness;
 use bytes::*;
 
 /// What a codec with or without the page answers to these first bytes.
@@ -202,4 +203,38 @@ fn nothing_is_heard_after_a_refusal() {
     talk.hear(&mut codec, &[request(), text("hello")].concat());
     assert_eq!(talk.events, [Event::Closing]);
     assert_eq!(talk.output.len(), said, "one connection, one answer");
+}
+
+#[test]
+fn whether_the_server_is_ready_is_told_to_who_asks_and_to_newcomers() {
+    let all = [Readiness::Ready, Readiness::SiteUnavailable, Readiness::Draining];
+    let mut codec = codec_of(LIMIT, true);
+    for (readiness, told, page, upgrade) in [
+        (all[0], "HTTP/1.1 200 ", "ready\n", "HTTP/1.1 101 "),
+        (all[1], "HTTP/1.1 503 ", "the site is unavailable\n", "HTTP/1.1 101 "),
+        (all[2], "HTTP/1.1 503 ", "draining\n", "HTTP/1.1 503 "),
+        (all[0], "HTTP/1.1 200 ", "ready\n", "HTTP/1.1 101 "),
+    ] {
+        codec.set_readiness(readiness);
+        let mut answer_to = |request: &[u8]| {
+            let mut talk = Talk::default();
+            talk.hear(&mut codec, request);
+            talk.answer()
+        };
+        let answer = answer_to(b"GET /readyz?x HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with(told) && body(&answer) == page, "{answer}");
+        assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
+        let head = answer_to(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(head.starts_with(told) && body(&head).is_empty(), "{head}");
+        let health = answer_to(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(health.starts_with("HTTP/1.1 200 ") && body(&health) == "ok\n", "{health}");
+        assert_eq!(header_of(&health, "cache-control").as_deref(), Some("no-store"));
+        let answer = answer_to(&request());
+        assert!(answer.starts_with(upgrade), "{answer}");
+        if readiness == Readiness::Draining {
+            assert_eq!(header_of(&answer, "retry-after").as_deref(), Some("5"));
+        }
+    }
+    let posted = answered(b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", true).1;
+    assert!(posted.starts_with("HTTP/1.1 400 "), "{posted}");
 }

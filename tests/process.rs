@@ -64,7 +64,7 @@ fn a_signal_says_goodbye_to_everyone_and_ends_with_exit_code_0() {
         let begun = Instant::now();
         server.signal(signal);
         for client in &mut clients {
-            assert_eq!(client.close_code(), Some(1001), "SIG{signal}");
+            assert_eq!(client.close_code(), Some(1012), "SIG{signal}");
         }
         let left = Duration::from_secs(3).saturating_sub(begun.elapsed());
         assert_eq!(server.exit(left).code(), Some(0), "SIG{signal}");

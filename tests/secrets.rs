@@ -503,7 +503,7 @@ impl Day {
         self.server.signal("TERM");
         one.expect(|frame| frame["clientId"] == "last");
         for client in others.iter_mut().chain([&mut one]) {
-            assert_eq!(client.close_code(), Some(1001));
+            assert_eq!(client.close_code(), Some(1012));
         }
         drop((one, others));
         assert!(self.server.exit(LONG).success());

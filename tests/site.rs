@@ -358,7 +358,7 @@ fn who_leaves_before_the_answer_is_heard_all_the_same() {
 fn a_stop_gives_every_message_its_outcome_before_it_says_goodbye() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let mut server = at(&site, &[]);
+    let mut server = at(&site, &["--drain-timeout", "0s"]);
     site.set_latency(Duration::from_millis(300));
     let mut seven = Client::of_user(server.address(), 7);
     seven.say(&post(41, "on its way", 7, "first"));
@@ -370,7 +370,7 @@ fn a_stop_gives_every_message_its_outcome_before_it_says_goodbye() {
     assert_eq!((first, second), (json!("unknown_outcome"), json!("not_stored")));
     // The site's answer comes while the server waits for the end of this connection, which is
     // late in coming.
-    assert_eq!(seven.close_code(), Some(1001));
+    assert_eq!(seven.close_code(), Some(1012));
     let status = server.exit(Duration::from_secs(3).saturating_sub(begun.elapsed()));
     assert_eq!(status.code(), Some(0), "{:#?}", server.log());
 }

@@ -69,6 +69,12 @@ impl Heirs {
         self.find(conn, user)?.heirs.first().copied()
     }
 
+    /// The connections that have gone whose outcomes go to this one of their user's.
+    pub fn gone_before(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
+        let lost = self.lost.get(user).into_iter().flatten();
+        lost.filter(move |(_, lost)| lost.heirs.first() == Some(&conn)).map(|(gone, _)| *gone)
+    }
+
     /// Keeps an outcome of what this user has sent on a connection that has gone, if they may come
     /// back for it.
     pub fn keep(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {

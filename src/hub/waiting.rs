@@ -101,6 +101,12 @@ impl Waiting {
             && users.is_none_or(|load| load.takes(bytes, frames_max * of_user, bytes_max * of_user))
     }
 
+    /// Whether a frame of this connection waits.
+    pub fn has(&self, conn: ConnId) -> bool {
+        let own = self.per_slot.get(conn.slot as usize);
+        own.is_some_and(|(serial, load)| *serial == conn.serial && load.frames > 0)
+    }
+
     /// Counts a frame in; false if there is no room.
     pub fn add(
         &mut self,

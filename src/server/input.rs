@@ -31,12 +31,7 @@ impl Server {
         match event.token() {
             // Answers are collected in every tick; the waker only ends the sleep.
             WAKER => {}
-            SIGNALS => {
-                if let Some(signal) = self.signals.as_mut().and_then(|s| s.pending().next()) {
-                    log::info!("signal {signal}: stopping");
-                    self.stopping = true;
-                }
-            }
+            SIGNALS => self.heed_signals(now),
             Token(listener) if listener > LISTENERS - self.listeners.len() => {
                 self.listeners.note_ready(LISTENERS - listener);
             }
@@ -194,7 +189,7 @@ impl Server {
     /// Ends a connection that has been told that it says too much, and goes on.
     fn end_flood(&mut self, slot: u32, now: Now) -> bool {
         self.counts.floods += 1;
-        self.end(slot, 1008, "too many frames", now);
+        self.dismiss(slot, 1008, "too many frames", now);
         self.drain(now);
         false
     }

@@ -94,7 +94,7 @@ impl Server {
             Some(Overdue::Request) => self.crowd.time_out(slot, moment),
             Some(Overdue::Goodbye) => self.crowd.doom(slot),
             Some(Overdue::Rest) => {
-                self.end(slot, 1008, "the rest of a frame did not come", now);
+                self.dismiss(slot, 1008, "the rest of a frame did not come", now);
             }
             Some(Overdue::Sign) => {
                 let Some(connection) = self.crowd.get(slot) else { return };
@@ -104,7 +104,7 @@ impl Server {
             }
             Some(Overdue::Life) => {
                 self.counts.silent += 1;
-                self.end(slot, 1001, "no sign of life", now);
+                self.dismiss(slot, 1001, "no sign of life", now);
             }
         }
     }

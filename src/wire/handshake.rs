@@ -31,14 +31,30 @@ const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
     form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
+/// For what changes from one moment to the next.
+const NO_STORE: &str = "Cache-Control: no-store\r\n";
+
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
 /// The longest part of a refused `Origin` that is told, in characters.
 const ORIGIN_TOLD_MAX: usize = 100;
 
+/// Whether the server can be given work: what `GET /readyz` says to who shares it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// It takes connections, and the site is not there to store messages.
+    SiteUnavailable,
+    /// It is about to end, and takes no WebSocket.
+    Draining,
+}
+
 /// What a request is judged by.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// Whether WebSockets are opened, and what `GET /readyz` says.
+    pub readiness: Readiness,
     /// Whether `GET /` shows the try-it page.
     pub try_page: bool,
     /// The web pages that may connect.
@@ -53,6 +69,7 @@ impl Rules {
     /// What the settings say.
     pub fn new(config: &Config) -> Rules {
         Rules {
+            readiness: Readiness::Ready,
             try_page: config.shows_try_page(),
             origins: config.origins(),
             proxies: TrustedProxies::new(&config.trusted_proxy),
@@ -106,6 +123,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= rules.head_bytes_max => {
             match upgrade_key(&request) {
+                Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
                 Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
                 Ok(Some(key)) => Handshake::Upgrade {
                     response: switch(&request, key),
@@ -115,7 +133,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
                         credential: token::credential(&request),
                     },
                 },
-                Ok(None) => respond(plain_http(&request, rules.try_page)),
+                Ok(None) => respond(plain_http(&request, rules)),
                 Err(refusal) => respond(refusal),
             }
         }
@@ -220,12 +238,13 @@ fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {
     response
 }
 
-fn plain_http(request: &httparse::Request<'_, '_>, try_page: bool) -> String {
+fn plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let mut response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => text("200 OK", "Cache-Control: no-store\r\n", "ok"),
-        (Some("GET" | "HEAD"), "/") if try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
+        (Some("GET" | "HEAD"), "/healthz") => text("200 OK", NO_STORE, "ok"),
+        (Some("GET" | "HEAD"), "/readyz") => ready(rules.readiness),
+        (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")
         }
@@ -237,6 +256,20 @@ fn plain_http(request: &httparse::Request<'_, '_>, try_page: bool) -> String {
         response.truncate(head);
     }
     response
+}
+
+fn ready(readiness: Readiness) -> String {
+    let not = |why| text("503 Service Unavailable", NO_STORE, why);
+    match readiness {
+        Readiness::Ready => text("200 OK", NO_STORE, "ready"),
+        Readiness::SiteUnavailable => not("the site is unavailable"),
+        Readiness::Draining => not("draining"),
+    }
+}
+
+/// The refusal of a WebSocket while the server drains: its successor may be there in a moment.
+fn draining() -> String {
+    text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
 }
 
 fn bad(why: &str) -> String {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
-use buddyline::wire::handshake::{Opened, Rules};
+use buddyline::wire::handshake::{Opened, Readiness, Rules};
 use buddyline::wire::outbox::{Ledger, Outbox};
 use buddyline::wire::{Codec, Event, Wire};
 
@@ -43,7 +43,11 @@ pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 /// A codec that lets everyone in, with or without the page.
 pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     let (origins, proxies) = (Origins::any(), TrustedProxies::default());
-    Codec::new(frame_bytes_max, Rules { try_page, origins, proxies, head_bytes_max: 8192 })
+    let readiness = Readiness::Ready;
+    Codec::new(
+        frame_bytes_max,
+        Rules { readiness, try_page, origins, proxies, head_bytes_max: 8192 },
+    )
 }
 
 /// What comes of a good request.

@@ -1,0 +1,34 @@
+//! The community before its server ends: what is on its way finishes, and nothing new begins.
+
+use super::Hub;
+use super::interface::ConnId;
+
+impl Hub {
+    /// From now on a new message is refused, and nobody's end is told: they are sent away, and will
+    /// be back. What is on its way goes on, and so do typing and calls.
+    pub fn begin_drain(&mut self) {
+        self.drains = true;
+    }
+
+    /// Whether a connection is still to get an outcome: of what it has said itself, or of a message
+    /// that its user sent on a connection that has gone.
+    pub fn awaits_outcome(&self, conn: ConnId) -> bool {
+        if !self.is_open(conn) {
+            return false;
+        }
+        self.delivery.has(conn)
+            || self.waiting.has(conn)
+            || self.presence.user_of(conn).is_some_and(|user| {
+                self.heirs.gone_before(conn, &user.key).any(|gone| self.delivery.has(gone))
+            })
+    }
+
+    /// Gives every message on its way its outcome, before the server stops.
+    pub fn stop(&mut self) {
+        for (job, fault) in self.delivery.abandon() {
+            self.fail(&job, &fault);
+        }
+        self.show_what_is_stored();
+        self.refuse_what_waits();
+    }
+}

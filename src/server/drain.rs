@@ -1,0 +1,256 @@
+//! The end of the server: what is on its way finishes, and who is connected is sent away little by
+//! little, so that ten thousand clients do not come back in one second.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::turn::Phase;
+use super::{Server, clock};
+use crate::hub::interface::{ConnId, Now};
+use crate::wire::handshake::Readiness;
+
+/// The longest sleep of a server that is about to end: how finely it spreads the ends.
+pub(super) const POLL: Duration = Duration::from_millis(20);
+/// How long the last bytes may take to be read.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Connections sent away in a second, at least: ten people do not wait for half a minute.
+const PER_SECOND: f64 = 200.0;
+/// What a late tick may make up for at once; the rest is spread anew.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Service restart (the IANA registry of close codes), and words for developers.
+const CODE: u16 = 1012;
+const REASON: &str = "the server is restarting";
+
+/// A server that is about to end.
+pub(super) struct Drain {
+    pace: Pace,
+    /// Who is still to be sent away, in the order of their slots; who waits for an outcome stands
+    /// back.
+    waiting: VecDeque<ConnId>,
+    /// Nobody is left to wait for, or the time is over.
+    over: bool,
+    /// It was asked again.
+    hurried: bool,
+}
+
+impl Server {
+    /// Ticks until a signal comes, then lets what is on its way finish, and says goodbye.
+    ///
+    /// # Errors
+    ///
+    /// Polling itself fails; no connection's error gets here.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.ending.as_ref().is_some_and(|drain| drain.over) {
+            self.tick()?;
+        }
+        self.end()
+    }
+
+    /// What `GET /readyz` says, and whether WebSockets are opened.
+    pub(super) fn readiness(&self) -> Readiness {
+        match self.ending {
+            Some(_) => Readiness::Draining,
+            None => Readiness::Ready,
+        }
+    }
+
+    /// Begins to drain; a second time, ends at once.
+    pub(super) fn begin_end(&mut self, signal: &str, now: Now) {
+        if let Some(drain) = &mut self.ending {
+            log::info!("{signal} again: ending at once");
+            (drain.over, drain.hurried) = (true, true);
+            return;
+        }
+        let lasts = self.drain_timeout;
+        let mut waiting = VecDeque::new();
+        for slot in self.crowd.slots() {
+            // Who has not asked for anything yet may be a balancer: its request is answered.
+            let opened = self.crowd.get(slot).filter(|connection| connection.opened);
+            waiting.extend(opened.map(|connection| connection.id));
+        }
+        log::info!(
+            "{signal}: draining for at most {}; {} connections, {} messages on their way",
+            humantime::format_duration(lasts),
+            waiting.len(),
+            self.hub.census().deliveries,
+        );
+        self.hub.begin_drain();
+        let pace = Pace::new(now.instant, lasts);
+        self.ending = Some(Drain { pace, waiting, over: false, hurried: false });
+        self.codec.set_readiness(Readiness::Draining);
+    }
+
+    /// Sends away whose turn it is.
+    pub(super) fn let_go(&mut self, now: Now) {
+        let Some(mut drain) = self.ending.take_if(|drain| !drain.over) else {
+            return;
+        };
+        let mut granted = drain.pace.grant(drain.waiting.len(), now.instant);
+        for _ in 0..drain.waiting.len() {
+            if granted == 0 {
+                break;
+            }
+            let Some(conn) = drain.waiting.pop_front() else {
+                break;
+            };
+            let connection = self.crowd.get(conn.slot);
+            if !connection.is_some_and(|connection| connection.id == conn && connection.opened) {
+                // Gone by itself.
+            } else if self.hub.awaits_outcome(conn) {
+                drain.waiting.push_back(conn);
+            } else {
+                granted -= 1;
+                self.close(conn, CODE, REASON, now);
+                self.drain(now);
+            }
+        }
+        // A message whose sender has left is on its way all the same.
+        let done = drain.waiting.is_empty() && self.hub.census().deliveries == 0;
+        drain.over = done || drain.pace.is_over(now.instant);
+        self.ending = Some(drain);
+    }
+
+    /// Gives every message that is left its outcome, closes every connection that is left, and
+    /// waits a little for the last bytes to be read.
+    fn end(&mut self) -> io::Result<()> {
+        let now = clock();
+        self.listeners.close(self.poll.registry());
+        let messages = self.hub.census().deliveries;
+        self.hub.stop();
+        self.drain(now);
+        let mut left = 0;
+        for slot in self.crowd.slots() {
+            left += usize::from(self.crowd.get(slot).is_some_and(|connection| connection.opened));
+            self.crowd.close(slot, CODE, REASON, self.moment);
+        }
+        if left + messages > 0 {
+            log::info!("closing {left} connections at once, {messages} messages without an answer");
+        }
+        // Only then, so that nobody's end is told to those who are to go next.
+        for slot in self.crowd.slots() {
+            self.tell_closed(slot, now);
+            self.drain(now);
+        }
+        self.crowd.flush(&mut Phase::new(LINGER, 0));
+        let until = now.instant + LINGER;
+        while self.crowd.len() > 0
+            && Instant::now() < until
+            && !self.ending.as_ref().is_some_and(|drain| drain.hurried)
+        {
+            self.tick()?;
+        }
+        log::info!("stopped: {:?}", self.counts());
+        Ok(())
+    }
+}
+
+/// How many may be sent away, as time goes by: as many in each second, until the time is over.
+struct Pace {
+    ends: Instant,
+    counted: Instant,
+    /// Granted by the clock, and a fraction that is not a whole connection yet.
+    saved: f64,
+}
+
+impl Pace {
+    fn new(now: Instant, lasts: Duration) -> Pace {
+        Pace { ends: now + lasts, counted: now, saved: 0.0 }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.ends
+    }
+
+    /// How many of those who are left may go now. What is not used is not saved.
+    fn grant(&mut self, left: usize, now: Instant) -> usize {
+        let remains = self.ends.saturating_duration_since(self.counted).as_secs_f64();
+        let passed = now.saturating_duration_since(self.counted).min(BURST).as_secs_f64();
+        self.counted = now;
+        // At the end the quotient grows large, and `min` keeps it to what there is.
+        let per_second = (left as f64 / remains.max(0.001)).max(PER_SECOND);
+        self.saved = (self.saved + passed * per_second).min(left as f64);
+        // Not negative, and not more than `left`.
+        let granted = self.saved as usize;
+        self.saved -= granted as f64;
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(20);
+
+    /// How many go in each second, if all may go.
+    fn seconds(connections: usize, lasts: Duration, tick: Duration) -> Vec<usize> {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun, lasts);
+        let (mut left, mut now, mut seconds) = (connections, begun, Vec::new());
+        while left > 0 && !pace.is_over(now) {
+            now += tick;
+            let granted = pace.grant(left, now);
+            let second = (now - begun - tick).as_secs() as usize;
+            seconds.resize(second + 1, 0);
+            seconds[second] += granted;
+            left -= granted;
+        }
+        assert_eq!(left, 0, "all are gone when the time is over: {seconds:?}");
+        seconds
+    }
+
+    #[test]
+    fn a_few_connections_are_gone_at_once() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun, Duration::from_secs(25));
+        let granted: usize = (1..=3).map(|tick| pace.grant(10, begun + tick * TICK)).sum();
+        assert!(granted >= 10, "{granted}");
+        assert_eq!(seconds(200, Duration::from_secs(25), TICK).len(), 1);
+    }
+
+    #[test]
+    fn many_connections_are_spread_evenly_over_the_whole_time() {
+        for (connections, each) in [(10_000, 400), (100_000, 4_000), (5_000, 200)] {
+            let seconds = seconds(connections, Duration::from_secs(25), TICK);
+            assert!(seconds.len() >= 24, "{seconds:?}");
+            let fair = each * 95 / 100..=each * 105 / 100;
+            assert!(seconds[..24].iter().all(|second| fair.contains(second)), "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_stopped_process_has_missed_is_spread_over_the_rest() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun, Duration::from_secs(20));
+        let mut left = 10_000;
+        let after_the_stop = pace.grant(left, begun + Duration::from_secs(10));
+        assert!(after_the_stop <= 100, "{after_the_stop}");
+        left -= after_the_stop;
+        let next = pace.grant(left, begun + Duration::from_secs(10) + TICK);
+        assert!((15..=25).contains(&next), "a thousand a second: {next}");
+    }
+
+    #[test]
+    fn what_could_not_be_used_is_not_saved_for_a_stampede() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun, Duration::from_secs(25));
+        for tick in 1..=1_000 {
+            // Everybody waits for an outcome: nobody goes.
+            pace.grant(1_000, begun + tick * TICK);
+        }
+        let granted = pace.grant(1_000, begun + 1_001 * TICK);
+        assert!(granted <= 10, "{granted}");
+    }
+
+    #[test]
+    fn no_time_and_no_connections_are_no_trouble() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now, Duration::ZERO);
+        assert!(pace.is_over(now));
+        assert_eq!(pace.grant(0, now), 0);
+        assert!(pace.grant(7, now + TICK) <= 7);
+    }
+}

@@ -1,0 +1,43 @@
+//! What the system tells the process.
+
+use std::io;
+
+use mio::Interest;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use super::{SIGNALS, Server};
+use crate::hub::interface::Now;
+
+impl Server {
+    /// Lets SIGTERM and SIGINT end [`Server::run`]: the first drains, the second ends at once. A
+    /// SIGHUP is noted, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses the handlers.
+    pub fn stop_on_signals(&mut self) -> io::Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        self.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// Takes all signals that have come. Several that ask for the end are one wish, if they come
+    /// together: a terminal and a wrapper both pass a Ctrl-C on.
+    pub(super) fn heed_signals(&mut self, now: Now) {
+        let mut end = None;
+        for signal in self.signals.iter_mut().flat_map(|signals| signals.pending()) {
+            match signal {
+                SIGHUP => log::info!(
+                    "SIGHUP: settings are read at the start only; restart the server to change them"
+                ),
+                SIGINT => end = Some("SIGINT"),
+                _ => end = Some("SIGTERM"),
+            }
+        }
+        if let Some(signal) = end {
+            self.begin_end(signal, now);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The log where it goes wrong: nobody reads it, nobody is there, nothing can be written. Members
+//! feel nothing of it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use serde_json::json;
+use server::binary;
+
+const S: Duration = Duration::from_secs(1);
+/// Far above what a busy machine does, far below what a wait for a reader would be.
+const SOON: Duration = Duration::from_millis(500);
+
+/// A server whose standard error is the test's affair; killed when dropped.
+struct Muted {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Muted {
+    /// Starts a server that logs a lot, and waits until it is there.
+    fn start(stderr: Stdio) -> Muted {
+        Muted::launch(binary(), stderr)
+    }
+
+    fn launch(mut command: Command, stderr: Stdio) -> Muted {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        command.args(["--log-level", "debug", "--listen", &address.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let child = command.spawn().unwrap();
+        let until = Instant::now() + 10 * S;
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < until, "it does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Muted { child, address }
+    }
+
+    /// Two people in a thread write so many messages, and each is heard soon. Each causes some
+    /// lines of log.
+    fn serves(&self, messages: usize) {
+        let mut one = Client::in_thread(self.address, 7, 41);
+        let mut other = Client::in_thread(self.address, 8, 41);
+        let mut slowest = Duration::ZERO;
+        for n in 0..messages {
+            let begun = Instant::now();
+            one.say(&json!({"type": "send_message", "threadId": 41, "message": n.to_string()}));
+            other.expect(|frame| frame["message"] == *n.to_string());
+            slowest = slowest.max(begun.elapsed());
+        }
+        assert!(slowest < SOON, "{slowest:?}");
+    }
+
+    /// Ends it with a signal: soon, and well.
+    fn ends_well(&mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(0));
+                return;
+            }
+            assert!(begun.elapsed() < 4 * S, "a second to flush, and one to say goodbye");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Muted {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a log up to the one about where it listens.
+fn first_lines(log: &mut BufReader<ChildStderr>) -> Vec<String> {
+    let mut lines = Vec::new();
+    while !lines.last().is_some_and(|line: &String| line.contains("listening on")) {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the log has ended: {lines:?}");
+        lines.push(line);
+    }
+    lines
+}
+
+#[test]
+fn a_log_that_is_closed_from_the_start_is_no_trouble() {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("exec \"$0\" \"$@\" 2>&-").arg(env!("CARGO_BIN_EXE_buddyline"));
+    let mut server = Muted::launch(command, Stdio::null());
+    server.serves(300);
+    server.ends_well();
+}
+
+#[test]
+fn a_reader_of_the_log_that_goes_away_is_no_trouble() {
+    let mut server = Muted::start(Stdio::piped());
+    let mut log = BufReader::new(server.child.stderr.take().unwrap());
+    first_lines(&mut log);
+    drop(log);
+    server.serves(300);
+    server.ends_well();
+}
+
+#[test]
+fn a_full_disk_under_the_log_is_no_trouble() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut server = Muted::start(full.into());
+    server.serves(300);
+    server.ends_well();
+}
+
+#[test]
+fn a_reader_of_the_log_that_stalls_costs_lines_and_nothing_else() {
+    let mut server = Muted::start(Stdio::piped());
+    let mut log = BufReader::new(server.child.stderr.take().unwrap());
+    first_lines(&mut log);
+    // Many more lines than the pipe and the channel hold.
+    server.serves(8_000);
+    server.serves(10);
+
+    // It reads again: what was kept, how much was lost, and what comes now.
+    let (found, wait) = std::sync::mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut line = String::new();
+        while log.read_line(&mut line).unwrap() > 0 {
+            if let Some((count, _)) = line.split_once(" log lines were lost") {
+                let _ = found.send(count.to_owned());
+            }
+            line.clear();
+        }
+    });
+    let until = Instant::now() + 10 * S;
+    let lost = loop {
+        assert!(Instant::now() < until, "nobody says what was lost");
+        server.serves(1);
+        if let Ok(lost) = wait.recv_timeout(Duration::from_millis(50)) {
+            break lost;
+        }
+    };
+    assert!(lost.parse::<usize>().unwrap() > 1_000, "{lost}");
+    server.ends_well();
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_reader_that_has_stalled() {
+    let mut server = Muted::start(Stdio::piped());
+    let log = BufReader::new(server.child.stderr.take().unwrap());
+    server.serves(6_000);
+    server.ends_well();
+    drop(log);
+}
+
+#[test]
+fn the_last_lines_are_written_before_the_end() {
+    let mut server = Muted::start(Stdio::piped());
+    let mut log = BufReader::new(server.child.stderr.take().unwrap());
+    let first = first_lines(&mut log);
+    assert!(
+        first.iter().all(|line| !line.contains('\x1b')),
+        "colours are for terminals: {first:?}"
+    );
+    server.serves(50);
+    let reader = thread::spawn(move || {
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    server.ends_well();
+    let rest = reader.join().unwrap();
+    assert!(rest.lines().last().unwrap().contains("stopped: "), "{rest}");
+    assert!(!rest.contains("lost"));
+}

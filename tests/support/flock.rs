@@ -1,0 +1,163 @@
+//! Many WebSockets at once in one thread: bare sockets that are looked at in turn.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here should take.
+const LONG: Duration = Duration::from_secs(30);
+/// Between two looks at all of them.
+const SLICE: Duration = Duration::from_millis(2);
+
+/// One of them.
+pub struct Bird {
+    socket: TcpStream,
+    unread: Vec<u8>,
+    /// The text frames that have come.
+    pub heard: Vec<String>,
+    /// When the server said goodbye, and with which code; none if it only hung up.
+    pub closed: Option<(Instant, Option<u16>)>,
+}
+
+/// All of them.
+pub struct Flock {
+    pub birds: Vec<Bird>,
+}
+
+impl Flock {
+    /// Opens so many WebSockets.
+    pub fn open(address: SocketAddr, count: usize) -> Flock {
+        let mut birds = Vec::with_capacity(count);
+        while birds.len() < count {
+            // As many as the backlog of any system holds.
+            let batch: Vec<_> =
+                (0..(count - birds.len()).min(100)).map(|_| begin(address)).collect();
+            birds.extend(batch.into_iter().map(finish));
+        }
+        Flock { birds }
+    }
+
+    /// Looks at each once.
+    pub fn look(&mut self) {
+        self.birds.iter_mut().for_each(Bird::look);
+    }
+
+    /// Looks at all again and again until it is as wanted.
+    pub fn look_until(&mut self, within: Duration, wanted: impl Fn(&[Bird]) -> bool) {
+        let until = Instant::now() + within;
+        loop {
+            self.look();
+            if wanted(&self.birds) {
+                return;
+            }
+            assert!(Instant::now() < until, "not as wanted within {within:?}");
+            thread::sleep(SLICE);
+        }
+    }
+
+    /// How many were closed in each step of time from `begun` on.
+    pub fn histogram(&self, begun: Instant, step: Duration) -> Vec<usize> {
+        let mut steps = Vec::new();
+        for (at, _) in self.birds.iter().filter_map(|bird| bird.closed) {
+            let step =
+                (at.saturating_duration_since(begun).as_secs_f64() / step.as_secs_f64()) as usize;
+            steps.resize(steps.len().max(step + 1), 0);
+            steps[step] += 1;
+        }
+        steps
+    }
+}
+
+fn begin(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    socket.set_nodelay(true).unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(request.as_bytes()).unwrap();
+    socket
+}
+
+fn finish(mut socket: TcpStream) -> Bird {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    socket.set_nonblocking(true).unwrap();
+    Bird { socket, unread: Vec::new(), heard: Vec::new(), closed: None }
+}
+
+impl Bird {
+    /// Says a text; nothing if the server has hung up.
+    pub fn say(&mut self, text: &str) {
+        let mut frame = vec![0x81];
+        match text.len() {
+            short @ 0..=125 => frame.push(0x80 | short as u8),
+            long => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&u16::try_from(long).unwrap().to_be_bytes());
+            }
+        }
+        // A mask of zeros leaves the text as it is.
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(text.as_bytes());
+        let _ = self.socket.write_all(&frame);
+    }
+
+    fn look(&mut self) {
+        if self.closed.is_some() {
+            return;
+        }
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return self.end(None),
+                Ok(bytes) => {
+                    self.unread.extend_from_slice(&buffer[..bytes]);
+                    self.take_frames();
+                    if self.closed.is_some() {
+                        return;
+                    }
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.end(None),
+            }
+        }
+    }
+
+    fn take_frames(&mut self) {
+        loop {
+            let (length, start) = match self.unread[..] {
+                [_, length @ 0..=125, ..] => (usize::from(length), 2),
+                [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
+                [_, 127, ..] => panic!("nothing is that long here"),
+                _ => return,
+            };
+            if self.unread.len() < start + length {
+                return;
+            }
+            let frame: Vec<u8> = self.unread.drain(..start + length).collect();
+            match frame[0] {
+                0x81 => self.heard.push(String::from_utf8(frame[start..].to_vec()).unwrap()),
+                0x88 => {
+                    let code = u16::from_be_bytes([frame[start], frame[start + 1]]);
+                    return self.end(Some(code));
+                }
+                other => panic!("a frame that begins with {other:#x}"),
+            }
+        }
+    }
+
+    fn end(&mut self, code: Option<u16>) {
+        self.closed = Some((Instant::now(), code));
+        // Hangs up, which is what the server waits for.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+}
