@@ -214,7 +214,6 @@ impl Config {
                     .to_owned(),
             );
         }
-        self.set_limits.check()?;
         let (typing, membership) = (self.typing_lasts, self.membership_lasts);
         if membership < typing * 2 {
             let [typing, membership] = [typing, membership].map(humantime::format_duration);

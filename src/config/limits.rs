@@ -70,7 +70,7 @@ pub struct Limits {
     pub anonymous_lasts: Duration,
 
     /// Bytes that may wait for one client before it misses what can be missed, who comes and goes
-    /// and who types, 4096 to 1073741824.
+    /// and who types, 4096 to 1073741824. No more than the next limit.
     #[arg(long, env = "BUDDYLINE_SOFT_OUTBOX_BYTES", value_name = "BYTES", default_value = "262144",
           value_parser = |s: &str| number(s, 4096, 1_073_741_824))]
     pub soft_outbox_bytes: usize,
@@ -143,18 +143,6 @@ impl Limits {
             max_sending_bytes: UNLIMITED,
             no_limits: true,
         }
-    }
-
-    /// Checks what one limit alone does not show.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let (soft, hard) = (self.soft_outbox_bytes, self.max_outbox_bytes);
-        if soft != UNLIMITED && soft > hard {
-            return Err(format!(
-                "--soft-outbox-bytes is {soft} and --max-outbox-bytes is {hard}: expected is at \
-                 most that."
-            ));
-        }
-        Ok(())
     }
 }
 
