@@ -94,6 +94,9 @@ fn banner(config: &Config, server: &Server) {
              server stops, and every userId is believed"
         ),
     }
+    if config.limits().no_limits {
+        log::warn!("--no-limits: any client can take all that this machine has");
+    }
     for address in server.addresses() {
         log::info!("listening on ws://{address}");
     }

@@ -40,6 +40,7 @@ impl Muted {
         let address = free.local_addr().unwrap();
         drop(free);
         command.args(["--log-level", "debug", "--listen", &address.to_string()]);
+        command.args(["--max-frames-per-second", "0"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().unwrap();
         let until = Instant::now() + 10 * S;
