@@ -1,0 +1,241 @@
+//! Nobody is kept waiting by anybody else: a pair of people writes to each other while others do
+//! their worst, and each of their frames arrives within a tick or two.
+//!
+//! The large ones run by name, with an optimised build:
+//! `cargo test --release --test fairness -- --ignored --nocapture --test-threads 1`.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/bytes.rs"]
+mod bytes;
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::{request, text};
+use client::{Client, LONG};
+use serde_json::json;
+use server::Server;
+
+/// What a tick may take, and what a machine with other work adds.
+const SOON: Duration = Duration::from_millis(150);
+
+/// Two people in a thread of their own, one of whom types again and again.
+struct Pair {
+    stop: Arc<AtomicBool>,
+    times: JoinHandle<Vec<Duration>>,
+}
+
+impl Pair {
+    fn start(address: SocketAddr) -> Pair {
+        let stop = Arc::new(AtomicBool::new(false));
+        let over = stop.clone();
+        let mut one = Client::in_thread(address, 900_007, 999);
+        let mut other = Client::in_thread(address, 900_008, 999);
+        let times = thread::spawn(move || {
+            let mut times = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                one.say(&json!({"type": "typing", "threadId": 999, "clientId": times.len()}));
+                other.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
+                times.push(begun.elapsed());
+                one.expect(|frame| frame["clientId"] == times.len() - 1);
+                thread::sleep(Duration::from_millis(1));
+            }
+            times
+        });
+        Pair { stop, times }
+    }
+
+    /// How long their frames took, the shortest first.
+    fn stop(self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = self.times.join().unwrap();
+        times.sort();
+        times
+    }
+}
+
+/// Of these times, in ascending order, the one that so many in a hundred do not exceed.
+fn percentile(times: &[Duration], hundredths: usize) -> Duration {
+    times[(times.len() * hundredths / 100).min(times.len() - 1)]
+}
+
+fn assert_soon(times: &[Duration], what: &str) {
+    assert!(times.len() >= 20, "{what}: only {} frames", times.len());
+    let most = percentile(times, 99);
+    assert!(most < SOON, "{what}: 99 of 100 within {most:?}, the last {:?}", times.last());
+}
+
+/// Opens a WebSocket whose answers are read and forgotten, until the server ends it.
+fn deaf(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.write_all(&request()).unwrap();
+    let mut reader = socket.try_clone().unwrap();
+    let reads = thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while reader.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+    });
+    (socket, reads)
+}
+
+/// Opens so many WebSockets, says this on each, and waits until each has answered something.
+fn crowd(address: SocketAddr, count: usize, say: impl Fn(usize) -> String) -> Vec<TcpStream> {
+    let mut crowd = Vec::with_capacity(count);
+    for n in 0..count {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(&[request(), text(&say(n))].concat()).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        crowd.push(socket);
+    }
+    for socket in &mut crowd {
+        let mut heard = Vec::new();
+        while !heard.windows(4).any(|end| end == b"\r\n\r\n") || heard.ends_with(b"\r\n\r\n") {
+            let mut bytes = [0; 4096];
+            let count = socket.read(&mut bytes).unwrap();
+            assert!(count > 0, "closed");
+            heard.extend(&bytes[..count]);
+        }
+    }
+    crowd
+}
+
+fn join(thread: usize) -> String {
+    json!({"type": "join_thread", "threadId": thread}).to_string()
+}
+
+/// Someone who sends this over and over, until the server has heard so many frames.
+fn flood(address: SocketAddr, first: &str, say: &str, frames: usize) {
+    let (mut flood, reads) = deaf(address);
+    flood.write_all(&text(first)).unwrap();
+    let block = text(say).repeat(1_000);
+    for _ in 0..frames / 1_000 {
+        flood.write_all(&block).unwrap();
+    }
+    flood.shutdown(Shutdown::Write).unwrap();
+    reads.join().unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_frames_of_one_client_keep_nobody_waiting() {
+    let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
+    let pair = Pair::start(server.address());
+    flood(server.address(), &join(1), r#"{"type":"ping"}"#, 100_000);
+    assert_soon(&pair.stop(), "during a flood of pings");
+}
+
+#[test]
+fn frames_that_are_for_many_keep_nobody_waiting() {
+    let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
+    let address = server.address();
+    let _hearers: Vec<_> = (0..200)
+        .map(|_| {
+            let mut hearer = deaf(address);
+            hearer.0.write_all(&text(&join(1))).unwrap();
+            hearer
+        })
+        .collect();
+    let pair = Pair::start(address);
+    flood(address, &join(1), r#"{"type":"typing","threadId":1}"#, 20_000);
+    assert_soon(&pair.stop(), "while someone types to two hundred, again and again");
+}
+
+#[test]
+fn a_crowd_that_arrives_joins_and_vanishes_keeps_nobody_waiting() {
+    let server = Server::start(&["--presence-grace=0s"]);
+    let address = server.address();
+    let pair = Pair::start(address);
+    let arrived =
+        crowd(address, 500, |n| json!({"type": "user_connected", "userId": n + 1}).to_string());
+    for mut socket in &arrived {
+        let joins: Vec<u8> = (1..=100).flat_map(|thread| text(&join(thread))).collect();
+        socket.write_all(&joins).unwrap();
+    }
+    drop(arrived);
+    thread::sleep(Duration::from_millis(500));
+    assert_soon(&pair.stop(), "while five hundred come, join a hundred threads each, and go");
+}
+
+// ---- the large ones, measured
+
+fn report(what: &str, times: &[Duration]) {
+    let [half, most, last] = [50, 99, 100].map(|hundredths| percentile(times, hundredths));
+    println!("{what}: {} frames, p50 {half:?}, p99 {most:?}, max {last:?}", times.len());
+}
+
+#[test]
+#[ignore = "for an optimised build: half a minute"]
+fn the_latency_of_a_pair_while_others_do_their_worst() {
+    let server = Server::start(&["--no-limits", "--presence=off"]);
+    let address = server.address();
+    let rest = || thread::sleep(Duration::from_secs(3));
+    let pair = Pair::start(address);
+    rest();
+    report("alone", &pair.stop());
+
+    let pair = Pair::start(address);
+    for _ in 0..20 {
+        flood(address, &join(1), r#"{"type":"ping"}"#, 100_000);
+    }
+    report("floods of 100,000 pings", &pair.stop());
+
+    let hearers = crowd(address, 1_000, |_| join(2));
+    let readers: Vec<TcpStream> = hearers
+        .iter()
+        .map(|socket| {
+            let mut reader = socket.try_clone().unwrap();
+            thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 16];
+                while reader.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+            });
+            socket.try_clone().unwrap()
+        })
+        .collect();
+    let pair = Pair::start(address);
+    flood(address, &join(2), r#"{"type":"typing","threadId":2}"#, 20_000);
+    report("20,000 frames to 1,000 hearers", &pair.stop());
+    for socket in readers {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    drop(hearers);
+
+    let pair = Pair::start(address);
+    let arrived = crowd(address, 9_000, |_| join(3));
+    report("9,000 arrivals", &pair.stop());
+    let pair = Pair::start(address);
+    drop(arrived);
+    rest();
+    report("9,000 disconnects at once", &pair.stop());
+    println!("slow ticks:");
+    for line in server.log().iter().filter(|line| line.contains("a tick took")) {
+        println!("  {line}");
+    }
+}
+
+#[test]
+#[ignore = "for an optimised build: ten seconds"]
+fn the_memory_of_twenty_thousand_connects_and_disconnects() {
+    let server = Server::start(&["--presence=off"]);
+    let address = server.address();
+    drop(crowd(address, 10, |_| join(1)));
+    println!("before: {} KiB", server.resident_kib());
+    for round in 1..=4 {
+        let arrived = crowd(address, 5_000, |n| join(1 + n % 500));
+        println!("round {round}, 5,000 connected: {} KiB", server.resident_kib());
+        drop(arrived);
+        let until = Instant::now() + LONG;
+        while server.descriptors() > 30 {
+            assert!(Instant::now() < until, "{} descriptors", server.descriptors());
+            thread::sleep(Duration::from_millis(20));
+        }
+        println!("round {round}, all gone: {} KiB", server.resident_kib());
+    }
+}
