@@ -104,7 +104,9 @@ impl Server {
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker)?,
+            Some(url) => {
+                Upstream::site(&setup::site_settings(config, url)?, waker, Instant::now())?
+            }
         };
         Ok(Server {
             poll,
@@ -187,6 +189,7 @@ impl Server {
         }
         self.events = events;
         self.accept(now);
+        self.upstream.advance(now.instant);
         self.collect_answers(now);
         for _ in 0..DUE_PER_TICK {
             if !self.hub.advance(now) {
@@ -215,7 +218,8 @@ impl Server {
             return STOPPING_POLL;
         }
         let sweep = self.swept + SWEEP_EVERY;
-        let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline()];
+        let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
         wake.saturating_duration_since(Instant::now())
     }
 

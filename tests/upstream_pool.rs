@@ -103,15 +103,21 @@ fn a_full_queue_fails_at_once_and_the_rest_is_answered() {
 fn a_loop_that_does_not_collect_is_refused_and_blocks_no_worker() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (2, 4));
-    let begun = Instant::now();
-    while site.posts().len() < 6 {
-        desk.submit(post(1, "x"));
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(begun.elapsed() < LONG);
+    for n in 1..=6 {
+        desk.submit(post(1, &n.to_string()));
     }
+    let begun = Instant::now();
+    while site.posts().len() < 2 {
+        assert!(begun.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // The workers are done, and nobody has come for their answers.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(site.posts().len(), 2, "what is handed out is counted");
     for _ in 0..20 {
         desk.submit(post(1, "too many"));
     }
+    assert_eq!(desk.pool.outstanding(), 26);
     let mut seen = BTreeMap::new();
     while desk.pool.outstanding() > 0 {
         let (request, answer) = desk.next();
@@ -267,7 +273,7 @@ fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
     let broken = |r: &Request| (r.method == "GET").then(|| Fault::status(502, &[]));
     site.fail_when(move |_, r| broken(r));
     let mut desk = Desk::at(&site.url());
-    desk.settle(&site, 2);
+    desk.settle(&site, 1);
     let at = |desk: &Desk, s| Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
     let gets = |desk: &mut Desk, s| {
         desk.submit_at(post(1, "x"), at(desk, s));
@@ -276,14 +282,15 @@ fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
         assert_eq!(desk.pool.next_answer(), None);
         site.requests().iter().filter(|r| r.method == "GET").count()
     };
-    assert_eq!(gets(&mut desk, 1), 4);
-    assert_eq!(gets(&mut desk, 30), 4);
-    assert_eq!(gets(&mut desk, 62), 6);
+    // Where the site fails under one form of address, the other is not tried.
+    assert_eq!(gets(&mut desk, 1), 2);
+    assert_eq!(gets(&mut desk, 30), 2);
+    assert_eq!(gets(&mut desk, 62), 3);
     site.fail_when(|_, _| None);
-    assert_eq!(gets(&mut desk, 100), 6);
-    assert_eq!(gets(&mut desk, 123), 7);
+    assert_eq!(gets(&mut desk, 100), 3);
+    assert_eq!(gets(&mut desk, 123), 4);
     assert_eq!(desk.pool.form(), Form::Pretty);
-    assert_eq!(gets(&mut desk, 999), 7);
+    assert_eq!(gets(&mut desk, 999), 4);
 }
 
 #[test]
