@@ -11,7 +11,7 @@ use buddyline::upstream::breaker::{Breaker, Change, FAILURES_MAX, PAUSE_MAX, PAU
 use buddyline::upstream::buddyboss::Reply;
 use buddyline::upstream::health::Sign;
 use proptest::prelude::*;
-use support::fixtures::load;
+use support::fixtures::{load, names};
 
 const FAILING: Sign = Sign::SILENCE;
 
@@ -344,4 +344,21 @@ fn only_what_no_single_request_can_cause_counts_against_the_site() {
     let body = br#"{"code":"wp_die","message":"Error establishing a database connection"}"#;
     let dead = Reply { status: 500, body: Some(body.to_vec()), ..json };
     assert_eq!(Sign::of(&dead, false), FAILING);
+}
+
+#[test]
+fn of_all_recorded_answers_only_those_of_a_site_that_is_down_count_against_it() {
+    let mut failing: Vec<String> = names();
+    failing.retain(|name| matches!(Sign::of(&load(name).reply(), false), Sign::Failing { .. }));
+    assert_eq!(
+        failing,
+        [
+            "fail-bad-gateway",
+            "fail-database-down",
+            "fail-gateway-timeout",
+            "fail-maintenance",
+            "fail-maintenance-post",
+            "fail-php-fatal-early-accept-any",
+        ]
+    );
 }
