@@ -110,3 +110,87 @@ impl Queue {
         if what == What::Message { &mut self.messages } else { &mut self.checks }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::interface::{Post, Target};
+    use crate::protocol::credential::Credential;
+
+    /// Puts a message for each `m` and a check for each `c`; says which found room.
+    fn push(queue: &mut Queue, kinds: &str) -> Vec<bool> {
+        let push = |(n, kind): (usize, char)| {
+            let post = Post {
+                credential: None,
+                target: Target::Thread(1),
+                text: "x".into(),
+                claimed: None,
+            };
+            let check = Ask::Prove(Credential::parse("user-7").unwrap());
+            let ask = if kind == 'm' { Ask::Post(post) } else { check };
+            queue.push(RequestId(n as u64), ask)
+        };
+        kinds.chars().enumerate().map(push).collect()
+    }
+
+    /// What free workers get, likewise, a probe being `p`.
+    fn hand_out(queue: &mut Queue) -> String {
+        std::iter::from_fn(|| queue.next(Form::Pretty))
+            .map(|job| match job {
+                Job::Ask { ask: Ask::Post(_), .. } => 'm',
+                Job::Ask { .. } => 'c',
+                Job::Probe(_) => 'p',
+            })
+            .collect()
+    }
+
+    #[test]
+    fn checks_come_first_and_messages_keep_half_of_the_workers() {
+        let mut queue = Queue::new(4, 8);
+        push(&mut queue, "mmmmmmcccc");
+        assert_eq!(hand_out(&mut queue), "ccmm");
+        queue.finished(Some(What::Message));
+        assert_eq!(hand_out(&mut queue), "m", "the checks have their half");
+        queue.finished(Some(What::Token));
+        assert_eq!(hand_out(&mut queue), "c");
+        queue.push_probe(Form::Pretty);
+        for _ in 0..2 {
+            queue.finished(Some(What::Message));
+        }
+        assert_eq!(hand_out(&mut queue), "pm", "nobody's message waits long for the probe");
+        queue.finished(None);
+        assert_eq!(hand_out(&mut queue), "m");
+
+        // Whoever is alone has all workers.
+        let mut queue = Queue::new(4, 8);
+        push(&mut queue, "cccc");
+        assert_eq!(hand_out(&mut queue), "cccc");
+        // And of one worker both have their turns: a check finds room when the one before it has
+        // been collected, and by then the worker has a message.
+        let mut queue = Queue::new(1, 8);
+        push(&mut queue, "mmc");
+        assert_eq!(hand_out(&mut queue), "c");
+        assert_eq!(push(&mut queue, "c"), [false]);
+        queue.finished(Some(What::Token));
+        assert_eq!(hand_out(&mut queue), "m");
+        assert_eq!(push(&mut queue, "c"), [true]);
+        queue.finished(Some(What::Message));
+        assert_eq!(hand_out(&mut queue), "c");
+    }
+
+    #[test]
+    fn each_line_has_its_bound_and_what_is_given_up_makes_room() {
+        let mut queue = Queue::new(2, 3);
+        assert_eq!(push(&mut queue, "mmmmmmm"), [true, true, true, true, true, false, false]);
+        assert_eq!(push(&mut queue, "ccc"), [true, true, false], "beside a full line of messages");
+        assert_eq!(hand_out(&mut queue), "cm");
+        assert_eq!(push(&mut queue, "mc"), [false, false], "with a worker is not gone");
+        assert_eq!(queue.taken(), 7);
+        assert_eq!(queue.give_up().len(), 5);
+        assert_eq!(queue.taken(), 2);
+        queue.finished(Some(What::Message));
+        queue.finished(Some(What::Token));
+        assert_eq!((queue.taken(), hand_out(&mut queue)), (0, String::new()));
+        assert_eq!(push(&mut queue, "mmmmmm"), [true, true, true, true, true, false]);
+    }
+}
