@@ -148,6 +148,27 @@ fn one_probe_goes_out_and_no_members_message_until_it_is_answered() {
 }
 
 #[test]
+fn a_flood_of_questions_does_not_hide_that_the_site_is_back() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |_| ());
+    open(&mut desk, &site);
+    site.always(Fault::Delay(Duration::ZERO));
+    let asked = site.requests().len();
+    desk.pool.advance(at(&desk, 1.0));
+    for _ in 0..1000 {
+        submit_at(&mut desk, post(1, "x"), 1.0);
+    }
+    let until = Instant::now() + LONG;
+    while site.requests().len() == asked {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(failed(desk.pool.next_answer().unwrap().1), unavailable(1));
+    assert!(desk.pool.is_available(), "with 999 answers still to be collected");
+}
+
+#[test]
 fn a_site_that_stays_away_is_probed_more_and_more_seldom() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |_| ());

@@ -148,11 +148,10 @@ impl Pool {
     /// The next answer that has come back, in no particular order. Never blocks. A worker that has
     /// become free gets its next job.
     pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
-        if let Some(ready) = self.ready.pop_front() {
-            return Some(ready);
-        }
-        loop {
-            let answered = match self.done.try_recv().ok()? {
+        // What workers have done comes first: it is little, and a flood of answers that need no
+        // worker must not hide the one that says that the site is back.
+        while let Ok(done) = self.done.try_recv() {
+            let answered = match done {
                 Done::Probed(probed) => {
                     self.queue.finished(None);
                     self.probed(&probed);
@@ -169,6 +168,7 @@ impl Pool {
                 return answered;
             }
         }
+        self.ready.pop_front()
     }
 
     /// Whether [`Pool::next_answer`] has something to do.
