@@ -81,7 +81,7 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
         assert!(is_left_alone(&told), "{told}");
         assert_eq!((&told["replyTo"], &told["threadId"]), (&json!("send_message"), &json!(41)));
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 
     // What needs no site goes on.
     seven.say(&json!({"type": "typing", "threadId": 41}));
@@ -136,7 +136,7 @@ fn who_has_joined_stays_and_who_comes_hears_at_once_that_nobody_can_say() {
     let mut nine = Client::connect(server.address());
     nine.say(&json!({"type": "user_connected", "userId": 9, "token": "token-9"}));
     nine.expect_error("site_unavailable");
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(site.requests().len(), asked, "the site is left alone");
 }
 

@@ -29,7 +29,7 @@ fn a_gigabyte_in_a_bomb_costs_neither_memory_nor_time() {
     // 1 GiB out of 6.8 MB.
     site.fail_next(Fault::GzipBomb(1 << 30));
     assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown);
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     if let (Some(before), Some(after)) = (before, peak()) {
         let grown = after - before;
         // The bomb itself, which the site here copies twice, and our 4 MiB.

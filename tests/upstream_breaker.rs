@@ -37,7 +37,7 @@ fn at_once(desk: &mut Desk, ask: Ask, seconds: f64) -> Answer {
     assert!(desk.pool.has_answer(), "the loop must not go to sleep");
     let (answered, answer) = desk.pool.next_answer().expect("an answer at once");
     assert_eq!(answered, request);
-    assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
     answer
 }
 

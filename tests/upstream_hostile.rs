@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::Failure;
 use buddyline::upstream::address::Form;
 use raw::{Connection, ME, RawSite, stored as stored_answer};
-use support::desk::{Desk, failed, list, post, prove, stored};
+use support::desk::{Desk, LONG, failed, list, post, prove, stored};
 use support::site::{Fault, Site};
 
 /// Longer than what the kernel takes at once.
@@ -84,7 +84,7 @@ fn a_kept_connection_that_closes_in_the_middle_of_a_post_gets_it_once_and_nobody
         stored(desk.ask(post(1, "first")));
         let begun = Instant::now();
         assert_eq!(failed(desk.ask(post(1, &long("second")))), Failure::Unknown);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
         thread::sleep(Duration::from_millis(200));
         assert_eq!((site.count("POST "), site.count("second")), (2, 1), "gently: {gently}");
         stored(desk.ask(post(1, &long("third"))));
@@ -161,7 +161,7 @@ fn an_answer_without_an_end_ends_at_the_timeout() {
         let begun = Instant::now();
         assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown, "{name}");
         let took = begun.elapsed();
-        assert!(took >= timeout - DRIP && took < 3 * timeout, "{name}: {took:?}");
+        assert!(took >= timeout - DRIP && took < LONG / 2, "{name}: {took:?}");
         assert_eq!(site.count("POST "), 1, "{name}");
     }
 }
@@ -193,7 +193,7 @@ fn a_body_that_nobody_reads_is_not_waited_for() {
         let mut desk = ready(&site, Duration::from_secs(5));
         let begun = Instant::now();
         assert_eq!(failed(desk.ask(post(1, "x"))), failure);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         assert_eq!(site.count("/elsewhere"), 0);
     }
 }
@@ -215,10 +215,11 @@ fn a_site_that_stops_reading_ends_at_the_timeout() {
     let timeout = Duration::from_millis(600);
     let mut desk = ready(&site, timeout);
     let begun = Instant::now();
-    // More than the kernel's buffers on both sides.
-    let text = "x".repeat(16 << 20);
+    // More than the kernel's buffers on both sides take.
+    let text = "x".repeat(6 << 20);
     assert_eq!(failed(desk.ask(post(1, &text))), Failure::Unknown);
-    assert!(begun.elapsed() < 5 * timeout, "{:?}", begun.elapsed());
+    // Making JSON of so much takes a while as well.
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
 }
 
 // ---------------------------------------------------------------- elsewhere

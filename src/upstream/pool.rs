@@ -1,13 +1,13 @@
 //! The worker pool: asks out, answers back, both bounded.
 //!
 //! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls
-//! ([`work`]). Between them are two channels and a waker, and nothing else is shared.
+//! (`pool/work.rs`). Between them are two channels and a waker, and nothing else is shared.
 //!
 //! **Bounds.** No message is taken while `queue + workers` are outstanding: accepted, and their
-//! answers not collected; checks have a bound of their own ([`queue`]). What waits stays on the
-//! loop's side: a job is handed out only while fewer than `workers` are with the workers or await
-//! collection. So both channels have room for as many as there are workers, nobody ever waits at
-//! them, and a loop that does not collect gets `Overloaded`.
+//! answers not collected; checks have a bound of their own (`pool/queue.rs`). What waits stays on
+//! the loop's side: a job is handed out only while fewer than `workers` are with the workers or
+//! await collection. So both channels have room for as many as there are workers, nobody ever waits
+//! at them, and a loop that does not collect gets `Overloaded`.
 //!
 //! **A failing site.** The [`breaker`](super::breaker) says whether the site is asked at all. While
 //! it is not, what is submitted is answered at once, and so is what waited when it opened: none of
