@@ -133,7 +133,9 @@ impl Server {
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker)?,
+            Some(url) => {
+                Upstream::site(&setup::site_settings(config, url)?, waker, Instant::now())?
+            }
         };
         Ok(Server {
             poll,
@@ -209,6 +211,7 @@ impl Server {
         }
         self.events = events;
         self.accept();
+        self.upstream.advance(now.instant);
         self.collect_answers(now);
         self.do_what_is_due(now);
         // Whose own pongs are too many to hold has caused no effect that was drained before.
@@ -239,7 +242,8 @@ impl Server {
             return drain::POLL;
         }
         let sweep = self.swept + SWEEP_EVERY;
-        let wake = self.hub.next_deadline().map_or(sweep, |deadline| deadline.min(sweep));
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline()];
+        let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
         wake.saturating_duration_since(Instant::now())
     }
 

@@ -5,9 +5,11 @@
 //! exactly one answer from [`Upstream::next_answer`], at once or much later.
 
 pub mod address;
+pub mod breaker;
 pub mod buddyboss;
 pub mod checks;
 pub mod embedded;
+pub mod health;
 mod json;
 pub mod jwt;
 pub mod pool;
@@ -17,7 +19,7 @@ mod text;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
@@ -77,8 +79,12 @@ pub enum Upstream {
 
 impl Upstream {
     /// A site, whose answers ring `waker`. Fails when a worker thread cannot be made.
-    pub fn site(settings: &SiteSettings, waker: Arc<mio::Waker>) -> io::Result<Upstream> {
-        Ok(Upstream::Site(Box::new(Pool::start(settings, waker)?)))
+    pub fn site(
+        settings: &SiteSettings,
+        waker: Arc<mio::Waker>,
+        now: Instant,
+    ) -> io::Result<Upstream> {
+        Ok(Upstream::Site(Box::new(Pool::start(settings, waker, now)?)))
     }
 
     /// The stand-in, empty. It has no waker: its answers are there when `submit` returns.
@@ -99,6 +105,30 @@ impl Upstream {
                 let answer = store.answer(ask, now);
                 ready.push_back((request, answer));
             }
+        }
+    }
+
+    /// Notes what time it is, and does what is due. Never blocks.
+    pub fn advance(&mut self, now: Instant) {
+        if let Upstream::Site(pool) = self {
+            pool.advance(now);
+        }
+    }
+
+    /// When [`Upstream::advance`] has something to do, though nothing happens until then.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Upstream::Site(pool) => pool.next_deadline(),
+            Upstream::Embedded(..) => None,
+        }
+    }
+
+    /// Whether questions are put to the site; it fails, if not, and they are answered at once. The
+    /// stand-in is always there.
+    pub fn is_available(&self) -> bool {
+        match self {
+            Upstream::Site(pool) => pool.is_available(),
+            Upstream::Embedded(..) => true,
         }
     }
 

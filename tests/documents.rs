@@ -336,7 +336,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::RefusedBySite,
         Failure::TooLarge,
         Failure::SiteBusy { retry_after_s: Some(30) },
-        Failure::SiteUnavailable { retry_after_s: None },
+        Failure::SiteUnavailable { retry_after_s: Some(8) },
         Failure::SiteMisconfigured,
         Failure::Overloaded,
         Failure::NotStored,

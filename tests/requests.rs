@@ -192,6 +192,7 @@ proptest! {
             date: Some("Sun, 22 Nov 2026 11:00:38 GMT".to_owned()),
             location: Some(header),
             body: Some(bytes),
+            ..Reply::default()
         };
         answer(&post(Target::Thread(1), "x"), &reply);
         proven(&token("secret"), &reply);

@@ -134,12 +134,10 @@ fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
 
 #[test]
 fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
+    // With `Retry-After` this and the 429 would keep the next message away: tests/outage.rs.
     let wp_die = || Fault::Answer {
         status: 503,
-        headers: vec![
-            ("Content-Type".into(), "application/json".into()),
-            ("Retry-After".into(), "60".into()),
-        ],
+        headers: vec![("Content-Type".into(), "application/json".into())],
         body: br#"{"code":"wp_die","message":"Maintenance"}"#.to_vec(),
     };
     let elsewhere = [("Location", "https://other.example/")];
@@ -169,7 +167,7 @@ fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
         (Fault::status(403, &[]), &["not_stored"]),
         (Fault::status(404, &[]), &["site_misconfigured"]),
         (Fault::status(413, &[]), &["too_large"]),
-        (Fault::status(429, &[("Retry-After", "7")]), &["site_busy"]),
+        (Fault::status(429, &[]), &["site_busy"]),
         (Fault::status(500, &[]), lost_or_unknown),
         (Fault::status(502, &[]), lost_or_unknown),
         (Fault::status(504, &[]), lost_or_unknown),

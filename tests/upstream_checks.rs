@@ -108,13 +108,18 @@ fn a_question_that_gets_no_good_answer_is_never_unknown_and_asked_once() {
         assert_eq!(failed(desk.ask(prove("user-7"))), UNAVAILABLE, "{name}");
         assert_eq!(failed(desk.ask(list(1, "user-7"))), UNAVAILABLE, "{name}");
         assert_eq!(site.requests().len(), before + 2, "{name}");
+        // A site that fails again and again would not be asked any more.
+        fail(&site, |_| None);
+        assert_eq!(proven(desk.ask(prove("user-7"))).user, 7);
     }
     fail(&site, |_| Some(Fault::status(429, &[("Retry-After", "17")])));
     let busy = Failure::SiteBusy { retry_after_s: Some(17) };
     assert_eq!(failed(desk.ask(prove("user-7"))), busy);
+    let mut desk = Desk::ready(&site, |_| ());
     fail(&site, |_| Some(Fault::replay(&load("fail-maintenance"))));
     let closed = Failure::SiteUnavailable { retry_after_s: Some(600) };
     assert_eq!(failed(desk.ask(prove("user-7"))), closed);
+    let mut desk = Desk::ready(&site, |_| ());
     fail(&site, |_| Some(Fault::Gzip));
     assert_eq!(proven(desk.ask(prove("user-7"))).user, 7);
     let mut nowhere = Desk::at(&Site::refusing());

@@ -17,7 +17,7 @@ use support::site::{Fault, Site};
 use buddyline::config::secrets::JwtKeys;
 use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
-use buddyline::hub::interface::Target;
+use buddyline::hub::interface::{Now, Target};
 use buddyline::upstream::jwt::Verifier;
 
 /// Keeps every line, ureq's too, at the level that a release build can reach.
@@ -132,6 +132,67 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
     assert_eq!(warnings, 1);
 
     questions_about_people_are_named_and_tell_no_secret();
+    an_outage_is_told_when_it_begins_and_when_it_ends_and_not_in_between();
+}
+
+fn an_outage_is_told_when_it_begins_and_when_it_ends_and_not_in_between() {
+    let site = Site::start();
+    let mut desk = Desk::ready(&site, |s| s.workers = 1);
+    lines();
+    site.always(Fault::status(502, &[]));
+    let at = |desk: &Desk, s| desk.started + Duration::from_secs(s);
+    let ask_at = |desk: &mut Desk, s| {
+        let ask = post_as("t0ken-7", Target::Thread(1), "pr1vate text");
+        let now = Now { instant: at(desk, s), unix_s: 0 };
+        desk.submit_at(ask, now);
+        desk.next()
+    };
+    for _ in 0..30 {
+        ask_at(&mut desk, 1);
+    }
+    let probe_at = |desk: &mut Desk, s| {
+        desk.pool.advance(at(desk, s));
+        while !desk.pool.has_answer() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(desk.pool.next_answer(), None);
+    };
+    // Two minutes: time enough to say everything once more.
+    for s in [2, 4, 8, 16, 32, 62, 92, 122] {
+        probe_at(&mut desk, s);
+        ask_at(&mut desk, s);
+    }
+    site.always(Fault::Delay(Duration::ZERO));
+    probe_at(&mut desk, 152);
+    for _ in 0..3 {
+        ask_at(&mut desk, 153);
+    }
+    let all = lines();
+    let said: Vec<&str> = all
+        .iter()
+        .filter(|(level, _)| *level <= Level::Info)
+        .map(|(_, line)| line.split_once(&format!("{}: ", site.url())).unwrap().1)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "a message has no good answer: status 502, not JSON",
+            "5 failures in a row, the last: status 502, not JSON; it is asked again in 1 s",
+            "it answers again, after 151 s",
+        ]
+    );
+
+    // A site that asks for a pause is quoted, with what is made of it.
+    for (seconds, pause) in [("7", "7"), ("600", "60")] {
+        let site = Site::start();
+        let mut desk = Desk::ready(&site, |_| ());
+        lines();
+        site.fail_next(Fault::status(503, &[("Retry-After", seconds)]));
+        ask_at(&mut desk, 0);
+        let words =
+            format!("it asks for a pause (status 503, not JSON); it is asked again in {pause} s");
+        assert_told(Level::Warn, &words);
+    }
 }
 
 fn questions_about_people_are_named_and_tell_no_secret() {

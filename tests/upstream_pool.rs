@@ -12,7 +12,7 @@ use buddyline::hub::interface::{Answer, Failure, Now, RequestId};
 use buddyline::protocol::Id;
 use buddyline::upstream::Upstream;
 use buddyline::upstream::address::Form;
-use support::desk::{Desk, LONG, UNAVAILABLE, failed, post, stored};
+use support::desk::{Desk, LONG, UNAVAILABLE, failed, post, prove, stored};
 use support::site::{Fault, Request, Site};
 
 // ---------------------------------------------------------------- connections
@@ -69,6 +69,10 @@ fn a_connection_closed_at_the_very_moment_of_use_sends_a_request_at_most_once() 
             Answer::Failed(Failure::Unknown | UNAVAILABLE) => {}
             other => panic!("{other:?}"),
         }
+        if !desk.pool.is_available() {
+            // Five lost races in a row: the site is asked no more.
+            break;
+        }
     }
     let texts: Vec<String> = site.stored(1).into_iter().map(|(_, text)| text).collect();
     let distinct: BTreeSet<String> = texts.iter().cloned().collect();
@@ -103,15 +107,21 @@ fn a_full_queue_fails_at_once_and_the_rest_is_answered() {
 fn a_loop_that_does_not_collect_is_refused_and_blocks_no_worker() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (2, 4));
-    let begun = Instant::now();
-    while site.posts().len() < 6 {
-        desk.submit(post(1, "x"));
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(begun.elapsed() < LONG);
+    for n in 1..=6 {
+        desk.submit(post(1, &n.to_string()));
     }
+    let begun = Instant::now();
+    while site.posts().len() < 2 {
+        assert!(begun.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // The workers are done, and nobody has come for their answers.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(site.posts().len(), 2, "what is handed out is counted");
     for _ in 0..20 {
         desk.submit(post(1, "too many"));
     }
+    assert_eq!(desk.pool.outstanding(), 26);
     let mut seen = BTreeMap::new();
     while desk.pool.outstanding() > 0 {
         let (request, answer) = desk.next();
@@ -151,21 +161,36 @@ fn random_fault(dice: &mut Dice) -> Option<Fault> {
 
 #[test]
 fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
+    let mut left_alone = 0;
     for seed in 1..=6_u64 {
         let site = Site::start();
         let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (4, 8));
         let mut theirs = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut asked_with_token = 0;
         site.fail_when(move |_, request| {
             std::thread::sleep(Duration::from_millis(theirs.roll(4)));
-            (request.method == "POST").then(|| random_fault(&mut theirs))?
+            request.header("authorization")?;
+            asked_with_token += 1;
+            // Bad at times, and down at times.
+            let down = asked_with_token % 30 < 8;
+            if down { Some(Fault::status(502, &[])) } else { random_fault(&mut theirs) }
         });
         let mut ours = Dice(seed);
         let mut asked: BTreeMap<RequestId, (u64, String)> = BTreeMap::new();
         let mut answers: BTreeMap<RequestId, Answer> = BTreeMap::new();
+        let mut checks = 0;
         for n in 0..100 {
+            // Time flies, so that the site is left alone and asked again several times.
+            let now = Now { instant: desk.started + Duration::from_millis(n * 200), unix_s: 0 };
+            desk.pool.advance(now.instant);
+            left_alone += u32::from(!desk.pool.is_available());
             let (thread, text) = (1 + ours.roll(3), format!("{seed}-{n}"));
-            let request = desk.submit(post(thread, &text));
+            let request = desk.submit_at(post(thread, &text), now);
             asked.insert(request, (thread, text));
+            if ours.roll(4) == 0 {
+                desk.submit_at(prove("user-7"), now);
+                checks += 1;
+            }
             for _ in 0..ours.roll(4) {
                 if let Some((request, answer)) = desk.pool.next_answer() {
                     assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
@@ -173,7 +198,7 @@ fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
             }
             std::thread::sleep(Duration::from_millis(ours.roll(3)));
         }
-        while answers.len() < asked.len() {
+        while answers.len() < asked.len() + checks {
             let (request, answer) = desk.next();
             assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
         }
@@ -192,6 +217,7 @@ fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
             }
         }
     }
+    assert!((1..600).contains(&left_alone), "{left_alone}");
 }
 
 #[test]
@@ -267,7 +293,7 @@ fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
     let broken = |r: &Request| (r.method == "GET").then(|| Fault::status(502, &[]));
     site.fail_when(move |_, r| broken(r));
     let mut desk = Desk::at(&site.url());
-    desk.settle(&site, 2);
+    desk.settle(&site, 1);
     let at = |desk: &Desk, s| Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
     let gets = |desk: &mut Desk, s| {
         desk.submit_at(post(1, "x"), at(desk, s));
@@ -276,14 +302,15 @@ fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
         assert_eq!(desk.pool.next_answer(), None);
         site.requests().iter().filter(|r| r.method == "GET").count()
     };
-    assert_eq!(gets(&mut desk, 1), 4);
-    assert_eq!(gets(&mut desk, 30), 4);
-    assert_eq!(gets(&mut desk, 62), 6);
+    // Where the site fails under one form of address, the other is not tried.
+    assert_eq!(gets(&mut desk, 1), 2);
+    assert_eq!(gets(&mut desk, 30), 2);
+    assert_eq!(gets(&mut desk, 62), 3);
     site.fail_when(|_, _| None);
-    assert_eq!(gets(&mut desk, 100), 6);
-    assert_eq!(gets(&mut desk, 123), 7);
+    assert_eq!(gets(&mut desk, 100), 3);
+    assert_eq!(gets(&mut desk, 123), 4);
     assert_eq!(desk.pool.form(), Form::Pretty);
-    assert_eq!(gets(&mut desk, 999), 7);
+    assert_eq!(gets(&mut desk, 999), 4);
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Server {
     pub(super) fn readiness(&self) -> Readiness {
         match self.ending {
             Some(_) => Readiness::Draining,
+            None if !self.upstream.is_available() => Readiness::SiteUnavailable,
             None => Readiness::Ready,
         }
     }

@@ -117,6 +117,8 @@ pub struct Reply {
     pub location: Option<String>,
     /// The body, decompressed. `None` when it did not come whole: cut off, or beyond the limit.
     pub body: Option<Vec<u8>>,
+    /// Whether the body's end was lost on the way; one beyond the limit is not.
+    pub cut_off: bool,
 }
 
 impl Reply {

@@ -1,190 +1,174 @@
 //! The worker pool: asks out, answers back, both bounded.
 //!
-//! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls.
-//! Between them are two channels and a waker, and nothing else is shared.
+//! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls
+//! (`pool/work.rs`). Between them are two channels and a waker, and nothing else is shared.
 //!
 //! **Bounds.** No message is taken while `queue + workers` are outstanding: accepted, and their
-//! answers not collected. The channels have room for all of these and one probe. So what is taken
-//! always finds a place, whether or not a worker has come for the one before; a worker never waits
-//! for the loop; and a loop that does not collect gets `Overloaded`.
+//! answers not collected; checks have a bound of their own (`pool/queue.rs`). What waits stays on
+//! the loop's side: a job is handed out only while fewer than `workers` are with the workers or
+//! await collection. So both channels have room for as many as there are workers, nobody ever waits
+//! at them, and a loop that does not collect gets `Overloaded`.
 //!
-//! Checks, of people and of threads, have a channel of their own, with room for as many as there
-//! are workers, and come first: a full queue of messages must not look like a site that does not
-//! answer. Messages have their share because the hub asks for no more checks at a time than half
-//! the workers can do.
+//! **A failing site.** The [`breaker`](super::breaker) says whether the site is asked at all. While
+//! it is not, what is submitted is answered at once, and so is what waited when it opened: none of
+//! that was sent. What the loop can answer without the site goes on.
+
+mod queue;
+mod remarks;
+mod work;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::SiteSettings;
 use super::address::Form;
-use super::buddyboss::{Finding, refusal};
+use super::breaker::{Breaker, Change};
+use super::buddyboss::refusal;
 use super::jwt::Verifier;
-use super::site::{Outcome, Site};
-use crate::config::site_url::SiteUrl;
+use super::site::{Outcome, Probed, Site};
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 use crate::protocol::credential::Scheme;
+use queue::Queue;
+use remarks::Remarks;
+use work::{Done, Job, What};
 
-/// A probe is not repeated sooner than this, nor the same warning.
+/// A probe for the form of address is not repeated sooner than this.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// So many different warnings are remembered.
-const WARNINGS_MAX: usize = 16;
-
-/// So many refused tokens before any was accepted are no accident.
-const REFUSED_FROM_THE_START: u32 = 3;
-
-/// What a worker is to do.
-enum Job {
-    Ask {
-        request: RequestId,
-        ask: Ask,
-        form: Form,
-    },
-    /// Find the form of address, and try this one first.
-    Probe(Form),
-}
-
-/// What an ask was about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    Message,
-    Token,
-    List,
-}
-
-/// How many are taken, and how many may be.
-struct Room {
-    taken: usize,
-    max: usize,
-}
-
-/// What a worker has done.
-enum Done {
-    Asked { request: RequestId, what: What, form: Form, outcome: Outcome },
-    Probed(Result<Form, Finding>),
-}
 
 /// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and
 /// none is waited for.
 pub struct Pool {
-    url: SiteUrl,
     site: Site,
-    /// Messages and probes; `None` once the pool is being dropped.
+    /// `None` once the pool is being dropped.
     jobs: Option<Sender<Job>>,
-    /// Checks, likewise.
-    checks: Option<Sender<Job>>,
     done: Receiver<Done>,
     verifier: Option<Verifier>,
+    queue: Queue,
+    breaker: Breaker,
     /// Answers that needed no worker, the next one first. They ring no bell: whoever submits is
-    /// awake, and asks `has_answer` before it sleeps.
+    /// awake, and asks `has_answer` before it sleeps. As many as the loop submits between two
+    /// collections, and as many as wait when the breaker opens.
     ready: VecDeque<(RequestId, Answer)>,
-    /// Messages that were accepted and whose answers have not been collected; `ready` not counted.
-    messages: Room,
-    /// The same of checks.
-    lookups: Room,
     /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
     /// better.
     form: Form,
     /// The form that the next probe tries first.
     probe_first: Form,
-    probing: bool,
+    /// Whether the form is to be found out again.
     probe_wanted: bool,
     probed_at: Option<Instant>,
     /// When an answer last made us doubt the form.
     doubted_at: Option<Instant>,
-    /// Since when the site has been in trouble, if it is.
-    failing: Option<Instant>,
-    /// Tokens that the site has refused, while it has accepted none.
-    refused: Option<u32>,
+    remarks: Remarks,
     /// When the loop last said what time it is.
-    now: Option<Instant>,
-    /// What was warned of within the last minute, and when; the oldest first.
-    warned: VecDeque<(String, Instant)>,
+    now: Instant,
 }
 
 impl Pool {
     /// Starts the workers, and a first probe of the site. Fails when a thread cannot be made.
-    pub fn start(settings: &SiteSettings, waker: Arc<mio::Waker>) -> io::Result<Pool> {
+    pub fn start(
+        settings: &SiteSettings,
+        waker: Arc<mio::Waker>,
+        now: Instant,
+    ) -> io::Result<Pool> {
         let workers = settings.workers.max(1);
-        let queue = settings.queue.max(1);
-        let messages_max = workers + queue;
-        let (jobs, todo) = bounded(messages_max + 1);
-        let (checks, to_check) = bounded(workers);
-        let (answers, done) = bounded(messages_max + workers + 1);
+        let (jobs, todo) = bounded(workers);
+        let (answers, done) = bounded(workers);
         let site = Site::new(settings);
         for n in 0..workers {
-            let (site, todo) = (site.clone(), [to_check.clone(), todo.clone()]);
+            let (site, todo) = (site.clone(), todo.clone());
             let (answers, waker) = (answers.clone(), waker.clone());
-            let work = move || work(&todo, &answers, &waker, |job| run(&site, job));
+            let work = move || work::work(&todo, &answers, &waker, |job| work::run(&site, job));
             thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
         }
         let mut pool = Pool {
-            url: settings.url.clone(),
             site,
             jobs: Some(jobs),
-            checks: Some(checks),
             done,
             verifier: settings.verifier.clone(),
+            queue: Queue::new(workers, settings.queue.max(1)),
+            breaker: Breaker::default(),
             ready: VecDeque::new(),
-            messages: Room { taken: 0, max: messages_max },
-            lookups: Room { taken: 0, max: workers },
             form: Form::RestRoute,
             probe_first: Form::Pretty,
-            probing: false,
             probe_wanted: true,
             probed_at: None,
             doubted_at: None,
-            failing: None,
-            refused: Some(0),
-            now: None,
-            warned: VecDeque::new(),
+            remarks: Remarks::new(settings.url.clone()),
+            now,
         };
-        pool.probe_if_wanted();
+        pool.probe_if_due();
+        // If it fails, the first ask may cause the next.
+        pool.probed_at = None;
         Ok(pool)
     }
 
     /// Takes an ask. Never blocks; where there is no room, the answer `Overloaded` is ready at
-    /// once.
+    /// once, and `SiteUnavailable` while the site is not asked.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
-        self.now = Some(now.instant);
-        // Not more of these than the loop submits between two collections.
-        if let Some(answer) = self.without_the_site(&ask, now) {
-            return self.ready.push_back((request, answer));
-        }
-        let what = What::of(&ask);
-        let room = self.room(what);
-        let has_room = room.taken < room.max;
-        if !has_room || !self.send(Job::Ask { request, ask, form: self.form }) {
-            self.warn(format!("{}: the queue of requests is full (--upstream-queue)", self.url));
-            return self.ready.push_back((request, Answer::Failed(Failure::Overloaded)));
-        }
-        self.room(what).taken += 1;
-        self.probe_if_wanted();
+        self.now = now.instant;
+        let failure = match self.without_the_site(&ask, now) {
+            Some(answer) => return self.ready.push_back((request, answer)),
+            None if !self.breaker.is_closed() => self.unavailable(),
+            None if self.queue.push(request, ask) => {
+                self.probe_if_due();
+                return self.hand_out();
+            }
+            None => {
+                self.remarks.warn("the queue of requests is full (--upstream-queue)", self.now);
+                Failure::Overloaded
+            }
+        };
+        self.ready.push_back((request, Answer::Failed(failure)));
     }
 
-    /// The next answer that has come back, in no particular order. Never blocks.
-    pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
-        if let Some(ready) = self.ready.pop_front() {
-            return Some(ready);
+    /// Notes what time it is, and probes a failing site where it is time to. Never blocks.
+    pub fn advance(&mut self, now: Instant) {
+        self.now = now;
+        if self.breaker.deadline().is_some_and(|deadline| deadline <= now) {
+            self.probe_if_due();
         }
-        loop {
-            match self.done.try_recv().ok()? {
-                Done::Probed(result) => self.probed(result),
-                Done::Asked { request, what, form, outcome } => {
-                    self.room(what).taken -= 1;
-                    self.note(what, form, &outcome);
-                    return Some((request, outcome.answer));
+    }
+
+    /// When [`Pool::advance`] has something to do, though nothing happens until then.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.breaker.deadline()
+    }
+
+    /// Whether the site is asked at all.
+    pub fn is_available(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
+    /// The next answer that has come back, in no particular order. Never blocks. A worker that has
+    /// become free gets its next job.
+    pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
+        // What workers have done comes first: it is little, and a flood of answers that need no
+        // worker must not hide the one that says that the site is back.
+        while let Ok(done) = self.done.try_recv() {
+            let answered = match done {
+                Done::Probed(probed) => {
+                    self.queue.finished(None);
+                    self.probed(&probed);
+                    None
                 }
+                Done::Asked { request, what, form, outcome } => {
+                    self.queue.finished(Some(what));
+                    self.note(what, form, &outcome);
+                    Some((request, outcome.answer))
+                }
+            };
+            self.hand_out();
+            if answered.is_some() {
+                return answered;
             }
         }
+        self.ready.pop_front()
     }
 
     /// Whether [`Pool::next_answer`] has something to do.
@@ -194,14 +178,7 @@ impl Pool {
 
     /// How many asks were accepted whose answers have not been collected.
     pub fn outstanding(&self) -> usize {
-        self.messages.taken + self.lookups.taken + self.ready.len()
-    }
-
-    fn room(&mut self, what: What) -> &mut Room {
-        match what {
-            What::Message => &mut self.messages,
-            What::Token | What::List => &mut self.lookups,
-        }
+        self.queue.taken() + self.ready.len()
     }
 
     /// Whether it has the site's JWT secret.
@@ -224,7 +201,7 @@ impl Pool {
                 let result = verifier.verify(credential.secret(), now.unix_s);
                 if result == Err(Failure::TokenRefused) {
                     if let Some(remark) = verifier.remark(credential.secret()) {
-                        self.warn(remark);
+                        self.remarks.say(log::Level::Warn, remark, self.now);
                     }
                 }
                 Some(result.map_or_else(Answer::Failed, Answer::Proven))
@@ -233,105 +210,95 @@ impl Pool {
         }
     }
 
-    /// False if the job finds no place, or the pool is being dropped.
-    fn send(&self, job: Job) -> bool {
-        let is_check = match &job {
-            Job::Ask { ask, .. } => What::of(ask) != What::Message,
-            Job::Probe(_) => false,
-        };
-        let jobs = if is_check { &self.checks } else { &self.jobs };
-        jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok())
+    fn unavailable(&self) -> Failure {
+        Failure::SiteUnavailable { retry_after_s: self.breaker.wait_s(self.now) }
     }
 
-    /// One probe at a time, and one a minute; with a full queue it waits for a later occasion.
-    fn probe_if_wanted(&mut self) {
-        let due = match (self.probed_at, self.now) {
-            (Some(then), Some(now)) => now.saturating_duration_since(then) >= PATIENCE,
-            _ => true,
-        };
-        if self.probe_wanted && !self.probing && due && self.send(Job::Probe(self.probe_first)) {
-            self.probing = true;
-            self.probe_wanted = false;
-            self.probed_at = self.now;
+    /// Gives free workers what waits.
+    fn hand_out(&mut self) {
+        let Some(jobs) = &self.jobs else { return };
+        while let Some(job) = self.queue.next(self.form) {
+            // The queue counts whom it has given work, and the channel has room for all of them;
+            // a worker ends only after this end of the channel.
+            jobs.try_send(job).expect("a free worker takes a job");
         }
     }
 
-    fn probed(&mut self, result: Result<Form, Finding>) {
-        self.probing = false;
-        let url = self.url.clone();
-        let why = match result {
-            Ok(form) => {
-                self.form = form;
-                let way = match form {
-                    Form::Pretty => "/wp-json/",
-                    Form::RestRoute => "/?rest_route=/",
-                };
-                log::info!("{url}: the BuddyBoss REST API answers at {way}");
-                return;
-            }
-            Err(Finding::Redirect(to)) => format!(
-                "it redirects to {to}; set the address of the site to the one it redirects to"
-            ),
-            Err(Finding::NoRoute) => {
-                "WordPress answers, but the BuddyBoss REST API is not there".to_owned()
-            }
-            Err(Finding::Other(status)) => {
-                format!("it answers with status {status} and no REST API")
-            }
-            Err(Finding::Unreachable(why)) => format!("it is not reached: {why}"),
-            Err(Finding::Api) => "the probe failed".to_owned(),
-        };
-        self.probe_wanted = true;
-        self.warn(format!("{url}: {why}"));
+    /// A probe goes out: one that the breaker needs, or one for the form of address, which is
+    /// looked for once a minute.
+    fn probe_if_due(&mut self) {
+        let rested = self.probed_at.is_none_or(|then| self.since(then) >= PATIENCE);
+        if self.breaker.take_probe(self.probe_wanted && rested, self.now) {
+            self.probe_wanted = false;
+            self.probed_at = Some(self.now);
+            self.queue.push_probe(self.probe_first);
+            self.hand_out();
+        }
     }
 
-    /// What an operator should know of an answer.
+    fn since(&self, then: Instant) -> Duration {
+        self.now.saturating_duration_since(then)
+    }
+
+    fn probed(&mut self, probed: &Probed) {
+        let why = match &probed.found {
+            Ok(form) => {
+                self.form = *form;
+                self.remarks.found(*form);
+                None
+            }
+            Err(finding) => {
+                self.probe_wanted = true;
+                Some(Remarks::found_instead(finding))
+            }
+        };
+        let was_closed = self.breaker.is_closed();
+        let change = self.breaker.probed(probed.sign, self.now);
+        match (change, why) {
+            (Some(Change::Opened { pause }), why) => {
+                let why = why.as_deref().unwrap_or("a probe fails");
+                self.remarks.opened(probed.sign, why, pause, self.now);
+                self.give_up();
+            }
+            (Some(Change::Reopened { pause }), Some(why)) => {
+                log::debug!("the site still fails, asking again in {} s: {why}", pause.as_secs());
+            }
+            (Some(Change::Closed), why) => {
+                self.remarks.answers_again(self.now);
+                why.inspect(|why| self.remarks.warn(why, self.now));
+            }
+            (_, Some(why)) if was_closed => self.remarks.warn(&why, self.now),
+            _ => {}
+        }
+    }
+
+    /// What an answer says about the site.
     fn note(&mut self, what: What, form: Form, outcome: &Outcome) {
+        self.remarks.token(&outcome.answer, self.now);
+        let was_closed = self.breaker.is_closed();
+        match self.breaker.heard(outcome.sign, self.now) {
+            Some(Change::Opened { pause }) => {
+                let why = outcome.remark.as_deref().unwrap_or("no answer");
+                self.remarks.opened(outcome.sign, why, pause, self.now);
+                self.give_up();
+            }
+            Some(Change::Closed) => {
+                self.remarks.answers_again(self.now);
+                self.remarks.answered(what, outcome, self.now);
+            }
+            _ if was_closed => self.remarks.answered(what, outcome, self.now),
+            _ => self.remarks.answered_late(what, outcome),
+        }
         if outcome.doubtful && form == self.form {
             self.doubt(what);
         }
-        self.note_refusal(&outcome.answer);
-        if outcome.answer.is_the_sites() {
-            if let (Some(since), Some(now)) = (self.failing.take(), self.now) {
-                let lasted = now.saturating_duration_since(since).as_secs();
-                log::info!("{}: it answers again, after {lasted} s", self.url);
-            }
-        }
-        let (Answer::Failed(failure), Some(remark)) = (&outcome.answer, &outcome.remark) else {
-            return;
-        };
-        let line = format!("{}: {what} has no good answer: {remark}", self.url);
-        match failure {
-            Failure::Unknown
-            | Failure::SiteUnavailable { .. }
-            | Failure::SiteBusy { .. }
-            | Failure::SiteMisconfigured => {
-                self.failing = self.failing.or(self.now);
-                self.warn(line);
-            }
-            Failure::ThreadTooLarge | Failure::NotStored => self.warn(line),
-            // The member's affair, not the operator's.
-            _ => log::debug!("{line}"),
-        }
     }
 
-    /// A site that accepts no token at all is perhaps not shown any.
-    fn note_refusal(&mut self, answer: &Answer) {
-        match answer {
-            Answer::Failed(Failure::TokenRefused) => {
-                let Some(refused) = &mut self.refused else { return };
-                *refused = refused.saturating_add(1);
-                if *refused >= REFUSED_FROM_THE_START {
-                    self.warn(format!(
-                        "{}: it has accepted no token so far: does its web server pass the header \
-                         Authorization on to WordPress, and is --token-header what it expects?",
-                        self.url
-                    ));
-                }
-            }
-            Answer::Failed(_) => {}
-            _ => self.refused = None,
-        }
+    /// Answers all that waits: it was never sent.
+    fn give_up(&mut self) {
+        let answer = Answer::Failed(self.unavailable());
+        let given_up = self.queue.give_up();
+        self.ready.extend(given_up.into_iter().map(|request| (request, answer.clone())));
     }
 
     /// An ask was answered as if its address were the wrong one. Perhaps the site's permalinks have
@@ -339,36 +306,15 @@ impl Pool {
     /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
     /// twice for everything.
     fn doubt(&mut self, what: What) {
-        let recently = match (self.doubted_at, self.now) {
-            (Some(then), Some(now)) => now.saturating_duration_since(then) < PATIENCE,
-            _ => false,
-        };
-        if !recently {
-            let url = &self.url;
-            log::warn!("{url}: {what} was answered as if its address were wrong; probing again");
-            self.doubted_at = self.now;
+        if self.doubted_at.is_none_or(|then| self.since(then) >= PATIENCE) {
+            let line = format!("{what} was answered as if its address were wrong; probing again");
+            self.remarks.warn(&line, self.now);
+            self.doubted_at = Some(self.now);
             self.probe_first = self.form.other();
             self.probe_wanted = true;
             self.probed_at = None;
-            self.probe_if_wanted();
+            self.probe_if_due();
         }
-    }
-
-    /// Says the same at most once a minute: a site that is down fails every ask.
-    fn warn(&mut self, line: String) {
-        let Some(now) = self.now else {
-            // Before the first ask there is nothing that could fail, only the first probe.
-            return log::warn!("{line}");
-        };
-        self.warned.retain(|(_, then)| now.saturating_duration_since(*then) < PATIENCE);
-        if self.warned.iter().any(|(said, _)| *said == line) {
-            return log::debug!("{line}");
-        }
-        log::warn!("{line}");
-        if self.warned.len() >= WARNINGS_MAX {
-            self.warned.pop_front();
-        }
-        self.warned.push_back((line, now));
     }
 }
 
@@ -376,122 +322,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // Idle workers end with the channel, busy ones after their call, which fails at once. One
         // that is connecting ends when its timeout does; nobody waits for it.
-        (self.jobs, self.checks) = (None, None);
+        self.jobs = None;
         self.site.shut_down();
-    }
-}
-
-fn run(site: &Site, job: &Job) -> Done {
-    match job {
-        Job::Ask { request, ask, form } => {
-            let (request, form) = (*request, *form);
-            Done::Asked { request, what: What::of(ask), form, outcome: site.put(ask, form) }
-        }
-        Job::Probe(first) => Done::Probed(site.probe(*first)),
-    }
-}
-
-/// What a worker does all its life. Each job gets exactly one answer, even if it panics.
-fn work(
-    [checks, others]: &[Receiver<Job>; 2],
-    answers: &Sender<Done>,
-    waker: &mio::Waker,
-    run: impl Fn(&Job) -> Done,
-) {
-    let next = || match checks.try_recv() {
-        Ok(job) => Ok(job),
-        Err(_) => select! { recv(checks) -> job => job, recv(others) -> job => job },
-    };
-    while let Ok(job) = next() {
-        // Nothing that `run` leaves half done is looked at again.
-        let done = catch_unwind(AssertUnwindSafe(|| run(&job))).unwrap_or_else(|_| broken(&job));
-        // First the answer, then the bell: the other way round the loop could look too early.
-        if answers.send(done).is_err() {
-            return;
-        }
-        let _ = waker.wake();
-    }
-}
-
-/// The answer to a job that panicked. How far a post came is not known; a question changes nothing.
-fn broken(job: &Job) -> Done {
-    const WHY: &str = "the worker failed";
-    match job {
-        Job::Ask { request, ask, form } => {
-            let failure = match ask {
-                Ask::Post(_) => Failure::Unknown,
-                Ask::Prove(_) | Ask::List { .. } => {
-                    Failure::SiteUnavailable { retry_after_s: None }
-                }
-            };
-            let outcome = Outcome::failed(failure, Some(WHY));
-            Done::Asked { request: *request, what: What::of(ask), form: *form, outcome }
-        }
-        Job::Probe(_) => Done::Probed(Err(Finding::Unreachable(WHY))),
-    }
-}
-
-impl What {
-    fn of(ask: &Ask) -> What {
-        match ask {
-            Ask::Post(_) => What::Message,
-            Ask::Prove(_) => What::Token,
-            Ask::List { .. } => What::List,
-        }
-    }
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            What::Message => "a message",
-            What::Token => "the check of a token",
-            What::List => "the list of a thread's participants",
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::interface::{Post, Target};
-
-    fn ask() -> Ask {
-        let target = Target::Thread(1);
-        Ask::Post(Post { credential: None, target, text: "x".into(), claimed: None })
-    }
-
-    #[test]
-    fn a_job_that_panics_is_answered_as_unknown_and_its_worker_goes_on() {
-        let poll = mio::Poll::new().unwrap();
-        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (jobs, todo) = bounded(4);
-        let (answers, done) = bounded(4);
-        for n in 1..=2 {
-            let job = Job::Ask { request: RequestId(n), ask: ask(), form: Form::RestRoute };
-            jobs.send(job).ok().unwrap();
-        }
-        jobs.send(Job::Probe(Form::Pretty)).ok().unwrap();
-        drop(jobs);
-        // `resume_unwind` is a panic without its noise.
-        let (_checks, to_check) = bounded(1);
-        work(&[to_check, todo], &answers, &waker, |_| {
-            std::panic::resume_unwind(Box::new("on purpose"))
-        });
-        drop(answers);
-        let requests: Vec<_> = done
-            .iter()
-            .map(|done| match done {
-                Done::Asked { request, outcome, .. } => {
-                    assert_eq!(outcome.answer, Answer::Failed(Failure::Unknown));
-                    request.0
-                }
-                Done::Probed(result) => {
-                    assert!(matches!(result, Err(Finding::Unreachable(_))));
-                    0
-                }
-            })
-            .collect();
-        assert_eq!(requests, [1, 2, 0]);
     }
 }

@@ -4,7 +4,7 @@
 //! for redirects, which are off here. A pooled connection is looked at before it is used (a read
 //! that does not block), and thrown away if the site has closed it; one that closes later than
 //! that makes the call fail, and the call is not repeated. A POST therefore arrives at most once,
-//! which `tests/upstream.rs` holds it to.
+//! which `tests/upstream_pool.rs` and `tests/upstream_hostile.rs` hold it to.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::SiteSettings;
 use super::address::Form;
 use super::buddyboss::{self, Finding, Reply, Request};
 use super::checks::{self, Roll, Step};
+use super::health::Sign;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post};
@@ -49,6 +50,16 @@ pub(super) struct Outcome {
     pub remark: Option<String>,
     /// Whether the address form may be the wrong one.
     pub doubtful: bool,
+    /// What it says about the site as a whole.
+    pub sign: Sign,
+}
+
+/// What came of a probe.
+pub(super) struct Probed {
+    /// The form of address that the site answers to.
+    pub found: Result<Form, Finding>,
+    /// What it says about the site as a whole.
+    pub sign: Sign,
 }
 
 /// What came of a call.
@@ -133,7 +144,8 @@ impl Site {
         loop {
             let left = self.request_timeout.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Outcome::unavailable("the answers take too long");
+                let outcome = Outcome::unavailable("the answers take too long");
+                return Outcome { sign: Sign::Nothing, ..outcome };
             }
             let request = checks::list_request(thread, roll.page(), credential, form);
             match self.call(&request, left) {
@@ -141,6 +153,10 @@ impl Site {
                     Step::More => {}
                     Step::Done(answer, why) => return Outcome::of(answer, &reply, why),
                 },
+                // Pages came: it is this thread that takes long, not the site that is silent.
+                Call::NotSent(why) | Call::Lost(why) if roll.page() > 1 => {
+                    return Outcome { sign: Sign::Nothing, ..Outcome::unavailable(why) };
+                }
                 Call::NotSent(why) | Call::Lost(why) => return Outcome::unavailable(why),
             }
         }
@@ -148,22 +164,27 @@ impl Site {
 
     /// Finds out which form of address the site answers to, if any, and tries `first` first. Takes
     /// no longer than four times the connect timeout.
-    pub fn probe(&self, first: Form) -> Result<Form, Finding> {
-        match self.find(first) {
-            Finding::Api => Ok(first),
-            Finding::Unreachable(why) => Err(Finding::Unreachable(why)),
-            _ => match self.find(first.other()) {
-                Finding::Api => Ok(first.other()),
-                finding => Err(finding),
-            },
-        }
+    pub fn probe(&self, first: Form) -> Probed {
+        let (finding, sign) = self.find(first);
+        let (form, (finding, sign)) = match finding {
+            Finding::Api => (first, (finding, sign)),
+            // A site that fails is not asked twice.
+            _ if matches!(sign, Sign::Failing { .. }) => (first, (finding, sign)),
+            _ => (first.other(), self.find(first.other())),
+        };
+        let found = if finding == Finding::Api { Ok(form) } else { Err(finding) };
+        Probed { found, sign }
     }
 
-    fn find(&self, form: Form) -> Finding {
+    fn find(&self, form: Form) -> (Finding, Sign) {
         // Nobody's message should wait for it long.
         match self.call(&buddyboss::probe_request(form), self.probe_timeout) {
-            Call::Replied(reply) => buddyboss::finding(&reply),
-            Call::NotSent(why) | Call::Lost(why) => Finding::Unreachable(why),
+            Call::Replied(reply) => {
+                let finding = buddyboss::finding(&reply);
+                let sign = Sign::of(&reply, finding == Finding::Api);
+                (finding, sign)
+            }
+            Call::NotSent(why) | Call::Lost(why) => (Finding::Unreachable(why), Sign::SILENCE),
         }
     }
 
@@ -213,14 +234,16 @@ impl Site {
             date: text_of(&head.headers, "date"),
             location: text_of(&head.headers, "location"),
             body: None,
+            cut_off: false,
         };
         // Only JSON is ever looked into. Any other body is left unread, and the connection with it.
         if reply.says_json() && !head.status.is_redirection() {
             let mut bytes = Vec::new();
             // The limit counts what comes out of the decompression.
             let mut reader = body.into_with_config().limit(self.body_max).reader();
-            if reader.read_to_end(&mut bytes).is_ok() {
-                reply.body = Some(bytes);
+            match reader.read_to_end(&mut bytes) {
+                Ok(_) => reply.body = Some(bytes),
+                Err(fault) => reply.cut_off = is_loss(&ureq::Error::from(fault)),
             }
         }
         reply
@@ -235,6 +258,7 @@ impl Outcome {
         Outcome {
             doubtful: lost || (reply.status == 200 && !reply.says_json()),
             remark: failed.then(|| why.map_or_else(|| remark(reply), str::to_owned)),
+            sign: Sign::of(reply, !failed),
             answer,
         }
     }
@@ -243,9 +267,12 @@ impl Outcome {
         Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(why))
     }
 
+    /// A failure without a reply. With a remark, which says what happened on the way, it is the
+    /// site's silence; without, the site has not been asked.
     pub fn failed(failure: Failure, remark: Option<&'static str>) -> Outcome {
+        let sign = remark.map_or(Sign::Nothing, |_| Sign::SILENCE);
         let remark = remark.map(str::to_owned);
-        Outcome { answer: Answer::Failed(failure), remark, doubtful: false }
+        Outcome { answer: Answer::Failed(failure), remark, doubtful: false, sign }
     }
 }
 
@@ -277,8 +304,26 @@ fn remark(reply: &Reply) -> String {
     }
     match &reply.body {
         Some(_) => format!("status {}, JSON of an unexpected shape", reply.status),
-        None if reply.says_json() => format!("status {}, JSON cut off or too long", reply.status),
+        None if reply.cut_off => format!("status {}, JSON cut off", reply.status),
+        None if reply.says_json() => format!("status {}, JSON too long or malformed", reply.status),
         None => format!("status {}, not JSON", reply.status),
+    }
+}
+
+/// Whether a body's end did not come, rather than lying beyond the limit or being malformed.
+fn is_loss(error: &ureq::Error) -> bool {
+    use io::ErrorKind as Kind;
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(error) => matches!(
+            error.kind(),
+            Kind::UnexpectedEof
+                | Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::BrokenPipe
+                | Kind::TimedOut
+        ),
+        _ => false,
     }
 }
 

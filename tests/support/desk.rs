@@ -47,7 +47,7 @@ impl Desk {
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let bell = Arc::downgrade(&waker);
-        let pool = Pool::start(&settings, waker).unwrap();
+        let pool = Pool::start(&settings, waker, Instant::now()).unwrap();
         Desk { pool, poll, bell, last: 0, started: Instant::now() }
     }
 

@@ -36,6 +36,7 @@ impl Fixture {
             date: self.header("date"),
             location: self.header("location"),
             body: Some(self.body.clone()),
+            ..Reply::default()
         }
     }
 

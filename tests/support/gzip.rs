@@ -24,11 +24,15 @@ pub fn stored(bytes: &[u8]) -> Vec<u8> {
 /// A gzip file without an end that becomes `length` spaces: one, and then "258 times the last one
 /// again" in 13 bits each (RFC 1951 3.2.6).
 pub fn bomb(length: usize) -> Vec<u8> {
+    let again = [1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0];
     let mut bits = vec![1, 1, 0, /* a space: */ 0, 1, 0, 1, 0, 0, 0, 0];
-    for _ in 0..length / 258 {
-        bits.extend_from_slice(&[1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0]);
-    }
+    // From the third byte on the same thirteen come again and again.
+    (0..16).for_each(|_| bits.extend_from_slice(&again));
+    let byte = |bits: &[u8]| bits.iter().rev().fold(0_u8, |byte, bit| byte << 1 | bit);
+    let bytes: Vec<u8> = bits.chunks_exact(8).map(byte).collect();
     let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    file.extend(bits.chunks(8).map(|c| c.iter().rev().fold(0_u8, |byte, bit| byte << 1 | bit)));
+    file.extend_from_slice(&bytes[..2]);
+    let rest = length / 258 * again.len() / 8;
+    file.extend(bytes[2..15].iter().cycle().take(rest));
     file
 }

@@ -1,0 +1,180 @@
+//! The circuit breaker: whether the site is asked at all.
+//!
+//! A pure state machine; the pool tells it what it hears and what time it is.
+//!
+//! ```text
+//!           5 failures in a row, or a wait that the site asks for
+//!   closed ─────────────────────────────────────────────────────▶ open
+//!     ▲  ▲         a late answer shows that the site is alive     │ ▲
+//!     │  └────────────────────────────────────────────────────────┤ │ the probe fails:
+//!     │                                         its time is over  │ │ twice the pause
+//!     │               the probe is answered                       ▼ │
+//!     └──────────────────────────────────────────────────────── half-open
+//! ```
+//!
+//! While it is not closed no ask goes out, and one probe, which is nobody's message, finds out
+//! whether the site is back. Answers to asks that went out before are still listened to: a good one
+//! is as good a proof as the probe's, and closes it, unless the site has asked for a wait that is
+//! not over.
+
+use std::time::{Duration, Instant};
+
+use super::health::Sign;
+
+/// So many failures in a row open it.
+pub const FAILURES_MAX: u32 = 5;
+/// How long it stays open the first time.
+pub const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// How long at most, after probes that failed.
+pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The longest wait that the site may ask for. WordPress in maintenance says 600 s whatever it
+/// does, and an update takes seconds: to believe it would make ten minutes of each.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Breaker {
+    state: State,
+    /// Whether a probe is out, for whatever reason: never two.
+    probing: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed {
+        /// In a row.
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+        /// How long it is open without a wish of the site.
+        pause: Duration,
+        /// Whether the site has asked for this wait.
+        asked_for: bool,
+    },
+    /// The probe that decides is out.
+    HalfOpen {
+        /// As before.
+        pause: Duration,
+    },
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// No ask is to go out from now on. What waits is to be answered.
+    Opened {
+        /// Until the probe.
+        pause: Duration,
+    },
+    /// The probe has failed: open again.
+    Reopened {
+        /// Until the next one.
+        pause: Duration,
+    },
+    /// Asks may go out again.
+    Closed,
+}
+
+impl Default for Breaker {
+    /// Closed.
+    fn default() -> Breaker {
+        Breaker { state: State::Closed { failures: 0 }, probing: false }
+    }
+}
+
+impl Breaker {
+    /// Whether asks may go out.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
+    /// How long nothing is asked, in whole seconds and at least 1; `None` when it is closed.
+    pub fn wait_s(&self, now: Instant) -> Option<u32> {
+        let left = match self.state {
+            State::Closed { .. } => return None,
+            State::Open { until, .. } => until.saturating_duration_since(now),
+            State::HalfOpen { .. } => Duration::ZERO,
+        };
+        Some((left.as_millis().div_ceil(1000) as u32).max(1))
+    }
+
+    /// When it wants a probe to go out; `None` while it is closed or a probe is out.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { until, .. } if !self.probing => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether a probe is to go out now, which then counts as being out until
+    /// [`Breaker::probed`]. While it is closed, one goes out if it is `wanted` for other reasons.
+    pub fn take_probe(&mut self, wanted: bool, now: Instant) -> bool {
+        if self.probing {
+            return false;
+        }
+        match self.state {
+            State::Closed { .. } => self.probing = wanted,
+            State::Open { until, pause, .. } if until <= now => {
+                self.state = State::HalfOpen { pause };
+                self.probing = true;
+            }
+            State::Open { .. } | State::HalfOpen { .. } => {}
+        }
+        self.probing
+    }
+
+    /// Takes the sign in the answer to an ask.
+    pub fn heard(&mut self, sign: Sign, now: Instant) -> Option<Change> {
+        match (&mut self.state, sign) {
+            (_, Sign::Nothing) => None,
+            (State::Closed { failures }, Sign::Alive) => {
+                *failures = 0;
+                None
+            }
+            (State::Closed { failures }, Sign::Failing { wait }) => {
+                *failures += 1;
+                (wait.is_some() || *failures >= FAILURES_MAX).then(|| {
+                    let pause = self.open(PAUSE_MIN, wait, now);
+                    Change::Opened { pause }
+                })
+            }
+            (State::Open { until, asked_for: true, .. }, Sign::Alive) if now < *until => None,
+            (State::Open { .. } | State::HalfOpen { .. }, Sign::Alive) => Some(self.close()),
+            (State::Open { until, asked_for, .. }, Sign::Failing { wait: Some(wait) }) => {
+                *until = (*until).max(now + wait.min(WAIT_MAX));
+                *asked_for = true;
+                None
+            }
+            // The probe that is out, or the next one, decides.
+            (State::Open { .. } | State::HalfOpen { .. }, Sign::Failing { .. }) => None,
+        }
+    }
+
+    /// Takes the sign in the answer to the probe. Any answer but a failure closes: a probe may meet
+    /// what members' requests do not, as a firewall that wants a token.
+    pub fn probed(&mut self, sign: Sign, now: Instant) -> Option<Change> {
+        self.probing = false;
+        match (&self.state, sign) {
+            (State::HalfOpen { pause }, Sign::Failing { wait }) => {
+                let pause = self.open((*pause * 2).min(PAUSE_MAX), wait, now);
+                Some(Change::Reopened { pause })
+            }
+            (State::HalfOpen { .. }, _) => Some(self.close()),
+            _ => self.heard(sign, now),
+        }
+    }
+
+    /// Opens for this long, or longer where the site asks for it; returns how long.
+    fn open(&mut self, pause: Duration, wait: Option<Duration>, now: Instant) -> Duration {
+        let lasts = wait.map_or(pause, |wait| wait.min(WAIT_MAX).max(pause));
+        let asked_for = wait.is_some();
+        self.state = State::Open { until: now + lasts, pause, asked_for };
+        lasts
+    }
+
+    fn close(&mut self) -> Change {
+        self.state = State::Closed { failures: 0 };
+        Change::Closed
+    }
+}

@@ -1,0 +1,196 @@
+//! What waits for a worker, and what is with one.
+//!
+//! Messages and checks stand in a line each, and each line has its bound. Checks, of people and of
+//! threads, come first: a full line of messages must not look like a site that does not answer. But
+//! while messages wait, checks hold no more than half of the workers; one they may always hold.
+
+use std::collections::VecDeque;
+
+use super::work::{Job, What};
+use crate::hub::interface::{Ask, RequestId};
+use crate::upstream::address::Form;
+
+/// Both lines, the probe, and how many workers are free.
+pub(super) struct Queue {
+    workers: usize,
+    /// Jobs that were handed out and whose answers have not been collected.
+    busy: usize,
+    /// The checks among them.
+    busy_checks: usize,
+    /// The form of address that a waiting probe is to try first.
+    probe: Option<Form>,
+    messages: Line,
+    checks: Line,
+}
+
+struct Line {
+    waiting: VecDeque<(RequestId, Ask)>,
+    /// Those that wait, and those whose answers have not been collected.
+    taken: usize,
+    /// How many may be taken.
+    max: usize,
+}
+
+impl Line {
+    fn new(max: usize) -> Line {
+        Line { waiting: VecDeque::new(), taken: 0, max }
+    }
+}
+
+impl Queue {
+    /// Empty, with room for the work of the workers and `queue` messages more, and for as many
+    /// checks as there are workers.
+    pub fn new(workers: usize, queue: usize) -> Queue {
+        let (messages, checks) = (Line::new(workers + queue), Line::new(workers));
+        Queue { workers, busy: 0, busy_checks: 0, probe: None, messages, checks }
+    }
+
+    /// Takes an ask into its line; false if there is no room.
+    pub fn push(&mut self, request: RequestId, ask: Ask) -> bool {
+        let line = self.line(What::of(&ask));
+        if line.taken >= line.max {
+            return false;
+        }
+        line.taken += 1;
+        line.waiting.push_back((request, ask));
+        true
+    }
+
+    /// Puts the probe before everything else. There is one at most.
+    pub fn push_probe(&mut self, first: Form) {
+        self.probe = Some(first);
+    }
+
+    /// The next job for a free worker, who then counts as busy until the job is
+    /// [`Queue::finished`].
+    pub fn next(&mut self, form: Form) -> Option<Job> {
+        if self.busy >= self.workers {
+            return None;
+        }
+        let job = match self.probe.take() {
+            Some(first) => Job::Probe(first),
+            None => {
+                let share = (self.workers / 2).max(1);
+                let checks_first = self.busy_checks < share || self.messages.waiting.is_empty();
+                let check = if checks_first { self.checks.waiting.pop_front() } else { None };
+                self.busy_checks += usize::from(check.is_some());
+                let (request, ask) = check.or_else(|| self.messages.waiting.pop_front())?;
+                Job::Ask { request, ask, form }
+            }
+        };
+        self.busy += 1;
+        Some(job)
+    }
+
+    /// Notes that the answer to a job has been collected; `None` is the probe.
+    pub fn finished(&mut self, what: Option<What>) {
+        self.busy -= 1;
+        if let Some(what) = what {
+            self.line(what).taken -= 1;
+            self.busy_checks -= usize::from(what != What::Message);
+        }
+    }
+
+    /// Takes everything out of both lines, the oldest of each first.
+    pub fn give_up(&mut self) -> Vec<RequestId> {
+        let mut given_up = Vec::new();
+        for line in [&mut self.checks, &mut self.messages] {
+            line.taken -= line.waiting.len();
+            given_up.extend(line.waiting.drain(..).map(|(request, _)| request));
+        }
+        given_up
+    }
+
+    /// How many asks were taken whose answers have not been collected.
+    pub fn taken(&self) -> usize {
+        self.messages.taken + self.checks.taken
+    }
+
+    fn line(&mut self, what: What) -> &mut Line {
+        if what == What::Message { &mut self.messages } else { &mut self.checks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::interface::{Post, Target};
+    use crate::protocol::credential::Credential;
+
+    /// Puts a message for each `m` and a check for each `c`; says which found room.
+    fn push(queue: &mut Queue, kinds: &str) -> Vec<bool> {
+        let push = |(n, kind): (usize, char)| {
+            let post = Post {
+                credential: None,
+                target: Target::Thread(1),
+                text: "x".into(),
+                claimed: None,
+            };
+            let check = Ask::Prove(Credential::parse("user-7").unwrap());
+            let ask = if kind == 'm' { Ask::Post(post) } else { check };
+            queue.push(RequestId(n as u64), ask)
+        };
+        kinds.chars().enumerate().map(push).collect()
+    }
+
+    /// What free workers get, likewise, a probe being `p`.
+    fn hand_out(queue: &mut Queue) -> String {
+        std::iter::from_fn(|| queue.next(Form::Pretty))
+            .map(|job| match job {
+                Job::Ask { ask: Ask::Post(_), .. } => 'm',
+                Job::Ask { .. } => 'c',
+                Job::Probe(_) => 'p',
+            })
+            .collect()
+    }
+
+    #[test]
+    fn checks_come_first_and_messages_keep_half_of_the_workers() {
+        let mut queue = Queue::new(4, 8);
+        push(&mut queue, "mmmmmmcccc");
+        assert_eq!(hand_out(&mut queue), "ccmm");
+        queue.finished(Some(What::Message));
+        assert_eq!(hand_out(&mut queue), "m", "the checks have their half");
+        queue.finished(Some(What::Token));
+        assert_eq!(hand_out(&mut queue), "c");
+        queue.push_probe(Form::Pretty);
+        for _ in 0..2 {
+            queue.finished(Some(What::Message));
+        }
+        assert_eq!(hand_out(&mut queue), "pm", "nobody's message waits long for the probe");
+        queue.finished(None);
+        assert_eq!(hand_out(&mut queue), "m");
+
+        // Whoever is alone has all workers.
+        let mut queue = Queue::new(4, 8);
+        push(&mut queue, "cccc");
+        assert_eq!(hand_out(&mut queue), "cccc");
+        // And of one worker both have their turns: a check finds room when the one before it has
+        // been collected, and by then the worker has a message.
+        let mut queue = Queue::new(1, 8);
+        push(&mut queue, "mmc");
+        assert_eq!(hand_out(&mut queue), "c");
+        assert_eq!(push(&mut queue, "c"), [false]);
+        queue.finished(Some(What::Token));
+        assert_eq!(hand_out(&mut queue), "m");
+        assert_eq!(push(&mut queue, "c"), [true]);
+        queue.finished(Some(What::Message));
+        assert_eq!(hand_out(&mut queue), "c");
+    }
+
+    #[test]
+    fn each_line_has_its_bound_and_what_is_given_up_makes_room() {
+        let mut queue = Queue::new(2, 3);
+        assert_eq!(push(&mut queue, "mmmmmmm"), [true, true, true, true, true, false, false]);
+        assert_eq!(push(&mut queue, "ccc"), [true, true, false], "beside a full line of messages");
+        assert_eq!(hand_out(&mut queue), "cm");
+        assert_eq!(push(&mut queue, "mc"), [false, false], "with a worker is not gone");
+        assert_eq!(queue.taken(), 7);
+        assert_eq!(queue.give_up().len(), 5);
+        assert_eq!(queue.taken(), 2);
+        queue.finished(Some(What::Message));
+        queue.finished(Some(What::Token));
+        assert_eq!((queue.taken(), hand_out(&mut queue)), (0, String::new()));
+        assert_eq!(push(&mut queue, "mmmmmm"), [true, true, true, true, true, false]);
+    }
+}
