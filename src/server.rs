@@ -47,8 +47,8 @@ const READ_BYTES_PER_TICK: usize = 16 * 1024;
 /// arrivals in one tick would put a thousand frames into each. No more frames leave in one system
 /// call anyway.
 const EVENTS_PER_TICK: usize = 64;
-/// How long a tick may read, write, and bury. With the rest it is about half of what a tick may take
-/// in all, since the last step of a phase may be a long one.
+/// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
+/// take in all, since the last step of a phase may be a long one.
 const READS_LAST: Duration = Duration::from_millis(8);
 const FLUSH_LASTS: Duration = Duration::from_millis(12);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
@@ -133,9 +133,7 @@ impl Server {
         let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => {
-                Upstream::site(&setup::site_settings(config, url)?, waker, Instant::now())?
-            }
+            Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
         };
         Ok(Server {
             poll,

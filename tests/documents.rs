@@ -299,7 +299,8 @@ fn each_example_of_an_error_is_what_the_server_says() {
 /// Code and words of at least one error of each kind.
 fn errors_said() -> BTreeSet<(String, String)> {
     let max: usize = default_of("--max-joins").parse().expect("a number");
-    let mut town = Town::new(Settings { joins_per_connection: max, ..settings() });
+    let mut town =
+        Town::new(Settings { joins_per_connection: max, threads: max + 1, ..settings() });
     let stranger = town.open(0);
     let alice = town.open_as(1, "2");
     town.say(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
@@ -318,6 +319,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         town.say(alice, text);
     }
     town.handle(Input::Binary { conn: alice });
+    town.handle(Input::Refused { conn: alice, text: None });
     let mut heard = town.heard();
     heard.extend(errors_of_proofs());
     let heard = heard.into_iter().map(|(_, frame)| frame);
@@ -381,8 +383,14 @@ fn code_word(code: ErrorCode) -> String {
 // ---- close codes
 
 /// The files in which a close code is chosen; `server/crowd.rs` passes it on.
-const CLOSERS: [&str; 4] =
-    ["src/hub/entrance.rs", "src/server.rs", "src/server/drain.rs", "src/wire.rs"];
+const CLOSERS: [&str; 6] = [
+    "src/hub/entrance.rs",
+    "src/server.rs",
+    "src/server/drain.rs",
+    "src/server/input.rs",
+    "src/server/sweep.rs",
+    "src/wire.rs",
+];
 
 #[test]
 fn the_table_of_close_codes_has_those_that_the_server_sends() {

@@ -44,6 +44,7 @@ fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
         "10s",
         "--presence",
         "off",
+        "--max-frames-per-second=0",
     ]);
     let mut seven = prove(&server, 7);
     let mut eight = prove(&server, 8);
@@ -119,8 +120,13 @@ fn many_claims_do_not_end_the_process() {
     let site = Site::start();
     let url = site.url();
     site.set_latency(Duration::from_millis(1500));
-    let server =
-        Server::start(&["--buddyboss-url", &url, "--presence", "off", "--max-joins", "100000"]);
+    let server = Server::start(&[
+        "--buddyboss-url",
+        &url,
+        "--presence=off",
+        "--max-joins=100000",
+        "--max-frames-per-second=0",
+    ]);
     let mut mallory = Client::connect(server.address());
     let claim = json!({"type": "user_connected", "userId": 7, "token": "token-7"});
     for _ in 0..8_500 {

@@ -5,10 +5,10 @@ mod town;
 
 use std::time::Duration;
 
-use buddyline::hub::interface::{Answer, Failure, Stored, Target};
+use buddyline::hub::interface::{Answer, Failure, Input, Settings, Stored, Target};
 use buddyline::protocol::Id;
-use serde_json::Value;
-use town::Town;
+use serde_json::{Value, json};
+use town::{Town, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -713,4 +713,38 @@ fn an_outcome_is_kept_for_ten_minutes_and_for_nobody_else() {
     let late = town.open(3);
     town.say(late, r#"{"type":"user_connected","userId":7}"#);
     assert!(town.heard().iter().all(|(_, frame)| frame["type"] == "user_connected"));
+}
+
+#[test]
+fn more_threads_than_the_server_keeps_are_not_joined_and_those_that_are_heard_are() {
+    let mut town = Town::new(Settings { threads: 2, ..settings() });
+    let (alice, bob) = (town.open_as(0, "2"), town.open_as(1, "3"));
+    town.heard();
+    town.say(alice, r#"{"type":"join_thread","threadId":12}"#);
+    town.say(alice, r#"{"type":"join_thread","threadId":13}"#);
+    town.heard();
+    town.say(bob, r#"{"type":"join_thread","threadId":14,"clientId":"c"}"#);
+    let fault = town.hears_error(bob, "overloaded");
+    assert_eq!((&fault["threadId"], &fault["clientId"]), (&json!(14), &json!("c")), "{fault}");
+    town.say(bob, r#"{"type":"join_thread","threadId":13}"#);
+    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":13}"#)]);
+    town.say(alice, r#"{"type":"leave_thread","threadId":12}"#);
+    town.heard();
+    town.say(bob, r#"{"type":"join_thread","threadId":14}"#);
+    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":14}"#)]);
+}
+
+#[test]
+fn a_frame_too_many_is_not_heard_and_its_sender_learns_which() {
+    let mut town = Town::new(settings());
+    let alice = town.open_as(0, "2");
+    town.heard();
+    let text = r#"{"type":"send_message","threadId":12,"message":"x","token":"t","clientId":"c"}"#;
+    town.handle(Input::Refused { conn: alice, text: Some(text) });
+    let fault = town.hears_error(alice, "rate_limited");
+    assert_eq!(fault["replyTo"], "send_message");
+    assert_eq!((&fault["threadId"], &fault["clientId"]), (&json!(12), &json!("c")));
+    assert_eq!(town.questions(), 0, "nothing was sent");
+    town.handle(Input::Refused { conn: alice, text: None });
+    town.hears_error(alice, "rate_limited");
 }

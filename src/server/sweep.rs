@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_goodbye_has_three_seconds() {
         let mut connection = connection();
-        connection.wire.close(1000, "", &mut Outbox::default());
+        connection.wire.close(1001, "", &mut Outbox::default());
         assert_eq!(PATIENCE.overdue(&connection, at(12)), None);
         assert_eq!(PATIENCE.overdue(&connection, at(13)), Some(Overdue::Goodbye));
     }
