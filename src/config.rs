@@ -162,6 +162,12 @@ pub struct Config {
           help_heading = "Limits", value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
     pub max_sending_bytes: u32,
 
+    /// How long a message may wait for its turn in its thread, 0s to 10m; then it is "not_stored".
+    /// 0s is without a limit.
+    #[arg(long, env = "BUDDYLINE_MESSAGE_TURN_LASTS", value_name = "TIME", default_value = "40s",
+          help_heading = "Limits", value_parser = |s: &str| duration(s, "0s", "10m"))]
+    pub message_turn_lasts: Duration,
+
     /// How much is logged: off, error, warn, info or debug.
     #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           help_heading = "Logs", value_parser = log_level)]

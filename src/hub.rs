@@ -3,9 +3,9 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in three more: [`entrance`] (who a connection is),
-//! [`gate`] (who may do what in a thread) and [`posting`] (what becomes of a message). The other
-//! rooms keep tables and answer questions; they do not call each other.
+//! What the hub decides is in this file and in four more: [`entrance`] (who a connection is),
+//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message) and [`outcomes`]
+//! (who is told of it). The other rooms keep tables and answer questions; they do not call each other.
 
 pub mod calls;
 pub mod checks;
@@ -17,10 +17,14 @@ pub mod gate;
 pub mod heirs;
 pub mod identity;
 pub mod interface;
+pub mod lookups;
 pub mod membership;
+pub mod outcomes;
 pub mod posting;
 pub mod presence;
+pub mod repeats;
 pub mod threads;
+pub mod told;
 pub mod waiting;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -35,9 +39,12 @@ use delivery::{Delivery, Requests};
 use heirs::Heirs;
 use identity::Identity;
 use interface::{Census, ConnId, Effect, Input, Now, Settings};
+use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
+use repeats::Repeats;
 use threads::{Joined, Threads, Typist};
+use told::Told;
 use waiting::Waiting;
 
 /// Places on lists that are looked through for companions: who is in more has to ask by thread.
@@ -52,6 +59,9 @@ pub struct Hub {
     presence: Presence,
     threads: Threads,
     delivery: Delivery,
+    lookups: Lookups,
+    told: Told,
+    repeats: Repeats,
     heirs: Heirs,
     identity: Identity,
     membership: Membership,
@@ -72,12 +82,16 @@ impl Hub {
     pub fn new(settings: Settings) -> Hub {
         let index_users = settings.presence == PresenceScope::Threads;
         let membership = Membership::new(settings.membership_lasts, index_users);
+        let turn_lasts = settings.message_turn_lasts;
         Hub {
             settings,
             open: Vec::new(),
             presence: Presence::default(),
             threads: Threads::default(),
-            delivery: Delivery::default(),
+            delivery: Delivery::new(turn_lasts),
+            lookups: Lookups::default(),
+            told: Told::default(),
+            repeats: Repeats::default(),
             heirs: Heirs::default(),
             identity: Identity::default(),
             membership,
@@ -118,6 +132,9 @@ impl Hub {
             self.presence.next_deadline(),
             self.identity.next_deadline(),
             self.heirs.next_deadline(),
+            self.delivery.next_deadline(),
+            self.lookups.next_deadline(),
+            self.repeats.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -133,14 +150,15 @@ impl Hub {
             self.announce(&user, &frame, None);
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
-        } else {
-            return false;
+        } else if !self.turn_is_over(now) && !self.look_up_message(now) {
+            return self.repeats.forget(now.instant);
         }
         true
     }
 
     /// Gives every message on its way its outcome, before the server stops.
     pub fn stop(&mut self) {
+        self.lookups.clear();
         for (job, fault) in self.delivery.abandon() {
             self.fail(&job, &fault);
         }
@@ -391,14 +409,14 @@ impl Hub {
     // ---- ways to send
 
     /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose copy alone carries their `clientId`. Returns the others' copy.
+    /// author, whose copy alone carries their `clientId`.
     fn show<'a>(
         &mut self,
         thread: &IdKey,
         author: ConnId,
         client_id: Option<&'a Id>,
         frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
-    ) -> EncodedFrame {
+    ) {
         let encoded = self.encoder.encode(&frame(None));
         if self.is_open(author) {
             let own = match client_id {
@@ -407,13 +425,7 @@ impl Hub {
             };
             self.effects.push_back(Effect::Send { to: author, frame: own });
         }
-        for hearer in self.threads.hearers(thread) {
-            if hearer.conn != author {
-                let frame = EncodedFrame::clone(&encoded);
-                self.effects.push_back(Effect::Send { to: hearer.conn, frame });
-            }
-        }
-        encoded
+        self.show_others(thread, &encoded, author, &[]);
     }
 
     fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
@@ -458,6 +470,9 @@ impl Hub {
         self.presence.check_invariants();
         self.threads.check_invariants();
         self.delivery.check_invariants();
+        self.lookups.check_invariants();
+        self.told.check_invariants();
+        self.repeats.check_invariants();
         self.heirs.check_invariants();
         self.identity.check_invariants();
         self.membership.check_invariants();

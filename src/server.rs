@@ -353,6 +353,7 @@ impl Server {
                 }
                 Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
                 Answer::Listed(_) => log::debug!("request {}: listed", request.0),
+                Answer::Looked(_) => log::debug!("request {}: looked up", request.0),
                 Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
             }
             self.hub.handle(Input::Answered { request, answer }, now);

@@ -10,6 +10,7 @@ pub mod checks;
 pub mod embedded;
 mod json;
 pub mod jwt;
+pub mod lookups;
 pub mod pool;
 mod site;
 mod text;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Failure, Proven, RequestId, Settings, Target, WaitBounds,
+    Answer, Ask, Bounds, ConnId, Failure, Looked, Proven, RequestId, Settings, Target, WaitBounds,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -240,6 +240,7 @@ impl World {
                 Token { user, .. } if user == *thread => Answer::Failed(Failure::NotParticipant),
                 _ => Answer::Listed(people(*thread)),
             },
+            Ask::Look(_) => Answer::Looked(Looked::Nothing),
             Ask::Post(post) => {
                 let Some(credential) = &post.credential else {
                     return Answer::Failed(Failure::TokenMissing);

@@ -189,6 +189,7 @@ proptest! {
             status,
             content_type: Some(kind),
             retry_after: Some(header.clone()),
+            age: None,
             date: Some("Sun, 22 Nov 2026 11:00:38 GMT".to_owned()),
             location: Some(header),
             body: Some(bytes),

@@ -44,6 +44,7 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
         anonymous_lasts: config.anonymous_lasts,
         // Messages have the other half.
         checks: usize::from(config.upstream_workers / 2).max(1),
+        message_turn_lasts: Some(config.message_turn_lasts).filter(|lasts| !lasts.is_zero()),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: config.max_joins as usize,

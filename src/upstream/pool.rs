@@ -58,6 +58,7 @@ enum What {
     Message,
     Token,
     List,
+    Look,
 }
 
 /// How many are taken, and how many may be.
@@ -199,7 +200,7 @@ impl Pool {
 
     fn room(&mut self, what: What) -> &mut Room {
         match what {
-            What::Message => &mut self.messages,
+            What::Message | What::Look => &mut self.messages,
             What::Token | What::List => &mut self.lookups,
         }
     }
@@ -236,7 +237,8 @@ impl Pool {
     /// False if the job finds no place, or the pool is being dropped.
     fn send(&self, job: Job) -> bool {
         let is_check = match &job {
-            Job::Ask { ask, .. } => What::of(ask) != What::Message,
+            // The fate of a message is no check: it goes the messages' way.
+            Job::Ask { ask, .. } => matches!(What::of(ask), What::Token | What::List),
             Job::Probe(_) => false,
         };
         let jobs = if is_check { &self.checks } else { &self.jobs };
@@ -303,6 +305,7 @@ impl Pool {
         let line = format!("{}: {what} has no good answer: {remark}", self.url);
         match failure {
             Failure::Unknown
+            | Failure::Unusable
             | Failure::SiteUnavailable { .. }
             | Failure::SiteBusy { .. }
             | Failure::SiteMisconfigured => {
@@ -420,7 +423,7 @@ fn broken(job: &Job) -> Done {
         Job::Ask { request, ask, form } => {
             let failure = match ask {
                 Ask::Post(_) => Failure::Unknown,
-                Ask::Prove(_) | Ask::List { .. } => {
+                Ask::Prove(_) | Ask::List { .. } | Ask::Look(_) => {
                     Failure::SiteUnavailable { retry_after_s: None }
                 }
             };
@@ -437,6 +440,7 @@ impl What {
             Ask::Post(_) => What::Message,
             Ask::Prove(_) => What::Token,
             Ask::List { .. } => What::List,
+            Ask::Look(_) => What::Look,
         }
     }
 }
@@ -447,6 +451,7 @@ impl fmt::Display for What {
             What::Message => "a message",
             What::Token => "the check of a token",
             What::List => "the list of a thread's participants",
+            What::Look => "the look-up of a message",
         })
     }
 }
