@@ -194,7 +194,10 @@ impl Hub {
                 }
                 _ => self.post_fails(request, failure, now),
             },
-            answer => debug_assert!(false, "{answer:?} answers no message"),
+            answer => {
+                let nobodys = self.delivery.job(request).is_none();
+                debug_assert!(nobodys, "{answer:?} answers no message");
+            }
         }
     }
 
@@ -222,8 +225,12 @@ impl Hub {
 
     /// What the thread of a message whose fate is not known has shown.
     fn looked(&mut self, post: RequestId, doubt: Doubt, answer: Answer, now: Now) {
-        // Whose token is no good any more is not asked for again.
-        let refused = matches!(&answer, Answer::Failed(failure) if failure.condemns());
+        if let Answer::Failed(failure) = &answer {
+            if failure.condemns() {
+                // Nor would the next look be let in.
+                return self.look_is_refused(post, *failure, now);
+            }
+        }
         let verdict = match answer {
             Answer::Looked(looked) => self.verdict(post, looked),
             Answer::Failed(_) => Verdict::Failed,
@@ -237,7 +244,7 @@ impl Hub {
             (Verdict::NotThere, Doubt::Ended) => self.post_ends(post, Err(not_in_thread()), now),
             (Verdict::Unclear, Doubt::Ended) => self.post_fails(post, Failure::Unusable, now),
             (Verdict::Failed | Verdict::NotThere | Verdict::Unclear, _) => {
-                if refused || !self.lookups.wait(post, now.instant) {
+                if !self.lookups.wait(post, now.instant) {
                     self.post_fails(post, Failure::Unknown, now);
                 }
             }
@@ -270,6 +277,14 @@ impl Hub {
         let credential = self.delivery.job(post).and_then(|job| job.credential.clone());
         self.post_ends(post, Err(failure.client_error(About::Message)), now);
         if let Some(credential) = credential.filter(|_| failure.condemns()) {
+            self.condemn(&credential, failure, now);
+        }
+    }
+
+    fn look_is_refused(&mut self, post: RequestId, failure: Failure, now: Now) {
+        let credential = self.delivery.job(post).and_then(|job| job.credential.clone());
+        self.post_fails(post, Failure::Unknown, now);
+        if let Some(credential) = credential {
             self.condemn(&credential, failure, now);
         }
     }

@@ -180,9 +180,9 @@ impl Repeats {
         }
     }
 
-    /// How many messages are on their way here.
-    pub fn on_their_way(&self) -> usize {
-        self.sent.len() - self.ends.count()
+    /// How many outcomes are remembered.
+    pub fn count(&self) -> usize {
+        self.ends.count()
     }
 
     /// Asserts that the tables agree with each other.

@@ -246,7 +246,7 @@ pub(super) fn is_suspension(location: Option<&str>) -> bool {
 #[derive(Deserialize)]
 pub(super) struct ThreadObject<'a> {
     pub id: u64,
-    message_id: u64,
+    pub message_id: u64,
     pub current_user: u64,
     /// Entries are read one by one: a strange one among them must not make the answer useless.
     #[serde(borrow)]

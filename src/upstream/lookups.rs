@@ -49,7 +49,7 @@ fn seen(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
     }
     let thread: ThreadObject = reply.json()?;
     let me = thread.current_user;
-    if !is_id(thread.id) || !is_id(me) || thread.messages.is_empty() {
+    if !is_id(thread.id) || !is_id(me) || (thread.messages.is_empty() && thread.message_id != 0) {
         return None;
     }
     if look.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != me) {
