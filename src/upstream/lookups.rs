@@ -72,14 +72,13 @@ fn seen(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
     let begun_ms = begun_ms(reply, after);
     let newest = messages.iter().filter(|m| m.sender_id == me).max_by_key(|m| m.id);
     let Some(newest) = newest else {
-        let oldest_ms = messages.iter().filter_map(|m| date_s(&m.date_sent)).min()? * 1_000;
+        let oldest_ms =
+            messages.iter().filter_map(|m| date_s(&m.date_sent)).min().map(|s| s * 1_000);
         let all = messages.len() < SHOWN_MAX;
-        return Some(match begun_ms {
-            _ if all => Looked::Nothing,
-            Some(begun_ms) if oldest_ms + SLACK_MS < begun_ms => Looked::Nothing,
-            // Theirs may have been pushed out of what is shown.
-            _ => return None,
-        });
+        // Theirs may have been pushed out of what is shown.
+        let reaches_back =
+            oldest_ms.zip(begun_ms).is_some_and(|(oldest, begun)| oldest + SLACK_MS < begun);
+        return (all || reaches_back).then_some(Looked::Nothing);
     };
     let other = Looked::Other { thread: thread.id, sender: Id::number(me), message: newest.id };
     let sent_ms = date_s(&newest.date_sent)? * 1_000;
