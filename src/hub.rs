@@ -5,7 +5,8 @@
 //!
 //! What the hub decides is in this file and in four more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message) and [`outcomes`]
-//! (who is told of it). The other rooms keep tables and answer questions; they do not call each other.
+//! (who is told of it). The other rooms keep tables and answer questions; they do not call each
+//! other.
 
 pub mod calls;
 pub mod checks;

@@ -1,4 +1,5 @@
-//! Whether a message is stored whose post had no usable answer: the question, and what answers mean.
+//! Whether a message is stored whose post had no usable answer: the question, and what the answers
+//! mean.
 //!
 //! Pure functions, as in [`super::buddyboss`]. The sender's own token asks for the thread, and the
 //! newest message of theirs decides. What does not prove that it is theirs, and no older than the
