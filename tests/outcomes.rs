@@ -412,6 +412,41 @@ fn who_has_sent_again_and_gone_hears_of_it_on_the_next_connection() {
 }
 
 #[test]
+fn who_has_sent_again_and_gone_and_sent_again_hears_of_it_once() {
+    let (mut town, alice, post) = one_sent();
+    let phone = town.open_as(1, "2");
+    town.say(phone, &send(7, "ok", "a"));
+    town.close(phone);
+    let tablet = town.open_as(2, "2");
+    town.say(tablet, &send(7, "ok", "a"));
+    town.store(post, 7, 2);
+    let heard = town.heard();
+    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
+}
+
+#[test]
+fn who_has_sent_again_and_is_back_later_finds_the_outcome_once() {
+    for first_goes in [false, true] {
+        let (mut town, alice, post) = one_sent();
+        let phone = town.open_as(1, "2");
+        town.say(phone, &send(7, "ok", "a"));
+        town.close(phone);
+        if first_goes {
+            town.close(alice);
+        }
+        town.store(post, 7, 2);
+        assert_eq!(outcomes(&mut town, alice, "a").len(), usize::from(!first_goes));
+        let tablet = town.open(2);
+        town.say(tablet, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut town, tablet, "a").len(), 1);
+        let later = town.open(3);
+        town.say(later, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut town, later, "a").len(), 0);
+    }
+}
+
+#[test]
 fn ten_minutes_later_it_is_another_message() {
     let (mut town, alice, post) = one_sent();
     town.store(post, 7, 2);

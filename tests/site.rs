@@ -229,6 +229,50 @@ fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
 }
 
 #[test]
+fn a_message_behind_a_hanging_one_is_sent_away_and_never_posted() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &["--message-turn-lasts", "500ms"]);
+    let mut seven = Client::of_user(server.address(), 7);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    site.fail_next(Fault::Delay(Duration::from_secs(2)));
+    seven.say(&post(41, "slow", 7, "first"));
+    seven.say(&post(41, "behind it", 7, "second"));
+    let fault = seven.expect_error("not_stored");
+    assert_eq!(fault["clientId"], "second");
+    assert_eq!(outcome(&mut seven, "first")["type"], "message");
+    // It may be tried again under the same name.
+    seven.say(&post(41, "behind it", 7, "second"));
+    assert_eq!(outcome(&mut seven, "second")["type"], "message");
+    assert_eq!(site.stored(41), [(7, "slow".to_owned()), (7, "behind it".to_owned())]);
+    assert_eq!(of_type(&eight.drain(), "message").len(), 2);
+}
+
+#[test]
+fn a_phone_that_comes_back_and_sends_again_stores_it_once() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &[]);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let mut phone = Client::in_thread(server.address(), 7, 41);
+    site.fail_next(Fault::FatalAfterStoring);
+    phone.say(&post(41, "hello", 7, "a"));
+    phone.drain();
+    // The old connection hangs in the air while the new one is there.
+    let mut again = Client::in_thread(server.address(), 7, 41);
+    again.say(&post(41, "hello", 7, "a"));
+    let first = outcome(&mut again, "a");
+    assert_eq!(first["type"], "message", "{first}");
+    assert_eq!(outcome(&mut phone, "a"), first);
+    drop(phone);
+    again.say(&post(41, "hello", 7, "a"));
+    assert_eq!(outcome(&mut again, "a"), first);
+    assert_eq!(of_type(&again.drain(), "message"), [] as [&Value; 0]);
+    assert_eq!(of_type(&eight.drain(), "message").len(), 1);
+    assert_eq!((site.posts().len(), site.looks().len()), (1, 1));
+}
+
+#[test]
 fn what_the_site_refuses_is_told_with_its_code() {
     let site = Site::start();
     site.add_thread(41, &[7, 8, 9]);

@@ -415,6 +415,31 @@ mod tests {
     }
 
     #[test]
+    fn a_look_shows_the_senders_newest_message_if_it_is_not_too_old() {
+        let mut store = Store::new();
+        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "1 < 2");
+        let posted = now().instant;
+        let mut look = |target, sender, text: &str, after_s: u64| {
+            let credential = Credential::parse("t-2").unwrap();
+            let sender = Some(Id::number(sender));
+            let look = Look { credential, target, text: text.into(), sender, posted };
+            let now = Now { instant: posted, unix_s: now().unix_s + after_s };
+            match store.answer(Ask::Look(look), now) {
+                Answer::Looked(looked) => looked,
+                other => panic!("{other:?}"),
+            }
+        };
+        let other = Looked::Other { thread: 1, sender: Id::number(2), message: 1 };
+        for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
+            assert_eq!(look(target, 2, "1 < 2", 0), Looked::Same(first.clone()));
+            assert_eq!(look(target, 2, "1 < 2", 5), Looked::Nothing);
+            assert_eq!(look(target, 2, "2 > 1", 0), other);
+            assert_eq!(look(target, 4, "1 < 2", 0), Looked::Nothing);
+        }
+        assert_eq!(look(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), Looked::Nothing);
+    }
+
+    #[test]
     fn a_thread_keeps_its_newest_thousand_messages() {
         let mut store = Store::new();
         for n in 0..MESSAGES_MAX + 5 {

@@ -423,9 +423,7 @@ fn broken(job: &Job) -> Done {
         Job::Ask { request, ask, form } => {
             let failure = match ask {
                 Ask::Post(_) => Failure::Unknown,
-                Ask::Prove(_) | Ask::List { .. } | Ask::Look(_) => {
-                    Failure::SiteUnavailable { retry_after_s: None }
-                }
+                _ => Failure::SiteUnavailable { retry_after_s: None },
             };
             let outcome = Outcome::failed(failure, Some(WHY));
             Done::Asked { request: *request, what: What::of(ask), form: *form, outcome }
