@@ -88,6 +88,26 @@ fn what_the_thread_does_not_have_after_an_answer_of_no_use_is_not_stored() {
 }
 
 #[test]
+fn after_a_suspension_nothing_is_certainly_not_stored() {
+    let (mut town, alice, post) = one_sent();
+    // The machine has slept: only one of its clocks has gone on.
+    town.now.unix_s += 3_600;
+    town.fail(post, Failure::Unusable);
+    town.pass(S / 2);
+    let (look, _) = town.asked_look();
+    town.not_found(look);
+    town.hears_error(alice, "unknown_outcome");
+    // What was put since is as certain as ever.
+    town.say(alice, &send(7, "ok", "b"));
+    let (post, _) = town.asked();
+    town.fail(post, Failure::Unusable);
+    town.pass(S / 2);
+    let (look, _) = town.asked_look();
+    town.not_found(look);
+    town.hears_error(alice, "not_stored");
+}
+
+#[test]
 fn while_the_site_may_be_at_work_the_thread_is_looked_up_three_times() {
     let (mut town, alice, post) = one_sent();
     town.fail(post, Failure::Unknown);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::deadlines::{DeadlineKey, Deadlines};
-use super::interface::{Ask, Bounds, ConnId, Look, Post, RequestId, Target};
+use super::interface::{Ask, Bounds, ConnId, Look, Now, Post, RequestId, Target};
 use super::repeats::Name;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
@@ -55,6 +55,8 @@ pub struct Job {
     pub credential: Option<Credential>,
     /// When the site was asked to store it; before that, when it came.
     pub asked: Asked,
+    /// The same in seconds since 1970.
+    pub asked_s: u64,
     /// What its sender called it.
     pub name: Option<Name>,
 }
@@ -208,12 +210,12 @@ impl Delivery {
     }
 
     /// What to ask next in a lane whose message is finished.
-    pub fn next(&mut self, lane: Lane, requests: &mut Requests, now: Instant) -> Option<Question> {
+    pub fn next(&mut self, lane: Lane, requests: &mut Requests, now: Now) -> Option<Question> {
         let Some(mut job) = self.pop(lane) else {
             self.lanes.remove(&lane);
             return None;
         };
-        job.asked.at = now;
+        (job.asked.at, job.asked_s) = (now.instant, now.unix_s);
         Some(self.send(job, requests.name()))
     }
 

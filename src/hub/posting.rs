@@ -19,6 +19,10 @@ use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage, parse};
 use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
 
+/// Seconds by which two clocks may differ that count the same time: less than what a look leaves in
+/// doubt for a text that is the same.
+const CLOCKS_DIFFER_MAX_S: u64 = 10;
+
 impl Hub {
     pub(super) fn send_message(
         &mut self,
@@ -59,6 +63,7 @@ impl Hub {
             text: Arc::from(message.text.as_ref()),
             credential,
             asked: Asked { at: now.instant, after: self.requests.last() },
+            asked_s: now.unix_s,
             name: name.clone(),
         };
         match self.delivery.accept(job, &self.settings.deliveries, &mut self.requests) {
@@ -232,7 +237,7 @@ impl Hub {
             }
         }
         let verdict = match answer {
-            Answer::Looked(looked) => self.verdict(post, looked),
+            Answer::Looked(looked) => self.verdict(post, looked, now),
             Answer::Failed(_) => Verdict::Failed,
             answer => {
                 debug_assert!(false, "{answer:?} answers no look");
@@ -252,11 +257,13 @@ impl Hub {
     }
 
     /// What a look says of a message, by what is known of others.
-    fn verdict(&self, post: RequestId, looked: Looked) -> Verdict {
+    fn verdict(&self, post: RequestId, looked: Looked, now: Now) -> Verdict {
         let whose =
             |thread, sender: &Id, message| self.told.whose(thread, &sender.key, message, post);
         let (whose, stored) = match looked {
-            Looked::Nothing => return Verdict::NotThere,
+            // Whether it is too old to be the post's was told by a clock that a suspension stops.
+            Looked::Nothing if self.clocks_agree_since(post, now) => return Verdict::NotThere,
+            Looked::Nothing => return Verdict::Unclear,
             Looked::Other { thread, sender, message } => (whose(thread, &sender, message), None),
             Looked::Same(stored) => {
                 let Some(message) = &stored.message else { return Verdict::Unclear };
@@ -269,6 +276,15 @@ impl Hub {
             (Whose::Nobodys, Some(stored)) => Verdict::Stored(Box::new(stored)),
             (Whose::Nobodys | Whose::Meanwhile, _) => Verdict::Unclear,
         }
+    }
+
+    /// Whether as much time has gone by since a message was posted by both our clocks.
+    fn clocks_agree_since(&self, post: RequestId, now: Now) -> bool {
+        self.delivery.job(post).is_some_and(|job| {
+            let monotonic = now.instant.saturating_duration_since(job.asked.at).as_secs();
+            let by_date = now.unix_s.saturating_sub(job.asked_s);
+            monotonic.abs_diff(by_date) <= CLOCKS_DIFFER_MAX_S
+        })
     }
 
     // ---- the end
@@ -311,7 +327,7 @@ impl Hub {
                 self.delivery.settle(&job);
             }
         }
-        if let Some((request, ask)) = self.delivery.next(lane, &mut self.requests, now.instant) {
+        if let Some((request, ask)) = self.delivery.next(lane, &mut self.requests, now) {
             self.effects.push_back(Effect::Ask { request, ask });
         }
     }
