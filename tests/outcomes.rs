@@ -445,6 +445,22 @@ fn who_has_sent_again_and_gone_and_sent_again_hears_of_it_once() {
     assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
 }
 
+// The later connection was there before the first had gone, so that it did not inherit from it.
+#[test]
+fn who_has_sent_again_and_gone_hears_of_it_though_the_first_has_gone_last() {
+    let (mut town, alice, post) = one_sent();
+    let phone = town.open_as(1, "2");
+    town.say(phone, &send(7, "ok", "a"));
+    town.close(phone);
+    let tablet = town.open_as(2, "2");
+    town.close(alice);
+    town.store(post, 7, 2);
+    assert_eq!(outcomes(&mut town, tablet, "a").len(), 1);
+    let later = town.open(3);
+    town.say(later, r#"{"type":"user_connected","userId":2}"#);
+    assert_eq!(outcomes(&mut town, later, "a").len(), 0);
+}
+
 #[test]
 fn who_has_sent_again_and_is_back_later_finds_the_outcome_once() {
     for first_goes in [false, true] {

@@ -49,8 +49,14 @@ impl Hub {
             let frame = EncodedFrame::clone(&frame);
             self.effects.push_back(Effect::Send { to, frame });
         } else if let Some(user) = &job.claimed {
-            if !repeating.iter().any(|conn| self.is_open(*conn)) {
-                self.heirs.keep(job.origin, &user.key, EncodedFrame::clone(&frame));
+            let heard = repeating.iter().any(|conn| self.is_open(*conn));
+            match self.heir_of_repeats(&user.key, &repeating) {
+                _ if heard => {}
+                Some(to) => {
+                    let frame = EncodedFrame::clone(&frame);
+                    self.effects.push_back(Effect::Send { to, frame });
+                }
+                None => self.heirs.keep(job.origin, &user.key, EncodedFrame::clone(&frame)),
             }
         }
         if let (Some(Name { who: Who::User(user), .. }), true) = (name, self.is_open(job.origin)) {
@@ -71,11 +77,17 @@ impl Hub {
             return;
         };
         let frame = EncodedFrame::clone(frame);
-        match self.heirs.heir_of(*gone, user) {
+        match self.heir_of_repeats(user, repeating) {
             Some(heir) if repeating.contains(&heir) => {}
             Some(to) => self.effects.push_back(Effect::Send { to, frame }),
             None => self.heirs.keep(*gone, user, frame),
         }
+    }
+
+    /// The later connection of one that has sent a message again and gone.
+    fn heir_of_repeats(&self, user: &IdKey, repeating: &[ConnId]) -> Option<ConnId> {
+        let gone = repeating.iter().filter(|conn| !self.is_open(**conn));
+        gone.filter_map(|conn| self.heirs.heir_of(*conn, user)).next()
     }
 
     /// Whether a connection has sent what has no outcome yet.
