@@ -28,6 +28,7 @@ fn thread_of(hearers: u32) -> Hub {
             per_connection: 8,
             bytes_per_connection: 2_000,
         },
+        message_turn_lasts: None,
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 1_000,

@@ -4,8 +4,8 @@
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
 //! What the hub decides is in this file and in four more: [`entrance`] (who a connection is),
-//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message) and [`draining`]
-//! (what begins no more). The other rooms keep tables and answer questions; they do not call each
+//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`] (who
+//! is told of it) and [`draining`] (what begins no more). The other rooms keep tables and answer questions; they do not call each
 //! other.
 
 pub mod calls;
@@ -19,10 +19,14 @@ pub mod gate;
 pub mod heirs;
 pub mod identity;
 pub mod interface;
+pub mod lookups;
 pub mod membership;
+pub mod outcomes;
 pub mod posting;
 pub mod presence;
+pub mod repeats;
 pub mod threads;
+pub mod told;
 pub mod waiting;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -37,9 +41,12 @@ use delivery::{Delivery, Requests};
 use heirs::Heirs;
 use identity::Identity;
 use interface::{Census, ConnId, Effect, Input, Now, Settings};
+use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
+use repeats::Repeats;
 use threads::{Joined, Threads, Typist};
+use told::Told;
 use waiting::Waiting;
 
 /// Places on lists that are looked through for companions: who is in more has to ask by thread.
@@ -54,6 +61,9 @@ pub struct Hub {
     presence: Presence,
     threads: Threads,
     delivery: Delivery,
+    lookups: Lookups,
+    told: Told,
+    repeats: Repeats,
     heirs: Heirs,
     identity: Identity,
     membership: Membership,
@@ -76,12 +86,16 @@ impl Hub {
     pub fn new(settings: Settings) -> Hub {
         let index_users = settings.presence == PresenceScope::Threads;
         let membership = Membership::new(settings.membership_lasts, index_users);
+        let turn_lasts = settings.message_turn_lasts;
         Hub {
             settings,
             open: Vec::new(),
             presence: Presence::default(),
             threads: Threads::default(),
-            delivery: Delivery::default(),
+            delivery: Delivery::new(turn_lasts),
+            lookups: Lookups::default(),
+            told: Told::default(),
+            repeats: Repeats::default(),
             heirs: Heirs::default(),
             identity: Identity::default(),
             membership,
@@ -108,7 +122,7 @@ impl Hub {
             }
             Input::Refused { conn, text } => {
                 let reply = text.map(|text| parse(text).0).unwrap_or_default();
-                self.error(conn, &reply, &too_fast());
+                self.error(conn, &reply, &failure::too_fast());
             }
             Input::Closed { conn } => self.closed(conn, now),
             Input::Answered { request, answer } => self.answered(request, answer, now),
@@ -127,6 +141,9 @@ impl Hub {
             self.presence.next_deadline(),
             self.identity.next_deadline(),
             self.heirs.next_deadline(),
+            self.delivery.next_deadline(),
+            self.lookups.next_deadline(),
+            self.repeats.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -144,8 +161,8 @@ impl Hub {
             }
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
-        } else {
-            return false;
+        } else if !self.turn_is_over(now) && !self.look_up_message(now) {
+            return self.repeats.forget(now.instant);
         }
         true
     }
@@ -404,7 +421,7 @@ impl Hub {
     // ---- ways to send
 
     /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose copy alone carries their `clientId`. Returns the others' copy.
+    /// author, whose copy alone carries their `clientId`.
     fn show<'a>(
         &mut self,
         thread: &IdKey,
@@ -412,7 +429,7 @@ impl Hub {
         client_id: Option<&'a Id>,
         wrap: impl Fn(ConnId, EncodedFrame) -> Effect,
         frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
-    ) -> EncodedFrame {
+    ) {
         let encoded = self.encoder.encode(&frame(None));
         if self.is_open(author) {
             let own = match client_id {
@@ -421,12 +438,7 @@ impl Hub {
             };
             self.effects.push_back(Effect::Send { to: author, frame: own });
         }
-        for hearer in self.threads.hearers(thread) {
-            if hearer.conn != author {
-                self.effects.push_back(wrap(hearer.conn, EncodedFrame::clone(&encoded)));
-            }
-        }
-        encoded
+        self.show_others(thread, &encoded, author, &[], wrap);
     }
 
     fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
@@ -471,6 +483,9 @@ impl Hub {
         self.presence.check_invariants();
         self.threads.check_invariants();
         self.delivery.check_invariants();
+        self.lookups.check_invariants();
+        self.told.check_invariants();
+        self.repeats.check_invariants();
         self.heirs.check_invariants();
         self.identity.check_invariants();
         self.membership.check_invariants();
@@ -480,12 +495,4 @@ impl Hub {
 /// An effect that arrives, or ends its connection.
 fn send(to: ConnId, frame: EncodedFrame) -> Effect {
     Effect::Send { to, frame }
-}
-
-fn too_fast() -> ClientError {
-    ClientError::new(
-        ErrorCode::RateLimited,
-        "You send too many frames: this one was not heard. Send fewer, and this one again in a \
-         moment; who goes on like this is disconnected.",
-    )
 }

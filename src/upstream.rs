@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod health;
 mod json;
 pub mod jwt;
+pub mod lookups;
 pub mod pool;
 mod site;
 mod text;

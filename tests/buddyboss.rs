@@ -26,16 +26,16 @@ enum Expected {
 /// Every recorded answer to a post, and every other that a post could get, read as one to a post.
 #[rustfmt::skip]
 const TABLE: &[(&str, Expected)] = &[
-    ("fail-bad-gateway", Failed(F::Unknown)),
+    ("fail-bad-gateway", Failed(F::Unusable)),
     ("fail-body-too-large", Failed(F::TooLarge)),
-    ("fail-database-down", Failed(F::Unknown)),
+    ("fail-database-down", Failed(F::Unusable)),
     ("fail-gateway-timeout", Failed(F::Unknown)),
     ("fail-maintenance-post", Failed(F::SiteUnavailable { retry_after_s: Some(600) })),
     ("fail-maintenance", Failed(F::SiteUnavailable { retry_after_s: Some(600) })),
-    ("fail-php-fatal-after-store", Failed(F::Unknown)),
-    ("fail-php-fatal-early-accept-any", Failed(F::Unknown)),
-    ("fail-php-fatal-early", Failed(F::Unknown)),
-    ("fail-php-warning-before-json", Failed(F::Unknown)),
+    ("fail-php-fatal-after-store", Failed(F::Unusable)),
+    ("fail-php-fatal-early-accept-any", Failed(F::Unusable)),
+    ("fail-php-fatal-early", Failed(F::Unusable)),
+    ("fail-php-warning-before-json", Failed(F::Unusable)),
     ("group-thread-post-after-join", Is(10, 5, 71)),
     ("group-thread-post-after-leave", Failed(F::NotParticipant)),
     ("group-thread-post-non-member", Failed(F::NotParticipant)),
@@ -65,7 +65,7 @@ const TABLE: &[(&str, Expected)] = &[
     ("post-message-nbsp", Is(1, 2, 11)),
     ("post-message-null-byte", Is(1, 2, 24)),
     ("post-message-number", Is(1, 2, 23)),
-    ("post-message-object", Failed(F::Unknown)),
+    ("post-message-object", Failed(F::Unusable)),
     ("post-message-rtl", Is(1, 2, 25)),
     ("post-message-script-only", Is(1, 2, 15)),
     ("post-message-script", Is(1, 2, 14)),
@@ -105,7 +105,7 @@ const TABLE: &[(&str, Expected)] = &[
     ("post-send-at-fraction", Failed(F::RefusedBySite)),
     ("post-send-at", Is(1, 2, 34)),
     ("post-suspended", Failed(F::Suspended)),
-    ("post-thread-31-participants", Failed(F::Unknown)),
+    ("post-thread-31-participants", Failed(F::Unusable)),
     ("post-thread-nonexistent", Failed(F::NotParticipant)),
     ("post-thread-nonnumeric", Failed(F::RefusedBySite)),
     ("post-thread-zero", Failed(F::RefusedBySite)),
@@ -116,15 +116,16 @@ const TABLE: &[(&str, Expected)] = &[
     ("post-user-id-query-param", Is(1, 2, 36)),
     ("post-wrong-content-type", Failed(F::RefusedBySite)),
     ("url-no-such-route", Failed(F::SiteMisconfigured)),
-    ("url-options-preflight", Failed(F::Unknown)),
-    ("url-rest-route-with-plain-permalinks", Failed(F::Unknown)),
-    ("url-rest-route", Failed(F::Unknown)),
-    ("url-wp-json-with-plain-permalinks-post", Failed(F::Unknown)),
+    ("url-options-preflight", Failed(F::Unusable)),
+    ("url-rest-route-with-plain-permalinks", Failed(F::Unusable)),
+    ("url-rest-route", Failed(F::Unusable)),
+    ("url-wp-json-with-plain-permalinks-post", Failed(F::Unusable)),
     ("url-wp-json-with-plain-permalinks", Failed(F::SiteMisconfigured)),
 ];
 
 /// Recordings that answer no post.
-const OTHERS: [&str; 4] = ["me-", "private-rest-", "thread-get-", "group-thread-get"];
+const OTHERS: [&str; 5] =
+    ["me-", "private-rest-", "thread-get-", "group-thread-get", "search-thread-"];
 
 fn post(target: Target, text: &str) -> Post {
     Post { credential: Credential::parse("secret").ok(), target, text: text.into(), claimed: None }
@@ -185,7 +186,7 @@ fn the_recordings_are_the_ones_that_were_made() {
     }
     for entry in std::fs::read_dir(origin).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
-        if ["post-", "fail-", "url-", "me-", "thread-get-"]
+        if ["post-", "fail-", "url-", "me-", "thread-get-", "search-thread-"]
             .iter()
             .any(|kind| file.starts_with(kind))
         {
@@ -234,7 +235,7 @@ fn stored(text: &str, body: &Value) -> Option<Stored> {
     match answer(&post(Target::Thread(1), text), &reply(200, body)) {
         Answer::Stored(stored) => Some(stored),
         Answer::Failed(failure) => {
-            assert_eq!(failure, F::Unknown);
+            assert_eq!(failure, F::Unusable);
             None
         }
         other => panic!("{other:?}"),
@@ -322,19 +323,19 @@ fn a_200_with_html_is_an_unknown_outcome() {
     assert_eq!(read(&good), Is(1, 2, 1));
     for kind in [Some("text/html"), Some("application/json-seq"), Some(""), None] {
         let reply = Reply { content_type: kind.map(str::to_owned), ..good.clone() };
-        assert_eq!(read(&reply), Failed(F::Unknown), "{kind:?}");
+        assert_eq!(read(&reply), Failed(F::Unusable), "{kind:?}");
     }
     for kind in ["application/json", "Application/JSON;charset=utf-8", "application/json ; x=y"] {
         let reply = Reply { content_type: Some(kind.to_owned()), ..good.clone() };
         assert_eq!(read(&reply), Is(1, 2, 1), "{kind}");
     }
     let before = [b"<br />Warning", &*good.body.clone().unwrap()].concat();
-    assert_eq!(read(&Reply { body: Some(before), ..good.clone() }), Failed(F::Unknown));
+    assert_eq!(read(&Reply { body: Some(before), ..good.clone() }), Failed(F::Unusable));
     let after = [&*good.body.clone().unwrap(), b"<!-- cached -->"].concat();
-    assert_eq!(read(&Reply { body: Some(after), ..good.clone() }), Failed(F::Unknown));
+    assert_eq!(read(&Reply { body: Some(after), ..good.clone() }), Failed(F::Unusable));
     assert_eq!(read(&Reply { body: None, ..good.clone() }), Failed(F::Unknown));
     for status in [201, 202, 204, 206] {
-        assert_eq!(read(&Reply { status, ..good.clone() }), Failed(F::Unknown), "{status}");
+        assert_eq!(read(&Reply { status, ..good.clone() }), Failed(F::Unusable), "{status}");
     }
 }
 
@@ -388,9 +389,9 @@ fn a_status_without_json_says_what_it_can() {
         (418, F::NotStored),
         (429, F::SiteBusy { retry_after_s: None }),
         (499, F::NotStored),
-        (500, F::Unknown),
-        (502, F::Unknown),
-        (503, F::Unknown),
+        (500, F::Unusable),
+        (502, F::Unusable),
+        (503, F::Unusable),
         (504, F::Unknown),
         (520, F::Unknown),
         (599, F::Unknown),

@@ -343,6 +343,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::Overloaded,
         Failure::NotStored,
         Failure::Unknown,
+        Failure::Unusable,
     ];
     let abouts = [About::Message, About::Token, About::Thread];
     let failed =

@@ -5,7 +5,7 @@ mod town;
 
 use std::time::Duration;
 
-use buddyline::hub::interface::{Answer, Failure, Input, Settings, Stored, Target};
+use buddyline::hub::interface::{Answer, Failure, Input, Looked, Settings, Stored, Target};
 use buddyline::protocol::Id;
 use serde_json::{Value, json};
 use town::{Town, settings};
@@ -554,6 +554,7 @@ fn each_failure_has_its_code_and_says_what_to_do() {
         (Failure::Overloaded, "overloaded"),
         (Failure::NotStored, "not_stored"),
         (Failure::Unknown, "unknown_outcome"),
+        (Failure::Unusable, "unknown_outcome"),
     ] {
         let mut town = Town::default();
         let alice = town.open_in(0, "2", "7");
@@ -677,7 +678,11 @@ fn an_outcome_whose_connection_has_gone_goes_to_its_users_next_one() {
     let (first, _) = town.asked();
     town.close(gone);
     // While nobody is there it is kept, and the thread hears it all the same.
-    town.fail(first, Failure::Unknown);
+    town.fail(first, Failure::Unusable);
+    town.pass(Duration::from_millis(500));
+    let (look, _) = town.asked_look();
+    let other = Looked::Other { thread: 41, sender: Id::number(7), message: 5 };
+    town.answer(look, Answer::Looked(other));
     town.hears_nothing();
     let (second, _) = town.asked();
     let back = town.open(3);

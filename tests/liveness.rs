@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Failure, Proven, RequestId, Settings, Target, WaitBounds,
+    Answer, Ask, Bounds, ConnId, Failure, Looked, Proven, RequestId, Settings, Target, WaitBounds,
 };
+use buddyline::protocol::Id;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ const HEIRS_WAIT: Duration = Duration::from_secs(500);
 fn small() -> Settings {
     Settings {
         membership_lasts: Duration::from_secs(20),
+        message_turn_lasts: Some(Duration::from_secs(20)),
         joins_per_connection: 2,
         waiting: WaitBounds {
             total: 4,
@@ -36,6 +38,9 @@ fn small() -> Settings {
         ..verified()
     }
 }
+
+/// How long a message may be sent again, less the time that all the rest takes.
+const REPEATS_LAST: Duration = Duration::from_secs(300);
 
 /// Whose token it is, and whether the site knows it.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +76,8 @@ enum Step {
     Close(u32),
     Be(u32, u64, Option<Token>),
     Say(u32, Word),
+    /// Says one of the latest messages again, under the same name.
+    Again(u32, usize),
     /// The site answers one of its questions: well, or with a failure.
     Answer(usize, Option<Failure>),
     Pass(u64),
@@ -96,7 +103,8 @@ fn word() -> impl Strategy<Value = Word> {
 fn step() -> impl Strategy<Value = Step> {
     let failure = prop_oneof![
         4 => Just(Failure::SiteUnavailable { retry_after_s: None }),
-        1 => Just(Failure::Unknown),
+        3 => Just(Failure::Unknown),
+        3 => Just(Failure::Unusable),
         1 => Just(Failure::TokenExpired),
         1 => Just(Failure::TokenRefused),
     ];
@@ -110,16 +118,29 @@ fn step() -> impl Strategy<Value = Step> {
                 Step::Be(slot, user, token)
             }),
         14 => (0..SLOTS, word()).prop_map(|(slot, word)| Step::Say(slot, word)),
-        6 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
+        4 => (0..SLOTS, 0..4usize).prop_map(|(slot, n)| Step::Again(slot, n)),
+        8 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
         2 => (0..25u64).prop_map(Step::Pass),
     ]
 }
 
-/// A frame that must have one outcome.
+/// A frame that must have one outcome, as often as it was said.
 struct Said {
-    conn: ConnId,
-    is_send: bool,
+    /// The connections that have said it.
+    conns: Vec<ConnId>,
+    /// A message, as it was said, and when first.
+    message: Option<(String, Instant)>,
     outcomes: Vec<(ConnId, Value)>,
+}
+
+/// A message that the site has, or will have.
+#[derive(Clone, Debug)]
+struct Kept {
+    id: u64,
+    at: Instant,
+    thread: u64,
+    user: u64,
+    text: String,
 }
 
 #[derive(Default)]
@@ -139,13 +160,19 @@ struct World {
     asked: Vec<(RequestId, Ask)>,
     /// The messages that came to the site.
     posted: BTreeSet<String>,
+    /// What the site has stored, and will store although nobody hears of it.
+    kept: Vec<Kept>,
+    late: Vec<Kept>,
+    /// The names of messages in the order in which they were first said.
+    messages: Vec<String>,
 }
 
 impl World {
     fn new() -> World {
         let town = Town::new(small());
         let (here, lives, said, asked, posted) = Default::default();
-        World { town, here, lives, said, asked, posted }
+        let (kept, late, messages) = Default::default();
+        World { town, here, lives, said, asked, posted, kept, late, messages }
     }
 
     fn take(&mut self, step: Step) {
@@ -183,14 +210,35 @@ impl World {
                     self.say(conn, word);
                 }
             }
+            Step::Again(slot, n) => {
+                if let Some(conn) = self.here.get(&slot).copied() {
+                    self.say_again(conn, n);
+                }
+            }
             Step::Answer(n, failure) => {
                 if !self.asked.is_empty() {
                     let (request, ask) = self.asked.remove(n % self.asked.len());
-                    let answer = failure.map_or_else(|| self.site(&ask, n), Answer::Failed);
+                    let answer = match (&ask, failure) {
+                        (Ask::Post(_), Some(failure)) => self.site_fails(&ask, n, failure),
+                        // Only a post leaves anyone in doubt.
+                        (_, Some(Failure::Unknown | Failure::Unusable)) => {
+                            Answer::Failed(Failure::SiteUnavailable { retry_after_s: None })
+                        }
+                        (_, Some(failure)) => Answer::Failed(failure),
+                        (_, None) => self.site(&ask, n),
+                    };
                     self.town.answer(request, answer);
                 }
             }
-            Step::Pass(seconds) => self.town.pass(Duration::from_secs(seconds)),
+            Step::Pass(seconds) => {
+                self.town.pass(Duration::from_secs(seconds));
+                let now = self.town.now.instant;
+                let (due, later) = self.late.drain(..).partition(|kept| kept.at <= now);
+                self.late = later;
+                for kept in due {
+                    self.keep(kept);
+                }
+            }
         }
         self.look();
     }
@@ -222,14 +270,60 @@ impl World {
             }
         };
         frame["clientId"] = json!(id);
+        let text = frame.to_string();
         let is_send = matches!(word, Word::Send(..));
-        self.said.insert(id, Said { conn, is_send, outcomes: Vec::new() });
-        self.town.say(conn, &frame.to_string());
+        let message = is_send.then(|| (text.clone(), self.town.now.instant));
+        if is_send {
+            self.messages.push(id.clone());
+        }
+        self.said.insert(id, Said { conns: vec![conn], message, outcomes: Vec::new() });
+        self.town.say(conn, &text);
+    }
+
+    /// The same user says the same, perhaps on another connection.
+    fn say_again(&mut self, conn: ConnId, n: usize) {
+        let Some(id) = self.messages.iter().rev().nth(n) else { return };
+        let said = self.said.get_mut(id).unwrap();
+        let (text, first) = said.message.clone().unwrap();
+        let user = |conn: &ConnId| match &Vec::from_iter(&self.lives[conn].users)[..] {
+            [user] => Some(**user),
+            _ => None,
+        };
+        let users: BTreeSet<_> = said.conns.iter().chain([&conn]).map(user).collect();
+        let same = users.len() == 1 && !users.contains(&None);
+        if same && self.town.now.instant - first < REPEATS_LAST {
+            said.conns.push(conn);
+            self.town.say(conn, &text);
+        }
+    }
+
+    fn keep(&mut self, mut kept: Kept) {
+        kept.id = self.kept.len() as u64 + 1;
+        let before = self.kept.iter().find(|other| other.text == kept.text);
+        assert!(before.is_none(), "stored twice: {kept:?} after {before:?}");
+        self.kept.push(kept);
+    }
+
+    /// What a post leads to at a site that fails: in doubt it is stored, or not, or later.
+    fn site_fails(&mut self, ask: &Ask, n: usize, failure: Failure) -> Answer {
+        let late = match (failure, n % 3) {
+            (Failure::Unknown, 0) => Some(Duration::from_secs(n as u64 * 2)),
+            (Failure::Unknown | Failure::Unusable, 1) => None,
+            _ => return Answer::Failed(failure),
+        };
+        let before = self.kept.len();
+        self.site(ask, n);
+        if let (Some(late), Some(mut kept)) = (late, self.kept.drain(before..).next()) {
+            kept.at += late;
+            self.late.push(kept);
+        }
+        Answer::Failed(failure)
     }
 
     /// What a site in order says: everyone is in every thread but the one of their own number.
-    fn site(&self, ask: &Ask, n: usize) -> Answer {
-        let people = |thread: u64| (1..=USERS).filter(|user| *user != thread).collect();
+    fn site(&mut self, ask: &Ask, n: usize) -> Answer {
+        let people =
+            |thread: u64| (1..=USERS).filter(|user| *user != thread).collect::<Box<[u64]>>();
         match ask {
             Ask::Prove(credential) => match Token::of(credential.secret()) {
                 Token { user, good: true } => Answer::Proven(Proven { user, expires_s: None }),
@@ -240,28 +334,45 @@ impl World {
                 Token { user, .. } if user == *thread => Answer::Failed(Failure::NotParticipant),
                 _ => Answer::Listed(people(*thread)),
             },
+            Ask::Look(look) => {
+                let Token { user, good } = Token::of(look.credential.secret());
+                if !good {
+                    return Answer::Failed(Failure::TokenRefused);
+                }
+                if look.sender.as_ref().and_then(Id::site_number) != Some(user) {
+                    return Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
+                }
+                let thread = thread_of(look.target, user);
+                let newest = self.kept.iter().rfind(|k| k.thread == thread && k.user == user);
+                let since = look.posted - Duration::from_secs(2);
+                Answer::Looked(match newest.filter(|kept| kept.at >= since) {
+                    None => Looked::Nothing,
+                    Some(kept) if *kept.text == *look.text => {
+                        let people = (n % 2 == 0).then(|| people(thread));
+                        Looked::Same(town::stored(thread, user, kept.id, people.as_deref()))
+                    }
+                    Some(kept) => {
+                        Looked::Other { thread, sender: Id::number(user), message: kept.id }
+                    }
+                })
+            }
             Ask::Post(post) => {
                 let Some(credential) = &post.credential else {
                     return Answer::Failed(Failure::TokenMissing);
                 };
                 let Token { user, good } = Token::of(credential.secret());
-                let thread = match post.target {
-                    Target::Thread(thread) => thread,
-                    Target::NewThread { .. } => user % THREADS + 1,
-                };
+                let thread = thread_of(post.target, user);
                 if !good {
                     return Answer::Failed(Failure::TokenRefused);
                 }
                 if user == thread {
                     return Answer::Failed(Failure::NotParticipant);
                 }
-                Answer::Stored(buddyline::hub::interface::Stored {
-                    thread,
-                    sender: buddyline::protocol::Id::number(user),
-                    message: None,
-                    participants: (n % 2 == 0).then(|| people(thread)),
-                    expires_s: None,
-                })
+                let (text, at) = (post.text.to_string(), self.town.now.instant);
+                self.keep(Kept { id: 0, at, thread, user, text });
+                let people = (n % 2 == 0).then(|| people(thread));
+                let id = self.kept.len() as u64;
+                Answer::Stored(town::stored(thread, user, id, people.as_deref()))
             }
         }
     }
@@ -281,7 +392,7 @@ impl World {
         while self.town.questions() > 0 {
             let (request, ask) = self.town.asked_anything();
             if let Ask::Post(post) = &ask {
-                assert!(self.posted.insert(post.text.to_string()), "posted once: {}", post.text);
+                self.posted.insert(post.text.to_string());
             }
             self.asked.push((request, ask));
         }
@@ -291,6 +402,12 @@ impl World {
             let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
             if let Some(said) = id.as_str().and_then(|id| self.said.get_mut(id)) {
                 let again = arrived && said.outcomes.iter().any(|(_, f)| f["type"] == "offer");
+                if frame["type"] == "message" {
+                    let text = frame["message"].as_str().unwrap();
+                    let stored =
+                        self.kept.iter().any(|k| k.text == text && frame["messageId"] == k.id);
+                    assert!(stored, "nothing like this is stored: {frame}");
+                }
                 if !again {
                     said.outcomes.push((to, frame));
                 }
@@ -323,21 +440,46 @@ impl World {
 
     fn check(&self) {
         for (id, said) in &self.said {
-            let Said { conn, is_send, outcomes } = said;
-            let open = self.lives[conn].closed.is_none();
-            let must = open || (*is_send && self.posted.contains(id) && self.has_heir(*conn));
-            assert!(outcomes.len() <= 1, "{id} has outcomes: {outcomes:?}");
-            assert!(!must || outcomes.len() == 1, "{id} has no outcome (open: {open})");
+            let Said { conns, message, outcomes } = said;
+            assert!(outcomes.len() <= conns.len(), "{id}, said {conns:?}, has {outcomes:?}");
+            for conn in conns.iter().filter(|conn| self.lives[conn].closed.is_none()) {
+                let said = conns.iter().filter(|other| *other == conn).count();
+                let told = outcomes.iter().filter(|(to, _)| to == conn).count();
+                // The other party hears an offer.
+                let told =
+                    if outcomes.iter().any(|(_, f)| f["type"] == "offer") { said } else { told };
+                assert!(told >= said, "{id}, said {said} times on {conn:?}, has {outcomes:?}");
+            }
+            let posted = message.is_some() && self.posted.contains(id);
+            if posted && conns.iter().any(|conn| self.has_heir(*conn)) {
+                assert!(!outcomes.is_empty(), "{id} has no outcome");
+            }
             for (to, frame) in outcomes.iter().filter(|(_, frame)| frame["type"] != "offer") {
-                let (to, from) = (to, &self.lives[conn]);
-                let same = to == conn || self.lives[to].users.intersection(&from.users).count() > 0;
-                assert!(same, "{id} of {conn:?} was heard by {to:?}: {frame}");
+                let users = |conn| &self.lives[conn].users;
+                let same = conns
+                    .iter()
+                    .any(|from| to == from || users(to).intersection(users(from)).count() > 0);
+                assert!(same, "{id} of {conns:?} was heard by {to:?}: {frame}");
+            }
+            let certain = |f: &Value| f["type"] == "error" && f["code"] != "unknown_outcome";
+            let all = outcomes.len() == conns.len() && outcomes.iter().all(|(_, f)| certain(f));
+            if message.is_some() && all {
+                let stored = self.kept.iter().chain(&self.late).any(|kept| kept.text == *id);
+                assert!(!stored, "{id} is stored, and is told as {outcomes:?}");
             }
         }
         assert_eq!(self.town.hub.unsettled(), [0; 3], "frames, checks, pending connections");
         let census = self.town.hub.census();
         assert_eq!(census.deliveries, 0);
         assert_eq!(census.connections, self.here.len());
+    }
+}
+
+/// The thread into which a message of this user goes.
+fn thread_of(target: Target, user: u64) -> u64 {
+    match target {
+        Target::Thread(thread) => thread,
+        Target::NewThread { .. } => user % THREADS + 1,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::interface::{
-    Answer, Ask, ConnId, Failure, Proven, RequestId, Settings, Stored, Target, WaitBounds,
+    Answer, Ask, ConnId, Failure, Looked, Proven, RequestId, Settings, Stored, Target, WaitBounds,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -176,6 +176,8 @@ impl Site {
                     false => Answer::Failed(Failure::NotParticipant),
                 }
             }
+            // Its posts do not fail like this.
+            Ask::Look(_) => Answer::Looked(Looked::Nothing),
             Ask::Post(post) => {
                 let sender = user(post.credential.as_ref().unwrap());
                 let thread = match post.target {

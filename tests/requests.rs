@@ -5,8 +5,10 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use buddyline::config::token_header::TokenHeader;
-use buddyline::hub::interface::{Ask, Failure as F, Post, Target};
+use buddyline::hub::interface::{Ask, Failure as F, Look, Post, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::address::Form;
@@ -14,6 +16,7 @@ use buddyline::upstream::buddyboss::{
     Finding, Reply, Request, answer, finding, post_request, probe_request, refusal,
 };
 use buddyline::upstream::checks::{Roll, list_request, prove_request, proven};
+use buddyline::upstream::lookups::looked;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::fixtures::load;
@@ -183,12 +186,14 @@ proptest! {
     #[test]
     fn no_answer_whatever_makes_a_panic(
         status in 100_u16..1000, kind in ".{0,20}", header in ".{0,40}", bytes: Vec<u8>, json: bool,
+        after: Duration,
     ) {
         let kind = if json { "application/json".to_owned() } else { kind };
         let reply = Reply {
             status,
             content_type: Some(kind),
             retry_after: Some(header.clone()),
+            age: None,
             date: Some("Sun, 22 Nov 2026 11:00:38 GMT".to_owned()),
             location: Some(header),
             body: Some(bytes),
@@ -198,6 +203,12 @@ proptest! {
         proven(&token("secret"), &reply);
         Roll::new(1).take(&reply);
         finding(&reply);
+        let credential = token("secret");
+        for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
+            let (text, posted) = ("x".into(), Instant::now());
+            let look = Look { credential: credential.clone(), target, text, sender: None, posted };
+            looked(&look, &reply, after);
+        }
     }
 }
 

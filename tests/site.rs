@@ -142,75 +142,132 @@ fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
     };
     let elsewhere = [("Location", "https://other.example/")];
     let suspended = [("Location", "/wp-login.php?action=bp-suspended")];
-    // Where the fate of the message is not in the answer, the server may have looked it up.
-    let stored_or_unknown = &["message", "unknown_outcome"][..];
-    let lost_or_unknown = &["not_stored", "unknown_outcome"][..];
-    let cases: Vec<(Fault, &[&str])> = vec![
-        (Fault::Hang, lost_or_unknown),
-        (Fault::HangAfterStoring, stored_or_unknown),
-        (Fault::Close, lost_or_unknown),
-        (Fault::CloseAfterStoring, stored_or_unknown),
-        (Fault::Truncated, stored_or_unknown),
-        (Fault::TruncatedChunks, stored_or_unknown),
-        (Fault::Padded(5 << 20), stored_or_unknown),
-        (Fault::GzipBomb(8 << 20), stored_or_unknown),
-        (Fault::Gzip, &["message"]),
-        (Fault::Html, lost_or_unknown),
-        (Fault::HtmlBeforeJson, stored_or_unknown),
-        (Fault::Garbage, lost_or_unknown),
-        (Fault::CloseAfterAnswer, &["message"]),
-        (Fault::Delay(Duration::from_millis(100)), &["message"]),
-        (Fault::status(301, &elsewhere), &["site_misconfigured"]),
-        (Fault::status(302, &suspended), &["suspended"]),
-        (Fault::status(400, &[]), &["refused_by_site"]),
-        (Fault::status(401, &[]), &["not_stored"]),
-        (Fault::status(403, &[]), &["not_stored"]),
-        (Fault::status(404, &[]), &["site_misconfigured"]),
-        (Fault::status(413, &[]), &["too_large"]),
-        (Fault::status(429, &[]), &["site_busy"]),
-        (Fault::status(500, &[]), lost_or_unknown),
-        (Fault::status(502, &[]), lost_or_unknown),
-        (Fault::status(504, &[]), lost_or_unknown),
-        (wp_die(), &["site_unavailable"]),
+    // Where the fate of the message is not in the answer, the server looks it up.
+    let cases: Vec<(Fault, &str)> = vec![
+        (Fault::Hang, "unknown_outcome"),
+        (Fault::HangAfterStoring, "message"),
+        (Fault::Close, "unknown_outcome"),
+        (Fault::CloseAfterStoring, "message"),
+        (Fault::Truncated, "message"),
+        (Fault::TruncatedChunks, "message"),
+        (Fault::Padded(5 << 20), "message"),
+        (Fault::GzipBomb(8 << 20), "message"),
+        (Fault::Gzip, "message"),
+        (Fault::FatalAfterStoring, "message"),
+        (Fault::StoredLate(Duration::from_secs(3)), "message"),
+        (Fault::Html, "not_stored"),
+        (Fault::HtmlBeforeJson, "message"),
+        (Fault::Garbage, "unknown_outcome"),
+        (Fault::CloseAfterAnswer, "message"),
+        (Fault::Delay(Duration::from_millis(100)), "message"),
+        (Fault::status(301, &elsewhere), "site_misconfigured"),
+        (Fault::status(302, &suspended), "suspended"),
+        (Fault::status(400, &[]), "refused_by_site"),
+        (Fault::status(401, &[]), "not_stored"),
+        (Fault::status(403, &[]), "not_stored"),
+        (Fault::status(404, &[]), "site_misconfigured"),
+        (Fault::status(413, &[]), "too_large"),
+        (Fault::status(429, &[]), "site_busy"),
+        (Fault::status(500, &[]), "not_stored"),
+        (Fault::status(502, &[]), "not_stored"),
+        (Fault::status(504, &[]), "unknown_outcome"),
+        (wp_die(), "site_unavailable"),
     ];
     let site = Site::start();
     let threads: Vec<u64> = (1..=cases.len() as u64).collect();
     for thread in &threads {
         site.add_thread(*thread, &[7, 8]);
     }
-    let server = at(&site, &["--upstream-timeout", "1s", "--log-level", "debug"]);
+    let faults: Vec<Fault> = cases.iter().map(|(fault, _)| fault.clone()).collect();
+    site.fail_when(move |_, request| {
+        let text = request.json()["message"].as_str()?.to_owned();
+        let case: usize = text.strip_prefix("private words, first ")?.parse().ok()?;
+        Some(faults[case - 1].clone())
+    });
+    let settings = ["--upstream-timeout", "1s", "--upstream-workers", "8", "--log-level", "debug"];
+    let server = at(&site, &settings);
     let mut seven = Client::of_user(server.address(), 7);
     let mut eight = Client::of_user(server.address(), 8);
     for thread in &threads {
         eight.say(&json!({"type": "join_thread", "threadId": thread}));
         eight.expect_type("thread_joined");
     }
-    for ((fault, expected), thread) in cases.iter().zip(threads) {
-        site.fail_next(fault.clone());
-        let posts = site.posts().len();
-        seven.say(&post(thread, "private words", 7, "first"));
-        seven.say(&post(thread, "private words too", 7, "second"));
-        let first = outcome(&mut seven, "first");
-        let word = if first["type"] == "error" { &first["code"] } else { &first["type"] };
-        assert!(expected.contains(&word.as_str().unwrap()), "{fault:?}: {first}");
-        if first["type"] == "error" {
-            assert_eq!(first["replyTo"], "send_message");
-            assert_eq!(first["threadId"], thread);
+    for thread in &threads {
+        for which in ["first", "second"] {
+            let text = format!("private words, {which} {thread}");
+            seven.say(&post(*thread, &text, 7, &format!("{which}-{thread}")));
         }
-        let second = outcome(&mut seven, "second");
-        assert_eq!(second["type"], "message", "after {fault:?}: {second}");
-        assert_eq!(second["threadId"], thread);
-        assert!(outcomes(&seven.drain(), "first").is_empty(), "{fault:?} has two outcomes");
-        // The other side hears what was told to the sender as a message, and nothing else.
-        let heard = eight.drain();
-        let heard: Vec<&Value> = heard.iter().map(|frame| &frame["type"]).collect();
-        let messages = if first["type"] == "message" { 2 } else { 1 };
-        assert_eq!(heard, vec!["message"; messages], "{fault:?}");
-        assert_eq!(site.posts().len(), posts + 2, "{fault:?}: nothing is sent twice");
     }
+    let (mut told, mut heard) = (Vec::new(), Vec::new());
+    let until = Instant::now() + 3 * LONG;
+    let is_outcome = |frame: &Value| frame["type"] == "message" || frame["type"] == "error";
+    while told.len() < 2 * cases.len() && Instant::now() < until {
+        told.extend(seven.drain().into_iter().filter(is_outcome));
+        heard.extend(eight.drain().into_iter().filter(is_outcome));
+        thread::sleep(Duration::from_millis(50));
+    }
+    for ((fault, expected), thread) in cases.iter().zip(threads) {
+        let first = outcomes(&told, &format!("first-{thread}"));
+        assert_eq!(first.len(), 1, "{fault:?}: {first:?}");
+        let word = if first[0]["type"] == "error" { &first[0]["code"] } else { &first[0]["type"] };
+        assert_eq!(word, expected, "{fault:?}: {}", first[0]);
+        assert_eq!(first[0]["threadId"], thread);
+        let second = outcomes(&told, &format!("second-{thread}"));
+        assert_eq!(second.len(), 1, "after {fault:?}: {second:?}");
+        assert_eq!(second[0]["type"], "message", "after {fault:?}");
+        // The other side hears what was told to the sender as a message, and nothing else.
+        let heard = heard.iter().filter(|frame| frame["threadId"] == thread);
+        let messages = if *expected == "message" { 2 } else { 1 };
+        assert_eq!(heard.count(), messages, "{fault:?}");
+    }
+    assert_eq!(site.posts().len(), 2 * cases.len(), "nothing is sent twice");
     for line in server.log() {
         assert!(!line.contains("s3cr3t") && !line.contains("private"), "{line}");
     }
+}
+
+#[test]
+fn a_message_behind_a_hanging_one_is_sent_away_and_never_posted() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &["--message-turn-lasts", "500ms"]);
+    let mut seven = Client::of_user(server.address(), 7);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    site.fail_next(Fault::Delay(Duration::from_secs(2)));
+    seven.say(&post(41, "slow", 7, "first"));
+    seven.say(&post(41, "behind it", 7, "second"));
+    let fault = seven.expect_error("not_stored");
+    assert_eq!(fault["clientId"], "second");
+    assert_eq!(outcome(&mut seven, "first")["type"], "message");
+    // It may be tried again under the same name.
+    seven.say(&post(41, "behind it", 7, "second"));
+    assert_eq!(outcome(&mut seven, "second")["type"], "message");
+    assert_eq!(site.stored(41), [(7, "slow".to_owned()), (7, "behind it".to_owned())]);
+    assert_eq!(of_type(&eight.drain(), "message").len(), 2);
+}
+
+#[test]
+fn a_phone_that_comes_back_and_sends_again_stores_it_once() {
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    let server = at(&site, &[]);
+    let mut eight = Client::in_thread(server.address(), 8, 41);
+    let mut phone = Client::in_thread(server.address(), 7, 41);
+    site.fail_next(Fault::FatalAfterStoring);
+    phone.say(&post(41, "hello", 7, "a"));
+    phone.drain();
+    // The old connection hangs in the air while the new one is there.
+    let mut again = Client::in_thread(server.address(), 7, 41);
+    again.say(&post(41, "hello", 7, "a"));
+    let first = outcome(&mut again, "a");
+    assert_eq!(first["type"], "message", "{first}");
+    assert_eq!(outcome(&mut phone, "a"), first);
+    drop(phone);
+    again.say(&post(41, "hello", 7, "a"));
+    assert_eq!(outcome(&mut again, "a"), first);
+    assert_eq!(of_type(&again.drain(), "message"), [] as [&Value; 0]);
+    assert_eq!(of_type(&eight.drain(), "message").len(), 1);
+    assert_eq!((site.posts().len(), site.looks().len()), (1, 1));
 }
 
 #[test]

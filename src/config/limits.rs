@@ -112,6 +112,12 @@ pub struct Limits {
           value_parser = |s: &str| number(s, 65_536, 1_073_741_824))]
     pub max_sending_bytes: usize,
 
+    /// How long a message may wait for its turn in its thread, 100ms to 10m; then it is answered
+    /// "not_stored" and never posted.
+    #[arg(long, env = "BUDDYLINE_MESSAGE_TURN_LASTS", value_name = "TIME", default_value = "40s",
+          value_parser = |s: &str| time(s, "100ms", "10m"))]
+    pub message_turn_lasts: Duration,
+
     /// Switches all of these limits off: for measurements only.
     #[arg(long, env = "BUDDYLINE_NO_LIMITS", value_parser = FalseyValueParser::new())]
     pub no_limits: bool,
@@ -141,6 +147,7 @@ impl Limits {
             max_sending: UNLIMITED,
             max_sending_per_connection: UNLIMITED,
             max_sending_bytes: UNLIMITED,
+            message_turn_lasts: NEVER,
             no_limits: true,
         }
     }

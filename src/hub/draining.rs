@@ -16,15 +16,16 @@ impl Hub {
         if !self.is_open(conn) {
             return false;
         }
-        self.delivery.has(conn)
+        self.has_sent(conn)
             || self.waiting.has(conn)
             || self.presence.user_of(conn).is_some_and(|user| {
-                self.heirs.gone_before(conn, &user.key).any(|gone| self.delivery.has(gone))
+                self.heirs.gone_before(conn, &user.key).any(|gone| self.has_sent(gone))
             })
     }
 
     /// Gives every message on its way its outcome, before the server stops.
     pub fn stop(&mut self) {
+        self.lookups.clear();
         for (job, fault) in self.delivery.abandon() {
             self.fail(&job, &fault);
         }

@@ -73,7 +73,7 @@ impl Hub {
             self.checks.drop_proof(proof);
         }
         if let Some(user) = self.presence.user_of(conn) {
-            self.heirs.closed(conn, &user.key, self.delivery.has(conn), now.instant);
+            self.heirs.closed(conn, &user.key, self.has_sent(conn), now.instant);
         }
         self.presence.leave(conn, now.instant, self.settings.presence_grace);
     }
@@ -104,7 +104,7 @@ impl Hub {
             }
             before => {
                 if let Some(before) = before {
-                    let with_messages = self.delivery.has(conn);
+                    let with_messages = self.has_sent(conn);
                     self.heirs.closed(conn, &before.key, with_messages, now.instant);
                     if self.settings.trust == Trust::Verified {
                         self.leave_everything(conn);

@@ -40,8 +40,11 @@ pub enum Failure {
     Overloaded,
     /// Certainly not stored, for another reason.
     NotStored,
-    /// Sent, and no usable answer came: perhaps stored.
+    /// Sent, and no answer came, or half of one: perhaps stored, and perhaps only later.
     Unknown,
+    /// Sent, and a whole answer came that is of no use: the site's work is over, and the message is
+    /// perhaps stored.
+    Unusable,
 }
 
 /// What was asked.
@@ -55,7 +58,34 @@ pub enum About {
     Thread,
 }
 
+/// What is known of a site that has given no usable answer to a post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Its work is over: the message is stored by now, or never will be.
+    Ended,
+    /// It may still be at work.
+    MayGoOn,
+}
+
+/// What is said of a message that the thread does not have, after the site has failed.
+pub fn not_in_thread() -> ClientError {
+    ClientError::new(
+        ErrorCode::NotStored,
+        "The message was not stored: the site has failed, and the thread does not have it. \
+         Send it again.",
+    )
+}
+
 impl Failure {
+    /// Whether a message may be stored for all that, and what is known of the site.
+    pub fn doubt(&self) -> Option<Doubt> {
+        match self {
+            Failure::Unknown => Some(Doubt::MayGoOn),
+            Failure::Unusable => Some(Doubt::Ended),
+            _ => None,
+        }
+    }
+
     /// Whether it is the site's last word on a credential, rather than a question that failed.
     pub fn condemns(&self) -> bool {
         matches!(self, Failure::TokenRefused | Failure::TokenExpired | Failure::Suspended)
@@ -63,7 +93,7 @@ impl Failure {
 
     /// What the client is told: what happened and what to do.
     pub fn client_error(&self, about: About) -> ClientError {
-        if let (Failure::Unknown, About::Message) = (self, about) {
+        if let (Failure::Unknown | Failure::Unusable, About::Message) = (self, about) {
             return ClientError::new(
                 ErrorCode::UnknownOutcome,
                 "The site gave no usable answer: the message may or may not be stored. \
@@ -140,7 +170,18 @@ impl Failure {
             Failure::NotStored => {
                 (Code::NotStored, "the site refused it without a reason. Try again later.")
             }
-            Failure::Unknown => (Code::SiteUnavailable, "the site gave no usable answer."),
+            Failure::Unknown | Failure::Unusable => {
+                (Code::SiteUnavailable, "the site gave no usable answer.")
+            }
         }
     }
+}
+
+/// What is said to who sends more frames than they may.
+pub fn too_fast() -> ClientError {
+    ClientError::new(
+        ErrorCode::RateLimited,
+        "You send too many frames: this one was not heard. Send fewer, and this one again in a \
+         moment; who goes on like this is disconnected.",
+    )
 }

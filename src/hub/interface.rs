@@ -128,6 +128,8 @@ pub struct Settings {
     pub anonymous_lasts: Duration,
     /// Questions about people and threads that are with the site at the same time, at least 1.
     pub checks: usize,
+    /// How long a message may wait for its turn; `None` is without a limit.
+    pub message_turn_lasts: Option<Duration>,
     /// How long `typing` lasts without a repeat.
     pub typing_lasts: Duration,
     /// How long a user stays online without a connection.
@@ -178,6 +180,24 @@ pub enum Ask {
         /// Of someone who says they take part.
         credential: Credential,
     },
+    /// Whether a message is stored whose post had no usable answer (CONTRACT 3.2 and 3.5). Answers:
+    /// looked, failed.
+    Look(Look),
+}
+
+/// A message whose fate is not known.
+#[derive(Debug)]
+pub struct Look {
+    /// Its sender's; nobody else's shows which messages are theirs.
+    pub credential: Credential,
+    /// Where it should have gone.
+    pub target: Target,
+    /// The text exactly as its sender wrote it.
+    pub text: Arc<str>,
+    /// Who its sender is, where the server knows: another user's look proves nothing.
+    pub sender: Option<Id>,
+    /// When the site was asked to store it.
+    pub posted: Instant,
 }
 
 /// A message to be stored, made of checked parts only (CONTRACT 4).
@@ -216,6 +236,8 @@ pub enum Answer {
     /// The thread's participants by the site's numbers, ascending, all of them; those whose
     /// accounts are deleted are not among them. Who asked need not be either (CONTRACT 3.2).
     Listed(Box<[u64]>),
+    /// What the thread of a message shows of it.
+    Looked(Looked),
     /// It came to nothing, or nobody knows.
     Failed(Failure),
 }
@@ -232,9 +254,30 @@ impl Answer {
                     | Failure::Overloaded
                     | Failure::TokenMissing
                     | Failure::Unknown
+                    | Failure::Unusable
             )
         )
     }
+}
+
+/// What the thread into which a message should have gone shows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// The sender's newest message says the same and is not older than the post. Whether it is
+    /// another post's is for the one who knows these to say. It has a [`Stored::message`].
+    Same(Stored),
+    /// The sender's newest message may be newer than the post and says something else, or is as
+    /// good as the post's but for its time.
+    Other {
+        /// The thread it is in.
+        thread: u64,
+        /// Who wrote it.
+        sender: Id,
+        /// The site's number for it.
+        message: u64,
+    },
+    /// There is no message of the sender's since the post.
+    Nothing,
 }
 
 /// A stored message, as the site tells it.

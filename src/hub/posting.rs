@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
+use super::Hub;
 use super::checks::Check;
-use super::delivery::{Asked, Job, stopping};
+use super::delivery::{Asked, Job, stopping, turn_is_over};
 use super::entrance::mismatch;
+use super::failure::{Doubt, not_in_thread};
 use super::identity::Standing;
 use super::identity::proofs::Offer;
 use super::interface::{
-    About, Answer, ConnId, Effect, Failure, Now, Proven, RequestId, Stored, Target,
+    About, Answer, ConnId, Effect, Failure, Looked, Now, RequestId, Stored, Target,
 };
-use super::membership::Held;
-use super::threads::Joined;
-use super::{Hub, send};
+use super::repeats::{Known, Name, Who};
+use super::told::Whose;
 use crate::config::Trust;
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage, parse};
 use crate::protocol::credential::Credential;
-use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
+
+/// Seconds by which two clocks may differ that count the same time: less than what a look leaves in
+/// doubt for a text that is the same.
+const CLOCKS_DIFFER_MAX_S: u64 = 10;
 
 impl Hub {
     pub(super) fn send_message(
@@ -34,6 +38,13 @@ impl Hub {
             }
             // The parser has refused a frame with neither.
             (None, None) => return Ok(()),
+        };
+        let name = match &reply.client_id {
+            Some(client_id) => match self.first_sent(conn, &client_id.key, now)? {
+                Some(name) => Some(name),
+                None => return Ok(()),
+            },
+            None => None,
         };
         let credential = match message.token.as_deref() {
             Some(text) => Some(Credential::parse(text)?),
@@ -52,13 +63,48 @@ impl Hub {
             text: Arc::from(message.text.as_ref()),
             credential,
             asked: Asked { at: now.instant, after: self.requests.last() },
+            asked_s: now.unix_s,
+            name: name.clone(),
         };
         match self.delivery.accept(job, &self.settings.deliveries, &mut self.requests) {
             Ok(Some((request, ask))) => self.effects.push_back(Effect::Ask { request, ask }),
             Ok(None) => {}
             Err(_) => return Err(Failure::Overloaded.client_error(About::Message)),
         }
+        if let Some(name) = name {
+            self.repeats.accepted(name, now.instant);
+        }
         Ok(())
+    }
+
+    /// The name of a message that is sent under this `clientId` for the first time. If it is a
+    /// repeat, its outcome is the first one's, now or later, and there is no name.
+    ///
+    /// # Errors
+    ///
+    /// Too many repeats of it wait already.
+    fn first_sent(
+        &mut self,
+        conn: ConnId,
+        client_id: &IdKey,
+        now: Now,
+    ) -> Result<Option<Name>, ClientError> {
+        let name = |who| Name { who, client_id: client_id.clone() };
+        let nobodys = name(Who::Nobody(conn));
+        let users = self.presence.user_of(conn).map(|user| name(Who::User(user.key)));
+        // What was sent before the connection had said who it is is its own all the same.
+        for known_as in users.iter().chain([&nobodys]) {
+            match self.repeats.find(known_as, conn, now.instant) {
+                Known::New => {}
+                Known::Outcome(frame) => {
+                    self.effects.push_back(Effect::Send { to: conn, frame });
+                    return Ok(None);
+                }
+                Known::Waits => return Ok(None),
+                Known::TooMany => return Err(Failure::Overloaded.client_error(About::Message)),
+            }
+        }
+        Ok(Some(users.unwrap_or(nobodys)))
     }
 
     /// Whether a message has to wait until it is known whose connection this is; if so, it does.
@@ -142,139 +188,158 @@ impl Hub {
             }
             return self.ask_checks(now);
         }
+        if let Some((post, doubt)) = self.lookups.answered(request) {
+            return self.looked(post, doubt, answer, now);
+        }
+        match answer {
+            Answer::Stored(stored) => self.post_ends(request, Ok(stored), now),
+            Answer::Failed(failure) => match failure.doubt() {
+                Some(doubt) if self.may_look(request) => {
+                    self.lookups.begin(request, doubt, now.instant);
+                }
+                _ => self.post_fails(request, failure, now),
+            },
+            answer => {
+                let nobodys = self.delivery.job(request).is_none();
+                debug_assert!(nobodys, "{answer:?} answers no message");
+            }
+        }
+    }
+
+    // ---- messages whose fate is not known
+
+    /// Whether there is such a message, and somebody's credential to look for it.
+    fn may_look(&self, post: RequestId) -> bool {
+        self.delivery.job(post).is_some_and(|job| job.credential.is_some())
+    }
+
+    /// Asks the site for the thread of a message whose fate is not known, if that is due for one.
+    pub(super) fn look_up_message(&mut self, now: Now) -> bool {
+        if self.lookups.next_deadline().is_none_or(|at| at > now.instant) {
+            return false;
+        }
+        let request = self.requests.name();
+        let post = self.lookups.due(now.instant, request);
+        if let Some(ask) = post.and_then(|post| self.delivery.job(post)).and_then(Job::look) {
+            self.effects.push_back(Effect::Ask { request, ask });
+        } else {
+            debug_assert!(false, "what is looked up is on its way, and has a credential");
+        }
+        true
+    }
+
+    /// What the thread of a message whose fate is not known has shown.
+    fn looked(&mut self, post: RequestId, doubt: Doubt, answer: Answer, now: Now) {
+        if let Answer::Failed(failure) = &answer {
+            if failure.condemns() {
+                // Nor would the next look be let in.
+                return self.look_is_refused(post, *failure, now);
+            }
+        }
+        let verdict = match answer {
+            Answer::Looked(looked) => self.verdict(post, looked, now),
+            Answer::Failed(_) => Verdict::Failed,
+            answer => {
+                debug_assert!(false, "{answer:?} answers no look");
+                Verdict::Failed
+            }
+        };
+        match (verdict, doubt) {
+            (Verdict::Stored(stored), _) => self.post_ends(post, Ok(*stored), now),
+            (Verdict::NotThere, Doubt::Ended) => self.post_ends(post, Err(not_in_thread()), now),
+            (Verdict::Unclear, Doubt::Ended) => self.post_fails(post, Failure::Unusable, now),
+            (Verdict::Failed | Verdict::NotThere | Verdict::Unclear, _) => {
+                if !self.lookups.wait(post, now.instant) {
+                    self.post_fails(post, Failure::Unknown, now);
+                }
+            }
+        }
+    }
+
+    /// What a look says of a message, by what is known of others.
+    fn verdict(&self, post: RequestId, looked: Looked, now: Now) -> Verdict {
+        let whose =
+            |thread, sender: &Id, message| self.told.whose(thread, &sender.key, message, post);
+        let (whose, stored) = match looked {
+            // Whether it is too old to be the post's was told by a clock that a suspension stops.
+            Looked::Nothing if self.clocks_agree_since(post, now) => return Verdict::NotThere,
+            Looked::Nothing => return Verdict::Unclear,
+            Looked::Other { thread, sender, message } => (whose(thread, &sender, message), None),
+            Looked::Same(stored) => {
+                let Some(message) = &stored.message else { return Verdict::Unclear };
+                (whose(stored.thread, &stored.sender, message.id), Some(stored))
+            }
+        };
+        match (whose, stored) {
+            // The sender's newest is older than this one would be.
+            (Whose::Earlier, _) => Verdict::NotThere,
+            (Whose::Nobodys, Some(stored)) => Verdict::Stored(Box::new(stored)),
+            (Whose::Nobodys | Whose::Meanwhile, _) => Verdict::Unclear,
+        }
+    }
+
+    /// Whether as much time has gone by since a message was posted by both our clocks.
+    fn clocks_agree_since(&self, post: RequestId, now: Now) -> bool {
+        self.delivery.job(post).is_some_and(|job| {
+            let monotonic = now.instant.saturating_duration_since(job.asked.at).as_secs();
+            let by_date = now.unix_s.saturating_sub(job.asked_s);
+            monotonic.abs_diff(by_date) <= CLOCKS_DIFFER_MAX_S
+        })
+    }
+
+    // ---- the end
+
+    fn post_fails(&mut self, post: RequestId, failure: Failure, now: Now) {
+        let credential = self.delivery.job(post).and_then(|job| job.credential.clone());
+        self.post_ends(post, Err(failure.client_error(About::Message)), now);
+        if let Some(credential) = credential.filter(|_| failure.condemns()) {
+            self.condemn(&credential, failure, now);
+        }
+    }
+
+    fn look_is_refused(&mut self, post: RequestId, failure: Failure, now: Now) {
+        let credential = self.delivery.job(post).and_then(|job| job.credential.clone());
+        self.post_fails(post, Failure::Unknown, now);
+        if let Some(credential) = credential {
+            self.condemn(&credential, failure, now);
+        }
+    }
+
+    /// The fate of a message is decided, and the next in its lane goes out.
+    fn post_ends(&mut self, post: RequestId, end: Result<Stored, ClientError>, now: Now) {
+        self.lookups.end(post);
         // Given up when the server began to stop: its sender has heard so.
-        let finished = self.delivery.finish(request, &mut self.requests, now.instant);
-        let Some((job, next)) = finished else {
+        let Some(job) = self.delivery.finish(post) else {
             return;
         };
-        match answer {
-            Answer::Stored(stored) => {
+        let lane = job.lane();
+        match end {
+            Ok(stored) => {
+                if let Some(message) = &stored.message {
+                    let (sender, last) = (&stored.sender.key, self.requests.last());
+                    self.told.note(stored.thread, sender, message.id, last);
+                }
                 let claimed = job.claimed.or(Some(stored.sender.clone()));
                 self.stored(Job { claimed, ..job }, stored, now);
             }
-            Answer::Failed(failure) => {
-                self.fail(&job, &failure.client_error(About::Message));
+            Err(fault) => {
+                self.fail(&job, &fault);
                 self.delivery.settle(&job);
-                if let Some(credential) = job.credential.filter(|_| failure.condemns()) {
-                    self.condemn(&credential, failure, now);
-                }
             }
-            answer => debug_assert!(false, "{answer:?} answers no message"),
         }
-        if let Some((request, ask)) = next {
+        if let Some((request, ask)) = self.delivery.next(lane, &mut self.requests, now) {
             self.effects.push_back(Effect::Ask { request, ask });
         }
     }
 
-    /// The job with whoever gets its outcome now: its connection, or its user's next one.
-    fn inherited(&self, job: Job) -> Job {
-        let conn = self.author_of(&job);
-        Job { conn, ..job }
-    }
-
-    fn author_of(&self, job: &Job) -> ConnId {
-        let user = job.claimed.as_ref().filter(|_| !self.is_open(job.origin));
-        let heir = user.and_then(|user| self.heirs.heir_of(job.origin, &user.key));
-        heir.unwrap_or(job.origin)
-    }
-
-    /// Tells the author of a message that it has failed.
-    pub(super) fn fail(&mut self, job: &Job, fault: &ClientError) {
-        let frame = ServerFrame::Error(ErrorFrame::new(fault, &job.reply));
-        let frame = self.encoder.encode(&frame);
-        self.tell_author(job, frame);
-    }
-
-    /// Sends an outcome to its author, or keeps it until they are back.
-    fn tell_author(&mut self, job: &Job, frame: EncodedFrame) {
-        let to = self.author_of(job);
-        if self.is_open(to) {
-            self.effects.push_back(Effect::Send { to, frame });
-        } else if let Some(user) = &job.claimed {
-            self.heirs.keep(job.origin, &user.key, frame);
-        }
-    }
-
-    /// In verified trust, a stored message says who its sender is and who takes part in the thread;
-    /// it is shown when the second is known.
-    fn stored(&mut self, job: Job, mut stored: Stored, now: Now) {
-        if self.settings.trust == Trust::Open {
-            return self.show_stored(job, &stored);
-        }
-        if let (Some(credential), Some(user)) = (&job.credential, stored.sender.site_number()) {
-            let proven = Proven { user, expires_s: stored.expires_s };
-            self.vouch(job.conn, credential, proven, now);
-        }
-        if let Some(users) = stored.participants.take() {
-            let thread = stored.thread;
-            self.membership.set(thread, users, job.asked);
-            self.turn_out(thread);
-            // What came before is shown before.
-            self.release(thread, None, now);
-        }
-        self.show_or_hold(job, stored, false, now);
-    }
-
-    /// Shows a stored message to its thread, as soon as it is known who takes part. One that was
-    /// `asked` for in vain is shown to its author alone.
-    pub(super) fn show_or_hold(&mut self, job: Job, stored: Stored, asked: bool, now: Now) {
-        let thread = stored.thread;
-        if self.membership.is_current(thread, now.instant) {
-            return self.show_stored(job, &stored);
-        }
-        let user = stored.sender.site_number();
-        let failing =
-            user.is_some_and(|user| self.membership.failure(thread, user, now.instant).is_some());
-        if let (Some(credential), Some(user), false) = (&job.credential, user, asked || failing) {
-            let asked = self.membership.want(thread, user, credential);
-            if asked {
-                self.checks.push_list(thread, user);
-            }
-            let stored = Box::new((job, stored));
-            self.membership.hold(thread, Held::Message { stored, asked });
-            return self.ask_checks(now);
-        }
-        self.show_to_author(&job, &stored);
-    }
-
-    fn show_stored(&mut self, job: Job, stored: &Stored) {
-        let job = &self.inherited(job);
-        let (thread, sender) = names(job, stored);
-        let turned_away = self.introduce(job, &sender, &thread);
-        // The site's user and the connection's need not be the same in open trust.
-        let on_any_device = self.threads.typing_stops(job.conn, Some(&sender), &thread.key);
-        let here = self.threads.typing_stops_here(job.conn, &thread.key);
-        for typist in on_any_device.iter().chain(&here) {
-            self.typing_over(typist);
-        }
-        let frame = |client_id| message_frame(job, stored, &thread, &sender, client_id);
-        let for_others =
-            self.show(&thread.key, job.conn, job.reply.client_id.as_ref(), send, frame);
-        for to in turned_away {
-            self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
-        }
-        if !self.is_open(job.conn) {
-            let own = self.encoder.encode(&frame(job.reply.client_id.as_ref()));
-            self.tell_author(job, own);
-        }
-        self.delivery.settle(job);
-    }
-
-    pub(super) fn show_to_author(&mut self, job: &Job, stored: &Stored) {
-        let (thread, sender) = names(job, stored);
-        let client_id = job.reply.client_id.as_ref();
-        let frame = message_frame(job, stored, &thread, &sender, client_id);
-        let frame = self.encoder.encode(&frame);
-        self.tell_author(job, frame);
-        self.delivery.settle(job);
-    }
-
-    /// Gives stored messages that wait for the site's word their outcome, before the server stops.
-    pub(super) fn show_what_is_stored(&mut self) {
-        for stored in self.membership.take_messages() {
-            let (job, stored) = *stored;
-            self.show_to_author(&job, &stored);
-        }
+    /// Sends one away that has waited too long for its turn; false if there is none.
+    pub(super) fn turn_is_over(&mut self, now: Now) -> bool {
+        let Some((job, lasted)) = self.delivery.give_up(now.instant) else {
+            return false;
+        };
+        self.fail(&job, &turn_is_over(lasted));
+        self.delivery.settle(&job);
+        true
     }
 
     /// Gives messages that wait for a proof their outcome, before the server stops.
@@ -290,77 +355,18 @@ impl Hub {
             }
         }
     }
-
-    /// What an accepted message tells about its connection: who it is, and that it belongs to the
-    /// thread (`PROTOCOL.md` 2.3); a new thread is joined by both sides' connections (2.5). Returns
-    /// those that have joined as many as they may: they get this one message all the same.
-    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id) -> Vec<ConnId> {
-        let mut turned_away = Vec::new();
-        if self.is_open(job.conn) {
-            if self.settings.trust == Trust::Open && !self.presence.is_known(job.conn) {
-                self.arrive(job.conn, sender, None);
-            }
-            // The author gets its own message in any case.
-            self.join_quietly(job.conn, thread);
-        }
-        if let (Target::NewThread { .. }, Some(recipient)) = (job.target, &job.recipient) {
-            let mut conns = self.presence.conns_of(&sender.key).to_vec();
-            conns.extend(self.presence.conns_of(&recipient.key));
-            conns.retain(|conn| *conn != job.conn);
-            turned_away.extend(conns.into_iter().filter(|conn| !self.join_quietly(*conn, thread)));
-        }
-        turned_away
-    }
-
-    /// Joins without being asked, and says so if it is new; false if the limit is reached. In
-    /// verified trust only who takes part joins.
-    fn join_quietly(&mut self, conn: ConnId, thread: &Id) -> bool {
-        if self.settings.trust == Trust::Verified {
-            let both = self.presence.number_of(conn).zip(thread.site_number());
-            if !both.is_some_and(|(user, thread)| self.membership.lists(thread, user)) {
-                return true;
-            }
-        }
-        let max = self.settings.joins_per_connection;
-        let joined = self.threads.join(conn, &thread.key, max, self.settings.threads);
-        if joined == Joined::New {
-            self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id: None });
-        }
-        matches!(joined, Joined::New | Joined::Already)
-    }
 }
 
-/// How a message names its thread and its sender: as the sender did, where they did.
-fn names(job: &Job, stored: &Stored) -> (Id, Id) {
-    let thread = match &job.reply.thread {
-        Some(asked) if asked.key == IdKey::Number(stored.thread) => asked.clone(),
-        _ => Id::number(stored.thread),
-    };
-    let sender = match &job.claimed {
-        Some(claimed) if claimed.key == stored.sender.key => claimed.clone(),
-        _ => stored.sender.clone(),
-    };
-    (thread, sender)
-}
-
-fn message_frame<'a>(
-    job: &'a Job,
-    stored: &'a Stored,
-    thread_id: &'a Id,
-    sender_id: &'a Id,
-    client_id: Option<&'a Id>,
-) -> ServerFrame<'a> {
-    let message = stored.message.as_ref();
-    ServerFrame::Message(MessageFrame {
-        thread_id,
-        sender_id,
-        recipient_id: job.recipient.as_ref(),
-        message: &job.text,
-        message_id: message.map(|message| message.id),
-        sent_at: message.map(|message| message.sent_at.as_str()),
-        html: message.map(|message| message.html.as_str()),
-        client_id,
-    })
+/// What a look says of a message.
+enum Verdict {
+    /// It is stored.
+    Stored(Box<Stored>),
+    /// It is not stored now.
+    NotThere,
+    /// It may be.
+    Unclear,
+    /// The look has failed.
+    Failed,
 }
 
 fn site_number(id: &Id, field: &'static str) -> Result<u64, ClientError> {

@@ -227,6 +227,7 @@ impl Server {
                     log::debug!("request {}: stored in thread {}", request.0, stored.thread);
                 }
                 Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
+                Answer::Looked(_) => log::debug!("request {}: looked up", request.0),
                 Answer::Listed(_) => log::debug!("request {}: listed", request.0),
                 Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
             }

@@ -6,7 +6,7 @@ use super::admission::Admission;
 use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
-use crate::config::limits::{Limits, UNLIMITED};
+use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::proxies::TrustedProxies;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, Settings, WaitBounds};
@@ -71,6 +71,7 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
         anonymous_lasts: limits.anonymous_lasts,
         // Messages have the other half.
         checks: usize::from(config.upstream_workers / 2).max(1),
+        message_turn_lasts: Some(limits.message_turn_lasts).filter(|lasts| *lasts < NEVER),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: limits.max_joins,

@@ -35,17 +35,32 @@ impl Form {
         }
     }
 
-    /// One page of a thread's participants, to be put after the site's address.
-    pub fn participants(self, thread: u64, page: u64) -> String {
-        let messages = self.messages();
-        // What follows `rest_route` is an argument like that one.
-        let mark = match self {
+    /// What an argument behind the path begins with: what follows `rest_route` is one itself.
+    fn mark(self) -> char {
+        match self {
             Form::Pretty => '?',
             Form::RestRoute => '&',
-        };
+        }
+    }
+
+    /// One page of a thread's participants, to be put after the site's address.
+    pub fn participants(self, thread: u64, page: u64) -> String {
+        let (messages, mark) = (self.messages(), self.mark());
         format!(
             "{messages}/{thread}{mark}recipients_pagination=true&recipients_page={page}\
              &_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages"
         )
+    }
+
+    /// A thread's newest messages and first participants, to be put after the site's address.
+    pub fn newest(self, thread: u64) -> String {
+        let (messages, mark) = (self.messages(), self.mark());
+        format!("{messages}/{thread}{mark}recipients_pagination=true&recipients_page=1")
+    }
+
+    /// The thread of the caller and this user alone, to be put after the site's address.
+    pub fn thread_with(self, recipient: u64) -> String {
+        let (messages, mark) = (self.messages(), self.mark());
+        format!("{messages}/search-thread{mark}recipient_id={recipient}")
     }
 }

@@ -66,7 +66,6 @@ enum Body<'a> {
 
 /// Why an ask need not go to the site at all; `None` when it must.
 pub fn refusal(ask: &Ask) -> Option<Failure> {
-    let is_id = |id: u64| (1..=SITE_ID_MAX).contains(&id);
     match ask {
         Ask::Post(post) => {
             let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
@@ -79,7 +78,8 @@ pub fn refusal(ask: &Ask) -> Option<Failure> {
                 None
             }
         }
-        Ask::Prove(_) => None,
+        // What is looked up has been posted.
+        Ask::Prove(_) | Ask::Look(_) => None,
         // There is no such thread, and the site says no more than this of those.
         Ask::List { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
     }
@@ -113,6 +113,8 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The header `Date`, to which a date in `Retry-After` is compared.
     pub date: Option<String>,
+    /// The header `Age`: for how long a cache has had the answer, in seconds.
+    pub age: Option<String>,
     /// The header `Location`.
     pub location: Option<String>,
     /// The body, decompressed. `None` when it did not come whole: cut off, or beyond the limit.
@@ -131,6 +133,14 @@ impl Reply {
     /// The body as an object of the expected shape, where header and body agree that it is JSON.
     pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
         json::object(self.body.as_deref().filter(|_| self.says_json())?)
+    }
+
+    /// Whether the body is an empty list, where header and body agree that it is JSON.
+    pub(super) fn is_empty_list(&self) -> bool {
+        let body = self.body.as_deref().filter(|_| self.says_json());
+        body.is_some_and(|body| {
+            serde_json::from_slice::<Vec<&RawValue>>(body).is_ok_and(|list| list.is_empty())
+        })
     }
 
     /// WordPress' word for the fault, if this is one of its error bodies.
@@ -189,7 +199,7 @@ impl Fault {
 /// What the site's answer to a post means (CONTRACT 1 to 6).
 pub fn answer(post: &Post, reply: &Reply) -> Answer {
     match reply.status {
-        200 => stored(post, reply).map_or(Answer::Failed(Failure::Unknown), Answer::Stored),
+        200 => stored(post, reply).map_or_else(|| Answer::Failed(of_no_use(reply)), Answer::Stored),
         status => Answer::Failed(failure(status, reply)),
     }
 }
@@ -214,10 +224,18 @@ fn failure(status: u16, reply: &Reply) -> Failure {
         503 if code == "wp_die" => {
             Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() }
         }
-        // A 500 can come after the message was stored, after a 504 PHP goes on, and a 2xx that is
-        // no 200 is nothing that BuddyBoss says.
+        // A 500 can come after the message was stored, and a 2xx that is no 200 is nothing that
+        // BuddyBoss says.
+        200..=299 | 500 | 502 | 503 => of_no_use(reply),
+        // After a 504 PHP goes on.
         _ => Failure::Unknown,
     }
+}
+
+/// An answer that says nothing of the message: if it is whole, the site's work is over.
+fn of_no_use(reply: &Reply) -> Failure {
+    let cut_off = reply.says_json() && reply.body.is_none();
+    if cut_off { Failure::Unknown } else { Failure::Unusable }
 }
 
 /// A suspended member is sent to the login page with this in the query (CONTRACT 2).
@@ -228,21 +246,45 @@ pub(super) fn is_suspension(location: Option<&str>) -> bool {
 
 /// The parts of a thread object that matter (CONTRACT 3.3).
 #[derive(Deserialize)]
-struct ThreadObject<'a> {
-    id: u64,
-    message_id: u64,
-    current_user: u64,
+pub(super) struct ThreadObject<'a> {
+    pub id: u64,
+    pub message_id: u64,
+    pub current_user: u64,
     /// Entries are read one by one: a strange one among them must not make the answer useless.
     #[serde(borrow)]
-    messages: Vec<&'a RawValue>,
+    pub messages: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct MessageObject {
-    id: u64,
-    sender_id: u64,
-    date_sent: String,
+pub(super) struct MessageObject {
+    pub id: u64,
+    pub sender_id: u64,
+    /// In UTC, without a zone; a date.
+    pub date_sent: String,
     message: TextObject,
+}
+
+impl MessageObject {
+    /// One entry, if it is one.
+    pub fn read(raw: &RawValue) -> Option<MessageObject> {
+        let message: MessageObject = serde_json::from_str(raw.get()).ok()?;
+        (is_id(message.id) && is_date(&message.date_sent)).then_some(message)
+    }
+
+    /// The stored text without tags.
+    pub fn raw(&self) -> Option<&str> {
+        self.message.raw.as_deref()
+    }
+
+    /// What is told of it.
+    pub fn told(&self) -> StoredMessage {
+        StoredMessage {
+            id: self.id,
+            // Without a zone in the answer, and always UTC (CONTRACT 3.3).
+            sent_at: format!("{}Z", self.date_sent),
+            html: self.message.rendered.clone().unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -256,7 +298,6 @@ struct TextObject {
 /// A success, which is more than a status (CONTRACT rule 2); `None` is everything else.
 fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
     let thread: ThreadObject = reply.json()?;
-    let is_id = |n: u64| (1..=SITE_ID_MAX).contains(&n);
     if !is_id(thread.id) || !is_id(thread.message_id) || !is_id(thread.current_user) {
         return None;
     }
@@ -268,20 +309,12 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
     if matches!(post.target, Target::Thread(asked) if asked != thread.id) {
         return None;
     }
-    let mine = thread.messages.iter().filter_map(|raw| {
-        let message: MessageObject = serde_json::from_str(raw.get()).ok()?;
-        let good = is_id(message.id) && is_date(&message.date_sent);
-        (good && message.sender_id == thread.current_user).then_some(message)
-    });
+    let messages = thread.messages.iter().filter_map(|raw| MessageObject::read(raw));
+    let mine = messages.filter(|message| message.sender_id == thread.current_user);
     Some(Stored {
         thread: thread.id,
         sender: Id::number(thread.current_user),
-        message: newest_like(mine, &post.text).map(|m| StoredMessage {
-            id: m.id,
-            // Without a zone in the answer, and always UTC (CONTRACT 3.3).
-            sent_at: m.date_sent + "Z",
-            html: m.message.rendered.unwrap_or_default(),
-        }),
+        message: newest_like(mine, &post.text).map(|m| m.told()),
         participants: checks::participants(reply, thread.current_user),
         expires_s: post.credential.as_ref().and_then(jwt::expiry),
     })
@@ -291,9 +324,12 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
 /// between our request and its answer (CONTRACT 3.3).
 fn newest_like(mine: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
     let sent = comparable(text);
-    let says_the_same =
-        |m: &MessageObject| m.message.raw.as_deref().is_some_and(|raw| comparable(raw) == sent);
+    let says_the_same = |m: &MessageObject| m.raw().is_some_and(|raw| comparable(raw) == sent);
     mine.max_by_key(|m| (says_the_same(m), m.id))
+}
+
+pub(super) fn is_id(number: u64) -> bool {
+    (1..=SITE_ID_MAX).contains(&number)
 }
 
 /// `2026-11-22T11:00:38`: only this may go to clients as a date.
@@ -306,9 +342,15 @@ fn is_date(text: &str) -> bool {
             .all(|(b, &p)| if p == b'd' { b.is_ascii_digit() } else { b == p })
 }
 
+/// Seconds since 1970 of such a date, which is in UTC.
+pub(super) fn date_s(date: &str) -> Option<u64> {
+    let at = humantime::parse_rfc3339(&format!("{date}Z")).ok()?;
+    Some(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+}
+
 /// Seconds since 1970 of `Sun, 22 Nov 2026 11:00:38 GMT`, the one form in which today's servers
 /// write dates (RFC 9110 5.6.7).
-fn http_date_s(text: &str) -> Option<u64> {
+pub(super) fn http_date_s(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (_, rest) = text.trim().split_once(", ")?;
@@ -318,9 +360,7 @@ fn http_date_s(text: &str) -> Option<u64> {
     let month = 1 + MONTHS.iter().position(|m| *m == name)?;
     let year: u32 = words.next()?.parse().ok()?;
     let time = words.next()?;
-    let date = format!("{year:04}-{month:02}-{day:02}T{time}Z");
-    let at = humantime::parse_rfc3339(&date).ok()?;
-    Some(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+    date_s(&format!("{year:04}-{month:02}-{day:02}T{time}"))
 }
 
 /// What a probe's answer says about one form of the site's addresses.

@@ -12,11 +12,10 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::address::Form;
-use super::buddyboss::{Reply, Request, is_suspension};
+use super::buddyboss::{Reply, Request, is_id, is_suspension};
 use super::json::Object;
 use super::jwt;
 use crate::hub::interface::{Answer, Failure, Proven};
-use crate::protocol::SITE_ID_MAX;
 use crate::protocol::credential::Credential;
 
 /// The most pages of participants that are read, of 20 people each (CONTRACT 3.2).
@@ -209,7 +208,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// What an answer says that is not 200; `forbidden` is what it means that a good token has no right
 /// (CONTRACT 2).
-fn failure(reply: &Reply, forbidden: Failure) -> Failure {
+pub(super) fn failure(reply: &Reply, forbidden: Failure) -> Failure {
     let fault = reply.fault();
     let unavailable = Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() };
     match (reply.status, fault) {
@@ -222,8 +221,4 @@ fn failure(reply: &Reply, forbidden: Failure) -> Failure {
         (429, _) => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
         _ => unavailable,
     }
-}
-
-fn is_id(number: u64) -> bool {
-    (1..=SITE_ID_MAX).contains(&number)
 }

@@ -11,7 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::hub::interface::{
-    Answer, Ask, Failure, Now, Post, Proven, Stored, StoredMessage, Target,
+    Answer, Ask, Failure, Look, Looked, Now, Post, Proven, Stored, StoredMessage, Target,
 };
 use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey, SITE_ID_MAX};
@@ -44,6 +44,10 @@ pub struct Message {
 impl Message {
     fn bytes(&self) -> usize {
         self.html.len() + MESSAGE_OVERHEAD
+    }
+
+    fn told(&self) -> StoredMessage {
+        StoredMessage { id: self.id, sent_at: rfc3339(self.unix_s), html: self.html.clone() }
     }
 }
 
@@ -102,6 +106,7 @@ impl Store {
             }
             // Everyone may write anywhere here, so that there is no list.
             Ask::List { .. } => return Answer::Failed(Failure::NotParticipant),
+            Ask::Look(look) => return Answer::Looked(self.look(&look, now)),
         };
         match self.post(post, now.unix_s.min(UNIX_S_MAX)) {
             Ok(stored) => Answer::Stored(stored),
@@ -134,17 +139,40 @@ impl Store {
             }
         };
         self.last_message += 1;
-        let html = format!("<p>{}</p>\n", escaped(&post.text));
+        let html = html_of(&post.text);
         let message = Message { id: self.last_message, sender: sender.clone(), unix_s, html };
-        let told =
-            StoredMessage { id: message.id, sent_at: rfc3339(unix_s), html: message.html.clone() };
+        let told = message.told();
         self.write(thread, message);
         Ok(Stored { thread, sender, message: Some(told), participants: None, expires_s: None })
     }
 
+    /// What has become of a message, which the stand-in's own answer has told already.
+    fn look(&self, look: &Look, now: Now) -> Looked {
+        let number = || Id::number(number_of(&look.credential));
+        let sender = look.sender.clone().unwrap_or_else(number);
+        let thread = match look.target {
+            Target::Thread(thread) => Some(thread),
+            Target::NewThread { recipient } => {
+                self.pairs.get(&pair_of(sender.key.clone(), IdKey::Number(recipient))).copied()
+            }
+        };
+        let after_s = now.instant.saturating_duration_since(look.posted).as_secs();
+        let begun_s = now.unix_s.min(UNIX_S_MAX).saturating_sub(after_s + 1);
+        let mine = thread.and_then(|thread| {
+            let mine = self.messages(thread).filter(|m| m.sender.key == sender.key).last();
+            mine.filter(|m| m.unix_s >= begun_s).map(|message| (thread, message))
+        });
+        let Some((thread, message)) = mine else { return Looked::Nothing };
+        if message.html != html_of(&look.text) {
+            return Looked::Other { thread, sender, message: message.id };
+        }
+        let message = Some(message.told());
+        Looked::Same(Stored { thread, sender, message, participants: None, expires_s: None })
+    }
+
     /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
     fn thread_of_two(&mut self, one: IdKey, other: IdKey) -> u64 {
-        let pair = if one <= other { (one, other) } else { (other, one) };
+        let pair = pair_of(one, other);
         if let Some(id) = self.pairs.get(&pair) {
             return *id;
         }
@@ -242,6 +270,14 @@ fn number_of(credential: &Credential) -> u64 {
 
 fn rfc3339(unix_s: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_s)).to_string()
+}
+
+fn pair_of(one: IdKey, other: IdKey) -> Pair {
+    if one <= other { (one, other) } else { (other, one) }
+}
+
+fn html_of(text: &str) -> String {
+    format!("<p>{}</p>\n", escaped(text))
 }
 
 fn escaped(text: &str) -> String {
@@ -376,6 +412,31 @@ mod tests {
             assert_eq!(sender(None, Some(odd)), Ok(one));
         }
         assert_ne!(sender(None, Some("abc")), sender(None, Some("abd")));
+    }
+
+    #[test]
+    fn a_look_shows_the_senders_newest_message_if_it_is_not_too_old() {
+        let mut store = Store::new();
+        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "1 < 2");
+        let posted = now().instant;
+        let mut look = |target, sender, text: &str, after_s: u64| {
+            let credential = Credential::parse("t-2").unwrap();
+            let sender = Some(Id::number(sender));
+            let look = Look { credential, target, text: text.into(), sender, posted };
+            let now = Now { instant: posted, unix_s: now().unix_s + after_s };
+            match store.answer(Ask::Look(look), now) {
+                Answer::Looked(looked) => looked,
+                other => panic!("{other:?}"),
+            }
+        };
+        let other = Looked::Other { thread: 1, sender: Id::number(2), message: 1 };
+        for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
+            assert_eq!(look(target, 2, "1 < 2", 0), Looked::Same(first.clone()));
+            assert_eq!(look(target, 2, "1 < 2", 5), Looked::Nothing);
+            assert_eq!(look(target, 2, "2 > 1", 0), other);
+            assert_eq!(look(target, 4, "1 < 2", 0), Looked::Nothing);
+        }
+        assert_eq!(look(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), Looked::Nothing);
     }
 
     #[test]

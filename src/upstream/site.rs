@@ -18,9 +18,10 @@ use super::address::Form;
 use super::buddyboss::{self, Finding, Reply, Request};
 use super::checks::{self, Roll, Step};
 use super::health::Sign;
+use super::lookups;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
-use crate::hub::interface::{Answer, Ask, Failure, Post};
+use crate::hub::interface::{Answer, Ask, Failure, Look, Post};
 use crate::protocol::credential::Credential;
 
 /// A connection is used again this long after its last answer, no longer: below the 5 s after which
@@ -117,6 +118,7 @@ impl Site {
             Ask::Post(post) => self.post(post, form),
             Ask::Prove(credential) => self.prove(credential, form),
             Ask::List { thread, credential } => self.list(*thread, credential, form),
+            Ask::Look(look) => self.look(look, form),
         }
     }
 
@@ -133,6 +135,17 @@ impl Site {
         let request = checks::prove_request(credential, form);
         match self.call(&request, self.request_timeout) {
             Call::Replied(reply) => Outcome::of(checks::proven(credential, &reply), &reply, None),
+            Call::NotSent(why) | Call::Lost(why) => Outcome::unavailable(why),
+        }
+    }
+
+    fn look(&self, look: &Look, form: Form) -> Outcome {
+        let request = lookups::look_request(look, form);
+        match self.call(&request, self.request_timeout) {
+            Call::Replied(reply) => {
+                let answer = lookups::looked(look, &reply, look.posted.elapsed());
+                Outcome::of(answer, &reply, None)
+            }
             Call::NotSent(why) | Call::Lost(why) => Outcome::unavailable(why),
         }
     }
@@ -232,6 +245,7 @@ impl Site {
             content_type: text_of(&head.headers, "content-type"),
             retry_after: text_of(&head.headers, "retry-after"),
             date: text_of(&head.headers, "date"),
+            age: text_of(&head.headers, "age"),
             location: text_of(&head.headers, "location"),
             body: None,
             cut_off: false,

@@ -170,7 +170,12 @@ impl Client {
 
     /// The next frame that is wanted; those before it are dropped.
     pub fn expect(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + LONG;
+        self.expect_within(LONG, wanted)
+    }
+
+    /// The same, within this time.
+    pub fn expect_within(&mut self, time: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + time;
         let mut dropped = Vec::new();
         loop {
             let frame: Value = match self.next_until(until) {

@@ -1,6 +1,6 @@
 //! What a BuddyBoss site knows and answers, without sockets: members, threads, messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
@@ -95,9 +95,25 @@ impl Response {
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
+        if !self.headers.iter().any(|(name, _)| name == "Date") {
+            head += &format!("Date: {}\r\n", http_date(SystemTime::now()));
+        }
         head += &format!("Content-Length: {}\r\n\r\n", self.body.len());
         [head.as_bytes(), &self.body].concat()
     }
+}
+
+/// A date as HTTP writes it: `Sun, 22 Nov 2026 11:00:38 GMT`.
+pub fn http_date(at: SystemTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let date = humantime::format_rfc3339_seconds(at).to_string();
+    let month: usize = date[5..7].parse().expect("a month");
+    let day = DAYS[(seconds / 86_400 % 7) as usize];
+    let (year, month, time) = (&date[..4], MONTHS[month - 1], &date[11..19]);
+    format!("{day}, {} {month} {year} {time} GMT", &date[8..10])
 }
 
 impl Community {
@@ -134,6 +150,17 @@ impl Community {
                 Response::fault(401, "bp_rest_authorization_required", sorry)
             }
             ("GET", _, Some(_), None) => not_allowed(401, "see this thread"),
+            ("GET", "messages/search-thread", _, None) => not_allowed(401, "see this thread"),
+            ("GET", "messages/search-thread", _, Some(id)) => {
+                let with = request.argument("recipient_id").and_then(|n| n.parse().ok());
+                let people = BTreeSet::from_iter([Some(id), with].into_iter().flatten());
+                let same =
+                    |t: &Thread| t.participants.iter().copied().collect::<BTreeSet<_>>() == people;
+                match self.threads.iter().find(|(_, t)| same(t)) {
+                    Some((thread, _)) => Response::json(200, &self.thread(*thread, id, Some(1))),
+                    None => Response::json(200, &json!([])),
+                }
+            }
             ("POST", "messages", _, Some(id)) => self.post(id, request),
             ("GET", _, Some(0), Some(_)) => {
                 Response::fault(404, "bp_rest_invalid_id", "Sorry, this thread does not exist.")

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::site_url::SiteUrl;
 use buddyline::hub::interface::{
-    Answer, Ask, Failure, Now, Post, Proven, RequestId, Stored, Target,
+    Answer, Ask, Failure, Look, Looked, Now, Post, Proven, RequestId, Stored, Target,
 };
+use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
 use buddyline::upstream::address::Form;
@@ -183,3 +184,22 @@ pub fn failed(answer: Answer) -> Failure {
 
 /// The failure of what was certainly never sent.
 pub const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
+
+/// The question whether a post by member 7, put this long ago, is stored.
+pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
+    Ask::Look(Look {
+        credential: Credential::parse("user-7").unwrap(),
+        target,
+        text: text.into(),
+        sender: Some(Id::number(7)),
+        posted: Instant::now() - ago,
+    })
+}
+
+/// The good answer to [`look`].
+pub fn looked(answer: Answer) -> Looked {
+    match answer {
+        Answer::Looked(looked) => looked,
+        other => panic!("{other:?}"),
+    }
+}

@@ -34,6 +34,7 @@ impl Fixture {
             content_type: self.header("content-type"),
             retry_after: self.header("retry-after"),
             date: self.header("date"),
+            age: self.header("age"),
             location: self.header("location"),
             body: Some(self.body.clone()),
             ..Reply::default()

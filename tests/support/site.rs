@@ -38,6 +38,10 @@ pub enum Fault {
     Hang,
     /// The message is stored; no answer ever comes.
     HangAfterStoring,
+    /// The message is stored; status 500 and a page, as after a fault in some plugin.
+    FatalAfterStoring,
+    /// The answer says "504", and the message is stored this long after it.
+    StoredLate(Duration),
     /// The connection closes without an answer.
     Close,
     /// The message is stored, and the connection closes without an answer.
@@ -92,7 +96,12 @@ impl Fault {
     pub fn stores(&self) -> bool {
         !matches!(
             self,
-            Fault::Hang | Fault::Close | Fault::Html | Fault::Garbage | Fault::Answer { .. }
+            Fault::Hang
+                | Fault::Close
+                | Fault::Html
+                | Fault::Garbage
+                | Fault::StoredLate(_)
+                | Fault::Answer { .. }
         )
     }
 }
@@ -288,10 +297,17 @@ impl Site {
         requests
     }
 
+    /// The questions whether a message is stored.
+    pub fn looks(&self) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(is_look);
+        requests
+    }
+
     /// The questions who takes part in a thread, each page for itself.
     pub fn lists(&self) -> Vec<Request> {
         let mut requests = self.requests();
-        requests.retain(|r| r.method == "GET" && r.path.contains("/messages/"));
+        requests.retain(|r| r.method == "GET" && r.path.contains("/messages/") && !is_look(r));
         requests
     }
 
@@ -307,6 +323,12 @@ impl Site {
         let state = self.shared.lock();
         state.community.threads.iter().map(|(id, t)| (*id, t.participants.clone())).collect()
     }
+}
+
+fn is_look(request: &Request) -> bool {
+    let thread =
+        request.path.contains("recipients_page=1") && request.argument("_fields").is_none();
+    request.method == "GET" && (thread || request.path.contains("/search-thread"))
 }
 
 impl Drop for Site {
@@ -446,6 +468,14 @@ fn react(
             return Ok(false);
         }
         Some(Fault::Close | Fault::CloseAfterStoring) => return Ok(false),
+        Some(Fault::FatalAfterStoring) => Response::html(500),
+        Some(Fault::StoredLate(after)) => {
+            socket.write_all(&Response::html(504).bytes())?;
+            if shared.sleep(after) {
+                shared.lock().community.answer(request);
+            }
+            return Ok(false);
+        }
         Some(Fault::Garbage) => {
             socket.write_all(b"\x16\x03\x01 what is this \xff\r\n\r\n")?;
             return Ok(false);

@@ -9,8 +9,8 @@ use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Now, Post, Proven, RequestId, Stored,
-    StoredMessage, WaitBounds,
+    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Look, Looked, Now, Post, Proven,
+    RequestId, Stored, StoredMessage, WaitBounds,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
             per_connection: 8,
             bytes_per_connection: 2_000,
         },
+        message_turn_lasts: Some(Duration::from_secs(40)),
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
@@ -263,6 +264,26 @@ impl Town {
         }
     }
 
+    /// The same, if it is whether a message is stored.
+    #[track_caller]
+    pub fn asked_look(&mut self) -> (RequestId, Look) {
+        match self.asked_anything() {
+            (request, Ask::Look(look)) => (request, look),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The thread shows this message, as the one that was looked for.
+    pub fn found(&mut self, request: RequestId, thread: u64, sender: u64, message: u64) {
+        let stored = stored(thread, sender, message, None);
+        self.answer(request, Answer::Looked(Looked::Same(stored)));
+    }
+
+    /// The thread shows nothing that could be it.
+    pub fn not_found(&mut self, request: RequestId) {
+        self.answer(request, Answer::Looked(Looked::Nothing));
+    }
+
     /// The site says whose a credential is.
     pub fn prove(&mut self, request: RequestId, user: u64, expires_s: Option<u64>) {
         self.answer(request, Answer::Proven(Proven { user, expires_s }));
@@ -302,21 +323,23 @@ impl Town {
     ) {
         let id = self.next_message;
         self.next_message += 1;
-        let sent_at = "2027-01-15T08:00:00Z".to_owned();
-        let message = Some(StoredMessage { id, sent_at, html: "<p>html</p>".to_owned() });
-        let sender = Id::number(sender);
-        let stored = Stored {
-            thread,
-            sender,
-            message,
-            participants: participants.map(Into::into),
-            expires_s: None,
-        };
-        self.answer(request, Answer::Stored(stored));
+        self.answer(request, Answer::Stored(stored(thread, sender, id, participants)));
     }
 
     pub fn fail(&mut self, request: RequestId, failure: Failure) {
         self.answer(request, Answer::Failed(failure));
+    }
+}
+
+/// What the site says of a message that it has.
+pub fn stored(thread: u64, sender: u64, id: u64, participants: Option<&[u64]>) -> Stored {
+    let sent_at = "2027-01-15T08:00:00Z".to_owned();
+    Stored {
+        thread,
+        sender: Id::number(sender),
+        message: Some(StoredMessage { id, sent_at, html: "<p>html</p>".to_owned() }),
+        participants: participants.map(Into::into),
+        expires_s: None,
     }
 }
 

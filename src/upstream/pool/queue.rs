@@ -87,7 +87,7 @@ impl Queue {
         self.busy -= 1;
         if let Some(what) = what {
             self.line(what).taken -= 1;
-            self.busy_checks -= usize::from(what != What::Message);
+            self.busy_checks -= usize::from(what.is_check());
         }
     }
 
@@ -107,7 +107,7 @@ impl Queue {
     }
 
     fn line(&mut self, what: What) -> &mut Line {
-        if what == What::Message { &mut self.messages } else { &mut self.checks }
+        if what.is_check() { &mut self.checks } else { &mut self.messages }
     }
 }
 

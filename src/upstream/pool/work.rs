@@ -34,6 +34,7 @@ pub(super) enum What {
     Message,
     Token,
     List,
+    Look,
 }
 
 impl What {
@@ -42,7 +43,13 @@ impl What {
             Ask::Post(_) => What::Message,
             Ask::Prove(_) => What::Token,
             Ask::List { .. } => What::List,
+            Ask::Look(_) => What::Look,
         }
+    }
+
+    /// Whether it is about people; the fate of a message goes the messages' way.
+    pub fn is_check(self) -> bool {
+        matches!(self, What::Token | What::List)
     }
 }
 
@@ -52,6 +59,7 @@ impl fmt::Display for What {
             What::Message => "a message",
             What::Token => "the check of a token",
             What::List => "the list of a thread's participants",
+            What::Look => "the look-up of a message",
         })
     }
 }
