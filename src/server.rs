@@ -329,7 +329,7 @@ impl Server {
                 connection.since = now.instant;
                 self.hub.handle(Input::Frame { conn, text: text.as_str() }, now);
             }
-            wire::Event::Binary => {
+            wire::Event::Binary(_) => {
                 connection.since = now.instant;
                 self.hub.handle(Input::Binary { conn }, now);
             }

@@ -12,7 +12,7 @@ mod json;
 pub mod jwt;
 pub mod pool;
 mod site;
-mod text;
+pub mod text;
 
 use std::collections::VecDeque;
 use std::io;

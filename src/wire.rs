@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Error, Message, Utf8Bytes};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 use handshake::{Handshake, Opened, Rules};
 use outbox::Outbox;
@@ -76,7 +76,7 @@ pub enum Event {
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
-    Binary,
+    Binary(Bytes),
     /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
     Closing,
     /// All input is used up.
@@ -352,7 +352,7 @@ fn read_whole(
     loop {
         match context.read(&mut memory) {
             Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
-            Ok(Message::Binary(_)) => return Ok(Heard::Message(Event::Binary)),
+            Ok(Message::Binary(bytes)) => return Ok(Heard::Message(Event::Binary(bytes))),
             // The answer to a ping or a close is written by the next read.
             Ok(_) => {}
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {

@@ -39,7 +39,7 @@ fn conversation(long: &str) -> (Vec<u8>, Vec<Event>) {
     let mut events = vec![opened()];
     let said = ["{\"type\":\"ping\"}", "", "fr\u{e4}gments", &medium, long];
     events.extend(texts(&said));
-    events.extend([Event::Binary, Event::Closing]);
+    events.extend([Event::Binary(vec![0xff; 9].into()), Event::Closing]);
     (bytes.concat(), events)
 }
 

@@ -103,22 +103,22 @@ pub enum Handshake {
 pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
+    // Not a byte more, or a fault behind the limit would count only if it came in the same read.
+    let bytes = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= HEAD_BYTES_MAX => {
-            match upgrade_key(&request) {
-                Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
-                Ok(Some(key)) => Handshake::Upgrade {
-                    response: switch(&request, key),
-                    head_bytes,
-                    opened: Opened {
-                        client: client(&request, peer, &rules.proxies),
-                        credential: token::credential(&request),
-                    },
+        Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
+            Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
+            Ok(Some(key)) => Handshake::Upgrade {
+                response: switch(&request, key),
+                head_bytes,
+                opened: Opened {
+                    client: client(&request, peer, &rules.proxies),
+                    credential: token::credential(&request),
                 },
-                Ok(None) => respond(plain_http(&request, rules.try_page)),
-                Err(refusal) => respond(refusal),
-            }
-        }
+            },
+            Ok(None) => respond(plain_http(&request, rules.try_page)),
+            Err(refusal) => respond(refusal),
+        },
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => Handshake::Incomplete,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => respond(text(
             "431 Request Header Fields Too Large",
