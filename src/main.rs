@@ -1,5 +1,7 @@
 //! Command line and signals in, exit code out.
 
+use std::io::Write;
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::config::{Config, Trust};
@@ -9,6 +11,10 @@ use clap::{CommandFactory, Parser};
 use simple_logger::SimpleLogger;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // Not `eprintln`, which panics where nobody reads.
+        let _ = writeln!(std::io::stderr(), "{}", panic_line(panic));
+    }));
     let config = match Config::try_parse() {
         Ok(config) => config,
         Err(fault) if fault.use_stderr() => {
@@ -41,6 +47,16 @@ fn main() -> ExitCode {
             eprintln!("buddyline: {fault}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is said of a panic: its place, and its words where they stand in the source. Words that
+/// were put together may have a token in them, or what people wrote.
+fn panic_line(panic: &PanicHookInfo<'_>) -> String {
+    let words = panic.payload().downcast_ref::<&'static str>().unwrap_or(&"…");
+    match panic.location() {
+        Some(at) => format!("buddyline: a fault in the program, {at}: {words}"),
+        None => format!("buddyline: a fault in the program: {words}"),
     }
 }
 
@@ -110,5 +126,36 @@ fn banner(config: &Config, server: &Server) {
             let port = address.port();
             log::info!("try it: open http://{host}:{port}/ in two browser tabs");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{catch_unwind, set_hook, take_hook};
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_its_place_and_nothing_of_what_it_was_about() {
+        let (told, lines) = channel();
+        set_hook(Box::new(move |panic| told.send(panic_line(panic)).unwrap()));
+        let token = String::from("\u{e4} eyJ0.s3cret");
+        let panics: [&(dyn Fn() + std::panic::RefUnwindSafe); 4] = [
+            &|| panic!("no such token: {token}"),
+            // Both show the text of which they cannot give a part.
+            &|| drop(token[1..].to_owned()),
+            &|| drop(token[..99].to_owned()),
+            &|| Err(&token).expect("a good token"),
+        ];
+        for panic in panics {
+            assert!(catch_unwind(panic).is_err());
+            let line = lines.try_recv().unwrap();
+            assert!(line.contains("main.rs:") && !line.contains("s3cret"), "{line}");
+        }
+        assert!(catch_unwind(|| panic!("a word of our own")).is_err());
+        let line = lines.try_recv().unwrap();
+        assert!(line.ends_with(": a word of our own"), "{line}");
+        drop(take_hook());
     }
 }

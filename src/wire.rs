@@ -327,9 +327,12 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
         return Ok(None);
     };
     let max = codec.frame_bytes_max;
-    match usize::try_from(payload) {
-        Ok(payload) if payload <= max => Ok(Some((header, cursor.position() as usize + payload))),
-        _ => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
+    // A header may claim any length, and without a limit any is let in: the sum must not overflow.
+    let payload = usize::try_from(payload).ok().filter(|payload| *payload <= max);
+    let whole = payload.and_then(|payload| payload.checked_add(cursor.position() as usize));
+    match whole {
+        Some(whole) => Ok(Some((header, whole))),
+        None => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
             size: usize::MAX,
             max_size: max,
         })),

@@ -260,6 +260,14 @@ fn a_message_that_will_be_too_large_is_refused_before_it_arrives() {
 }
 
 #[test]
+fn a_length_that_cannot_be_is_refused_even_without_a_limit() {
+    let mut codec = codec_of(usize::MAX, false);
+    let mut talk = Talk::open(&mut codec);
+    talk.hear(&mut codec, &[&header(TEXT, u64::MAX, [1; 4])[..], b"some bytes"].concat());
+    assert_eq!(talk.close_code(), Some(1009));
+}
+
+#[test]
 fn what_breaks_a_rule_is_refused_in_any_pieces() {
     for (code, bytes) in [
         (1002, b"\x81\x05hello".to_vec()),

@@ -56,8 +56,8 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
             total: WAITING_MAX,
             bytes: WAITING_BYTES_MAX,
             // An app may join all its threads at once.
-            per_connection: config.max_joins as usize + 64,
-            bytes_per_connection: 2 * config.max_frame_bytes as usize,
+            per_connection: (config.max_joins as usize).saturating_add(64),
+            bytes_per_connection: (config.max_frame_bytes as usize).saturating_mul(2),
         },
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The first byte of a case says how it is written, the second how it is cut:
 //!
-//! * bit 0: with a large limit; else with a small one;
+//! * bit 0: with a large limit; else with a small one; bit 3: with none;
 //! * bit 1: the rest is frames in short, see [`spelt_out`]; else bytes as they come;
 //! * bit 2: without a request in front.
 
@@ -24,7 +24,11 @@ const ANSWER_BYTES_MAX: usize = 1_024;
 /// or request is bounded.
 pub fn run(data: &[u8]) {
     let [how, seed, rest @ ..] = data else { return };
-    let limit = if how & 1 == 0 { SMALL } else { LARGE };
+    let limit = match (how & 8, how & 1) {
+        (0, 0) => SMALL,
+        (0, _) => LARGE,
+        _ => usize::MAX,
+    };
     let spoken = if how & 2 == 0 { rest.to_vec() } else { spelt_out(rest) };
     let bytes = if how & 4 == 0 { [request(), spoken].concat() } else { spoken };
     // One codec for all: what a conversation leaves in it must not show in the next.
@@ -78,7 +82,8 @@ fn hear(
         talk.hear(codec, now);
         let kept = kept_bytes(&talk);
         // A header has fourteen bytes at most.
-        let may_be_kept = if talk.wire.in_handshake() { HEAD_BYTES_MAX + 1 } else { limit + 14 };
+        let may_be_kept =
+            if talk.wire.in_handshake() { HEAD_BYTES_MAX + 1 } else { limit.saturating_add(14) };
         assert!(kept <= may_be_kept, "{kept} bytes are kept");
         bytes = later;
     }
