@@ -3,9 +3,6 @@
 //! The first byte of a case says which rules, the second who the peer is and how the rest, which
 //! is the head, is cut.
 
-#[path = "../bytes.rs"]
-mod bytes;
-
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
