@@ -3,10 +3,10 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in four more: [`entrance`] (who a connection is),
-//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`] (who
-//! is told of it) and [`draining`] (what begins no more). The other rooms keep tables and answer questions; they do not call each
-//! other.
+//! What the hub decides is in this file and in five more: [`entrance`] (who a connection is),
+//! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
+//! (who is told of it) and [`draining`] (what begins no more). The other rooms keep tables and
+//! answer questions; they do not call each other.
 
 pub mod calls;
 pub mod checks;

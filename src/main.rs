@@ -1,6 +1,7 @@
 //! Command line and signals in, exit code out.
 
 use std::io;
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::config::{Config, Trust};
@@ -10,6 +11,11 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // Over the journal, which waits for no reader, nor panics for want of one.
+        log::error!("{}", panic_line(panic));
+        log::logger().flush();
+    }));
     let config = match Config::try_parse() {
         Ok(config) => config,
         Err(fault) if fault.use_stderr() => {
@@ -36,6 +42,16 @@ fn main() -> ExitCode {
             journal::say(format!("buddyline: {fault}\n"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is said of a panic: its place, and its words where they stand in the source. Words that
+/// were put together may have a token in them, or what people wrote.
+fn panic_line(panic: &PanicHookInfo<'_>) -> String {
+    let words = panic.payload().downcast_ref::<&'static str>().unwrap_or(&"…");
+    match panic.location() {
+        Some(at) => format!("a fault in the program, {at}: {words}"),
+        None => format!("a fault in the program: {words}"),
     }
 }
 
@@ -108,5 +124,37 @@ fn banner(config: &Config, server: &Server) {
             let port = address.port();
             log::info!("try it: open http://{host}:{port}/ in two browser tabs");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{catch_unwind, set_hook, take_hook};
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_its_place_and_nothing_of_what_it_was_about() {
+        let (told, lines) = channel();
+        set_hook(Box::new(move |panic| told.send(panic_line(panic)).unwrap()));
+        let token = String::from("\u{e4} eyJ0.s3cret");
+        let refused = || Err::<(), &str>(&token);
+        let panics: [&(dyn Fn() + std::panic::RefUnwindSafe); 4] = [
+            &|| panic!("no such token: {token}"),
+            // Both show the text of which they cannot give a part.
+            &|| drop(token[1..].to_owned()),
+            &|| drop(token[..99].to_owned()),
+            &|| refused().expect("a good token"),
+        ];
+        for panic in panics {
+            assert!(catch_unwind(panic).is_err());
+            let line = lines.try_recv().unwrap();
+            assert!(line.contains("main.rs:") && !line.contains("s3cret"), "{line}");
+        }
+        assert!(catch_unwind(|| panic!("a word of our own")).is_err());
+        let line = lines.try_recv().unwrap();
+        assert!(line.ends_with(": a word of our own"), "{line}");
+        drop(take_hook());
     }
 }

@@ -15,7 +15,7 @@ pub mod jwt;
 pub mod lookups;
 pub mod pool;
 mod site;
-mod text;
+pub mod text;
 
 use std::collections::VecDeque;
 use std::io;

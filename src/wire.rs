@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Error, Message, Utf8Bytes};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 use crate::protocol::server::EncodedFrame;
 use handshake::{Handshake, Opened, Readiness, Rules};
@@ -85,7 +85,7 @@ pub enum Event {
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
-    Binary,
+    Binary(Bytes),
     /// A ping or a pong: a sign of life, and a ping's answer is in the outbox.
     Control,
     /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
@@ -335,7 +335,10 @@ impl Wire {
         }
         let (context, shared) = match &mut self.phase {
             Phase::Fragments(own, bytes) => {
-                *bytes += frame.len();
+                // What the context keeps are the payloads; a header may be smaller than this.
+                if matches!(header.opcode, OpCode::Data(_)) {
+                    *bytes += frame.len().saturating_sub(header.len(frame.len() as u64));
+                }
                 (own.as_mut(), false)
             }
             _ => (&mut codec.idle, true),
@@ -382,12 +385,12 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
         return Ok(None);
     };
     let max = codec.frame_bytes_max;
-    match usize::try_from(payload) {
-        Ok(payload) if payload <= max => {
-            // A header has fourteen bytes at most.
-            Ok(Some((header, payload.saturating_add(cursor.position() as usize))))
-        }
-        _ => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
+    // A header may claim any length, and without a limit any is let in: the sum must not overflow.
+    let payload = usize::try_from(payload).ok().filter(|payload| *payload <= max);
+    let whole = payload.and_then(|payload| payload.checked_add(cursor.position() as usize));
+    match whole {
+        Some(whole) => Ok(Some((header, whole))),
+        None => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
             size: usize::MAX,
             max_size: max,
         })),
@@ -412,7 +415,7 @@ fn read_whole(
     loop {
         match context.read(&mut memory) {
             Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
-            Ok(Message::Binary(_)) => return Ok(Heard::Message(Event::Binary)),
+            Ok(Message::Binary(bytes)) => return Ok(Heard::Message(Event::Binary(bytes))),
             // The answer to a ping or a close is written by the next read.
             Ok(_) => control = true,
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {

@@ -147,7 +147,7 @@ fn a_steady_clock_that_jumps_by_a_week_does_everything_that_was_due() {
     assert_eq!(of(&heard, eight, "user_disconnected").len(), 1, "{heard:?}");
     assert!(town.closed().contains(&(stranger, 1008)));
     assert_eq!(town.hub.census().deliveries, 1, "what the site has not answered is on its way");
-    town.fail(request, Failure::Unknown);
+    town.fail(request, Failure::NotStored);
     assert_eq!(town.hub.census().deliveries, 0);
 }
 

@@ -139,6 +139,17 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
 }
 
 #[test]
+fn what_stands_behind_the_limit_of_a_head_does_not_matter() {
+    let line = format!("X-Long: {}\u{0}\r\n\r\n", "x".repeat(8_192));
+    let head = changed("\r\n\r\n", &format!("\r\n{line}"));
+    let mut in_pieces = Talk::default();
+    let mut codec = codec_of(LIMIT, true);
+    head.chunks(1_000).for_each(|piece| in_pieces.hear(&mut codec, piece));
+    assert_eq!(status(&head), "HTTP/1.1 431");
+    assert!(in_pieces.answer().starts_with("HTTP/1.1 431"));
+}
+
+#[test]
 fn more_than_64_headers_are_refused() {
     assert_eq!(status(&request_with(&"X-More: 1\r\n".repeat(65 - 5))), "HTTP/1.1 431");
     assert_eq!(status(&request_with(&"a:b\r\n".repeat(1_000))), "HTTP/1.1 431");

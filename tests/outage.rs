@@ -154,13 +154,16 @@ fn a_site_that_hangs_does_not_hold_the_others_for_as_long_as_it_could() {
         seven.say(&post(thread, &thread.to_string()));
     }
     let mut told = Vec::new();
+    let mut late = 0;
     while told.len() < 60 {
-        let frame = seven.expect_type("error");
+        let frame = seven.expect_within(Duration::from_secs(30), |frame| frame["type"] == "error");
         assert_eq!(frame["replyTo"], "send_message");
         told.push(frame["clientId"].as_str().unwrap().to_owned());
+        late += usize::from(begun.elapsed() > Duration::from_secs(6));
     }
-    // With four workers, one by one, it would be fifteen seconds.
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // With four workers, one by one, it would be fifteen seconds for all. Only of those that were
+    // sent the fate is not known, and is looked for a while.
+    assert!(late < 20, "{late} of sixty");
     assert!(site.posts().len() < 20, "{} posts", site.posts().len());
     told.sort_unstable();
     told.dedup();

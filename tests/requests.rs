@@ -257,6 +257,9 @@ fn where_a_redirect_leads_is_told_without_its_secrets() {
         ("https://alice:s3cret@example.org/a#s3cret", "https://example.org/a"),
         ("/elsewhere?x=s3cret", "/elsewhere"),
         ("//other.example/a", "//other.example/a"),
+        ("//alice:s3cret@other.example/a", "//other.example/a"),
+        ("https:\\\\alice:s3cret@example.org\\a", "https://example.org/a"),
+        ("alice:s3cret@example.org", "example.org"),
         ("https://example.org/a\r\nnew line", "https://example.org/anewline"),
         ("", ""),
     ] {

@@ -48,7 +48,7 @@ fn open(desk: &mut Desk, site: &Site) {
         assert!(desk.pool.is_available(), "after {n} failures");
         assert_eq!(desk.pool.next_deadline(), None);
         submit_at(desk, post(1, "lost"), 0.0);
-        assert_eq!(failed(desk.next().1), Failure::Unknown);
+        assert_eq!(failed(desk.next().1), Failure::Unusable);
     }
     assert!(!desk.pool.is_available());
 }
@@ -206,7 +206,7 @@ fn a_wait_that_the_site_asks_for_begins_at_once_and_lasts_a_minute_at_most() {
             17,
             Failure::SiteBusy { retry_after_s: Some(17) },
         ),
-        (Fault::status(503, &[("Retry-After", "3")]), 3, Failure::Unknown),
+        (Fault::status(503, &[("Retry-After", "3")]), 3, Failure::Unusable),
     ] {
         let site = Site::start();
         let mut desk = Desk::ready(&site, |_| ());

@@ -39,7 +39,7 @@ fn conversation(long: &str) -> (Vec<u8>, Vec<Event>) {
     let mut events = vec![opened()];
     let said = ["{\"type\":\"ping\"}", "", "fr\u{e4}gments", &medium, long];
     events.extend(texts(&said));
-    events.extend([Event::Binary, Event::Closing]);
+    events.extend([Event::Binary(vec![0xff; 9].into()), Event::Closing]);
     (bytes.concat(), events)
 }
 
@@ -257,6 +257,14 @@ fn a_message_that_will_be_too_large_is_refused_before_it_arrives() {
         .flatten()
         .collect();
     breaks("fragments without an end", 1009, &many);
+}
+
+#[test]
+fn a_length_that_cannot_be_is_refused_even_without_a_limit() {
+    let mut codec = codec_of(usize::MAX, false);
+    let mut talk = Talk::open(&mut codec);
+    talk.hear(&mut codec, &[&header(TEXT, u64::MAX, [1; 4])[..], b"some bytes"].concat());
+    assert_eq!(talk.close_code(), Some(1009));
 }
 
 #[test]

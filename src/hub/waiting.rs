@@ -95,10 +95,11 @@ impl Waiting {
         let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, load)| *load);
         let users = user.and_then(|user| self.per_user.get(&user)).copied();
         let (frames_max, bytes_max) = (bounds.per_connection, bounds.bytes_per_connection);
-        let of_user = CONNECTIONS_PER_USER;
+        // Without limits these are as large as numbers get.
+        let of_user = |max: usize| max.saturating_mul(CONNECTIONS_PER_USER);
         self.all.takes(bytes, bounds.total, bounds.bytes)
             && own.unwrap_or_default().takes(bytes, frames_max, bytes_max)
-            && users.is_none_or(|load| load.takes(bytes, frames_max * of_user, bytes_max * of_user))
+            && users.is_none_or(|load| load.takes(bytes, of_user(frames_max), of_user(bytes_max)))
     }
 
     /// Whether a frame of this connection waits.

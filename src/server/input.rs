@@ -155,7 +155,7 @@ impl Server {
                 };
                 self.hub.handle(input, now);
             }
-            wire::Event::Binary => {
+            wire::Event::Binary(_) => {
                 let input = match self.judge(slot, now) {
                     Verdict::Accepted => Input::Binary { conn },
                     Verdict::Refused => Input::Refused { conn, text: None },

@@ -20,6 +20,9 @@ use crate::protocol::{Id, SITE_ID_MAX};
 /// The longest wait that is passed on from the site, in seconds: one hour.
 pub const RETRY_AFTER_MAX_S: u32 = 3600;
 
+/// The longest part of a `Location` that is told in a log, in characters.
+const LOCATION_TOLD_MAX: usize = 200;
+
 /// A request to the site. It has no `Debug`: it carries a secret and a private text.
 pub struct Request<'a> {
     /// `GET` or `POST`.
@@ -146,6 +149,20 @@ impl Reply {
     /// WordPress' word for the fault, if this is one of its error bodies.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.json()
+    }
+
+    /// What may be said of it in a log: the status, and WordPress' word where that is harmless.
+    pub fn remark(&self) -> String {
+        let status = self.status;
+        if let Some(code) = self.fault().as_ref().and_then(|fault| fault.loggable()) {
+            return format!("status {status}, code {code}");
+        }
+        match &self.body {
+            Some(_) => format!("status {status}, JSON of an unexpected shape"),
+            None if self.cut_off => format!("status {status}, JSON cut off"),
+            None if self.says_json() => format!("status {status}, JSON too long or malformed"),
+            None => format!("status {status}, not JSON"),
+        }
     }
 
     /// How long the site asks to wait, from `Retry-After` as seconds or as a date: at least 1 and
@@ -398,17 +415,12 @@ pub fn finding(reply: &Reply) -> Finding {
     }
 }
 
-/// Of a `Location` what may stand in a log: neither user names nor queries, which hold secrets, and
-/// no control characters.
+/// Of a `Location` what may stand in a log: neither queries nor what stands before an `@`, which
+/// hold secrets, and no control characters. A user name can stand in any part of it: addresses
+/// without a scheme and with backslashes are addresses to browsers, too.
 fn host_and_path(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());
-    let location = &location[..end];
-    let (scheme, rest) = match location.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), location),
-    };
-    let host_end = rest.find('/').unwrap_or(rest.len());
-    let host_start = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
-    let clean = rest[host_start..].chars().filter(|c| c.is_ascii_graphic()).take(200);
-    scheme.chars().filter(|c| c.is_ascii_graphic()).take(10).chain(clean).collect()
+    let parts = location[..end].split(['/', '\\']);
+    let clean: Vec<&str> = parts.map(|part| part.rsplit('@').next().unwrap_or_default()).collect();
+    clean.join("/").chars().filter(char::is_ascii_graphic).take(LOCATION_TOLD_MAX).collect()
 }

@@ -271,7 +271,7 @@ impl Outcome {
         let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
         Outcome {
             doubtful: lost || (reply.status == 200 && !reply.says_json()),
-            remark: failed.then(|| why.map_or_else(|| remark(reply), str::to_owned)),
+            remark: failed.then(|| why.map_or_else(|| reply.remark(), str::to_owned)),
             sign: Sign::of(reply, !failed),
             answer,
         }
@@ -309,19 +309,6 @@ impl Read for SentBody<'_> {
 
 fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-/// What the site answered, of harmless parts only.
-fn remark(reply: &Reply) -> String {
-    if let Some(code) = reply.fault().as_ref().and_then(|fault| fault.loggable()) {
-        return format!("status {}, code {code}", reply.status);
-    }
-    match &reply.body {
-        Some(_) => format!("status {}, JSON of an unexpected shape", reply.status),
-        None if reply.cut_off => format!("status {}, JSON cut off", reply.status),
-        None if reply.says_json() => format!("status {}, JSON too long or malformed", reply.status),
-        None => format!("status {}, not JSON", reply.status),
-    }
 }
 
 /// Whether a body's end did not come, rather than lying beyond the limit or being malformed.

@@ -120,23 +120,23 @@ pub enum Handshake {
 pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
+    // Not a byte more, or a fault behind the limit would count only if it came in the same read.
+    let bytes = &bytes[..bytes.len().min(rules.head_bytes_max)];
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head_bytes)) if head_bytes <= rules.head_bytes_max => {
-            match upgrade_key(&request) {
-                Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
-                Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
-                Ok(Some(key)) => Handshake::Upgrade {
-                    response: switch(&request, key),
-                    head_bytes,
-                    opened: Opened {
-                        client: client(&request, peer, &rules.proxies),
-                        credential: token::credential(&request),
-                    },
+        Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
+            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
+            Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
+            Ok(Some(key)) => Handshake::Upgrade {
+                response: switch(&request, key),
+                head_bytes,
+                opened: Opened {
+                    client: client(&request, peer, &rules.proxies),
+                    credential: token::credential(&request),
                 },
-                Ok(None) => respond(plain_http(&request, rules)),
-                Err(refusal) => respond(refusal),
-            }
-        }
+            },
+            Ok(None) => respond(plain_http(&request, rules)),
+            Err(refusal) => respond(refusal),
+        },
         Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
             Handshake::Incomplete
         }

@@ -1,0 +1,361 @@
+//! A fuzz target: what clients say, through the reader of frames and through a hub.
+//!
+//! A case is lines, each an event in a community of three connections, `a`, `b` and `c`. The first
+//! letter says what happens:
+//!
+//! * `a`, `b`, `c`: this connection says the rest of the line, as a text frame;
+//! * `A`, `B`, `C`: this connection goes; or it comes, with the rest as its token;
+//! * `+`: so many seconds pass;
+//! * `!`: the site answers the oldest question, `!f` and a number with a failure, any other letter
+//!   with a success made of the numbers that follow, between commas;
+//! * any other: the line is read as a frame, and nothing comes of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use buddyline::config::{PresenceScope, Trust};
+use buddyline::hub::Hub;
+use buddyline::hub::interface::{
+    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Looked, Now, Proven, RequestId, Settings,
+    Stored, StoredMessage, Target, WaitBounds,
+};
+use buddyline::protocol::client::{parse, relayed};
+use buddyline::protocol::credential::Credential;
+use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
+use serde_json::value::RawValue;
+
+/// Lines of a case that are looked at.
+const LINES_MAX: usize = 64;
+
+/// More frames than three connections can be sent for one event, whatever waited for it.
+const FRAMES_PER_EVENT_MAX: usize = 2_000;
+
+/// Types that one client sends and another gets, with everything in them that is not the server's.
+const CALLS: [&str; 4] = ["call_initiated", "offer", "answer", "ice-candidate"];
+
+/// No panic, and tables that agree with each other after each event; each frame is whole and JSON
+/// and keeps to `PROTOCOL.md` 2.2; what is relayed is without token; and when all is over, nothing
+/// is left.
+pub fn run(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for line in text.split('\n').take(LINES_MAX) {
+        read(line.strip_prefix(['a', 'b', 'c']).unwrap_or(line));
+    }
+    for (trust, presence) in [
+        (Trust::Open, PresenceScope::All),
+        (Trust::Verified, PresenceScope::All),
+        (Trust::Verified, PresenceScope::Threads),
+    ] {
+        let mut stage = Stage::new(Settings { trust, presence, ..settings() });
+        for line in text.split('\n').take(LINES_MAX) {
+            stage.act(line);
+        }
+        stage.end();
+    }
+}
+
+/// A text as a frame, as what is relayed of it, and as a token.
+fn read(text: &str) {
+    let (_, frame) = parse(text);
+    if let Err(fault) = &frame {
+        assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
+    }
+    if let Ok(passed_on) = relayed(text, &IdKey::Number(2)) {
+        let fields = object(&passed_on);
+        assert!(!fields.contains_key("token") && !fields.contains_key("clientId"));
+        if frame.is_ok() {
+            assert_eq!(object(text)["type"].get(), fields["type"].get());
+        }
+    }
+    for credential in [Some(Credential::parse(text)), Credential::from_authorization(text)] {
+        match credential {
+            Some(Ok(credential)) => {
+                let secret = credential.secret();
+                assert!(!secret.is_empty() && secret.bytes().all(|b| b.is_ascii_graphic()));
+                assert!(!format!("{credential:?}").contains(secret) || secret.len() < 12);
+            }
+            Some(Err(fault)) => assert!(fault.text.len() < 200, "{}", fault.text),
+            None => {}
+        }
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        trust: Trust::Open,
+        presence: PresenceScope::All,
+        membership_lasts: Duration::from_secs(60),
+        anonymous_lasts: Duration::from_secs(30),
+        checks: 2,
+        typing_lasts: Duration::from_secs(3),
+        presence_grace: Duration::from_secs(5),
+        joins_per_connection: 3,
+        threads: 4,
+        message_turn_lasts: Some(Duration::from_secs(40)),
+        deliveries: Bounds { total: 6, per_connection: 4, bytes: 2_000 },
+        waiting: WaitBounds {
+            total: 12,
+            bytes: 3_000,
+            per_connection: 6,
+            bytes_per_connection: 1_000,
+        },
+    }
+}
+
+/// The fields of a JSON object, which a text must be. Not as a `Value`: that has no room for the
+/// number 1e999, nor for half a surrogate pair, which one client may send to another.
+fn object(text: &str) -> BTreeMap<String, &RawValue> {
+    serde_json::from_str(text).unwrap_or_else(|fault| panic!("{fault} in {text}"))
+}
+
+struct Stage {
+    hub: Hub,
+    now: Now,
+    conns: [Option<ConnId>; 3],
+    serial: u32,
+    asked: VecDeque<(RequestId, Ask)>,
+    messages: u64,
+}
+
+impl Stage {
+    fn new(settings: Settings) -> Stage {
+        let now = Now { instant: Instant::now(), unix_s: 1_795_345_238 };
+        let (conns, asked) = Default::default();
+        Stage { hub: Hub::new(settings), now, conns, serial: 0, asked, messages: 0 }
+    }
+
+    fn act(&mut self, line: &str) {
+        let mut rest = line.chars();
+        let Some(first) = rest.next() else { return };
+        let rest = rest.as_str();
+        match first {
+            'a'..='c' => {
+                let conn = self.conns[first as usize - 'a' as usize];
+                let conn = conn.unwrap_or_else(|| self.come(first as usize - 'a' as usize, ""));
+                // The hub may have closed it at once, as a bad token has it.
+                if self.conns.contains(&Some(conn)) {
+                    self.handle(Input::Frame { conn, text: rest });
+                }
+            }
+            'A'..='C' => match self.conns[first as usize - 'A' as usize].take() {
+                Some(conn) => self.handle(Input::Closed { conn }),
+                None => {
+                    self.come(first as usize - 'A' as usize, rest);
+                }
+            },
+            '+' => self.pass(rest.parse().unwrap_or(1).min(100_000)),
+            '!' => self.answer(rest),
+            _ => {}
+        }
+    }
+
+    fn come(&mut self, slot: usize, token: &str) -> ConnId {
+        self.serial += 1;
+        let conn = ConnId { slot: slot as u32, serial: self.serial };
+        self.conns[slot] = Some(conn);
+        let credential = (!token.is_empty()).then(|| Credential::parse(token));
+        self.handle(Input::Opened { conn, credential });
+        conn
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.unix_s += seconds;
+        let mut due = 0;
+        while self.hub.advance(self.now) {
+            self.drain();
+            due += 1;
+            assert!(due < FRAMES_PER_EVENT_MAX, "there is always something due");
+        }
+    }
+
+    fn answer(&mut self, how: &str) {
+        let Some((request, ask)) = self.asked.pop_front() else { return };
+        let mut letters = how.chars();
+        let failed = letters.next().is_none_or(|letter| letter == 'f');
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let numbers: Vec<u64> = letters.as_str().split(',').filter_map(number).collect();
+        let answer = if failed {
+            failure(numbers.first().copied().unwrap_or_default())
+        } else {
+            self.success(&ask, &numbers)
+        };
+        self.handle(Input::Answered { request, answer });
+    }
+
+    /// An answer as the reader of the site's answers makes them: ids are within their limits, lists
+    /// are sorted.
+    fn success(&mut self, ask: &Ask, numbers: &[u64]) -> Answer {
+        let id = |n: Option<&u64>| n.copied().unwrap_or(2).clamp(1, SITE_ID_MAX);
+        let sorted = |numbers: &[u64]| -> Box<[u64]> {
+            let mut people: Vec<u64> = numbers.iter().map(|n| id(Some(n))).collect();
+            people.sort_unstable();
+            people.dedup();
+            people.into()
+        };
+        match ask {
+            Ask::Prove(_) => {
+                let expires_s = numbers.get(1).map(|n| (*n).min(SITE_ID_MAX));
+                Answer::Proven(Proven { user: id(numbers.first()), expires_s })
+            }
+            Ask::List { .. } => Answer::Listed(sorted(numbers)),
+            Ask::Look(look) => match numbers {
+                [] => Answer::Looked(Looked::Nothing),
+                [other] => Answer::Looked(Looked::Other {
+                    thread: id(Some(other)),
+                    sender: Id::number(7),
+                    message: id(Some(other)),
+                }),
+                [sender, message, ..] => {
+                    let thread = match look.target {
+                        Target::Thread(thread) => thread,
+                        Target::NewThread { .. } => id(Some(message)),
+                    };
+                    let message = StoredMessage {
+                        id: id(Some(message)),
+                        sent_at: "2026-11-22T11:00:38Z".to_owned(),
+                        html: "<p>html</p>".to_owned(),
+                    };
+                    Answer::Looked(Looked::Same(Stored {
+                        thread,
+                        sender: Id::number(id(Some(sender))),
+                        message: Some(message),
+                        participants: (numbers.len() > 2).then(|| sorted(numbers)),
+                        expires_s: None,
+                    }))
+                }
+            },
+            Ask::Post(post) => {
+                let thread = match post.target {
+                    Target::Thread(thread) => thread,
+                    Target::NewThread { .. } => id(numbers.get(1)),
+                };
+                self.messages += 1;
+                let message = StoredMessage {
+                    id: self.messages,
+                    sent_at: "2026-11-22T11:00:38Z".to_owned(),
+                    html: "<p>html</p>".to_owned(),
+                };
+                let sender = Id::number(id(numbers.first()));
+                Answer::Stored(Stored {
+                    thread,
+                    sender,
+                    message: numbers.first().map(|_| message),
+                    participants: (numbers.len() > 2).then(|| sorted(numbers)),
+                    expires_s: None,
+                })
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.hub.handle(input, self.now);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let mut frames = 0;
+        while let Some(effect) = self.hub.next_effect() {
+            match effect {
+                Effect::Send { frame, .. } | Effect::Hint { frame, .. } => {
+                    check(&frame);
+                    frames += 1;
+                }
+                Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
+                // As the server does it: the hub hears at once that the connection is gone.
+                Effect::Close { conn, .. } => {
+                    if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {
+                        *open = None;
+                        self.hub.handle(Input::Closed { conn }, self.now);
+                    }
+                }
+            }
+        }
+        assert!(frames <= FRAMES_PER_EVENT_MAX, "{frames} frames for one event");
+        self.hub.check_invariants();
+    }
+
+    /// Everyone goes, every question is answered, and time passes.
+    fn end(&mut self) {
+        for letter in ['A', 'B', 'C'] {
+            if self.conns[letter as usize - 'A' as usize].is_some() {
+                self.act(&letter.to_string());
+            }
+        }
+        let mut answers = 0;
+        while !self.asked.is_empty() {
+            self.answer("f0");
+            answers += 1;
+            assert!(answers < FRAMES_PER_EVENT_MAX, "one question leads to the next");
+        }
+        self.pass(100_000);
+        let census = self.hub.census();
+        assert_eq!((census.connections, census.threads, census.deliveries), (0, 0, 0));
+        assert_eq!(self.hub.unsettled(), [0; 3], "frames, questions, proofs");
+        assert_eq!(self.hub.next_deadline(), None, "nothing is due any more");
+    }
+}
+
+fn failure(which: u64) -> Answer {
+    let all = [
+        Failure::Unknown,
+        Failure::Unusable,
+        Failure::TokenMissing,
+        Failure::TokenRefused,
+        Failure::TokenExpired,
+        Failure::Suspended,
+        Failure::NotParticipant,
+        Failure::ThreadTooLarge,
+        Failure::CannotWrite,
+        Failure::RefusedBySite,
+        Failure::TooLarge,
+        Failure::SiteBusy { retry_after_s: Some(1) },
+        Failure::SiteUnavailable { retry_after_s: Some(3600) },
+        Failure::SiteMisconfigured,
+        Failure::Overloaded,
+        Failure::NotStored,
+    ];
+    Answer::Failed(all[(which % all.len() as u64) as usize])
+}
+
+/// A frame as a server sends it: final, a text, never masked, an object with a known type.
+fn check(frame: &[u8]) {
+    let (first, start, length) = match *frame {
+        [first, 126, high, low, ..] => (first, 4, u64::from(u16::from_be_bytes([high, low]))),
+        [first, 127, ..] => {
+            let length = frame[2..10].try_into().expect("eight bytes");
+            (first, 10, u64::from_be_bytes(length))
+        }
+        [first, short, ..] => (first, 2, u64::from(short)),
+        _ => panic!("a frame has a header"),
+    };
+    assert_eq!((first, start as u64 + length), (0x81, frame.len() as u64));
+    let text = std::str::from_utf8(&frame[start..]).expect("text is UTF-8");
+    let fields = object(text);
+    let kind: &str = serde_json::from_str(fields["type"].get()).expect("a type");
+    if CALLS.contains(&kind) {
+        assert!(!fields.contains_key("token") && !fields.contains_key("clientId"), "{text}");
+        return;
+    }
+    let known = [
+        "user_connected",
+        "user_disconnected",
+        "thread_joined",
+        "thread_left",
+        "message",
+        "typing",
+        "online_users",
+        "pong",
+        "error",
+    ];
+    assert!(known.contains(&kind), "{text}");
+    // Values that are not the server's own may have any letters.
+    let reason = fields.get("reason").map(|reason| reason.get());
+    let words = || fields.keys().map(String::as_str).chain([kind]).chain(reason);
+    if !matches!(kind, "message" | "error") {
+        assert!(!words().any(|word| word.contains("message")), "{text}");
+    }
+    if kind != "typing" {
+        assert!(!words().any(|word| word.contains("typing")), "{text}");
+    }
+}

@@ -1,0 +1,156 @@
+//! A fuzz target: any bytes as a request head, under any rules.
+//!
+//! The first byte of a case says which rules, the second who the peer is and how the rest, which
+//! is the head, is cut.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use buddyline::config::origins::{OriginPattern, Origins};
+use buddyline::config::proxies::{self, TrustedProxies};
+use buddyline::config::site_url::SiteUrl;
+use buddyline::wire::handshake::{Handshake, Opened, Readiness, Rules, receive};
+use buddyline::wire::outbox::Outbox;
+use buddyline::wire::{Codec, Event, Wire};
+
+/// No panic; each answer is whole and valid HTTP, made of the server's own words; what is told of
+/// an origin fits into a line of a log; only trusted proxies change whose address counts; and the
+/// cuts do not show.
+pub fn run(data: &[u8]) {
+    let [which, whence, head @ ..] = data else { return };
+    let rules = rules(*which);
+    let peers = ["127.0.0.1", "10.1.2.3", "203.0.113.9", "::1"];
+    let peer = peers[usize::from(whence & 3)].parse().expect("an address");
+
+    match receive(head, peer, &rules) {
+        Handshake::Incomplete => assert!(head.len() < rules.head_bytes_max),
+        Handshake::Upgrade { response, head_bytes, opened } => {
+            assert!(head_bytes <= head.len().min(rules.head_bytes_max));
+            assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
+            assert_ne!(rules.readiness, Readiness::Draining, "no new connections");
+            check_answer(&response, head);
+            check_opened(&opened, peer, &rules);
+        }
+        Handshake::Respond { response } => {
+            assert!(!response.starts_with("HTTP/1.1 1"), "{response}");
+            check_answer(&response, head);
+        }
+        Handshake::RefuseOrigin { response, origin } => {
+            assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
+            check_answer(&response, head);
+            let tellable = |c: char| matches!(c, ' '..='~') && !"\"'`\\".contains(c);
+            assert!(origin.len() <= 100 && origin.chars().all(tellable), "{origin:?}");
+        }
+    }
+
+    let mut codec = Codec::new(1_000, rules);
+    let whole = hear(&mut codec, peer, head, head.len());
+    let cut = hear(&mut codec, peer, head, 1 + usize::from(whence >> 2) * 7);
+    assert_eq!(whole, cut, "the cuts show");
+}
+
+fn rules(which: u8) -> Rules {
+    let patterns =
+        ["https://app.example.org:8443", "*.example.net", "null", "capacitor://localhost"]
+            .map(|text| OriginPattern::parse(text).expect("a pattern"));
+    let site = SiteUrl::parse("https://community.example").expect("an address");
+    let origins = match which >> 1 & 3 {
+        0 | 1 => Origins::any(),
+        2 => Origins::only(&patterns, None),
+        _ => Origins::only(&[], Some(&site)),
+    };
+    let networks = ["127.0.0.1", "10.0.0.0/8"].map(|text| proxies::parse(text).expect("a network"));
+    let proxies = match which >> 3 & 1 {
+        0 => TrustedProxies::default(),
+        _ => TrustedProxies::new(&networks),
+    };
+    let readiness = match which >> 4 & 3 {
+        0 | 1 => Readiness::Ready,
+        2 => Readiness::SiteUnavailable,
+        _ => Readiness::Draining,
+    };
+    let head_bytes_max = match which >> 6 {
+        0 | 1 => 8_192,
+        2 => 300,
+        _ => usize::MAX,
+    };
+    Rules { readiness, try_page: which & 1 == 1, origins, proxies, head_bytes_max }
+}
+
+/// RFC 9112 sections 4 to 6.
+fn check_answer(response: &str, request: &[u8]) {
+    let (head, body) = response.split_once("\r\n\r\n").expect("a head ends");
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).expect("a status");
+    let (code, words) = status.split_once(' ').expect("a status has words");
+    assert!(code.len() == 3 && code.parse::<u16>().is_ok() && !words.is_empty(), "{status}");
+    let mut names = BTreeSet::new();
+    let mut length = None;
+    for line in lines {
+        let (name, value) = line.split_once(": ").expect("a header has a name");
+        // The server's own words: none of a request's.
+        let known = [
+            "Connection",
+            "Upgrade",
+            "Sec-WebSocket-Accept",
+            "Sec-WebSocket-Protocol",
+            "Sec-WebSocket-Version",
+            "Content-Type",
+            "Content-Length",
+            "Content-Security-Policy",
+            "X-Content-Type-Options",
+            "Referrer-Policy",
+            "Cache-Control",
+            "Retry-After",
+        ];
+        assert!(known.contains(&name), "{line}");
+        assert!(names.insert(name), "{name} stands twice");
+        assert!(value.bytes().all(|b| matches!(b, b' '..=b'~')) && value.trim() == value, "{line}");
+        match name {
+            "Content-Length" => length = value.parse::<usize>().ok(),
+            "Sec-WebSocket-Accept" => assert_eq!(value.len(), 28, "{line}"),
+            "Sec-WebSocket-Protocol" => assert_eq!(value, "buddyline"),
+            "Connection" => assert_eq!(value, if code == "101" { "Upgrade" } else { "close" }),
+            _ => {}
+        }
+    }
+    if code == "101" {
+        let needed = ["Connection", "Upgrade", "Sec-WebSocket-Accept"];
+        assert!(needed.iter().all(|name| names.contains(name)), "{head}");
+        assert!(length.is_none() && body.is_empty());
+    } else {
+        assert!(names.contains("Connection"), "{head}");
+        let start = request.iter().position(|b| !b"\r\n".contains(b)).unwrap_or(0);
+        let asked_for_the_head = request[start..].starts_with(b"HEAD ") && body.is_empty();
+        assert!(length == Some(body.len()) || asked_for_the_head, "{head}");
+    }
+}
+
+fn check_opened(opened: &Opened, peer: IpAddr, rules: &Rules) {
+    assert!(opened.client == peer || rules.proxies.trust(peer), "{opened:?}");
+    match &opened.credential {
+        None => {}
+        Some(Ok(credential)) => {
+            let secret = credential.secret();
+            assert!(!secret.is_empty() && secret.bytes().all(|b| b.is_ascii_graphic()));
+        }
+        Some(Err(fault)) => assert!(fault.text.len() < 200, "{}", fault.text),
+    }
+}
+
+/// What came of a head in pieces of this size, and the answer.
+fn hear(codec: &mut Codec, peer: IpAddr, head: &[u8], piece: usize) -> (Option<Event>, Vec<u8>) {
+    let mut wire = Wire::new(peer);
+    let mut outbox = Outbox::default();
+    for part in head.chunks(piece.max(1)) {
+        let mut input = part;
+        let event = wire.next(codec, &mut input, &mut outbox);
+        if event != Event::Drained {
+            let answer = outbox.only().map(<[u8]>::to_vec).unwrap_or_default();
+            return (Some(event), answer);
+        }
+        assert!(input.is_empty() && wire.in_handshake());
+    }
+    assert!(outbox.is_empty());
+    (None, Vec::new())
+}

@@ -1,0 +1,241 @@
+//! A fuzz target: any answer of a site, and any token.
+//!
+//! A case is lines. Of an answer: the status, `Content-Type`, `Retry-After`, `Date`, `Location`;
+//! all that follows is the body, or several, with the byte 0x1e between them, for the pages of a
+//! list. A status of `-` means that no body came. Of a token: `token`, its header, its claims; it
+//! gets a good signature, and once more as it stands.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use buddyline::config::secrets::JwtKeys;
+use buddyline::config::site_url::SiteUrl;
+use buddyline::hub::interface::{Answer, Failure, Look, Looked, Post, Proven, Stored, Target};
+use buddyline::protocol::Id;
+use buddyline::protocol::SITE_ID_MAX;
+use buddyline::protocol::credential::Credential;
+use buddyline::upstream::address::Form;
+use buddyline::upstream::buddyboss::{self, Finding, RETRY_AFTER_MAX_S, Reply};
+use buddyline::upstream::checks::{PAGES_MAX, Roll, Step, list_request, proven};
+use buddyline::upstream::jwt::{self, Verifier};
+use buddyline::upstream::lookups::looked;
+use buddyline::upstream::text::comparable;
+use ring::hmac;
+
+const SECRET: &[u8] = b"put your unique phrase here, all of it";
+const SITE: &str = "https://community.example";
+
+/// The thread and the text that the answers are about.
+const THREAD: u64 = 1;
+const TEXT: &str = "hi alice";
+
+/// What is in a log line of a reply besides the status and a harmless word.
+const REMARKS: [&str; 4] =
+    ["JSON of an unexpected shape", "JSON cut off", "JSON too long or malformed", "not JSON"];
+
+/// No panic; ids within [`SITE_ID_MAX`]; times that can be added to; lists in order; and nothing of
+/// a body in what may be logged.
+pub fn run(data: &[u8]) {
+    let mut lines = data.splitn(6, |byte| *byte == b'\n');
+    let mut line = || lines.next().map(String::from_utf8_lossy);
+    let first = line().unwrap_or_default();
+    if first == "token" {
+        let (header, claims) = (line().unwrap_or_default(), line().unwrap_or_default());
+        return token(&header, &claims);
+    }
+    let [content_type, retry_after, date, location] =
+        [(); 4].map(|()| line().filter(|line| !line.is_empty()).map(Cow::into_owned));
+    let body = lines.next().unwrap_or_default();
+    let no_body = first.ends_with('-');
+    let status = first.trim_end_matches('-').parse().unwrap_or(200);
+    let reply = |body: &[u8]| Reply {
+        status,
+        content_type: content_type.clone(),
+        retry_after: retry_after.clone(),
+        date: date.clone(),
+        location: location.clone(),
+        body: (!no_body).then(|| body.to_vec()),
+        cut_off: no_body && body.is_empty(),
+        age: None,
+    };
+    one_answer(&reply(body));
+    pages(body.split(|byte| *byte == 0x1e).map(reply).collect());
+
+    let text = String::from_utf8_lossy(body);
+    assert!(comparable(&text).len() <= text.len(), "comparing adds nothing");
+}
+
+fn one_answer(reply: &Reply) {
+    if let Some(seconds) = reply.retry_after_s() {
+        assert!((1..=RETRY_AFTER_MAX_S).contains(&seconds));
+    }
+    let credential = Credential::parse("user-7").expect("a token");
+    for target in [Target::Thread(THREAD), Target::NewThread { recipient: 2 }] {
+        let token = Some(credential.clone());
+        let post = Post { credential: token, target, text: TEXT.into(), claimed: None };
+        let answer = buddyboss::answer(&post, reply);
+        check(&answer);
+        match &answer {
+            Answer::Stored(stored) if target == Target::Thread(THREAD) => {
+                assert_eq!(stored.thread, THREAD, "no other thread than the one that was meant");
+            }
+            Answer::Stored(_) | Answer::Failed(_) => {}
+            answer => panic!("{answer:?} for a post"),
+        }
+        look(target, &credential, reply);
+    }
+    let answer = proven(&credential, reply);
+    assert!(matches!(answer, Answer::Proven(_) | Answer::Failed(_)), "{answer:?}");
+    // A GET changes nothing: what came of it is never in doubt.
+    assert_ne!(answer, Answer::Failed(Failure::Unknown));
+    check(&answer);
+    check_log(reply);
+}
+
+/// What the same answer says of a message that may have been stored.
+fn look(target: Target, credential: &Credential, reply: &Reply) {
+    let look = Look {
+        credential: credential.clone(),
+        target,
+        text: TEXT.into(),
+        sender: Some(Id::number(7)),
+        posted: Instant::now(),
+    };
+    for after in [0, 30, u64::MAX / 4] {
+        let answer = looked(&look, reply, Duration::from_secs(after));
+        check(&answer);
+        match &answer {
+            Answer::Looked(Looked::Same(stored)) => {
+                assert!(target != Target::Thread(THREAD) || stored.thread == THREAD);
+                assert_eq!(stored.sender.site_number(), Some(7), "nobody else's");
+                assert!(stored.message.is_some(), "which one it is");
+            }
+            Answer::Looked(_) | Answer::Failed(_) => {}
+            answer => panic!("{answer:?} for a look"),
+        }
+    }
+}
+
+/// What may be said in a log of this reply.
+fn check_log(reply: &Reply) {
+    let remark = reply.remark();
+    let rest = remark.strip_prefix(&format!("status {}, ", reply.status)).expect("the status");
+    match rest.strip_prefix("code ") {
+        Some(code) => {
+            let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
+            assert!(code.len() <= 64 && code.bytes().all(harmless), "{remark}");
+        }
+        None => assert!(REMARKS.contains(&rest), "{remark}"),
+    }
+    match buddyboss::finding(reply) {
+        Finding::Redirect(place) => {
+            assert!(place.len() <= 220 && place.bytes().all(|b| b.is_ascii_graphic()), "{place:?}");
+            assert!(!place.contains(['?', '#']), "a query may have a secret: {place}");
+            assert!(!place.contains('@'), "a user name, or more: {place}");
+        }
+        Finding::Unreachable(_) => panic!("it has answered"),
+        Finding::Api | Finding::NoRoute | Finding::Other(_) => {}
+    }
+}
+
+fn check(answer: &Answer) {
+    match answer {
+        Answer::Stored(stored) => check_stored(stored),
+        Answer::Proven(Proven { user, expires_s }) => {
+            assert!(is_id(*user) && expires_s.is_none_or(|at| at <= SITE_ID_MAX));
+        }
+        Answer::Listed(people) => check_people(people),
+        Answer::Looked(Looked::Same(stored)) => check_stored(stored),
+        Answer::Looked(Looked::Other { thread, message, .. }) => {
+            assert!(is_id(*thread) && is_id(*message));
+        }
+        Answer::Looked(Looked::Nothing) => {}
+        Answer::Failed(
+            Failure::SiteBusy { retry_after_s: Some(seconds) }
+            | Failure::SiteUnavailable { retry_after_s: Some(seconds) },
+        ) => assert!((1..=RETRY_AFTER_MAX_S).contains(seconds)),
+        Answer::Failed(_) => {}
+    }
+}
+
+fn check_stored(stored: &Stored) {
+    assert!(is_id(stored.thread) && stored.sender.site_number().is_some());
+    assert!(stored.expires_s.is_none_or(|at| at <= SITE_ID_MAX));
+    if let Some(people) = &stored.participants {
+        check_people(people);
+        let sender = stored.sender.site_number().expect("a number");
+        assert!(people.contains(&sender), "who has just written takes part");
+    }
+    if let Some(message) = &stored.message {
+        assert!(is_id(message.id));
+        let date = message.sent_at.as_bytes();
+        let form = b"0000-00-00T00:00:00Z";
+        let fits =
+            |(b, form): (&u8, &u8)| if *form == b'0' { b.is_ascii_digit() } else { b == form };
+        assert!(date.len() == form.len() && date.iter().zip(form).all(fits), "{date:?}");
+    }
+}
+
+fn check_people(people: &[u64]) {
+    assert!(people.iter().all(|user| is_id(*user)));
+    assert!(people.windows(2).all(|two| two[0] < two[1]), "ascending, each once");
+}
+
+fn is_id(number: u64) -> bool {
+    (1..=SITE_ID_MAX).contains(&number)
+}
+
+/// A thread's participants, page by page, the last one again and again.
+fn pages(replies: Vec<Reply>) {
+    let credential = Credential::parse("user-7").expect("a token");
+    let mut roll = Roll::new(THREAD);
+    let last = replies.len() - 1;
+    for asked in 1..=PAGES_MAX + 1 {
+        for form in [Form::Pretty, Form::RestRoute] {
+            let request = list_request(THREAD, roll.page(), &credential, form);
+            assert!(request.path.bytes().all(|b| b.is_ascii_graphic()), "{}", request.path);
+        }
+        let reply = &replies[last.min(asked as usize - 1)];
+        match roll.take(reply) {
+            Step::More => assert_eq!(roll.page(), asked + 1),
+            Step::Done(answer, _) => {
+                assert!(matches!(answer, Answer::Listed(_) | Answer::Failed(_)), "{answer:?}");
+                assert_ne!(answer, Answer::Failed(Failure::Unknown));
+                return check(&answer);
+            }
+        }
+    }
+    panic!("it asks for ever more pages");
+}
+
+fn token(header: &str, claims: &str) {
+    let keys = JwtKeys::parse(SECRET).expect("a secret");
+    let verifier = Verifier::new(&keys, SiteUrl::parse(SITE).expect("an address"));
+    let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+    let proof = URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes()));
+    let good = format!("{signed}.{proof}");
+    let forged = format!("{signed}.{}", URL_SAFE_NO_PAD.encode([7; 32]));
+    assert!(verifier.verify(&forged, 0).is_err(), "a forged token is believed");
+
+    for token in [&*good, &*forged, header, claims] {
+        for now in [0, 1_795_345_238, SITE_ID_MAX, u64::MAX] {
+            match verifier.verify(token, now) {
+                Ok(Proven { user, expires_s: Some(exp) }) => {
+                    assert!(is_id(user) && now < exp && exp <= SITE_ID_MAX);
+                }
+                Ok(proven) => panic!("{proven:?} never expires"),
+                Err(why) => assert!(matches!(why, Failure::TokenRefused | Failure::TokenExpired)),
+            }
+        }
+        if let Some(remark) = verifier.remark(token) {
+            let printable = remark.chars().all(|c| !c.is_control());
+            assert!(printable && !remark.contains(&proof), "{remark}");
+        }
+        if let Ok(credential) = Credential::parse(token) {
+            assert!(jwt::expiry(&credential).is_none_or(|at| at <= SITE_ID_MAX));
+        }
+    }
+}
