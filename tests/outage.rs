@@ -92,6 +92,9 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
     let _nine = Client::of_user(server.address(), 9);
     eight.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 9);
 
+    let ready = || server.ask(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(ready().ends_with("the site is unavailable\n"), "{}", ready());
+
     // Nobody sends anything: a probe alone finds out that the site is back.
     let before = site.requests().len();
     site.always(Fault::Delay(Duration::ZERO));
@@ -99,6 +102,7 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
     let probes = site.requests()[before..].to_vec();
     assert!(probes.iter().all(|r| r.header("authorization").is_none()), "{probes:?}");
     assert_eq!(site.posts().len(), posts, "a member's message was the probe");
+    assert!(ready().ends_with("ready\n"), "{}", ready());
     seven.say(&post(41, "back"));
     assert_eq!(outcome(&mut seven, "back")["type"], "message");
     assert_eq!(of_type(&eight.drain(), "message").len(), 1);
