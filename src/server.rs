@@ -50,7 +50,8 @@ const EVENTS_PER_TICK: usize = 64;
 /// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
 /// take in all, since the last step of a phase may be a long one.
 const READS_LAST: Duration = Duration::from_millis(8);
-const FLUSH_LASTS: Duration = Duration::from_millis(12);
+/// To write to those for whom one frame waits, and then to the others.
+const FLUSH_LASTS: Duration = Duration::from_millis(6);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
 const TICK_WORTH_TIMING: usize = 64;
@@ -216,7 +217,8 @@ impl Server {
         self.drain(now);
         self.sweep(now);
         self.let_go(now);
-        self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
+        let [mut light, mut heavy] = [FLUSH_LASTS; 2].map(|lasts| Phase::new(lasts, 0));
+        self.work.flushed = self.crowd.flush(&mut light, &mut heavy);
         self.crowd.shed();
         self.drain(now);
         self.bury(now);

@@ -38,6 +38,8 @@ pub(super) struct Crowd {
     serial: u32,
     /// Something to send; who comes first has waited longest.
     dirty: Vec<u32>,
+    /// Memory for those among them for whom more than a frame waits.
+    heavy: Vec<u32>,
     /// The last flush has not come to the end of its list.
     behind: bool,
     /// Not read at all in the last tick, which had no time left.
@@ -69,6 +71,7 @@ impl Crowd {
             connections: Slab::new(),
             serial: 0,
             dirty: Vec::new(),
+            heavy: Vec::new(),
             behind: false,
             put_off: Vec::new(),
             again: Vec::new(),
@@ -283,34 +286,57 @@ impl Crowd {
         None
     }
 
-    /// Writes to each connection that has something to send, once, until the phase is over. Who is
-    /// stopped by a budget stays on the list; who is stopped by the kernel waits for a writable
-    /// event. Returns how many it has written to.
-    pub(super) fn flush(&mut self, phase: &mut Phase) -> usize {
+    /// Writes to each connection that has something to send, once, until the phases are over: first
+    /// to those for whom a single frame waits, so that a word to a friend does not wait for what a
+    /// flood has for a thousand. Who is stopped by a budget stays on the list; who is stopped by the
+    /// kernel waits for a writable event. Returns how many it has written to.
+    pub(super) fn flush(&mut self, light: &mut Phase, heavy: &mut Phase) -> usize {
         let slots = std::mem::take(&mut self.dirty);
-        for (at, slot) in slots.iter().enumerate() {
-            if phase.is_over(at as u64) {
-                // Who has waited longest comes first.
-                let later = std::mem::replace(&mut self.dirty, slots[at..].to_vec());
-                self.dirty.extend(later);
-                self.behind = true;
-                return at;
-            }
-            let Some(connection) = self.connections.get_mut(*slot as usize) else {
-                continue;
-            };
-            connection.dirty = false;
-            match connection.flush(FLUSH_BYTES_PER_TICK, &mut self.ledger) {
-                Flushed::Done | Flushed::Blocked => {}
-                Flushed::More => {
-                    connection.dirty = true;
-                    self.dirty.push(*slot);
-                }
-                Flushed::Gone => self.doomed.push(*slot),
+        let mut rest = std::mem::take(&mut self.heavy);
+        let is_light = |crowd: &Crowd, slot: u32| {
+            let connection = crowd.connections.get(slot as usize);
+            connection.is_some_and(|connection| connection.outbox.only().is_some())
+        };
+        for slot in &slots {
+            if is_light(self, *slot) && !light.is_over(0) {
+                self.flush_one(*slot);
+            } else {
+                rest.push(*slot);
             }
         }
-        self.behind = false;
-        slots.len()
+        let first_left = rest.iter().position(|slot| {
+            let over = heavy.is_over(0);
+            if !over {
+                self.flush_one(*slot);
+            }
+            over
+        });
+        let done = first_left.unwrap_or(rest.len());
+        self.behind = done < rest.len();
+        if self.behind {
+            // Who has waited longest comes first.
+            let later = std::mem::take(&mut self.dirty);
+            self.dirty.extend(rest.iter().skip(done).chain(&later));
+        }
+        let left = rest.len() - done;
+        rest.clear();
+        self.heavy = rest;
+        slots.len() - left
+    }
+
+    fn flush_one(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        connection.dirty = false;
+        match connection.flush(FLUSH_BYTES_PER_TICK, &mut self.ledger) {
+            Flushed::Done | Flushed::Blocked => {}
+            Flushed::More => {
+                connection.dirty = true;
+                self.dirty.push(slot);
+            }
+            Flushed::Gone => self.doomed.push(slot),
+        }
     }
 
     /// Sees to it that not too much is held for all that are slow: those with the most are to be

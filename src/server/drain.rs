@@ -135,7 +135,7 @@ impl Server {
             self.tell_closed(slot, now);
             self.drain(now);
         }
-        self.crowd.flush(&mut Phase::new(LINGER, 0));
+        self.crowd.flush(&mut Phase::new(LINGER, 0), &mut Phase::new(LINGER, 0));
         let until = now.instant + LINGER;
         while self.crowd.len() > 0
             && Instant::now() < until

@@ -24,7 +24,7 @@ const ANSWERS_LAST: Duration = Duration::from_millis(4);
 const DUE_LASTS: Duration = Duration::from_millis(4);
 /// Deliveries that one connection may cause in one tick, or a frame more than that: the others are
 /// to have their share of the reading time.
-const SHARE: u64 = 64_000;
+const SHARE: u64 = 16_000;
 
 impl Server {
     pub(super) fn event(&mut self, event: &Event, now: Now) {
