@@ -1,0 +1,48 @@
+//! Chance that a seed decides: the same seed throws the same.
+
+/// splitmix64 (Steele, Lea and Flood, 2014): small, quick, and good enough to draw scripts.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    pub fn throw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 up to `n - 1`, and 0 where there is no choice.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.throw() % n.max(1)
+    }
+
+    /// Both ends are among them.
+    pub fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
+    }
+
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize].clone()
+    }
+
+    /// One of these, as often as its weight says.
+    pub fn weigh<T: Clone>(&mut self, from: &[(u64, T)]) -> T {
+        let mut at = self.below(from.iter().map(|(weight, _)| weight).sum());
+        for (weight, one) in from {
+            if at < *weight {
+                return one.clone();
+            }
+            at -= weight;
+        }
+        unreachable!("below the sum of the weights")
+    }
+}

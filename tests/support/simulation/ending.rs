@@ -1,0 +1,79 @@
+//! The end of the server, as in `server/drain.rs`, and the beginning of the next.
+
+use std::time::Duration;
+
+use buddyline::hub::Hub;
+use buddyline::wire::handshake::Readiness;
+
+use crate::bytes;
+use crate::world::{FRAME_MAX, World};
+
+const DRAIN_LASTS: Duration = Duration::from_secs(25);
+
+impl World<'_> {
+    pub fn begin_drain(&mut self) {
+        self.hub.begin_drain();
+        self.codec.set_readiness(Readiness::Draining);
+        self.draining = Some(self.now.instant + DRAIN_LASTS);
+    }
+
+    /// Sends somebody away, if there is somebody to be sent away; ends when nobody is left.
+    pub fn let_go(&mut self) {
+        let Some(until) = self.draining else { return };
+        let ready = |world: &Self, slot: usize| {
+            let link = world.links[slot].as_ref();
+            link.is_some_and(|link| link.opened && !world.hub.awaits_outcome(link.id))
+        };
+        if let Some(slot) = (0..self.links.len()).find(|slot| ready(self, *slot)) {
+            let conn = self.links[slot].as_ref().expect("it is there").id;
+            if let Err(fault) = self.shadow.outcomes.are_told(conn) {
+                panic!("sent away too early: {fault}");
+            }
+            self.dismiss(slot, 1012, "the server is restarting");
+            self.drain();
+        }
+        let left = self.links.iter().flatten().any(|link| link.opened);
+        if (!left && self.hub.census().deliveries == 0) || self.now.instant >= until {
+            self.end();
+        }
+    }
+
+    /// The server stops, and another one starts.
+    pub fn end(&mut self) {
+        self.note("the server stops");
+        self.shadow.stops = true;
+        self.hub.stop();
+        self.drain();
+        assert_eq!(self.hub.census().deliveries, 0, "nothing is on its way");
+        for slot in 0..self.links.len() {
+            let Some(link) = self.links[slot].as_ref() else { continue };
+            if link.opened {
+                if let Err(fault) = self.shadow.outcomes.are_told(link.id) {
+                    panic!("the server stops: {fault}");
+                }
+            }
+            self.dismiss(slot, 1012, "the server is restarting");
+        }
+        self.drain();
+        self.flow();
+        self.kill();
+    }
+
+    /// The server is gone, whatever it was at, and another one starts.
+    pub fn kill(&mut self) {
+        self.note("another server starts");
+        for slot in 0..self.links.len() {
+            if let Some(mut link) = self.links[slot].take() {
+                link.outbox.clear(&mut self.ledger);
+            }
+        }
+        assert_eq!(self.ledger.bytes(), 0, "nobody waits for anything");
+        self.hub = Hub::new(self.plan.hub.clone());
+        self.codec = bytes::codec_of(FRAME_MAX, false);
+        self.site.forget_server();
+        self.shadow.forget_server(self.now.instant);
+        self.overflowed.clear();
+        self.draining = None;
+        self.restarts += 1;
+    }
+}

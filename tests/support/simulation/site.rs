@@ -1,0 +1,486 @@
+//! A BuddyBoss site in virtual time: threads whose people change, a store of messages, and answers
+//! that are prompt, late, lost, wrong, or refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use buddyline::hub::interface::{
+    Answer, Ask, Failure, Look, Looked, Post, Proven, RequestId, Stored, StoredMessage, Target,
+};
+use buddyline::protocol::Id;
+use buddyline::protocol::credential::Credential;
+
+use crate::dice::Dice;
+use crate::plan::Mood;
+
+/// Members are 1 to this.
+pub const USERS: u64 = 5;
+/// Threads that there are from the beginning, 1 to this.
+pub const THREADS: u64 = 4;
+/// What stands in every token and nowhere else.
+pub const SECRET: &str = "sekret";
+/// How long a question may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A message as it is stored.
+pub struct Kept {
+    pub id: u64,
+    pub thread: u64,
+    pub sender: u64,
+    pub text: String,
+    at: Instant,
+}
+
+/// What the site has said of a message.
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub thread: u64,
+    pub sender: u64,
+}
+
+struct Token {
+    user: u64,
+    /// In seconds since 1970, by the site's clock.
+    expires_s: Option<u64>,
+    revoked: bool,
+}
+
+/// What becomes of a question.
+#[derive(Clone, Debug)]
+enum Plan {
+    Well,
+    /// It is answered with this, and nothing is done.
+    Fails(Failure),
+    /// It is done, and answered with this.
+    Lost(Failure),
+    Lies,
+}
+
+struct Question {
+    request: RequestId,
+    ask: Ask,
+    plan: Plan,
+    works: Instant,
+    answers: Instant,
+    /// What the site has made of it, once it has worked.
+    made: Option<Answer>,
+    told: bool,
+}
+
+pub struct Site {
+    pub mood: Mood,
+    begun: Instant,
+    threads: BTreeMap<u64, Vec<(Instant, BTreeSet<u64>)>>,
+    pub store: Vec<Kept>,
+    /// By text.
+    pub told: BTreeMap<String, Told>,
+    /// Lies about who takes part, and when they were told.
+    claims: Vec<(u64, u64, Instant)>,
+    /// When the site has last not said who takes part in a thread.
+    doubts: BTreeMap<u64, Instant>,
+    tokens: BTreeMap<String, Token>,
+    /// Whose tokens have been proven.
+    pub proven: BTreeSet<(String, u64)>,
+    pub posted: BTreeSet<String>,
+    desk: Vec<Question>,
+}
+
+const BEGUN_S: u64 = 1_800_000_000;
+
+impl Site {
+    pub fn new(mood: Mood, begun: Instant, dice: &mut Dice) -> Site {
+        let mut site = Site {
+            mood,
+            begun,
+            threads: BTreeMap::new(),
+            store: Vec::new(),
+            told: BTreeMap::new(),
+            claims: Vec::new(),
+            doubts: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            posted: BTreeSet::new(),
+            desk: Vec::new(),
+        };
+        for thread in 1..=THREADS {
+            let people = (1..=USERS).filter(|_| dice.chance(70)).collect();
+            site.threads.insert(thread, vec![(begun, people)]);
+        }
+        site
+    }
+
+    /// The site's own clock, which does not jump.
+    pub fn unix_s(&self, now: Instant) -> u64 {
+        BEGUN_S + (now - self.begun).as_secs()
+    }
+
+    // ---- tokens
+
+    /// A fresh token of this user.
+    pub fn issue(&mut self, user: u64, now: Instant, dice: &mut Dice) -> String {
+        let text = format!("{SECRET}-{user}-{:016x}", dice.throw());
+        let lasts = self.mood.expires && dice.chance(50);
+        let expires_s = lasts.then(|| self.unix_s(now) + dice.between(20, 900));
+        self.tokens.insert(text.clone(), Token { user, expires_s, revoked: dice.chance(2) });
+        text
+    }
+
+    pub fn revoke(&mut self, token: &str) {
+        if let Some(token) = self.tokens.get_mut(token) {
+            token.revoked = true;
+        }
+    }
+
+    fn caller(&self, credential: &Credential, now: Instant) -> Result<&Token, Failure> {
+        let token = self.tokens.get(credential.secret()).ok_or(Failure::TokenRefused)?;
+        match token {
+            Token { revoked: true, .. } => Err(Failure::TokenRefused),
+            Token { expires_s: Some(s), .. } if *s <= self.unix_s(now) => {
+                Err(Failure::TokenExpired)
+            }
+            good => Ok(good),
+        }
+    }
+
+    // ---- threads
+
+    pub fn people(&self, thread: u64) -> BTreeSet<u64> {
+        let history = self.threads.get(&thread);
+        history.and_then(|h| h.last()).map(|(_, people)| people.clone()).unwrap_or_default()
+    }
+
+    pub fn threads(&self) -> Vec<u64> {
+        self.threads.keys().copied().collect()
+    }
+
+    /// The thread has these people from now on.
+    pub fn change(&mut self, thread: u64, people: BTreeSet<u64>, now: Instant) {
+        self.threads.entry(thread).or_default().push((now, people));
+    }
+
+    /// Whether a user took part in a thread at any time from `since` on, or the site has said so.
+    pub fn took_part(&self, thread: u64, user: u64, since: Instant) -> bool {
+        let history = self.threads.get(&thread).map_or(&[][..], Vec::as_slice);
+        let truly = history.iter().enumerate().any(|(n, (_, people))| {
+            let until = history.get(n + 1).map(|(at, _)| *at);
+            people.contains(&user) && until.is_none_or(|until| until >= since)
+        });
+        truly || self.claims.iter().any(|(t, u, at)| (*t, *u) == (thread, user) && *at >= since)
+    }
+
+    /// Whether the server may not know who takes part in a thread, so that a message there is shown
+    /// to its author alone.
+    pub fn is_doubtful(&self, thread: u64, now: Instant) -> bool {
+        let recent = |at: &Instant| now - *at < Duration::from_secs(700);
+        self.doubts.get(&thread).is_some_and(recent)
+            || self.claims.iter().any(|(t, _, at)| *t == thread && recent(at))
+    }
+
+    // ---- questions
+
+    pub fn ask(&mut self, request: RequestId, ask: Ask, now: Instant, dice: &mut Dice) -> String {
+        let plan = self.plan(&ask, dice);
+        let takes = |dice: &mut Dice, ms| Duration::from_millis(dice.below(ms + 1));
+        let quick = if dice.chance(50) { 0 } else { self.mood.slow_ms };
+        let works = now + takes(dice, quick);
+        let answers = (works + takes(dice, quick)).min(now + TIMEOUT).max(works);
+        let (works, answers) = match &plan {
+            // The server has given up when the site gets to it.
+            Plan::Lost(Failure::Unknown) if dice.chance(40) => {
+                (now + TIMEOUT + takes(dice, 20_000), now + TIMEOUT)
+            }
+            _ => (works, answers),
+        };
+        let shown = format!("{} {plan:?}", question(&ask));
+        if let Ask::Post(post) = &ask {
+            // What has certainly not been stored may be sent again, and nothing else.
+            let stored = self.store.iter().any(|kept| *kept.text == *post.text);
+            let pending = self
+                .desk
+                .iter()
+                .filter(|q| !q.told || q.made.is_none())
+                .any(|q| matches!(&q.ask, Ask::Post(other) if other.text == post.text));
+            assert!(!stored && !pending, "posted twice: {}", post.text);
+            self.posted.insert(post.text.to_string());
+        }
+        self.desk.push(Question { request, ask, plan, works, answers, made: None, told: false });
+        shown
+    }
+
+    fn plan(&mut self, ask: &Ask, dice: &mut Dice) -> Plan {
+        let wait = Some(dice.below(30) as u32);
+        let gone = [
+            Failure::SiteUnavailable { retry_after_s: None },
+            Failure::SiteUnavailable { retry_after_s: wait },
+            Failure::SiteBusy { retry_after_s: wait },
+            Failure::SiteMisconfigured,
+            Failure::Overloaded,
+        ];
+        match ask {
+            Ask::Post(_) if dice.chance(self.mood.trouble) => {
+                let refused = [
+                    Failure::NotStored,
+                    Failure::RefusedBySite,
+                    Failure::TooLarge,
+                    Failure::CannotWrite,
+                ];
+                let nobody_knows = [Failure::Unknown, Failure::Unusable];
+                match dice.below(4) {
+                    0 => Plan::Fails(dice.pick(&gone)),
+                    1 => Plan::Fails(dice.pick(&refused)),
+                    2 => Plan::Fails(dice.pick(&nobody_knows)),
+                    _ => Plan::Lost(dice.pick(&nobody_knows)),
+                }
+            }
+            Ask::Prove(_) | Ask::List { .. } if dice.chance(self.mood.silence) => {
+                Plan::Fails(dice.pick(&gone))
+            }
+            Ask::Look(_) if dice.chance(self.mood.trouble) => Plan::Fails(dice.pick(&gone)),
+            _ if dice.chance(self.mood.lies) => Plan::Lies,
+            _ => Plan::Well,
+        }
+    }
+
+    /// When something happens next.
+    pub fn next_event(&self) -> Option<Instant> {
+        let works = self.desk.iter().filter(|q| q.made.is_none()).map(|q| q.works);
+        works.chain(self.desk.iter().filter(|q| !q.told).map(|q| q.answers)).min()
+    }
+
+    /// How many questions have no answer.
+    pub fn waiting(&self) -> usize {
+        self.desk.iter().filter(|q| !q.told).count()
+    }
+
+    /// Does what is to be done by now, in order.
+    pub fn work(&mut self, now: Instant, dice: &mut Dice) {
+        loop {
+            // In the order in which they were asked, where it is the same time.
+            let due = |(_, q): &(usize, &mut Question)| q.made.is_none() && q.works <= now;
+            let next = self.desk.iter_mut().enumerate().filter(due);
+            let Some((n, question)) = next.min_by_key(|(n, q)| (q.works, *n)) else { break };
+            let (at, plan) = (question.works, question.plan.clone());
+            // The question is taken out for as long as it is worked on.
+            let nothing = Ask::List { thread: 0, credential: nobody() };
+            let ask = std::mem::replace(&mut question.ask, nothing);
+            let made = match plan {
+                Plan::Fails(failure) => Answer::Failed(failure),
+                Plan::Well => self.truth(&ask, at, dice),
+                Plan::Lies => {
+                    let truth = self.truth(&ask, at, dice);
+                    self.lie(&ask, truth, at, dice)
+                }
+                Plan::Lost(failure) => {
+                    self.truth(&ask, at, dice);
+                    Answer::Failed(failure)
+                }
+            };
+            (self.desk[n].made, self.desk[n].ask) = (Some(made), ask);
+        }
+        self.desk.retain(|question| question.made.is_none() || !question.told);
+    }
+
+    /// The next answer that has arrived by now.
+    pub fn answer(&mut self, now: Instant) -> Option<(RequestId, Answer)> {
+        let due = |q: &&mut Question| !q.told && q.answers <= now;
+        let next = self.desk.iter_mut().filter(due).min_by_key(|q| (q.answers, q.request));
+        let question = next?;
+        question.told = true;
+        let answer = question.made.clone().unwrap_or(Answer::Failed(Failure::Unknown));
+        let request = question.request;
+        let looked = match &answer {
+            Answer::Looked(Looked::Same(stored)) => Some(stored),
+            _ => None,
+        };
+        match (&question.ask, &answer) {
+            (Ask::Look(look), _) => {
+                if let Some(stored) = looked {
+                    let sender = stored.sender.site_number().expect("the site has numbers");
+                    let told = Told { thread: stored.thread, sender };
+                    self.told.insert(look.text.to_string(), told);
+                    self.proven.insert((look.credential.secret().to_owned(), sender));
+                }
+            }
+            (Ask::Post(post), Answer::Stored(stored)) => {
+                let sender = stored.sender.site_number().expect("the site has numbers");
+                let told = Told { thread: stored.thread, sender };
+                self.told.insert(post.text.to_string(), told);
+                let secret = post.credential.as_ref().map(|c| c.secret().to_owned());
+                self.proven.extend(secret.map(|secret| (secret, sender)));
+            }
+            (Ask::List { thread, .. }, Answer::Failed(_)) => {
+                self.doubts.insert(*thread, now);
+            }
+            (Ask::Prove(credential), Answer::Proven(proven)) => {
+                self.proven.insert((credential.secret().to_owned(), proven.user));
+            }
+            _ => {}
+        }
+        Some((request, answer))
+    }
+
+    /// The server that has asked is gone: what it has asked is done all the same.
+    pub fn forget_server(&mut self) {
+        self.desk.iter_mut().for_each(|question| question.told = true);
+    }
+
+    // ---- answers
+
+    fn truth(&mut self, ask: &Ask, at: Instant, dice: &mut Dice) -> Answer {
+        match ask {
+            Ask::Prove(credential) => match self.caller(credential, at) {
+                Ok(Token { user, expires_s, .. }) => {
+                    Answer::Proven(Proven { user: *user, expires_s: *expires_s })
+                }
+                Err(failure) => Answer::Failed(failure),
+            },
+            Ask::List { thread, credential } => {
+                let people = self.people(*thread);
+                match self.caller(credential, at).map(|token| token.user) {
+                    // The last user is a moderator, who may see what they take no part in.
+                    Ok(user) if people.contains(&user) || user == USERS => {
+                        Answer::Listed(people.into_iter().collect())
+                    }
+                    Ok(_) => Answer::Failed(Failure::NotParticipant),
+                    Err(failure) => Answer::Failed(failure),
+                }
+            }
+            Ask::Post(post) => {
+                self.post(post, at, dice).map_or_else(Answer::Failed, Answer::Stored)
+            }
+            Ask::Look(look) => self.look(look, at).map_or_else(Answer::Failed, Answer::Looked),
+        }
+    }
+
+    /// What the sender's newest message in the thread says, as `upstream/lookups.rs` reads it.
+    fn look(&self, look: &Look, at: Instant) -> Result<Looked, Failure> {
+        let token = self.caller(&look.credential, at)?;
+        let (me, expires_s) = (token.user, token.expires_s);
+        if look.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != me) {
+            return Err(Failure::SiteUnavailable { retry_after_s: None });
+        }
+        let thread = match look.target {
+            Target::Thread(thread) if self.people(thread).contains(&me) => thread,
+            Target::Thread(_) => return Err(Failure::NotParticipant),
+            Target::NewThread { recipient } => {
+                let two = BTreeSet::from([me, recipient]);
+                match self.threads.keys().find(|thread| self.people(**thread) == two) {
+                    Some(thread) => *thread,
+                    // A known limit: the two had a thread, and somebody has come or gone since.
+                    None if self.store.iter().any(|kept| *kept.text == *look.text) => {
+                        return Err(Failure::SiteUnavailable { retry_after_s: None });
+                    }
+                    None => return Ok(Looked::Nothing),
+                }
+            }
+        };
+        let own = |kept: &&Kept| kept.thread == thread && kept.sender == me;
+        let Some(newest) = self.store.iter().rev().find(own) else { return Ok(Looked::Nothing) };
+        let sender = Id::number(me);
+        if newest.at + Duration::from_secs(2) < look.posted {
+            return Ok(Looked::Nothing);
+        }
+        if *newest.text != *look.text {
+            return Ok(Looked::Other { thread, sender, message: newest.id });
+        }
+        let message = Some(stored_message(newest.id));
+        let participants = Some(self.people(thread).into_iter().collect());
+        Ok(Looked::Same(Stored { thread, sender, message, participants, expires_s }))
+    }
+
+    fn post(&mut self, post: &Post, at: Instant, dice: &mut Dice) -> Result<Stored, Failure> {
+        let credential = post.credential.as_ref().ok_or(Failure::TokenMissing)?;
+        let token = self.caller(credential, at)?;
+        let (sender, expires_s) = (token.user, token.expires_s);
+        let thread = match post.target {
+            Target::Thread(thread) if self.people(thread).contains(&sender) => thread,
+            Target::Thread(_) => return Err(Failure::NotParticipant),
+            Target::NewThread { recipient } if recipient == sender || recipient > USERS => {
+                return Err(Failure::CannotWrite);
+            }
+            Target::NewThread { recipient } => {
+                let two = BTreeSet::from([sender, recipient]);
+                let found = self.threads.keys().find(|thread| self.people(**thread) == two);
+                let thread = found.copied().unwrap_or(1 + self.threads.len() as u64);
+                if found.is_none() {
+                    self.change(thread, two, at);
+                }
+                thread
+            }
+        };
+        let id = 1 + self.store.len() as u64;
+        let text = post.text.to_string();
+        self.store.push(Kept { id, thread, sender, text, at });
+        let message = stored_message(id);
+        let all = self.people(thread).into_iter().collect();
+        Ok(Stored {
+            thread,
+            sender: Id::number(sender),
+            message: dice.chance(90).then_some(message),
+            participants: dice.chance(self.mood.holds_all).then_some(all),
+            expires_s,
+        })
+    }
+
+    /// The same answer, but for something.
+    fn lie(&mut self, ask: &Ask, truth: Answer, at: Instant, dice: &mut Dice) -> Answer {
+        match (ask, truth) {
+            (Ask::List { thread, .. }, Answer::Listed(people)) => {
+                Answer::Listed(self.lie_about(*thread, &people, at, dice))
+            }
+            // One that names another thread is of no use to the upstream.
+            (_, Answer::Stored(_)) if dice.chance(30) => Answer::Failed(Failure::Unknown),
+            (_, Answer::Stored(mut stored)) => {
+                let people = stored.participants.take();
+                stored.participants =
+                    people.map(|people| self.lie_about(stored.thread, &people, at, dice));
+                Answer::Stored(stored)
+            }
+            (_, truth) => truth,
+        }
+    }
+
+    /// Someone is left out, or it is another thread's list.
+    fn lie_about(
+        &mut self,
+        thread: u64,
+        people: &[u64],
+        at: Instant,
+        dice: &mut Dice,
+    ) -> Box<[u64]> {
+        let other = dice.between(1, THREADS);
+        let told: Box<[u64]> = match dice.chance(50) && !people.is_empty() {
+            true => {
+                let without = dice.pick(people);
+                people.iter().copied().filter(|user| *user != without).collect()
+            }
+            false => self.people(other).into_iter().collect(),
+        };
+        // Also of a thread that is told to have nobody.
+        self.claims.extend(told.iter().chain([&0]).map(|user| (thread, *user, at)));
+        told
+    }
+}
+
+fn stored_message(id: u64) -> StoredMessage {
+    let (sent_at, html) = ("2027-01-15T08:00:00Z".to_owned(), "<p>html</p>".to_owned());
+    StoredMessage { id, sent_at, html }
+}
+
+fn nobody() -> Credential {
+    Credential::parse("nobody").expect("a word is a credential")
+}
+
+fn question(ask: &Ask) -> String {
+    match ask {
+        Ask::Post(post) => format!("post {:?} {}", post.target, short(&post.text)),
+        Ask::Prove(credential) => format!("prove {}", credential.secret()),
+        Ask::List { thread, .. } => format!("list {thread}"),
+        Ask::Look(look) => format!("look {:?} {}", look.target, short(&look.text)),
+    }
+}
+
+/// A text by its beginning, which is its name.
+pub fn short(text: &str) -> &str {
+    text.split('-').next().unwrap_or(text)
+}

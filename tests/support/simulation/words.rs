@@ -1,0 +1,257 @@
+//! What clients say: mostly what an app would, and some nonsense.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::bytes;
+use crate::script::Script;
+use crate::site::{SECRET, USERS, short};
+use crate::world::FRAME_MAX;
+
+/// How long the server remembers, and a little less: it counts from when it has accepted a message.
+const REMEMBERED: Duration = Duration::from_secs(400);
+
+impl Script<'_> {
+    pub fn say(&mut self) {
+        let Some(slot) = self.somebody() else { return };
+        let frame = self.frame(slot);
+        self.send_text(slot, &frame);
+    }
+
+    /// Puts a text onto the network, whole or in fragments, and brings it, or some of it.
+    pub fn send_text(&mut self, slot: usize, frame: &Value) {
+        if self.world.link(slot).is_none() {
+            return;
+        }
+        let shown = short_frame(frame);
+        self.world.note(&format!("{slot} says {shown}"));
+        let text = frame.to_string().into_bytes();
+        let dice = &mut self.world.dice;
+        if dice.chance(90) || text.len() < 4 {
+            self.put(slot, bytes::text(std::str::from_utf8(&text).expect("JSON is text")));
+        } else {
+            let first = dice.between(1, text.len() as u64 - 2) as usize;
+            let second = dice.between(first as u64, text.len() as u64 - 1) as usize;
+            let with_ping = dice.chance(50);
+            self.put(slot, bytes::frame(bytes::TEXT_BEGINS, &text[..first]));
+            if with_ping {
+                self.ping(slot);
+            }
+            self.put(slot, bytes::frame(bytes::GOES_ON, &text[first..second]));
+            self.put(slot, bytes::frame(bytes::ENDS, &text[second..]));
+        }
+        let all = self.world.dice.chance(80);
+        let bytes = if all { usize::MAX } else { self.world.dice.between(1, 150) as usize };
+        self.world.bring(slot, bytes);
+    }
+
+    pub fn put(&mut self, slot: usize, bytes: Vec<u8>) {
+        if let Some(link) = self.world.link(slot) {
+            link.up.extend(bytes);
+        }
+    }
+
+    fn ping(&mut self, slot: usize) {
+        self.said += 1;
+        let payload = self.said.to_be_bytes().to_vec();
+        self.put(slot, bytes::frame(bytes::PING, &payload));
+        if let Some(link) = self.world.link(slot) {
+            link.pinged.push_back(payload);
+        }
+    }
+
+    fn frame(&mut self, slot: usize) -> Value {
+        let kind = self.world.dice.weigh(&[
+            (30, "send_message"),
+            (14, "join_thread"),
+            (3, "leave_thread"),
+            (12, "typing"),
+            (8, "call"),
+            (4, "online_users"),
+            (2, "ping"),
+            (6, "user_connected"),
+        ]);
+        match kind {
+            "send_message" => self.again(slot).unwrap_or_else(|| self.message(slot)),
+            "join_thread" => self.join(slot),
+            "user_connected" => self.claim(slot),
+            "call" => self.call(slot),
+            "typing" => {
+                let thread = self.thread();
+                let mut frame = json!({"type": "typing", "threadId": thread});
+                if self.world.dice.chance(40) {
+                    frame["typing"] = json!(self.world.dice.chance(50));
+                }
+                self.name(frame)
+            }
+            "online_users" if self.world.dice.chance(30) => self.name(json!({"type": kind})),
+            "ping" => self.name(json!({"type": kind})),
+            kind => {
+                let thread = self.thread();
+                self.name(json!({"type": kind, "threadId": thread}))
+            }
+        }
+    }
+
+    /// Most frames have a name of their own.
+    fn name(&mut self, mut frame: Value) -> Value {
+        self.said += 1;
+        if self.world.dice.chance(75) {
+            frame["clientId"] = json!(format!("n{}", self.said));
+        }
+        frame
+    }
+
+    fn thread(&mut self) -> Value {
+        let threads = self.world.site.threads();
+        let thread = match self.world.dice.chance(4) {
+            true => 99,
+            false => self.world.dice.pick(&threads),
+        };
+        if self.world.dice.chance(20) { json!(thread.to_string()) } else { json!(thread) }
+    }
+
+    pub fn join(&mut self, _slot: usize) -> Value {
+        let thread = self.thread();
+        self.name(json!({"type": "join_thread", "threadId": thread}))
+    }
+
+    /// Whose token somebody brings: mostly their own.
+    fn token(&mut self, slot: usize) -> Option<String> {
+        let now = self.world.instant();
+        let (user, own) = match self.world.link(slot) {
+            Some(link) => (link.user, link.token.clone()),
+            None => return None,
+        };
+        let world = &mut self.world;
+        match world.dice.below(20) {
+            0 => {
+                let other = world.dice.between(1, USERS);
+                Some(world.site.issue(other, now, &mut world.dice))
+            }
+            1 => Some(format!("{}-forged-{:08x}", SECRET, world.dice.throw())),
+            2..=5 => Some(world.site.issue(user, now, &mut world.dice)),
+            6..=11 => None,
+            _ => own,
+        }
+    }
+
+    pub fn claim(&mut self, slot: usize) -> Value {
+        let user = self.world.link(slot).map_or(1, |link| link.user);
+        let user = match self.world.dice.chance(4) {
+            true => self.world.dice.between(1, USERS),
+            false => user,
+        };
+        let mut frame = json!({"type": "user_connected", "userId": user});
+        if let Some(token) = self.token(slot) {
+            frame["token"] = json!(token);
+        }
+        self.name(frame)
+    }
+
+    fn message(&mut self, slot: usize) -> Value {
+        let length = self.world.dice.pick(&[0, 5, 40, 300]);
+        let text = format!("m{}-{}", self.said, "é".repeat(length));
+        let mut frame = json!({"type": "send_message", "message": text});
+        if self.world.dice.chance(88) {
+            frame["threadId"] = self.thread();
+        }
+        frame["recipientId"] = json!(self.world.dice.between(1, USERS + 1));
+        if let Some(token) = self.token(slot) {
+            frame["token"] = json!(token);
+        }
+        let frame = self.name(frame);
+        if let (Some(user), true) = (self.user(slot), frame["clientId"].is_string()) {
+            let (now, server) = (self.world.instant(), self.world.restarts);
+            self.sent.push((user, now, server, frame.clone()));
+        }
+        frame
+    }
+
+    /// Whom the server takes somebody for.
+    fn user(&mut self, slot: usize) -> Option<u64> {
+        let conn = self.world.link(slot)?.id;
+        self.world.shadow.conns.get(&conn)?.user
+    }
+
+    /// Something that the same user has sent before, from wherever.
+    fn again(&mut self, slot: usize) -> Option<Value> {
+        if !self.world.dice.chance(20) {
+            return None;
+        }
+        // Whatever is under way may make them somebody else.
+        self.world.link(slot).filter(|link| link.up.is_empty())?;
+        let user = self.user(slot)?;
+        let (now, server) = (self.world.instant(), self.world.restarts);
+        self.sent.retain(|(_, at, to, _)| now - *at < REMEMBERED && *to == server);
+        let own: Vec<Value> = self
+            .sent
+            .iter()
+            .filter(|(by, .., frame)| *by == user && self.world.shadow.said_by(frame, user))
+            .map(|(.., frame)| frame.clone())
+            .collect();
+        (!own.is_empty()).then(|| self.world.dice.pick(&own))
+    }
+
+    fn call(&mut self, slot: usize) -> Value {
+        let me = self.world.link(slot).map_or(1, |link| link.user);
+        let other = self.world.dice.between(1, USERS);
+        let kind = self.world.dice.pick(&["call_initiated", "offer", "answer", "ice-candidate"]);
+        let thread = self.thread();
+        let mut frame = json!({
+            "type": kind, "senderId": me, "recipientId": other, "threadId": thread,
+        });
+        match kind {
+            "ice-candidate" => frame["candidate"] = json!({"c": 1}),
+            "call_initiated" => {}
+            kind => frame[kind] = json!({"sdp": "v=0"}),
+        }
+        if let Some(token) = self.token(slot) {
+            frame["token"] = json!(token);
+        }
+        self.name(frame)
+    }
+
+    /// What no client should say.
+    pub fn nonsense(&mut self) {
+        let Some(slot) = self.somebody() else { return };
+        let kind = self.world.dice.below(14);
+        self.world.note(&format!("{slot} says nonsense of kind {kind}"));
+        let bytes = match kind {
+            0 => bytes::text("{"),
+            1 => bytes::text("[1]"),
+            2 => bytes::text(r#"{"type":"join_thread","threadId":{}}"#),
+            3 => bytes::text(r#"{"type":"no such","clientId":"?"}"#),
+            4 => bytes::text(r#"{"type":"join_thread","threadId":"x y"}"#),
+            5 => bytes::text(r#"{"type":"typing"}"#),
+            6 => bytes::frame(bytes::BINARY, b"01"),
+            7 => bytes::frame(bytes::PONG, b"unasked"),
+            8 => bytes::text(&"[".repeat(200)),
+            9 => {
+                for _ in 0..self.world.dice.below(40) {
+                    self.ping(slot);
+                }
+                Vec::new()
+            }
+            10 => bytes::header(bytes::TEXT, FRAME_MAX as u64 + 1, [0; 4]),
+            11 => bytes::frame(bytes::TEXT, &[0xff, 0xfe]),
+            12 => bytes::frame(0xf1, b"reserved"),
+            _ => bytes::frame(bytes::GOES_ON, b"of what?"),
+        };
+        // What breaks the rules ends a connection: not too often.
+        if kind < 10 || self.world.dice.chance(30) {
+            self.put(slot, bytes);
+            self.world.bring(slot, usize::MAX);
+        }
+    }
+}
+
+/// A frame to be read by people: long texts are cut.
+fn short_frame(frame: &Value) -> String {
+    let mut frame = frame.clone();
+    if let Some(text) = frame["message"].as_str() {
+        frame["message"] = json!(short(text));
+    }
+    frame.to_string()
+}

@@ -1,0 +1,439 @@
+//! A server without sockets, its clients and its site, in virtual time. The hub, the wire and the
+//! outbox are the real ones; what `server.rs` and `server/crowd.rs` do with sockets is done here
+//! with bytes in memory.
+
+use std::time::{Duration, Instant};
+
+use buddyline::connection::rate::{Rate, Verdict};
+use buddyline::hub::Hub;
+use buddyline::hub::interface::{Ask, ConnId, Effect, Input, Now};
+use buddyline::protocol::server::EncodedFrame;
+use buddyline::wire::outbox::Ledger;
+use buddyline::wire::{Codec, Event};
+
+use crate::bytes;
+use crate::dice::Dice;
+use crate::link::{Link, Reading};
+use crate::plan::Plan;
+use crate::shadow::Shadow;
+use crate::site::{SECRET, Site};
+use crate::trace::Trace;
+
+/// The largest message, in bytes.
+pub const FRAME_MAX: usize = 4_096;
+/// As in `server/sweep.rs`.
+const PINGS_MAX: u8 = 2;
+const CLOSING_LASTS: Duration = Duration::from_secs(3);
+const HANDSHAKE_LASTS: Duration = Duration::from_secs(5);
+const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
+/// How finely time passes.
+const TICK: Duration = Duration::from_secs(2);
+
+pub struct World<'a> {
+    pub plan: Plan,
+    pub hub: Hub,
+    pub codec: Codec,
+    pub links: Vec<Option<Link>>,
+    pub ledger: Ledger,
+    rate: Rate,
+    serial: u32,
+    begun: Instant,
+    pub now: Now,
+    pub site: Site,
+    pub shadow: Shadow,
+    pub dice: Dice,
+    pub trace: &'a mut Trace,
+    /// Until when the server lets things finish.
+    pub draining: Option<Instant>,
+    pub overflowed: Vec<usize>,
+    pub missed: usize,
+    pub restarts: usize,
+}
+
+impl<'a> World<'a> {
+    pub fn new(plan: Plan, site: Site, dice: Dice, begun: Instant, trace: &'a mut Trace) -> Self {
+        use buddyline::config::{PresenceScope, Trust};
+        let verified = plan.hub.trust == Trust::Verified;
+        let off = plan.hub.presence == PresenceScope::Off;
+        let patience = if site.mood.silence > 0 { 600 } else { 60 };
+        let shadow = Shadow::new(verified, off, Duration::from_secs(patience));
+        World {
+            hub: Hub::new(plan.hub.clone()),
+            codec: bytes::codec_of(FRAME_MAX, false),
+            links: Vec::new(),
+            ledger: Ledger::default(),
+            rate: Rate::new(plan.per_second, plan.burst),
+            plan,
+            serial: 0,
+            begun,
+            now: Now { instant: begun, unix_s: site.unix_s(begun) },
+            site,
+            shadow,
+            dice,
+            trace,
+            draining: None,
+            overflowed: Vec::new(),
+            missed: 0,
+            restarts: 0,
+        }
+    }
+
+    pub fn note(&mut self, what: &str) {
+        let at = (self.now.instant - self.begun).as_millis();
+        self.trace.note(format!("{:>4} {:>9} {what}", self.trace.steps, at));
+    }
+
+    pub fn instant(&self) -> Instant {
+        self.now.instant
+    }
+
+    pub fn link(&mut self, slot: usize) -> Option<&mut Link> {
+        self.links.get_mut(slot)?.as_mut()
+    }
+
+    // ---- clients
+
+    /// A client connects, and says this first.
+    pub fn connect(&mut self, user: u64, token: Option<String>, head: Vec<u8>) {
+        let slot = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        if slot == self.links.len() {
+            self.links.push(None);
+        }
+        self.serial += 1;
+        let id = ConnId { slot: slot as u32, serial: self.serial };
+        let room = self.dice.between(50, 800) as usize;
+        let mut link = Link::new(id, user, token, room, self.now.instant);
+        link.up = head;
+        self.links[slot] = Some(link);
+    }
+
+    /// The network brings the server so many bytes of what a client has said.
+    pub fn bring(&mut self, slot: usize, bytes: usize) {
+        let now = self.now.instant;
+        let Some(link) = self.link(slot) else { return };
+        let bytes: Vec<u8> = link.up.drain(..bytes.min(link.up.len())).collect();
+        if bytes.is_empty() {
+            return;
+        }
+        (link.heard, link.pings) = (now, 0);
+        if link.wire.is_between_messages() {
+            link.since = now;
+        }
+        let mut input = &bytes[..];
+        // Each event takes at least a byte, except for the last two.
+        for _ in 0..bytes.len() + 2 {
+            if !self.take_in(slot, &mut input) {
+                self.note_output(slot);
+                return self.drain();
+            }
+        }
+        panic!("no end of events");
+    }
+
+    /// The client is gone, or its network.
+    pub fn cut(&mut self, slot: usize) {
+        self.tell_closed(slot);
+        if let Some(mut link) = self.links[slot].take() {
+            link.outbox.clear(&mut self.ledger);
+        }
+        self.drain();
+    }
+
+    // ---- the server's input
+
+    fn take_in(&mut self, slot: usize, input: &mut &[u8]) -> bool {
+        let now = self.now.instant;
+        let Some(link) = self.links[slot].as_mut() else { return false };
+        let conn = link.id;
+        let event = link.wire.next(&mut self.codec, input, &mut link.outbox);
+        if !matches!(event, Event::Drained) {
+            link.since = now;
+        }
+        match event {
+            Event::Drained => return false,
+            Event::Opened(opened) => {
+                link.opened = true;
+                let credential = opened.credential;
+                let token = credential.as_ref().and_then(|c| c.as_ref().ok());
+                self.shadow.opened(conn, token.map(|token| token.secret()));
+                self.hub.handle(Input::Opened { conn, credential }, self.now);
+            }
+            Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
+            Event::Text(text) => {
+                let text = text.as_str();
+                match self.judge(slot) {
+                    Verdict::Accepted => {
+                        self.shadow.said(conn, text);
+                        self.hub.handle(Input::Frame { conn, text }, self.now);
+                    }
+                    Verdict::Refused => {
+                        self.shadow.said(conn, text);
+                        self.hub.handle(Input::Refused { conn, text: Some(text) }, self.now);
+                    }
+                    Verdict::Flood => return self.end_flood(slot),
+                }
+            }
+            Event::Binary(_) => match self.judge(slot) {
+                Verdict::Accepted => self.hub.handle(Input::Binary { conn }, self.now),
+                Verdict::Refused => {
+                    self.hub.handle(Input::Refused { conn, text: None }, self.now);
+                }
+                Verdict::Flood => return self.end_flood(slot),
+            },
+            Event::Control => match self.judge(slot) {
+                Verdict::Accepted => return true,
+                Verdict::Refused => {
+                    self.hub.handle(Input::Refused { conn, text: None }, self.now);
+                }
+                Verdict::Flood => return self.end_flood(slot),
+            },
+            Event::Closing => self.tell_closed(slot),
+        }
+        self.drain();
+        true
+    }
+
+    fn judge(&mut self, slot: usize) -> Verdict {
+        let since_start = self.now.instant - self.begun;
+        let link = self.links[slot].as_mut().expect("who speaks is there");
+        self.rate.judge(&mut link.ahead, since_start)
+    }
+
+    fn end_flood(&mut self, slot: usize) -> bool {
+        self.dismiss(slot, 1008, "too many frames");
+        self.drain();
+        false
+    }
+
+    // ---- the server's output
+
+    /// Carries out what the hub wants done.
+    pub fn drain(&mut self) {
+        loop {
+            while let Some(effect) = self.hub.next_effect() {
+                match effect {
+                    Effect::Send { to, frame } => self.deliver(to, frame, false),
+                    Effect::Hint { to, frame } => self.deliver(to, frame, true),
+                    Effect::Ask { request, ask } => {
+                        let now = self.now.instant;
+                        if let Ask::Post(post) = &*ask {
+                            self.shadow.outcomes.posted(&post.text, post.target);
+                        }
+                        let asked = self.site.ask(request, *ask, now, &mut self.dice);
+                        self.note(&format!("  asks {} {asked}", request.0));
+                    }
+                    Effect::Close { conn, code, reason } => {
+                        let slot = conn.slot as usize;
+                        if self.link(slot).is_some_and(|link| link.id == conn) {
+                            self.dismiss(slot, code, reason);
+                        }
+                    }
+                }
+            }
+            let Some(slot) = self.next_overflowed() else { break };
+            self.dismiss(slot, 1013, "too slow");
+        }
+        self.hub.check_invariants();
+        self.shadow.round_ends(&self.site, self.now.instant);
+    }
+
+    fn deliver(&mut self, to: ConnId, frame: EncodedFrame, hint: bool) {
+        let heard = self.shadow.hears(to, &frame, hint, &self.site, self.now.instant);
+        self.note(&format!("  {heard}"));
+        let (soft, hard) = (self.plan.soft, self.plan.hard);
+        let slot = to.slot as usize;
+        let Some(link) = self.links[slot].as_mut() else { return };
+        if link.id != to || link.wire.is_closing() {
+            return;
+        }
+        if link.outbox.weight() > soft {
+            link.flush(&mut self.ledger);
+            if hint && link.outbox.weight() > soft {
+                self.missed += 1;
+                return;
+            }
+            if link.outbox.weight() > hard {
+                return self.overflow(slot);
+            }
+        }
+        link.expected.push_back(EncodedFrame::clone(&frame));
+        link.outbox.push(frame);
+    }
+
+    /// A client's own pongs are bounded as well.
+    fn note_output(&mut self, slot: usize) {
+        let hard = self.plan.hard;
+        let Some(link) = self.links[slot].as_mut() else { return };
+        link.flush(&mut self.ledger);
+        if !link.wire.is_closing() && link.outbox.weight() > hard {
+            self.overflow(slot);
+        }
+    }
+
+    fn overflow(&mut self, slot: usize) {
+        let link = self.links[slot].as_mut().expect("it is there");
+        if !std::mem::replace(&mut link.overflowed, true) {
+            self.overflowed.push(slot);
+        }
+    }
+
+    fn next_overflowed(&mut self) -> Option<usize> {
+        while let Some(slot) = self.overflowed.pop() {
+            let link = self.links[slot].as_mut();
+            if let Some(link) = link.filter(|link| link.overflowed && !link.wire.is_closing()) {
+                link.outbox.drop_unsent(&mut self.ledger);
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    // ---- the end of connections
+
+    pub fn dismiss(&mut self, slot: usize, code: u16, reason: &'static str) {
+        self.note(&format!("  closes {slot} with {code}, {reason}"));
+        let now = self.now.instant;
+        if let Some(link) = self.links[slot].as_mut() {
+            link.wire.close(code, reason, &mut link.outbox);
+            link.since = now;
+        }
+        self.tell_closed(slot);
+    }
+
+    fn tell_closed(&mut self, slot: usize) {
+        let Some(link) = self.links[slot].as_mut() else { return };
+        if std::mem::take(&mut link.opened) {
+            let conn = link.id;
+            self.shadow.closed(conn, self.now.instant);
+            self.hub.handle(Input::Closed { conn }, self.now);
+        }
+    }
+
+    // ---- time
+
+    /// Everything that waits in the network moves on, and clients read what they want to.
+    pub fn flow(&mut self) {
+        for slot in 0..self.links.len() {
+            let Some(link) = self.links[slot].as_mut() else { continue };
+            // As often as there is something to read, but not for ever: who reads, answers.
+            for _ in 0..1_000 {
+                link.flush(&mut self.ledger);
+                if link.read() == 0 {
+                    break;
+                }
+                if link.reading != Reading::All {
+                    break;
+                }
+            }
+            if link.over || (link.wire.is_closing() && link.is_silent()) {
+                assert!(link.wire.is_closing(), "the server has said goodbye, and goes on");
+                self.cut(slot);
+            }
+        }
+        let waiting: Vec<usize> = self.links.iter().flatten().map(|l| l.outbox.weight()).collect();
+        // One frame of any size finds its place, and a relayed one is the largest.
+        let frame = FRAME_MAX + 1_000;
+        let heaviest = waiting.iter().max().copied().unwrap_or(0);
+        assert!(heaviest <= self.plan.hard + frame, "{heaviest} wait for one");
+        // A frame that has begun to leave is held as a whole.
+        let slow = waiting.iter().filter(|weight| **weight > 0);
+        let held = slow.map(|weight| weight + frame).sum::<usize>();
+        assert!(self.ledger.bytes() <= held, "{} are held", self.ledger.bytes());
+    }
+
+    /// Time passes, and everything happens when it is due.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now.instant + time;
+        for turns in 0.. {
+            assert!(turns < 10_000, "no end of what happens");
+            let tick = self.now.instant + TICK;
+            let events = [self.site.next_event(), self.hub.next_deadline(), Some(tick)];
+            let next = events.into_iter().flatten().min().unwrap_or(until);
+            let next = next.clamp(self.now.instant, until);
+            self.go_to(next);
+            if next == until {
+                return;
+            }
+        }
+    }
+
+    /// Nothing happens for a while, and then all at once.
+    pub fn stand_still(&mut self, time: Duration) {
+        self.go_to(self.now.instant + time);
+    }
+
+    /// Somebody sets the clock.
+    pub fn set_clock(&mut self, unix_s: u64) {
+        self.now.unix_s = unix_s;
+    }
+
+    pub fn unix_s(&self) -> u64 {
+        self.now.unix_s
+    }
+
+    fn go_to(&mut self, next: Instant) {
+        let before = self.site.unix_s(self.now.instant);
+        self.now.instant = next;
+        self.now.unix_s += self.site.unix_s(next) - before;
+        for answers in 0.. {
+            assert!(answers < 1_000, "no end of questions");
+            self.site.work(next, &mut self.dice);
+            let Some((request, answer)) = self.site.answer(next) else { break };
+            let shown = format!("{answer:?}");
+            assert!(!shown.contains(SECRET), "answers have no tokens");
+            self.note(&format!(
+                "  answer {} {}",
+                request.0,
+                shown.split("message").next().unwrap()
+            ));
+            self.hub.handle(Input::Answered { request, answer }, self.now);
+            self.drain();
+        }
+        let mut due = 0;
+        while self.hub.advance(self.now) {
+            self.drain();
+            due += 1;
+            assert!(due < 1_000, "no end of what is due");
+        }
+        let next = self.hub.next_deadline();
+        assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
+        self.sweep();
+        self.let_go();
+        self.flow();
+    }
+
+    /// As `server/sweep.rs`.
+    fn sweep(&mut self) {
+        let now = self.now.instant;
+        for slot in 0..self.links.len() {
+            let Some(link) = self.links[slot].as_mut() else { continue };
+            let takes = now - link.since;
+            if link.wire.in_handshake() {
+                if takes >= HANDSHAKE_LASTS {
+                    link.wire.time_out(&mut link.outbox);
+                    link.since = now;
+                }
+            } else if link.wire.is_closing() {
+                if takes >= CLOSING_LASTS {
+                    self.cut(slot);
+                }
+            } else if link.wire.is_unfinished() && takes >= UNFINISHED_LASTS {
+                self.dismiss(slot, 1008, "the rest of a frame did not come");
+                self.drain();
+            } else if let Some(every) = self.plan.ping_every {
+                if now - link.heard < every * (u32::from(link.pings) + 1) {
+                    continue;
+                }
+                if link.pings < PINGS_MAX {
+                    link.pings += 1;
+                    link.wire.ping(&self.codec, &mut link.outbox);
+                    self.note_output(slot);
+                    self.drain();
+                } else {
+                    self.dismiss(slot, 1001, "no sign of life");
+                    self.drain();
+                }
+            }
+        }
+    }
+}
