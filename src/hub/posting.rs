@@ -83,7 +83,7 @@ impl Hub {
     /// # Errors
     ///
     /// Too many repeats of it wait already.
-    fn first_sent(
+    pub(super) fn first_sent(
         &mut self,
         conn: ConnId,
         client_id: &IdKey,
