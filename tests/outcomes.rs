@@ -333,6 +333,19 @@ fn a_server_that_stops_still_answers_repeats_and_takes_nothing_new() {
     assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
 }
 
+#[test]
+fn a_server_that_stops_waits_for_an_inherited_outcome_though_anothers_connection_has_the_place() {
+    let (mut town, alice, post) = one_sent();
+    town.close(alice);
+    let phone = town.open_as(1, "2");
+    let bob = town.open_as(0, "3");
+    town.say(bob, &send(8, "hi", "b"));
+    assert!(town.hub.awaits_outcome(phone));
+    town.store(post, 7, 2);
+    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
+    assert!(!town.hub.awaits_outcome(phone) && town.hub.awaits_outcome(bob));
+}
+
 // ---- waiting for a turn
 
 #[test]
