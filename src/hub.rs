@@ -244,7 +244,7 @@ impl Hub {
     ) -> Result<(), ClientError> {
         // What had to wait for a proof was said before the end began.
         if self.drains && !self.goes_on && matches!(frame, ClientFrame::SendMessage(_)) {
-            return Err(delivery::stopping());
+            return self.repeat_before_the_end(conn, reply, now);
         }
         if self.settings.trust == Trust::Verified
             && self.waits_for_proof(conn, &frame, text, now)?

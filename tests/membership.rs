@@ -205,6 +205,38 @@ fn messages_into_a_big_thread_wait_for_its_list_in_order() {
     town.hears_nothing();
 }
 
+#[test]
+fn who_has_just_failed_to_ask_waits_for_the_answer_to_another() {
+    for failure in [None, Some(DOWN)] {
+        let mut town = town();
+        let seven = town.open_member(0, 7, 41, &[7, 8]);
+        let eight = town.open_member(1, 8, 41, &[]);
+        town.pass(61 * SECOND);
+        town.say(eight, TYPE);
+        let (request, ..) = town.asked_list();
+        town.fail(request, DOWN);
+        town.heard();
+        town.say(seven, SEND);
+        let (post, _) = town.asked();
+        town.store(post, 41, 7);
+        let (request, _, secret) = town.asked_list();
+        assert_eq!(secret, "token-of-7");
+        town.say(eight, SEND);
+        let (post, _) = town.asked();
+        town.store(post, 41, 8);
+        town.hears_nothing();
+        match failure {
+            None => town.list(request, &[7, 8]),
+            Some(failure) => town.fail(request, failure),
+        }
+        let heard = town.heard();
+        let ids = |of| heard.iter().filter(|(to, _)| *to == of).map(id_of).collect::<Vec<_>>();
+        let all = if failure.is_none() { [vec![1, 2], vec![1, 2]] } else { [vec![1], vec![2]] };
+        assert_eq!([ids(seven), ids(eight)], all);
+        assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+    }
+}
+
 fn id_of(heard: &(ConnId, Value)) -> u64 {
     heard.1["messageId"].as_u64().unwrap()
 }

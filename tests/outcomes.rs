@@ -308,6 +308,44 @@ fn a_server_that_stops_tells_what_it_does_not_know() {
     assert_eq!((town.questions(), town.hub.next_deadline().is_some()), (0, true));
 }
 
+#[test]
+fn a_server_that_stops_still_answers_repeats_and_takes_nothing_new() {
+    let (mut town, alice, post) = one_sent();
+    town.store(post, 7, 2);
+    let told = outcomes(&mut town, alice, "a");
+    town.say(alice, &send(7, "on its way", "b"));
+    let (post, _) = town.asked();
+    town.hub.begin_drain();
+    // Who hears that it is not stored sends it to the next server, which has forgotten it.
+    town.say(alice, &send(7, "ok", "a"));
+    assert_eq!(outcomes(&mut town, alice, "a"), told);
+    town.say(alice, &send(7, "on its way", "b"));
+    town.hears_nothing();
+    town.say(alice, &send(7, "new", "c"));
+    town.hears_error(alice, "not_stored");
+    town.say(alice, r#"{"type":"send_message","threadId":7,"message":"new"}"#);
+    town.hears_error(alice, "not_stored");
+    let nobody = town.open(1);
+    town.say(nobody, &send(7, "ok", "a"));
+    town.hears_error(nobody, "not_stored");
+    town.store(post, 7, 2);
+    assert_eq!(outcomes(&mut town, alice, "b").len(), 2);
+    assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+}
+
+#[test]
+fn a_server_that_stops_waits_for_an_inherited_outcome_though_anothers_connection_has_the_place() {
+    let (mut town, alice, post) = one_sent();
+    town.close(alice);
+    let phone = town.open_as(1, "2");
+    let bob = town.open_as(0, "3");
+    town.say(bob, &send(8, "hi", "b"));
+    assert!(town.hub.awaits_outcome(phone));
+    town.store(post, 7, 2);
+    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
+    assert!(!town.hub.awaits_outcome(phone) && town.hub.awaits_outcome(bob));
+}
+
 // ---- waiting for a turn
 
 #[test]
@@ -570,7 +608,9 @@ fn no_more_than_eight_repeats_wait_for_one_message() {
     }
     town.hears_nothing();
     town.say(alice, &send(7, "ok", "a"));
-    town.hears_error(alice, "overloaded");
+    let told = town.hears_error(alice, "overloaded");
+    // Perhaps it is, and then its sender must not believe this one.
+    assert!(!told["message"].as_str().unwrap().contains("not stored"), "{told}");
     town.store(post, 7, 2);
     assert_eq!(outcomes(&mut town, alice, "a").len(), 9);
 }

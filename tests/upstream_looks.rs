@@ -135,11 +135,24 @@ fn without_the_sites_time_nothing_is_found() {
     for date in [None, Some("soon".to_owned())] {
         assert_eq!(read(&look, &Reply { date, ..good.clone() }, S), other(4, 2, 28));
     }
-    // The time of a cache is not the site's.
-    let cached = Reply { age: Some("3".to_owned()), ..good.clone() };
-    assert_eq!(read(&look, &cached, S), other(4, 2, 28));
-    let fresh = Reply { age: Some("0".to_owned()), ..good };
-    assert_eq!(same(read(&look, &fresh, S)), Some(28));
+}
+
+// It may be older than the post: that the message is not in it says nothing, and neither does that
+// the sender's newest is an earlier one.
+#[test]
+fn the_answer_of_a_cache_proves_nothing() {
+    let aged = |reply: Reply, age: &str| Reply { age: Some(age.to_owned()), ..reply };
+    let good = || at("thread-get-recipients-pagination", "11:00:45");
+    for (text, time) in [("csv", "11:00:45"), ("bye", "11:00:45"), ("bye", "11:05:00")] {
+        let look = ask(Target::Thread(4), Some(2), text);
+        let reply = at("thread-get-recipients-pagination", time);
+        assert_eq!(read(&look, &aged(reply, "3"), S), PROVES_NOTHING, "{text} {time}");
+    }
+    let look = ask(Target::NewThread { recipient: 5 }, Some(4), "x");
+    let none = load("search-thread-none").reply();
+    assert_eq!(read(&look, &aged(none, "3"), S), PROVES_NOTHING);
+    let look = ask(Target::Thread(4), Some(2), "csv");
+    assert_eq!(same(read(&look, &aged(good(), "0"), S)), Some(28));
 }
 
 #[test]

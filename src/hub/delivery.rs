@@ -125,8 +125,8 @@ pub struct Delivery {
     turn_lasts: Option<Duration>,
     /// With the site, or with their fate not known.
     in_flight: HashMap<RequestId, Job>,
-    /// How many of each slot's connection are on their way.
-    per_slot: Vec<(u32, usize)>,
+    /// How many of each connection are on their way, whether or not it is still there.
+    per_conn: HashMap<ConnId, usize>,
     /// Answered, and the sender has not been told yet.
     answered: usize,
     total: usize,
@@ -177,11 +177,11 @@ impl Delivery {
         requests: &mut Requests,
     ) -> Result<Option<Question>, Box<Job>> {
         let total_full = self.total >= bounds.total || self.bytes + job.text.len() > bounds.bytes;
-        let of_conn = self.count_of(job.conn);
-        if total_full || *of_conn >= bounds.per_connection {
+        let of_conn = self.per_conn.get(&job.origin).copied().unwrap_or_default();
+        if total_full || of_conn >= bounds.per_connection {
             return Err(Box::new(job));
         }
-        *of_conn += 1;
+        self.per_conn.insert(job.origin, of_conn + 1);
         self.total += 1;
         self.bytes += job.text.len();
         let lane = job.lane();
@@ -283,8 +283,7 @@ impl Delivery {
 
     /// Whether messages of this connection are on their way.
     pub fn has(&self, conn: ConnId) -> bool {
-        let own = self.per_slot.get(conn.slot as usize);
-        own.is_some_and(|(serial, count)| *serial == conn.serial && *count > 0)
+        self.per_conn.contains_key(&conn)
     }
 
     /// How many are on their way.
@@ -299,25 +298,14 @@ impl Delivery {
         (request, ask)
     }
 
-    fn count_of(&mut self, conn: ConnId) -> &mut usize {
-        let slot = conn.slot as usize;
-        if self.per_slot.len() <= slot {
-            self.per_slot.resize(slot + 1, (0, 0));
-        }
-        let (serial, count) = &mut self.per_slot[slot];
-        if *serial != conn.serial {
-            (*serial, *count) = (conn.serial, 0);
-        }
-        count
-    }
-
     fn strike(&mut self, job: &Job) {
         self.total -= 1;
         self.bytes -= job.text.len();
-        // A later connection in the same slot has a count of its own.
-        let (serial, count) = &mut self.per_slot[job.origin.slot as usize];
-        if *serial == job.origin.serial {
+        if let Some(count) = self.per_conn.get_mut(&job.origin) {
             *count -= 1;
+            if *count == 0 {
+                self.per_conn.remove(&job.origin);
+            }
         }
     }
 
@@ -330,6 +318,8 @@ impl Delivery {
         let lines = || self.lanes.values();
         let waiting: usize = lines().map(|line| line.jobs.len()).sum();
         assert_eq!(self.total, waiting + self.in_flight.len() + self.answered);
+        assert_eq!(self.total, self.per_conn.values().sum::<usize>());
+        assert!(self.per_conn.values().all(|count| *count > 0));
         let timed = lines().filter(|line| line.first_ends.is_some()).count();
         let waited_in = lines().filter(|line| !line.jobs.is_empty()).count();
         assert_eq!(timed, if self.turn_lasts.is_some() { waited_in } else { 0 });

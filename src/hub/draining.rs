@@ -1,13 +1,36 @@
 //! The community before its server ends: what is on its way finishes, and nothing new begins.
 
 use super::Hub;
-use super::interface::ConnId;
+use super::delivery::stopping;
+use super::interface::{ConnId, Now};
+use crate::protocol::ClientError;
+use crate::protocol::client::ReplyTo;
 
 impl Hub {
     /// From now on a new message is refused, and nobody's end is told: they are sent away, and will
     /// be back. What is on its way goes on, and so do typing and calls.
     pub fn begin_drain(&mut self) {
         self.drains = true;
+    }
+
+    /// Answers a message that is sent while the server stops: what has been sent before has its
+    /// outcome, for whoever hears that it was not stored sends it to the next server as well.
+    ///
+    /// # Errors
+    ///
+    /// It has not been sent before.
+    pub(super) fn repeat_before_the_end(
+        &mut self,
+        conn: ConnId,
+        reply: &ReplyTo,
+        now: Now,
+    ) -> Result<(), ClientError> {
+        if let Some(client_id) = &reply.client_id {
+            if self.first_sent(conn, &client_id.key, now)?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(stopping())
     }
 
     /// Whether a connection is still to get an outcome: of what it has said itself, or of a message

@@ -76,6 +76,15 @@ pub fn not_in_thread() -> ClientError {
     )
 }
 
+/// What is said of one repeat too many: nothing about the message itself, which may be stored.
+pub fn repeated_too_often() -> ClientError {
+    ClientError::new(
+        ErrorCode::Overloaded,
+        "This message is on its way already, and too many repeats wait for its outcome. \
+         Wait for it.",
+    )
+}
+
 impl Failure {
     /// Whether a message may be stored for all that, and what is known of the site.
     pub fn doubt(&self) -> Option<Doubt> {

@@ -305,6 +305,11 @@ impl Membership {
         self.rolls.get(&thread).is_some_and(Roll::is_in_line)
     }
 
+    /// Whether the site is being asked about a thread, or is about to be.
+    pub fn is_asked(&self, thread: u64) -> bool {
+        self.rolls.get(&thread).is_some_and(|roll| roll.question.is_some())
+    }
+
     /// Whether the site has ever said who takes part, as far as is remembered.
     pub fn has_list(&self, thread: u64) -> bool {
         self.list(thread).is_some()
@@ -321,7 +326,7 @@ impl Membership {
         }
     }
 
-    /// Takes the stored messages that wait for an answer to their own question.
+    /// Takes the stored messages that wait for this one answer.
     pub fn release_own(&mut self, thread: u64) -> Vec<Box<(Job, Stored)>> {
         let mut own = Vec::new();
         for held in self.release(thread) {

@@ -125,6 +125,11 @@ impl Hub {
         let user = stored.sender.site_number();
         let failing =
             user.is_some_and(|user| self.membership.failure(thread, user, now.instant).is_some());
+        if failing && !asked && self.membership.is_asked(thread) {
+            // What another is about to hear serves them as well, and they do not overtake.
+            let stored = Box::new((job, stored));
+            return self.membership.hold(thread, Held::Message { stored, asked: true });
+        }
         if let (Some(credential), Some(user), false) = (&job.credential, user, asked || failing) {
             let asked = self.membership.want(thread, user, credential);
             if asked {

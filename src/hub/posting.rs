@@ -6,7 +6,7 @@ use super::Hub;
 use super::checks::Check;
 use super::delivery::{Asked, Job, stopping, turn_is_over};
 use super::entrance::mismatch;
-use super::failure::{Doubt, not_in_thread};
+use super::failure::{Doubt, not_in_thread, repeated_too_often};
 use super::identity::Standing;
 use super::identity::proofs::Offer;
 use super::interface::{
@@ -83,7 +83,7 @@ impl Hub {
     /// # Errors
     ///
     /// Too many repeats of it wait already.
-    fn first_sent(
+    pub(super) fn first_sent(
         &mut self,
         conn: ConnId,
         client_id: &IdKey,
@@ -101,7 +101,7 @@ impl Hub {
                     return Ok(None);
                 }
                 Known::Waits => return Ok(None),
-                Known::TooMany => return Err(Failure::Overloaded.client_error(About::Message)),
+                Known::TooMany => return Err(repeated_too_often()),
             }
         }
         Ok(Some(users.unwrap_or(nobodys)))

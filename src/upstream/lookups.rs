@@ -45,6 +45,11 @@ pub fn looked(look: &Look, reply: &Reply, after: Duration) -> Answer {
 }
 
 fn seen(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
+    // What a cache remembers may be older than the post, and shows neither that it is stored nor
+    // that it is not.
+    if reply.age.as_deref().is_some_and(|age| age.trim() != "0") {
+        return None;
+    }
     if matches!(look.target, Target::NewThread { .. }) && reply.is_empty_list() {
         return Some(Looked::Nothing);
     }
@@ -104,11 +109,8 @@ fn seen(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
 }
 
 /// When the post began, by the site's own clock, in milliseconds since 1970. `None` if the answer
-/// does not say what time it is, or comes from a cache.
+/// does not say what time it is.
 fn begun_ms(reply: &Reply, after: Duration) -> Option<u64> {
-    if reply.age.as_deref().is_some_and(|age| age.trim() != "0") {
-        return None;
-    }
     let now_ms = http_date_s(reply.date.as_deref()?)? * 1_000;
     let after_ms = u64::try_from(after.as_millis()).ok()?;
     now_ms.checked_sub(after_ms)

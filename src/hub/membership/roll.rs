@@ -32,7 +32,7 @@ pub enum Held {
     Message {
         /// What was asked, and what came of it.
         stored: Box<(Job, Stored)>,
-        /// The question that it waits for is its own.
+        /// The question that it waits for is its own, or the last that it waits for.
         asked: bool,
     },
 }
