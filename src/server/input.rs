@@ -139,7 +139,8 @@ impl Server {
         let held = connection.wire.held_bytes();
         let event = connection.wire.next(&mut self.codec, input, &mut connection.outbox);
         let holds = connection.wire.held_bytes();
-        if !matches!(event, wire::Event::Drained) {
+        // A ping between the fragments of a message gives its rest no more time.
+        if !matches!(event, wire::Event::Drained) && !connection.wire.is_unfinished() {
             connection.since = self.moment;
         }
         self.crowd.note_held(held, holds);
