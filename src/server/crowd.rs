@@ -417,4 +417,4 @@ impl Crowd {
 }
 
 #[cfg(test)]
-mod tests;
+mod trials;
