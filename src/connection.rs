@@ -63,6 +63,8 @@ pub struct Connection {
     pub dirty: bool,
     /// It stands on the again list.
     pub again: bool,
+    /// It is about to be buried.
+    pub doomed: bool,
     /// The kernel takes nothing before it says so by an event.
     pub blocked: bool,
     /// Nothing more is sent: the peer has been told, and its end of the stream is awaited.
@@ -111,6 +113,7 @@ impl Connection {
             overflowed: false,
             dirty: false,
             again: false,
+            doomed: false,
             blocked: false,
             half_closed: false,
             socket,

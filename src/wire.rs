@@ -86,7 +86,8 @@ pub enum Event {
     Text(Utf8Bytes),
     /// A binary message.
     Binary(Bytes),
-    /// A ping or a pong: a sign of life, and a ping's answer is in the outbox.
+    /// A ping, a pong, or a part of a message that goes on: a sign of life and a frame to count. A
+    /// ping's answer is in the outbox.
     Control,
     /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
     Closing,
@@ -264,30 +265,24 @@ impl Wire {
     }
 
     fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
-        loop {
-            let event = match self.next_frame(codec, input) {
-                Ok(Cut::Incomplete) => return Event::Drained,
-                Ok(Cut::Whole { header, bytes }) => {
-                    let (whole, rest) = input.split_at(bytes);
-                    *input = rest;
-                    self.feed(codec, &header, whole, outbox)
-                }
-                Ok(Cut::InPartial { header }) => {
-                    let whole = std::mem::take(&mut self.partial);
-                    self.feed(codec, &header, &whole, outbox)
-                }
-                Err(fault) => Err(fault),
-            };
-            match event {
-                Ok(None) => {}
-                Ok(Some(event)) => return event,
-                Err(fault) => {
-                    let (code, reason) = close_code(&fault);
-                    self.close(code, reason, outbox);
-                    return Event::Closing;
-                }
+        let event = match self.next_frame(codec, input) {
+            Ok(Cut::Incomplete) => return Event::Drained,
+            Ok(Cut::Whole { header, bytes }) => {
+                let (whole, rest) = input.split_at(bytes);
+                *input = rest;
+                self.feed(codec, &header, whole, outbox)
             }
-        }
+            Ok(Cut::InPartial { header }) => {
+                let whole = std::mem::take(&mut self.partial);
+                self.feed(codec, &header, &whole, outbox)
+            }
+            Err(fault) => Err(fault),
+        };
+        event.unwrap_or_else(|fault| {
+            let (code, reason) = close_code(&fault);
+            self.close(code, reason, outbox);
+            Event::Closing
+        })
     }
 
     /// Finds the end of the next frame. What is cut off at the end of the input is kept.
@@ -327,7 +322,7 @@ impl Wire {
         header: &FrameHeader,
         frame: &[u8],
         outbox: &mut Outbox,
-    ) -> Result<Option<Event>, Error> {
+    ) -> Result<Event, Error> {
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
         if starts_fragments && matches!(self.phase, Phase::Open) {
@@ -354,12 +349,11 @@ impl Wire {
             _ => {}
         }
         match read? {
-            Heard::Message(event) => Ok(Some(event)),
-            Heard::Control => Ok(Some(Event::Control)),
-            Heard::Nothing => Ok(None),
+            Heard::Message(event) => Ok(event),
+            Heard::Control | Heard::Nothing => Ok(Event::Control),
             Heard::Closed => {
                 self.phase = Phase::Closing;
-                Ok(Some(Event::Closing))
+                Ok(Event::Closing)
             }
         }
     }

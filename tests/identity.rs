@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use buddyline::config::PresenceScope;
 use buddyline::hub::interface::{ConnId, Failure, Settings, WaitBounds};
+use serde_json::json;
 use town::{Town, verified};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -679,4 +680,28 @@ fn who_is_proven_may_try_to_renew_as_often_as_they_like_while_the_site_is_down()
     assert_eq!(town.closed(), []);
     town.say(conn, r#"{"type":"online_users"}"#);
     town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
+}
+
+#[test]
+fn a_message_does_not_overtake_one_that_waits_for_a_second_proof() {
+    let mut town = Town::new(verified());
+    let seven = town.open_with(0, "token-7");
+    let (first, _) = town.asked_proof();
+    town.say(seven, r#"{"type":"user_connected","userId":7,"token":"token-7-fresh"}"#);
+    let send = |text: &str| json!({"type": "send_message", "threadId": 12, "message": text, "token": "token-7"});
+    town.say(seven, &send("one").to_string());
+    town.prove(first, 7, None);
+    let (second, _) = town.asked_proof();
+    town.say(seven, &send("two").to_string());
+    assert_eq!(town.questions(), 0, "it waits behind the first");
+    town.prove(second, 7, None);
+    let (request, post) = town.asked();
+    assert_eq!(&*post.text, "one");
+    town.store(request, 12, 7);
+    town.heard();
+    while let Some(list) = town.try_list() {
+        town.list(list.0, &[7]);
+    }
+    let (_, post) = town.asked();
+    assert_eq!(&*post.text, "two");
 }

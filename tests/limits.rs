@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bytes::{BINARY, ENDS, PING, TEXT, TEXT_BEGINS, frame, request};
+use bytes::{BINARY, ENDS, GOES_ON, PING, TEXT, TEXT_BEGINS, frame, request};
 use client::{Client, Heard, LONG, of_type};
 use serde_json::{Value, json};
 use server::Server;
@@ -174,6 +174,15 @@ fn pings_and_binary_frames_count_as_well() {
         fast.write_all(&frame(opcode, b"x").repeat(100)).unwrap();
         assert_eq!(close_code(fast), 1008, "{opcode}");
     }
+}
+
+#[test]
+fn the_fragments_of_a_message_that_never_ends_are_counted() {
+    let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
+    let mut fast = bare(&server);
+    fast.write_all(&frame(TEXT_BEGINS, b"{")).unwrap();
+    fast.write_all(&frame(GOES_ON, b"").repeat(100)).unwrap();
+    assert_eq!(close_code(fast), 1008);
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn what_waits_when_it_opens_is_answered_and_was_never_sent() {
     let begun = site.requests().len();
     let sent = desk.submit(post(1, "sent"));
     let waiting = [desk.submit(prove("user-7")), desk.submit(post(2, "waits"))];
-    assert_eq!(desk.next(), (sent, Answer::Failed(Failure::Unknown)));
+    assert_eq!(desk.next(), (sent, Answer::Failed(Failure::Unusable)));
     for request in waiting {
         assert_eq!(desk.pool.next_answer(), Some((request, Answer::Failed(unavailable(20)))));
     }

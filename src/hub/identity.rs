@@ -371,10 +371,12 @@ impl Identity {
     /// Lets a frame wait for the proof, before or after those that wait already.
     pub fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
         let held = &mut self.side(conn).held;
-        match first {
-            true => held.push_front(text),
-            false => held.push_back(text),
-        }
+        if first { held.push_front(text) } else { held.push_back(text) }
+    }
+
+    /// Whether frames wait.
+    pub fn holds(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|side| !side.held.is_empty())
     }
 
     /// The next frame that waits, whether it may go on or not.

@@ -122,10 +122,12 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
-        if self.presence.is_known(conn) {
+        let pending = self.identity.pending(conn).is_some();
+        // What has been said before it and still waits goes before it.
+        if self.presence.is_known(conn) && !(pending && self.identity.holds(conn)) {
             return Ok(false);
         }
-        if self.identity.pending(conn).is_some() {
+        if pending {
             self.hold(conn, text, false)?;
             return Ok(true);
         }

@@ -52,7 +52,8 @@ impl Admission {
     /// Whether connections are accepted, with so many open.
     pub(super) fn is_open(&mut self, open: usize) -> bool {
         match self.paused_until {
-            Some(few) if open > few => return false,
+            // Where nobody is, nobody can go: after a failure only time helps then.
+            Some(few) if open > few || (self.failed && open == 0) => return false,
             Some(_) => self.paused_until = None,
             None => {}
         }
@@ -199,5 +200,14 @@ mod tests {
         assert!(!admission.is_open(100));
         admission.try_again();
         assert!(!admission.is_open(99), "this was no failure");
+    }
+
+    #[test]
+    fn after_a_failure_without_connections_only_time_helps() {
+        let mut admission = admission(100, 1);
+        admission.failed(0, &io::ErrorKind::OutOfMemory.into());
+        assert!(!admission.is_open(0), "nobody is there to go");
+        admission.try_again();
+        assert!(admission.is_open(0));
     }
 }

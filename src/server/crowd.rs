@@ -31,8 +31,9 @@ pub(super) struct Buffers {
 }
 
 /// The slab of connections, with lists of slots. A connection stands on a list once, which its
-/// flags see to, except among the doomed: it may have two reasons. A slot on a list may be empty by
-/// the time the list is gone through, or someone else's: there is nothing to do then, and no harm.
+/// flags see to. A slot on a list may be empty by the time the list is gone through, or someone
+/// else's: there is nothing to do then, and no harm. Only among the doomed there would be, so
+/// nobody is removed but from there.
 pub(super) struct Crowd {
     connections: Slab<Connection>,
     serial: u32,
@@ -165,13 +166,14 @@ impl Crowd {
         slots
     }
 
-    /// Keeps what a tick has no time to look at; it is read first in the next.
+    /// Keeps what a tick has no time to look at; it is read first in the next. Who has nothing left
+    /// is not sent to the end of a list of those who have.
     pub(super) fn keep_unread(&mut self, slot: u32, input: &[u8]) {
         if !input.is_empty() {
             self.unfinished += input.len();
             self.unread.insert(slot, input.to_vec());
+            self.read_again(slot);
         }
-        self.read_again(slot);
     }
 
     /// Puts what was kept back into the buffer; how many bytes that are, if there are any.
@@ -335,7 +337,7 @@ impl Crowd {
                 connection.dirty = true;
                 self.dirty.push(slot);
             }
-            Flushed::Gone => self.doomed.push(slot),
+            Flushed::Gone => self.doom(slot),
         }
     }
 
@@ -351,9 +353,13 @@ impl Crowd {
             .iter()
             .filter(|(_, connection)| !connection.wire.is_closing())
             .map(|(slot, connection)| {
-                let waits = if connection.blocked { connection.outbox.weight() } else { 0 };
-                (waits + connection.wire.held_bytes(), slot as u32)
+                let waits =
+                    if connection.outbox.is_entered() { connection.outbox.weight() } else { 0 };
+                let unread = self.unread.get(&(slot as u32)).map_or(0, Vec::len);
+                (waits + connection.wire.held_bytes() + unread, slot as u32)
             })
+            // Closing it would free nothing.
+            .filter(|(holds, _)| *holds > 0)
             .collect();
         heaviest.sort_unstable();
         let enough = (self.buffers.all as f64 * SHED_DOWN_TO) as usize;
@@ -363,6 +369,7 @@ impl Crowd {
             connection.outbox.drop_unsent(&mut self.ledger);
             self.unfinished -= connection.wire.held_bytes();
             connection.wire.forget_held();
+            self.drop_unread(slot);
             self.overflow(slot);
         }
     }
@@ -402,7 +409,11 @@ impl Crowd {
 
     /// Notes that a socket is of no use any more.
     pub(super) fn doom(&mut self, slot: u32) {
-        self.doomed.push(slot);
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            if !std::mem::replace(&mut connection.doomed, true) {
+                self.doomed.push(slot);
+            }
+        }
     }
 
     pub(super) fn next_doomed(&mut self) -> Option<u32> {
@@ -416,9 +427,16 @@ impl Crowd {
         let _ = registry.deregister(connection.socket());
         connection.outbox.clear(&mut self.ledger);
         self.unfinished -= connection.wire.held_bytes();
+        self.drop_unread(slot);
+        Some(connection)
+    }
+
+    fn drop_unread(&mut self, slot: u32) {
         if let Some(unread) = self.unread.remove(&slot) {
             self.unfinished -= unread.len();
         }
-        Some(connection)
     }
 }
+
+#[cfg(test)]
+mod trials;

@@ -40,6 +40,10 @@ impl Server {
                 // registration begins with one.
                 let slot = slot as u32;
                 if event.is_writable() {
+                    if let Some(reader) = self.crowd.get(slot).filter(|reader| reader.blocked) {
+                        // Who takes bytes is alive; a ping would reach it behind them.
+                        (reader.heard, reader.pings) = (self.moment, 0);
+                    }
                     self.crowd.note_writable(slot);
                 }
                 let ends = event.is_read_closed() || event.is_error();
@@ -139,7 +143,8 @@ impl Server {
         let held = connection.wire.held_bytes();
         let event = connection.wire.next(&mut self.codec, input, &mut connection.outbox);
         let holds = connection.wire.held_bytes();
-        if !matches!(event, wire::Event::Drained) {
+        // A ping between the fragments of a message gives its rest no more time.
+        if !matches!(event, wire::Event::Drained) && !connection.wire.is_unfinished() {
             connection.since = self.moment;
         }
         self.crowd.note_held(held, holds);

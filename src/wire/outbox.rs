@@ -132,6 +132,11 @@ impl Outbox {
         self.entered = self.count();
     }
 
+    /// Whether some of what waits is entered in a ledger.
+    pub fn is_entered(&self) -> bool {
+        self.entered > 0
+    }
+
     /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
     /// not read on without it.
     pub fn drop_unsent(&mut self, ledger: &mut Ledger) {

@@ -145,7 +145,10 @@ impl Talk {
                 return;
             }
             assert!(!self.events.contains(&Event::Closing), "{event:?} after the end");
-            self.events.push(event);
+            // Pings and parts are frames to count, and no news.
+            if event != Event::Control {
+                self.events.push(event);
+            }
         }
         panic!("no end of events");
     }
