@@ -288,10 +288,10 @@ impl Crowd {
         None
     }
 
-    /// Writes to each connection that has something to send, once, until the phases are over: first
-    /// to those for whom a single frame waits, so that a word to a friend does not wait for what a
-    /// flood has for a thousand. Who is stopped by a budget stays on the list; who is stopped by the
-    /// kernel waits for a writable event. Returns how many it has written to.
+    /// Writes to each connection that has something to send, once, until the phases are over:
+    /// first to those for whom a single frame waits, so that a word to a friend does not wait for
+    /// what a flood has for a thousand. Who is stopped by a budget stays on the list; who is
+    /// stopped by the kernel waits for a writable event. Returns how many it has written to.
     pub(super) fn flush(&mut self, light: &mut Phase, heavy: &mut Phase) -> usize {
         let slots = std::mem::take(&mut self.dirty);
         let mut rest = std::mem::take(&mut self.heavy);

@@ -16,6 +16,11 @@
 //! whether the site is back. Answers to asks that went out before are still listened to: a good one
 //! is as good a proof as the probe's, and closes it, unless the site has asked for a wait that is
 //! not over.
+//!
+//! A site may turn guests away and serve its members: a plugin that says "coming soon" answers them
+//! 503. There the probe, which has no token, proves nothing. So one that fails while it is closed
+//! does not count, and if members are served all the same, no probe decides: when its time is over
+//! it closes, and the next failure opens it again for twice as long.
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +42,10 @@ pub struct Breaker {
     state: State,
     /// Whether a probe is out, for whatever reason: never two.
     probing: bool,
+    /// The last probe has failed while it was closed.
+    doubted: bool,
+    /// And members were served after that: the probe proves nothing.
+    blind: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +53,8 @@ enum State {
     Closed {
         /// In a row.
         failures: u32,
+        /// How long it opens next.
+        pause: Duration,
     },
     Open {
         until: Instant,
@@ -57,6 +68,10 @@ enum State {
         /// As before.
         pause: Duration,
     },
+}
+
+impl State {
+    const CLOSED: State = State::Closed { failures: 0, pause: PAUSE_MIN };
 }
 
 /// What has changed.
@@ -79,7 +94,7 @@ pub enum Change {
 impl Default for Breaker {
     /// Closed.
     fn default() -> Breaker {
-        Breaker { state: State::Closed { failures: 0 }, probing: false }
+        Breaker { state: State::CLOSED, probing: false, doubted: false, blind: false }
     }
 }
 
@@ -115,6 +130,11 @@ impl Breaker {
         }
         match self.state {
             State::Closed { .. } => self.probing = wanted,
+            State::Open { until, pause, .. } if until <= now && self.blind => {
+                let pause = (pause * 2).min(PAUSE_MAX);
+                self.state = State::Closed { failures: FAILURES_MAX - 1, pause };
+                self.probing = wanted;
+            }
             State::Open { until, pause, .. } if until <= now => {
                 self.state = State::HalfOpen { pause };
                 self.probing = true;
@@ -128,16 +148,15 @@ impl Breaker {
     pub fn heard(&mut self, sign: Sign, now: Instant) -> Option<Change> {
         match (&mut self.state, sign) {
             (_, Sign::Nothing) => None,
-            (State::Closed { failures }, Sign::Alive) => {
-                *failures = 0;
+            (State::Closed { .. }, Sign::Alive) => {
+                self.blind |= self.doubted;
+                self.state = State::CLOSED;
                 None
             }
-            (State::Closed { failures }, Sign::Failing { wait }) => {
+            (State::Closed { failures, pause }, Sign::Failing { wait }) => {
                 *failures += 1;
-                (wait.is_some() || *failures >= FAILURES_MAX).then(|| {
-                    let pause = self.open(PAUSE_MIN, wait, now);
-                    Change::Opened { pause }
-                })
+                let (opens, pause) = (wait.is_some() || *failures >= FAILURES_MAX, *pause);
+                opens.then(|| Change::Opened { pause: self.open(pause, wait, now) })
             }
             (State::Open { until, asked_for: true, .. }, Sign::Alive) if now < *until => None,
             (State::Open { .. } | State::HalfOpen { .. }, Sign::Alive) => Some(self.close()),
@@ -161,7 +180,14 @@ impl Breaker {
                 Some(Change::Reopened { pause })
             }
             (State::HalfOpen { .. }, _) => Some(self.close()),
-            _ => self.heard(sign, now),
+            (State::Closed { .. }, Sign::Failing { .. }) => {
+                self.doubted = true;
+                None
+            }
+            _ => {
+                (self.doubted, self.blind) = (false, false);
+                self.heard(sign, now)
+            }
         }
     }
 
@@ -174,7 +200,7 @@ impl Breaker {
     }
 
     fn close(&mut self) -> Change {
-        self.state = State::Closed { failures: 0 };
+        self.state = State::CLOSED;
         Change::Closed
     }
 }

@@ -73,12 +73,11 @@ impl Outcomes {
         self.sends.get(text).cloned()
     }
 
-    /// The site is asked to store a message: in the order in which its connection has said them,
-    /// once it was somebody. What has waited for a proof may be overtaken.
+    /// The site is asked to store a message: in the order in which its connection has said them.
     pub fn posted(&mut self, text: &str, target: Target) {
         let send = &self.sends[text];
         let again = send.name.as_ref().is_some_and(|name| self.said_again(name));
-        if again || send.user.is_none() {
+        if again {
             return;
         }
         let (lane, turn) = ((send.conn, target), send.turn);
