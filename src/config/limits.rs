@@ -14,7 +14,7 @@ pub const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// A number that nothing reaches.
 pub const UNLIMITED: usize = usize::MAX;
 
-/// All limits. [`Limits::UNLIMITED`] where one is off, [`NEVER`] where a time is.
+/// All limits. [`UNLIMITED`] where one is off, [`NEVER`] where a time is.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
@@ -118,7 +118,7 @@ pub struct Limits {
           value_parser = |s: &str| time(s, "100ms", "10m"))]
     pub message_turn_lasts: Duration,
 
-    /// Switches all of these limits off: for measurements only.
+    /// Switches all of these limits off, as 0 does with each: for measurements only.
     #[arg(long, env = "BUDDYLINE_NO_LIMITS", value_parser = FalseyValueParser::new())]
     pub no_limits: bool,
 }

@@ -125,7 +125,7 @@ impl Failure {
         let wait = match self {
             Failure::SiteBusy { retry_after_s: Some(s) }
             | Failure::SiteUnavailable { retry_after_s: Some(s) } => {
-                format!(" Try again in {s} seconds.")
+                format!(" Try again in {s} second{}.", if *s == 1 { "" } else { "s" })
             }
             Failure::SiteBusy { .. } | Failure::SiteUnavailable { .. } => {
                 " Try again later.".to_owned()
