@@ -26,7 +26,7 @@ use serde_json::json;
 use server::Server;
 
 /// What a tick may take, and what a machine with other work adds.
-const SOON: Duration = Duration::from_millis(150);
+const SOON: Duration = Duration::from_millis(250);
 
 /// Two people in a thread of their own, one of whom types again and again.
 struct Pair {

@@ -173,9 +173,9 @@ fn a_body_that_nobody_reads_is_not_waited_for() {
         "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 900000000\r\n\r\n";
     let unsized_page = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\n\r\n";
     for (head, failure) in [
-        (page, Failure::Unknown),
+        (page, Failure::Unusable),
         (redirect, Failure::SiteMisconfigured),
-        (unsized_page, Failure::Unknown),
+        (unsized_page, Failure::Unusable),
     ] {
         let site = RawSite::start(move |connection| {
             while let Some(request) = connection.request() {

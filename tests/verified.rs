@@ -604,6 +604,8 @@ fn while_the_site_is_down_who_is_proven_stays_and_others_wait_outside() {
     nine.say(&json!({"type": "user_connected", "userId": 9, "token": "t-9"}));
     nine.expect_error("site_unavailable");
     down.store(false, Ordering::Relaxed);
+    // By now it is left alone, and a probe finds it back.
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("it answers again")));
     let mut ten = member(&server, 10);
     ten.say(&join(41));
     ten.expect_error("not_participant");
