@@ -135,20 +135,22 @@ impl Crowd {
 
     /// Notes that a connection has more to read.
     pub(super) fn read_again(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            if !std::mem::replace(&mut connection.again, true) {
-                self.again.push(slot);
-            }
+        if self.is_new_on_lists(slot) {
+            self.again.push(slot);
         }
     }
 
     /// Notes that there was no time to read a connection at all.
     pub(super) fn put_off(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            if !std::mem::replace(&mut connection.again, true) {
-                self.put_off.push(slot);
-            }
+        if self.is_new_on_lists(slot) {
+            self.put_off.push(slot);
         }
+    }
+
+    /// Whether a connection stands on neither list of those that are to be read; now it does.
+    fn is_new_on_lists(&mut self, slot: u32) -> bool {
+        let connection = self.connections.get_mut(slot as usize);
+        connection.is_some_and(|connection| !std::mem::replace(&mut connection.again, true))
     }
 
     /// Who is to be read without an event: first those for whom there was no time, then those who
@@ -378,33 +380,39 @@ impl Crowd {
 
     /// Says goodbye to a connection; it is buried when it has heard it, or soon after.
     pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Moment) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            if !connection.wire.is_closing() {
-                self.unfinished -= connection.wire.held_bytes();
-                connection.wire.close(code, reason, &mut connection.outbox);
-                connection.since = now;
-                self.note_output(slot);
-            }
-        }
+        self.part_with(slot, now, |connection, _| {
+            connection.wire.close(code, reason, &mut connection.outbox);
+        });
     }
 
     /// Says nothing but this, instead of an answer to a request that has not left yet.
     pub(super) fn refuse(&mut self, slot: u32, response: String, now: Moment) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            connection.wire.refuse(response, &mut connection.outbox, &mut self.ledger);
-            connection.since = now;
-            self.note_output(slot);
-        }
+        self.part_with(slot, now, |connection, ledger| {
+            connection.wire.refuse(response, &mut connection.outbox, ledger);
+        });
     }
 
     /// Ends a request that takes too long.
     pub(super) fn time_out(&mut self, slot: u32, now: Moment) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            self.unfinished -= connection.wire.held_bytes();
+        self.part_with(slot, now, |connection, _| {
             connection.wire.time_out(&mut connection.outbox);
-            connection.since = now;
-            self.note_output(slot);
-        }
+        });
+    }
+
+    /// Begins the end of a connection with these last words, unless it has begun: what it has said
+    /// in part is not held any longer.
+    fn part_with(
+        &mut self,
+        slot: u32,
+        now: Moment,
+        last_words: impl FnOnce(&mut Connection, &mut Ledger),
+    ) {
+        let connection = self.connections.get_mut(slot as usize);
+        let Some(connection) = connection.filter(|c| !c.wire.is_closing()) else { return };
+        self.unfinished -= connection.wire.held_bytes();
+        last_words(connection, &mut self.ledger);
+        connection.since = now;
+        self.note_output(slot);
     }
 
     /// Notes that a socket is of no use any more.
