@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
@@ -112,14 +112,13 @@ impl Journal {
         line.text
     }
 
-    fn enter(&self, what: What) -> Result<(), What> {
+    /// Hands a line to the writer, or counts it as lost.
+    fn enter(&self, line: String) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        self.entries.try_send(Entry { lost, what }).map_err(|fault| {
-            self.lost.fetch_add(lost, Ordering::Relaxed);
-            match fault {
-                TrySendError::Full(entry) | TrySendError::Disconnected(entry) => entry.what,
-            }
-        })
+        let entry = Entry { lost, what: What::Line(line) };
+        if self.entries.try_send(entry).is_err() {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -129,8 +128,8 @@ impl Log for Journal {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && self.enter(What::Line(self.line(record))).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if self.enabled(record.metadata()) {
+            self.enter(self.line(record));
         }
     }
 
@@ -143,6 +142,8 @@ impl Log for Journal {
         // A writer that does not get on is left behind.
         if self.entries.send_deadline(entry, until).is_ok() {
             let _ = done.recv_deadline(until);
+        } else {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
 }
