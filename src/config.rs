@@ -20,6 +20,7 @@ use log::LevelFilter;
 
 use limits::Limits;
 use origins::{OriginPattern, Origins};
+use proxies::TrustedProxies;
 use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
 use token_header::TokenHeader;
@@ -242,6 +243,11 @@ impl Config {
             (Trust::Open, []) => Origins::any(),
             (_, patterns) => Origins::only(patterns, self.buddyboss_url.as_ref()),
         }
+    }
+
+    /// Whose `X-Forwarded-For` is believed.
+    pub fn proxies(&self) -> TrustedProxies {
+        TrustedProxies::new(&self.trusted_proxy)
     }
 
     /// The site's JWT secret, from wherever it is set; `None` where it is not. It is read anew each

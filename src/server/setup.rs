@@ -7,7 +7,6 @@ use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
-use crate::config::proxies::TrustedProxies;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, Settings, WaitBounds};
 use crate::upstream::SiteSettings;
@@ -39,8 +38,8 @@ pub(super) fn admission(config: &Config) -> io::Result<Admission> {
              {got} open files (ulimit -n)"
         );
     }
-    let proxies = TrustedProxies::new(&config.trusted_proxy);
-    Ok(Admission::new(wanted, room, limits.max_connections_per_address, proxies))
+    let per_address = limits.max_connections_per_address;
+    Ok(Admission::new(wanted, room, per_address, config.proxies()))
 }
 
 /// What may be held for clients that are slow.

@@ -72,7 +72,7 @@ impl Rules {
             readiness: Readiness::Ready,
             try_page: config.shows_try_page(),
             origins: config.origins(),
-            proxies: TrustedProxies::new(&config.trusted_proxy),
+            proxies: config.proxies(),
             head_bytes_max: config.limits().max_head_bytes,
         }
     }
