@@ -62,8 +62,10 @@ fn fanout(criterion: &mut Criterion) {
             bencher.iter(|| {
                 hub.handle(Input::Frame { conn, text }, at);
                 while let Some(effect) = hub.next_effect() {
-                    if let Effect::Send { to, frame } | Effect::Hint { to, frame } = effect {
-                        outboxes[to.slot as usize].push(frame);
+                    if let Effect::Spread { to, frame, .. } = effect {
+                        for to in hub.receivers(to) {
+                            outboxes[to.slot as usize].push(frame.clone());
+                        }
                     }
                 }
                 // As a flush leaves them: empty, and without memory of their own.

@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
-use buddyline::connection::{Connection, Flushed, Moment, Received};
+use buddyline::connection::{Connection, Flushed, Moment, Outlet, Received};
 use buddyline::hub::interface::ConnId;
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::handshake::{Readiness, Rules};
-use buddyline::wire::outbox::Ledger;
 use buddyline::wire::{Codec, Event};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -56,7 +55,7 @@ fn main() -> io::Result<()> {
     let mut echo = Echo {
         codec: Codec::new(MESSAGE_BYTES_MAX, rules),
         connections: Slab::new(),
-        ledger: Ledger::default(),
+        outlet: Outlet::default(),
         serial: 0,
         scratch: vec![0; READ_BYTES],
     };
@@ -101,7 +100,7 @@ fn main() -> io::Result<()> {
 struct Echo {
     codec: Codec,
     connections: Slab<Connection>,
-    ledger: Ledger,
+    outlet: Outlet,
     serial: u32,
     scratch: Vec<u8>,
 }
@@ -134,7 +133,7 @@ impl Echo {
     /// Ends a connection, which closes its socket.
     fn remove(&mut self, slot: usize) {
         if let Some(mut connection) = self.connections.try_remove(slot) {
-            connection.outbox.clear(&mut self.ledger);
+            connection.outbox.clear(&mut self.outlet.ledger);
         }
     }
 
@@ -155,7 +154,7 @@ impl Echo {
                 }
             },
         };
-        match connection.flush(WRITE_BYTES, &mut self.ledger) {
+        match connection.flush(WRITE_BYTES, &mut self.outlet) {
             Flushed::Gone => Served::Gone,
             Flushed::More => Served::Part,
             // A writable event follows, and brings the next read along.

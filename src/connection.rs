@@ -13,8 +13,28 @@ use crate::wire::Wire;
 use crate::wire::outbox::{Ledger, Outbox};
 use rate::Ahead;
 
-/// Frames that leave in one system call. With more, their bytes outweigh the call.
+/// Large frames that leave in one system call. With more, their bytes outweigh the call.
 const GATHER_MAX: usize = 64;
+/// What small frames are copied into, to leave in one piece: as much as is read in one piece.
+const COPY_BYTES: usize = 16 * 1024;
+/// From this size on, on the average, a frame is not copied. For each piece of a vector the kernel
+/// needs as long as for copying some hundred bytes.
+const COPIED_BYTES_MAX: usize = 512;
+
+/// What all connections share when they send.
+#[derive(Debug)]
+pub struct Outlet {
+    /// What waits for those that do not read.
+    pub ledger: Ledger,
+    /// Small frames that leave together.
+    copies: Box<[u8]>,
+}
+
+impl Default for Outlet {
+    fn default() -> Outlet {
+        Outlet { ledger: Ledger::default(), copies: vec![0; COPY_BYTES].into_boxed_slice() }
+    }
+}
 
 /// A time by the server's own watch, which stands still while the whole process does: tenths of a
 /// second since its start.
@@ -59,8 +79,12 @@ pub struct Connection {
     pub opened: bool,
     /// More waits for it than it may, and it takes nothing.
     pub overflowed: bool,
-    /// It stands on the dirty list.
+    /// It stands among those that are written to at the end of the tick.
     pub dirty: bool,
+    /// It stands in the queue of those for whom something waits that is for many.
+    pub queued: bool,
+    /// The poll says when the kernel takes more: since it has once taken less than there was.
+    pub watched: bool,
     /// It stands on the again list.
     pub again: bool,
     /// It is about to be buried.
@@ -112,6 +136,8 @@ impl Connection {
             opened: false,
             overflowed: false,
             dirty: false,
+            queued: false,
+            watched: false,
             again: false,
             doomed: false,
             blocked: false,
@@ -140,18 +166,18 @@ impl Connection {
 
     /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
     /// left sends the end of the stream. What the kernel does not take is entered in the ledger.
-    pub fn flush(&mut self, budget: usize, ledger: &mut Ledger) -> Flushed {
+    pub fn flush(&mut self, budget: usize, outlet: &mut Outlet) -> Flushed {
         let mut left = budget;
         while !self.outbox.is_empty() {
             if self.blocked {
-                self.outbox.enter(ledger);
+                self.outbox.enter(&mut outlet.ledger);
                 return Flushed::Blocked;
             }
-            let (offered, written) = self.write();
+            let (offered, written) = self.write(&mut outlet.copies);
             match written {
                 Ok(0) => return Flushed::Gone,
                 Ok(bytes) => {
-                    self.outbox.consume(bytes, ledger);
+                    self.outbox.consume(bytes, &mut outlet.ledger);
                     left = left.saturating_sub(bytes);
                     // A short write says that the kernel's buffer is full: no second call to hear
                     // it again. The writable event is still to come.
@@ -176,10 +202,17 @@ impl Connection {
     }
 
     /// One system call: how many bytes it was offered, and what came of it.
-    fn write(&mut self) -> (usize, io::Result<usize>) {
+    fn write(&mut self, copies: &mut [u8]) -> (usize, io::Result<usize>) {
         // A vector of one costs the kernel more than the bytes themselves.
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), self.socket.write(bytes));
+        }
+        if self.outbox.bytes() <= self.outbox.count() * COPIED_BYTES_MAX {
+            let copied = self.outbox.copy_into(copies);
+            // A large one may stand before many small ones.
+            if copied > 0 {
+                return (copied, self.socket.write(&copies[..copied]));
+            }
         }
         let mut slices = [IoSlice::new(&[]); GATHER_MAX];
         let filled = self.outbox.gather(&mut slices);

@@ -3,11 +3,12 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in five more: [`entrance`] (who a connection is),
+//! What the hub decides is in this file and in six more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
-//! (who is told of it) and [`draining`] (what begins no more). The other rooms keep tables and
-//! answer questions; they do not call each other.
+//! (who is told of it), [`telling`] (who is told anything) and [`draining`] (what begins no more).
+//! The other rooms keep tables and answer questions; they do not call each other.
 
+pub mod announcements;
 pub mod calls;
 pub mod checks;
 pub mod deadlines;
@@ -25,6 +26,7 @@ pub mod outcomes;
 pub mod posting;
 pub mod presence;
 pub mod repeats;
+pub mod telling;
 pub mod threads;
 pub mod told;
 pub mod waiting;
@@ -34,13 +36,14 @@ use std::time::{Duration, Instant};
 
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, parse, relayed};
-use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, ServerFrame};
+use crate::protocol::server::{Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
+use announcements::Announcements;
 use checks::Checks;
 use delivery::{Delivery, Requests};
 use heirs::Heirs;
 use identity::Identity;
-use interface::{Census, ConnId, Effect, Input, Now, Settings};
+use interface::{Census, ConnId, Effect, Input, Now, Receivers, Settings};
 use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
@@ -48,6 +51,9 @@ use repeats::Repeats;
 use threads::{Joined, Threads, Typist};
 use told::Told;
 use waiting::Waiting;
+
+/// Room for receivers that is kept for the next effects.
+const RECEIVERS_KEPT: usize = 4_096;
 
 /// Places on lists that are looked through for companions: who is in more has to ask by thread.
 const COMPANIONS_MAX: usize = 20_000;
@@ -59,6 +65,7 @@ pub struct Hub {
     /// The connection in each slot.
     open: Vec<Option<ConnId>>,
     presence: Presence,
+    announcements: Announcements,
     threads: Threads,
     delivery: Delivery,
     lookups: Lookups,
@@ -79,6 +86,8 @@ pub struct Hub {
     decided: Option<(u64, u64)>,
     encoder: Encoder,
     effects: VecDeque<Effect>,
+    /// Of the effects that are for several; empty as soon as all effects are taken.
+    receivers: Vec<ConnId>,
 }
 
 impl Hub {
@@ -91,6 +100,7 @@ impl Hub {
             settings,
             open: Vec::new(),
             presence: Presence::default(),
+            announcements: Announcements::default(),
             threads: Threads::default(),
             delivery: Delivery::new(turn_lasts),
             lookups: Lookups::default(),
@@ -107,6 +117,7 @@ impl Hub {
             decided: None,
             encoder: Encoder::default(),
             effects: VecDeque::new(),
+            receivers: Vec::new(),
         }
     }
 
@@ -131,7 +142,17 @@ impl Hub {
 
     /// The next thing to do, in order; `None` when all is done.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            self.receivers.clear();
+            self.receivers.shrink_to(RECEIVERS_KEPT);
+        }
+        effect
+    }
+
+    /// Whom an [`Effect::Spread`] is for, which has just been taken.
+    pub fn receivers(&self, to: Receivers) -> &[ConnId] {
+        &self.receivers[to.start..][..to.count]
     }
 
     /// When [`Hub::advance`] is to be called, if nothing happens before.
@@ -139,6 +160,7 @@ impl Hub {
         let deadlines = [
             self.threads.next_deadline(),
             self.presence.next_deadline(),
+            self.announcements.next_deadline(),
             self.identity.next_deadline(),
             self.heirs.next_deadline(),
             self.delivery.next_deadline(),
@@ -157,8 +179,10 @@ impl Hub {
         } else if let Some(user) = self.presence.depart(now.instant) {
             if !self.drains {
                 let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
-                self.announce(&user, &frame, None);
+                self.announce(&user, &frame, None, now);
             }
+        } else if let Some(gathered) = self.announcements.take_due(now.instant) {
+            self.tell(gathered);
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
         } else if !self.turn_is_over(now) && !self.look_up_message(now) {
@@ -171,26 +195,6 @@ impl Hub {
 
     fn is_open(&self, conn: ConnId) -> bool {
         self.open.get(conn.slot as usize).is_some_and(|open| *open == Some(conn))
-    }
-
-    /// Tells who is to know that a user has come or gone.
-    fn announce(&mut self, user: &Id, frame: &EncodedFrame, except: Option<ConnId>) {
-        match self.settings.presence {
-            PresenceScope::Off => {}
-            PresenceScope::All => self.broadcast(frame, except),
-            PresenceScope::Threads => {
-                let threads = user.site_number().map_or(&[][..], |n| self.membership.threads_of(n));
-                let keys = threads.iter().map(|thread| IdKey::Number(*thread));
-                let hearers = keys.flat_map(|key| self.threads.hearers(&key));
-                let mut conns: Vec<ConnId> = hearers.map(|hearer| hearer.conn).collect();
-                conns.sort_unstable();
-                conns.dedup();
-                for to in conns.into_iter().filter(|conn| Some(*conn) != except) {
-                    let frame = EncodedFrame::clone(frame);
-                    self.effects.push_back(Effect::Hint { to, frame });
-                }
-            }
-        }
     }
 
     fn online_users(&mut self, conn: ConnId, thread: Option<&Id>, client_id: Option<&Id>) {
@@ -365,9 +369,8 @@ impl Hub {
             ));
         }
         let frame = self.encoder.encode_text(&relayed(text, &me.key)?);
-        for to in conns {
-            self.effects.push_back(Effect::Send { to: *to, frame: EncodedFrame::clone(&frame) });
-        }
+        let conns = conns.to_vec();
+        self.spread(conns, &frame, false);
         Ok(())
     }
 
@@ -393,8 +396,7 @@ impl Hub {
         let frame =
             |client_id| ServerFrame::Typing { thread_id: thread, user_id: user, typing, client_id };
         // That someone has stopped is no news to be missed: it would look as if they went on.
-        let wrap = |to, frame| if typing { Effect::Hint { to, frame } } else { send(to, frame) };
-        self.show(&thread.key, conn, client_id, wrap, frame);
+        self.show(&thread.key, conn, client_id, typing, frame);
     }
 
     fn typing_over(&mut self, typist: &Typist) {
@@ -406,59 +408,15 @@ impl Hub {
         let (thread_id, user_id) = (&typist.thread, typist.user.as_ref());
         let frame = ServerFrame::Typing { thread_id, user_id, typing: false, client_id: None };
         let frame = self.encoder.encode(&frame);
-        for hearer in self.threads.hearers(&typist.thread.key) {
-            let frame = EncodedFrame::clone(&frame);
-            self.effects.push_back(Effect::Send { to: hearer.conn, frame });
-        }
+        let start = self.receivers.len();
+        let hearers = self.threads.hearers(&typist.thread.key).iter();
+        self.receivers.extend(hearers.map(|hearer| hearer.conn));
+        self.spread_from(start, &frame, false);
     }
 
     fn stop_typing_on(&mut self, conn: ConnId) {
         while let Some(typist) = self.threads.typing_stops_on(conn) {
             self.typing_over(&typist);
-        }
-    }
-
-    // ---- ways to send
-
-    /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose copy alone carries their `clientId`.
-    fn show<'a>(
-        &mut self,
-        thread: &IdKey,
-        author: ConnId,
-        client_id: Option<&'a Id>,
-        wrap: impl Fn(ConnId, EncodedFrame) -> Effect,
-        frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
-    ) {
-        let encoded = self.encoder.encode(&frame(None));
-        if self.is_open(author) {
-            let own = match client_id {
-                Some(_) => self.encoder.encode(&frame(client_id)),
-                None => EncodedFrame::clone(&encoded),
-            };
-            self.effects.push_back(Effect::Send { to: author, frame: own });
-        }
-        self.show_others(thread, &encoded, author, &[], wrap);
-    }
-
-    fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
-        // Who is nobody yet hears of nobody.
-        let hears =
-            |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);
-        let conns = self.open.iter().flatten().copied().filter(hears);
-        for to in conns.filter(|conn| Some(*conn) != except) {
-            self.effects.push_back(Effect::Hint { to, frame: EncodedFrame::clone(frame) });
-        }
-    }
-
-    fn reply(&mut self, to: ConnId, frame: &ServerFrame<'_>) {
-        let frame = self.encoder.encode(frame);
-        self.effects.push_back(Effect::Send { to, frame });
-    }
-
-    fn error(&mut self, to: ConnId, reply: &ReplyTo, fault: &ClientError) {
-        if self.is_open(to) {
-            self.reply(to, &ServerFrame::Error(ErrorFrame::new(fault, reply)));
         }
     }
 
@@ -490,9 +448,4 @@ impl Hub {
         self.identity.check_invariants();
         self.membership.check_invariants();
     }
-}
-
-/// An effect that arrives, or ends its connection.
-fn send(to: ConnId, frame: EncodedFrame) -> Effect {
-    Effect::Send { to, frame }
 }

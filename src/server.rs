@@ -6,6 +6,7 @@
 //! the next turn, which then does not sleep.
 
 mod admission;
+mod bulk;
 mod crowd;
 mod drain;
 mod input;
@@ -50,8 +51,11 @@ const EVENTS_PER_TICK: usize = 64;
 /// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
 /// take in all, since the last step of a phase may be a long one.
 const READS_LAST: Duration = Duration::from_millis(8);
-/// To write to those for whom one frame waits, and then to the others.
+/// To write to those for whom something waits that is not for many.
 const FLUSH_LASTS: Duration = Duration::from_millis(6);
+/// To write to those for whom it is: a part of their round, and at least half as long again as was
+/// read before, so that reading does not outrun it.
+const BULK_LASTS: Duration = Duration::from_micros(250);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
 const TICK_WORTH_TIMING: usize = 64;
@@ -137,11 +141,10 @@ impl Server {
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
         };
         Ok(Server {
-            poll,
             events: Events::with_capacity(EVENTS_PER_TICK),
             signals: None,
             listeners,
-            crowd: Crowd::new(setup::buffers(&limits)),
+            crowd: Crowd::new(setup::buffers(&limits), poll.registry().try_clone()?),
             admission: setup::admission(config)?,
             patience: setup::patience(&limits),
             rate: Rate::new(limits.max_frames_per_second, limits.max_frames_burst),
@@ -161,6 +164,7 @@ impl Server {
             sweeping: None,
             drain_timeout: config.drain_timeout,
             ending: None,
+            poll,
         })
     }
 
@@ -217,8 +221,7 @@ impl Server {
         self.drain(now);
         self.sweep(now);
         self.let_go(now);
-        let [mut light, mut heavy] = [FLUSH_LASTS; 2].map(|lasts| Phase::new(lasts, 0));
-        self.work.flushed = self.crowd.flush(&mut light, &mut heavy);
+        self.flush(now);
         self.crowd.shed();
         self.drain(now);
         self.bury(now);
@@ -238,16 +241,28 @@ impl Server {
         if left_over || accepts {
             return Duration::ZERO;
         }
-        if self.ending.is_some() {
+        if self.ending.is_some() && self.crowd.next_bulk(Instant::now()).is_none() {
             return drain::POLL;
         }
+        let now = Instant::now();
         let sweep = self.swept + SWEEP_EVERY;
-        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline()];
+        let bulk = self.crowd.next_bulk(now);
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk];
         let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
-        wake.saturating_duration_since(Instant::now())
+        wake.saturating_duration_since(now)
     }
 
     // ---- output
+
+    /// Writes to who has something to send, for as long as a tick may.
+    fn flush(&mut self, now: Now) {
+        self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
+        if self.crowd.next_bulk(now.instant).is_some_and(|at| at <= now.instant) {
+            let read = now.instant.elapsed();
+            let lasts = BULK_LASTS.max(read + read / 2);
+            self.work.flushed += self.crowd.flush_bulk(&mut Phase::new(lasts, 0), now.instant);
+        }
+    }
 
     /// Carries out what the hub wants done.
     fn drain(&mut self, now: Now) {
@@ -256,6 +271,9 @@ impl Server {
                 match effect {
                     Effect::Send { to, frame } => self.crowd.deliver(to, frame, false),
                     Effect::Hint { to, frame } => self.crowd.deliver(to, frame, true),
+                    Effect::Spread { to, frame, can_be_missed } => {
+                        self.crowd.spread(self.hub.receivers(to), &frame, can_be_missed);
+                    }
                     Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                 }
@@ -303,7 +321,7 @@ impl Server {
         while !phase.is_over(self.crowd.sent) {
             let Some(slot) = self.crowd.next_doomed() else { return };
             self.tell_closed(slot, now);
-            let buried = self.crowd.bury(slot, self.poll.registry());
+            let buried = self.crowd.bury(slot);
             if let Some(connection) = buried.filter(|connection| connection.counted) {
                 self.admission.leave(connection.client);
             }

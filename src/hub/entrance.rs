@@ -80,14 +80,14 @@ impl Hub {
 
     // ---- in open trust, and when it is proven
 
-    pub(super) fn arrive(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>) {
+    pub(super) fn arrive(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>, now: Now) {
         // Whoever it typed as is nobody on this connection any more.
         self.stop_typing_on(conn);
         let first = self.presence.arrive(conn, user);
         if first {
             let frame = ServerFrame::UserConnected { user_id: user, client_id: None };
             let frame = self.encoder.encode(&frame);
-            self.announce(user, &frame, Some(conn));
+            self.announce(user, &frame, Some(conn), now);
         }
         self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
         for frame in self.heirs.arrived(conn, &user.key) {
@@ -112,7 +112,7 @@ impl Hub {
                 }
                 // The grace is for a connection that was lost, not for a change of name.
                 self.presence.leave(conn, now.instant, Duration::ZERO);
-                self.arrive(conn, user, client_id);
+                self.arrive(conn, user, client_id, now);
             }
         }
     }

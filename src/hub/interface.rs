@@ -79,7 +79,15 @@ pub enum Input<'a> {
     },
 }
 
-/// What the hub wants done. One `Send` per receiver; the bytes are shared.
+/// Several connections to which the same is sent: a place in the hub's own list of them, which
+/// [`super::Hub::receivers`] shows until the next effect is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Receivers {
+    pub(super) start: usize,
+    pub(super) count: usize,
+}
+
+/// What the hub wants done. The bytes of a frame are shared by all its receivers.
 #[derive(Debug)]
 pub enum Effect {
     /// Put a frame into a connection's outbox.
@@ -96,6 +104,15 @@ pub enum Effect {
         to: ConnId,
         /// What it gets, perhaps.
         frame: EncodedFrame,
+    },
+    /// Put a frame into the outboxes of several connections.
+    Spread {
+        /// The receivers, each once; some may be gone by now.
+        to: Receivers,
+        /// What they get.
+        frame: EncodedFrame,
+        /// Whether it is a [`Effect::Hint`] to each of them, or a [`Effect::Send`].
+        can_be_missed: bool,
     },
     /// Put a question to the site. It gets exactly one [`Input::Answered`].
     Ask {

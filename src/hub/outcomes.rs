@@ -1,11 +1,11 @@
 //! Who is told what has become of a message: its author, its thread, and who has sent it again.
 
+use super::Hub;
 use super::delivery::Job;
 use super::interface::{ConnId, Effect, Now, Proven, Stored, Target};
 use super::membership::Held;
 use super::repeats::{Name, Who};
 use super::threads::Joined;
-use super::{Hub, send};
 use crate::config::Trust;
 use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
@@ -63,10 +63,7 @@ impl Hub {
             self.tell_heir_of_repeats(user, &repeating, &frame);
         }
         repeating.retain(|conn| self.is_open(*conn));
-        for to in &repeating {
-            let frame = EncodedFrame::clone(&frame);
-            self.effects.push_back(Effect::Send { to: *to, frame });
-        }
+        self.spread(repeating.iter().copied(), &frame, false);
         repeating
     }
 
@@ -99,7 +96,7 @@ impl Hub {
     /// it is shown when the second is known.
     pub(super) fn stored(&mut self, job: Job, mut stored: Stored, now: Now) {
         if self.settings.trust == Trust::Open {
-            return self.show_stored(job, &stored);
+            return self.show_stored(job, &stored, now);
         }
         if let (Some(credential), Some(user)) = (&job.credential, stored.sender.site_number()) {
             let proven = Proven { user, expires_s: stored.expires_s };
@@ -120,7 +117,7 @@ impl Hub {
     pub(super) fn show_or_hold(&mut self, job: Job, stored: Stored, asked: bool, now: Now) {
         let thread = stored.thread;
         if self.membership.is_current(thread, now.instant) {
-            return self.show_stored(job, &stored);
+            return self.show_stored(job, &stored, now);
         }
         let user = stored.sender.site_number();
         let failing =
@@ -142,10 +139,10 @@ impl Hub {
         self.show_to_author(&job, &stored);
     }
 
-    fn show_stored(&mut self, job: Job, stored: &Stored) {
+    fn show_stored(&mut self, job: Job, stored: &Stored, now: Now) {
         let job = &self.inherited(job);
         let (thread, sender) = names(job, stored);
-        let turned_away = self.introduce(job, &sender, &thread);
+        let turned_away = self.introduce(job, &sender, &thread, now);
         // The site's user and the connection's need not be the same in open trust.
         let on_any_device = self.threads.typing_stops(job.conn, Some(&sender), &thread.key);
         let here = self.threads.typing_stops_here(job.conn, &thread.key);
@@ -159,10 +156,9 @@ impl Hub {
             None => EncodedFrame::clone(&for_others),
         };
         let have_it = self.tell_author(job, own, true);
-        self.show_others(&thread.key, &for_others, job.conn, &have_it, send);
-        for to in turned_away.into_iter().filter(|to| !have_it.contains(to)) {
-            self.effects.push_back(Effect::Send { to, frame: EncodedFrame::clone(&for_others) });
-        }
+        self.show_others(&thread.key, &for_others, job.conn, &have_it);
+        let turned_away = turned_away.into_iter().filter(|to| !have_it.contains(to));
+        self.spread(turned_away, &for_others, false);
         self.delivery.settle(job);
     }
 
@@ -186,11 +182,11 @@ impl Hub {
     /// What an accepted message tells about its connection: who it is, and that it belongs to the
     /// thread (`PROTOCOL.md` 2.3); a new thread is joined by both sides' connections (2.5). Returns
     /// those that have joined as many as they may: they get this one message all the same.
-    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id) -> Vec<ConnId> {
+    fn introduce(&mut self, job: &Job, sender: &Id, thread: &Id, now: Now) -> Vec<ConnId> {
         let mut turned_away = Vec::new();
         if self.is_open(job.conn) {
             if self.settings.trust == Trust::Open && !self.presence.is_known(job.conn) {
-                self.arrive(job.conn, sender, None);
+                self.arrive(job.conn, sender, None, now);
             }
             // The author gets its own message in any case.
             self.join_quietly(job.conn, thread);
@@ -222,19 +218,18 @@ impl Hub {
     }
 
     /// Sends a frame to everyone who hears the thread, but for its author and those who have it.
-    pub(super) fn show_others(
+    fn show_others(
         &mut self,
         thread: &IdKey,
         frame: &EncodedFrame,
         author: ConnId,
         have_it: &[ConnId],
-        wrap: impl Fn(ConnId, EncodedFrame) -> Effect,
     ) {
-        for hearer in self.threads.hearers(thread) {
-            if hearer.conn != author && !have_it.contains(&hearer.conn) {
-                self.effects.push_back(wrap(hearer.conn, EncodedFrame::clone(frame)));
-            }
-        }
+        let start = self.receivers.len();
+        let hearers = self.threads.hearers(thread).iter().map(|hearer| hearer.conn);
+        let others = hearers.filter(|conn| *conn != author && !have_it.contains(conn));
+        self.receivers.extend(others);
+        self.spread_from(start, frame, false);
     }
 }
 

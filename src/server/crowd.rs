@@ -3,19 +3,24 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
+use super::bulk::{Bulk, Part};
 use super::turn::Phase;
-use crate::connection::{Connection, Flushed, Moment};
+use crate::connection::{Connection, Flushed, Moment, Outlet};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
 
 /// Bytes written to one connection in one tick.
 const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
+/// What is for more than so many waits in their queue; who hears it with fewer is written to in the
+/// same tick.
+const FEW: usize = 16;
 /// Beyond the limit on all buffers, those with the most are closed until so much of it is left.
 const SHED_DOWN_TO: f64 = 0.875;
 
@@ -36,13 +41,12 @@ pub(super) struct Buffers {
 /// nobody is removed but from there.
 pub(super) struct Crowd {
     connections: Slab<Connection>,
+    registry: Registry,
     serial: u32,
-    /// Something to send; who comes first has waited longest.
+    /// Something to send at the end of the tick; who comes first has waited longest.
     dirty: Vec<u32>,
-    /// Memory for those among them for whom more than a frame waits.
-    heavy: Vec<u32>,
-    /// The last flush has not come to the end of its list.
-    behind: bool,
+    /// Those for whom something waits that is for many.
+    bulk: Bulk,
     /// Not read at all in the last tick, which had no time left.
     put_off: Vec<u32>,
     /// More to read than one tick's share.
@@ -54,8 +58,7 @@ pub(super) struct Crowd {
     /// To be buried at the end of this tick.
     doomed: Vec<u32>,
     buffers: Buffers,
-    /// What waits for those that do not read.
-    ledger: Ledger,
+    outlet: Outlet,
     /// What was said in part, or has not been looked at yet.
     unfinished: usize,
     /// Frames put into outboxes.
@@ -67,20 +70,20 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    pub(super) fn new(buffers: Buffers) -> Crowd {
+    pub(super) fn new(buffers: Buffers, registry: Registry) -> Crowd {
         Crowd {
             connections: Slab::new(),
+            registry,
             serial: 0,
             dirty: Vec::new(),
-            heavy: Vec::new(),
-            behind: false,
+            bulk: Bulk::default(),
             put_off: Vec::new(),
             again: Vec::new(),
             unread: HashMap::new(),
             overflowed: Vec::new(),
             doomed: Vec::new(),
             buffers,
-            ledger: Ledger::default(),
+            outlet: Outlet::default(),
             unfinished: 0,
             sent: 0,
             stale: 0,
@@ -103,6 +106,11 @@ impl Crowd {
         input || !self.dirty.is_empty() || !self.doomed.is_empty()
     }
 
+    /// When those for whom something waits that is for many are to be written to, if there are any.
+    pub(super) fn next_bulk(&self, now: Instant) -> Option<Instant> {
+        (!self.bulk.is_empty()).then(|| now + self.bulk.rest(now))
+    }
+
     pub(super) fn get(&mut self, slot: u32) -> Option<&mut Connection> {
         self.connections.get_mut(slot as usize)
     }
@@ -111,19 +119,16 @@ impl Crowd {
         self.connections.iter().map(|(slot, _)| slot as u32).collect()
     }
 
-    /// Takes a new socket in and has it watched: once, for both directions, and never again (see
-    /// docs/ARCHITECTURE.md).
+    /// Takes a new socket in and has its input watched; see `write_to` for its output.
     pub(super) fn add(
         &mut self,
         mut socket: TcpStream,
         peer: IpAddr,
         counted: bool,
-        registry: &Registry,
         now: Moment,
     ) -> io::Result<()> {
         let entry = self.connections.vacant_entry();
-        let both = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut socket, Token(entry.key()), both)?;
+        self.registry.register(&mut socket, Token(entry.key()), Interest::READABLE)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
         let connection = entry.insert(Connection::new(id, socket, peer, now));
@@ -154,11 +159,12 @@ impl Crowd {
     }
 
     /// Who is to be read without an event: first those for whom there was no time, then those who
-    /// have had their share. As long as the last tick's output has not left, only one of these: who
-    /// says more than can be sent must wait, and everyone else need not.
+    /// have had their share. As long as output has not left, only one of these: who says more than
+    /// can be sent must wait, and everyone else need not.
     pub(super) fn take_again(&mut self) -> Vec<u32> {
         let mut slots = std::mem::take(&mut self.put_off);
-        let shares = if self.behind { self.again.len().min(1) } else { self.again.len() };
+        let behind = !self.dirty.is_empty() || !self.bulk.is_empty();
+        let shares = if behind { self.again.len().min(1) } else { self.again.len() };
         slots.extend(self.again.drain(..shares));
         for slot in &slots {
             if let Some(connection) = self.connections.get_mut(*slot as usize) {
@@ -196,30 +202,49 @@ impl Crowd {
 
     // ---- output
 
+    /// Puts a frame into an outbox, to leave in this tick.
+    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
+        if self.put(to, frame, can_be_missed) {
+            self.mark_dirty(to.slot);
+        }
+    }
+
+    /// Puts a frame into several outboxes. If they are many, it leaves in their turn.
+    pub(super) fn spread(&mut self, to: &[ConnId], frame: &EncodedFrame, can_be_missed: bool) {
+        let many = to.len() > FEW;
+        for to in to {
+            if !self.put(*to, EncodedFrame::clone(frame), can_be_missed) {
+            } else if many {
+                self.queue(to.slot);
+            } else {
+                self.mark_dirty(to.slot);
+            }
+        }
+    }
+
     /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
     /// less is too much.
-    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
-        let Some(connection) = self.connections.get_mut(to.slot as usize) else {
+    fn put(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) -> bool {
+        let connection = self.connections.get_mut(to.slot as usize);
+        let Some(connection) = connection.filter(|c| c.id == to && !c.wire.is_closing()) else {
             self.stale += 1;
-            return;
+            return false;
         };
-        if connection.id != to || connection.wire.is_closing() {
-            self.stale += 1;
-            return;
-        }
         if connection.outbox.weight() > self.buffers.soft {
             if can_be_missed && !self.has_room(to.slot, self.buffers.soft) {
                 self.missed += 1;
-                return;
+                return false;
             }
             // A frame of any size finds its place: it is the reader who is judged, not the frame.
             if !self.has_room_or_overflows(to.slot) {
-                return;
+                return false;
             }
+            self.connections[to.slot as usize].outbox.push(frame);
+        } else {
+            connection.outbox.push(frame);
         }
-        self.connections[to.slot as usize].outbox.push(frame);
         self.sent += 1;
-        self.mark_dirty(to.slot);
+        true
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
@@ -252,14 +277,20 @@ impl Crowd {
         }
     }
 
+    /// Puts a connection into the queue of those for whom something waits that is for many.
+    fn queue(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.connections[slot as usize].queued, true) {
+            self.bulk.push(slot);
+        }
+    }
+
     /// Whether no more waits for a connection than this. If so much does, it is written to first:
     /// the limit is for who does not read, not for who has not been written to yet.
     fn has_room(&mut self, slot: u32, max: usize) -> bool {
-        let connection = &mut self.connections[slot as usize];
-        if connection.outbox.weight() > max {
-            connection.flush(usize::MAX, &mut self.ledger);
+        if self.connections[slot as usize].outbox.weight() > max {
+            self.write_to(slot, usize::MAX);
         }
-        connection.outbox.weight() <= max
+        self.connections[slot as usize].outbox.weight() <= max
     }
 
     /// Whether less waits for a connection than may; otherwise it is to be closed.
@@ -283,70 +314,90 @@ impl Crowd {
             // Its own wire may have begun to close it since.
             let connection = self.connections.get_mut(slot as usize);
             if let Some(connection) = connection.filter(|c| c.overflowed && !c.wire.is_closing()) {
-                connection.outbox.drop_unsent(&mut self.ledger);
+                connection.outbox.drop_unsent(&mut self.outlet.ledger);
                 return Some(slot);
             }
         }
         None
     }
 
-    /// Writes to each connection that has something to send, once, until the phases are over:
-    /// first to those for whom a single frame waits, so that a word to a friend does not wait for
-    /// what a flood has for a thousand. Who is stopped by a budget stays on the list; who is
-    /// stopped by the kernel waits for a writable event. Returns how many it has written to.
-    pub(super) fn flush(&mut self, light: &mut Phase, heavy: &mut Phase) -> usize {
+    /// Writes to each connection that has something to send in this tick, once, until the phase is
+    /// over. Who is stopped by a budget stays on the list; who is stopped by the kernel waits for a
+    /// writable event. Returns how many it has written to.
+    pub(super) fn flush(&mut self, phase: &mut Phase) -> usize {
         let slots = std::mem::take(&mut self.dirty);
-        let mut rest = std::mem::take(&mut self.heavy);
-        let is_light = |crowd: &Crowd, slot: u32| {
-            let connection = crowd.connections.get(slot as usize);
-            connection.is_some_and(|connection| connection.outbox.only().is_some())
-        };
-        for slot in &slots {
-            if is_light(self, *slot) && !light.is_over(0) {
-                self.flush_one(*slot);
-            } else {
-                rest.push(*slot);
+        let mut done = 0;
+        while done < slots.len() && !phase.is_over(0) {
+            let slot = slots[done];
+            if let Some(connection) = self.connections.get_mut(slot as usize) {
+                connection.dirty = false;
+                self.flush_one(slot);
             }
+            done += 1;
         }
-        let first_left = rest.iter().position(|slot| {
-            let over = heavy.is_over(0);
-            if !over {
-                self.flush_one(*slot);
-            }
-            over
-        });
-        let done = first_left.unwrap_or(rest.len());
-        self.behind = done < rest.len();
-        if self.behind {
+        if done == slots.len() && self.dirty.is_empty() {
+            // Its memory serves the next tick.
+            self.dirty = slots;
+            self.dirty.clear();
+        } else {
             // Who has waited longest comes first.
             let later = std::mem::take(&mut self.dirty);
-            self.dirty.extend(rest.iter().skip(done).chain(&later));
+            self.dirty.extend(slots.iter().skip(done).chain(&later));
         }
-        let left = rest.len() - done;
-        rest.clear();
-        self.heavy = rest;
-        slots.len() - left
+        done
+    }
+
+    /// Writes to those for whom something waits that is for many, until the phase is over; in the
+    /// next tick it goes on. Returns how many it has written to.
+    pub(super) fn flush_bulk(&mut self, phase: &mut Phase, now: Instant) -> usize {
+        if self.bulk.is_empty() || !self.bulk.rest(now).is_zero() {
+            return 0;
+        }
+        let began = Instant::now();
+        let (mut writes, mut frames) = (0, 0);
+        while !phase.is_over(0) {
+            let Some(slot) = self.bulk.pop() else { break };
+            let Some(connection) = self.connections.get_mut(slot as usize) else { continue };
+            connection.queued = false;
+            let waits = connection.outbox.count();
+            if waits > 0 {
+                (writes, frames) = (writes + 1, frames + waits);
+                self.flush_one(slot);
+            }
+        }
+        self.bulk.note(Part { began, ended: Instant::now(), writes, frames });
+        writes
     }
 
     fn flush_one(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        connection.dirty = false;
-        match connection.flush(FLUSH_BYTES_PER_TICK, &mut self.ledger) {
+        match self.write_to(slot, FLUSH_BYTES_PER_TICK) {
             Flushed::Done | Flushed::Blocked => {}
-            Flushed::More => {
-                connection.dirty = true;
-                self.dirty.push(slot);
-            }
+            Flushed::More => self.mark_dirty(slot),
             Flushed::Gone => self.doom(slot),
         }
+    }
+
+    /// Writes what waits for a connection, up to about `budget` bytes. From the first time on that
+    /// the kernel does not take all of it, the poll watches for when it does. Most never need that,
+    /// and the event with which such a watch begins would be one more for each that arrives.
+    fn write_to(&mut self, slot: u32, budget: usize) -> Flushed {
+        let connection = &mut self.connections[slot as usize];
+        let flushed = connection.flush(budget, &mut self.outlet);
+        if connection.blocked && !std::mem::replace(&mut connection.watched, true) {
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let token = Token(slot as usize);
+            // Readiness that is there already is told of once more: none is lost between the two.
+            if self.registry.reregister(connection.socket(), token, both).is_err() {
+                return Flushed::Gone;
+            }
+        }
+        flushed
     }
 
     /// Sees to it that not too much is held for all that are slow: those with the most are to be
     /// closed.
     pub(super) fn shed(&mut self) {
-        let held = |crowd: &Crowd| crowd.ledger.bytes() + crowd.unfinished;
+        let held = |crowd: &Crowd| crowd.outlet.ledger.bytes() + crowd.unfinished;
         if held(self) <= self.buffers.all {
             return;
         }
@@ -368,7 +419,7 @@ impl Crowd {
         while held(self) > enough {
             let Some((_, slot)) = heaviest.pop() else { return };
             let connection = &mut self.connections[slot as usize];
-            connection.outbox.drop_unsent(&mut self.ledger);
+            connection.outbox.drop_unsent(&mut self.outlet.ledger);
             self.unfinished -= connection.wire.held_bytes();
             connection.wire.forget_held();
             self.drop_unread(slot);
@@ -410,7 +461,7 @@ impl Crowd {
         let connection = self.connections.get_mut(slot as usize);
         let Some(connection) = connection.filter(|c| !c.wire.is_closing()) else { return };
         self.unfinished -= connection.wire.held_bytes();
-        last_words(connection, &mut self.ledger);
+        last_words(connection, &mut self.outlet.ledger);
         connection.since = now;
         self.note_output(slot);
     }
@@ -428,12 +479,10 @@ impl Crowd {
         self.doomed.pop()
     }
 
-    /// Removes a connection, which closes its socket.
-    pub(super) fn bury(&mut self, slot: u32, registry: &Registry) -> Option<Connection> {
+    /// Removes a connection, which closes its socket and so takes it out of the poll.
+    pub(super) fn bury(&mut self, slot: u32) -> Option<Connection> {
         let mut connection = self.connections.try_remove(slot as usize)?;
-        // Closing the socket takes it out of the poll; a failure here changes nothing.
-        let _ = registry.deregister(connection.socket());
-        connection.outbox.clear(&mut self.ledger);
+        connection.outbox.clear(&mut self.outlet.ledger);
         self.unfinished -= connection.wire.held_bytes();
         self.drop_unread(slot);
         Some(connection)

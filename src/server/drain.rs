@@ -135,7 +135,8 @@ impl Server {
             self.tell_closed(slot, now);
             self.drain(now);
         }
-        self.crowd.flush(&mut Phase::new(LINGER, 0), &mut Phase::new(LINGER, 0));
+        self.crowd.flush(&mut Phase::new(LINGER, 0));
+        self.crowd.flush_bulk(&mut Phase::new(LINGER, 0), now.instant);
         let until = now.instant + LINGER;
         while self.crowd.len() > 0
             && Instant::now() < until

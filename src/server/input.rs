@@ -36,8 +36,6 @@ impl Server {
                 self.listeners.note_ready(LISTENERS - listener);
             }
             Token(slot) => {
-                // A socket without output has nothing to do with a writable event, and each
-                // registration begins with one.
                 let slot = slot as u32;
                 if event.is_writable() {
                     if let Some(reader) = self.crowd.get(slot).filter(|reader| reader.blocked) {
@@ -81,8 +79,7 @@ impl Server {
             }
             self.counts.accepted += 1;
             self.work.accepted += 1;
-            let registry = self.poll.registry();
-            if let Err(fault) = self.crowd.add(socket, peer, counted, registry, self.moment) {
+            if let Err(fault) = self.crowd.add(socket, peer, counted, self.moment) {
                 log::warn!("cannot watch a connection: {fault}");
                 if counted {
                     self.admission.leave(peer);

@@ -1,7 +1,7 @@
 //! Encoded frames that wait for one socket.
 //!
 //! The queue holds references: slow readers of one thread share one copy of its frames. Most of the
-//! time nothing waits, or one frame does: neither needs memory beyond the outbox itself.
+//! time nothing waits, or a frame or two: neither needs memory beyond the outbox itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -16,14 +16,20 @@ const FRAME_OVERHEAD_BYTES: usize = 48;
 #[derive(Debug, Default)]
 pub struct Outbox {
     first: Option<EncodedFrame>,
-    rest: VecDeque<EncodedFrame>,
-    /// How much of the first frame has left.
-    sent: usize,
+    second: Option<EncodedFrame>,
+    /// There as long as more than two wait.
+    #[expect(clippy::box_collection, reason = "each idle connection has an outbox")]
+    rest: Option<Box<VecDeque<EncodedFrame>>>,
     /// All bytes that wait.
     bytes: usize,
+    /// How much of the first frame has left.
+    sent: usize,
     /// How many of the frames, from the first, are entered in a ledger.
     entered: usize,
 }
+
+/// Room for frames when a third one comes: where there are three, there are soon more.
+const REST_FRAMES: usize = 14;
 
 /// What slow readers hold of memory: each frame once, however many of them wait for it.
 ///
@@ -65,9 +71,13 @@ impl Outbox {
     /// Puts a frame at the end.
     pub fn push(&mut self, frame: EncodedFrame) {
         self.bytes += frame.len();
-        match self.first {
-            None => self.first = Some(frame),
-            Some(_) => self.rest.push_back(frame),
+        match (&self.first, &self.second) {
+            (None, _) => self.first = Some(frame),
+            (_, None) => self.second = Some(frame),
+            _ => {
+                let more = || Box::new(VecDeque::with_capacity(REST_FRAMES));
+                self.rest.get_or_insert_with(more).push_back(frame);
+            }
         }
     }
 
@@ -86,20 +96,46 @@ impl Outbox {
         self.first.is_none()
     }
 
+    /// How many frames wait.
+    pub fn count(&self) -> usize {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len());
+        usize::from(self.first.is_some()) + usize::from(self.second.is_some()) + rest
+    }
+
     /// What leaves next, if it is one frame or the rest of one.
     pub fn only(&self) -> Option<&[u8]> {
-        let first = self.first.as_ref().filter(|_| self.rest.is_empty());
+        let first = self.first.as_ref().filter(|_| self.second.is_none());
         first.map(|frame| &frame[self.sent..])
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &EncodedFrame> {
+        self.first.iter().chain(&self.second).chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    }
+
+    /// What leaves next, piece by piece.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let skipped = std::iter::once(self.sent).chain(std::iter::repeat(0));
+        self.frames().zip(skipped).map(|(frame, sent)| &frame[sent..])
     }
 
     /// Fills `slices` with what leaves next; returns how many it filled.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let first = self.first.iter().map(|frame| &frame[self.sent..]);
-        let waiting = first.chain(self.rest.iter().map(|frame| &frame[..]));
         let mut filled = 0;
-        for (slice, bytes) in slices.iter_mut().zip(waiting) {
+        for (slice, bytes) in slices.iter_mut().zip(self.pieces()) {
             *slice = IoSlice::new(bytes);
             filled += 1;
+        }
+        filled
+    }
+
+    /// Copies what leaves next into `buffer`, whole frames as long as there is room for them;
+    /// returns how many bytes it has copied.
+    pub fn copy_into(&self, buffer: &mut [u8]) -> usize {
+        let mut filled = 0;
+        for bytes in self.pieces() {
+            let Some(room) = buffer.get_mut(filled..filled + bytes.len()) else { break };
+            room.copy_from_slice(bytes);
+            filled += bytes.len();
         }
         filled
     }
@@ -120,15 +156,19 @@ impl Outbox {
                 self.entered -= 1;
                 ledger.leave(first);
             }
-            self.first = self.rest.pop_front();
+            self.first = self.second.take();
+            if let Some(rest) = &mut self.rest {
+                self.second = rest.pop_front();
+                if rest.is_empty() {
+                    self.rest = None;
+                }
+            }
         }
-        self.give_memory_back();
     }
 
     /// Enters what waits in the ledger: its reader is slow.
     pub fn enter(&mut self, ledger: &mut Ledger) {
-        let frames = self.first.iter().chain(&self.rest);
-        frames.skip(self.entered).for_each(|frame| ledger.enter(frame));
+        self.frames().skip(self.entered).for_each(|frame| ledger.enter(frame));
         self.entered = self.count();
     }
 
@@ -141,14 +181,13 @@ impl Outbox {
     /// not read on without it.
     pub fn drop_unsent(&mut self, ledger: &mut Ledger) {
         let kept = usize::from(self.sent > 0);
-        let frames = self.first.iter().chain(&self.rest);
-        frames.take(self.entered).skip(kept).for_each(|frame| ledger.leave(frame));
+        self.frames().take(self.entered).skip(kept).for_each(|frame| ledger.leave(frame));
         self.entered = self.entered.min(kept);
         if kept == 0 {
             self.first = None;
         }
-        self.rest.clear();
-        self.give_memory_back();
+        self.second = None;
+        self.rest = None;
         self.bytes = self.first.as_ref().map_or(0, |frame| frame.len() - self.sent);
     }
 
@@ -156,16 +195,6 @@ impl Outbox {
     pub fn clear(&mut self, ledger: &mut Ledger) {
         self.sent = 0;
         self.drop_unsent(ledger);
-    }
-
-    fn count(&self) -> usize {
-        self.rest.len() + usize::from(self.first.is_some())
-    }
-
-    fn give_memory_back(&mut self) {
-        if self.rest.capacity() > 0 {
-            self.rest = VecDeque::new();
-        }
     }
 }
 
@@ -241,6 +270,19 @@ mod tests {
         assert_eq!(ledger.bytes(), 3 + FRAME_OVERHEAD_BYTES);
         both[0].clear(ledger);
         assert_eq!((ledger.bytes(), ledger.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn whole_frames_are_copied_as_long_as_there_is_room() {
+        let mut outbox = outbox(&["one", "", "three", "four"]);
+        outbox.consume(1, &mut Ledger::default());
+        let mut buffer = [b'.'; 11];
+        for (room, copied) in [(0, ""), (1, ""), (2, "ne"), (6, "ne"), (7, "nethree")] {
+            let filled = outbox.copy_into(&mut buffer[..room]);
+            assert_eq!(&buffer[..filled], copied.as_bytes(), "{room} bytes of room");
+        }
+        assert_eq!(outbox.copy_into(&mut buffer), outbox.bytes());
+        assert_eq!(&buffer, b"nethreefour");
     }
 
     #[test]

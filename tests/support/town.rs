@@ -2,6 +2,9 @@
 
 #![allow(dead_code)]
 
+#[path = "frames.rs"]
+pub mod frames;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,7 @@ use buddyline::hub::interface::{
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
+use frames::frames;
 use serde_json::Value;
 
 /// The settings of the scripts, small enough to reach each limit.
@@ -151,7 +155,12 @@ impl Town {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
                 Effect::Send { to, frame } | Effect::Hint { to, frame } => {
-                    self.heard.push_back((to, json(&frame)));
+                    self.heard.extend(jsons(&frame).map(|json| (to, json)));
+                }
+                Effect::Spread { to, frame, .. } => {
+                    for to in self.hub.receivers(to) {
+                        self.heard.extend(jsons(&frame).map(|json| (*to, json)));
+                    }
                 }
                 Effect::Ask { request, ask } => {
                     self.asked.push_back((request, *ask));
@@ -345,12 +354,14 @@ pub fn stored(thread: u64, sender: u64, id: u64, participants: Option<&[u64]>) -
 
 /// The JSON of a text frame as a server sends it: never masked.
 pub fn json(frame: &[u8]) -> Value {
-    assert_eq!(frame[0], 0x81, "a final text frame");
-    let (length, start) = match frame[1] {
-        126 => (u16::from_be_bytes([frame[2], frame[3]]) as usize, 4),
-        127 => (u64::from_be_bytes(frame[2..10].try_into().expect("8 bytes")) as usize, 10),
-        short => (short as usize, 2),
-    };
-    assert_eq!(frame.len(), start + length);
-    serde_json::from_slice(&frame[start..]).expect("a frame is JSON")
+    let mut all = jsons(frame);
+    let one = all.next().expect("a frame");
+    assert_eq!(all.next(), None, "one frame");
+    one
+}
+
+/// The same of several, one after the other.
+fn jsons(bytes: &[u8]) -> impl Iterator<Item = Value> {
+    let json = |(_, text)| serde_json::from_str(text).expect("a frame is JSON");
+    frames(bytes).into_iter().map(json)
 }

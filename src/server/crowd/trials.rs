@@ -15,15 +15,18 @@ mod tests {
     /// A crowd whose clients stand at the other ends of their sockets.
     struct Place {
         crowd: Crowd,
-        poll: Poll,
+        /// Watches as long as it is there.
+        _poll: Poll,
         listener: TcpListener,
     }
 
     impl Place {
         fn new(all: usize) -> Place {
+            let poll = Poll::new().unwrap();
+            let registry = poll.registry().try_clone().unwrap();
             Place {
-                crowd: Crowd::new(Buffers { soft: UNLIMITED, hard: UNLIMITED, all }),
-                poll: Poll::new().unwrap(),
+                crowd: Crowd::new(Buffers { soft: UNLIMITED, hard: UNLIMITED, all }, registry),
+                _poll: poll,
                 listener: TcpListener::bind(SocketAddr::new(HOME, 0)).unwrap(),
             }
         }
@@ -34,15 +37,15 @@ mod tests {
             let (socket, _) = self.listener.accept().unwrap();
             socket.set_nonblocking(true).unwrap();
             let before = self.crowd.slots();
-            let (registry, now) = (self.poll.registry(), Moment::default());
-            self.crowd.add(TcpStream::from_std(socket), HOME, false, registry, now).unwrap();
+            let socket = TcpStream::from_std(socket);
+            self.crowd.add(socket, HOME, false, Moment::default()).unwrap();
             let slot = self.crowd.slots().into_iter().find(|slot| !before.contains(slot)).unwrap();
             (slot, client)
         }
 
         fn flush(&mut self) {
             let long = std::time::Duration::from_secs(5);
-            self.crowd.flush(&mut Phase::new(long, 0), &mut Phase::new(long, 0));
+            self.crowd.flush(&mut Phase::new(long, 0));
         }
     }
 
@@ -54,7 +57,7 @@ mod tests {
         place.crowd.doom(slot);
         place.crowd.doom(slot);
         assert_eq!(place.crowd.next_doomed(), Some(slot));
-        assert!(place.crowd.bury(slot, place.poll.registry()).is_some());
+        assert!(place.crowd.bury(slot).is_some());
         // The tick's time is over, and the next one accepts before it buries.
         let (reused, _other) = place.enter();
         assert_eq!(reused, slot);
@@ -92,7 +95,7 @@ mod tests {
         let closed: Vec<u32> = std::iter::from_fn(|| place.crowd.next_overflowed()).collect();
         assert!((20..30).contains(&closed.len()) && !closed.contains(&quiet), "{closed:?}");
         for slot in place.crowd.slots() {
-            place.crowd.bury(slot, place.poll.registry());
+            place.crowd.bury(slot);
         }
         assert_eq!(place.crowd.unfinished, 0);
     }

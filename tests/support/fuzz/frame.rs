@@ -10,6 +10,9 @@
 //!   with a success made of the numbers that follow, between commas;
 //! * any other: the line is read as a frame, and nothing comes of it.
 
+#[path = "../frames.rs"]
+mod frames;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use buddyline::hub::interface::{
 use buddyline::protocol::client::{parse, relayed};
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
+use frames::frames;
 use serde_json::value::RawValue;
 
 /// Lines of a case that are looked at.
@@ -258,8 +262,10 @@ impl Stage {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
                 Effect::Send { frame, .. } | Effect::Hint { frame, .. } => {
-                    check(&frame);
-                    frames += 1;
+                    frames += check(&frame);
+                }
+                Effect::Spread { to, frame, .. } => {
+                    frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
                 // As the server does it: the hub hears at once that the connection is gone.
@@ -323,18 +329,14 @@ fn failure(which: u64) -> Answer {
 }
 
 /// A frame as a server sends it: final, a text, never masked, an object with a known type.
-fn check(frame: &[u8]) {
-    let (first, start, length) = match *frame {
-        [first, 126, high, low, ..] => (first, 4, u64::from(u16::from_be_bytes([high, low]))),
-        [first, 127, ..] => {
-            let length = frame[2..10].try_into().expect("eight bytes");
-            (first, 10, u64::from_be_bytes(length))
-        }
-        [first, short, ..] => (first, 2, u64::from(short)),
-        _ => panic!("a frame has a header"),
-    };
-    assert_eq!((first, start as u64 + length), (0x81, frame.len() as u64));
-    let text = std::str::from_utf8(&frame[start..]).expect("text is UTF-8");
+/// How many frames these are.
+fn check(bytes: &[u8]) -> usize {
+    let frames = frames(bytes);
+    frames.iter().for_each(|(_, text)| check_text(text));
+    frames.len()
+}
+
+fn check_text(text: &str) {
     let fields = object(text);
     let kind: &str = serde_json::from_str(fields["type"].get()).expect("a type");
     if CALLS.contains(&kind) {

@@ -17,6 +17,7 @@ use crate::link::{Link, Reading};
 use crate::plan::Plan;
 use crate::shadow::Shadow;
 use crate::site::{SECRET, Site};
+use crate::town;
 use crate::trace::Trace;
 
 /// The largest message, in bytes.
@@ -212,8 +213,13 @@ impl<'a> World<'a> {
         loop {
             while let Some(effect) = self.hub.next_effect() {
                 match effect {
-                    Effect::Send { to, frame } => self.deliver(to, frame, false),
-                    Effect::Hint { to, frame } => self.deliver(to, frame, true),
+                    Effect::Send { to, frame } => self.deliver(to, &frame, false),
+                    Effect::Hint { to, frame } => self.deliver(to, &frame, true),
+                    Effect::Spread { to, frame, can_be_missed } => {
+                        for to in self.hub.receivers(to).to_vec() {
+                            self.deliver(to, &frame, can_be_missed);
+                        }
+                    }
                     Effect::Ask { request, ask } => {
                         let now = self.now.instant;
                         if let Ask::Post(post) = &*ask {
@@ -237,7 +243,18 @@ impl<'a> World<'a> {
         self.shadow.round_ends(&self.site, self.now.instant);
     }
 
-    fn deliver(&mut self, to: ConnId, frame: EncodedFrame, hint: bool) {
+    fn deliver(&mut self, to: ConnId, frames: &EncodedFrame, hint: bool) {
+        let each = town::frames::frames(frames);
+        if each.len() == 1 {
+            // The very same for all, as who is slow holds it.
+            return self.deliver_one(to, EncodedFrame::clone(frames), hint);
+        }
+        for (frame, _) in each {
+            self.deliver_one(to, frame.into(), hint);
+        }
+    }
+
+    fn deliver_one(&mut self, to: ConnId, frame: EncodedFrame, hint: bool) {
         let heard = self.shadow.hears(to, &frame, hint, &self.site, self.now.instant);
         self.note(&format!("  {heard}"));
         let (soft, hard) = (self.plan.soft, self.plan.hard);

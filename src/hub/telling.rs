@@ -1,0 +1,125 @@
+//! Who is told: one, the hearers of a thread, or everyone.
+
+use super::Hub;
+use super::announcements::Gathered;
+use super::interface::{ConnId, Effect, Now, Receivers};
+use crate::config::{PresenceScope, Trust};
+use crate::protocol::client::ReplyTo;
+use crate::protocol::server::{EncodedFrame, ErrorFrame, ServerFrame};
+use crate::protocol::{ClientError, Id, IdKey};
+
+impl Hub {
+    /// Tells who is to know that a user has come or gone.
+    pub(super) fn announce(
+        &mut self,
+        user: &Id,
+        frame: &EncodedFrame,
+        newcomer: Option<ConnId>,
+        now: Now,
+    ) {
+        match self.settings.presence {
+            PresenceScope::Off => {}
+            PresenceScope::All if self.announcements.is_told_at_once(now.instant) => {
+                self.broadcast(frame, |conn| Some(conn) == newcomer);
+            }
+            PresenceScope::All => self.announcements.gather(frame, newcomer),
+            PresenceScope::Threads => {
+                let threads = user.site_number().map_or(&[][..], |n| self.membership.threads_of(n));
+                let keys = threads.iter().map(|thread| IdKey::Number(*thread));
+                let hearers = keys.flat_map(|key| self.threads.hearers(&key));
+                let mut conns: Vec<ConnId> = hearers.map(|hearer| hearer.conn).collect();
+                conns.sort_unstable();
+                conns.dedup();
+                conns.retain(|conn| Some(*conn) != newcomer);
+                self.spread(conns, frame, true);
+            }
+        }
+    }
+
+    /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
+    /// author, whose copy alone carries their `clientId`.
+    pub(super) fn show<'a>(
+        &mut self,
+        thread: &IdKey,
+        author: ConnId,
+        client_id: Option<&'a Id>,
+        can_be_missed: bool,
+        frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
+    ) {
+        let encoded = self.encoder.encode(&frame(None));
+        let start = self.receivers.len();
+        if self.is_open(author) {
+            match client_id {
+                None => self.receivers.push(author),
+                Some(_) => {
+                    let own = self.encoder.encode(&frame(client_id));
+                    self.effects.push_back(one(author, own, can_be_missed));
+                }
+            }
+        }
+        let hearers = self.threads.hearers(thread).iter().map(|hearer| hearer.conn);
+        self.receivers.extend(hearers.filter(|conn| *conn != author));
+        self.spread_from(start, &encoded, can_be_missed);
+    }
+
+    /// Tells everyone what has been gathered.
+    pub(super) fn tell(&mut self, gathered: Gathered) {
+        let Gathered { frames, mut for_newcomers } = gathered;
+        for_newcomers.sort_unstable_by_key(|(conn, _)| *conn);
+        let is_new =
+            |to: ConnId| for_newcomers.binary_search_by_key(&to, |(conn, _)| *conn).is_ok();
+        self.broadcast(&frames, is_new);
+        for (to, frame) in for_newcomers {
+            if self.is_open(to) && !frame.is_empty() {
+                self.effects.push_back(Effect::Hint { to, frame });
+            }
+        }
+    }
+
+    fn broadcast(&mut self, frame: &EncodedFrame, is_left_out: impl Fn(ConnId) -> bool) {
+        // Who is nobody yet hears of nobody.
+        let hears =
+            |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);
+        let start = self.receivers.len();
+        let conns = self.open.iter().flatten().copied().filter(hears);
+        self.receivers.extend(conns.filter(|conn| !is_left_out(*conn)));
+        self.spread_from(start, frame, true);
+    }
+
+    /// Sends a frame to several.
+    pub(super) fn spread(
+        &mut self,
+        to: impl IntoIterator<Item = ConnId>,
+        frame: &EncodedFrame,
+        can_be_missed: bool,
+    ) {
+        let start = self.receivers.len();
+        self.receivers.extend(to);
+        self.spread_from(start, frame, can_be_missed);
+    }
+
+    /// Sends a frame to those who stand at the end of the list of receivers.
+    pub(super) fn spread_from(&mut self, start: usize, frame: &EncodedFrame, can_be_missed: bool) {
+        let frame = EncodedFrame::clone(frame);
+        self.effects.extend(match self.receivers.len() - start {
+            0 => None,
+            1 => self.receivers.pop().map(|to| one(to, frame, can_be_missed)),
+            count => Some(Effect::Spread { to: Receivers { start, count }, frame, can_be_missed }),
+        });
+    }
+
+    pub(super) fn reply(&mut self, to: ConnId, frame: &ServerFrame<'_>) {
+        let frame = self.encoder.encode(frame);
+        self.effects.push_back(Effect::Send { to, frame });
+    }
+
+    pub(super) fn error(&mut self, to: ConnId, reply: &ReplyTo, fault: &ClientError) {
+        if self.is_open(to) {
+            self.reply(to, &ServerFrame::Error(ErrorFrame::new(fault, reply)));
+        }
+    }
+}
+
+fn one(to: ConnId, frame: EncodedFrame, can_be_missed: bool) -> Effect {
+    if can_be_missed { Effect::Hint { to, frame } } else { Effect::Send { to, frame } }
+}

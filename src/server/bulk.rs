@@ -1,0 +1,145 @@
+//! Connections for whom something waits that is for many: a queue that is gone through round by
+//! round, a part in each tick.
+//!
+//! Between two parts the loop reads. So what comes in during a round leaves with the rest of it,
+//! and nobody else waits for a whole round. When frames come faster than rounds end, yet a few at a
+//! time, the queue rests now and then: more of them leave in one system call.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A poll sleeps for whole milliseconds: rests are saved up until they are worth one.
+const REST: Duration = Duration::from_millis(1);
+/// What came before a pause like this says nothing of what comes now.
+const FORGOTTEN: Duration = Duration::from_millis(10);
+/// Parts over which the frames that leave in one system call are counted, about: some
+/// milliseconds, or the first frames of a burst would wait.
+const PARTS: usize = 16;
+/// So that what divides them does not leave much behind.
+const UNIT: usize = 256;
+
+/// Who waits for what is for many, and when they are written to.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    queue: VecDeque<u32>,
+    /// Of the last parts: so many times `PARTS` times `UNIT`.
+    writes: usize,
+    frames: usize,
+    ended: Option<Instant>,
+    /// Rest that is saved up.
+    saved: Duration,
+    rests_until: Option<Instant>,
+}
+
+/// What one part of a round has come to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+    pub(super) writes: usize,
+    pub(super) frames: usize,
+}
+
+impl Bulk {
+    pub(super) fn push(&mut self, slot: u32) {
+        self.queue.push_back(slot);
+    }
+
+    /// Who has waited longest.
+    pub(super) fn pop(&mut self) -> Option<u32> {
+        self.queue.pop_front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How long nobody is written to; zero if it is time for the next part.
+    pub(super) fn rest(&self, now: Instant) -> Duration {
+        let left = self.rests_until.map_or(Duration::ZERO, |until| until.duration_since(now));
+        // A sleep would be twice as long as this.
+        if left < REST / 2 { Duration::ZERO } else { left }
+    }
+
+    /// Takes note of a part. If that saves system calls, the queue rests for two fifths of the time
+    /// that it took: rounds last longer, by less than what it takes off each frame's wait that none
+    /// waits for the end of the one before.
+    pub(super) fn note(&mut self, part: Part) {
+        if self.ended.is_none_or(|ended| part.began.duration_since(ended) > FORGOTTEN) {
+            (self.writes, self.frames, self.saved) = (0, 0, Duration::ZERO);
+        }
+        self.ended = Some(part.ended);
+        self.writes = self.writes - self.writes / PARTS + part.writes * UNIT;
+        self.frames = self.frames - self.frames / PARTS + part.frames * UNIT;
+        self.rests_until = None;
+        if !self.is_worth_a_rest() {
+            return;
+        }
+        let took = part.ended.duration_since(part.began);
+        // After one long part the next ones would rest for it.
+        self.saved = (self.saved + took * 2 / 5).min(2 * REST);
+        if self.saved >= REST {
+            self.saved -= REST;
+            self.rests_until = Some(part.ended + REST);
+        }
+    }
+
+    /// Whether frames come faster than rounds end. From eight of them on in one system call, they
+    /// cost more than the call does: to wait for more would save nothing.
+    fn is_worth_a_rest(&self) -> bool {
+        2 * self.frames > 3 * self.writes && self.frames < 8 * self.writes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Parts of a millisecond each, from `start` on, that write to ten connections; how often the
+    /// queue rested after one.
+    fn rests(bulk: &mut Bulk, start: Instant, count: u32, frames: usize) -> usize {
+        let part = |n| {
+            let (began, ended) = (start + MS * n, start + MS * (n + 1));
+            bulk.note(Part { began, ended, writes: 10, frames });
+            !bulk.rest(ended).is_zero()
+        };
+        (0..count).map(part).filter(|rests| *rests).count()
+    }
+
+    #[test]
+    fn frames_that_come_one_at_a_time_leave_at_once() {
+        assert_eq!(rests(&mut Bulk::default(), Instant::now(), 100, 10), 0);
+    }
+
+    #[test]
+    fn of_frames_that_come_faster_than_rounds_end_more_are_gathered() {
+        let mut bulk = Bulk::default();
+        assert_eq!(rests(&mut bulk, Instant::now(), 100, 20), 40);
+    }
+
+    #[test]
+    fn where_many_leave_at_a_time_there_is_nothing_to_save() {
+        assert_eq!(rests(&mut Bulk::default(), Instant::now(), 100, 90), 0);
+    }
+
+    #[test]
+    fn a_burst_of_two_is_not_yet_a_stream() {
+        let (mut bulk, start) = (Bulk::default(), Instant::now());
+        assert_eq!(rests(&mut bulk, start, 100, 10), 0);
+        assert_eq!(rests(&mut bulk, start + 100 * MS, 8, 20), 0);
+        // What was before is forgotten after a pause.
+        assert_eq!(rests(&mut bulk, start + 200 * MS, 8, 20), 3);
+    }
+
+    #[test]
+    fn a_rest_ends_when_a_sleep_would_be_longer_than_what_is_left_of_it() {
+        let (mut bulk, start) = (Bulk::default(), Instant::now());
+        assert_eq!(rests(&mut bulk, start, 3, 20), 1);
+        let ended = start + 3 * MS;
+        assert_eq!(bulk.rest(ended), MS);
+        assert_eq!(bulk.rest(ended + MS / 2), MS / 2);
+        assert_eq!(bulk.rest(ended + MS * 6 / 10), Duration::ZERO);
+    }
+}
