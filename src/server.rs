@@ -44,10 +44,9 @@ use turn::{Phase, SlowTicks, Watch, Work};
 /// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
 /// frames, each of which may be for a whole thread.
 const READ_BYTES_PER_TICK: usize = 16 * 1024;
-/// Events taken from one poll. A few, so that outboxes are flushed before they grow: a thousand
-/// arrivals in one tick would put a thousand frames into each. No more frames leave in one system
-/// call anyway.
-const EVENTS_PER_TICK: usize = 64;
+/// Events taken from one poll. Enough that frames of one thread which come together leave together,
+/// and not so many that the first waits long for the last.
+const EVENTS_PER_TICK: usize = 256;
 /// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
 /// take in all, since the last step of a phase may be a long one.
 const READS_LAST: Duration = Duration::from_millis(8);
