@@ -9,6 +9,7 @@
 //! answer questions; they do not call each other.
 
 pub mod calls;
+pub mod capacity;
 pub mod checks;
 pub mod deadlines;
 pub mod delivery;
@@ -18,6 +19,7 @@ pub mod failure;
 pub mod gate;
 pub mod heirs;
 pub mod identity;
+pub mod index;
 pub mod interface;
 pub mod lookups;
 pub mod membership;
