@@ -10,6 +10,7 @@
 
 pub mod announcements;
 pub mod calls;
+pub mod capacity;
 pub mod checks;
 pub mod deadlines;
 pub mod delivery;
@@ -19,6 +20,7 @@ pub mod failure;
 pub mod gate;
 pub mod heirs;
 pub mod identity;
+pub mod index;
 pub mod interface;
 pub mod lookups;
 pub mod membership;

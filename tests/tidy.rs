@@ -80,6 +80,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("socket2::", &["server"]),
         ("signal_hook", &["server"]),
         ("slab::", &["server", "hub"]),
+        ("hashbrown::", &["hub"]),
+        ("smallvec::", &["hub"]),
         ("tungstenite::", &["wire", "protocol"]),
         ("httparse::", &["wire"]),
         ("percent_encoding::", &["wire"]),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Hub;
+use super::capacity;
 use super::identity::proofs::{Offer, ProofIx};
 use super::identity::{Claim, Due, REFUSALS_MAX, Standing, UNANSWERED_MAX};
 use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
@@ -27,12 +28,9 @@ impl Hub {
         credential: Option<Result<Credential, ClientError>>,
         now: Now,
     ) {
-        let slot = conn.slot as usize;
-        if self.open.len() <= slot {
-            self.open.resize(slot + 1, None);
-        }
-        debug_assert!(self.open[slot].is_none(), "a slot is given on empty");
-        self.open[slot] = Some(conn);
+        capacity::reach(&mut self.open, conn.slot);
+        let before = self.open[conn.slot as usize].replace(conn);
+        debug_assert!(before.is_none(), "a slot is given on empty");
         self.presence.open(conn);
         self.threads.open(conn);
         self.identity.open(conn);

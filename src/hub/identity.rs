@@ -96,24 +96,21 @@ pub enum Due {
 #[derive(Debug, Default)]
 pub struct Identity {
     proofs: Proofs,
+    /// As long as the last slot whose connection has brought something.
     sides: Vec<Option<Box<Side>>>,
     ends: Deadlines<ConnId>,
 }
 
 impl Identity {
-    /// Makes room for a connection.
+    /// Takes a connection in; it has no room here until it brings something.
     pub fn open(&mut self, conn: ConnId) {
-        let slot = conn.slot as usize;
-        if self.sides.len() <= slot {
-            self.sides.resize_with(slot + 1, || None);
-        }
-        debug_assert!(self.sides[slot].is_none(), "a slot is given on empty");
+        debug_assert!(self.get(conn).is_none(), "a slot is given on empty");
     }
 
     /// Forgets a connection, and returns what it had said and nobody has heard.
     pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
         self.end_at(conn, None);
-        let Some(side) = self.sides[conn.slot as usize].take() else {
+        let Some(side) = self.sides.get_mut(conn.slot as usize).and_then(Option::take) else {
             return VecDeque::new();
         };
         for ix in [side.offered, side.proven].into_iter().flatten() {
@@ -381,13 +378,12 @@ impl Identity {
 
     /// The next frame that waits, whether it may go on or not.
     pub fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
-        self.sides[conn.slot as usize].as_mut()?.held.pop_front()
+        self.get_mut(conn)?.held.pop_front()
     }
 
     /// The next frame that may go on.
     pub fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
-        let side = self.sides[conn.slot as usize].as_mut()?;
-        if side.pending { None } else { side.held.pop_front() }
+        self.get_mut(conn).filter(|side| !side.pending)?.held.pop_front()
     }
 
     // ---- time
@@ -401,7 +397,7 @@ impl Identity {
     pub fn due(&mut self, now: Now) -> Option<(ConnId, Due)> {
         self.proofs.forget(now.instant);
         while let Some(conn) = self.ends.pop_due(now.instant) {
-            let Some(side) = self.sides[conn.slot as usize].as_mut() else {
+            let Some(side) = self.get_mut(conn) else {
                 debug_assert!(false, "a deadline ends with its connection");
                 continue;
             };
@@ -438,7 +434,7 @@ impl Identity {
     }
 
     fn end_at(&mut self, conn: ConnId, at: Option<Instant>) {
-        let Some(side) = self.sides[conn.slot as usize].as_mut() else {
+        let Some(side) = self.sides.get_mut(conn.slot as usize).and_then(Option::as_mut) else {
             return;
         };
         if let Some(before) = side.deadline.take() {
@@ -450,10 +446,15 @@ impl Identity {
     // ---- the tables
 
     fn get(&self, conn: ConnId) -> Option<&Side> {
-        self.sides[conn.slot as usize].as_deref()
+        self.sides.get(conn.slot as usize)?.as_deref()
+    }
+
+    fn get_mut(&mut self, conn: ConnId) -> Option<&mut Side> {
+        self.sides.get_mut(conn.slot as usize)?.as_deref_mut()
     }
 
     fn side(&mut self, conn: ConnId) -> &mut Side {
+        super::capacity::reach(&mut self.sides, conn.slot);
         self.sides[conn.slot as usize].get_or_insert_default()
     }
 

@@ -3,12 +3,15 @@
 //! A user is online from their first connection until the last one has been gone for the grace
 //! time: a phone that changes networks does not flicker (`PROTOCOL.md` 2.7).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::capacity::{self, Few};
 use super::deadlines::{DeadlineKey, Deadlines};
+use super::index::Index;
 use super::interface::ConnId;
 use crate::protocol::{Id, IdKey};
 
@@ -22,52 +25,63 @@ const GRACES_MAX: usize = 50_000;
 struct User {
     /// In the form in which their first connection wrote it.
     id: Id,
-    conns: Vec<ConnId>,
-    grace: Option<DeadlineKey>,
+    /// None while their grace time runs.
+    conns: Few<ConnId>,
 }
 
-/// Whose connection this is, and how they write it.
+/// Whose connection this is, and how they write it: twice the user's place, one for the quotes, and
+/// one so that nothing is left for nobody.
 #[derive(Clone, Copy, Debug)]
-struct Claim {
-    user: UserIx,
-    quoted: bool,
+struct Claim(NonZeroU32);
+
+impl Claim {
+    fn new(user: UserIx, quoted: bool) -> Claim {
+        Claim(NonZeroU32::MIN.saturating_add(user << 1 | u32::from(quoted)))
+    }
+
+    fn user(self) -> UserIx {
+        (self.0.get() - 1) >> 1
+    }
+
+    fn quoted(self) -> bool {
+        (self.0.get() - 1) & 1 == 1
+    }
 }
 
 /// All users who are online.
 #[derive(Debug, Default)]
 pub struct Presence {
-    index: HashMap<IdKey, UserIx>,
+    index: Index,
     users: Slab<User>,
     claims: Vec<Option<Claim>>,
     graces: Deadlines<UserIx>,
+    /// Who is in their grace time: few, so a user has no room for it.
+    in_grace: BTreeMap<UserIx, DeadlineKey>,
 }
 
 impl Presence {
     /// Makes room for a connection.
     pub fn open(&mut self, conn: ConnId) {
-        let slot = conn.slot as usize;
-        if self.claims.len() <= slot {
-            self.claims.resize(slot + 1, None);
-        }
-        debug_assert!(self.claims[slot].is_none(), "a slot is given on empty");
+        capacity::reach(&mut self.claims, conn.slot);
+        debug_assert!(self.claims[conn.slot as usize].is_none(), "a slot is given on empty");
     }
 
     /// Gives a connection that is nobody's to a user. True if they were not online.
     pub fn arrive(&mut self, conn: ConnId, id: &Id) -> bool {
-        let ix = match self.index.get(&id.key) {
-            Some(ix) => *ix,
+        let (ix, first) = match self.place(&id.key) {
+            Some(ix) => (ix, false),
             None => {
-                let user = User { id: id.clone(), conns: Vec::new(), grace: None };
-                let ix = self.users.insert(user) as UserIx;
-                self.index.insert(id.key.clone(), ix);
-                ix
+                let user = User { id: id.clone(), conns: Few::new() };
+                let ix = capacity::insert(&mut self.users, user);
+                self.index.insert(ix, |ix| &self.users[ix as usize].id.key);
+                (ix, true)
             }
         };
-        let user = &mut self.users[ix as usize];
-        let in_grace = user.grace.take().map(|deadline| self.graces.cancel(deadline)).is_some();
-        let first = user.conns.is_empty() && !in_grace;
-        user.conns.push(conn);
-        let claim = self.claims[conn.slot as usize].replace(Claim { user: ix, quoted: id.quoted });
+        if let Some(deadline) = self.in_grace.remove(&ix) {
+            self.graces.cancel(deadline);
+        }
+        self.users[ix as usize].conns.push(conn);
+        let claim = self.claims[conn.slot as usize].replace(Claim::new(ix, id.quoted));
         debug_assert!(claim.is_none(), "a connection is one user's at a time");
         first
     }
@@ -77,10 +91,12 @@ impl Presence {
         let Some(claim) = self.claims[conn.slot as usize].take() else {
             return;
         };
-        let user = &mut self.users[claim.user as usize];
+        let user = &mut self.users[claim.user() as usize];
         user.conns.retain(|other| *other != conn);
+        capacity::shed(&mut user.conns);
         if user.conns.is_empty() {
-            user.grace = Some(self.graces.set(now + grace, claim.user));
+            let deadline = self.graces.set(now + grace, claim.user());
+            self.in_grace.insert(claim.user(), deadline);
         }
     }
 
@@ -90,22 +106,23 @@ impl Presence {
         let too_many = self.graces.count() > GRACES_MAX;
         let until = if too_many { self.graces.next()? } else { now };
         let ix = self.graces.pop_due(until)?;
+        self.in_grace.remove(&ix);
         let user = self.users.remove(ix as usize);
-        self.index.remove(&user.id.key);
+        self.index.remove(ix, &user.id.key);
         Some(user.id)
     }
 
     /// Whose connection this is, in the form in which it wrote it.
     pub fn user_of(&self, conn: ConnId) -> Option<Id> {
         let claim = self.claims[conn.slot as usize]?;
-        let key = self.users[claim.user as usize].id.key.clone();
-        Some(Id { key, quoted: claim.quoted })
+        let key = self.users[claim.user() as usize].id.key.clone();
+        Some(Id { key, quoted: claim.quoted() })
     }
 
     /// The site's number of a connection's user.
     pub fn number_of(&self, conn: ConnId) -> Option<u64> {
         let claim = self.claims[conn.slot as usize]?;
-        self.users[claim.user as usize].id.site_number()
+        self.users[claim.user() as usize].id.site_number()
     }
 
     /// Whether a connection is somebody's.
@@ -116,19 +133,19 @@ impl Presence {
     /// Notes how a connection writes its user.
     pub fn write_as(&mut self, conn: ConnId, quoted: bool) {
         if let Some(claim) = &mut self.claims[conn.slot as usize] {
-            claim.quoted = quoted;
+            *claim = Claim::new(claim.user(), quoted);
         }
     }
 
     /// This user, if online.
     pub fn find(&self, user: &IdKey) -> Option<&Id> {
-        self.index.get(user).map(|ix| &self.users[*ix as usize].id)
+        self.place(user).map(|ix| &self.users[ix as usize].id)
     }
 
     /// A user's connections.
     pub fn conns_of(&self, user: &IdKey) -> &[ConnId] {
-        match self.index.get(user) {
-            Some(ix) => &self.users[*ix as usize].conns,
+        match self.place(user) {
+            Some(ix) => &self.users[ix as usize].conns,
             None => &[],
         }
     }
@@ -143,8 +160,8 @@ impl Presence {
         let mut seen = vec![false; self.users.capacity()];
         let mut ids = Vec::new();
         for claim in conns.filter_map(|conn| self.claims[conn.slot as usize]) {
-            if !std::mem::replace(&mut seen[claim.user as usize], true) {
-                ids.push(&self.users[claim.user as usize].id);
+            if !std::mem::replace(&mut seen[claim.user() as usize], true) {
+                ids.push(&self.users[claim.user() as usize].id);
             }
         }
         ids
@@ -155,22 +172,45 @@ impl Presence {
         self.graces.next()
     }
 
+    fn place(&self, user: &IdKey) -> Option<UserIx> {
+        self.index.find(user, |ix| &self.users[ix as usize].id.key)
+    }
+
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
-        assert_eq!(self.index.len(), self.users.len());
+        assert_eq!(self.index.count(), self.users.len());
         for (ix, user) in &self.users {
-            assert_eq!(self.index.get(&user.id.key), Some(&(ix as UserIx)));
-            assert_eq!(user.conns.is_empty(), user.grace.is_some(), "online by one of the two");
+            let ix = ix as UserIx;
+            assert_eq!(self.place(&user.id.key), Some(ix));
+            let in_grace = self.in_grace.contains_key(&ix);
+            assert_eq!(user.conns.is_empty(), in_grace, "online by one of the two");
             for conn in &user.conns {
                 let claim = self.claims[conn.slot as usize].expect("a user's connection is theirs");
-                assert_eq!(claim.user, ix as UserIx);
+                assert_eq!(claim.user(), ix);
             }
         }
         let claimed = self.claims.iter().flatten().count();
         assert_eq!(claimed, self.users.iter().map(|(_, user)| user.conns.len()).sum::<usize>());
-        assert_eq!(
-            self.graces.count(),
-            self.users.iter().filter(|(_, u)| u.grace.is_some()).count()
-        );
+        assert_eq!(self.graces.count(), self.in_grace.len());
+        assert!(self.in_grace.keys().all(|ix| self.users.contains(*ix as usize)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_and_a_claim_are_as_small_as_they_are_said_to_be() {
+        assert_eq!(size_of::<User>(), 48);
+        assert_eq!(size_of::<Option<Claim>>(), 4);
+    }
+
+    #[test]
+    fn a_claim_tells_whose_it_is_and_how_they_write_it() {
+        for (user, quoted) in [(0, false), (0, true), (1, false), (70_000, true)] {
+            let claim = Claim::new(user, quoted);
+            assert_eq!((claim.user(), claim.quoted()), (user, quoted));
+        }
     }
 }

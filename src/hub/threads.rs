@@ -1,15 +1,18 @@
 //! Who hears a thread and who is typing in it.
 //!
-//! Membership is two tables of integers that point at each other: a thread lists its hearers, a
-//! connection lists its joins, and each entry knows its place in the other list. So joining,
-//! leaving and a connection's end cost the same in a thread of two and in one of ten thousand.
+//! Membership is two tables of integers: a thread lists its hearers, and a connection its joins,
+//! each of which knows its place among the hearers. So joining, leaving and a connection's end cost
+//! the same in a thread of two and in one of ten thousand.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use smallvec::SmallVec;
 
+use super::capacity::{self, Few};
 use super::deadlines::{DeadlineKey, Deadlines};
+use super::index::Index;
 use super::interface::ConnId;
 use crate::protocol::{Id, IdKey};
 
@@ -21,8 +24,6 @@ pub type ThreadIx = u32;
 pub struct Hearer {
     /// Which connection.
     pub conn: ConnId,
-    /// Where this thread stands in the connection's joins.
-    join: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ pub struct Typist {
     pub conn: ConnId,
     until: Instant,
     deadline: DeadlineKey,
-    /// Names it among the deadlines.
+    /// Names it, among the deadlines and among those of its connection.
     serial: u64,
 }
 
@@ -59,19 +60,21 @@ impl Typist {
     }
 }
 
+/// Who types in one thread; mostly one does.
+type Typists = SmallVec<[Typist; 1]>;
+
 #[derive(Debug)]
 struct Thread {
     key: IdKey,
-    hearers: Vec<Hearer>,
-    typists: Vec<Typist>,
+    hearers: Few<Hearer>,
+    /// There while someone types.
+    typists: Option<Box<Typists>>,
 }
 
-/// What one connection has to do with threads.
-#[derive(Debug, Default)]
-struct Side {
-    joins: Vec<Join>,
-    /// Where its typists are, oldest first.
-    types_in: Vec<ThreadIx>,
+impl Thread {
+    fn typists(&mut self) -> &mut [Typist] {
+        self.typists.as_mut().map_or(&mut [], |typists| typists.as_mut_slice())
+    }
 }
 
 /// Whether a connection hears a thread now.
@@ -90,10 +93,14 @@ pub enum Joined {
 /// All threads that somebody hears or types in.
 #[derive(Debug, Default)]
 pub struct Threads {
-    index: HashMap<IdKey, ThreadIx>,
+    index: Index,
     threads: Slab<Thread>,
-    sides: Vec<Side>,
+    /// What each connection has joined.
+    joins: Vec<Few<Join>>,
     typing_ends: Deadlines<(ThreadIx, u64)>,
+    /// In which threads those type who do, by the slot of their connection, oldest first.
+    types_in: BTreeMap<(u32, u64), ThreadIx>,
+    /// Typists so far.
     typists: u64,
 }
 
@@ -104,32 +111,28 @@ const TYPES_IN_MAX: usize = 8;
 impl Threads {
     /// Makes room for a connection.
     pub fn open(&mut self, conn: ConnId) {
-        let slot = conn.slot as usize;
-        if self.sides.len() <= slot {
-            self.sides.resize_with(slot + 1, Side::default);
-        }
-        debug_assert!(self.sides[slot].joins.is_empty(), "a slot is given on empty");
+        capacity::reach(&mut self.joins, conn.slot);
+        debug_assert!(self.joins_of(conn).is_empty(), "a slot is given on empty");
     }
 
     /// Lets a connection hear a thread, if it has joined fewer than `max`, and there are fewer than
     /// `in_all`.
     pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize, in_all: usize) -> Joined {
-        if self.hears(conn, key) {
+        let found = self.find(key);
+        if found.is_some_and(|thread| self.hears_at(conn, thread)) {
             return Joined::Already;
         }
-        let side = &self.sides[conn.slot as usize];
-        if side.joins.len() >= max {
+        if self.joins_of(conn).len() >= max {
             return Joined::TooMany;
         }
-        if self.threads.len() >= in_all && self.find(key).is_none() {
+        if found.is_none() && self.threads.len() >= in_all {
             return Joined::TooManyInAll;
         }
-        let join = side.joins.len() as u32;
-        let thread = self.thread(key);
+        let thread = found.unwrap_or_else(|| self.insert(key));
         let hearers = &mut self.threads[thread as usize].hearers;
         let hearer = hearers.len() as u32;
-        hearers.push(Hearer { conn, join });
-        self.sides[conn.slot as usize].joins.push(Join { thread, hearer });
+        hearers.push(Hearer { conn });
+        self.joins[conn.slot as usize].push(Join { thread, hearer });
         Joined::New
     }
 
@@ -138,8 +141,7 @@ impl Threads {
         let Some(thread) = self.find(key) else {
             return false;
         };
-        let joins = &self.sides[conn.slot as usize].joins;
-        let Some(at) = joins.iter().position(|join| join.thread == thread) else {
+        let Some(at) = self.joins_of(conn).iter().position(|join| join.thread == thread) else {
             return false;
         };
         self.unlink(conn, at);
@@ -149,35 +151,30 @@ impl Threads {
 
     /// Ends a connection's hearing of one thread, until there are no more.
     pub fn leave_one(&mut self, conn: ConnId) -> Option<IdKey> {
-        let join = *self.sides[conn.slot as usize].joins.last()?;
-        let key = self.threads[join.thread as usize].key.clone();
+        let thread = self.joins_of(conn).last()?.thread;
+        let key = self.threads[thread as usize].key.clone();
         self.leave(conn, &key);
         Some(key)
     }
 
     /// Takes a connection out of everything. What it was typing is to be ended before.
     pub fn close(&mut self, conn: ConnId) {
-        while let Some(join) = self.sides[conn.slot as usize].joins.last() {
+        debug_assert!(self.typing_on(conn).next().is_none());
+        while let Some(join) = self.joins_of(conn).last() {
             let thread = join.thread;
-            self.unlink(conn, self.sides[conn.slot as usize].joins.len() - 1);
+            self.unlink(conn, self.joins_of(conn).len() - 1);
             self.forget_if_empty(thread);
         }
-        debug_assert!(self.sides[conn.slot as usize].types_in.is_empty());
-        self.sides[conn.slot as usize] = Side::default();
     }
 
     /// The thread's place, if somebody hears it or types in it.
     pub fn find(&self, key: &IdKey) -> Option<ThreadIx> {
-        self.index.get(key).copied()
+        self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
     /// Whether a connection hears a thread.
     pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
-        let joins = &self.sides[conn.slot as usize].joins;
-        match self.find(key) {
-            Some(thread) => joins.iter().any(|join| join.thread == thread),
-            None => false,
-        }
+        self.find(key).is_some_and(|thread| self.hears_at(conn, thread))
     }
 
     /// Who hears a thread.
@@ -198,31 +195,54 @@ impl Threads {
         now: Instant,
         lasting: Duration,
     ) -> Option<Typist> {
-        let ix = self.thread(&thread.key);
+        let ix = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
         let until = now + lasting;
-        let typists = &mut self.threads[ix as usize].typists;
-        if let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) {
-            // The deadline is looked at when it comes: a repeat costs no change in the table.
-            typist.until = until;
-            if typist.conn != conn {
-                let before = std::mem::replace(&mut typist.conn, conn);
-                self.sides[before.slot as usize].types_in.retain(|t| *t != ix);
-                self.sides[conn.slot as usize].types_in.push(ix);
-            }
-        } else {
-            self.typists += 1;
-            let serial = self.typists;
-            let deadline = self.typing_ends.set(until, (ix, serial));
+        let typists = self.threads[ix as usize].typists();
+        let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) else {
+            let (serial, deadline) = self.types(conn, ix, until);
             let (user, thread) = (user.cloned(), thread.clone());
-            typists.push(Typist { user, thread, conn, until, deadline, serial });
-            self.sides[conn.slot as usize].types_in.push(ix);
-        }
-        let types_in = &self.sides[conn.slot as usize].types_in;
-        if types_in.len() <= TYPES_IN_MAX {
+            let typist = Typist { user, thread, conn, until, deadline, serial };
+            self.threads[ix as usize].typists.get_or_insert_default().push(typist);
+            return self.stops_elsewhere(conn);
+        };
+        // The deadline is looked at when it comes: a repeat costs no change in the table.
+        typist.until = until;
+        if typist.conn == conn {
             return None;
         }
-        let oldest = types_in[0];
+        let before = (typist.conn.slot, typist.serial);
+        self.typing_ends.cancel(typist.deadline);
+        self.types_in.remove(&before);
+        let (serial, deadline) = self.types(conn, ix, until);
+        let typists = self.threads[ix as usize].typists();
+        if let Some(typist) = typists.iter_mut().find(|typist| typist.serial == before.1) {
+            (typist.conn, typist.serial, typist.deadline) = (conn, serial, deadline);
+        }
+        self.stops_elsewhere(conn)
+    }
+
+    /// Names a typist, and notes it with its connection and among the deadlines.
+    fn types(&mut self, conn: ConnId, ix: ThreadIx, until: Instant) -> (u64, DeadlineKey) {
+        self.typists += 1;
+        let serial = self.typists;
+        self.types_in.insert((conn.slot, serial), ix);
+        (serial, self.typing_ends.set(until, (ix, serial)))
+    }
+
+    /// Ends the oldest typing of a connection that types in too many threads.
+    fn stops_elsewhere(&mut self, conn: ConnId) -> Option<Typist> {
+        let oldest = {
+            let mut typing = self.typing_on(conn);
+            let oldest = typing.next()?;
+            typing.nth(TYPES_IN_MAX - 1).map(|_| oldest)?
+        };
         self.stop(oldest, |typist| typist.conn == conn)
+    }
+
+    /// Where a connection types, oldest first.
+    fn typing_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = ThreadIx> {
+        let typing = self.types_in.range((conn.slot, 0)..=(conn.slot, u64::MAX));
+        typing.map(|(_, ix)| *ix)
     }
 
     /// Notes that a user, or the nobody on this connection, has stopped typing in a thread; `None`
@@ -246,14 +266,14 @@ impl Threads {
 
     /// Takes one thread in which this connection types, until there are no more.
     pub fn typing_stops_on(&mut self, conn: ConnId) -> Option<Typist> {
-        let ix = *self.sides[conn.slot as usize].types_in.last()?;
+        let ix = self.typing_on(conn).next_back()?;
         self.stop(ix, |typist| typist.conn == conn)
     }
 
     /// Takes one typist whose time is over at `now`, until there are no more.
     pub fn typing_times_out(&mut self, now: Instant) -> Option<Typist> {
         while let Some((ix, serial)) = self.typing_ends.pop_due(now) {
-            let typists = &mut self.threads[ix as usize].typists;
+            let typists = self.threads[ix as usize].typists();
             // A typist is taken out together with its deadline, so it is there.
             let typist = typists.iter_mut().find(|typist| typist.serial == serial)?;
             let until = typist.until;
@@ -275,70 +295,94 @@ impl Threads {
         self.threads.len()
     }
 
-    fn thread(&mut self, key: &IdKey) -> ThreadIx {
-        if let Some(ix) = self.find(key) {
-            return ix;
-        }
-        let thread = Thread { key: key.clone(), hearers: Vec::new(), typists: Vec::new() };
-        let ix = self.threads.insert(thread) as ThreadIx;
-        self.index.insert(key.clone(), ix);
+    fn joins_of(&self, conn: ConnId) -> &[Join] {
+        &self.joins[conn.slot as usize]
+    }
+
+    fn hears_at(&self, conn: ConnId, thread: ThreadIx) -> bool {
+        self.joins_of(conn).iter().any(|join| join.thread == thread)
+    }
+
+    fn insert(&mut self, key: &IdKey) -> ThreadIx {
+        let thread = Thread { key: key.clone(), hearers: Few::new(), typists: None };
+        let ix = capacity::insert(&mut self.threads, thread);
+        self.index.insert(ix, |ix| &self.threads[ix as usize].key);
         ix
     }
 
     fn stop(&mut self, ix: ThreadIx, which: impl Fn(&Typist) -> bool) -> Option<Typist> {
-        let typists = &mut self.threads[ix as usize].typists;
+        let thread = &mut self.threads[ix as usize];
+        let typists = thread.typists.as_mut()?;
         let at = typists.iter().position(which)?;
         let typist = typists.swap_remove(at);
+        if typists.is_empty() {
+            thread.typists = None;
+        }
         self.typing_ends.cancel(typist.deadline);
-        self.sides[typist.conn.slot as usize].types_in.retain(|t| *t != ix);
+        self.types_in.remove(&(typist.conn.slot, typist.serial));
         self.forget_if_empty(ix);
         Some(typist)
     }
 
-    /// Takes join number `at` of a connection out of both tables, and mends the two entries that
-    /// move into the gaps.
+    /// Takes join number `at` of a connection out of both tables, and mends the join of the hearer
+    /// that moves into the gap.
     fn unlink(&mut self, conn: ConnId, at: usize) {
-        let joins = &mut self.sides[conn.slot as usize].joins;
+        let joins = &mut self.joins[conn.slot as usize];
         let Join { thread, hearer } = joins.swap_remove(at);
-        if let Some(moved) = joins.get(at).copied() {
-            self.threads[moved.thread as usize].hearers[moved.hearer as usize].join = at as u32;
-        }
+        capacity::shed(joins);
         let hearers = &mut self.threads[thread as usize].hearers;
         hearers.swap_remove(hearer as usize);
-        if let Some(moved) = hearers.get(hearer as usize).copied() {
-            let joins = &mut self.sides[moved.conn.slot as usize].joins;
-            joins[moved.join as usize].hearer = hearer;
+        let moved = hearers.get(hearer as usize).copied();
+        capacity::shed(hearers);
+        let joins = moved.map(|moved| &mut self.joins[moved.conn.slot as usize]);
+        if let Some(join) = joins.into_iter().flatten().find(|join| join.thread == thread) {
+            join.hearer = hearer;
         }
     }
 
     fn forget_if_empty(&mut self, ix: ThreadIx) {
         let thread = &self.threads[ix as usize];
-        if thread.hearers.is_empty() && thread.typists.is_empty() {
+        if thread.hearers.is_empty() && thread.typists.is_none() {
             let thread = self.threads.remove(ix as usize);
-            self.index.remove(&thread.key);
+            self.index.remove(ix, &thread.key);
         }
     }
 
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
-        assert_eq!(self.index.len(), self.threads.len());
+        assert_eq!(self.index.count(), self.threads.len());
         let mut typists = 0;
         for (ix, thread) in &self.threads {
-            assert_eq!(self.index.get(&thread.key), Some(&(ix as ThreadIx)));
-            assert!(!thread.hearers.is_empty() || !thread.typists.is_empty());
+            let ix = ix as ThreadIx;
+            assert_eq!(self.find(&thread.key), Some(ix));
+            assert!(!thread.hearers.is_empty() || thread.typists.is_some());
             for (at, hearer) in thread.hearers.iter().enumerate() {
-                let join = self.sides[hearer.conn.slot as usize].joins[hearer.join as usize];
-                assert_eq!((join.thread, join.hearer), (ix as ThreadIx, at as u32));
+                let mut joins = self.joins_of(hearer.conn).iter();
+                assert!(joins.any(|join| (join.thread, join.hearer) == (ix, at as u32)));
             }
-            for typist in &thread.typists {
-                let side = &self.sides[typist.conn.slot as usize];
-                assert!(side.types_in.contains(&(ix as ThreadIx)));
+            for typist in thread.typists.iter().flat_map(|typists| typists.iter()) {
+                let key = (typist.conn.slot, typist.serial);
+                assert_eq!(self.types_in.get(&key), Some(&ix));
             }
-            typists += thread.typists.len();
+            let here = thread.typists.as_ref().map(|typists| typists.len());
+            assert_ne!(here, Some(0), "nothing remains of who typed");
+            typists += here.unwrap_or_default();
         }
         let hearers: usize = self.threads.iter().map(|(_, t)| t.hearers.len()).sum();
-        assert_eq!(hearers, self.sides.iter().map(|side| side.joins.len()).sum::<usize>());
-        assert_eq!(typists, self.sides.iter().map(|side| side.types_in.len()).sum::<usize>());
+        assert_eq!(hearers, self.joins.iter().map(|joins| joins.len()).sum::<usize>());
+        assert_eq!(typists, self.types_in.len());
         assert_eq!(typists, self.typing_ends.count());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_and_a_join_are_as_small_as_they_are_said_to_be() {
+        assert_eq!(size_of::<Thread>(), 48);
+        assert_eq!(size_of::<Few<Join>>(), 24);
+        assert_eq!(size_of::<Hearer>(), 8);
     }
 }

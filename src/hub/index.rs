@@ -1,0 +1,88 @@
+//! Finds an entry of a table by its key: a hash map that does not keep the key a second time.
+//!
+//! An entry's place and one byte of its hash are all that there is of it here. The hash is keyed,
+//! as that of the standard library's map, because clients choose the keys.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+use crate::protocol::IdKey;
+
+/// Where the entries of a table are, by their keys.
+#[derive(Debug, Default)]
+pub struct Index {
+    places: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Index {
+    /// The place of this key's entry, if it has one.
+    pub fn find<'a>(&self, key: &IdKey, key_at: impl Fn(u32) -> &'a IdKey) -> Option<u32> {
+        let found = self.places.find(hash(&self.hasher, key), |place| key_at(*place) == key);
+        found.copied()
+    }
+
+    /// Notes the place of a key that had none.
+    pub fn insert<'a>(&mut self, place: u32, key_at: impl Fn(u32) -> &'a IdKey) {
+        let hash_at = |place: &u32| hash(&self.hasher, key_at(*place));
+        self.places.insert_unique(hash_at(&place), place, hash_at);
+    }
+
+    /// Forgets the place of a key.
+    pub fn remove(&mut self, place: u32, key: &IdKey) {
+        let found = self.places.find_entry(hash(&self.hasher, key), |other| *other == place);
+        debug_assert!(found.is_ok(), "an entry is forgotten once");
+        if let Ok(found) = found {
+            found.remove();
+        }
+    }
+
+    /// How many places it knows.
+    pub fn count(&self) -> usize {
+        self.places.len()
+    }
+}
+
+fn hash(hasher: &RandomState, key: &IdKey) -> u64 {
+    match key {
+        IdKey::Number(number) => hasher.hash_one(number),
+        IdKey::Text(text) => hasher.hash_one(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_is_found_at_its_place_until_it_is_forgotten() {
+        let keys: Vec<IdKey> = (0..1_000)
+            .map(|n| match n % 2 {
+                0 => IdKey::Number(n),
+                _ => IdKey::Text(format!("user {n}").into()),
+            })
+            .collect();
+        let key_at = |place: u32| &keys[place as usize];
+        let mut index = Index::default();
+        for place in 0..1_000 {
+            assert_eq!(index.find(key_at(place), key_at), None);
+            index.insert(place, key_at);
+        }
+        for place in (0..1_000).step_by(3) {
+            index.remove(place, key_at(place));
+        }
+        for place in 0..1_000 {
+            let there = (place % 3 != 0).then_some(place);
+            assert_eq!(index.find(key_at(place), key_at), there);
+        }
+        assert_eq!(index.count(), 666);
+    }
+
+    #[test]
+    fn two_tables_hash_differently() {
+        let (one, other) = (Index::default(), Index::default());
+        let key = IdKey::Number(7);
+        assert_ne!(hash(&one.hasher, &key), hash(&other.hasher, &key), "a client could guess it");
+    }
+}
