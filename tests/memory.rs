@@ -77,7 +77,11 @@ impl Place {
 
     fn drain(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
-            self.heard += u32::from(matches!(effect, Effect::Send { .. } | Effect::Hint { .. }));
+            self.heard += match effect {
+                Effect::Send { .. } | Effect::Hint { .. } => 1,
+                Effect::Spread { to, .. } => self.hub.receivers(to).len() as u32,
+                Effect::Ask { .. } | Effect::Close { .. } => 0,
+            };
         }
     }
 
