@@ -184,7 +184,8 @@ impl Hub {
                 self.announce(&user, &frame, None, now);
             }
         } else if let Some(gathered) = self.announcements.take_due(now.instant) {
-            self.tell(gathered);
+            // Those who have come hear of themselves once more: so there is one piece for all.
+            self.broadcast(&gathered, None);
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
         } else if !self.turn_is_over(now) && !self.look_up_message(now) {

@@ -1,7 +1,6 @@
 //! Who is told: one, the hearers of a thread, or everyone.
 
 use super::Hub;
-use super::announcements::Gathered;
 use super::interface::{ConnId, Effect, Now, Receivers};
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::client::ReplyTo;
@@ -19,10 +18,12 @@ impl Hub {
     ) {
         match self.settings.presence {
             PresenceScope::Off => {}
-            PresenceScope::All if self.announcements.is_told_at_once(now.instant) => {
-                self.broadcast(frame, |conn| Some(conn) == newcomer);
+            PresenceScope::All => {
+                let slots = self.open.len();
+                if self.announcements.is_told_at_once(frame, slots, now.instant) {
+                    self.broadcast(frame, newcomer);
+                }
             }
-            PresenceScope::All => self.announcements.gather(frame, newcomer),
             PresenceScope::Threads => {
                 let threads = user.site_number().map_or(&[][..], |n| self.membership.threads_of(n));
                 let keys = threads.iter().map(|thread| IdKey::Number(*thread));
@@ -62,27 +63,14 @@ impl Hub {
         self.spread_from(start, &encoded, can_be_missed);
     }
 
-    /// Tells everyone what has been gathered.
-    pub(super) fn tell(&mut self, gathered: Gathered) {
-        let Gathered { frames, mut for_newcomers } = gathered;
-        for_newcomers.sort_unstable_by_key(|(conn, _)| *conn);
-        let is_new =
-            |to: ConnId| for_newcomers.binary_search_by_key(&to, |(conn, _)| *conn).is_ok();
-        self.broadcast(&frames, is_new);
-        for (to, frame) in for_newcomers {
-            if self.is_open(to) && !frame.is_empty() {
-                self.effects.push_back(Effect::Hint { to, frame });
-            }
-        }
-    }
-
-    fn broadcast(&mut self, frame: &EncodedFrame, is_left_out: impl Fn(ConnId) -> bool) {
+    /// Tells everyone, or everyone but one.
+    pub(super) fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
         // Who is nobody yet hears of nobody.
         let hears =
             |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);
         let start = self.receivers.len();
         let conns = self.open.iter().flatten().copied().filter(hears);
-        self.receivers.extend(conns.filter(|conn| !is_left_out(*conn)));
+        self.receivers.extend(conns.filter(|conn| Some(*conn) != except));
         self.spread_from(start, frame, true);
     }
 
