@@ -1,4 +1,5 @@
-//! What a connection costs the hub, in bytes that were asked of the allocator and not given back.
+//! What a connection costs the hub, and the whole server, in bytes that were asked of the allocator
+//! and not given back.
 //!
 //! The counter stands before the allocator of this test's process and counts for each thread by
 //! itself. What malloc adds to a block, 8 bytes and what makes it a multiple of 16, is not in it: so
@@ -9,15 +10,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/bytes.rs"]
+mod bytes;
 #[path = "support/town.rs"]
 mod town;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use buddyline::config::PresenceScope;
+use buddyline::config::{Config, PresenceScope};
+use buddyline::connection::Connection;
 use buddyline::hub::Hub;
 use buddyline::hub::interface::{Census, ConnId, Effect, Input, Now, Settings};
+use buddyline::server::Server;
+use clap::Parser;
 
 /// Connections, each of another user, two of them in each thread.
 const CROWD: u32 = 10_000;
@@ -198,4 +206,94 @@ fn when_all_have_gone_the_tables_wait_empty_for_the_next() {
         place.use_and_rest();
     });
     assert!(again.bytes == 0 && again.blocks == 0, "those who come again find room: {again:?}");
+}
+
+// ---- the whole server
+
+/// Connections over real sockets: both ends of each are in this process.
+const GUESTS: usize = 1_000;
+/// What an idle connection, identified and joined, may cost the server: its place in the slab and
+/// the hub's part. As counted it is 339, of which 16 are checks of a build without
+/// optimisation; the rest is a margin, as above.
+const SERVER_BYTES_MAX: f64 = 356.0;
+
+/// A server that is turned by this thread, so that what it asks of the allocator is counted.
+struct House {
+    server: Server,
+    address: SocketAddr,
+    guests: Vec<TcpStream>,
+}
+
+impl House {
+    fn new() -> House {
+        let config = Config::parse_from(["buddyline", "--listen", "127.0.0.1:0", "--no-limits"]);
+        let server = Server::bind(&config).unwrap();
+        let (address, guests) = (server.addresses()[0], Vec::with_capacity(GUESTS));
+        House { server, address, guests }
+    }
+
+    /// Each comes, says who it is, joins its thread, and hears that it has.
+    fn fill(&mut self) {
+        for n in 0..GUESTS {
+            let mut guest = TcpStream::connect(self.address).unwrap();
+            guest.set_nonblocking(true).unwrap();
+            let identify = format!(r#"{{"type":"user_connected","userId":{}}}"#, n + 1);
+            let join = format!(r#"{{"type":"join_thread","threadId":{}}}"#, n / 2 + 1);
+            let all = [bytes::request(), bytes::text(&identify), bytes::text(&join)].concat();
+            guest.write_all(&all).unwrap();
+            self.guests.push(guest);
+            self.hear(n, "thread_joined");
+        }
+        self.quiet();
+    }
+
+    /// Turns the loop until a guest has heard this.
+    fn hear(&mut self, guest: usize, what: &str) {
+        let mut buffer = [0; 1 << 16];
+        let mut heard = String::new();
+        while !heard.contains(what) {
+            match self.guests[guest].read(&mut buffer) {
+                Ok(0) => panic!("closed"),
+                Ok(bytes) => heard += &String::from_utf8_lossy(&buffer[..bytes]),
+                Err(_) => self.server.tick().unwrap(),
+            }
+        }
+    }
+
+    /// Lets everyone read until there is nothing more to hear.
+    fn quiet(&mut self) {
+        let until = Instant::now() + Duration::from_millis(1_500);
+        let mut buffer = [0; 1 << 16];
+        while Instant::now() < until {
+            self.server.tick().unwrap();
+            for guest in &mut self.guests {
+                while guest.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+            }
+        }
+    }
+}
+
+#[test]
+fn an_idle_connection_costs_the_server_few_bytes_and_no_block_of_its_own() {
+    println!("place in the slab {:>29} bytes", size_of::<Connection>());
+    let mut house = House::new();
+    let info = measure(|| house.fill());
+    let [bytes, blocks] = [info.bytes_current, info.count_current];
+    let each = bytes as f64 / GUESTS as f64;
+    println!("the whole server, of {GUESTS:<11} {each:>8.2} bytes {blocks:>6} blocks");
+    assert!(each <= SERVER_BYTES_MAX, "{each} bytes for each");
+    assert!(blocks <= 2 * BLOCKS_MAX, "{blocks} blocks");
+    // The flood of their arrivals has left nothing, and neither does what they say.
+    let info = measure(|| {
+        for n in 0..GUESTS {
+            let typing = format!(r#"{{"type":"typing","threadId":{}}}"#, n / 2 + 1);
+            house.guests[n].write_all(&bytes::text(&typing)).unwrap();
+            house.hear(n, "typing");
+        }
+        house.quiet();
+        house.quiet();
+        house.quiet();
+    });
+    println!("after use {:>40} bytes {:>6} blocks in all", info.bytes_current, info.count_current);
+    assert!(info.bytes_current <= 4 * GUESTS as i64 && info.count_current <= 8, "{info:?}");
 }
