@@ -71,7 +71,7 @@ impl Serialize for Id {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match (&self.key, self.quoted) {
             (IdKey::Number(n), false) => to.serialize_u64(*n),
-            (IdKey::Number(n), true) => to.collect_str(n),
+            (IdKey::Number(n), true) => to.serialize_str(itoa::Buffer::new().format(*n)),
             (IdKey::Text(text), true) => to.serialize_str(text),
             (IdKey::Text(text), false) => match text.parse::<i64>() {
                 Ok(n) => to.serialize_i64(n),
