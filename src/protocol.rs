@@ -57,12 +57,15 @@ impl Id {
 
 impl IdKey {
     fn of_text(text: &str) -> IdKey {
-        let canonical = text.bytes().all(|b| b.is_ascii_digit())
-            && (text.len() == 1 || !text.starts_with('0'))
-            && !text.is_empty();
-        match text.parse() {
-            Ok(n) if canonical => IdKey::Number(n),
-            _ => IdKey::Text(text.into()),
+        IdKey::canonical(text).map_or_else(|| IdKey::Text(text.into()), IdKey::Number)
+    }
+
+    /// The number that a text is in canonical decimal.
+    fn canonical(text: &str) -> Option<u64> {
+        match text.as_bytes() {
+            // A digit in front, so that no sign is; the parser sees to the others.
+            b"0" | [b'1'..=b'9', ..] => text.parse().ok(),
+            _ => None,
         }
     }
 }
