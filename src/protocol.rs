@@ -8,6 +8,7 @@ pub mod credential;
 pub mod server;
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 
 use serde::{Serialize, Serializer};
 
@@ -18,7 +19,7 @@ pub const ID_BYTES_MAX: usize = 64;
 pub const SITE_ID_MAX: u64 = 9_007_199_254_740_991;
 
 /// What an id means, however it was written: `7` and `"7"` are the same key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdKey {
     /// A whole number, or a string that is one in canonical decimal.
     Number(u64),
@@ -66,6 +67,17 @@ impl IdKey {
             // A digit in front, so that no sign is; the parser sees to the others.
             b"0" | [b'1'..=b'9', ..] => text.parse().ok(),
             _ => None,
+        }
+    }
+}
+
+/// Without the variant, which would be half of what is hashed for a number. So a number and a text
+/// may share a hash, but never more than these two: who chooses ids gains nothing by it.
+impl Hash for IdKey {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        match self {
+            IdKey::Number(n) => to.write_u64(*n),
+            IdKey::Text(text) => text.hash(to),
         }
     }
 }
