@@ -8,6 +8,7 @@ pub mod credential;
 pub mod server;
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 
 use serde::{Serialize, Serializer};
 
@@ -18,7 +19,7 @@ pub const ID_BYTES_MAX: usize = 64;
 pub const SITE_ID_MAX: u64 = 9_007_199_254_740_991;
 
 /// What an id means, however it was written: `7` and `"7"` are the same key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdKey {
     /// A whole number, or a string that is one in canonical decimal.
     Number(u64),
@@ -57,12 +58,26 @@ impl Id {
 
 impl IdKey {
     fn of_text(text: &str) -> IdKey {
-        let canonical = text.bytes().all(|b| b.is_ascii_digit())
-            && (text.len() == 1 || !text.starts_with('0'))
-            && !text.is_empty();
-        match text.parse() {
-            Ok(n) if canonical => IdKey::Number(n),
-            _ => IdKey::Text(text.into()),
+        IdKey::canonical(text).map_or_else(|| IdKey::Text(text.into()), IdKey::Number)
+    }
+
+    /// The number that a text is in canonical decimal.
+    fn canonical(text: &str) -> Option<u64> {
+        match text.as_bytes() {
+            // A digit in front, so that no sign is; the parser sees to the others.
+            b"0" | [b'1'..=b'9', ..] => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Without the variant, which would be half of what is hashed for a number. So a number and a text
+/// may share a hash, but never more than these two: who chooses ids gains nothing by it.
+impl Hash for IdKey {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        match self {
+            IdKey::Number(n) => to.write_u64(*n),
+            IdKey::Text(text) => text.hash(to),
         }
     }
 }
@@ -71,7 +86,7 @@ impl Serialize for Id {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match (&self.key, self.quoted) {
             (IdKey::Number(n), false) => to.serialize_u64(*n),
-            (IdKey::Number(n), true) => to.collect_str(n),
+            (IdKey::Number(n), true) => to.serialize_str(itoa::Buffer::new().format(*n)),
             (IdKey::Text(text), true) => to.serialize_str(text),
             (IdKey::Text(text), false) => match text.parse::<i64>() {
                 Ok(n) => to.serialize_i64(n),

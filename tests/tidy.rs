@@ -95,6 +95,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("log::", &["server", "upstream", "main", "config", "journal"]),
         ("ring::", &["protocol", "upstream"]),
         ("base64::", &["protocol", "upstream"]),
+        ("itoa::", &["protocol"]),
         ("zeroize::", &["protocol", "config", "wire", "hub"]),
         ("Instant::now", &["server", "upstream", "journal"]),
         ("SystemTime::now", &["server", "journal"]),

@@ -289,7 +289,11 @@ fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>
     let Some(raw) = raw else {
         return Ok(None);
     };
-    if raw.get().starts_with('"') {
+    if let Some(quoted) = raw.get().strip_prefix('"') {
+        // Most ids are numbers, and a number has no escapes to look for.
+        if let Some(n) = quoted.strip_suffix('"').and_then(IdKey::canonical) {
+            return Ok(Some(Id { key: IdKey::Number(n), quoted: true }));
+        }
         let text = text_of(raw, field)?;
         return match text.len() {
             0 => Err(error(ErrorCode::InvalidField, format!("{field} must not be empty."))),
