@@ -9,30 +9,63 @@ use std::time::Duration;
 use mio::net::TcpStream;
 
 use crate::hub::interface::ConnId;
+use crate::protocol::server::EncodedFrame;
 use crate::wire::Wire;
 use crate::wire::outbox::{Ledger, Outbox};
 use rate::Ahead;
 
 /// Large frames that leave in one system call. With more, their bytes outweigh the call.
 const GATHER_MAX: usize = 64;
-/// What small frames are copied into, to leave in one piece: as much as is read in one piece.
-const COPY_BYTES: usize = 16 * 1024;
-/// From this size on, on the average, a frame is not copied. For each piece of a vector the kernel
-/// needs as long as for copying some hundred bytes.
+/// What small frames are copied into, to leave in one piece.
+const COPY_BYTES: usize = 64 * 1024;
+/// Frames that are larger than this, on the average, are not copied: for each piece of a vector the
+/// kernel needs as long as for copying some hundred bytes.
 const COPIED_BYTES_MAX: usize = 512;
 
+/// Fewer frames are copied anew for each: to look whether they are the same takes as long.
+const COMPARED_MIN: usize = 4;
+
 /// What all connections share when they send.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outlet {
     /// What waits for those that do not read.
     pub ledger: Ledger,
-    /// Small frames that leave together.
-    copies: Box<[u8]>,
+    copies: Copies,
 }
 
-impl Default for Outlet {
-    fn default() -> Outlet {
-        Outlet { ledger: Ledger::default(), copies: vec![0; COPY_BYTES].into_boxed_slice() }
+/// Small frames that leave together, in one piece. Those who hear the same thread are written to one
+/// after the other, and what waits for one of them is mostly what waited for the last.
+#[derive(Default)]
+struct Copies {
+    bytes: Vec<u8>,
+    /// What they are copies of.
+    frames: Vec<EncodedFrame>,
+    /// Of a few frames.
+    few: Vec<u8>,
+}
+
+/// The bytes are what people wrote: they are not shown.
+impl std::fmt::Debug for Copies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copies").field("frames", &self.frames.len()).finish_non_exhaustive()
+    }
+}
+
+impl Copies {
+    /// The next of what waits in an outbox, in one piece.
+    fn of(&mut self, outbox: &Outbox) -> &[u8] {
+        if outbox.count() < COMPARED_MIN {
+            self.few.clear();
+            outbox.copy_into(&mut self.few, COPY_BYTES, |_| {});
+            return &self.few;
+        }
+        if !outbox.begins_with(&self.frames) {
+            self.frames.clear();
+            self.bytes.clear();
+            let note = |frame: &EncodedFrame| self.frames.push(EncodedFrame::clone(frame));
+            outbox.copy_into(&mut self.bytes, COPY_BYTES, note);
+        }
+        &self.bytes
     }
 }
 
@@ -202,17 +235,14 @@ impl Connection {
     }
 
     /// One system call: how many bytes it was offered, and what came of it.
-    fn write(&mut self, copies: &mut [u8]) -> (usize, io::Result<usize>) {
+    fn write(&mut self, copies: &mut Copies) -> (usize, io::Result<usize>) {
         // A vector of one costs the kernel more than the bytes themselves.
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), self.socket.write(bytes));
         }
         if self.outbox.bytes() <= self.outbox.count() * COPIED_BYTES_MAX {
-            let copied = self.outbox.copy_into(copies);
-            // A large one may stand before many small ones.
-            if copied > 0 {
-                return (copied, self.socket.write(&copies[..copied]));
-            }
+            let bytes = copies.of(&self.outbox);
+            return (bytes.len(), self.socket.write(bytes));
         }
         let mut slices = [IoSlice::new(&[]); GATHER_MAX];
         let filled = self.outbox.gather(&mut slices);

@@ -128,16 +128,32 @@ impl Outbox {
         filled
     }
 
-    /// Copies what leaves next into `buffer`, whole frames as long as there is room for them;
-    /// returns how many bytes it has copied.
-    pub fn copy_into(&self, buffer: &mut [u8]) -> usize {
-        let mut filled = 0;
-        for bytes in self.pieces() {
-            let Some(room) = buffer.get_mut(filled..filled + bytes.len()) else { break };
-            room.copy_from_slice(bytes);
-            filled += bytes.len();
+    /// Whether what leaves next is these very frames, from their beginnings on.
+    pub fn begins_with(&self, frames: &[EncodedFrame]) -> bool {
+        let same = |(one, other): (&EncodedFrame, &EncodedFrame)| EncodedFrame::ptr_eq(one, other);
+        self.sent == 0
+            && !frames.is_empty()
+            && frames.len() <= self.count()
+            && self.frames().zip(frames).all(same)
+    }
+
+    /// Copies what leaves next, until there are at least `enough` bytes, and names the frames that
+    /// these are, unless the first of them has begun to leave.
+    pub fn copy_into(
+        &self,
+        bytes: &mut Vec<u8>,
+        enough: usize,
+        mut note: impl FnMut(&EncodedFrame),
+    ) {
+        for (frame, piece) in self.frames().zip(self.pieces()) {
+            bytes.extend_from_slice(piece);
+            if self.sent == 0 {
+                note(frame);
+            }
+            if bytes.len() >= enough {
+                break;
+            }
         }
-        filled
     }
 
     /// Notes that so many bytes have left.
@@ -273,16 +289,28 @@ mod tests {
     }
 
     #[test]
-    fn whole_frames_are_copied_as_long_as_there_is_room() {
+    fn what_is_copied_is_whole_frames_until_it_is_enough() {
         let mut outbox = outbox(&["one", "", "three", "four"]);
-        outbox.consume(1, &mut Ledger::default());
-        let mut buffer = [b'.'; 11];
-        for (room, copied) in [(0, ""), (1, ""), (2, "ne"), (6, "ne"), (7, "nethree")] {
-            let filled = outbox.copy_into(&mut buffer[..room]);
-            assert_eq!(&buffer[..filled], copied.as_bytes(), "{room} bytes of room");
+        let copy = |outbox: &Outbox, enough| {
+            let (mut bytes, mut frames) = (Vec::new(), Vec::new());
+            outbox.copy_into(&mut bytes, enough, |frame| frames.push(frame.clone()));
+            (String::from_utf8(bytes).unwrap(), frames)
+        };
+        for (enough, copied, count) in [(1, "one", 1), (4, "onethree", 3), (99, "onethreefour", 4)]
+        {
+            let (text, frames) = copy(&outbox, enough);
+            assert_eq!((text.as_str(), frames.len()), (copied, count));
+            assert!(outbox.begins_with(&frames));
         }
-        assert_eq!(outbox.copy_into(&mut buffer), outbox.bytes());
-        assert_eq!(&buffer, b"nethreefour");
+        let (_, frames) = copy(&outbox, 99);
+        outbox.consume(1, &mut Ledger::default());
+        assert!(!outbox.begins_with(&frames), "the first has begun to leave");
+        assert_eq!(copy(&outbox, 99), ("nethreefour".to_owned(), Vec::new()));
+        // With the empty one behind it.
+        outbox.consume(2, &mut Ledger::default());
+        assert!(outbox.begins_with(&frames[2..]) && outbox.begins_with(&frames[2..3]));
+        assert!(!outbox.begins_with(&frames) && !outbox.begins_with(&frames[3..]));
+        assert!(!outbox.begins_with(&[]));
     }
 
     #[test]
