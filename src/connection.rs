@@ -34,8 +34,8 @@ pub struct Outlet {
     copies: Copies,
 }
 
-/// Small frames that leave together, in one piece. Those who hear the same thread are written to one
-/// after the other, and what waits for one of them is mostly what waited for the last.
+/// Small frames that leave together, in one piece. Those who hear the same thread are written to
+/// one after the other, and what waits for one of them is mostly what waited for the last.
 #[derive(Default)]
 struct Copies {
     bytes: Vec<u8>,

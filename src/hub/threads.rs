@@ -187,8 +187,9 @@ impl Threads {
         &self.threads[thread as usize].hearers
     }
 
-    /// Notes that someone types, until `now + lasting` unless they go on. Returns the thread's place,
-    /// and who thereby stopped elsewhere, at the limit of threads that one connection types in.
+    /// Notes that someone types, until `now + lasting` unless they go on. Returns the thread's
+    /// place, and who thereby stopped elsewhere, at the limit of threads that one connection types
+    /// in.
     pub fn typing_starts(
         &mut self,
         conn: ConnId,
