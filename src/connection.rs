@@ -63,6 +63,8 @@ impl Copies {
         if !outbox.begins_with(&self.frames) {
             self.frames.clear();
             self.bytes.clear();
+            // One huge frame may have stood among many small ones.
+            self.bytes.shrink_to(2 * COPY_BYTES);
             let note = |frame: &EncodedFrame| self.frames.push(EncodedFrame::clone(frame));
             outbox.copy_into(&mut self.bytes, COPY_BYTES, note);
         }
@@ -241,7 +243,7 @@ impl Connection {
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), send(&self.socket, bytes));
         }
-        if self.outbox.bytes() <= self.outbox.count() * COPIED_BYTES_MAX {
+        if self.outbox.bytes() / self.outbox.count() <= COPIED_BYTES_MAX {
             let bytes = copies.of(&self.outbox);
             return (bytes.len(), send(&self.socket, bytes));
         }

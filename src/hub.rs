@@ -176,16 +176,16 @@ impl Hub {
     /// before the next: many things may be due at once, and each may be for everyone.
     pub fn advance(&mut self, now: Now) -> bool {
         self.heirs.forget(now.instant);
-        if let Some(typist) = self.threads.typing_times_out(now.instant) {
+        // First, since what comes next may add to it.
+        if let Some(gathered) = self.announcements.take_due(now.instant) {
+            self.tell_gathered(&gathered);
+        } else if let Some(typist) = self.threads.typing_times_out(now.instant) {
             self.typing_over(&typist);
         } else if let Some(user) = self.presence.depart(now.instant) {
             if !self.drains {
                 let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
                 self.announce(&user, &frame, None, now);
             }
-        } else if let Some(gathered) = self.announcements.take_due(now.instant) {
-            // Those who have come hear of themselves once more: so there is one piece for all.
-            self.broadcast(&gathered, None);
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
         } else if !self.turn_is_over(now) && !self.look_up_message(now) {

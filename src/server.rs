@@ -52,9 +52,11 @@ const EVENTS_PER_TICK: usize = 1024;
 const READS_LAST: Duration = Duration::from_millis(8);
 /// To write to those for whom something waits that is not for many.
 const FLUSH_LASTS: Duration = Duration::from_millis(6);
-/// To write to those for whom it is: a part of their round, and at least half as long again as was
-/// read before, so that reading does not outrun it.
+/// To write to those for whom it is: a part of their round.
 const BULK_LASTS: Duration = Duration::from_micros(250);
+/// While more is said to many than leaves: a little of what is said is read, and much is written.
+const READS_LAST_BEHIND: Duration = Duration::from_millis(1);
+const BULK_LASTS_BEHIND: Duration = Duration::from_millis(12);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
 const TICK_WORTH_TIMING: usize = 64;
@@ -200,7 +202,8 @@ impl Server {
         let sent_before = self.crowd.sent;
         self.codec.set_readiness(self.readiness());
 
-        self.reads = Phase::new(READS_LAST, sent_before);
+        let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
+        self.reads = Phase::new(reads, sent_before);
         // Who was stopped by a budget in the last tick comes first.
         for slot in self.crowd.take_again() {
             // The event that spoke of the peer's end may have come in an earlier tick.
@@ -258,7 +261,10 @@ impl Server {
         self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
         if self.crowd.next_bulk(now.instant).is_some_and(|at| at <= now.instant) {
             let read = now.instant.elapsed();
-            let lasts = BULK_LASTS.max(read + read / 2);
+            let lasts = match self.crowd.is_behind() {
+                true => BULK_LASTS_BEHIND,
+                false => BULK_LASTS.max(read + read / 2),
+            };
             self.work.flushed += self.crowd.flush_bulk(&mut Phase::new(lasts, 0), now.instant);
         }
     }

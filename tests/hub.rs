@@ -3,9 +3,12 @@
 #[path = "support/town.rs"]
 mod town;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use buddyline::hub::interface::{Answer, Failure, Input, Looked, Settings, Stored, Target};
+use buddyline::hub::Hub;
+use buddyline::hub::interface::{
+    Answer, ConnId, Effect, Failure, Input, Looked, Now, Settings, Stored, Target,
+};
 use buddyline::protocol::Id;
 use serde_json::{Value, json};
 use town::{Town, settings};
@@ -752,4 +755,39 @@ fn a_frame_too_many_is_not_heard_and_its_sender_learns_which() {
     assert_eq!(town.questions(), 0, "nothing was sent");
     town.handle(Input::Refused { conn: alice, text: None });
     town.hears_error(alice, "rate_limited");
+}
+
+#[test]
+fn of_a_flood_of_arrivals_everyone_hears_all_in_a_few_pieces_that_are_not_too_large() {
+    const CROWD: u32 = 1_000;
+    let mut hub = Hub::new(settings());
+    let mut now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
+    let conns = (0..CROWD).map(|slot| ConnId { slot, serial: slot + 1 });
+    for conn in conns.clone() {
+        hub.handle(Input::Opened { conn, credential: None }, now);
+    }
+    let (mut heard, mut pieces, mut largest) = ([0; CROWD as usize], 0, 0);
+    let mut drain = |hub: &mut Hub| {
+        while let Some(effect) = hub.next_effect() {
+            if let Effect::Spread { to, frame, can_be_missed: true } = effect {
+                pieces += 1;
+                largest = largest.max(frame.len());
+                let told = town::frames::frames(&frame).len();
+                hub.receivers(to).iter().for_each(|conn| heard[conn.slot as usize] += told);
+            }
+        }
+    };
+    for conn in conns {
+        let text = format!(r#"{{"type":"user_connected","userId":"{:x>64}"}}"#, conn.slot);
+        hub.handle(Input::Frame { conn, text: &text }, now);
+        drain(&mut hub);
+    }
+    now.instant += Duration::from_millis(100);
+    while hub.advance(now) {
+        drain(&mut hub);
+    }
+    // Each of themselves by the answer, and perhaps once more.
+    assert!(heard.iter().all(|told| [CROWD as usize - 1, CROWD as usize].contains(told)));
+    assert!((100..300).contains(&pieces), "{pieces} pieces");
+    assert!((16 * 1024..33 * 1024).contains(&largest), "{largest} bytes in one");
 }

@@ -26,41 +26,52 @@ pub struct Announcements {
     gathered: Vec<u8>,
 }
 
+/// What is to be told of one who has just come or gone.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// This one, at once.
+    AtOnce,
+    /// All that has been gathered, this one among it: it is much.
+    Gathered(EncodedFrame),
+    /// Nothing yet.
+    Later,
+}
+
 impl Announcements {
-    /// Takes a frame in that is for so many. Returns whether it is to be told at once; if not, it
-    /// is told with [`Announcements::take_due`].
-    pub fn is_told_at_once(&mut self, frame: &EncodedFrame, hearers: usize, now: Instant) -> bool {
+    /// Takes in a frame that is for so many.
+    pub fn take_in(&mut self, frame: &EncodedFrame, hearers: usize, now: Instant) -> Tell {
         // Nothing overtakes what waits.
-        let at_once = self.gathered.is_empty() && {
+        if self.gathered.is_empty() {
             if self.period_ends.is_none_or(|end| end <= now) {
                 (self.period_ends, self.made) = (Some(now + PERIOD), 0);
             }
-            self.made == 0 || self.made + hearers <= AT_ONCE
-        };
-        if at_once {
-            self.made += hearers;
-        } else {
-            self.gathered.extend_from_slice(frame);
+            if self.made == 0 || self.made + hearers <= AT_ONCE {
+                self.made += hearers;
+                return Tell::AtOnce;
+            }
         }
-        at_once
+        self.gathered.extend_from_slice(frame);
+        match self.gathered.len() {
+            GATHERED_BYTES_MAX.. => Tell::Gathered(self.take(now)),
+            _ => Tell::Later,
+        }
     }
 
     /// Takes the frames that have been gathered, if it is time to tell them.
     pub fn take_due(&mut self, now: Instant) -> Option<EncodedFrame> {
         self.next_deadline().filter(|at| *at <= now)?;
+        Some(self.take(now))
+    }
+
+    fn take(&mut self, now: Instant) -> EncodedFrame {
         // Those who go on to come are gathered as well.
         (self.period_ends, self.made) = (Some(now + PERIOD), AT_ONCE);
-        Some(std::mem::take(&mut self.gathered).into())
+        std::mem::take(&mut self.gathered).into()
     }
 
     /// When what has been gathered is to be told.
     pub fn next_deadline(&self) -> Option<Instant> {
-        match self.gathered.len() {
-            0 => None,
-            // When the period began, which is long ago.
-            GATHERED_BYTES_MAX.. => self.period_ends.map(|end| end - PERIOD),
-            _ => self.period_ends,
-        }
+        self.period_ends.filter(|_| !self.gathered.is_empty())
     }
 }
 
@@ -77,43 +88,48 @@ mod tests {
     #[test]
     fn the_first_are_told_at_once_and_the_others_together() {
         let (mut announcements, now) = (Announcements::default(), Instant::now());
-        let mut tell = |text, at| announcements.is_told_at_once(&frame(text), AT_ONCE / 2, at);
-        assert!(tell("at", now) && tell("once", now));
-        assert!(!tell("one", now) && !tell("two", now + 50 * MS));
+        let mut take_in = |text, at| announcements.take_in(&frame(text), AT_ONCE / 2, at);
+        for text in ["at", "once"] {
+            assert_eq!(take_in(text, now), Tell::AtOnce);
+        }
         // Nothing overtakes what waits, however late the tick.
-        assert!(!tell("three", now + 150 * MS));
+        for (text, ms) in [("one", 0), ("two", 50), ("three", 150)] {
+            assert_eq!(take_in(text, now + ms * MS), Tell::Later);
+        }
         assert_eq!(announcements.next_deadline(), Some(now + PERIOD));
         assert_eq!(announcements.take_due(now + 99 * MS), None);
         assert_eq!(announcements.take_due(now + 100 * MS), Some(frame("onetwothree")));
         assert_eq!(announcements.next_deadline(), None);
         // The flood may go on: until nobody has come for a period, nobody is told of at once.
-        assert!(!announcements.is_told_at_once(&frame("four"), 1, now + 199 * MS));
+        assert_eq!(announcements.take_in(&frame("four"), 1, now + 199 * MS), Tell::Later);
         assert_eq!(announcements.take_due(now + 200 * MS), Some(frame("four")));
-        assert!(announcements.is_told_at_once(&frame("five"), 1, now + 300 * MS));
+        assert_eq!(announcements.take_in(&frame("five"), 1, now + 300 * MS), Tell::AtOnce);
     }
 
     #[test]
     fn however_many_hear_it_one_at_a_time_is_told_at_once() {
         let (mut announcements, now) = (Announcements::default(), Instant::now());
-        assert!(announcements.is_told_at_once(&frame("one"), 2 * AT_ONCE, now));
-        assert!(!announcements.is_told_at_once(&frame("two"), 2 * AT_ONCE, now));
+        assert_eq!(announcements.take_in(&frame("one"), 2 * AT_ONCE, now), Tell::AtOnce);
+        assert_eq!(announcements.take_in(&frame("two"), 2 * AT_ONCE, now), Tell::Later);
     }
 
     #[test]
     fn where_few_hear_it_many_are_told_at_once() {
         let (mut announcements, now) = (Announcements::default(), Instant::now());
-        assert!((0..1_000).all(|_| announcements.is_told_at_once(&frame("x"), 20, now)));
-        assert!(!announcements.is_told_at_once(&frame("x"), 20, now));
+        for _ in 0..1_000 {
+            assert_eq!(announcements.take_in(&frame("x"), 20, now), Tell::AtOnce);
+        }
+        assert_eq!(announcements.take_in(&frame("x"), 20, now), Tell::Later);
     }
 
     #[test]
     fn what_is_much_does_not_wait() {
         let (mut announcements, now) = (Announcements::default(), Instant::now());
-        assert!(announcements.is_told_at_once(&frame("x"), AT_ONCE, now));
-        let much = frame(&"x".repeat(GATHERED_BYTES_MAX - 1));
-        assert!(!announcements.is_told_at_once(&much, 1, now));
-        assert_eq!(announcements.take_due(now), None);
-        assert!(!announcements.is_told_at_once(&frame("x"), 1, now));
-        assert!(announcements.take_due(now).is_some());
+        assert_eq!(announcements.take_in(&frame("x"), AT_ONCE, now), Tell::AtOnce);
+        let much = "x".repeat(GATHERED_BYTES_MAX - 1);
+        assert_eq!(announcements.take_in(&frame(&much), 1, now), Tell::Later);
+        let all = Tell::Gathered(frame(&(much + "y")));
+        assert_eq!(announcements.take_in(&frame("y"), 1, now), all);
+        assert_eq!(announcements.next_deadline(), None);
     }
 }

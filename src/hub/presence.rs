@@ -150,6 +150,11 @@ impl Presence {
         }
     }
 
+    /// How many are online.
+    pub fn count(&self) -> usize {
+        self.users.len()
+    }
+
     /// Everyone who is online, those in their grace time included, in no particular order.
     pub fn online(&self) -> impl Iterator<Item = &Id> {
         self.users.iter().map(|(_, user)| &user.id)

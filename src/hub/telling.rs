@@ -1,6 +1,7 @@
 //! Who is told: one, the hearers of a thread, or everyone.
 
 use super::Hub;
+use super::announcements::Tell;
 use super::interface::{ConnId, Effect, Now, Receivers};
 use super::threads::ThreadIx;
 use crate::config::{PresenceScope, Trust};
@@ -20,9 +21,11 @@ impl Hub {
         match self.settings.presence {
             PresenceScope::Off => {}
             PresenceScope::All => {
-                let slots = self.open.len();
-                if self.announcements.is_told_at_once(frame, slots, now.instant) {
-                    self.broadcast(frame, newcomer);
+                let hearers = self.presence.count();
+                match self.announcements.take_in(frame, hearers, now.instant) {
+                    Tell::AtOnce => self.broadcast(frame, newcomer),
+                    Tell::Gathered(frames) => self.tell_gathered(&frames),
+                    Tell::Later => {}
                 }
             }
             PresenceScope::Threads => {
@@ -65,8 +68,14 @@ impl Hub {
         self.spread_from(start, &encoded, can_be_missed);
     }
 
+    /// Tells what has been gathered. Those who have come hear of themselves once more: so there is
+    /// one piece for all.
+    pub(super) fn tell_gathered(&mut self, frames: &EncodedFrame) {
+        self.broadcast(frames, None);
+    }
+
     /// Tells everyone, or everyone but one.
-    pub(super) fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
+    fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
         // Who is nobody yet hears of nobody.
         let hears =
             |conn: &ConnId| self.settings.trust == Trust::Open || self.presence.is_known(*conn);

@@ -8,23 +8,27 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::hub::interface::ConnId;
+
 /// A poll sleeps for whole milliseconds: rests are saved up until they are worth one.
 const REST: Duration = Duration::from_millis(1);
 /// What came before a pause like this says nothing of what comes now.
 const FORGOTTEN: Duration = Duration::from_millis(10);
 /// Parts over which the frames that leave in one system call are counted, about: some
 /// milliseconds, or the first frames of a burst would wait.
-const PARTS: usize = 16;
+const PARTS: u64 = 16;
+/// Where so many leave in one system call, on the average, writing no longer keeps up with reading.
+const BEHIND: u64 = 128;
 /// So that what divides them does not leave much behind.
-const UNIT: usize = 256;
+const UNIT: u64 = 256;
 
 /// Who waits for what is for many, and when they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
-    queue: VecDeque<u32>,
+    queue: VecDeque<ConnId>,
     /// Of the last parts: so many times `PARTS` times `UNIT`.
-    writes: usize,
-    frames: usize,
+    writes: u64,
+    frames: u64,
     ended: Option<Instant>,
     /// Rest that is saved up.
     saved: Duration,
@@ -41,12 +45,12 @@ pub(super) struct Part {
 }
 
 impl Bulk {
-    pub(super) fn push(&mut self, slot: u32) {
-        self.queue.push_back(slot);
+    pub(super) fn push(&mut self, conn: ConnId) {
+        self.queue.push_back(conn);
     }
 
     /// Who has waited longest.
-    pub(super) fn pop(&mut self) -> Option<u32> {
+    pub(super) fn pop(&mut self) -> Option<ConnId> {
         self.queue.pop_front()
     }
 
@@ -69,8 +73,8 @@ impl Bulk {
             (self.writes, self.frames, self.saved) = (0, 0, Duration::ZERO);
         }
         self.ended = Some(part.ended);
-        self.writes = self.writes - self.writes / PARTS + part.writes * UNIT;
-        self.frames = self.frames - self.frames / PARTS + part.frames * UNIT;
+        self.writes = self.writes - self.writes / PARTS + part.writes as u64 * UNIT;
+        self.frames = self.frames - self.frames / PARTS + part.frames as u64 * UNIT;
         self.rests_until = None;
         if !self.is_worth_a_rest() {
             return;
@@ -82,6 +86,11 @@ impl Bulk {
             self.saved -= REST;
             self.rests_until = Some(part.ended + REST);
         }
+    }
+
+    /// Whether more comes than leaves, or nearly so: then less is to be read.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queue.is_empty() && self.frames > BEHIND * self.writes
     }
 
     /// Whether frames come faster than rounds end. From eight of them on in one system call, they
@@ -131,6 +140,17 @@ mod tests {
         assert_eq!(rests(&mut bulk, start + 100 * MS, 8, 20), 0);
         // What was before is forgotten after a pause.
         assert_eq!(rests(&mut bulk, start + 200 * MS, 8, 20), 3);
+    }
+
+    #[test]
+    fn where_very_many_leave_at_a_time_it_is_behind() {
+        let mut bulk = Bulk::default();
+        rests(&mut bulk, Instant::now(), 100, 2_000);
+        assert!(!bulk.is_behind(), "nobody waits");
+        bulk.push(ConnId { slot: 7, serial: 1 });
+        assert!(bulk.is_behind());
+        rests(&mut bulk, Instant::now(), 100, 1_000);
+        assert!(!bulk.is_behind());
     }
 
     #[test]

@@ -21,8 +21,6 @@ const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
 /// What is for more than so many waits in their queue; who hears it with fewer is written to in the
 /// same tick.
 const FEW: usize = 16;
-/// Beyond the limit on all buffers, those with the most are closed until so much of it is left.
-const SHED_DOWN_TO: f64 = 0.875;
 
 /// What may be held for clients that are slow, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +34,9 @@ pub(super) struct Buffers {
 }
 
 /// The slab of connections, with lists of slots. A connection stands on a list once, which its
-/// flags see to. A slot on a list may be empty by the time the list is gone through, or someone
-/// else's: there is nothing to do then, and no harm. Only among the doomed there would be, so
-/// nobody is removed but from there.
+/// flags see to; in the bulk queue it stands with its serial. A slot on another list may be empty by
+/// the time the list is gone through, or someone else's: there is nothing to do then, and no harm.
+/// Only among the doomed there would be, so nobody is removed but from there.
 pub(super) struct Crowd {
     connections: Slab<Connection>,
     registry: Registry,
@@ -47,6 +45,8 @@ pub(super) struct Crowd {
     dirty: Vec<u32>,
     /// Those for whom something waits that is for many.
     bulk: Bulk,
+    /// The last flush has not come to the end of its list.
+    behind: bool,
     /// Not read at all in the last tick, which had no time left.
     put_off: Vec<u32>,
     /// More to read than one tick's share.
@@ -77,6 +77,7 @@ impl Crowd {
             serial: 0,
             dirty: Vec::new(),
             bulk: Bulk::default(),
+            behind: false,
             put_off: Vec::new(),
             again: Vec::new(),
             unread: HashMap::new(),
@@ -104,6 +105,11 @@ impl Crowd {
     pub(super) fn has_left_over(&self) -> bool {
         let input = !self.again.is_empty() || !self.put_off.is_empty();
         input || !self.dirty.is_empty() || !self.doomed.is_empty()
+    }
+
+    /// Whether more is said to many than leaves.
+    pub(super) fn is_behind(&self) -> bool {
+        self.bulk.is_behind()
     }
 
     /// When those for whom something waits that is for many are to be written to, if there are any.
@@ -163,8 +169,11 @@ impl Crowd {
     /// can be sent must wait, and everyone else need not.
     pub(super) fn take_again(&mut self) -> Vec<u32> {
         let mut slots = std::mem::take(&mut self.put_off);
-        let behind = !self.dirty.is_empty() || !self.bulk.is_empty();
-        let shares = if behind { self.again.len().min(1) } else { self.again.len() };
+        let shares = if self.behind || self.bulk.is_behind() {
+            self.again.len().min(1)
+        } else {
+            self.again.len()
+        };
         slots.extend(self.again.drain(..shares));
         for slot in &slots {
             if let Some(connection) = self.connections.get_mut(*slot as usize) {
@@ -279,8 +288,9 @@ impl Crowd {
 
     /// Puts a connection into the queue of those for whom something waits that is for many.
     fn queue(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.connections[slot as usize].queued, true) {
-            self.bulk.push(slot);
+        let connection = &mut self.connections[slot as usize];
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.bulk.push(connection.id);
         }
     }
 
@@ -331,11 +341,14 @@ impl Crowd {
             let slot = slots[done];
             if let Some(connection) = self.connections.get_mut(slot as usize) {
                 connection.dirty = false;
-                self.flush_one(slot);
+                if self.write_to(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
+                    self.mark_dirty(slot);
+                }
             }
             done += 1;
         }
-        if done == slots.len() && self.dirty.is_empty() {
+        self.behind = done < slots.len();
+        if !self.behind && self.dirty.is_empty() {
             // Its memory serves the next tick.
             self.dirty = slots;
             self.dirty.clear();
@@ -356,25 +369,20 @@ impl Crowd {
         let began = Instant::now();
         let (mut writes, mut frames) = (0, 0);
         while !phase.is_over(0) {
-            let Some(slot) = self.bulk.pop() else { break };
-            let Some(connection) = self.connections.get_mut(slot as usize) else { continue };
+            let Some(ConnId { slot, serial }) = self.bulk.pop() else { break };
+            let connection = self.connections.get_mut(slot as usize);
+            let Some(connection) = connection.filter(|c| c.id.serial == serial) else { continue };
             connection.queued = false;
             let waits = connection.outbox.count();
             if waits > 0 {
                 (writes, frames) = (writes + 1, frames + waits);
-                self.flush_one(slot);
+                if self.write_to(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
+                    self.queue(slot);
+                }
             }
         }
         self.bulk.note(Part { began, ended: Instant::now(), writes, frames });
         writes
-    }
-
-    fn flush_one(&mut self, slot: u32) {
-        match self.write_to(slot, FLUSH_BYTES_PER_TICK) {
-            Flushed::Done | Flushed::Blocked => {}
-            Flushed::More => self.mark_dirty(slot),
-            Flushed::Gone => self.doom(slot),
-        }
     }
 
     /// Writes what waits for a connection, up to about `budget` bytes. From the first time on that
@@ -382,49 +390,20 @@ impl Crowd {
     /// and the event with which such a watch begins would be one more for each that arrives.
     fn write_to(&mut self, slot: u32, budget: usize) -> Flushed {
         let connection = &mut self.connections[slot as usize];
-        let flushed = connection.flush(budget, &mut self.outlet);
-        if connection.blocked && !std::mem::replace(&mut connection.watched, true) {
+        let mut flushed = connection.flush(budget, &mut self.outlet);
+        if connection.blocked && !connection.watched {
             let both = Interest::READABLE | Interest::WRITABLE;
             let token = Token(slot as usize);
             // Readiness that is there already is told of once more: none is lost between the two.
-            if self.registry.reregister(connection.socket(), token, both).is_err() {
-                return Flushed::Gone;
+            match self.registry.reregister(connection.socket(), token, both) {
+                Ok(()) => connection.watched = true,
+                Err(_) => flushed = Flushed::Gone,
             }
         }
+        if flushed == Flushed::Gone {
+            self.doom(slot);
+        }
         flushed
-    }
-
-    /// Sees to it that not too much is held for all that are slow: those with the most are to be
-    /// closed.
-    pub(super) fn shed(&mut self) {
-        let held = |crowd: &Crowd| crowd.outlet.ledger.bytes() + crowd.unfinished;
-        if held(self) <= self.buffers.all {
-            return;
-        }
-        let mut heaviest: Vec<(usize, u32)> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.wire.is_closing())
-            .map(|(slot, connection)| {
-                let waits =
-                    if connection.outbox.is_entered() { connection.outbox.weight() } else { 0 };
-                let unread = self.unread.get(&(slot as u32)).map_or(0, Vec::len);
-                (waits + connection.wire.held_bytes() + unread, slot as u32)
-            })
-            // Closing it would free nothing.
-            .filter(|(holds, _)| *holds > 0)
-            .collect();
-        heaviest.sort_unstable();
-        let enough = (self.buffers.all as f64 * SHED_DOWN_TO) as usize;
-        while held(self) > enough {
-            let Some((_, slot)) = heaviest.pop() else { return };
-            let connection = &mut self.connections[slot as usize];
-            connection.outbox.drop_unsent(&mut self.outlet.ledger);
-            self.unfinished -= connection.wire.held_bytes();
-            connection.wire.forget_held();
-            self.drop_unread(slot);
-            self.overflow(slot);
-        }
     }
 
     // ---- the end of connections
@@ -495,5 +474,6 @@ impl Crowd {
     }
 }
 
+mod shedding;
 #[cfg(test)]
 mod trials;

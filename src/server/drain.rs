@@ -136,7 +136,6 @@ impl Server {
             self.drain(now);
         }
         self.crowd.flush(&mut Phase::new(LINGER, 0));
-        self.crowd.flush_bulk(&mut Phase::new(LINGER, 0), now.instant);
         let until = now.instant + LINGER;
         while self.crowd.len() > 0
             && Instant::now() < until

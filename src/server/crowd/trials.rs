@@ -108,4 +108,41 @@ mod tests {
         place.crowd.keep_unread(slot, b"");
         assert!(!place.crowd.has_left_over());
     }
+
+    #[test]
+    fn who_has_more_than_a_tick_s_share_of_what_is_for_many_waits_for_the_next_round() {
+        let mut place = Place::new(UNLIMITED);
+        let many: Vec<_> = (0..=FEW).map(|_| place.enter()).collect();
+        let ids: Vec<_> = many.iter().map(|(slot, _)| place.crowd.get(*slot).unwrap().id).collect();
+        for n in 0..200 {
+            place.crowd.spread(&ids, &EncodedFrame::from([n; 500].as_slice()), false);
+        }
+        let mut round = Phase::new(std::time::Duration::ZERO, 0);
+        assert!(place.crowd.flush_bulk(&mut round, Instant::now()) > 0);
+        assert!(place.crowd.dirty.is_empty(), "a lone frame would wait behind them");
+        let mut left = std::iter::from_fn(|| place.crowd.bulk.pop());
+        assert_eq!(left.by_ref().count(), many.len(), "each has a second share, or the first");
+    }
+
+    #[test]
+    fn who_comes_to_the_place_of_one_in_the_queue_has_one_turn() {
+        let mut place = Place::new(UNLIMITED);
+        let mut many: Vec<_> = (0..=FEW).map(|_| place.enter()).collect();
+        let frame = EncodedFrame::from([1, 2, 3].as_slice());
+        let ids = |place: &mut Place| -> Vec<ConnId> {
+            let slots = place.crowd.slots();
+            slots.iter().map(|slot| place.crowd.get(*slot).unwrap().id).collect()
+        };
+        let before = ids(&mut place);
+        place.crowd.spread(&before, &frame, false);
+        let slot = many[0].0;
+        place.crowd.bury(slot);
+        many.push(place.enter());
+        let now_there = ids(&mut place);
+        assert_eq!(now_there[0].slot, slot);
+        place.crowd.spread(&now_there, &frame, false);
+        let mut long = Phase::new(std::time::Duration::from_secs(5), 0);
+        assert_eq!(place.crowd.flush_bulk(&mut long, Instant::now()), now_there.len());
+        assert!(place.crowd.bulk.is_empty());
+    }
 }
