@@ -2,11 +2,12 @@
 
 pub mod rate;
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Shutdown};
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
@@ -33,8 +34,8 @@ pub struct Outlet {
     copies: Copies,
 }
 
-/// Small frames that leave together, in one piece. Those who hear the same thread are written to one
-/// after the other, and what waits for one of them is mostly what waited for the last.
+/// Small frames that leave together, in one piece. Those who hear the same thread are written to
+/// one after the other, and what waits for one of them is mostly what waited for the last.
 #[derive(Default)]
 struct Copies {
     bytes: Vec<u8>,
@@ -187,7 +188,7 @@ impl Connection {
     /// One `recv`.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
         loop {
-            return match self.socket.read(buffer) {
+            return match recv(&self.socket, buffer) {
                 Ok(0) => Received::End,
                 Ok(bytes) => Received::Bytes(bytes),
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
@@ -238,15 +239,28 @@ impl Connection {
     fn write(&mut self, copies: &mut Copies) -> (usize, io::Result<usize>) {
         // A vector of one costs the kernel more than the bytes themselves.
         if let Some(bytes) = self.outbox.only() {
-            return (bytes.len(), self.socket.write(bytes));
+            return (bytes.len(), send(&self.socket, bytes));
         }
         if self.outbox.bytes() <= self.outbox.count() * COPIED_BYTES_MAX {
             let bytes = copies.of(&self.outbox);
-            return (bytes.len(), self.socket.write(bytes));
+            return (bytes.len(), send(&self.socket, bytes));
         }
         let mut slices = [IoSlice::new(&[]); GATHER_MAX];
         let filled = self.outbox.gather(&mut slices);
         let slices = &slices[..filled];
         (slices.iter().map(|slice| slice.len()).sum(), self.socket.write_vectored(slices))
     }
+}
+
+// The standard library's calls go through the C library, for which they are points where a thread
+// can be cancelled: in a process with threads that is a good part of what a call costs beside the
+// kernel's.
+
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
+fn recv(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (bytes, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
+    Ok(bytes)
 }

@@ -50,7 +50,7 @@ use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
 use repeats::Repeats;
-use threads::{Joined, Threads, Typist};
+use threads::{Joined, ThreadIx, Threads, Typist};
 use told::Told;
 use waiting::Waiting;
 
@@ -341,14 +341,18 @@ impl Hub {
         let user = user.as_ref();
         if typing {
             let lasting = self.settings.typing_lasts;
-            let elsewhere = self.threads.typing_starts(conn, user, thread, now.instant, lasting);
+            let (place, elsewhere) =
+                self.threads.typing_starts(conn, user, thread, now.instant, lasting);
             if let Some(typist) = elsewhere {
                 self.typing_over(&typist);
             }
+            // Whoever types keeps the thread where it is.
+            self.show_typing(conn, user, thread, Some(place), true, client_id);
         } else {
             self.threads.typing_stops(conn, user, &thread.key);
+            let place = self.threads.find(&thread.key);
+            self.show_typing(conn, user, thread, place, false, client_id);
         }
-        self.show_typing(conn, user, thread, typing, client_id);
     }
 
     fn call(
@@ -393,17 +397,19 @@ impl Hub {
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
+        place: Option<ThreadIx>,
         typing: bool,
         client_id: Option<&Id>,
     ) {
         let frame =
             |client_id| ServerFrame::Typing { thread_id: thread, user_id: user, typing, client_id };
         // That someone has stopped is no news to be missed: it would look as if they went on.
-        self.show(&thread.key, conn, client_id, typing, frame);
+        self.show(place, conn, client_id, typing, frame);
     }
 
     fn typing_over(&mut self, typist: &Typist) {
-        self.show_typing(typist.conn, typist.user.as_ref(), &typist.thread, false, None);
+        let place = self.threads.find(&typist.thread.key);
+        self.show_typing(typist.conn, typist.user.as_ref(), &typist.thread, place, false, None);
     }
 
     /// The same, without its typist.

@@ -46,7 +46,7 @@ use turn::{Phase, SlowTicks, Watch, Work};
 const READ_BYTES_PER_TICK: usize = 16 * 1024;
 /// Events taken from one poll. Enough that frames of one thread which come together leave together,
 /// and not so many that the first waits long for the last.
-const EVENTS_PER_TICK: usize = 256;
+const EVENTS_PER_TICK: usize = 1024;
 /// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
 /// take in all, since the last step of a phase may be a long one.
 const READS_LAST: Duration = Duration::from_millis(8);

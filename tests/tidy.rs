@@ -78,6 +78,7 @@ fn each_library_is_named_only_where_it_belongs() {
     for (word, rooms) in [
         ("mio::", &["server", "connection", "upstream"][..]),
         ("socket2::", &["server"]),
+        ("rustix::", &["connection"]),
         ("signal_hook", &["server"]),
         ("slab::", &["server", "hub"]),
         ("hashbrown::", &["hub"]),

@@ -27,8 +27,8 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    /// Takes a frame in that is for so many. Returns whether it is to be told at once; if not, it is
-    /// told with [`Announcements::take_due`].
+    /// Takes a frame in that is for so many. Returns whether it is to be told at once; if not, it
+    /// is told with [`Announcements::take_due`].
     pub fn is_told_at_once(&mut self, frame: &EncodedFrame, hearers: usize, now: Instant) -> bool {
         // Nothing overtakes what waits.
         let at_once = self.gathered.is_empty() && {

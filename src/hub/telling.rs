@@ -2,6 +2,7 @@
 
 use super::Hub;
 use super::interface::{ConnId, Effect, Now, Receivers};
+use super::threads::ThreadIx;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::server::{EncodedFrame, ErrorFrame, ServerFrame};
@@ -41,7 +42,7 @@ impl Hub {
     /// author, whose copy alone carries their `clientId`.
     pub(super) fn show<'a>(
         &mut self,
-        thread: &IdKey,
+        thread: Option<ThreadIx>,
         author: ConnId,
         client_id: Option<&'a Id>,
         can_be_missed: bool,
@@ -58,8 +59,9 @@ impl Hub {
                 }
             }
         }
-        let hearers = self.threads.hearers(thread).iter().map(|hearer| hearer.conn);
-        self.receivers.extend(hearers.filter(|conn| *conn != author));
+        let hearers = thread.map_or(&[][..], |place| self.threads.hearers_at(place));
+        let conns = hearers.iter().map(|hearer| hearer.conn);
+        self.receivers.extend(conns.filter(|conn| *conn != author));
         self.spread_from(start, &encoded, can_be_missed);
     }
 

@@ -179,14 +179,17 @@ impl Threads {
 
     /// Who hears a thread.
     pub fn hearers(&self, key: &IdKey) -> &[Hearer] {
-        match self.find(key) {
-            Some(thread) => &self.threads[thread as usize].hearers,
-            None => &[],
-        }
+        self.find(key).map_or(&[], |thread| self.hearers_at(thread))
     }
 
-    /// Notes that someone types, until `now + lasting` unless they go on. Returns who thereby
-    /// stopped elsewhere, at the limit of threads that one connection types in.
+    /// Who hears the thread at this place, which must be a thread's.
+    pub fn hearers_at(&self, thread: ThreadIx) -> &[Hearer] {
+        &self.threads[thread as usize].hearers
+    }
+
+    /// Notes that someone types, until `now + lasting` unless they go on. Returns the thread's
+    /// place, and who thereby stopped elsewhere, at the limit of threads that one connection types
+    /// in.
     pub fn typing_starts(
         &mut self,
         conn: ConnId,
@@ -194,7 +197,7 @@ impl Threads {
         thread: &Id,
         now: Instant,
         lasting: Duration,
-    ) -> Option<Typist> {
+    ) -> (ThreadIx, Option<Typist>) {
         let ix = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
         let until = now + lasting;
         let typists = self.threads[ix as usize].typists();
@@ -203,12 +206,12 @@ impl Threads {
             let (user, thread) = (user.cloned(), thread.clone());
             let typist = Typist { user, thread, conn, until, deadline, serial };
             self.threads[ix as usize].typists.get_or_insert_default().push(typist);
-            return self.stops_elsewhere(conn);
+            return (ix, self.stops_elsewhere(conn));
         };
         // The deadline is looked at when it comes: a repeat costs no change in the table.
         typist.until = until;
         if typist.conn == conn {
-            return None;
+            return (ix, None);
         }
         let before = (typist.conn.slot, typist.serial);
         self.typing_ends.cancel(typist.deadline);
@@ -218,7 +221,7 @@ impl Threads {
         if let Some(typist) = typists.iter_mut().find(|typist| typist.serial == before.1) {
             (typist.conn, typist.serial, typist.deadline) = (conn, serial, deadline);
         }
-        self.stops_elsewhere(conn)
+        (ix, self.stops_elsewhere(conn))
     }
 
     /// Names a typist, and notes it with its connection and among the deadlines.
