@@ -1,11 +1,14 @@
 //! What a frame costs by itself: read from text, and encoded once.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
+mod support;
+
 use buddyline::protocol::Id;
 use buddyline::protocol::client::parse;
 use buddyline::protocol::server::{Encoder, MessageFrame, ServerFrame};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use support::briefly;
 
 fn parsing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
@@ -60,5 +63,5 @@ fn encoding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parsing, encoding);
+criterion_group! { name = benches; config = briefly(); targets = parsing, encoding }
 criterion_main!(benches);

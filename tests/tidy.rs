@@ -170,6 +170,7 @@ fn no_document_has_a_place_that_was_never_filled() {
         "docs/PROTOCOL.md",
         "docs/SECURITY.md",
         "docs/OPERATIONS.md",
+        "benches/README.md",
     ] {
         for line in fs::read_to_string(root.join(file)).unwrap().lines() {
             for word in line.split_whitespace() {
@@ -178,6 +179,30 @@ fn no_document_has_a_place_that_was_never_filled() {
                 assert!(!shouted, "{file}: {word}");
             }
         }
+    }
+}
+
+#[test]
+fn each_bench_and_each_counted_path_is_in_the_readme_of_the_benches() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
+    let manifest = fs::read_to_string(folder.join("../Cargo.toml")).unwrap();
+    let benches = manifest.split("[[bench]]\nname = \"").skip(1).map(|bench| {
+        let (name, settings) = bench.split_once('"').unwrap();
+        (name, settings.split("[[").next().unwrap().contains("bench = false"))
+    });
+    let timed: Vec<&str> = benches.filter(|(_, only_built)| !only_built).map(|b| b.0).collect();
+    assert!(timed.len() > 3, "the benches are found");
+    for name in timed {
+        assert!(readme.contains(&format!("| `{name}` |")), "{name} answers no question");
+    }
+    // The first line names the tools.
+    let stated = fs::read_to_string(folder.join("instructions.txt")).unwrap();
+    for line in stated.lines().filter(|line| !line.starts_with('#')).skip(1) {
+        let path = line.split(' ').next().unwrap();
+        let kind = path.trim_end_matches(|c: char| c.is_ascii_digit());
+        let named = [format!("`{path}`"), format!("`{kind}N`")].iter().any(|n| readme.contains(n));
+        assert!(named, "{path} is not explained");
     }
 }
 

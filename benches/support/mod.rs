@@ -1,0 +1,224 @@
+//! What the benches share: the server without sockets, part by part.
+
+#![allow(dead_code)] // Each bench uses its own part of this.
+
+#[path = "../../tests/support/bytes.rs"]
+pub mod bytes;
+pub mod sockets;
+#[path = "../../tests/support/town.rs"]
+mod town;
+
+use std::time::{Duration, Instant};
+
+use buddyline::config::PresenceScope;
+use buddyline::hub::Hub;
+use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now, Settings};
+use buddyline::protocol::server::EncodedFrame;
+use buddyline::upstream::Upstream;
+use buddyline::wire::outbox::{Ledger, Outbox};
+use buddyline::wire::{Codec, Event, Wire};
+use criterion::Criterion;
+
+/// A thread joined, and someone typing in it or not.
+pub const JOIN: &str = r#"{"type":"join_thread","threadId":1}"#;
+pub const TYPING: &str = r#"{"type":"typing","threadId":1}"#;
+pub const TYPING_ENDS: &str = r#"{"type":"typing","threadId":1,"typing":false}"#;
+/// A message into that thread.
+pub const MESSAGE: &str = r#"{"type":"send_message","recipientId":"3","message":"Hello, this is a message.","threadId":"1","token":"eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}"#;
+
+/// Bytes that one write takes along, as `connection.rs` has it.
+const WRITTEN_BYTES: usize = 64 * 1024;
+
+/// Measures for a few seconds: all benches together take minutes.
+pub fn briefly() -> Criterion {
+    let (warm_up, measure) = (Duration::from_millis(500), Duration::from_secs(2));
+    Criterion::default().warm_up_time(warm_up).measurement_time(measure).sample_size(50)
+}
+
+/// The frame with which a client says who it is.
+pub fn user_connected(user: u32) -> String {
+    format!(r#"{{"type":"user_connected","userId":{user}}}"#)
+}
+
+/// A request as browsers send it, through a proxy.
+pub fn browsers_request() -> Vec<u8> {
+    bytes::request_with(
+        "Pragma: no-cache\r\nCache-Control: no-cache\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+         Chrome/138.0.0.0 Safari/537.36\r\nOrigin: https://community.example\r\n\
+         Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n\
+         Cookie: wordpress_test_cookie=WP%20Cookie%20check; wp-settings-time-7=1795345238\r\n\
+         Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
+         X-Forwarded-For: 198.51.100.7\r\n",
+    )
+}
+
+/// Where frames for connections go.
+pub trait Post {
+    /// Takes in a frame for these.
+    fn put(&mut self, to: &[ConnId], frame: EncodedFrame);
+}
+
+/// Nobody is there to read: what is left is the hub's own part.
+pub struct Nowhere;
+
+impl Post for Nowhere {
+    fn put(&mut self, _: &[ConnId], _: EncodedFrame) {}
+}
+
+/// Lets one outbox's next bytes leave as `connection.rs` does, without the system call: two frames or
+/// more are copied first. Returns how many bytes that were.
+pub fn leave(outbox: &mut Outbox, copies: &mut Vec<u8>, ledger: &mut Ledger) -> usize {
+    let bytes = match outbox.only() {
+        Some(only) => only.len(),
+        None => {
+            copies.clear();
+            outbox.copy_into(copies, WRITTEN_BYTES, |_| {});
+            copies.len()
+        }
+    };
+    outbox.consume(bytes, ledger);
+    bytes
+}
+
+/// The outboxes of all connections, by slot.
+pub struct Outboxes {
+    outboxes: Vec<Outbox>,
+    ledger: Ledger,
+    copies: Vec<u8>,
+}
+
+impl Outboxes {
+    pub fn new(count: u32) -> Outboxes {
+        let outboxes = (0..count).map(|_| Outbox::default()).collect();
+        Outboxes { outboxes, ledger: Ledger::default(), copies: Vec::new() }
+    }
+
+    /// Lets everything leave. Returns how many bytes that were.
+    pub fn leave(&mut self) -> usize {
+        let mut bytes = 0;
+        for outbox in &mut self.outboxes {
+            while !outbox.is_empty() {
+                bytes += leave(outbox, &mut self.copies, &mut self.ledger);
+            }
+        }
+        bytes
+    }
+}
+
+impl Post for Outboxes {
+    fn put(&mut self, to: &[ConnId], frame: EncodedFrame) {
+        for to in to {
+            self.outboxes[to.slot as usize].push(EncodedFrame::clone(&frame));
+        }
+    }
+}
+
+/// A hub with the stand-in for its site, and a clock that stands until it is moved.
+pub struct Community {
+    hub: Hub,
+    upstream: Upstream,
+    now: Now,
+}
+
+impl Community {
+    /// Nobody yet.
+    pub fn new() -> Community {
+        let settings = Settings {
+            presence: PresenceScope::All,
+            threads: 100_000,
+            deliveries: Bounds { total: 1_000, per_connection: 64, bytes: 1 << 20 },
+            ..town::settings()
+        };
+        let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
+        Community { hub: Hub::new(settings), upstream: Upstream::embedded(), now }
+    }
+
+    /// So many users, all in thread 1.
+    pub fn of(hearers: u32) -> Community {
+        let mut community = Community::new();
+        for slot in 0..hearers {
+            community.open(slot, &mut Nowhere);
+            community.says(slot, &user_connected(slot + 1), &mut Nowhere);
+            community.says(slot, JOIN, &mut Nowhere);
+        }
+        // What announces them is told before anything is measured.
+        community.pass(Duration::from_secs(1), &mut Nowhere);
+        community
+    }
+
+    pub fn open(&mut self, slot: u32, post: &mut impl Post) {
+        self.handle(Input::Opened { conn: conn(slot), credential: None }, post);
+    }
+
+    pub fn says(&mut self, slot: u32, text: &str, post: &mut impl Post) {
+        self.handle(Input::Frame { conn: conn(slot), text }, post);
+    }
+
+    pub fn close(&mut self, slot: u32, post: &mut impl Post) {
+        self.handle(Input::Closed { conn: conn(slot) }, post);
+    }
+
+    /// Moves the clock, and does what is due by then.
+    pub fn pass(&mut self, time: Duration, post: &mut impl Post) {
+        self.now.instant += time;
+        while self.hub.next_deadline().is_some_and(|at| at <= self.now.instant) {
+            self.hub.advance(self.now);
+            self.carry_out(post);
+        }
+    }
+
+    /// As the server does it: one input, then all that follows from it.
+    fn handle(&mut self, input: Input<'_>, post: &mut impl Post) {
+        self.hub.handle(input, self.now);
+        self.carry_out(post);
+        while let Some((request, answer)) = self.upstream.next_answer() {
+            self.hub.handle(Input::Answered { request, answer }, self.now);
+            self.carry_out(post);
+        }
+    }
+
+    fn carry_out(&mut self, post: &mut impl Post) {
+        while let Some(effect) = self.hub.next_effect() {
+            match effect {
+                Effect::Send { to, frame } | Effect::Hint { to, frame } => post.put(&[to], frame),
+                Effect::Spread { to, frame, .. } => post.put(self.hub.receivers(to), frame),
+                Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
+                Effect::Close { reason, .. } => panic!("nobody is sent away: {reason}"),
+            }
+        }
+    }
+}
+
+fn conn(slot: u32) -> ConnId {
+    ConnId { slot, serial: slot + 1 }
+}
+
+/// Reads the frames in these bytes as one read of a socket brings them; `text` takes them in.
+/// Returns how many there were.
+pub fn read(
+    wire: &mut Wire,
+    codec: &mut Codec,
+    mut input: &[u8],
+    outbox: &mut Outbox,
+    mut text: impl FnMut(&str),
+) -> usize {
+    let mut frames = 0;
+    loop {
+        match wire.next(codec, &mut input, outbox) {
+            Event::Text(frame) => text(&frame),
+            Event::Opened(_) => {}
+            Event::Drained => return frames,
+            odd => panic!("{odd:?}"),
+        }
+        frames += 1;
+    }
+}
+
+/// A codec with the limits of tests, and a wire on which the request is answered.
+pub fn open_wire() -> (Codec, Wire) {
+    let mut codec = bytes::codec_of(bytes::LIMIT, false);
+    let mut wire = Wire::new(bytes::PEER);
+    read(&mut wire, &mut codec, &bytes::request(), &mut Outbox::default(), |_| {});
+    (codec, wire)
+}

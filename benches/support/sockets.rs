@@ -1,0 +1,68 @@
+//! A whole server and its clients on loopback sockets, all in one thread.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use buddyline::config::Config;
+use buddyline::server::Server;
+use clap::Parser;
+
+use super::{JOIN, TYPING, bytes, user_connected};
+
+/// A server on which some hear a thread.
+pub struct Town {
+    server: Server,
+    clients: Vec<TcpStream>,
+    typing: Vec<u8>,
+    heard_bytes: usize,
+}
+
+impl Town {
+    /// So many clients, all in thread 1; the first says who it is.
+    pub fn new(hearers: usize) -> Town {
+        let config = Config::parse_from(["buddyline", "--listen", "127.0.0.1:0", "--no-limits"]);
+        let mut server = Server::bind(&config).expect("a free port");
+        let address = server.addresses()[0];
+        let clients = (0..hearers).map(|n| client(&mut server, address, n)).collect();
+        let heard_bytes = 2 + r#"{"type":"typing","threadId":1,"userId":7,"typing":true}"#.len();
+        Town { server, clients, typing: bytes::text(TYPING), heard_bytes }
+    }
+
+    /// The first client types, and all hear it.
+    pub fn types(&mut self) {
+        self.clients[0].write_all(&self.typing).expect("room for a frame");
+        for client in &mut self.clients {
+            receive(&mut self.server, client, self.heard_bytes);
+        }
+    }
+}
+
+/// Turns the loop until this client has received `bytes`.
+fn receive(server: &mut Server, client: &mut TcpStream, bytes: usize) {
+    let mut received = 0;
+    let mut buffer = [0; 4096];
+    while received < bytes {
+        match client.read(&mut buffer) {
+            Ok(0) => panic!("the server closed the connection"),
+            Ok(some) => received += some,
+            Err(_) => server.tick().expect("a tick"),
+        }
+    }
+    assert_eq!(received, bytes);
+}
+
+fn client(server: &mut Server, address: SocketAddr, n: usize) -> TcpStream {
+    let mut client = TcpStream::connect(address).expect("the server listens");
+    client.set_nodelay(true).expect("a TCP socket");
+    client.set_nonblocking(true).expect("a TCP socket");
+    client.write_all(&bytes::request()).expect("room for a request");
+    receive(server, &mut client, 129);
+    client.write_all(&bytes::text(JOIN)).expect("room");
+    receive(server, &mut client, 2 + r#"{"type":"thread_joined","threadId":1}"#.len());
+    if n == 0 {
+        let me = user_connected(7);
+        client.write_all(&bytes::text(&me)).expect("room");
+        receive(server, &mut client, 2 + me.len());
+    }
+    client
+}
