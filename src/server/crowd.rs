@@ -34,9 +34,9 @@ pub(super) struct Buffers {
 }
 
 /// The slab of connections, with lists of slots. A connection stands on a list once, which its
-/// flags see to; in the bulk queue it stands with its serial. A slot on another list may be empty by
-/// the time the list is gone through, or someone else's: there is nothing to do then, and no harm.
-/// Only among the doomed there would be, so nobody is removed but from there.
+/// flags see to; in the bulk queue it stands with its serial. A slot on another list may be empty
+/// by the time the list is gone through, or someone else's: there is nothing to do then, and no
+/// harm. Only among the doomed there would be, so nobody is removed but from there.
 pub(super) struct Crowd {
     connections: Slab<Connection>,
     registry: Registry,
