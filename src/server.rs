@@ -265,7 +265,7 @@ impl Server {
                 true => BULK_LASTS_BEHIND,
                 false => BULK_LASTS.max(read + read / 2),
             };
-            self.work.flushed += self.crowd.flush_bulk(&mut Phase::new(lasts, 0), now.instant);
+            self.work.flushed += self.crowd.flush_bulk(&mut Phase::new(lasts, 0));
         }
     }
 

@@ -362,10 +362,7 @@ impl Crowd {
 
     /// Writes to those for whom something waits that is for many, until the phase is over; in the
     /// next tick it goes on. Returns how many it has written to.
-    pub(super) fn flush_bulk(&mut self, phase: &mut Phase, now: Instant) -> usize {
-        if self.bulk.is_empty() || !self.bulk.rest(now).is_zero() {
-            return 0;
-        }
+    pub(super) fn flush_bulk(&mut self, phase: &mut Phase) -> usize {
         let began = Instant::now();
         let (mut writes, mut frames) = (0, 0);
         while !phase.is_over(0) {

@@ -118,7 +118,7 @@ mod tests {
             place.crowd.spread(&ids, &EncodedFrame::from([n; 500].as_slice()), false);
         }
         let mut round = Phase::new(std::time::Duration::ZERO, 0);
-        assert!(place.crowd.flush_bulk(&mut round, Instant::now()) > 0);
+        assert!(place.crowd.flush_bulk(&mut round) > 0);
         assert!(place.crowd.dirty.is_empty(), "a lone frame would wait behind them");
         let mut left = std::iter::from_fn(|| place.crowd.bulk.pop());
         assert_eq!(left.by_ref().count(), many.len(), "each has a second share, or the first");
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(now_there[0].slot, slot);
         place.crowd.spread(&now_there, &frame, false);
         let mut long = Phase::new(std::time::Duration::from_secs(5), 0);
-        assert_eq!(place.crowd.flush_bulk(&mut long, Instant::now()), now_there.len());
+        assert_eq!(place.crowd.flush_bulk(&mut long), now_there.len());
         assert!(place.crowd.bulk.is_empty());
     }
 }
