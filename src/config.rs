@@ -25,12 +25,8 @@ use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
 use token_header::TokenHeader;
 
-/// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
-///
-/// Without --buddyboss-url the server runs on an embedded stand-in that keeps threads and
-/// messages in memory: open the printed address in two browser tabs.
+/// What the server is started with.
 #[derive(Parser, Debug, Clone)]
-#[command(version, about, max_term_width = 100, next_line_help = true)]
 pub struct Config {
     /// Address and port to listen on; a name listens on each of its addresses.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",

@@ -9,6 +9,7 @@
 //! ```text
 //! 5   main
 //! 4   server                   the loop: mio, the clock   │   journal   the log's writer
+//!     cli                      the command line
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
@@ -20,6 +21,7 @@
 //! [`hub::interface`] has the vocabulary, [`hub`] the logic, [`server`] the tick. What happens to
 //! one message on its way through all of them is told in `docs/ARCHITECTURE.md`.
 
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod hub;

@@ -4,6 +4,7 @@ use std::io;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use buddyline::cli::{Cli, Command};
 use buddyline::config::{Config, Trust};
 use buddyline::journal;
 use buddyline::server::Server;
@@ -16,8 +17,8 @@ fn main() -> ExitCode {
         log::error!("{}", panic_line(panic));
         log::logger().flush();
     }));
-    let config = match Config::try_parse() {
-        Ok(config) => config,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(fault) if fault.use_stderr() => {
             // It repeats the value, which may be an address with a password in it.
             journal::say(without_passwords(&fault.render().to_string()));
@@ -25,15 +26,20 @@ fn main() -> ExitCode {
         }
         Err(help) => help.exit(),
     };
-    if let Err(fault) = config.check() {
-        // As for any other setting that is not allowed.
-        Config::command().error(ErrorKind::ValueValidation, fault).exit();
+    match cli.command {
+        None => serve(&cli.config),
+        Some(Command::CheckConfig { config }) => check_config(&config),
     }
+}
+
+/// The server, until it is told to end.
+fn serve(config: &Config) -> ExitCode {
+    check(config);
     if let Err(fault) = journal::start(config.log_level) {
         journal::say(format!("buddyline: cannot log: {fault}\n"));
         return ExitCode::FAILURE;
     }
-    let ended = run(&config);
+    let ended = run(config);
     log::logger().flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +49,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the process if the settings do not go together, as for any other value that is not allowed.
+fn check(config: &Config) {
+    if let Err(fault) = config.check() {
+        Cli::command().error(ErrorKind::ValueValidation, fault).exit();
+    }
+}
+
+/// Says whether the server would start with these settings.
+fn check_config(config: &Config) -> ExitCode {
+    check(config);
+    println!("the settings are good");
+    ExitCode::SUCCESS
 }
 
 /// What is said of a panic: its place, and its words where they stand in the source. Words that

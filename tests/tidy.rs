@@ -42,7 +42,7 @@ fn floor(room: &str) -> u8 {
         "protocol" | "config" => 1,
         "hub" | "wire" => 2,
         "connection" | "upstream" => 3,
-        "server" | "journal" => 4,
+        "server" | "journal" | "cli" => 4,
         "main" | "lib" => 5,
         other => panic!("{other} has no floor: give it one here and in lib.rs"),
     }
