@@ -1,6 +1,6 @@
 //! Command line and signals in, exit code out.
 
-use std::io;
+use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
@@ -61,8 +61,10 @@ fn check(config: &Config) {
 /// Says whether the server would start with these settings.
 fn check_config(config: &Config) -> ExitCode {
     check(config);
-    println!("the settings are good");
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "the settings are good") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// What is said of a panic: its place, and its words where they stand in the source. Words that

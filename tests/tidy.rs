@@ -91,7 +91,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal"]),
         ("std::net::Tcp", &[]),
-        ("clap::", &["config", "main"]),
+        ("clap::", &["cli", "config", "main"]),
         ("simple_logger::", &["journal"]),
         ("log::", &["server", "upstream", "main", "config", "journal"]),
         ("ring::", &["protocol", "upstream"]),

@@ -17,8 +17,8 @@ const BACKLOG: i32 = 4096;
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
-/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel keeps a connection to itself until its
-/// first bytes are there.
+/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel keeps a connection to itself until
+/// its first bytes are there.
 #[derive(Clone)]
 struct DeferAccept;
 
