@@ -140,6 +140,30 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           help_heading = "Logs", value_parser = log_level)]
     pub log_level: LevelFilter,
+
+    /// Form of the log's lines: auto is journal where systemd leads standard error to its journal,
+    /// and text elsewhere; json is an object a line.
+    #[arg(
+        long,
+        env = "BUDDYLINE_LOG_FORMAT",
+        value_name = "FORM",
+        default_value = "auto",
+        help_heading = "Logs"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// The form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `Journal` where standard error leads to systemd's journal, and `Text` elsewhere.
+    Auto,
+    /// For people: time, level, target and text, with colours on a terminal.
+    Text,
+    /// For systemd's journal: the level as its number, and no time.
+    Journal,
+    /// For programs: an object of JSON a line.
+    Json,
 }
 
 /// When the try-it page is shown.
@@ -335,6 +359,7 @@ mod tests {
             (["--upstream-timeout", "10m"], ["--upstream-timeout", "10m", "1s to 5m"]),
             (["--upstream-workers", "0"], ["--upstream-workers", "0", "1..=64"]),
             (["--log-level", "trace"], ["--log-level", "trace", "debug"]),
+            (["--log-format", "xml"], ["--log-format", "xml", "json"]),
             (["--try-page", "maybe"], ["--try-page", "maybe", "auto"]),
             (["--token-header", "Host"], ["--token-header", "Host", "another meaning"]),
             (["--jwt-issuer", "example"], ["--jwt-issuer", "example", "https"]),

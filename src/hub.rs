@@ -45,7 +45,7 @@ use checks::Checks;
 use delivery::{Delivery, Requests};
 use heirs::Heirs;
 use identity::Identity;
-use interface::{Census, ConnId, Effect, Input, Now, Receivers, Settings};
+use interface::{Census, ConnId, Effect, Input, Now, Receivers, RequestId, Settings};
 use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
@@ -438,6 +438,17 @@ impl Hub {
             threads: self.threads.count(),
             deliveries: self.delivery.count(),
         }
+    }
+
+    /// The connection that sent the message which this question is to store, while its fate is not
+    /// decided.
+    pub fn sender_of(&self, post: RequestId) -> Option<ConnId> {
+        self.delivery.job(post).map(|job| job.origin)
+    }
+
+    /// Under which request the log tells of this one: a look belongs to its message's.
+    pub fn told_under(&self, request: RequestId) -> RequestId {
+        self.lookups.post_of(request).unwrap_or(request)
     }
 
     /// What waits for the site: frames, questions, and connections for their proof.

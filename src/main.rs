@@ -5,7 +5,7 @@ use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::cli::{Cli, Command};
-use buddyline::config::{Config, Trust};
+use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::journal;
 use buddyline::server::Server;
 use clap::error::ErrorKind;
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(fault) if fault.use_stderr() => {
             // It repeats the value, which may be an address with a password in it.
-            journal::say(without_passwords(&fault.render().to_string()));
+            let text = without_passwords(&fault.render().to_string());
+            journal::say(LogFormat::Auto, &text);
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),
@@ -35,8 +36,8 @@ fn main() -> ExitCode {
 /// The server, until it is told to end.
 fn serve(config: &Config) -> ExitCode {
     check(config);
-    if let Err(fault) = journal::start(config.log_level) {
-        journal::say(format!("buddyline: cannot log: {fault}\n"));
+    if let Err(fault) = journal::start(config.log_level, config.log_format) {
+        journal::say(config.log_format, &format!("buddyline: cannot log: {fault}\n"));
         return ExitCode::FAILURE;
     }
     let ended = run(config);
@@ -45,7 +46,7 @@ fn serve(config: &Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             // Said whatever the log level: nothing else says why there is no server.
-            journal::say(format!("buddyline: {fault}\n"));
+            journal::say(config.log_format, &format!("buddyline: {fault}\n"));
             ExitCode::FAILURE
         }
     }
@@ -54,7 +55,9 @@ fn serve(config: &Config) -> ExitCode {
 /// Ends the process if the settings do not go together, as for any other value that is not allowed.
 fn check(config: &Config) {
     if let Err(fault) = config.check() {
-        Cli::command().error(ErrorKind::ValueValidation, fault).exit();
+        let fault = Cli::command().error(ErrorKind::ValueValidation, fault);
+        journal::say(config.log_format, &fault.render().to_string());
+        std::process::exit(2);
     }
 }
 

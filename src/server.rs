@@ -15,6 +15,7 @@ mod refusals;
 mod setup;
 mod signals;
 mod sweep;
+mod traces;
 mod turn;
 
 use std::io;
@@ -279,7 +280,10 @@ impl Server {
                     Effect::Spread { to, frame, can_be_missed } => {
                         self.crowd.spread(self.hub.receivers(to), &frame, can_be_missed);
                     }
-                    Effect::Ask { request, ask } => self.upstream.submit(request, *ask, now),
+                    Effect::Ask { request, ask } => {
+                        traces::asked(&self.hub, request, &ask);
+                        self.upstream.submit(request, *ask, now);
+                    }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                 }
             }
@@ -303,7 +307,8 @@ impl Server {
     /// Says goodbye to a connection, and tells the hub.
     fn dismiss(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
         if let Some(connection) = self.crowd.get(slot) {
-            log::debug!("connection {}: closing with {code}, {reason}", connection.id.serial);
+            let connection = connection.id.serial;
+            log::debug!(connection; "closing with {code}, {reason}");
         }
         self.crowd.close(slot, code, reason, self.moment);
         self.tell_closed(slot, now);
@@ -314,7 +319,7 @@ impl Server {
         if let Some(connection) = self.crowd.get(slot) {
             if std::mem::take(&mut connection.opened) {
                 let conn = connection.id;
-                log::debug!("connection {}: closed", conn.serial);
+                log::debug!(connection = conn.serial; "closed");
                 self.hub.handle(Input::Closed { conn }, now);
             }
         }

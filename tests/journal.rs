@@ -142,7 +142,8 @@ fn a_reader_of_the_log_that_stalls_costs_lines_and_nothing_else() {
     let reader = thread::spawn(move || {
         let mut line = String::new();
         while log.read_line(&mut line).unwrap() > 0 {
-            if let Some((count, _)) = line.split_once(" log lines were lost") {
+            if let Some((before, _)) = line.split_once(" log lines were lost") {
+                let count = before.rsplit(' ').next().unwrap_or_default();
                 let _ = found.send(count.to_owned());
             }
             line.clear();

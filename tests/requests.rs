@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use buddyline::config::token_header::TokenHeader;
-use buddyline::hub::interface::{Ask, Failure as F, Look, Post, Target};
+use buddyline::hub::interface::{Ask, Failure as F, Look, Post, RequestId, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::address::Form;
@@ -205,8 +205,9 @@ proptest! {
         finding(&reply);
         let credential = token("secret");
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
-            let (text, posted) = ("x".into(), Instant::now());
-            let look = Look { credential: credential.clone(), target, text, sender: None, posted };
+            let (text, posted, post) = ("x".into(), Instant::now(), RequestId(1));
+            let credential = credential.clone();
+            let look = Look { credential, target, text, sender: None, posted, post };
             looked(&look, &reply, after);
         }
     }

@@ -7,7 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use buddyline::hub::interface::{Answer, Failure as F, Look, Looked, Target};
+use buddyline::hub::interface::{Answer, Failure as F, Look, Looked, RequestId, Target};
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::address::Form;
@@ -27,6 +27,7 @@ fn ask(target: Target, sender: Option<u64>, text: &str) -> Look {
         text: text.into(),
         sender: sender.map(Id::number),
         posted: Instant::now(),
+        post: RequestId(1),
     }
 }
 

@@ -87,6 +87,7 @@ impl Job {
             text: Arc::clone(&self.text),
             sender: self.claimed.clone(),
             posted: self.asked.at,
+            post: self.asked.after,
         })))
     }
 }

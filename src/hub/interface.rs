@@ -202,6 +202,16 @@ pub enum Ask {
     Look(Look),
 }
 
+impl Ask {
+    /// Under which request the log tells of this one: a look belongs to its message's.
+    pub fn told_under(&self, request: RequestId) -> RequestId {
+        match self {
+            Ask::Look(look) => look.post,
+            _ => request,
+        }
+    }
+}
+
 /// A message whose fate is not known.
 #[derive(Debug)]
 pub struct Look {
@@ -215,6 +225,8 @@ pub struct Look {
     pub sender: Option<Id>,
     /// When the site was asked to store it.
     pub posted: Instant,
+    /// The question that asked it to.
+    pub post: RequestId,
 }
 
 /// A message to be stored, made of checked parts only (CONTRACT 4).

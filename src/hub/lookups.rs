@@ -59,6 +59,11 @@ impl Lookups {
         Some(post)
     }
 
+    /// The post that a look is about.
+    pub fn post_of(&self, look: RequestId) -> Option<RequestId> {
+        self.looks.get(&look).copied()
+    }
+
     /// Takes the look that was answered; `None` if there is no such request. Either
     /// [`Lookups::wait`] or [`Lookups::end`] follows.
     pub fn answered(&mut self, look: RequestId) -> Option<(RequestId, Doubt)> {

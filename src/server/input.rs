@@ -5,11 +5,12 @@ use std::time::Duration;
 use mio::Token;
 use mio::event::Event;
 
+use super::traces::Trace;
 use super::turn::Phase;
 use super::{LISTENERS, SIGNALS, Server, WAKER, listeners};
 use crate::connection::Received;
 use crate::connection::rate::Verdict;
-use crate::hub::interface::{Answer, Input, Now};
+use crate::hub::interface::{Input, Now};
 use crate::wire;
 use crate::wire::handshake::{self, Opened};
 
@@ -210,7 +211,7 @@ impl Server {
         }
         connection.opened = true;
         let conn = connection.id;
-        log::debug!("connection {}: open from {client}", conn.serial);
+        log::debug!(connection = conn.serial; "open from {client}");
         self.hub.handle(Input::Opened { conn, credential }, now);
     }
 
@@ -224,16 +225,9 @@ impl Server {
                 return;
             };
             self.work.answers += 1;
-            match &answer {
-                Answer::Stored(stored) => {
-                    log::debug!("request {}: stored in thread {}", request.0, stored.thread);
-                }
-                Answer::Proven(proven) => log::debug!("request {}: {proven:?}", request.0),
-                Answer::Looked(_) => log::debug!("request {}: looked up", request.0),
-                Answer::Listed(_) => log::debug!("request {}: listed", request.0),
-                Answer::Failed(failure) => log::debug!("request {}: {failure:?}", request.0),
-            }
+            let trace = Trace::of(&self.hub, request, &answer);
             self.hub.handle(Input::Answered { request, answer }, now);
+            trace.inspect(|trace| trace.answered(&self.hub));
             self.drain(now);
         }
     }

@@ -300,6 +300,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::hub::interface::RequestId;
 
     fn now() -> Now {
         Now { instant: Instant::now(), unix_s: 1_795_345_238 }
@@ -422,7 +423,8 @@ mod tests {
         let mut look = |target, sender, text: &str, after_s: u64| {
             let credential = Credential::parse("t-2").unwrap();
             let sender = Some(Id::number(sender));
-            let look = Look { credential, target, text: text.into(), sender, posted };
+            let (text, post) = (text.into(), RequestId(1));
+            let look = Look { credential, target, text, sender, posted, post };
             let now = Now { instant: posted, unix_s: now().unix_s + after_s };
             match store.answer(Ask::Look(look), now) {
                 Answer::Looked(looked) => looked,

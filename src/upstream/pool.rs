@@ -112,6 +112,7 @@ impl Pool {
     /// once, and `SiteUnavailable` while the site is not asked.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = now.instant;
+        let told_under = ask.told_under(request);
         let failure = match self.without_the_site(&ask, now) {
             Some(answer) => return self.ready.push_back((request, answer)),
             None if !self.breaker.is_closed() => self.unavailable(),
@@ -120,7 +121,8 @@ impl Pool {
                 return self.hand_out();
             }
             None => {
-                self.remarks.warn("the queue of requests is full (--upstream-queue)", self.now);
+                let full = "the queue of requests is full (--upstream-queue)";
+                self.remarks.warn_of(told_under, full, self.now);
                 Failure::Overloaded
             }
         };
@@ -157,9 +159,9 @@ impl Pool {
                     self.probed(&probed);
                     None
                 }
-                Done::Asked { request, what, form, outcome } => {
+                Done::Asked { request, told_under, what, form, outcome } => {
                     self.queue.finished(Some(what));
-                    self.note(what, form, &outcome);
+                    self.note(what, told_under, form, &outcome);
                     Some((request, outcome.answer))
                 }
             };
@@ -201,7 +203,7 @@ impl Pool {
                 let result = verifier.verify(credential.secret(), now.unix_s);
                 if result == Err(Failure::TokenRefused) {
                     if let Some(remark) = verifier.remark(credential.secret()) {
-                        self.remarks.say(log::Level::Warn, remark, self.now);
+                        self.remarks.say(log::Level::Warn, None, remark, self.now);
                     }
                 }
                 Some(result.map_or_else(Answer::Failed, Answer::Proven))
@@ -273,7 +275,7 @@ impl Pool {
     }
 
     /// What an answer says about the site.
-    fn note(&mut self, what: What, form: Form, outcome: &Outcome) {
+    fn note(&mut self, what: What, request: RequestId, form: Form, outcome: &Outcome) {
         self.remarks.token(&outcome.answer, self.now);
         let was_closed = self.breaker.is_closed();
         match self.breaker.heard(outcome.sign, self.now) {
@@ -284,10 +286,10 @@ impl Pool {
             }
             Some(Change::Closed) => {
                 self.remarks.answers_again(self.now);
-                self.remarks.answered(what, outcome, self.now);
+                self.remarks.answered(what, request, outcome, self.now);
             }
-            _ if was_closed => self.remarks.answered(what, outcome, self.now),
-            _ => self.remarks.answered_late(what, outcome),
+            _ if was_closed => self.remarks.answered(what, request, outcome, self.now),
+            _ => self.remarks.answered_late(what, request, outcome),
         }
         if outcome.doubtful && form == self.form {
             self.doubt(what);

@@ -193,6 +193,7 @@ pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
         text: text.into(),
         sender: Some(Id::number(7)),
         posted: Instant::now() - ago,
+        post: RequestId(1),
     })
 }
 

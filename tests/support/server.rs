@@ -244,5 +244,7 @@ impl Log {
 
 fn addresses(lines: &[String]) -> Vec<SocketAddr> {
     let found = lines.iter().filter_map(|line| line.split_once("listening on ws://"));
-    found.filter_map(|(_, address)| address.trim().parse().ok()).collect()
+    // In JSON a quote follows.
+    let found = found.filter_map(|(_, address)| address.split('"').next());
+    found.filter_map(|address| address.trim().parse().ok()).collect()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::work::What;
 use crate::config::site_url::SiteUrl;
-use crate::hub::interface::{Answer, Failure};
+use crate::hub::interface::{Answer, Failure, RequestId};
 use crate::upstream::address::Form;
 use crate::upstream::breaker::FAILURES_MAX;
 use crate::upstream::buddyboss::Finding;
@@ -41,11 +41,16 @@ impl Remarks {
 
     /// Warns, with the site's address.
     pub fn warn(&mut self, what: &str, now: Instant) {
-        self.say(log::Level::Warn, format!("{}: {what}", self.url), now);
+        self.say(log::Level::Warn, None, format!("{}: {what}", self.url), now);
+    }
+
+    /// The same, because of a request.
+    pub fn warn_of(&mut self, request: RequestId, what: &str, now: Instant) {
+        self.say(log::Level::Warn, Some(request), format!("{}: {what}", self.url), now);
     }
 
     /// What an operator should know of an answer, while the site is asked.
-    pub fn answered(&mut self, what: What, outcome: &Outcome, now: Instant) {
+    pub fn answered(&mut self, what: What, request: RequestId, outcome: &Outcome, now: Instant) {
         if outcome.answer.is_the_sites() {
             self.answers_again(now);
         }
@@ -53,19 +58,19 @@ impl Remarks {
         let Some(line) = Remarks::line(what, outcome) else { return };
         if !outcome.answer.is_the_sites() {
             self.failing = self.failing.or(Some(now));
-            self.warn(&line, now);
+            self.warn_of(request, &line, now);
         } else if matches!(failure, Failure::ThreadTooLarge | Failure::NotStored) {
-            self.warn(&line, now);
+            self.warn_of(request, &line, now);
         } else {
             // The member's affair, not the operator's.
-            log::debug!("{}: {line}", self.url);
+            log::debug!(request = request.0; "{}: {line}", self.url);
         }
     }
 
     /// The same, while it is not asked any more: that was said when it began.
-    pub fn answered_late(&mut self, what: What, outcome: &Outcome) {
+    pub fn answered_late(&mut self, what: What, request: RequestId, outcome: &Outcome) {
         if let Some(line) = Remarks::line(what, outcome) {
-            log::debug!("{}: {line}", self.url);
+            log::debug!(request = request.0; "{}: {line}", self.url);
         }
     }
 
@@ -90,7 +95,7 @@ impl Remarks {
         if let Some(since) = self.failing.take() {
             let lasted = now.saturating_duration_since(since).as_secs();
             let line = format!("{}: it answers again, after {lasted} s", self.url);
-            self.say(log::Level::Info, line, now);
+            self.say(log::Level::Info, None, line, now);
         }
     }
 
@@ -141,13 +146,20 @@ impl Remarks {
         }
     }
 
-    /// Says the same at most once a minute.
-    pub fn say(&mut self, level: log::Level, line: String, now: Instant) {
+    /// Says the same at most once a minute, of whichever request.
+    pub fn say(
+        &mut self,
+        level: log::Level,
+        request: Option<RequestId>,
+        line: String,
+        now: Instant,
+    ) {
+        let request = request.map(|request| request.0);
         self.said.retain(|(_, then)| now.saturating_duration_since(*then) < PATIENCE);
         if self.said.iter().any(|(said, _)| *said == line) {
-            return log::debug!("{line}");
+            return log::debug!(request; "{line}");
         }
-        log::log!(level, "{line}");
+        log::log!(level, request; "{line}");
         if self.said.len() >= LINES_MAX {
             self.said.pop_front();
         }

@@ -24,7 +24,14 @@ pub(super) enum Job {
 
 /// What a worker has done.
 pub(super) enum Done {
-    Asked { request: RequestId, what: What, form: Form, outcome: Outcome },
+    Asked {
+        request: RequestId,
+        /// Under which request the log tells of it.
+        told_under: RequestId,
+        what: What,
+        form: Form,
+        outcome: Outcome,
+    },
     Probed(Probed),
 }
 
@@ -68,8 +75,9 @@ impl fmt::Display for What {
 pub(super) fn run(site: &Site, job: &Job) -> Done {
     match job {
         Job::Ask { request, ask, form } => {
-            let (request, form) = (*request, *form);
-            Done::Asked { request, what: What::of(ask), form, outcome: site.put(ask, form) }
+            let (request, told_under, form) = (*request, ask.told_under(*request), *form);
+            let outcome = site.put(ask, form);
+            Done::Asked { request, told_under, what: What::of(ask), form, outcome }
         }
         Job::Probe(first) => Done::Probed(site.probe(*first)),
     }
@@ -105,7 +113,8 @@ fn broken(job: &Job) -> Done {
                 _ => Failure::SiteUnavailable { retry_after_s: None },
             };
             let outcome = Outcome { sign: Sign::Nothing, ..Outcome::failed(failure, Some(WHY)) };
-            Done::Asked { request: *request, what, form: *form, outcome }
+            let (request, told_under) = (*request, ask.told_under(*request));
+            Done::Asked { request, told_under, what, form: *form, outcome }
         }
         Job::Probe(_) => {
             Done::Probed(Probed { found: Err(Finding::Unreachable(WHY)), sign: Sign::SILENCE })

@@ -12,7 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use buddyline::config::secrets::JwtKeys;
 use buddyline::config::site_url::SiteUrl;
-use buddyline::hub::interface::{Answer, Failure, Look, Looked, Post, Proven, Stored, Target};
+use buddyline::hub::interface::{
+    Answer, Failure, Look, Looked, Post, Proven, RequestId, Stored, Target,
+};
 use buddyline::protocol::Id;
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
@@ -102,6 +104,7 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         text: TEXT.into(),
         sender: Some(Id::number(7)),
         posted: Instant::now(),
+        post: RequestId(1),
     };
     for after in [0, 30, u64::MAX / 4] {
         let answer = looked(&look, reply, Duration::from_secs(after));

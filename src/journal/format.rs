@@ -1,0 +1,109 @@
+//! In which form the lines of the log are: for people, for the journal, for programs.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use log::{Level, Record};
+
+use super::{json, text};
+use crate::config::LogFormat;
+
+/// The form of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// With time and level, for people.
+    Text { coloured: bool },
+    /// For systemd's journal, which notes the time itself.
+    Journal,
+    /// One object of JSON.
+    Json,
+}
+
+impl Format {
+    /// What a setting means for this process.
+    pub fn of(setting: LogFormat) -> Format {
+        match setting {
+            LogFormat::Auto if leads_to_the_journal() => Format::Journal,
+            LogFormat::Auto | LogFormat::Text => {
+                let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                Format::Text { coloured: wanted && io::stderr().is_terminal() }
+            }
+            LogFormat::Journal => Format::Journal,
+            LogFormat::Json => Format::Json,
+        }
+    }
+
+    /// A record as a line, with its line feed.
+    pub fn line(self, record: &Record<'_>) -> String {
+        match self {
+            Format::Text { coloured } => text::line(record, &time(SystemTime::now()), coloured),
+            Format::Journal => text::journal_line(record),
+            Format::Json => json::line(record, &time(SystemTime::now())),
+        }
+    }
+
+    /// A line of the log about itself.
+    pub fn remark(self, level: Level, words: &str) -> String {
+        let mut record = Record::builder();
+        record.target("buddyline::journal").level(level);
+        self.line(&record.args(format_args!("{words}")).build())
+    }
+
+    /// An error that is the last thing to be said: for people as it is.
+    pub fn last_words(self, words: &str) -> String {
+        match self {
+            Format::Text { .. } => words.to_owned(),
+            Format::Journal => text::journal_words(Level::Error, words),
+            Format::Json => self.remark(Level::Error, words.trim_end()),
+        }
+    }
+}
+
+/// As RFC 3339 has it, in UTC. A clock before 1970 shows that year; one beyond 9999 shows nothing,
+/// which is no reason not to log.
+fn time(now: SystemTime) -> String {
+    let mut text = String::new();
+    let now = now.max(SystemTime::UNIX_EPOCH);
+    let _ = write!(text, "{}", humantime::format_rfc3339_millis(now));
+    text
+}
+
+/// Whether standard error is the stream to the journal that systemd has opened for this service. The
+/// variable alone says little: whoever is started from a service inherits it (systemd.exec(5)).
+fn leads_to_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let found = stderr.and_then(|stderr| stderr.metadata());
+    found.is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_wrong_is_no_reason_not_to_log() {
+        let day = Duration::from_secs(86_400);
+        assert_eq!(time(SystemTime::UNIX_EPOCH - day), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(SystemTime::UNIX_EPOCH + 20_000 * day), "2024-10-04T00:00:00.000Z");
+        assert_eq!(time(SystemTime::UNIX_EPOCH + 4_000_000 * day), "");
+    }
+
+    #[test]
+    fn last_words_of_several_lines_are_errors_in_each_form() {
+        let words = "error: no such thing\n\nTry --help.\n";
+        assert_eq!(Format::Text { coloured: false }.last_words(words), words);
+        let journal = Format::Journal.last_words(words);
+        assert_eq!(journal, "<3>error: no such thing\n<3>Try --help.\n");
+        let json = Format::Json.last_words(words);
+        let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json.matches('\n').count(), 1);
+        assert_eq!((&line["level"], &line["message"]), (&"error".into(), &words.trim_end().into()));
+    }
+}

@@ -1,0 +1,62 @@
+//! A line for programs: one object of JSON.
+
+use std::fmt::Write;
+
+use log::Record;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::room::Room;
+use super::{LINE_BYTES_MAX, fields};
+
+/// The longest mark at the end of what was cut, and the line feed.
+const END_BYTES: usize = 4;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    level: &'a str,
+    target: &'a str,
+    message: &'a str,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+}
+
+/// Time, level, target, message, and the fields of the record.
+pub(super) fn line(record: &Record<'_>, time: &str) -> String {
+    let mut target = Room::new(256, as_json);
+    // Both fail when they are full.
+    let _ = target.write_str(record.target());
+    let mut line = Line {
+        time,
+        level: &record.level().as_str().to_ascii_lowercase(),
+        target: &target.into_text(),
+        message: "",
+        fields: fields::of(record),
+    };
+    let taken = written(&line).len() + END_BYTES;
+    let mut message = Room::new(LINE_BYTES_MAX.saturating_sub(taken), as_json);
+    let _ = message.write_fmt(*record.args());
+    let message = message.into_text();
+    line.message = &message;
+    written(&line)
+}
+
+fn written(line: &Line<'_>) -> String {
+    let text = serde_json::to_string(line);
+    // It fails for names that are no texts, of which there are none here.
+    let mut text = text.unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// As JSON writes it within a text (RFC 8259 section 7): what it would leave as it is, and controls
+/// a terminal all the same, becomes a space.
+fn as_json(character: char) -> (char, usize) {
+    match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\x08' | '\x0c' => (character, 2),
+        '\0'..='\x1f' => (character, 6),
+        '\x7f'..='\u{9f}' => (' ', 1),
+        _ => (character, character.len_utf8()),
+    }
+}

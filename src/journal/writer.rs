@@ -1,0 +1,162 @@
+//! What writes: a thread of its own, to what may fail at any time and may work again.
+
+use std::io::{self, Write};
+
+use crossbeam_channel::{Receiver, Sender};
+use log::Level;
+
+use super::format::Format;
+
+/// What the writer is told.
+pub(super) struct Entry {
+    /// Lines that were lost before this one.
+    pub lost: u64,
+    pub what: What,
+}
+
+pub(super) enum What {
+    /// Write this, which ends in a line feed.
+    Line(String),
+    /// Say when all that came before is written.
+    Flush(Sender<()>),
+}
+
+/// The writer: until the process ends.
+pub(super) fn write_all(entries: &Receiver<Entry>, format: Format, out: &mut impl Write) {
+    let mut writer = Writer { out, format, lost: 0, torn: false };
+    for Entry { lost, what } in entries {
+        writer.lost += lost;
+        match what {
+            What::Line(line) => writer.line(&line),
+            What::Flush(written) => {
+                writer.tell_losses();
+                // Who asked may have left.
+                let _ = written.send(());
+            }
+        }
+    }
+}
+
+/// Writes lines to what may fail at any time, and may work again.
+struct Writer<'a, W> {
+    out: &'a mut W,
+    format: Format,
+    /// Lines that nobody has read, and nobody has been told of.
+    lost: u64,
+    /// The last line stopped in the middle.
+    torn: bool,
+}
+
+impl<W: Write> Writer<'_, W> {
+    fn line(&mut self, line: &str) {
+        if !self.tell_losses() || !self.put(line) {
+            self.lost += 1;
+        }
+    }
+
+    /// Says how many lines were lost; false if even that was.
+    fn tell_losses(&mut self) -> bool {
+        let lost = match self.lost {
+            0 => return true,
+            1 => "1 log line was lost".to_owned(),
+            lost => format!("{lost} log lines were lost"),
+        };
+        let told = self.put(&self.format.remark(Level::Warn, &lost));
+        if told {
+            self.lost = 0;
+        }
+        told
+    }
+
+    fn put(&mut self, line: &str) -> bool {
+        let whole = match std::mem::take(&mut self.torn) {
+            true => format!("\n{line}"),
+            false => line.to_owned(),
+        };
+        let mut rest = whole.as_bytes();
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(written) if written > 0 => rest = &rest[written..],
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.torn = rest.len() < whole.len() || whole.len() > line.len();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+
+    /// Takes so many bytes, and fails for as often as it is told when they are used up.
+    struct Disk {
+        room: usize,
+        failures: usize,
+        bytes: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                self.failures -= 1;
+                if self.failures == 0 {
+                    self.room = usize::MAX;
+                }
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.bytes.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// So many lines, written to a disk.
+    fn written(count: usize, format: Format, mut disk: Disk) -> String {
+        let (entries, received) = bounded(count);
+        for n in 1..=count {
+            entries
+                .send(Entry { lost: 0, what: What::Line(format!("this is line {n}\n")) })
+                .unwrap();
+        }
+        drop(entries);
+        write_all(&received, format, &mut disk);
+        String::from_utf8(disk.bytes).unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_was_full_has_whole_lines_again_when_there_is_room() {
+        let disk = Disk { room: 24, failures: 3, bytes: Vec::new() };
+        let all = written(6, Format::Journal, disk);
+        let expected = [
+            "this is line 1",
+            "this is l",
+            "<4>[buddyline::journal] 3 log lines were lost",
+            "this is line 5",
+            "this is line 6",
+        ];
+        assert_eq!(all.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_was_lost_is_told_as_a_line_like_any_other() {
+        for (format, words) in [
+            (Format::Text { coloured: false }, "Z WARN  [buddyline::journal] 1 log line was lost"),
+            (Format::Json, r#""message":"1 log line was lost""#),
+        ] {
+            let all = written(2, format, Disk { room: 0, failures: 1, bytes: Vec::new() });
+            let lines: Vec<&str> = all.lines().collect();
+            assert!(lines[0].contains(words), "{all}");
+            assert_eq!(lines[1..], ["this is line 2"]);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the log tells of questions to the site, at `debug`: each line with the request that it is
+//! about. A message has one from its way to the site until its fate is decided, looks included.
+
+use log::{Level, log_enabled};
+
+use crate::hub::Hub;
+use crate::hub::interface::{Answer, Ask, Looked, RequestId, Target};
+
+/// A question is put to the site.
+pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
+    if !log_enabled!(Level::Debug) {
+        return;
+    }
+    let connection = hub.sender_of(request).map(|conn| conn.serial);
+    let request = ask.told_under(request).0;
+    match ask {
+        Ask::Post(post) => match post.target {
+            Target::Thread(thread) => {
+                log::debug!(connection, request; "a message for thread {thread}");
+            }
+            Target::NewThread { recipient } => {
+                log::debug!(connection, request; "a message for user {recipient}");
+            }
+        },
+        Ask::Look(_) => log::debug!(request; "its thread is looked up"),
+        Ask::Prove(_) => log::debug!(request; "whose a token is"),
+        Ask::List { thread, .. } => log::debug!(request; "who takes part in thread {thread}"),
+    }
+}
+
+/// An answer, until it is known what has become of it.
+pub(super) struct Trace {
+    /// Under which it is told.
+    request: RequestId,
+    /// Whether it is about a message whose fate was not decided.
+    is_message: bool,
+    words: String,
+}
+
+impl Trace {
+    /// Nothing where nothing is logged.
+    pub(super) fn of(hub: &Hub, request: RequestId, answer: &Answer) -> Option<Trace> {
+        if !log_enabled!(Level::Debug) {
+            return None;
+        }
+        let words = match answer {
+            Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
+            Answer::Proven(proven) => format!("{proven:?}"),
+            Answer::Looked(Looked::Same(stored)) => {
+                format!("the same is in thread {}", stored.thread)
+            }
+            Answer::Looked(Looked::Other { thread, .. }) => {
+                format!("something else is in thread {thread}")
+            }
+            Answer::Looked(Looked::Nothing) => "nothing is there".to_owned(),
+            Answer::Listed(users) => format!("{} take part", users.len()),
+            Answer::Failed(failure) => format!("{failure:?}"),
+        };
+        let request = hub.told_under(request);
+        Some(Trace { request, is_message: hub.sender_of(request).is_some(), words })
+    }
+
+    /// Once the hub has been told of it.
+    pub(super) fn answered(&self, hub: &Hub) {
+        let Trace { request, is_message, words } = self;
+        match *is_message && hub.sender_of(*request).is_some() {
+            true => log::debug!(request = request.0; "{words}; its fate is not decided"),
+            false => log::debug!(request = request.0; "{words}"),
+        }
+    }
+}
