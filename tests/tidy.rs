@@ -92,6 +92,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("std::thread", &["upstream", "journal"]),
         ("std::net::Tcp", &[]),
         ("clap::", &["cli", "config", "main"]),
+        ("listenfd::", &["main"]),
+        ("sd_notify::", &["server"]),
         ("simple_logger::", &["journal"]),
         ("log::", &["server", "upstream", "main", "config", "journal"]),
         ("ring::", &["protocol", "upstream"]),
