@@ -17,12 +17,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use client::Client;
 use files::SecretFile;
 use serde_json::json;
 use server::{Server, binary};
+use support::jwt;
 use support::site::Site;
 
 const S: Duration = Duration::from_secs(1);
@@ -332,4 +333,39 @@ fn the_settings_of_a_file_hold_instead_of_the_environment_and_a_flag_wins() {
     let (code, said) = check(&[], Some("/nowhere/at all"));
     assert!(code == 2 && said.contains("/nowhere/at all"), "{said}");
     assert_eq!(check(&[], Some("-/nowhere/at all")).0, 0);
+}
+
+#[test]
+fn a_changed_secret_counts_for_who_comes_and_a_bad_one_not_at_all() {
+    let (old, new) =
+        ("the old secret, which is long enough", "the new secret, which is no shorter");
+    let file = SecretFile::with(&[old]);
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    site.set_jwt_secret(old);
+    let url = site.url();
+    let server = Server::start(&["--buddyboss-url", &url, "--jwt-secret-file", file.path()]);
+    logged(&server, "REST API answers");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let token = |secret: &str, user| jwt::token(secret, &url, user, now, |_, _| ());
+    let mut seven = Client::proven(server.address(), 7, &token(old, 7));
+    seven.join(41);
+    fs::write(file.path(), "one\ntwo\nthree").unwrap();
+    server.signal("HUP");
+    logged(&server, "the new settings are refused and the old ones kept");
+    Client::proven(server.address(), 8, &token(old, 8));
+    fs::write(file.path(), new).unwrap();
+    site.set_jwt_secret(new);
+    server.signal("HUP");
+    logged(&server, "the settings are read anew");
+    let mut eight = Client::proven(server.address(), 8, &token(new, 8));
+    eight.join(41);
+    // One that has not been proven before.
+    let other = jwt::token(old, &url, 8, now - 1, |_, _| ());
+    let path = format!("/?token={other}");
+    Client::at(server.address(), &path, &[]).expect_error("token_refused");
+    // Who was proven before goes on.
+    seven.say(&json!({ "type": "typing", "threadId": 41, "typing": true }));
+    eight.expect(|frame| frame["type"] == "typing");
+    assert!(!server.log().iter().any(|line| line.contains("secret, which")));
 }

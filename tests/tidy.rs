@@ -90,7 +90,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("ureq::", &["upstream"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal"]),
-        ("std::net::Tcp", &[]),
+        ("std::net::Tcp", &["main", "server"]),
         ("clap::", &["cli", "config", "main"]),
         ("listenfd::", &["main"]),
         ("sd_notify::", &["server"]),
