@@ -63,7 +63,7 @@ impl Cli {
         if let Some(unknown) = file.names().find(|name| !is_known(&settings, name)) {
             return Err(refuse(format!("{place}: {unknown} is no setting")));
         }
-        let mut command = without_environment(Cli::command());
+        let mut command = without_environment(Cli::command(), &settings);
         let tool = arguments.get(1).and_then(|first| command.find_subcommand(first));
         let begins = if tool.is_some() { 2 } else { 1 };
         let takes = |id| tool.is_none_or(|tool| tool.get_arguments().any(|own| own.get_id() == id));
@@ -107,11 +107,15 @@ fn env_file_of(arguments: &[OsString]) -> Option<OsString> {
     std::env::var_os(env_file::VARIABLE).filter(|name| !name.is_empty())
 }
 
-/// The command, for which the environment is empty but for the file's name.
-fn without_environment(command: clap::Command) -> clap::Command {
-    let forget = |argument: Arg| match argument.get_id() == "env_file" {
-        true => argument,
-        false => argument.env(Resettable::Reset),
+/// The command, for whose settings the environment is empty but for the file's name.
+fn without_environment(command: clap::Command, settings: &clap::Command) -> clap::Command {
+    let forget = |argument: Arg| {
+        let id = argument.get_id();
+        let is_setting = settings.get_arguments().any(|setting| setting.get_id() == id);
+        match is_setting && id != "env_file" {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
     };
     command.mut_args(forget).mut_subcommands(|tool| tool.mut_args(forget))
 }
