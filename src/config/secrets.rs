@@ -94,9 +94,8 @@ impl fmt::Debug for Secret {
 }
 
 impl<'a> Sources<'a> {
-    /// This file, where one is set, and what the environment says.
-    pub fn of_process(file: Option<&'a Path>) -> Sources<'a> {
-        let variable = std::env::var_os(VARIABLE);
+    /// This file, where one is set, this variable, and what systemd has handed over.
+    pub fn of_process(file: Option<&'a Path>, variable: Option<OsString>) -> Sources<'a> {
         let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         Sources::new(file, variable, folder)
     }

@@ -72,8 +72,8 @@ fn time(now: SystemTime) -> String {
     text
 }
 
-/// Whether standard error is the stream to the journal that systemd has opened for this service. The
-/// variable alone says little: whoever is started from a service inherits it (systemd.exec(5)).
+/// Whether standard error is the stream to the journal that systemd has opened for this service.
+/// The variable alone says little: whoever is started from a service inherits it (systemd.exec(5)).
 fn leads_to_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
