@@ -86,7 +86,7 @@ impl Cli {
 }
 
 /// What is wrong, without the advice around it.
-fn without_advice(fault: &clap::Error) -> String {
+pub fn without_advice(fault: &clap::Error) -> String {
     let text = fault.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     text.split("\n\n").next().unwrap_or_default().to_owned()

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-use buddyline::cli::{Cli, Command};
+use buddyline::cli::{self, Cli, Command};
 use buddyline::config::{Config, Trust};
 use buddyline::journal;
 use buddyline::server::{Server, Source};
@@ -111,7 +111,7 @@ struct CommandLine {
 
 impl Source for CommandLine {
     fn read(&mut self) -> Result<Config, String> {
-        let in_words = |fault: clap::Error| without_passwords(&fault.render().to_string());
+        let in_words = |fault: clap::Error| without_passwords(&cli::without_advice(&fault));
         let cli = Cli::read(&self.arguments).map_err(in_words)?;
         cli.config.check()?;
         Ok(cli.config)
