@@ -86,7 +86,9 @@ fn bench(options: &load::Options) -> ExitCode {
     };
     let mut out = io::stdout();
     let told = match options.json {
-        true => serde_json::to_writer(&mut out, &report).map_err(io::Error::from),
+        true => serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n")),
         false => write!(out, "{report}"),
     };
     match told.is_ok() && report.is_good() {
