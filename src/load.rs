@@ -25,8 +25,8 @@ const FRAMES_MAX: u64 = 10_000_000;
 /// What is measured, and how much of it.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
-    /// The server, as `ws://127.0.0.1:8080`. There is no TLS here: measure the server itself, behind
-    /// its proxy.
+    /// The server, as `ws://127.0.0.1:8080`. There is no TLS here: measure the server itself,
+    /// behind its proxy.
     #[arg(long, value_name = "URL")]
     pub url: String,
 
