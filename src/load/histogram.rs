@@ -1,4 +1,4 @@
-//! How long things took: counts in buckets that are at most a thirty-second wide of what is in them.
+//! How long things took: counts in buckets that are at most a thirty-second of their content wide.
 
 use serde::Serialize;
 
