@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::env_file::{self, EnvFile};
 use crate::config::{Config, secrets};
+use crate::load;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///
@@ -42,6 +43,12 @@ pub enum Command {
         /// The settings.
         #[command(flatten)]
         config: Config,
+    },
+    /// Load a server of one's own with many clients, and tell how it bears them.
+    Bench {
+        /// What is measured.
+        #[command(flatten)]
+        options: load::Options,
     },
 }
 

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use buddyline::cli::{self, Cli, Command};
 use buddyline::config::{Config, Trust};
 use buddyline::journal;
+use buddyline::load;
 use buddyline::server::{Server, Source};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     match cli.command {
         None => serve(&cli.config, arguments, &mut inherited),
         Some(Command::CheckConfig { config }) => check_config(&config),
+        Some(Command::Bench { options }) => bench(&options),
     }
 }
 
@@ -70,6 +72,28 @@ fn check_config(config: &Config) -> ExitCode {
     match writeln!(io::stdout(), "the settings are good") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Loads a server. What it found is the exit code as well: 1 if anything was missing.
+fn bench(options: &load::Options) -> ExitCode {
+    let report = match load::run(options) {
+        Ok(report) => report,
+        Err(fault) => {
+            journal::say(without_passwords(&format!("buddyline bench: {fault}\n")));
+            return ExitCode::from(2);
+        }
+    };
+    let mut out = io::stdout();
+    let told = match options.json {
+        true => serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n")),
+        false => write!(out, "{report}"),
+    };
+    match told.is_ok() && report.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
