@@ -126,6 +126,10 @@ impl<'a> Sources<'a> {
                 let Some(path) = path.filter(is_there) else { return Ok(None) };
                 let place = format!("the credential {}", path.display());
                 let bytes = read_file(&path, &place, &mut warnings)?;
+                if bytes.trim_ascii().is_empty() {
+                    // What a unit sets for a file that there is not (systemd.exec(5), SetCredential=).
+                    return Ok(None);
+                }
                 (place, bytes)
             }
         };
@@ -249,6 +253,8 @@ mod tests {
     fn nothing_set_is_no_secret() {
         assert!(Sources::new(None, None, None).read().unwrap().is_none());
         let folder = Folder::new("nothing");
+        assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
+        folder.file(CREDENTIAL, 0o400, b"\n");
         assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
     }
 
