@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::env_file::{self, EnvFile};
 use crate::config::{Config, secrets};
+use crate::load;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///
@@ -42,6 +43,12 @@ pub enum Command {
         /// The settings.
         #[command(flatten)]
         config: Config,
+    },
+    /// Load a server of one's own with many clients, and tell how it bears them.
+    Bench {
+        /// What is measured.
+        #[command(flatten)]
+        options: load::Options,
     },
 }
 
@@ -86,7 +93,7 @@ impl Cli {
 }
 
 /// What is wrong, without the advice around it.
-fn without_advice(fault: &clap::Error) -> String {
+pub fn without_advice(fault: &clap::Error) -> String {
     let text = fault.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     text.split("\n\n").next().unwrap_or_default().to_owned()

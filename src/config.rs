@@ -318,8 +318,16 @@ impl Config {
 
 fn listen(text: &str) -> Result<Listen, String> {
     let what = "expected HOST:PORT, for example 127.0.0.1:8080, [::]:8080 or localhost:8080";
-    let mut addresses: Vec<SocketAddr> =
-        text.to_socket_addrs().map_err(|fault| format!("{what} ({fault})"))?.collect();
+    // The one name that means the same everywhere (RFC 6761 section 6.3), with or without an entry
+    // in /etc/hosts.
+    let numbers = match text.rsplit_once(':') {
+        Some(("localhost", port)) => vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
+        _ => vec![text.to_owned()],
+    };
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for number in numbers {
+        addresses.extend(number.to_socket_addrs().map_err(|fault| format!("{what} ({fault})"))?);
+    }
     if addresses.is_empty() {
         return Err(format!("{what} (the name has no address)"));
     }

@@ -11,6 +11,7 @@
 //! 4   server                   the loop: mio, the clock   │   journal   the log's writer
 //!     cli                      the command line
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
+//!     load                     many clients: sockets, the clock
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
 //! 1   protocol   config        words and numbers
@@ -26,6 +27,7 @@ pub mod config;
 pub mod connection;
 pub mod hub;
 pub mod journal;
+pub mod load;
 pub mod protocol;
 pub mod server;
 pub mod upstream;

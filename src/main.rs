@@ -6,9 +6,10 @@ use std::net::TcpListener;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-use buddyline::cli::{Cli, Command};
+use buddyline::cli::{self, Cli, Command};
 use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::journal;
+use buddyline::load;
 use buddyline::server::{Server, Source};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     match cli.command {
         None => serve(&cli.config, arguments, &mut inherited),
         Some(Command::CheckConfig { config }) => check_config(&config),
+        Some(Command::Bench { options }) => bench(&options),
     }
 }
 
@@ -73,6 +75,29 @@ fn check_config(config: &Config) -> ExitCode {
     match writeln!(io::stdout(), "the settings are good") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Loads a server. What it found is the exit code as well: 1 if anything was missing.
+fn bench(options: &load::Options) -> ExitCode {
+    let report = match load::run(options) {
+        Ok(report) => report,
+        Err(fault) => {
+            let text = without_passwords(&format!("buddyline bench: {fault}\n"));
+            journal::say(LogFormat::Text, &text);
+            return ExitCode::from(2);
+        }
+    };
+    let mut out = io::stdout();
+    let told = match options.json {
+        true => serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n")),
+        false => write!(out, "{report}"),
+    };
+    match told.is_ok() && report.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
@@ -114,7 +139,7 @@ struct CommandLine {
 
 impl Source for CommandLine {
     fn read(&mut self) -> Result<Config, String> {
-        let in_words = |fault: clap::Error| without_passwords(&fault.render().to_string());
+        let in_words = |fault: clap::Error| without_passwords(&cli::without_advice(&fault));
         let cli = Cli::read(&self.arguments).map_err(in_words)?;
         cli.config.check()?;
         Ok(cli.config)

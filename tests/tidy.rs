@@ -41,7 +41,7 @@ fn floor(room: &str) -> u8 {
     match room {
         "protocol" | "config" => 1,
         "hub" | "wire" => 2,
-        "connection" | "upstream" => 3,
+        "connection" | "upstream" | "load" => 3,
         "server" | "journal" | "cli" => 4,
         "main" | "lib" => 5,
         other => panic!("{other} has no floor: give it one here and in lib.rs"),
@@ -76,22 +76,22 @@ fn a_file_imports_only_from_lower_floors_and_its_own_room() {
 #[test]
 fn each_library_is_named_only_where_it_belongs() {
     for (word, rooms) in [
-        ("mio::", &["server", "connection", "upstream"][..]),
-        ("socket2::", &["server"]),
-        ("rustix::", &["connection"]),
+        ("mio::", &["server", "connection", "upstream", "load"][..]),
+        ("socket2::", &["server", "load"]),
+        ("rustix::", &["connection", "load"]),
         ("signal_hook", &["server"]),
         ("slab::", &["server", "hub"]),
         ("hashbrown::", &["hub"]),
         ("smallvec::", &["hub"]),
-        ("tungstenite::", &["wire", "protocol"]),
-        ("httparse::", &["wire"]),
+        ("tungstenite::", &["wire", "protocol", "load"]),
+        ("httparse::", &["wire", "load"]),
         ("percent_encoding::", &["wire"]),
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal"]),
         ("std::net::Tcp", &["main", "server"]),
-        ("clap::", &["cli", "config", "main"]),
+        ("clap::", &["cli", "config", "main", "load"]),
         ("listenfd::", &["main"]),
         ("sd_notify::", &["server"]),
         ("simple_logger::", &["journal"]),
@@ -99,8 +99,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("ring::", &["protocol", "upstream"]),
         ("base64::", &["protocol", "upstream"]),
         ("itoa::", &["protocol"]),
-        ("zeroize::", &["protocol", "config", "wire", "hub"]),
-        ("Instant::now", &["server", "upstream", "journal"]),
+        ("zeroize::", &["protocol", "config", "wire", "hub", "load"]),
+        ("Instant::now", &["server", "upstream", "journal", "load"]),
         ("SystemTime::now", &["server", "journal"]),
     ] {
         for (path, text) in sources() {

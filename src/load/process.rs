@@ -1,0 +1,55 @@
+//! What a process of this machine has used, from `/proc` (proc(5)).
+
+use std::fs;
+use std::io;
+
+/// Clock ticks a second, as `/proc` counts them on every machine that this runs on (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Processor time so far, in seconds, of all threads, in user and system mode.
+///
+/// # Errors
+///
+/// There is no such process, or this system has no `/proc`.
+pub fn processor_seconds(pid: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    ticks(&stat)
+        .map(|ticks| ticks as f64 / TICKS_PER_SECOND)
+        .ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Resident memory in KiB.
+///
+/// # Errors
+///
+/// As above.
+pub fn resident_kib(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    resident(&status).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+fn ticks(stat: &str) -> Option<u64> {
+    // The name in parentheses may hold anything.
+    let mut fields = stat[stat.rfind(')')?..].split_ascii_whitespace().skip(12);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_are_found_behind_a_name_with_spaces_and_parentheses() {
+        let stat = "7 (a) b ) S 1 2 3 4 5 6 7 8 9 10 31 11 0 0 20";
+        assert_eq!(ticks(stat), Some(42));
+        assert_eq!(ticks("7 (a) S 1"), None);
+        assert_eq!(resident("Name:\tx\nVmRSS:\t  1234 kB\n"), Some(1_234));
+    }
+}

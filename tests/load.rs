@@ -1,0 +1,91 @@
+//! `buddyline bench` against real servers.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/server.rs"]
+mod server;
+
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use server::{Server, binary};
+
+fn bench(url: &str, arguments: &[&str]) -> std::process::Child {
+    let mut command = binary();
+    command.args(["bench", "--json", "--url", url]).args(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn url(server: &Server) -> String {
+    format!("ws://{}", server.address())
+}
+
+fn result(child: std::process::Child) -> (Option<i32>, Value, String) {
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let report = serde_json::from_slice(&stdout).unwrap_or_default();
+    (status.code(), report, String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_hundred_connections_hear_all_that_is_sent_and_the_numbers_add_up() {
+    let server = Server::start(&[]);
+    let pid = server.id().to_string();
+    for kind in ["typing", "message"] {
+        let arguments = ["--kind", kind, "--rate", "200", "--pace", "even", "--seconds", "1"];
+        let child = bench(&url(&server), &[&arguments[..], &["--pid", &pid]].concat());
+        let (code, report, words) = result(child);
+        assert_eq!(code, Some(0), "{kind}: {report} {words}");
+        let sent = report["sent"].as_u64().unwrap();
+        assert!((199..=201).contains(&sent), "{kind}: {report}");
+        assert_eq!(report["joined"], 100);
+        assert_eq!(report["expected"], sent * 10, "each in a thread of ten: {report}");
+        assert_eq!(report["delivered"], report["expected"]);
+        assert_eq!(report["latency"]["count"], report["delivered"]);
+        assert_eq!(report["handshake"]["count"], 100);
+        let latency = |part: &str| report["latency"][part].as_f64().unwrap();
+        assert!(latency("p50_ms") > 0.0 && latency("p50_ms") <= latency("max_ms"), "{report}");
+        assert!(report["server"]["kibJoined"].as_u64().unwrap() > 1_000, "{report}");
+    }
+}
+
+#[test]
+fn a_server_elsewhere_is_not_loaded_without_being_asked_to() {
+    let (code, _, words) = result(bench("ws://192.0.2.1:8080", &[]));
+    assert_eq!(code, Some(2));
+    assert!(words.contains("192.0.2.1") && words.contains("--allow-remote"), "{words}");
+    let (code, _, words) = result(bench("ws://127.0.0.1:1", &["--rate=100000", "--seconds=300"]));
+    assert_eq!(code, Some(2), "too many frames to remember");
+    assert!(words.contains("--rate"), "{words}");
+}
+
+#[test]
+fn a_server_that_is_killed_ends_the_run_and_is_reported() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let child = bench(&url(&server), &["--seconds", "60"]);
+    std::thread::sleep(Duration::from_secs(2));
+    server.signal("KILL");
+    let (code, report, words) = result(child);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(code, Some(1), "{report} {words}");
+    let closed = report["closed"].as_object().unwrap().values();
+    assert_eq!(closed.map(|count| count.as_u64().unwrap()).sum::<u64>(), 100, "{report}");
+}
+
+#[test]
+fn a_limit_of_the_server_is_named_with_its_setting() {
+    let server = Server::start(&["--max-connections", "50"]);
+    let output = binary().args(["bench", "--seconds", "1", "--url", &url(&server)]).output();
+    let Output { status, stdout, .. } = output.unwrap();
+    let table = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(1), "{table}");
+    assert!(table.contains("refused: HTTP 503") && table.contains("--max-connections"), "{table}");
+
+    let server = Server::start(&["--max-frames-per-second", "1", "--max-frames-burst", "4"]);
+    let arguments = ["--connections", "2", "--rate", "20", "--seconds", "1"];
+    let (code, report, words) = result(bench(&url(&server), &arguments));
+    assert_eq!(code, Some(1), "{report} {words}");
+    assert!(report["errors"]["rate_limited"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["missing"].as_u64().unwrap() > 0, "{report}");
+}

@@ -1,0 +1,42 @@
+//! The files of the package say what the code does.
+//!
+//! What the package does once it is installed, `tests/systemd/run` tries on a system of its own.
+
+use std::fs;
+use std::path::Path;
+
+use buddyline::config::Config;
+use buddyline::config::env_file;
+use clap::Parser;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The value of a line in a unit.
+fn value_of<'a>(unit: &'a str, key: &str) -> &'a str {
+    let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    line.unwrap_or_else(|| panic!("the unit has no {key}="))
+}
+
+#[test]
+fn the_service_is_given_more_time_to_stop_than_a_drain_takes() {
+    let unit = read("systemd/buddyline.service");
+    let config = Config::try_parse_from(["buddyline"]).expect("the defaults are good");
+    let seconds: u64 = value_of(&unit, "TimeoutStopSec").parse().expect("seconds");
+    assert!(seconds >= config.drain_timeout.as_secs() + 10, "{seconds}");
+}
+
+#[test]
+fn the_units_and_the_server_agree_on_names() {
+    let unit = read("systemd/buddyline.service");
+    let credential = format!("{}:", buddyline::config::secrets::CREDENTIAL);
+    assert!(value_of(&unit, "LoadCredential").starts_with(&credential));
+    assert!(value_of(&unit, "Environment").starts_with(&format!("{}=-/", env_file::VARIABLE)));
+    // Who goes over to the socket is found at the same address.
+    let socket = read("systemd/buddyline.socket");
+    let listen = Config::try_parse_from(["buddyline"]).expect("the defaults are good").listen;
+    let address = value_of(&socket, "ListenStream").parse().expect("an address");
+    assert!(listen.addresses.contains(&address), "{address}");
+}
