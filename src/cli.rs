@@ -42,7 +42,7 @@ pub enum Command {
     CheckConfig {
         /// The settings.
         #[command(flatten)]
-        config: Config,
+        config: Box<Config>,
     },
     /// Load a server of one's own with many clients, and tell how it bears them.
     Bench {

@@ -38,8 +38,11 @@ pub(super) struct Peer {
 /// The longest frame that is waited for: a list of a hundred thousand users is shorter.
 const FRAME_BYTES_MAX: u64 = 4 << 20;
 
-/// A frame at the start of these bytes, and how many it has. `None`: its rest is still to come.
-pub(super) fn frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>, ()> {
+/// What a frame is, what it carries, and how many bytes it has.
+type Frame<'a> = (OpCode, &'a [u8], usize);
+
+/// A frame at the start of these bytes. `None`: its rest is still to come.
+pub(super) fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
     let mut cursor = Cursor::new(bytes);
     let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(drop)? else {
         return Ok(None);
