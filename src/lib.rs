@@ -13,7 +13,7 @@
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
-//! 1   protocol   config        words and numbers
+//! 1   protocol   config   metrics   words and numbers
 //! ```
 //!
 //! # Where to start reading
@@ -26,6 +26,7 @@ pub mod config;
 pub mod connection;
 pub mod hub;
 pub mod journal;
+pub mod metrics;
 pub mod protocol;
 pub mod server;
 pub mod upstream;
