@@ -67,7 +67,7 @@ pub(super) struct Crowd {
     pub(super) stale: u64,
     /// Frames that slow readers have missed.
     pub(super) missed: u64,
-    /// Frames that waited for those who are closed for being slow, and have not left.
+    /// Frames for those who are closed for being slow, which have not left.
     pub(super) dropped: u64,
     /// Bytes that the kernel has taken.
     pub(super) sent_bytes: u64,
@@ -252,6 +252,7 @@ impl Crowd {
             }
             // A frame of any size finds its place: it is the reader who is judged, not the frame.
             if !self.has_room_or_overflows(to.slot) {
+                self.dropped += 1;
                 return false;
             }
             self.connections[to.slot as usize].outbox.push(frame);
