@@ -13,15 +13,17 @@ mod input;
 mod listeners;
 mod numbers;
 mod refusals;
+mod reload;
 mod scrapes;
 mod setup;
 mod signals;
+mod supervisor;
 mod sweep;
 mod tally;
 mod turn;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,7 +44,9 @@ use crowd::Crowd;
 use drain::Drain;
 use listeners::Listeners;
 use refusals::Refusals;
+pub use reload::Source;
 use scrapes::Scrapes;
+use supervisor::Supervisor;
 use sweep::{Patience, SWEEP_EVERY};
 use tally::Tally;
 use turn::{Phase, SlowTicks, Watch, Work};
@@ -102,7 +106,11 @@ pub struct Server {
     swept: Instant,
     /// The slot that is looked at next, while connections are looked at.
     sweeping: Option<usize>,
-    drain_timeout: Duration,
+    /// What it works by: changed by a reload.
+    config: Config,
+    /// Where a reload gets its settings from.
+    source: Option<Box<dyn Source>>,
+    supervisor: Supervisor,
     /// It is about to end.
     ending: Option<Drain>,
 }
@@ -146,12 +154,25 @@ impl Server {
     /// An address that cannot be listened on, a secret that cannot be read, or a system out of
     /// descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
+        Server::start(config, Vec::new())
+    }
+
+    /// The same on sockets that listen already, if there are any, instead of `--listen`: who
+    /// connects while one server ends and the next begins waits there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Server::bind`].
+    pub fn start(config: &Config, inherited: Vec<TcpListener>) -> io::Result<Server> {
         let limits = config.limits();
         let now = clock();
         let started = now.instant;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
+        let listeners = match inherited.is_empty() {
+            true => Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?,
+            false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
+        };
         let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
@@ -181,7 +202,9 @@ impl Server {
             reads: Phase::new(READS_LAST, 0),
             swept: started,
             sweeping: None,
-            drain_timeout: config.drain_timeout,
+            config: config.clone(),
+            source: None,
+            supervisor: Supervisor::of_process(started),
             ending: None,
             poll,
         })
@@ -241,6 +264,7 @@ impl Server {
         // Whose own pongs are too many to hold has caused no effect that was drained before.
         self.drain(now);
         self.sweep(now);
+        self.tell_supervisor(now);
         self.let_go(now);
         self.flush(now);
         self.crowd.shed();
@@ -271,7 +295,8 @@ impl Server {
         }
         let sweep = self.swept + SWEEP_EVERY;
         let bulk = self.crowd.next_bulk(now);
-        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk];
+        let told = self.supervisor.next_deadline();
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk, told];
         let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
         wake.saturating_duration_since(now)
     }

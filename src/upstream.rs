@@ -100,6 +100,13 @@ impl Upstream {
         matches!(self, Upstream::Site(pool) if pool.checks_signatures())
     }
 
+    /// Checks tokens with this from now on, or asks the site.
+    pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
+        if let Upstream::Site(pool) = self {
+            pool.set_verifier(verifier);
+        }
+    }
+
     /// Puts a question. Never blocks, never fails: what cannot be asked is answered.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         match self {
@@ -123,6 +130,15 @@ impl Upstream {
         match self {
             Upstream::Site(pool) => pool.next_deadline(),
             Upstream::Embedded(..) => None,
+        }
+    }
+
+    /// Whether questions are put to the site; it fails, if not, and they are answered at once. The
+    /// stand-in is always there.
+    pub fn is_available(&self) -> bool {
+        match self {
+            Upstream::Site(pool) => pool.is_available(),
+            Upstream::Embedded(..) => true,
         }
     }
 
