@@ -38,7 +38,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::config::{PresenceScope, Trust};
-use crate::metrics::Hits;
 use crate::protocol::client::{Call, ClientFrame, ReplyTo, parse, relayed};
 use crate::protocol::server::{Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
@@ -449,7 +448,7 @@ impl Hub {
 
     // ---- for the shell and the tests
 
-    /// How many WebSockets are open, threads heard, and messages on their way.
+    /// How many WebSockets are open, users online, threads heard, and messages on their way.
     pub fn census(&self) -> Census {
         Census {
             connections: self.open.iter().flatten().count(),
@@ -462,21 +461,6 @@ impl Hub {
     /// What waits for the site: frames, questions, and connections for their proof.
     pub fn unsettled(&self) -> [usize; 3] {
         [self.waiting.frames(), self.checks.count(), self.identity.pending_count()]
-    }
-
-    /// What has been counted since the start.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Errors that have been told, by their codes.
-    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
-        self.encoder.errors()
-    }
-
-    /// How often it was known what a credential proves.
-    pub fn proof_hits(&self) -> Hits {
-        self.identity.proof_hits()
     }
 
     /// Asserts that the tables of each room agree with each other.

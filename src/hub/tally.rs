@@ -1,7 +1,9 @@
 //! What has been heard since the start, and how often the site had to be asked: counts for the
 //! operator, on which nothing depends.
 
+use super::Hub;
 use crate::metrics::Hits;
+use crate::protocol::ErrorCode;
 use crate::protocol::client::FrameType;
 
 /// The counts.
@@ -29,6 +31,23 @@ impl Tally {
     /// Text frames by their types.
     pub fn typed(&self) -> impl Iterator<Item = (&'static str, u64)> {
         FrameType::ALL.into_iter().map(|(_, word)| word).zip(self.typed)
+    }
+}
+
+impl Hub {
+    /// What has been counted since the start.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Errors that have been told, by their codes.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        self.encoder.errors()
+    }
+
+    /// How often it was known what a credential proves.
+    pub fn proof_hits(&self) -> Hits {
+        self.identity.proof_hits()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The listener for monitors, which are no clients: they are few, say one thing, and hear one thing.
+//! The listener for monitors, which are no clients: they are few, ask one thing, and hear it.
 //!
 //! It lives in the same loop, and apart from the crowd: a monitor is answered though there are as
 //! many clients as may be. All that it can take is bounded: so many at a time, a head of so many
