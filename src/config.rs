@@ -47,6 +47,12 @@ pub struct Config {
           help_heading = "Network", value_parser = listen)]
     pub listen: Listen,
 
+    /// Address and port where a monitor reads GET /metrics, /healthz and /readyz; nobody does
+    /// without it. Whoever reaches this address reads the numbers: let it be 127.0.0.1:PORT.
+    #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT",
+          help_heading = "Network", value_parser = listen)]
+    pub metrics_listen: Option<Listen>,
+
     /// The try-it page at GET /: auto shows it while no site is set.
     #[arg(
         long,

@@ -28,6 +28,7 @@ pub mod outcomes;
 pub mod posting;
 pub mod presence;
 pub mod repeats;
+pub mod tally;
 pub mod telling;
 pub mod threads;
 pub mod told;
@@ -50,6 +51,7 @@ use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
 use repeats::Repeats;
+use tally::Tally;
 use threads::{Joined, ThreadIx, Threads, Typist};
 use told::Told;
 use waiting::Waiting;
@@ -79,6 +81,7 @@ pub struct Hub {
     checks: Checks,
     waiting: Waiting,
     requests: Requests,
+    tally: Tally,
     /// Frames that had to wait for a proof are being heard.
     goes_on: bool,
     /// The server is about to end.
@@ -114,6 +117,7 @@ impl Hub {
             checks: Checks::default(),
             waiting: Waiting::default(),
             requests: Requests::default(),
+            tally: Tally::default(),
             goes_on: false,
             drains: false,
             decided: None,
@@ -135,8 +139,9 @@ impl Hub {
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         match input {
             Input::Opened { conn, credential } => self.opened(conn, credential, now),
-            Input::Frame { conn, text } => self.frame(conn, text, now),
+            Input::Frame { conn, text } => self.frame(conn, text, true, now),
             Input::Binary { conn } => {
+                self.tally.binary += 1;
                 let fault = "Send text frames: binary frames carry nothing in this protocol.";
                 let fault = ClientError::new(ErrorCode::TextOnly, fault);
                 self.error(conn, &ReplyTo::default(), &fault);
@@ -236,12 +241,16 @@ impl Hub {
 
     // ---- frames
 
-    fn frame(&mut self, conn: ConnId, text: &str, now: Now) {
+    /// Takes in a frame, or once more one that had to wait.
+    fn frame(&mut self, conn: ConnId, text: &str, is_new: bool, now: Now) {
         debug_assert!(self.is_open(conn), "only who is open speaks");
         if self.identity.is_over(conn) {
             return;
         }
         let (reply, frame) = parse(text);
+        if is_new {
+            self.tally.heard(reply.kind);
+        }
         if let Err(fault) =
             frame.and_then(|frame| self.client_frame(conn, frame, text, &reply, now))
         {
@@ -439,10 +448,11 @@ impl Hub {
 
     // ---- for the shell and the tests
 
-    /// How many WebSockets are open, threads heard, and messages on their way.
+    /// How many WebSockets are open, users online, threads heard, and messages on their way.
     pub fn census(&self) -> Census {
         Census {
             connections: self.open.iter().flatten().count(),
+            users: self.presence.count(),
             threads: self.threads.count(),
             deliveries: self.delivery.count(),
         }

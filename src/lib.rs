@@ -14,7 +14,7 @@
 //!     load                     many clients: sockets, the clock
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
-//! 1   protocol   config        words and numbers
+//! 1   protocol   config   metrics   words and numbers
 //! ```
 //!
 //! # Where to start reading
@@ -28,6 +28,7 @@ pub mod connection;
 pub mod hub;
 pub mod journal;
 pub mod load;
+pub mod metrics;
 pub mod protocol;
 pub mod server;
 pub mod upstream;

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod credential;
+pub mod kinds;
 pub mod server;
 
 use std::borrow::Cow;

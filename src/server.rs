@@ -11,12 +11,16 @@ mod crowd;
 mod drain;
 mod input;
 mod listeners;
+mod numbers;
 mod refusals;
 mod reload;
+mod scrapes;
 mod setup;
 mod signals;
 mod supervisor;
 mod sweep;
+
+mod tally;
 mod traces;
 mod turn;
 
@@ -33,6 +37,7 @@ use crate::connection::Moment;
 use crate::connection::rate::Rate;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
+use crate::protocol::kinds::FrameKind;
 use crate::upstream::Upstream;
 use crate::wire::Codec;
 use crate::wire::handshake::Rules;
@@ -42,8 +47,10 @@ use drain::Drain;
 use listeners::Listeners;
 use refusals::Refusals;
 pub use reload::Source;
+use scrapes::Scrapes;
 use supervisor::Supervisor;
 use sweep::{Patience, SWEEP_EVERY};
+use tally::Tally;
 use turn::{Phase, SlowTicks, Watch, Work};
 
 /// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
@@ -70,6 +77,8 @@ const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 /// Listener number n has the token `LISTENERS - n`.
 const LISTENERS: usize = usize::MAX - 2;
+/// The tokens from here to those of the listeners are the monitors'.
+const SCRAPES: usize = usize::MAX - 4_096;
 
 /// The server: everything is owned here, by the one thread that runs it.
 pub struct Server {
@@ -86,7 +95,9 @@ pub struct Server {
     upstream: Upstream,
     scratch: Box<[u8]>,
     refusals: Refusals,
+    scrapes: Scrapes,
     counts: Counts,
+    tally: Tally,
     slow_ticks: SlowTicks,
     started: Instant,
     watch: Watch,
@@ -111,8 +122,12 @@ pub struct Server {
 pub struct Counts {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections refused at the limit.
+    /// Connections refused at a limit.
     pub refused: u64,
+    /// Those of them that came from an address that has as many as it may.
+    pub refused_address: u64,
+    /// Web pages that may not connect.
+    pub refused_pages: u64,
     /// Accepts that failed, as they do without descriptors.
     pub accept_errors: u64,
     /// Frames put into outboxes.
@@ -152,13 +167,15 @@ impl Server {
     /// As of [`Server::bind`].
     pub fn start(config: &Config, inherited: Vec<TcpListener>) -> io::Result<Server> {
         let limits = config.limits();
-        let started = Instant::now();
+        let now = clock();
+        let started = now.instant;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
             true => Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?,
             false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
         };
+        let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
@@ -176,7 +193,9 @@ impl Server {
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
             refusals: Refusals::default(),
+            scrapes,
             counts: Counts::default(),
+            tally: Tally::new(now),
             slow_ticks: SlowTicks::default(),
             started,
             watch: Watch::new(started),
@@ -224,7 +243,8 @@ impl Server {
         self.moment = Moment::after(self.watch.look(now.instant));
         self.work = Work::default();
         let sent_before = self.crowd.sent;
-        self.codec.set_readiness(self.readiness());
+        self.tally.tick_begins(now.instant);
+        self.codec.set_readiness(self.readiness(now.instant));
 
         let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
         self.reads = Phase::new(reads, sent_before);
@@ -252,6 +272,7 @@ impl Server {
         self.crowd.shed();
         self.drain(now);
         self.bury(now);
+        self.serve_scrapes(now);
         self.work.deliveries = self.crowd.sent - sent_before;
         let Work { events, frames, deliveries, swept, .. } = self.work;
         if events + frames + swept + deliveries as usize > TICK_WORTH_TIMING {
@@ -265,13 +286,15 @@ impl Server {
         let accepts = self.listeners.has_more() && self.admission.is_open(self.crowd.len());
         let left_over =
             self.crowd.has_left_over() || self.sweeping.is_some() || self.upstream.has_answer();
-        if left_over || accepts {
+        // The clock that says how long to sleep says when the last tick has ended as well.
+        let now = Instant::now();
+        self.tally.tick_ends(now);
+        if left_over || accepts || self.scrapes.has_left_over() {
             return Duration::ZERO;
         }
-        if self.ending.is_some() && self.crowd.next_bulk(Instant::now()).is_none() {
+        if self.ending.is_some() && self.crowd.next_bulk(now).is_none() {
             return drain::POLL;
         }
-        let now = Instant::now();
         let sweep = self.swept + SWEEP_EVERY;
         let bulk = self.crowd.next_bulk(now);
         let told = self.supervisor.next_deadline();
@@ -299,11 +322,23 @@ impl Server {
     fn drain(&mut self, now: Now) {
         loop {
             while let Some(effect) = self.hub.next_effect() {
+                let sent = self.crowd.sent;
                 match effect {
-                    Effect::Send { to, frame } => self.crowd.deliver(to, frame, false),
-                    Effect::Hint { to, frame } => self.crowd.deliver(to, frame, true),
+                    Effect::Send { to, frame } => {
+                        let kind = FrameKind::of(&frame);
+                        self.crowd.deliver(to, frame, false);
+                        self.tally.sent(kind, self.crowd.sent - sent);
+                    }
+                    Effect::Hint { to, frame } => {
+                        let kind = FrameKind::of(&frame);
+                        self.crowd.deliver(to, frame, true);
+                        self.tally.sent(kind, self.crowd.sent - sent);
+                    }
                     Effect::Spread { to, frame, can_be_missed } => {
-                        self.crowd.spread(self.hub.receivers(to), &frame, can_be_missed);
+                        let receivers = self.hub.receivers(to);
+                        self.tally.fan_outs.note(receivers.len() as u64);
+                        self.crowd.spread(receivers, &frame, can_be_missed);
+                        self.tally.sent(FrameKind::of(&frame), self.crowd.sent - sent);
                     }
                     Effect::Ask { request, ask } => {
                         traces::asked(&self.hub, request, &ask);

@@ -15,6 +15,7 @@ pub mod jwt;
 pub mod lookups;
 pub mod pool;
 mod site;
+pub mod tally;
 pub mod text;
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use crate::hub::interface::{Answer, Ask, Now, RequestId};
 use embedded::Store;
 use jwt::Verifier;
 use pool::Pool;
+use tally::{Load, Tally};
 
 /// How to reach a site.
 #[derive(Clone, Debug)]
@@ -137,6 +139,23 @@ impl Upstream {
         match self {
             Upstream::Site(pool) => pool.is_available(),
             Upstream::Embedded(..) => true,
+        }
+    }
+
+    /// Whether it is worth while to send members here: the site is asked, or has worked lately. A
+    /// balancer is not to turn away from each pause of a second.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        match self {
+            Upstream::Site(pool) => pool.is_available() || pool.has_worked_lately(now),
+            Upstream::Embedded(..) => true,
+        }
+    }
+
+    /// What has been counted of the site, and how much is to do; `None` for the stand-in.
+    pub fn tally(&self) -> Option<(&Tally, Load)> {
+        match self {
+            Upstream::Site(pool) => Some((pool.tally(), pool.load())),
+            Upstream::Embedded(..) => None,
         }
     }
 

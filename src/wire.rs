@@ -7,6 +7,7 @@
 //! own only while a message is in fragments.
 
 pub mod handshake;
+pub mod monitor;
 pub mod outbox;
 mod token;
 

@@ -39,7 +39,7 @@ fn room(path: &str) -> &str {
 
 fn floor(room: &str) -> u8 {
     match room {
-        "protocol" | "config" => 1,
+        "protocol" | "config" | "metrics" => 1,
         "hub" | "wire" => 2,
         "connection" | "upstream" | "load" => 3,
         "server" | "journal" | "cli" => 4,

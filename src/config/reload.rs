@@ -9,6 +9,7 @@ impl Config {
         let turn = |config: &Config| config.limits().message_turn_lasts;
         let differs = [
             ("--listen", self.listen != other.listen),
+            ("--metrics-listen", self.metrics_listen != other.metrics_listen),
             ("--buddyboss-url", self.buddyboss_url != other.buddyboss_url),
             ("--trust", self.trust_mode() != other.trust_mode()),
             ("--presence", self.presence != other.presence),
@@ -28,6 +29,7 @@ impl Config {
     pub fn keeping(&self, other: &Config) -> Config {
         Config {
             listen: other.listen.clone(),
+            metrics_listen: other.metrics_listen.clone(),
             buddyboss_url: other.buddyboss_url.clone(),
             trust: Some(other.trust_mode()),
             presence: other.presence,

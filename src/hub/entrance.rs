@@ -258,7 +258,7 @@ impl Hub {
         }
         while let Some(text) = self.identity.next_held(conn) {
             self.waiting.take(conn, None, text.bytes());
-            self.frame(conn, text.as_str(), now);
+            self.frame(conn, text.as_str(), false, now);
         }
         self.goes_on = false;
     }

@@ -33,7 +33,11 @@ impl Hub {
         let stranger = || Failure::NotParticipant.client_error(About::Thread);
         let number = thread.site_number().ok_or_else(stranger)?;
         let user = self.presence.number_of(conn).ok_or_else(stranger)?;
-        match self.membership.word(number, user, now.instant, ahead) {
+        let word = self.membership.word(number, user, now.instant, ahead);
+        if self.decided.is_none() {
+            self.tally.lists.note(word != Word::Ask);
+        }
+        match word {
             Word::Member => Ok(true),
             Word::MemberForNow => {
                 self.look_up(number, conn, user, now);
@@ -220,7 +224,7 @@ impl Hub {
                     }
                     self.waiting.take(conn, Some(user), text.bytes());
                     self.decided = asker.map(|asker| (thread, asker));
-                    self.frame(conn, text.as_str(), now);
+                    self.frame(conn, text.as_str(), false, now);
                     self.decided = None;
                 }
                 Held::Message { stored, asked } => {

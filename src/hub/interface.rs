@@ -177,6 +177,8 @@ pub struct Bounds {
 pub struct Census {
     /// Open WebSockets.
     pub connections: usize,
+    /// Users who are online, those in their grace time among them.
+    pub users: usize,
     /// Threads that somebody hears or types in.
     pub threads: usize,
     /// Messages on their way to the site.

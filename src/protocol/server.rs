@@ -155,6 +155,8 @@ impl<'a> ErrorFrame<'a> {
 #[derive(Debug, Default)]
 pub struct Encoder {
     buffer: Vec<u8>,
+    /// Errors that it has made frames of, in the order of [`ErrorCode::ALL`].
+    errors: [u64; ErrorCode::ALL.len()],
 }
 
 /// The longest header of a frame from a server (RFC 6455 5.2): no mask.
@@ -166,12 +168,20 @@ const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 impl Encoder {
     /// One text frame, its header in front.
     pub fn encode(&mut self, frame: &ServerFrame<'_>) -> EncodedFrame {
+        if let ServerFrame::Error(error) = frame {
+            self.errors[error.code as usize] += 1;
+        }
         self.framed(|buffer| write(buffer, frame))
     }
 
     /// A text that is a frame already, as a call's relayed object is.
     pub fn encode_text(&mut self, text: &str) -> EncodedFrame {
         self.framed(|buffer| buffer.extend_from_slice(text.as_bytes()))
+    }
+
+    /// How many frames it has made of errors, by their codes.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        ErrorCode::ALL.into_iter().zip(self.errors)
     }
 
     fn framed(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> EncodedFrame {
@@ -288,6 +298,21 @@ mod tests {
             Id { key: IdKey::Text("-7".into()), quoted: false },
             Id { key: IdKey::Text("-7".into()), quoted: true },
         ]
+    }
+
+    #[test]
+    fn errors_are_counted_by_their_codes() {
+        let mut encoder = Encoder::default();
+        for (n, code) in ErrorCode::ALL.into_iter().enumerate() {
+            let fault = ClientError::new(code, "x");
+            for _ in 0..=n {
+                let reply = ReplyTo::default();
+                let frame = ErrorFrame::new(&fault, &reply);
+                encoder.encode(&ServerFrame::Error(frame));
+            }
+        }
+        assert!(encoder.errors().zip(1..).all(|((_, count), expected)| count == expected));
+        assert_eq!(encoder.errors().count(), ErrorCode::ALL.len());
     }
 
     #[test]

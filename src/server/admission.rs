@@ -79,6 +79,11 @@ impl Admission {
         true
     }
 
+    /// How many there may be, by the settings and by the descriptors.
+    pub(super) fn limit(&self) -> usize {
+        self.connections_max.min(self.room)
+    }
+
     fn pause(&mut self, open: usize) {
         self.pauses += 1;
         self.paused_until = Some(open.saturating_sub(open.div_ceil(ROOM_TO_RESUME)));

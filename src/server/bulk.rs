@@ -58,6 +58,10 @@ impl Bulk {
         self.queue.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// How long nobody is written to; zero if it is time for the next part.
     pub(super) fn rest(&self, now: Instant) -> Duration {
         let left = self.rests_until.map_or(Duration::ZERO, |until| until.duration_since(now));

@@ -67,6 +67,10 @@ pub(super) struct Crowd {
     pub(super) stale: u64,
     /// Frames that slow readers have missed.
     pub(super) missed: u64,
+    /// Frames for those who are closed for being slow, which have not left.
+    pub(super) dropped: u64,
+    /// Bytes that the kernel has taken.
+    pub(super) sent_bytes: u64,
 }
 
 impl Crowd {
@@ -89,6 +93,8 @@ impl Crowd {
             sent: 0,
             stale: 0,
             missed: 0,
+            dropped: 0,
+            sent_bytes: 0,
         }
     }
 
@@ -251,6 +257,7 @@ impl Crowd {
             }
             // A frame of any size finds its place: it is the reader who is judged, not the frame.
             if !self.has_room_or_overflows(to.slot) {
+                self.dropped += 1;
                 return false;
             }
             self.connections[to.slot as usize].outbox.push(frame);
@@ -329,7 +336,7 @@ impl Crowd {
             // Its own wire may have begun to close it since.
             let connection = self.connections.get_mut(slot as usize);
             if let Some(connection) = connection.filter(|c| c.overflowed && !c.wire.is_closing()) {
-                connection.outbox.drop_unsent(&mut self.outlet.ledger);
+                self.dropped += connection.outbox.drop_unsent(&mut self.outlet.ledger) as u64;
                 return Some(slot);
             }
         }
@@ -392,7 +399,9 @@ impl Crowd {
     /// and the event with which such a watch begins would be one more for each that arrives.
     fn write_to(&mut self, slot: u32, budget: usize) -> Flushed {
         let connection = &mut self.connections[slot as usize];
+        let waited = connection.outbox.bytes();
         let mut flushed = connection.flush(budget, &mut self.outlet);
+        self.sent_bytes += (waited - connection.outbox.bytes()) as u64;
         if connection.blocked && !connection.watched {
             let both = Interest::READABLE | Interest::WRITABLE;
             let token = Token(slot as usize);
@@ -477,5 +486,6 @@ impl Crowd {
 }
 
 mod shedding;
+pub(super) mod survey;
 #[cfg(test)]
 mod trials;

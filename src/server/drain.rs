@@ -51,10 +51,10 @@ impl Server {
     }
 
     /// What `GET /readyz` says, and whether WebSockets are opened.
-    pub(super) fn readiness(&self) -> Readiness {
+    pub(super) fn readiness(&self, now: Instant) -> Readiness {
         match self.ending {
             Some(_) => Readiness::Draining,
-            None if !self.upstream.is_available() => Readiness::SiteUnavailable,
+            None if !self.upstream.is_ready(now) => Readiness::SiteUnavailable,
             None => Readiness::Ready,
         }
     }

@@ -7,7 +7,7 @@ use mio::event::Event;
 
 use super::traces::Trace;
 use super::turn::Phase;
-use super::{LISTENERS, SIGNALS, Server, WAKER, listeners};
+use super::{LISTENERS, SCRAPES, SIGNALS, Server, WAKER, listeners};
 use crate::connection::Received;
 use crate::connection::rate::Verdict;
 use crate::hub::interface::{Input, Now};
@@ -36,6 +36,7 @@ impl Server {
             Token(listener) if listener > LISTENERS - self.listeners.len() => {
                 self.listeners.note_ready(LISTENERS - listener);
             }
+            Token(scrape) if scrape >= SCRAPES => self.scrapes.event(scrape),
             Token(slot) => {
                 let slot = slot as u32;
                 if event.is_writable() {
@@ -75,6 +76,7 @@ impl Server {
             let counted = self.admission.counts(peer);
             if counted && !self.admission.enter(peer) {
                 self.counts.refused += 1;
+                self.counts.refused_address += 1;
                 listeners::refuse(socket, &handshake::too_many_from_there());
                 continue;
             }
@@ -114,6 +116,9 @@ impl Server {
         };
         connection.heard = self.moment;
         connection.pings = 0;
+        if unread.is_none() {
+            self.tally.received_bytes += bytes as u64;
+        }
         if connection.wire.is_between_messages() {
             // What these bytes begin, if they do not end it.
             connection.since = self.moment;
@@ -149,7 +154,10 @@ impl Server {
         match event {
             wire::Event::Drained => return false,
             wire::Event::Opened(opened) => self.opened(slot, opened, now),
-            wire::Event::OriginRefused { origin } => self.refusals.note(&origin, now.instant),
+            wire::Event::OriginRefused { origin } => {
+                self.counts.refused_pages += 1;
+                self.refusals.note(&origin, now.instant);
+            }
             wire::Event::Text(text) => {
                 let input = match self.judge(slot, now) {
                     Verdict::Accepted => Input::Frame { conn, text: text.as_str() },
@@ -167,7 +175,10 @@ impl Server {
                 self.hub.handle(input, now);
             }
             wire::Event::Control => match self.judge(slot, now) {
-                Verdict::Accepted => return true,
+                Verdict::Accepted => {
+                    self.tally.control += 1;
+                    return true;
+                }
                 Verdict::Refused => self.hub.handle(Input::Refused { conn, text: None }, now),
                 Verdict::Flood => return self.end_flood(slot, now),
             },
@@ -207,6 +218,7 @@ impl Server {
         if counts && !self.admission.enter(client) {
             connection.counted = false;
             self.counts.refused += 1;
+            self.counts.refused_address += 1;
             return self.crowd.refuse(slot, handshake::too_many_from_there(), self.moment);
         }
         connection.opened = true;

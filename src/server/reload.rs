@@ -26,12 +26,12 @@ impl Server {
 
     /// Reads the settings anew and works by them from now on, or goes on as before if anything is
     /// wrong with them. No connection notices, unless a new limit says so.
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reload(&mut self, now: Now) {
         let Some(mut source) = self.source.take() else {
             return log::info!("SIGHUP: there are no settings that could be read anew");
         };
         self.supervisor.reloading();
-        match source.read().and_then(|config| self.apply(&config)) {
+        match source.read().and_then(|config| self.apply(&config, now)) {
             Ok(()) => {
                 source.applied(&self.config);
                 log::info!("SIGHUP: the settings are read anew");
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Everything that can fail comes first.
-    fn apply(&mut self, config: &Config) -> Result<(), String> {
+    fn apply(&mut self, config: &Config, now: Now) -> Result<(), String> {
         let verifier = setup::verifier(config)?;
         let stays = self.config.needs_restart(config);
         let config = config.keeping(&self.config);
@@ -64,7 +64,7 @@ impl Server {
         self.rate = Rate::new(limits.max_frames_per_second, limits.max_frames_burst);
         // Between two messages it has no state; a message in fragments has its own.
         self.codec = Codec::new(limits.max_frame_bytes, Rules::new(&config));
-        self.codec.set_readiness(self.readiness());
+        self.codec.set_readiness(self.readiness(now.instant));
         self.hub.set_settings(setup::hub_settings(&config));
         self.upstream.set_verifier(verifier);
         self.config = config;

@@ -14,6 +14,8 @@ use crate::upstream::jwt::Verifier;
 
 /// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
 const DESCRIPTORS_RESERVED: usize = 16;
+/// Those of monitors and of the listeners for them.
+const DESCRIPTORS_OF_MONITORS: usize = 10;
 /// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
 /// the site's name.
 const DESCRIPTORS_PER_WORKER: usize = 3;
@@ -24,7 +26,8 @@ pub(super) fn admission(config: &Config) -> io::Result<Admission> {
     let limits = config.limits();
     let wanted = limits.max_connections;
     let workers = config.buddyboss_url.as_ref().map_or(0, |_| config.upstream_workers.into());
-    let reserved = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
+    let monitors = config.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_OF_MONITORS);
+    let reserved = DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER;
     let ask = config.nofile.unwrap_or(wanted.saturating_add(reserved) as u64);
     let got = rlimit::increase_nofile_limit(ask)?;
     let room = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);

@@ -35,7 +35,7 @@ impl Server {
             }
         }
         if hangup && end.is_none() && self.ending.is_none() {
-            self.reload();
+            self.reload(now);
         }
         if let Some(signal) = end {
             self.begin_end(signal, now);

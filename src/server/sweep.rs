@@ -70,6 +70,7 @@ impl Server {
             self.swept = now.instant;
             self.sweeping = Some(0);
             self.admission.try_again();
+            self.scrapes.sweep(now.instant);
         }
         let Some(first) = self.sweeping else { return };
         let end = self.crowd.slots_end();
@@ -85,6 +86,7 @@ impl Server {
         let moment = self.moment;
         let Some(connection) = self.crowd.get(slot) else { return };
         let overdue = self.patience.overdue(connection, moment);
+        self.tally.outboxes.note(connection.outbox.bytes() as u64);
         if connection.blocked {
             // The kernel says when it takes more; if it has ever failed to, this is the way out.
             self.crowd.note_writable(slot);

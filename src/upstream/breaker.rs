@@ -104,6 +104,18 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
+    /// The state, as a number in [`Breaker::STATES`].
+    pub fn state(&self) -> usize {
+        match self.state {
+            State::Closed { .. } => 0,
+            State::Open { .. } => 1,
+            State::HalfOpen { .. } => 2,
+        }
+    }
+
+    /// The words for its states.
+    pub const STATES: [&'static str; 3] = ["closed", "open", "half_open"];
+
     /// How long nothing is asked, in whole seconds and at least 1; `None` when it is closed.
     pub fn wait_s(&self, now: Instant) -> Option<u32> {
         let left = match self.state {

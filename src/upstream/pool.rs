@@ -15,7 +15,7 @@
 
 mod queue;
 mod remarks;
-mod work;
+pub(crate) mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,13 +29,18 @@ use super::SiteSettings;
 use super::address::Form;
 use super::breaker::{Breaker, Change};
 use super::buddyboss::refusal;
+use super::health::Sign;
 use super::jwt::Verifier;
 use super::site::{Outcome, Probed, Site};
+use super::tally::{Answered, Load, Tally};
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 use crate::protocol::credential::Scheme;
 use queue::Queue;
 use remarks::Remarks;
 use work::{Done, Job, What};
+
+/// A site that has worked within this time may work again in a moment.
+const LATELY: Duration = Duration::from_secs(5);
 
 /// A probe for the form of address is not repeated sooner than this.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,6 +70,9 @@ pub struct Pool {
     /// When an answer last made us doubt the form.
     doubted_at: Option<Instant>,
     remarks: Remarks,
+    tally: Tally,
+    /// When the site last worked.
+    worked: Option<Instant>,
     /// When the loop last said what time it is.
     now: Instant,
 }
@@ -100,6 +108,8 @@ impl Pool {
             probed_at: None,
             doubted_at: None,
             remarks: Remarks::new(settings.url.clone()),
+            tally: Tally::default(),
+            worked: None,
             now,
         };
         pool.probe_if_due();
@@ -113,16 +123,22 @@ impl Pool {
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = now.instant;
         let told_under = ask.told_under(request);
+        let what = What::of(&ask);
         let failure = match self.without_the_site(&ask, now) {
             Some(answer) => return self.ready.push_back((request, answer)),
-            None if !self.breaker.is_closed() => self.unavailable(),
+            None if !self.breaker.is_closed() => {
+                self.tally.not_asked(what, Answered::Unavailable);
+                self.unavailable()
+            }
             None if self.queue.push(request, ask) => {
+                self.tally.asked(request, what, self.now);
                 self.probe_if_due();
                 return self.hand_out();
             }
             None => {
                 let full = "the queue of requests is full (--upstream-queue)";
                 self.remarks.warn_of(told_under, full, self.now);
+                self.tally.not_asked(what, Answered::Overloaded);
                 Failure::Overloaded
             }
         };
@@ -156,11 +172,15 @@ impl Pool {
             let answered = match done {
                 Done::Probed(probed) => {
                     self.queue.finished(None);
+                    self.tally.probed(&probed, self.now);
+                    self.note_sign(probed.sign);
                     self.probed(&probed);
                     None
                 }
                 Done::Asked { request, told_under, what, form, outcome } => {
                     self.queue.finished(Some(what));
+                    self.tally.answered(request, &outcome.answer, self.now);
+                    self.note_sign(outcome.sign);
                     self.note(what, told_under, form, &outcome);
                     Some((request, outcome.answer))
                 }
@@ -198,6 +218,28 @@ impl Pool {
         self.form
     }
 
+    /// Whether the site has worked within the last seconds.
+    pub fn has_worked_lately(&self, now: Instant) -> bool {
+        self.worked.is_some_and(|then| now.saturating_duration_since(then) < LATELY)
+    }
+
+    /// What has been counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// How much is to do.
+    pub fn load(&self) -> Load {
+        let [messages, checks, busy] = self.queue.lengths();
+        Load { messages, checks, busy, breaker: self.breaker.state() }
+    }
+
+    fn note_sign(&mut self, sign: Sign) {
+        if sign == Sign::Alive {
+            self.worked = Some(self.now);
+        }
+    }
+
     /// What the site would not hear about, and what need not be asked.
     fn without_the_site(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
         if let Some(failure) = refusal(ask) {
@@ -206,6 +248,7 @@ impl Pool {
         match (ask, &self.verifier) {
             (Ask::Prove(credential), Some(verifier)) if credential.scheme() == Scheme::Bearer => {
                 let result = verifier.verify(credential.secret(), now.unix_s);
+                self.tally.verified(result.is_ok());
                 if result == Err(Failure::TokenRefused) {
                     if let Some(remark) = verifier.remark(credential.secret()) {
                         self.remarks.say(log::Level::Warn, None, remark, self.now);
@@ -225,6 +268,7 @@ impl Pool {
     fn hand_out(&mut self) {
         let Some(jobs) = &self.jobs else { return };
         while let Some(job) = self.queue.next(self.form) {
+            self.tally.given(&job, self.now);
             // The queue counts whom it has given work, and the channel has room for all of them;
             // a worker ends only after this end of the channel.
             jobs.try_send(job).expect("a free worker takes a job");
@@ -305,6 +349,8 @@ impl Pool {
     fn give_up(&mut self) {
         let answer = Answer::Failed(self.unavailable());
         let given_up = self.queue.give_up();
+        given_up.iter().for_each(|request| self.tally.given_up(*request));
+        self.tally.opened += 1;
         self.ready.extend(given_up.into_iter().map(|request| (request, answer.clone())));
     }
 

@@ -32,7 +32,7 @@ const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
 /// For what changes from one moment to the next.
-const NO_STORE: &str = "Cache-Control: no-store\r\n";
+pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
 
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
@@ -241,8 +241,8 @@ fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {
 fn plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let mut response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => text("200 OK", NO_STORE, "ok"),
+    let response = match (request.method, path) {
+        (Some("GET" | "HEAD"), "/healthz") => healthy(),
         (Some("GET" | "HEAD"), "/readyz") => ready(rules.readiness),
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
@@ -251,14 +251,21 @@ fn plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
         (Some("GET" | "HEAD"), _) => text("404 Not Found", "", "There is nothing at this path."),
         _ => bad("Only GET and HEAD are answered here."),
     };
-    if request.method == Some("HEAD") {
-        let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
-        response.truncate(head);
-    }
+    if request.method == Some("HEAD") { without_body(response) } else { response }
+}
+
+/// A response as HEAD gets it.
+pub(super) fn without_body(mut response: String) -> String {
+    let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
+    response.truncate(head);
     response
 }
 
-fn ready(readiness: Readiness) -> String {
+pub(super) fn healthy() -> String {
+    text("200 OK", NO_STORE, "ok")
+}
+
+pub(super) fn ready(readiness: Readiness) -> String {
     let not = |why| text("503 Service Unavailable", NO_STORE, why);
     match readiness {
         Readiness::Ready => text("200 OK", NO_STORE, "ready"),
@@ -272,15 +279,15 @@ fn draining() -> String {
     text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
 }
 
-fn bad(why: &str) -> String {
+pub(super) fn bad(why: &str) -> String {
     text("400 Bad Request", "", why)
 }
 
-fn text(status: &str, headers: &str, line: &str) -> String {
+pub(super) fn text(status: &str, headers: &str, line: &str) -> String {
     page(status, &format!("{PLAIN_TEXT}{headers}"), &format!("{line}\n"))
 }
 
-fn page(status: &str, headers: &str, body: &str) -> String {
+pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
     let mut response = String::with_capacity(256 + headers.len() + body.len());
     // A String takes every character: no error can come of it.
     let _ = write!(

@@ -194,9 +194,10 @@ impl Outbox {
     }
 
     /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
-    /// not read on without it.
-    pub fn drop_unsent(&mut self, ledger: &mut Ledger) {
+    /// not read on without it. Returns how many frames these were.
+    pub fn drop_unsent(&mut self, ledger: &mut Ledger) -> usize {
         let kept = usize::from(self.sent > 0);
+        let dropped = self.count().saturating_sub(kept);
         self.frames().take(self.entered).skip(kept).for_each(|frame| ledger.leave(frame));
         self.entered = self.entered.min(kept);
         if kept == 0 {
@@ -205,6 +206,7 @@ impl Outbox {
         self.second = None;
         self.rest = None;
         self.bytes = self.first.as_ref().map_or(0, |frame| frame.len() - self.sent);
+        dropped
     }
 
     /// Drops everything, at the end of its socket.
@@ -251,13 +253,13 @@ mod tests {
         let ledger = &mut Ledger::default();
         let mut half_sent = outbox(&["one", "two"]);
         half_sent.consume(1, ledger);
-        half_sent.drop_unsent(ledger);
+        assert_eq!(half_sent.drop_unsent(ledger), 1);
         assert_eq!(waiting(&half_sent), "ne");
         assert_eq!(half_sent.weight(), 2 + FRAME_OVERHEAD_BYTES);
 
         let mut at_a_boundary = outbox(&["one", "two"]);
         at_a_boundary.consume(3, ledger);
-        at_a_boundary.drop_unsent(ledger);
+        assert_eq!(at_a_boundary.drop_unsent(ledger), 1);
         assert_eq!(at_a_boundary.weight(), 0);
         at_a_boundary.push(b"bye".as_slice().into());
         assert_eq!(waiting(&at_a_boundary), "bye");

@@ -12,6 +12,7 @@ use slab::Slab;
 use crate::hub::deadlines::{DeadlineKey, Deadlines};
 use crate::hub::failure::Failure;
 use crate::hub::interface::{ConnId, Now, Proven};
+use crate::metrics::Hits;
 use crate::protocol::credential::{Credential, Fingerprint};
 
 /// A credential's place in the table.
@@ -82,6 +83,8 @@ pub struct Proofs {
     forgets: Deadlines<ProofIx>,
     /// Those in line for which nobody waits any more.
     unwanted: Vec<ProofIx>,
+    /// How often it was known what a credential proves.
+    hits: Hits,
 }
 
 impl Proofs {
@@ -137,6 +140,12 @@ impl Proofs {
 
     /// What is known of a credential that a connection brings.
     pub fn judge(&mut self, ix: ProofIx, now: Now) -> Offer {
+        let offer = self.word(ix, now);
+        self.hits.note(!matches!(offer, Offer::Ask(_) | Offer::Wait));
+        offer
+    }
+
+    fn word(&mut self, ix: ProofIx, now: Now) -> Offer {
         let proof = &mut self.proofs[ix as usize];
         match proof.verdict {
             Some(Verdict::Known { proven, since }) => {
@@ -297,5 +306,12 @@ impl Proofs {
         }
         assert_eq!(idle, self.forgets.count());
         assert!(idle <= REMEMBERED_MAX);
+    }
+}
+
+impl super::Identity {
+    /// How often it was known what a credential proves.
+    pub fn proof_hits(&self) -> Hits {
+        self.proofs.hits
     }
 }

@@ -31,7 +31,7 @@ impl Crowd {
         while held(self) > enough {
             let Some((_, slot)) = heaviest.pop() else { return };
             let connection = &mut self.connections[slot as usize];
-            connection.outbox.drop_unsent(&mut self.outlet.ledger);
+            self.dropped += connection.outbox.drop_unsent(&mut self.outlet.ledger) as u64;
             self.unfinished -= connection.wire.held_bytes();
             connection.wire.forget_held();
             self.drop_unread(slot);

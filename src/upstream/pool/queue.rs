@@ -106,6 +106,11 @@ impl Queue {
         self.messages.taken + self.checks.taken
     }
 
+    /// Messages that wait, checks that wait, and jobs with the workers.
+    pub fn lengths(&self) -> [usize; 3] {
+        [self.messages.waiting.len(), self.checks.waiting.len(), self.busy]
+    }
+
     fn line(&mut self, what: What) -> &mut Line {
         if what.is_check() { &mut self.checks } else { &mut self.messages }
     }

@@ -12,7 +12,7 @@ use crate::upstream::health::Sign;
 use crate::upstream::site::{Outcome, Probed, Site};
 
 /// What a worker is to do.
-pub(super) enum Job {
+pub(crate) enum Job {
     Ask {
         request: RequestId,
         ask: Ask,
@@ -36,8 +36,8 @@ pub(super) enum Done {
 }
 
 /// What an ask was about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
     Message,
     Token,
     List,

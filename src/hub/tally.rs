@@ -1,0 +1,70 @@
+//! What has been heard since the start, and how often the site had to be asked: counts for the
+//! operator, on which nothing depends.
+
+use super::Hub;
+use crate::metrics::Hits;
+use crate::protocol::ErrorCode;
+use crate::protocol::client::FrameType;
+
+/// The counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Text frames in the order of [`FrameType::ALL`].
+    typed: [u64; FrameType::ALL.len()],
+    /// Texts that are no frame, or none of these types.
+    pub unreadable: u64,
+    /// Binary frames.
+    pub binary: u64,
+    /// How often it was known who takes part in a thread.
+    pub lists: Hits,
+}
+
+impl Tally {
+    /// Counts a text frame; `None` is one without a type that there is.
+    pub fn heard(&mut self, kind: Option<FrameType>) {
+        match kind {
+            Some(kind) => self.typed[kind as usize] += 1,
+            None => self.unreadable += 1,
+        }
+    }
+
+    /// Text frames by their types.
+    pub fn typed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FrameType::ALL.into_iter().map(|(_, word)| word).zip(self.typed)
+    }
+}
+
+impl Hub {
+    /// What has been counted since the start.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Errors that have been told, by their codes.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        self.encoder.errors()
+    }
+
+    /// How often it was known what a credential proves.
+    pub fn proof_hits(&self) -> Hits {
+        self.identity.proof_hits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_has_its_own_count() {
+        let mut tally = Tally::default();
+        for (n, (kind, _)) in FrameType::ALL.into_iter().enumerate() {
+            (0..n).for_each(|_| tally.heard(Some(kind)));
+        }
+        tally.heard(None);
+        let counts: Vec<_> = tally.typed().collect();
+        let words = FrameType::ALL.map(|(_, word)| word);
+        assert_eq!(counts, words.into_iter().zip(0..).collect::<Vec<_>>());
+        assert_eq!(tally.unreadable, 1);
+    }
+}

@@ -1,0 +1,225 @@
+//! The text exposition format of Prometheus, version 0.0.4.
+//!
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+
+use std::fmt::{self, Display, Write};
+
+use super::histogram::Ranges;
+
+/// The media type of the page.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A label and its value.
+pub type Label<'a> = (&'a str, &'a str);
+
+/// What kind of number a family has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// How the values of a histogram are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// As they are.
+    Each,
+    /// They are microseconds, and become seconds.
+    Micros,
+}
+
+/// A page of metrics, family by family.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+}
+
+/// The samples of one family, which are written one after the other.
+#[derive(Debug)]
+pub struct Family<'a> {
+    page: &'a mut Page,
+    name: &'static str,
+}
+
+impl Page {
+    /// The whole text.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Begins a family of counters or gauges.
+    pub fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> Family<'_> {
+        let word = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        self.head(name, word, help);
+        Family { page: self, name }
+    }
+
+    /// A family of one sample without labels.
+    pub fn one(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
+        self.family(kind, name, help).sample(&[], value);
+    }
+
+    /// A family of histograms, one for each of these labels.
+    pub fn histograms<'a>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        unit: Unit,
+        all: impl IntoIterator<Item = (Option<Label<'a>>, Ranges<'a>)>,
+    ) {
+        self.head(name, "histogram", help);
+        for (label, ranges) in all {
+            let own: Vec<Label<'_>> = label.into_iter().collect();
+            let mut count = 0;
+            for (bound, more) in ranges.bounds.iter().zip(ranges.counts) {
+                count += more;
+                let bound = Written(*bound, unit).to_string();
+                self.sample(name, "_bucket", &[&own[..], &[("le", &bound)]].concat(), count);
+            }
+            count += ranges.beyond;
+            self.sample(name, "_bucket", &[&own[..], &[("le", "+Inf")]].concat(), count);
+            self.sample(name, "_sum", &own, Written(ranges.sum, unit));
+            self.sample(name, "_count", &own, count);
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // A String takes every character: no error can come of it.
+        let _ = writeln!(self.text, "# HELP {name} {}", Escaped(help, false));
+        let _ = writeln!(self.text, "# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, ending: &str, labels: &[Label<'_>], value: impl Display) {
+        self.text.push_str(name);
+        self.text.push_str(ending);
+        for (n, (label, value)) in labels.iter().enumerate() {
+            let between = if n == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{between}{label}=\"{}\"", Escaped(value, true));
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.text, "{end} {value}");
+    }
+}
+
+impl Family<'_> {
+    /// Writes one sample.
+    pub fn sample(&mut self, labels: &[Label<'_>], value: impl Display) -> &mut Self {
+        self.page.sample(self.name, "", labels, value);
+        self
+    }
+
+    /// Writes a sample for each value of one label.
+    pub fn each<'l>(&mut self, label: &str, all: impl IntoIterator<Item = (&'l str, u64)>) {
+        for (word, value) in all {
+            self.sample(&[(label, word)], value);
+        }
+    }
+}
+
+/// A time in microseconds, written in seconds without a rounding.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds(pub u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        match part {
+            0 => write!(f, "{whole}"),
+            _ => f.write_str(format!("{whole}.{part:06}").trim_end_matches('0')),
+        }
+    }
+}
+
+struct Written(u64, Unit);
+
+impl Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Unit::Each => self.0.fmt(f),
+            Unit::Micros => Seconds(self.0).fmt(f),
+        }
+    }
+}
+
+/// A text with what has a meaning of its own escaped; quotes have one in labels only.
+struct Escaped<'a>(&'a str, bool);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '"' if self.1 => f.write_str("\\\"")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::histogram::Histogram;
+    use super::*;
+
+    #[test]
+    fn a_family_has_its_help_its_type_and_its_samples() {
+        let mut page = Page::default();
+        page.one(Kind::Gauge, "a_bytes", "How many.", 7);
+        let mut family = page.family(Kind::Counter, "b_total", "By kind.");
+        family.sample(&[("kind", "x"), ("of", "y")], 1).sample(&[("kind", "z"), ("of", "y")], 2);
+        let expected = "# HELP a_bytes How many.\n# TYPE a_bytes gauge\na_bytes 7\n\
+                        # HELP b_total By kind.\n# TYPE b_total counter\n\
+                        b_total{kind=\"x\",of=\"y\"} 1\nb_total{kind=\"z\",of=\"y\"} 2\n";
+        assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn what_has_a_meaning_of_its_own_is_escaped() {
+        let mut page = Page::default();
+        page.family(Kind::Gauge, "a", "a \"b\"\\\nc").sample(&[("l", "a \"b\"\\\nc")], 1);
+        let expected = "# HELP a a \"b\"\\\\\\nc\n# TYPE a gauge\na{l=\"a \\\"b\\\"\\\\\\nc\"} 1\n";
+        assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn the_ranges_of_a_histogram_include_those_below_and_the_last_has_all() {
+        let mut histogram = Histogram::new(&[1_000, 2_500_000]);
+        for micros in [1, 1_000, 1_001, 2_500_001] {
+            histogram.note(micros);
+        }
+        let mut page = Page::default();
+        let all = [(Some(("k", "v")), histogram.ranges())];
+        page.histograms("a_seconds", "Times.", Unit::Micros, all);
+        page.histograms("a_size", "Sizes.", Unit::Each, [(None, histogram.ranges())]);
+        let expected = "# HELP a_seconds Times.\n# TYPE a_seconds histogram\n\
+                        a_seconds_bucket{k=\"v\",le=\"0.001\"} 2\n\
+                        a_seconds_bucket{k=\"v\",le=\"2.5\"} 3\n\
+                        a_seconds_bucket{k=\"v\",le=\"+Inf\"} 4\n\
+                        a_seconds_sum{k=\"v\"} 2.502003\n\
+                        a_seconds_count{k=\"v\"} 4\n\
+                        # HELP a_size Sizes.\n# TYPE a_size histogram\n\
+                        a_size_bucket{le=\"1000\"} 2\na_size_bucket{le=\"2500000\"} 3\n\
+                        a_size_bucket{le=\"+Inf\"} 4\na_size_sum 2502003\na_size_count 4\n";
+        assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn seconds_are_written_as_they_are() {
+        for (micros, written) in [
+            (0, "0"),
+            (1, "0.000001"),
+            (250_000, "0.25"),
+            (3_000_000, "3"),
+            (61_000_010, "61.00001"),
+        ] {
+            assert_eq!(Seconds(micros).to_string(), written);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Of which kind a frame is that the server says: for who counts them.
+//!
+//! It is read off the encoded bytes, once for all receivers of a frame. So nothing has to carry it
+//! along from where a frame is made to where it leaves.
+
+/// The kind of what leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Someone has come online.
+    UserConnected,
+    /// Someone has gone.
+    UserDisconnected,
+    /// A thread is heard.
+    ThreadJoined,
+    /// It is no longer.
+    ThreadLeft,
+    /// A stored message.
+    Message,
+    /// Someone types, or has stopped.
+    Typing,
+    /// Who is online.
+    OnlineUsers,
+    /// The server is there.
+    Pong,
+    /// What went wrong.
+    Error,
+    /// A call frame, as its sender wrote it.
+    Call,
+    /// Several who have come or gone, in one piece.
+    Gathered,
+}
+
+/// How each frame of the server's own begins.
+const BEGINNING: &[u8] = br#"{"type":""#;
+
+impl FrameKind {
+    /// Every kind, with its word, in the order of their numbers.
+    pub const ALL: [(FrameKind, &'static str); 11] = [
+        (FrameKind::UserConnected, "user_connected"),
+        (FrameKind::UserDisconnected, "user_disconnected"),
+        (FrameKind::ThreadJoined, "thread_joined"),
+        (FrameKind::ThreadLeft, "thread_left"),
+        (FrameKind::Message, "message"),
+        (FrameKind::Typing, "typing"),
+        (FrameKind::OnlineUsers, "online_users"),
+        (FrameKind::Pong, "pong"),
+        (FrameKind::Error, "error"),
+        (FrameKind::Call, "call"),
+        (FrameKind::Gathered, "gathered"),
+    ];
+
+    /// The kind of a text frame, header included; a few letters tell. What is not one of the
+    /// server's own is a call's.
+    pub fn of(frame: &[u8]) -> FrameKind {
+        let (head, payload) = match frame {
+            [_, 127, a, b, c, d, e, f, g, h, ..] => {
+                (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
+            }
+            [_, 126, a, b, ..] => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+            [_, length, ..] => (2, u64::from(*length)),
+            _ => return FrameKind::Call,
+        };
+        let Some(text) = frame.get(head..) else { return FrameKind::Call };
+        if text.len() as u64 != payload {
+            return FrameKind::Gathered;
+        }
+        match text.strip_prefix(BEGINNING) {
+            Some([b'u', _, _, _, _, b'c', ..]) => FrameKind::UserConnected,
+            Some([b'u', _, _, _, _, b'd', ..]) => FrameKind::UserDisconnected,
+            Some([b't', b'h', _, _, _, _, _, b'j', ..]) => FrameKind::ThreadJoined,
+            Some([b't', b'h', _, _, _, _, _, b'l', ..]) => FrameKind::ThreadLeft,
+            Some([b'm', ..]) => FrameKind::Message,
+            Some([b't', b'y', ..]) => FrameKind::Typing,
+            Some([b'o', b'n', ..]) => FrameKind::OnlineUsers,
+            Some([b'p', ..]) => FrameKind::Pong,
+            Some([b'e', ..]) => FrameKind::Error,
+            _ => FrameKind::Call,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::{FrameType, ReplyTo, relayed};
+    use super::super::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
+    use super::super::{ClientError, ErrorCode, Id, IdKey};
+    use super::*;
+
+    #[test]
+    fn each_kind_is_told_by_its_bytes_however_long_the_frame_is() {
+        let mut encoder = Encoder::default();
+        let fault = ClientError::new(ErrorCode::TextOnly, "x");
+        let reply = ReplyTo::default();
+        let id = Id::number(7);
+        let long = "x".repeat(70_000);
+        for text in ["x", &long[..300], &long] {
+            let message = MessageFrame {
+                thread_id: &id,
+                sender_id: &id,
+                recipient_id: None,
+                message: text,
+                message_id: None,
+                sent_at: None,
+                html: None,
+                client_id: None,
+            };
+            let error = ErrorFrame::new(&fault, &reply);
+            for frame in [
+                ServerFrame::UserConnected { user_id: &id, client_id: None },
+                ServerFrame::UserDisconnected { user_id: &id },
+                ServerFrame::ThreadJoined { thread_id: &id, client_id: None },
+                ServerFrame::ThreadLeft { thread_id: &id, reason: None, client_id: None },
+                ServerFrame::Message(message),
+                ServerFrame::Typing {
+                    thread_id: &id,
+                    user_id: None,
+                    typing: true,
+                    client_id: None,
+                },
+                ServerFrame::OnlineUsers { thread_id: None, user_ids: &[], client_id: None },
+                ServerFrame::Pong { client_id: None },
+                ServerFrame::Error(error),
+            ] {
+                let json = serde_json::to_value(&frame).unwrap();
+                let encoded = encoder.encode(&frame);
+                let kind = FrameKind::of(&encoded);
+                assert_eq!(FrameKind::ALL[kind as usize], (kind, json["type"].as_str().unwrap()));
+                let two = [&encoded[..], &encoded[..]].concat();
+                assert_eq!(FrameKind::of(&two), FrameKind::Gathered);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_caller_wrote_is_a_call_wherever_its_type_stands() {
+        let mut encoder = Encoder::default();
+        for (_, word) in &FrameType::ALL[5..9] {
+            for text in [
+                format!(r#"{{"type":"{word}","recipientId":8}}"#),
+                format!(r#"{{"recipientId":8,"type":"{word}"}}"#),
+                r#"{"x":"{\"type\":\"message\"}"}"#.to_owned(),
+            ] {
+                let text = relayed(&text, &IdKey::Number(7)).unwrap();
+                assert_eq!(FrameKind::of(&encoder.encode_text(&text)), FrameKind::Call, "{text}");
+            }
+        }
+        for bytes in [&[][..], &[0x81], &[0x81, 127, 0], &[0x81, 0]] {
+            FrameKind::of(bytes);
+        }
+    }
+
+    #[test]
+    fn the_kinds_stand_in_the_order_of_their_numbers() {
+        assert!(FrameKind::ALL.iter().enumerate().all(|(n, (kind, _))| *kind as usize == n));
+    }
+}

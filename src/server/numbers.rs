@@ -1,0 +1,270 @@
+//! The page of numbers: each family with its help, its type and its unit, in one place.
+//!
+//! Nothing of what clients say stands on it: all labels and their values are words of ours.
+
+use super::Server;
+use super::crowd::survey::Survey;
+use crate::hub::interface::Now;
+use crate::metrics::Hits;
+use crate::metrics::page::Kind::{Counter, Gauge};
+use crate::metrics::page::{Page, Seconds, Unit};
+use crate::upstream::breaker::Breaker;
+use crate::upstream::tally::{Load, Tally as UpstreamTally};
+use crate::wire::handshake::Readiness;
+
+/// A hundredth of a second, in microseconds: the unit of times in proc_pid_stat(5), which is this
+/// on all systems that we run on.
+const CLOCK_TICK_MICROS: u64 = 10_000;
+
+impl Server {
+    /// The whole page.
+    pub(super) fn numbers(&self, now: Now) -> String {
+        let mut page = Page::default();
+        self.process(&mut page, now);
+        self.connections(&mut page);
+        self.frames(&mut page);
+        self.output(&mut page);
+        self.work(&mut page);
+        self.site(&mut page);
+        page.into_text()
+    }
+
+    fn process(&self, page: &mut Page, now: Now) {
+        page.family(Gauge, "buddyline_build_info", "Always 1; the version is its label.")
+            .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        let help = "When the server was started, in seconds since 1970.";
+        page.one(Gauge, "process_start_time_seconds", help, self.tally.started_unix_s);
+        // Where there is no /proc, the families stand without samples.
+        let mut family = page.family(
+            Gauge,
+            "process_resident_memory_bytes",
+            "Memory that the process really uses.",
+        );
+        if let Some(bytes) = resident_bytes() {
+            family.sample(&[], bytes);
+        }
+        let mut family = page.family(
+            Counter,
+            "process_cpu_seconds_total",
+            "Processor time of all threads; a loop that is never idle takes one second a second.",
+        );
+        if let Some(micros) = cpu_micros() {
+            family.sample(&[], Seconds(micros));
+        }
+        let ready = self.readiness(now.instant) == Readiness::Ready;
+        page.one(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
+    }
+
+    fn connections(&self, page: &mut Page) {
+        let Survey { handshakes, open, closing, .. } = self.crowd.survey();
+        let counts = self.counts();
+        page.family(Gauge, "buddyline_connections", "Connections of clients, by their states.")
+            .each("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
+        let help = "Connections that there is room for.";
+        page.one(Gauge, "buddyline_connections_limit", help, self.admission.limit());
+        let census = self.hub.census();
+        let help = "Users who are online, those in their grace time among them.";
+        page.one(Gauge, "buddyline_users_online", help, census.users);
+        let help = "Threads that somebody hears or types in.";
+        page.one(Gauge, "buddyline_threads", help, census.threads);
+        let help = "Connections of clients that were accepted.";
+        page.one(Counter, "buddyline_connections_accepted_total", help, counts.accepted);
+        page.family(
+            Counter,
+            "buddyline_connections_refused_total",
+            "Connections that were refused: there are too many, or too many from their address, or \
+             they come from a web page that may not connect.",
+        )
+        .each(
+            "cause",
+            [
+                ("full", counts.refused - counts.refused_address),
+                ("address", counts.refused_address),
+                ("page", counts.refused_pages),
+            ],
+        );
+        let help = "Accepts that failed, as they do without descriptors.";
+        page.one(Counter, "buddyline_accept_errors_total", help, counts.accept_errors);
+        page.family(
+            Counter,
+            "buddyline_connections_ended_total",
+            "Connections that were closed because they did not read, sent too much, or gave no \
+             sign of life.",
+        )
+        .each(
+            "cause",
+            [("too_slow", counts.overflowed), ("flood", counts.floods), ("silent", counts.silent)],
+        );
+    }
+
+    fn frames(&self, page: &mut Page) {
+        let (tally, heard, counts) = (&self.tally, self.hub.tally(), self.counts());
+        let help = "Bytes that were read from clients.";
+        page.one(Counter, "buddyline_received_bytes_total", help, tally.received_bytes);
+        let help = "Bytes to clients that the kernel has taken.";
+        page.one(Counter, "buddyline_sent_bytes_total", help, self.crowd.sent_bytes);
+        let others = [
+            ("unreadable", heard.unreadable),
+            ("binary", heard.binary),
+            ("control", tally.control),
+            ("refused", counts.rate_limited),
+        ];
+        page.family(
+            Counter,
+            "buddyline_frames_received_total",
+            "Frames of clients by type: the protocol's; unreadable has no type that there is, \
+             control is pings and pongs, refused came too fast.",
+        )
+        .each("type", heard.typed().chain(others));
+        page.family(
+            Counter,
+            "buddyline_frames_sent_total",
+            "Frames put into outboxes by type, one for each receiver. A gathered one is several \
+             who come and go, in one piece.",
+        )
+        .each("type", tally.sent_by_kind());
+        page.family(
+            Counter,
+            "buddyline_frames_dropped_total",
+            "Frames that did not reach a receiver: missed by one who reads slowly, waiting for one \
+             who was closed as too slow, or for one who had gone.",
+        )
+        .each(
+            "cause",
+            [("missed", counts.missed), ("too_slow", self.crowd.dropped), ("gone", counts.stale)],
+        );
+        let help = "Receivers of each frame that is for several.";
+        let all = [(None, tally.fan_outs.ranges())];
+        page.histograms("buddyline_fan_out_receivers", help, Unit::Each, all);
+        let mut family = page.family(
+            Counter,
+            "buddyline_errors_total",
+            "Errors told to clients, by their code.",
+        );
+        for (code, count) in self.hub.errors() {
+            // The word is the one that clients get.
+            let word = serde_json::to_string(&code).unwrap_or_default();
+            family.sample(&[("code", word.trim_matches('"'))], count);
+        }
+    }
+
+    fn output(&self, page: &mut Page) {
+        let Survey { waiting, waiting_bytes, .. } = self.crowd.survey();
+        let help = "Bytes that wait for a connection; each is looked at once a second.";
+        let all = [(None, self.tally.outboxes.ranges())];
+        page.histograms("buddyline_outbox_depth_bytes", help, Unit::Each, all);
+        let help = "Connections for which something waits now.";
+        page.one(Gauge, "buddyline_outboxes_waiting", help, waiting);
+        let help = "Bytes that wait now, a shared frame for each that it is for.";
+        page.one(Gauge, "buddyline_outboxes_waiting_bytes", help, waiting_bytes);
+        let (held, limit) = self.crowd.held_bytes();
+        let help = "Memory held for clients that are slow, shared frames once.";
+        page.one(Gauge, "buddyline_held_bytes", help, held);
+        let help = "The same beyond which those with the most are closed.";
+        page.one(Gauge, "buddyline_held_limit_bytes", help, limit);
+    }
+
+    fn work(&self, page: &mut Page) {
+        let help = "How long turns of the loop take, without their sleep.";
+        let all = [(None, self.tally.ticks.ranges())];
+        page.histograms("buddyline_tick_duration_seconds", help, Unit::Micros, all);
+        let help = "Turns of the loop that took longer than 50 ms.";
+        page.one(Counter, "buddyline_slow_ticks_total", help, self.slow_ticks.count);
+        let [held, checks, unproven] = self.hub.unsettled();
+        let Load { messages, checks: asked, .. } = self.upstream.tally().map_or(IDLE, |(_, l)| l);
+        page.family(
+            Gauge,
+            "buddyline_queue_length",
+            "What waits: messages on their way to the site and those of them without a worker; \
+             questions about people and threads, and those without a worker; frames that wait for \
+             an answer to one, connections that wait for their proof, and connections that wait \
+             for their turn to hear what is for many.",
+        )
+        .each(
+            "queue",
+            [
+                ("messages", self.hub.census().deliveries),
+                ("upstream_messages", messages),
+                ("checks", checks),
+                ("upstream_checks", asked),
+                ("held_frames", held),
+                ("unproven", unproven),
+                ("rounds", self.crowd.bulk_len()),
+            ]
+            .map(|(queue, length)| (queue, length as u64)),
+        );
+        let mut family = page.family(
+            Counter,
+            "buddyline_cache_requests_total",
+            "What a credential proves and who takes part in a thread: known (hit), or to be asked \
+             of the site first (miss).",
+        );
+        for (cache, Hits { hits, misses }) in
+            [("proofs", self.hub.proof_hits()), ("lists", self.hub.tally().lists)]
+        {
+            family.sample(&[("cache", cache), ("result", "hit")], hits);
+            family.sample(&[("cache", cache), ("result", "miss")], misses);
+        }
+    }
+
+    fn site(&self, page: &mut Page) {
+        // Of the stand-in nothing is counted.
+        let none = UpstreamTally::default();
+        let (tally, load) = self.upstream.tally().unwrap_or((&none, IDLE));
+        let mut family = page.family(
+            Counter,
+            "buddyline_upstream_answers_total",
+            "What came of the questions to the site, by what was asked. Overloaded were not asked, \
+             nor were those that found it unavailable while the breaker was not closed.",
+        );
+        for (kind, outcome, count) in tally.outcomes() {
+            family.sample(&[("kind", kind), ("outcome", outcome)], count);
+        }
+        page.histograms(
+            "buddyline_upstream_duration_seconds",
+            "How long the site takes, from a worker's beginning to the end.",
+            Unit::Micros,
+            tally.takes().map(|(kind, ranges)| (Some(("kind", kind)), ranges)),
+        );
+        let help = "How long questions to the site wait for a worker.";
+        let all = [(None, tally.waits())];
+        page.histograms("buddyline_upstream_wait_seconds", help, Unit::Micros, all);
+        let help = "Workers with something to do.";
+        page.one(Gauge, "buddyline_upstream_workers_busy", help, load.busy);
+        let mut family = page.family(
+            Gauge,
+            "buddyline_breaker_state",
+            "1 for the state that the circuit breaker is in. The site is asked while it is closed.",
+        );
+        for (n, state) in Breaker::STATES.into_iter().enumerate() {
+            family.sample(&[("state", state)], u8::from(n == load.breaker));
+        }
+        let help = "How often the circuit breaker has opened.";
+        page.one(Counter, "buddyline_breaker_opened_total", help, tally.opened);
+        let [good, refused] = tally.tokens();
+        let help = "Tokens that were checked with the JWT secret, without the site.";
+        page.family(Counter, "buddyline_tokens_verified_total", help)
+            .each("result", [("good", good), ("refused", refused)]);
+    }
+}
+
+/// Nothing to do, and a site that is asked.
+const IDLE: Load = Load { messages: 0, checks: 0, busy: 0, breaker: 0 };
+
+/// From proc_pid_status(5), which needs no page size as statm does.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// From proc_pid_stat(5): utime and stime.
+fn cpu_micros() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11);
+    let ticks = times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?;
+    Some(ticks * CLOCK_TICK_MICROS)
+}

@@ -1,0 +1,74 @@
+//! What the loop counts for the operator, and nothing depends on.
+
+use std::time::Instant;
+
+use crate::hub::interface::Now;
+use crate::metrics::histogram::Histogram;
+use crate::protocol::kinds::FrameKind;
+
+/// Microseconds that a tick takes: most are below the second, and one of the last but two has kept
+/// everyone waiting.
+static TICK_BOUNDS: [u64; 12] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
+/// How many hear a frame.
+static FAN_OUT_BOUNDS: [u64; 9] = [2, 4, 8, 16, 64, 256, 1_024, 4_096, 16_384];
+/// Bytes that wait for one connection.
+static OUTBOX_BOUNDS: [u64; 7] = [0, 1_024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304];
+
+/// The counts.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// When the server was started, in seconds since 1970.
+    pub(super) started_unix_s: u64,
+    /// Bytes read from clients.
+    pub(super) received_bytes: u64,
+    /// Pings and pongs of clients.
+    pub(super) control: u64,
+    /// Frames put into outboxes, in the order of [`FrameKind::ALL`].
+    sent: [u64; FrameKind::ALL.len()],
+    /// To how many each frame goes that is for several.
+    pub(super) fan_outs: Histogram<9>,
+    /// How much waits for each connection, whenever the sweep looks at it.
+    pub(super) outboxes: Histogram<7>,
+    /// How long ticks take, without their sleep.
+    pub(super) ticks: Histogram<12>,
+    tick_began: Option<Instant>,
+}
+
+impl Tally {
+    pub(super) fn new(now: Now) -> Tally {
+        Tally {
+            started_unix_s: now.unix_s,
+            received_bytes: 0,
+            control: 0,
+            sent: [0; FrameKind::ALL.len()],
+            fan_outs: Histogram::new(&FAN_OUT_BOUNDS),
+            outboxes: Histogram::new(&OUTBOX_BOUNDS),
+            ticks: Histogram::new(&TICK_BOUNDS),
+            tick_began: None,
+        }
+    }
+
+    /// Counts a frame that has been put into so many outboxes.
+    pub(super) fn sent(&mut self, kind: FrameKind, receivers: u64) {
+        self.sent[kind as usize] += receivers;
+    }
+
+    /// Frames put into outboxes, by their kinds.
+    pub(super) fn sent_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FrameKind::ALL.into_iter().map(|(_, word)| word).zip(self.sent)
+    }
+
+    /// The sleep is over.
+    pub(super) fn tick_begins(&mut self, now: Instant) {
+        self.tick_began = Some(now);
+    }
+
+    /// The next sleep is about to begin.
+    pub(super) fn tick_ends(&mut self, now: Instant) {
+        if let Some(began) = self.tick_began.take() {
+            let took = now.saturating_duration_since(began).as_micros();
+            self.ticks.note(u64::try_from(took).unwrap_or(u64::MAX));
+        }
+    }
+}

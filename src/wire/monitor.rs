@@ -1,0 +1,130 @@
+//! What a monitor asks for on the listener of its own, and how it is answered.
+//!
+//! Not a WebSocket's business: there is no origin, no token and no proxy here. One request a
+//! connection.
+
+use super::handshake::{self, Readiness};
+use crate::metrics::page::MEDIA_TYPE;
+
+/// The largest head of a request, in bytes.
+pub const HEAD_BYTES_MAX: usize = 4_096;
+const HEADERS_MAX: usize = 32;
+
+/// What the bytes so far ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The head is not complete.
+    Incomplete,
+    /// The numbers, or only the head of the answer with them.
+    Metrics {
+        /// Without the page itself.
+        head_only: bool,
+    },
+    /// Send this and close.
+    Respond(String),
+}
+
+/// Reads a request from the first bytes of a connection.
+pub fn receive(bytes: &[u8], readiness: Readiness) -> Asked {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Asked::Incomplete,
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            let status = "431 Request Header Fields Too Large";
+            return Asked::Respond(handshake::text(status, "", "The request's head is too large."));
+        }
+        Err(_) => return Asked::Respond(handshake::bad("This is no HTTP/1.1 request.")),
+    }
+    let path = request.path.unwrap_or_default();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let head_only = request.method == Some("HEAD");
+    let response = match (request.method, path) {
+        (Some("GET" | "HEAD"), "/metrics") => return Asked::Metrics { head_only },
+        (Some("GET" | "HEAD"), "/healthz") => handshake::healthy(),
+        (Some("GET" | "HEAD"), "/readyz") => handshake::ready(readiness),
+        (Some("GET" | "HEAD"), _) => {
+            let paths = "There are /metrics, /healthz and /readyz here.";
+            handshake::text("404 Not Found", "", paths)
+        }
+        _ => handshake::bad("Only GET and HEAD are answered here."),
+    };
+    Asked::Respond(if head_only { handshake::without_body(response) } else { response })
+}
+
+/// The answer with the numbers.
+pub fn metrics(page: &str, head_only: bool) -> String {
+    let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", handshake::NO_STORE);
+    let response = handshake::page("200 OK", &headers, page);
+    if head_only { handshake::without_body(response) } else { response }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(bytes: &[u8]) -> Asked {
+        receive(bytes, Readiness::Draining)
+    }
+
+    /// The first line of the answer, and its body.
+    fn answer(bytes: &[u8]) -> (String, String) {
+        let Asked::Respond(response) = ask(bytes) else { panic!("it is answered") };
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nConnection: close"), "{head}");
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    #[test]
+    fn a_monitor_asks_for_numbers_for_health_and_for_readiness() {
+        let metrics = |head_only| Asked::Metrics { head_only };
+        assert_eq!(ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
+        assert_eq!(ask(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
+        assert_eq!(ask(b"HEAD /metrics HTTP/1.1\r\n\r\n"), metrics(true));
+        for (request, status, body) in [
+            (&b"GET /healthz HTTP/1.1\r\n\r\n"[..], "200", "ok\n"),
+            (b"GET /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
+            (b"HEAD /readyz HTTP/1.1\r\n\r\n", "503", ""),
+        ] {
+            let (head, said) = answer(request);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && said == body, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_answered_and_nothing_opens_a_websocket() {
+        let upgrade = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        for (request, status) in [
+            (&upgrade[..], "404"),
+            (b"GET /metrics/ HTTP/1.1\r\n\r\n", "404"),
+            (b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "400"),
+            (b"\x16\x03\x01\x02\x00", "400"),
+        ] {
+            let (head, _) = answer(request);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        }
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces_and_has_its_limit() {
+        let whole = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert!((0..whole.len()).all(|n| ask(&whole[..n]) == Asked::Incomplete));
+        let mut long = b"GET /metrics HTTP/1.1\r\nX: ".to_vec();
+        long.resize(HEAD_BYTES_MAX - 1, b'x');
+        assert_eq!(ask(&long), Asked::Incomplete);
+        long.push(b'x');
+        assert!(answer(&long).0.starts_with("HTTP/1.1 431 "));
+        let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));
+        assert!(answer(many.as_bytes()).0.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[test]
+    fn the_page_has_its_media_type_and_its_length() {
+        let (whole, head) = (metrics("a 1\n", false), metrics("a 1\n", true));
+        assert!(whole.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+        assert!(whole.contains("Content-Length: 4\r\n") && whole.ends_with("\r\n\r\na 1\n"));
+        assert_eq!(whole.strip_suffix("a 1\n"), Some(&*head));
+    }
+}

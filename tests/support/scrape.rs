@@ -1,0 +1,104 @@
+//! The page of numbers as a monitor reads it.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::server::{Server, ask};
+
+/// A sample's name and labels, as they stand on the page.
+pub type Samples = BTreeMap<String, f64>;
+
+/// What a family says of itself.
+#[derive(Debug)]
+pub struct Family {
+    pub help: String,
+    pub kind: String,
+}
+
+/// A page, read strictly: what is no line of the format is a panic.
+#[derive(Debug)]
+pub struct Scraped {
+    pub text: String,
+    pub families: BTreeMap<String, Family>,
+    pub samples: Samples,
+}
+
+/// Where a server lets itself be watched.
+pub fn monitored(server: &Server) -> SocketAddr {
+    let log = server.log();
+    let mut places = log.iter().filter_map(|line| line.split_once("metrics on http://"));
+    let (_, place) = places.next().expect("it says where its numbers are");
+    place.trim_end_matches("/metrics").parse().expect("an address")
+}
+
+/// A server with a listener for monitors.
+pub fn start(arguments: &[&str]) -> Server {
+    Server::start(&[&["--metrics-listen", "127.0.0.1:0"], arguments].concat())
+}
+
+/// Asks for a path, as a monitor does.
+pub fn get(server: &Server, path: &str) -> String {
+    ask(monitored(server), format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+}
+
+/// Reads the numbers.
+pub fn scrape(server: &Server) -> Scraped {
+    let answer = get(server, "/metrics");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+    Scraped::read(body)
+}
+
+impl Scraped {
+    fn read(text: &str) -> Scraped {
+        let (mut families, mut samples) = (BTreeMap::new(), Samples::new());
+        let mut current = String::new();
+        let mut help = None;
+        assert!(text.ends_with('\n'));
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                assert!(help.is_none(), "a type is missing before: {line}");
+                let (name, words) = rest.split_once(' ').expect("a name and words");
+                help = Some((name.to_owned(), words.to_owned()));
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a name and a type");
+                let (of, help) = help.take().expect("the help comes first");
+                assert_eq!(of, name);
+                let family = Family { help, kind: kind.to_owned() };
+                assert!(families.insert(of, family).is_none(), "twice: {name}");
+                current = name.to_owned();
+            } else {
+                let (sample, value) = line.rsplit_once(' ').expect("a name and a value");
+                let name = sample.split('{').next().expect("a name");
+                let rest = name.strip_prefix(&*current).expect("a sample of this family");
+                let endings: &[&str] = match &*families[&current].kind {
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                assert!(endings.contains(&rest), "{line}");
+                let value = value.parse().expect("a number");
+                assert!(samples.insert(sample.to_owned(), value).is_none(), "twice: {sample}");
+            }
+        }
+        Scraped { text: text.to_owned(), families, samples }
+    }
+
+    /// The value of one sample, which is there.
+    pub fn of(&self, sample: &str) -> f64 {
+        *self.samples.get(sample).unwrap_or_else(|| panic!("no {sample} in {}", self.text))
+    }
+
+    /// The samples of a family that are not zero, by the value of their one label.
+    pub fn not_zero(&self, family: &str) -> Vec<(&str, f64)> {
+        let samples = self.samples.iter().filter(|(_, value)| **value != 0.0);
+        let own = samples.filter_map(|(sample, value)| {
+            let labels = sample.strip_prefix(family)?.strip_prefix('{')?;
+            Some((labels.split('"').nth(1)?, *value))
+        });
+        own.collect()
+    }
+}
