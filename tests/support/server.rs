@@ -243,6 +243,7 @@ impl Log {
 }
 
 fn addresses(lines: &[String]) -> Vec<SocketAddr> {
-    let found = lines.iter().filter_map(|line| line.split_once("listening on ws://"));
-    found.filter_map(|(_, address)| address.trim().parse().ok()).collect()
+    let found = lines.iter().filter_map(|line| line.split_once("listening on ws"));
+    let found = found.filter_map(|(_, rest)| rest.trim_start_matches('s').strip_prefix("://"));
+    found.filter_map(|address| address.trim().parse().ok()).collect()
 }
