@@ -7,11 +7,11 @@ use std::fmt;
 use std::io;
 
 use mio::net::TcpStream;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
-use super::sealed::{SEALED_AT_ONCE, Taken};
 use super::recv;
+use super::sealed::{SEALED_AT_ONCE, Taken};
 use crate::config::tls::Identity;
 
 /// A record's header (RFC 8446 5.1): a type, a version, and how much follows.
@@ -21,21 +21,17 @@ const HEADER_BYTES: usize = 5;
 const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_AT_ONCE + 2048;
 /// What TLS itself may have to say and the kernel does not take: a certificate chain is far less.
 const PENDING_BYTES_MAX: usize = 128 * 1024;
-/// Sealed bytes that may come for one plain byte. Records of one byte each need 23 to 30; with
-/// nothing at all in them they would be a flood that no limit on frames sees.
-const SEALED_FOR_PLAIN: usize = 32;
-/// How many more: a handshake, which the limit on its time bounds as well, and alerts.
-const IDLE_BYTES_MAX: usize = 64 * 1024;
+/// The goodbye of TLS, sealed, with room to spare.
+const ALERT_BYTES_MAX: usize = 128;
 
 /// A session, from the first byte of its handshake.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
-    /// A record in part.
+    /// A record in part, or records with a message of TLS in part, which rustls remembers: it has
+    /// to be shown them whenever it is asked for anything, and would panic without.
     partial: Vec<u8>,
     /// Records that the kernel has not taken.
     pending: Vec<u8>,
-    /// Sealed bytes that have come without plain ones in them.
-    idle_bytes: usize,
     /// Its handshake is over.
     established: bool,
     /// Nothing that comes is looked at any more.
@@ -62,7 +58,6 @@ impl Session {
             connection,
             partial: Vec::new(),
             pending: Vec::new(),
-            idle_bytes: 0,
             established: false,
             deaf: false,
             over: false,
@@ -98,13 +93,8 @@ impl Session {
     /// Gives up what has come in part, and what has not left: nothing more is listened to, and
     /// nothing can follow on a record that has left in part.
     pub(super) fn forget_held(&mut self) {
-        self.forget_input();
-        self.ended |= !self.pending.is_empty();
-        self.pending = Vec::new();
-    }
-
-    fn forget_input(&mut self) {
-        self.partial = Vec::new();
+        self.ended |= !self.pending.is_empty() || !self.partial.is_empty();
+        (self.pending, self.partial) = (Vec::new(), Vec::new());
         self.deaf = true;
     }
 
@@ -143,12 +133,7 @@ impl Session {
             return Ok(Taken { plain: 0, more, ended: false });
         }
         sealed[..held].copy_from_slice(&self.partial);
-        let (opened, rest, mut ended) = self.open(&mut sealed[..held + came], plain);
-        self.idle_bytes = (self.idle_bytes + came).saturating_sub(opened * SEALED_FOR_PLAIN);
-        if self.idle_bytes > IDLE_BYTES_MAX && !ended {
-            self.refuse("records without anything in them");
-            ended = true;
-        }
+        let (opened, rest, ended) = self.open(&mut sealed[..held + came], plain);
         self.over = ended;
         if ended || rest == held + came {
             self.partial = Vec::new();
@@ -163,73 +148,59 @@ impl Session {
     /// whether it was the end.
     fn open(&mut self, sealed: &mut [u8], plain: &mut [u8]) -> (usize, usize, bool) {
         let (mut opened, mut begin, mut ended) = (0, 0, false);
-        loop {
+        let fault = loop {
             let UnbufferedStatus { mut discard, state, .. } =
                 self.connection.process_tls_records(&mut sealed[begin..]);
             let mut fault = None;
-            let mut goes_on = true;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
                         discard += record.discard;
-                        let Some(room) = plain.get_mut(opened..opened + record.payload.len())
-                        else {
-                            fault = Some("more has come than was read".to_owned());
-                            break;
-                        };
-                        room.copy_from_slice(record.payload);
-                        opened += record.payload.len();
+                        let end = opened + record.payload.len();
+                        match plain.get_mut(opened..end) {
+                            Some(room) => room.copy_from_slice(record.payload),
+                            None => fault = Some("more has come than was read".to_owned()),
+                        }
+                        opened = end.min(plain.len());
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut self.pending, |room| {
-                    data.encode(room).map_err(|fault| match fault {
-                        rustls::unbuffered::EncodeError::InsufficientSize(size) => {
-                            size.required_size
-                        }
-                        rustls::unbuffered::EncodeError::AlreadyEncoded => 0,
-                    })
-                }),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(&mut self.pending, &mut data)
+                }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => ended = true,
                 Ok(ConnectionState::WriteTraffic(_)) => {
                     self.established = true;
-                    goes_on = false;
+                    return (opened, begin + discard, ended);
                 }
-                Ok(ConnectionState::PeerClosed) => ended = true,
-                Ok(ConnectionState::BlockedHandshake) => goes_on = false,
-                // Early data is not offered, so there is none; and both sides have said goodbye.
-                Ok(_) => (ended, goes_on) = (true, false),
+                Ok(ConnectionState::BlockedHandshake) => return (opened, begin + discard, ended),
+                // Both sides have said goodbye; and early data is not offered, so there is none.
+                Ok(_) => return (opened, begin + discard, true),
                 Err(error) => fault = Some(error.to_string()),
             }
             begin += discard;
-            if fault.is_none() && self.pending.len() > PENDING_BYTES_MAX {
-                fault = Some("it does not read what TLS says".to_owned());
+            if self.pending.len() > PENDING_BYTES_MAX {
+                fault = Some("what TLS has to say is not read".to_owned());
             }
             if let Some(fault) = fault {
-                self.refuse(&fault);
-                return (opened, begin, true);
+                break fault;
             }
-            if !goes_on {
-                return (opened, begin, ended);
-            }
+        };
+        // What rustls has to say about it: an alert, if anything.
+        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
+            self.connection.process_tls_records(&mut sealed[begin..]).state
+        {
+            encode(&mut self.pending, &mut alert);
         }
+        self.refuse(&fault);
+        (opened, begin, true)
     }
 
-    /// Ends the session for a fault of the peer. What TLS has to say about it is pending.
+    /// Ends the session for a fault of the peer.
     fn refuse(&mut self, fault: &str) {
-        self.forget_input();
         self.fault = Some(fault.into());
-        (self.over, self.ended) = (true, true);
-        // The alert, if there is one, comes first.
-        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
-            self.connection.process_tls_records(&mut []).state
-        {
-            encode(&mut self.pending, |room| {
-                alert.encode(room).map_err(|fault| match fault {
-                    rustls::unbuffered::EncodeError::InsufficientSize(size) => size.required_size,
-                    rustls::unbuffered::EncodeError::AlreadyEncoded => 0,
-                })
-            });
-        }
+        (self.deaf, self.over, self.ended) = (true, true, true);
+        self.partial = Vec::new();
     }
 
     /// Seals plain bytes, at most [`SEALED_AT_ONCE`], into records: how long these are. `None` where
@@ -238,15 +209,10 @@ impl Session {
         if self.ended {
             return None;
         }
-        loop {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return traffic.encrypt(plain, records).ok();
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                // Whatever it has to say was pending when input was taken, and has left before.
-                _ => return None,
-            }
+        // Whatever TLS itself had to say was pending since input was taken, and has left before.
+        match self.connection.process_tls_records(&mut self.partial).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.encrypt(plain, records).ok(),
+            _ => None,
         }
     }
 
@@ -256,25 +222,23 @@ impl Session {
             return;
         }
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            self.connection.process_tls_records(&mut []).state
+            self.connection.process_tls_records(&mut self.partial).state
         {
-            encode(&mut self.pending, |room| {
-                traffic.queue_close_notify(room).map_err(|fault| match fault {
-                    rustls::unbuffered::EncryptError::InsufficientSize(size) => size.required_size,
-                    rustls::unbuffered::EncryptError::EncryptExhausted => 0,
-                })
-            });
+            let mut alert = [0; ALERT_BYTES_MAX];
+            if let Ok(bytes) = traffic.queue_close_notify(&mut alert) {
+                self.pending.extend_from_slice(&alert[..bytes]);
+            }
         }
     }
 }
 
-/// Lets something be written at the end of a vector, which says how much it is: first, as an error,
-/// how much room it needs.
-fn encode(bytes: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
-    let before = bytes.len();
-    let written = write(&mut []).or_else(|required| {
-        bytes.resize(before + required, 0);
-        write(&mut bytes[before..])
-    });
-    bytes.truncate(before + written.unwrap_or(0));
+/// Puts a record of TLS itself at the end of those that are to be sent.
+fn encode(pending: &mut Vec<u8>, data: &mut EncodeTlsData<'_, ServerConnectionData>) {
+    let before = pending.len();
+    // Told that there is no room, it says how much it needs.
+    if let Err(EncodeError::InsufficientSize(needs)) = data.encode(&mut []) {
+        pending.resize(before + needs.required_size, 0);
+        let written = data.encode(&mut pending[before..]).unwrap_or(0);
+        pending.truncate(before + written);
+    }
 }
