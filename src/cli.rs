@@ -1,8 +1,14 @@
 //! The command line: the server, which is what the name alone starts, and the tools beside it.
 
-use clap::{Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use crate::config::Config;
+use clap::builder::{FalseyValueParser, Resettable, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::env_file::{self, EnvFile};
+use crate::config::{Config, secrets};
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///
@@ -37,4 +43,108 @@ pub enum Command {
         #[command(flatten)]
         config: Config,
     },
+}
+
+impl Cli {
+    /// Reads the arguments, the first of which is the program's name, and the file of settings
+    /// that they or the environment name. With a file, the environment has no settings.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and what is expected; also what `--help` and `--version` say.
+    pub fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+        let Some(name) = env_file_of(arguments) else {
+            return Cli::try_parse_from(arguments);
+        };
+        let refuse = |fault: String| Cli::command().error(ErrorKind::ValueValidation, fault);
+        let file = EnvFile::read(&name).map_err(refuse)?;
+        let place = format!("{} {}", env_file::FLAG, Path::new(&name).display());
+        let settings = Config::command();
+        if let Some(unknown) = file.names().find(|name| !is_known(&settings, name)) {
+            return Err(refuse(format!("{place}: {unknown} is no setting")));
+        }
+        let mut command = without_environment(Cli::command(), &settings);
+        let tool = arguments.get(1).and_then(|first| command.find_subcommand(first));
+        let begins = if tool.is_some() { 2 } else { 1 };
+        let takes = |id| tool.is_none_or(|tool| tool.get_arguments().any(|own| own.get_id() == id));
+        let from_file = settings
+            .get_arguments()
+            .filter(|setting| takes(setting.get_id()))
+            .filter_map(|setting| argument_of(setting, &file, arguments));
+        let from_file: Vec<OsString> = from_file.collect();
+        let mut all: Vec<OsString> = arguments.iter().take(begins).cloned().collect();
+        all.extend(from_file);
+        all.extend(arguments.iter().skip(begins).cloned());
+        let matches =
+            command.try_get_matches_from_mut(all).map_err(|fault| match fault.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => fault,
+                // The value may stand in the file.
+                _ => refuse(format!("{}\n({place} is read as well)", without_advice(&fault))),
+            })?;
+        Cli::from_arg_matches(&matches)
+    }
+}
+
+/// What is wrong, without the advice around it.
+fn without_advice(fault: &clap::Error) -> String {
+    let text = fault.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.split("\n\n").next().unwrap_or_default().to_owned()
+}
+
+/// The file that is named, by a flag or by the environment.
+fn env_file_of(arguments: &[OsString]) -> Option<OsString> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == env_file::FLAG {
+            return rest.next().cloned();
+        }
+        let text = argument.to_str().and_then(|text| text.strip_prefix(env_file::FLAG));
+        if let Some(name) = text.and_then(|text| text.strip_prefix('=')) {
+            return Some(name.into());
+        }
+    }
+    std::env::var_os(env_file::VARIABLE).filter(|name| !name.is_empty())
+}
+
+/// The command, for whose settings the environment is empty but for the file's name.
+fn without_environment(command: clap::Command, settings: &clap::Command) -> clap::Command {
+    let forget = |argument: Arg| {
+        let id = argument.get_id();
+        let is_setting = settings.get_arguments().any(|setting| setting.get_id() == id);
+        match is_setting && id != "env_file" {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
+    };
+    command.mut_args(forget).mut_subcommands(|tool| tool.mut_args(forget))
+}
+
+/// Whether a variable is one of the server's, or none of its business.
+fn is_known(settings: &clap::Command, name: &str) -> bool {
+    !name.starts_with("BUDDYLINE_")
+        || name == secrets::VARIABLE
+        || settings.get_arguments().any(|setting| setting.get_env() == Some(OsStr::new(name)))
+}
+
+/// What the file says of a setting, as an argument; `None` where it says nothing or the command
+/// line says it already.
+fn argument_of(setting: &Arg, file: &EnvFile, arguments: &[OsString]) -> Option<OsString> {
+    let value = file.get(setting.get_env()?.to_str()?).filter(|value| !value.is_empty())?;
+    let flag = format!("--{}", setting.get_long()?);
+    let says = |argument: &OsString| {
+        let rest = argument.to_str().and_then(|text| text.strip_prefix(&flag));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    if arguments.iter().any(says) || flag == env_file::FLAG {
+        return None;
+    }
+    match setting.get_action() {
+        // A switch is on, but for words such as 0, no, off and false.
+        ArgAction::SetTrue => {
+            let on = FalseyValueParser::new().parse_ref(&Config::command(), None, value.as_ref());
+            on.unwrap_or(true).then(|| flag.into())
+        }
+        _ => Some(format!("{flag}={value}").into()),
+    }
 }

@@ -3,14 +3,17 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod env_file;
 pub mod limits;
 pub mod origins;
 pub mod proxies;
+pub mod reload;
 pub mod secrets;
 pub mod site_url;
 pub mod tls;
 pub mod token_header;
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +22,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use env_file::EnvFile;
 use limits::Limits;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
@@ -30,6 +34,16 @@ use token_header::TokenHeader;
 /// What the server is started with.
 #[derive(Parser, Debug, Clone)]
 pub struct Config {
+    /// File with settings, NAME=value for each environment variable below, instead of the
+    /// environment; a flag still wins. SIGHUP reads it anew. With a - before the name it may lack.
+    #[arg(
+        long,
+        env = env_file::VARIABLE,
+        value_name = "PATH",
+        help_heading = "Settings"
+    )]
+    pub env_file: Option<OsString>,
+
     /// Address and port to listen on; a name listens on each of its addresses.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
           help_heading = "Network", value_parser = listen)]
@@ -265,7 +279,11 @@ impl Config {
     ///
     /// A sentence that names where it should have come from and what is wrong, without the secret.
     pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
-        let sources = Sources::of_process(self.jwt_secret_file.as_deref());
+        let variable = match &self.env_file {
+            Some(name) => EnvFile::read(name)?.get_os(secrets::VARIABLE),
+            None => std::env::var_os(secrets::VARIABLE),
+        };
+        let sources = Sources::of_process(self.jwt_secret_file.as_deref(), variable);
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
             return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \

@@ -123,6 +123,14 @@ impl Hub {
         }
     }
 
+    /// Other bounds and times from now on. What the tables go by stays what it is: trust, the scope
+    /// of presence, and how long a message waits for its turn.
+    pub fn set_settings(&mut self, settings: Settings) {
+        let Settings { trust, presence, message_turn_lasts, .. } = self.settings;
+        self.membership.set_lasts(settings.membership_lasts);
+        self.settings = Settings { trust, presence, message_turn_lasts, ..settings };
+    }
+
     /// Takes one input in. What follows from it waits in [`Hub::next_effect`].
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         match input {

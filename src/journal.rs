@@ -52,13 +52,13 @@ enum What {
 /// There is a log already, or no thread can be made.
 pub fn start(level: LevelFilter) -> io::Result<()> {
     let levels = SimpleLogger::new()
-        .with_level(level)
+        // `log` itself leaves out what is below the level, which may change.
+        .with_level(LevelFilter::Debug)
         // What a connection pool or a TLS library notes is no event of this server.
         .with_module_level("ureq", LevelFilter::Warn)
         .with_module_level("rustls", LevelFilter::Warn)
         // It prints what clients write into their close frames.
         .with_module_level("tungstenite", LevelFilter::Warn);
-    let max = levels.max_level();
     let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (entries, received) = bounded(LINES_MAX);
     thread::Builder::new()
@@ -66,8 +66,13 @@ pub fn start(level: LevelFilter) -> io::Result<()> {
         .spawn(move || write_all(&received, &mut io::stderr()))?;
     let journal = Journal { levels, coloured, entries, lost: AtomicU64::new(0) };
     log::set_boxed_logger(Box::new(journal)).map_err(io::Error::other)?;
-    log::set_max_level(max);
+    set_level(level);
     Ok(())
+}
+
+/// Logs up to this level from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
 }
 
 /// Says why the process ends, whatever the log level and with or without a log. If nobody can hear

@@ -1,15 +1,18 @@
 //! Command line and signals in, exit code out.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::TcpListener;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::cli::{Cli, Command};
 use buddyline::config::{Config, Trust};
 use buddyline::journal;
-use buddyline::server::Server;
+use buddyline::server::{Server, Source};
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use listenfd::ListenFd;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -17,7 +20,10 @@ fn main() -> ExitCode {
         log::error!("{}", panic_line(panic));
         log::logger().flush();
     }));
-    let cli = match Cli::try_parse() {
+    // While there is one thread: it takes the variables out of the environment.
+    let mut inherited = ListenFd::from_env();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::read(&arguments) {
         Ok(cli) => cli,
         Err(fault) if fault.use_stderr() => {
             // It repeats the value, which may be an address with a password in it.
@@ -27,19 +33,19 @@ fn main() -> ExitCode {
         Err(help) => help.exit(),
     };
     match cli.command {
-        None => serve(&cli.config),
+        None => serve(&cli.config, arguments, &mut inherited),
         Some(Command::CheckConfig { config }) => check_config(&config),
     }
 }
 
 /// The server, until it is told to end.
-fn serve(config: &Config) -> ExitCode {
+fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> ExitCode {
     check(config);
     if let Err(fault) = journal::start(config.log_level) {
         journal::say(format!("buddyline: cannot log: {fault}\n"));
         return ExitCode::FAILURE;
     }
-    let ended = run(config);
+    let ended = run(config, arguments, inherited);
     log::logger().flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,8 +67,10 @@ fn check(config: &Config) {
 /// Says whether the server would start with these settings.
 fn check_config(config: &Config) -> ExitCode {
     check(config);
-    println!("the settings are good");
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "the settings are good") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// What is said of a panic: its place, and its words where they stand in the source. Words that
@@ -75,12 +83,43 @@ fn panic_line(panic: &PanicHookInfo<'_>) -> String {
     }
 }
 
-fn run(config: &Config) -> Result<(), String> {
+fn run(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> Result<(), String> {
     let in_words = |fault: io::Error| fault.to_string();
-    let mut server = Server::bind(config).map_err(in_words)?;
+    let sockets = sockets(inherited).map_err(in_words)?;
+    let mut server = Server::start(config, sockets).map_err(in_words)?;
     server.stop_on_signals().map_err(in_words)?;
+    server.reload_from(Box::new(CommandLine { arguments }));
     banner(config, &server);
     server.run().map_err(in_words)
+}
+
+/// The sockets that the service manager has made, all of which listen.
+fn sockets(inherited: &mut ListenFd) -> io::Result<Vec<TcpListener>> {
+    let all: io::Result<Vec<_>> =
+        (0..inherited.len()).map(|number| inherited.take_tcp_listener(number)).collect();
+    let all: Vec<TcpListener> = all?.into_iter().flatten().collect();
+    if !all.is_empty() {
+        log::info!("sockets from the service manager: {}; --listen is not used", all.len());
+    }
+    Ok(all)
+}
+
+/// The settings, as the arguments and the file that they name have them now.
+struct CommandLine {
+    arguments: Vec<OsString>,
+}
+
+impl Source for CommandLine {
+    fn read(&mut self) -> Result<Config, String> {
+        let in_words = |fault: clap::Error| without_passwords(&fault.render().to_string());
+        let cli = Cli::read(&self.arguments).map_err(in_words)?;
+        cli.config.check()?;
+        Ok(cli.config)
+    }
+
+    fn applied(&mut self, config: &Config) {
+        journal::set_level(config.log_level);
+    }
 }
 
 /// A text without what stands between `://` and `@`.

@@ -12,14 +12,16 @@ mod drain;
 mod input;
 mod listeners;
 mod refusals;
+mod reload;
 mod setup;
 mod signals;
+mod supervisor;
 mod sweep;
 mod tls;
 mod turn;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +42,8 @@ use crowd::Crowd;
 use drain::Drain;
 use listeners::Listeners;
 use refusals::Refusals;
+pub use reload::Source;
+use supervisor::Supervisor;
 use sweep::{Patience, SWEEP_EVERY};
 use turn::{Phase, SlowTicks, Watch, Work};
 
@@ -99,7 +103,11 @@ pub struct Server {
     swept: Instant,
     /// The slot that is looked at next, while connections are looked at.
     sweeping: Option<usize>,
-    drain_timeout: Duration,
+    /// What it works by: changed by a reload.
+    config: Config,
+    /// Where a reload gets its settings from.
+    source: Option<Box<dyn Source>>,
+    supervisor: Supervisor,
     /// It is about to end.
     ending: Option<Drain>,
 }
@@ -141,11 +149,24 @@ impl Server {
     /// An address that cannot be listened on, a secret or a certificate that cannot be read, or a
     /// system out of descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
+        Server::start(config, Vec::new())
+    }
+
+    /// The same on sockets that listen already, if there are any, instead of `--listen`: who
+    /// connects while one server ends and the next begins waits there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Server::bind`].
+    pub fn start(config: &Config, inherited: Vec<TcpListener>) -> io::Result<Server> {
         let limits = config.limits();
         let started = Instant::now();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let listeners = Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?;
+        let listeners = match inherited.is_empty() {
+            true => Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?,
+            false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
+        };
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
@@ -174,7 +195,9 @@ impl Server {
             identity: config.tls().map_err(io::Error::other)?,
             swept: started,
             sweeping: None,
-            drain_timeout: config.drain_timeout,
+            config: config.clone(),
+            source: None,
+            supervisor: Supervisor::of_process(started),
             ending: None,
             poll,
         })
@@ -234,6 +257,7 @@ impl Server {
         // Whose own pongs are too many to hold has caused no effect that was drained before.
         self.drain(now);
         self.sweep(now);
+        self.tell_supervisor(now);
         self.let_go(now);
         self.flush(now);
         self.crowd.shed();
@@ -261,7 +285,8 @@ impl Server {
         let now = Instant::now();
         let sweep = self.swept + SWEEP_EVERY;
         let bulk = self.crowd.next_bulk(now);
-        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk];
+        let told = self.supervisor.next_deadline();
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk, told];
         let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
         wake.saturating_duration_since(now)
     }

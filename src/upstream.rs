@@ -98,6 +98,13 @@ impl Upstream {
         matches!(self, Upstream::Site(pool) if pool.checks_signatures())
     }
 
+    /// Checks tokens with this from now on, or asks the site.
+    pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
+        if let Upstream::Site(pool) = self {
+            pool.set_verifier(verifier);
+        }
+    }
+
     /// Puts a question. Never blocks, never fails: what cannot be asked is answered.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         match self {

@@ -94,9 +94,8 @@ impl fmt::Debug for Secret {
 }
 
 impl<'a> Sources<'a> {
-    /// This file, where one is set, and what the environment says.
-    pub fn of_process(file: Option<&'a Path>) -> Sources<'a> {
-        let variable = std::env::var_os(VARIABLE);
+    /// This file, where one is set, this variable, and what systemd has handed over.
+    pub fn of_process(file: Option<&'a Path>, variable: Option<OsString>) -> Sources<'a> {
         let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         Sources::new(file, variable, folder)
     }
@@ -127,6 +126,10 @@ impl<'a> Sources<'a> {
                 let Some(path) = path.filter(is_there) else { return Ok(None) };
                 let place = format!("the credential {}", path.display());
                 let bytes = read_file(&path, &place, &mut warnings)?;
+                if bytes.trim_ascii().is_empty() {
+                    // What a unit sets for a file that there is not (systemd.exec(5), SetCredential=).
+                    return Ok(None);
+                }
                 (place, bytes)
             }
         };
@@ -250,6 +253,8 @@ mod tests {
     fn nothing_set_is_no_secret() {
         assert!(Sources::new(None, None, None).read().unwrap().is_none());
         let folder = Folder::new("nothing");
+        assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
+        folder.file(CREDENTIAL, 0o400, b"\n");
         assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
     }
 

@@ -65,6 +65,11 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// Lists hold for so long from now on, also those that are there.
+    pub fn set_lasts(&mut self, lasts: Duration) {
+        self.lasts = lasts;
+    }
+
     /// An empty table, whose lists hold for `lasts`. It can tell a user's threads if it is to
     /// `index_users`.
     pub fn new(lasts: Duration, index_users: bool) -> Membership {

@@ -49,6 +49,18 @@ impl Admission {
         }
     }
 
+    /// Other limits for who comes from now on.
+    pub(super) fn set_limits(
+        &mut self,
+        connections_max: usize,
+        per_address_max: usize,
+        proxies: TrustedProxies,
+    ) {
+        self.connections_max = connections_max;
+        self.per_address_max = per_address_max;
+        self.proxies = proxies;
+    }
+
     /// Whether connections are accepted, with so many open.
     pub(super) fn is_open(&mut self, open: usize) -> bool {
         match self.paused_until {

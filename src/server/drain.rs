@@ -43,6 +43,7 @@ impl Server {
     ///
     /// Polling itself fails; no connection's error gets here.
     pub fn run(&mut self) -> io::Result<()> {
+        self.supervisor.ready();
         while !self.ending.as_ref().is_some_and(|drain| drain.over) {
             self.tick()?;
         }
@@ -65,7 +66,7 @@ impl Server {
             (drain.over, drain.hurried) = (true, true);
             return;
         }
-        let lasts = self.drain_timeout;
+        let lasts = self.config.drain_timeout;
         let mut waiting = VecDeque::new();
         for slot in self.crowd.slots() {
             // Who has not asked for anything yet may be a balancer: its request is answered.
@@ -82,6 +83,11 @@ impl Server {
         let pace = Pace::new(now.instant, lasts);
         self.ending = Some(Drain { pace, waiting, over: false, hurried: false });
         self.codec.set_readiness(Readiness::Draining);
+        self.supervisor.stopping(now.instant);
+        if self.listeners.are_inherited() {
+            // Who comes now waits for the next server, instead of being sent away by this one.
+            self.listeners.close(self.poll.registry());
+        }
     }
 
     /// Sends away whose turn it is.

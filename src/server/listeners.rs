@@ -17,8 +17,8 @@ const BACKLOG: i32 = 4096;
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
-/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel keeps a connection to itself until its
-/// first bytes are there.
+/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel keeps a connection to itself until
+/// its first bytes are there.
 #[derive(Clone)]
 struct DeferAccept;
 
@@ -36,6 +36,8 @@ const DEFER_ACCEPT_S: usize = 1;
 /// All listeners, and which of them may have a connection waiting.
 pub(super) struct Listeners {
     all: Vec<(TcpListener, bool)>,
+    /// The service manager has made them, and keeps them open when this process ends.
+    inherited: bool,
 }
 
 impl Listeners {
@@ -75,8 +77,31 @@ impl Listeners {
         }
         match (all.is_empty(), absent) {
             (true, Some(fault)) => Err(fault),
-            _ => Ok(Listeners { all }),
+            _ => Ok(Listeners { all, inherited: false }),
         }
+    }
+
+    /// Takes over sockets that listen already. Their tokens are as in [`Listeners::bind`].
+    pub(super) fn inherit(
+        sockets: Vec<std::net::TcpListener>,
+        registry: &Registry,
+        first: usize,
+    ) -> io::Result<Listeners> {
+        let mut all = Vec::new();
+        for socket in sockets {
+            let socket = Socket::from(socket);
+            prepare(&socket)?;
+            let mut listener = TcpListener::from_std(socket.into());
+            let token = Token(first - all.len());
+            registry.register(&mut listener, token, Interest::READABLE)?;
+            all.push((listener, true));
+        }
+        Ok(Listeners { all, inherited: true })
+    }
+
+    /// Whether who comes from now on is kept waiting, outside, for the next server.
+    pub(super) fn are_inherited(&self) -> bool {
+        self.inherited
     }
 
     pub(super) fn len(&self) -> usize {
@@ -141,18 +166,22 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit what follows: fewer system calls for each.
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Sets what accepted sockets inherit: fewer system calls for each.
+fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER);
     socket.set_tcp_keepalive(&keep_alive.with_interval(KEEP_ALIVE_EVERY).with_retries(3))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
     // The request is there when a connection is accepted: one event and one look less for each.
-    if let Err(fault) = setsockopt(&socket, DeferAccept, &DEFER_ACCEPT_S) {
-        log::debug!("accepting is not deferred on {address}: {fault}");
+    if let Err(fault) = setsockopt(socket, DeferAccept, &DEFER_ACCEPT_S) {
+        log::debug!("accepting is not deferred: {fault}");
     }
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from_std(socket.into()))
+    socket.set_nonblocking(true)
 }
 
 fn naming(address: SocketAddr, fault: &io::Error) -> io::Error {

@@ -90,16 +90,21 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
     }
 }
 
+/// What checks the site's tokens, where its secret is known.
+pub(super) fn verifier(config: &Config) -> Result<Option<Verifier>, String> {
+    let Some(url) = &config.buddyboss_url else { return Ok(None) };
+    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
+    Ok(config.jwt_keys()?.map(|keys| Verifier::new(&keys, issuer.clone())))
+}
+
 /// How to reach the site. Fails when the secret cannot be read.
 pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
-    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-    let keys = config.jwt_keys().map_err(io::Error::other)?;
     Ok(SiteSettings {
         workers: config.upstream_workers.into(),
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
-        verifier: keys.map(|keys| Verifier::new(&keys, issuer.clone())),
+        verifier: verifier(config).map_err(io::Error::other)?,
         ..SiteSettings::new(url.clone())
     })
 }

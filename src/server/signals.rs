@@ -11,7 +11,7 @@ use crate::hub::interface::Now;
 
 impl Server {
     /// Lets SIGTERM and SIGINT end [`Server::run`]: the first drains, the second ends at once. A
-    /// SIGHUP is noted, and changes nothing.
+    /// SIGHUP reads the settings anew, if [`Server::reload_from`] has said where from.
     ///
     /// # Errors
     ///
@@ -26,15 +26,16 @@ impl Server {
     /// Takes all signals that have come. Several that ask for the end are one wish, if they come
     /// together: a terminal and a wrapper both pass a Ctrl-C on.
     pub(super) fn heed_signals(&mut self, now: Now) {
-        let mut end = None;
+        let (mut end, mut hangup) = (None, false);
         for signal in self.signals.iter_mut().flat_map(|signals| signals.pending()) {
             match signal {
-                SIGHUP => log::info!(
-                    "SIGHUP: settings are read at the start only; restart the server to change them"
-                ),
+                SIGHUP => hangup = true,
                 SIGINT => end = Some("SIGINT"),
                 _ => end = Some("SIGTERM"),
             }
+        }
+        if hangup && end.is_none() && self.ending.is_none() {
+            self.reload();
         }
         if let Some(signal) = end {
             self.begin_end(signal, now);

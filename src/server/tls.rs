@@ -2,6 +2,7 @@
 
 use super::Server;
 use crate::config::Config;
+use crate::config::tls::Identity;
 
 impl Server {
     /// Whether TLS is spoken on all addresses, and nothing else.
@@ -17,12 +18,15 @@ impl Server {
     /// A sentence that names what is wrong, or that TLS cannot begin or end while the server runs:
     /// the certificate stays as it was.
     pub fn reload_tls(&mut self, config: &Config) -> Result<(), String> {
+        self.identity = self.next_identity(config)?;
+        Ok(())
+    }
+
+    /// What the server is to prove itself with after a reload.
+    pub(super) fn next_identity(&self, config: &Config) -> Result<Option<Identity>, String> {
         match (&self.identity, config.tls()?) {
-            (None, None) => Ok(()),
-            (Some(_), Some(identity)) => {
-                self.identity = Some(identity);
-                Ok(())
-            }
+            (None, None) => Ok(None),
+            (Some(_), Some(identity)) => Ok(Some(identity)),
             (None, Some(_)) => Err("--tls-cert is set, and was not when the server started: it \
                                     begins to speak TLS only with a restart"
                 .to_owned()),

@@ -181,6 +181,11 @@ impl Pool {
         self.queue.taken() + self.ready.len()
     }
 
+    /// Checks tokens with this from now on.
+    pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
+        self.verifier = verifier;
+    }
+
     /// Whether it has the site's JWT secret.
     pub fn checks_signatures(&self) -> bool {
         self.verifier.is_some()

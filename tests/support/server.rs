@@ -79,8 +79,13 @@ impl Server {
     }
 
     /// Starts a command, and waits for so many listeners.
-    pub fn launch(mut command: Command, listeners: usize) -> Server {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn launch(command: Command, listeners: usize) -> Server {
+        Server::launch_with(command, listeners, Stdio::null())
+    }
+
+    /// The same with this as its standard input.
+    pub fn launch_with(mut command: Command, listeners: usize, stdin: Stdio) -> Server {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());

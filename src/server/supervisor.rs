@@ -1,0 +1,127 @@
+//! What the service manager is told: sd_notify(3).
+//!
+//! The loop itself feeds the watchdog, so that a loop that is stuck is one that is not heard. Once
+//! the server is up nothing here waits: a manager that does not read misses a word, and hears the
+//! next.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// How often the status is made anew.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// While it drains, the manager is asked for so much more time, again and again.
+const EXTEND_EVERY: Duration = Duration::from_secs(2);
+const EXTEND_BY: Duration = Duration::from_secs(15);
+/// How often the watchdog is fed while it waits: a late tick or two are no death.
+const FEEDS: u32 = 4;
+
+/// The service manager, if there is one.
+pub(super) struct Supervisor {
+    socket: Option<UnixDatagram>,
+    watchdog: Option<Duration>,
+    fed: Instant,
+    told: Instant,
+    status: String,
+    /// Since when more time is asked for.
+    extended: Option<Instant>,
+}
+
+impl Supervisor {
+    /// The manager that the environment names, and how long it waits for a sign of life.
+    pub(super) fn of_process(now: Instant) -> Supervisor {
+        let name = std::env::var_os("NOTIFY_SOCKET");
+        let socket = name.and_then(|name| match connect(&name) {
+            Ok(socket) => Some(socket),
+            Err(fault) => {
+                log::warn!("cannot tell the service manager anything: {fault}");
+                None
+            }
+        });
+        let watchdog = sd_notify::watchdog_enabled().filter(|lasts| !lasts.is_zero());
+        Supervisor { socket, watchdog, fed: now, told: now, status: String::new(), extended: None }
+    }
+
+    /// The server is up, or has done with its reload.
+    pub(super) fn ready(&mut self) {
+        self.tell(&[NotifyState::Ready]);
+    }
+
+    /// The settings are being read.
+    pub(super) fn reloading(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(_) => self.tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// The server is about to end.
+    pub(super) fn stopping(&mut self, now: Instant) {
+        self.extended = Some(now);
+        self.tell(&[NotifyState::Stopping, extension()]);
+    }
+
+    /// When there is something to say, though nothing happens until then.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.socket.as_ref()?;
+        let feed = self.watchdog.map(|lasts| self.fed + lasts / FEEDS);
+        let extend = self.extended.map(|at| at + EXTEND_EVERY);
+        feed.into_iter().chain(extend).min()
+    }
+
+    /// Says what is due.
+    pub(super) fn advance(&mut self, now: Instant, status: impl FnOnce() -> String) {
+        if self.socket.is_none() {
+            return;
+        }
+        if self.watchdog.is_some_and(|lasts| now.duration_since(self.fed) >= lasts / FEEDS) {
+            self.fed = now;
+            self.tell(&[NotifyState::Watchdog]);
+        }
+        if self.extended.is_some_and(|at| now.duration_since(at) >= EXTEND_EVERY) {
+            self.extended = Some(now);
+            self.tell(&[extension()]);
+        }
+        if self.status.is_empty() || now.duration_since(self.told) >= STATUS_EVERY {
+            self.told = now;
+            let status = status();
+            if status != self.status {
+                self.tell(&[NotifyState::Status(&status)]);
+                self.status = status;
+            }
+        }
+    }
+
+    fn tell(&mut self, states: &[NotifyState<'_>]) {
+        let Some(socket) = &self.socket else { return };
+        let words: String = states.iter().map(|state| format!("{state}\n")).collect();
+        match socket.send(words.as_bytes()) {
+            Ok(_) => {}
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                log::debug!("the service manager does not read");
+            }
+            Err(fault) => log::debug!("cannot tell the service manager: {fault}"),
+        }
+    }
+}
+
+fn extension() -> NotifyState<'static> {
+    NotifyState::ExtendTimeoutUsec(EXTEND_BY.as_micros() as u32)
+}
+
+/// A path, or behind an `@` an abstract name.
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
