@@ -294,8 +294,8 @@ impl Config {
         Ok(Some(keys))
     }
 
-    /// What the server proves itself with to those who speak TLS; `None` where it does not speak it.
-    /// It is read anew each time. What is risky about it is logged.
+    /// What the server proves itself with to those who speak TLS; `None` where it does not. It is
+    /// read anew each time. What is risky about it is logged.
     ///
     /// # Errors
     ///

@@ -614,6 +614,27 @@ fn a_bad_certificate_is_refused_and_the_old_one_stays() {
     Client::in_thread(house.address, &client, 1, 7);
 }
 
+#[test]
+fn a_hangup_reads_the_certificate_anew_and_a_bad_one_not_at_all() {
+    let mut certificate = Certificate::new();
+    let server = start(&certificate, &[]);
+    let old = certificate.client(&BOTH);
+    let mut one = Client::in_thread(server.address(), &old, 1, 7);
+    certificate.write("cert.pem", 0o644, "");
+    server.signal("HUP");
+    let refused = "the new settings are refused and the old ones kept";
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains(refused)));
+    Client::connect(server.address(), &old).identify(2);
+    certificate.replace();
+    server.signal("HUP");
+    let read = "the settings are read anew";
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains(read)));
+    Client::connect(server.address(), &certificate.client(&BOTH)).identify(2);
+    assert!(tls::stream(server.address(), &old).is_err());
+    one.say(&json!({"type": "ping"}));
+    one.expect("pong");
+}
+
 // ---- settings
 
 /// What the command line says of settings that it does not start with.
@@ -675,6 +696,9 @@ fn systemd_may_hand_both_over_and_what_is_named_wins() {
     let folder = certificate.folder().to_str().unwrap().to_owned();
     let text = |path: &str| std::fs::read_to_string(path).unwrap();
     assert_eq!(refusal(&[], Some(&folder)), "good", "there are none");
+    certificate.write("tls-cert", 0o600, "\n");
+    certificate.write("tls-key", 0o600, "\n");
+    assert_eq!(refusal(&[], Some(&folder)), "good", "an empty line is none");
     certificate.write("tls-cert", 0o600, &text(&certificate.cert()));
     let alone = refusal(&[], Some(&folder));
     assert!(alone.contains("tls-cert stands alone"), "{alone}");

@@ -3,9 +3,11 @@
 //! Two files that are named, or two credentials that systemd hands to a service. What has been read
 //! of the key is zeroed; what the TLS library makes of it lives as long as it is used.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use super::secrets;
 
@@ -60,9 +62,12 @@ impl Files {
         }
         let credential = |name: &str| {
             let path = folder.as_ref()?.join(name);
-            // One that is there and cannot be read is an error, and not none.
+            // One that is there and cannot be read is an error, and not none; an empty line is what
+            // a unit sets for none.
             let is_there = path.try_exists().unwrap_or(true);
-            is_there.then(|| Place { name: format!("the credential {}", path.display()), path })
+            let is_blank = || fs::read(&path).is_ok_and(|text| is_blank(text.into()));
+            (is_there && !is_blank())
+                .then(|| Place { name: format!("the credential {}", path.display()), path })
         };
         match CREDENTIALS.map(credential) {
             [Some(cert), Some(key)] => Ok(Some(Files { cert, key })),
@@ -82,6 +87,11 @@ impl Files {
         let secret = secrets::read_file(&key.path, &key.name, &mut warnings)?;
         Ok((Identity::new((&cert.name, &chain), (&key.name, &secret))?, warnings))
     }
+}
+
+/// Whether a text has nothing in it; it may be the key, and is zeroed.
+fn is_blank(text: Zeroizing<Vec<u8>>) -> bool {
+    text.trim_ascii().is_empty()
 }
 
 fn lacks(set: &str, unset: &str) -> String {
