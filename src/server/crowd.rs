@@ -12,7 +12,7 @@ use slab::Slab;
 use super::bulk::{Bulk, Part};
 use super::turn::Phase;
 use crate::config::tls::Identity;
-use crate::connection::{Connection, Flushed, Inlet, Moment, Outlet, Received};
+use crate::connection::{Connection, Flushed, Inlet, Moment, Outlet};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
@@ -220,29 +220,6 @@ impl Crowd {
     /// Notes that a connection holds so much of what was said in part instead of `before`.
     pub(super) fn note_held(&mut self, before: usize, now: usize) {
         self.unfinished = self.unfinished + now - before;
-    }
-
-    /// One read of a connection. What TLS has to say for itself is noted, to leave in this tick.
-    pub(super) fn receive(&mut self, slot: u32, buffer: &mut [u8]) -> Received {
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
-            return Received::Nothing;
-        };
-        if !connection.is_sealed() {
-            return connection.receive(buffer);
-        }
-        let held = connection.sealed_bytes();
-        let pending = connection.pending_bytes();
-        let (received, more) = connection.receive_sealed(buffer, &mut self.inlet);
-        self.unfinished = self.unfinished + connection.sealed_bytes() - held;
-        let now_pending = connection.pending_bytes();
-        self.outlet.ledger.note_held(pending, now_pending);
-        if now_pending > 0 {
-            self.mark_dirty(slot);
-        }
-        if more {
-            self.read_again(slot);
-        }
-        received
     }
 
     // ---- output
@@ -508,6 +485,7 @@ impl Crowd {
     }
 }
 
+mod receiving;
 mod shedding;
 #[cfg(test)]
 mod trials;
