@@ -127,7 +127,7 @@ impl<'a> Sources<'a> {
                 let place = format!("the credential {}", path.display());
                 let bytes = read_file(&path, &place, &mut warnings)?;
                 if bytes.trim_ascii().is_empty() {
-                    // What a unit sets for a file that there is not (systemd.exec(5), SetCredential=).
+                    // What a unit sets where there is no file (systemd.exec(5), SetCredential=).
                     return Ok(None);
                 }
                 (place, bytes)

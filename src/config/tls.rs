@@ -200,7 +200,7 @@ mod present {
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         // Who comes back brings what the server needs in a ticket (RFC 5077, RFC 8446 2.2): nothing
-        // is kept for it here, and no signature is made. The tickets' keys change by themselves, and
+        // is kept for it here, and no signature is made. Their keys change by themselves, and
         // are drawn anew with each certificate.
         settings.ticketer = ring::Ticketer::new()?;
         settings.session_storage = std::sync::Arc::new(NoServerSessionStorage {});

@@ -1,7 +1,7 @@
 //! How a connection that speaks TLS reads and writes: like any other, with records in between.
 //!
 //! Between two reads a session holds no more than the beginning of a record, and between two writes
-//! no more than the records that the kernel has not taken: what waits for a slow reader waits in its
+//! no more than a record that the kernel has not taken: what waits for a slow reader waits in its
 //! outbox, where it is judged, and is sealed when it can leave.
 
 use std::io;

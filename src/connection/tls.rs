@@ -16,7 +16,7 @@ use crate::config::tls::Identity;
 
 /// A record's header (RFC 8446 5.1): a type, a version, and how much follows.
 const HEADER_BYTES: usize = 5;
-/// The longest record that TLS 1.2 allows (RFC 5246 6.2.3); a first flight that is longer is refused
+/// The longest record that TLS 1.2 allows (RFC 5246 6.2.3); a longer first flight is refused
 /// as well.
 const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_AT_ONCE + 2048;
 /// What TLS itself may have to say and the kernel does not take: a certificate chain is far less.
@@ -203,7 +203,7 @@ impl Session {
         self.partial = Vec::new();
     }
 
-    /// Seals plain bytes, at most [`SEALED_AT_ONCE`], into records: how long these are. `None` where
+    /// Seals plain bytes, at most [`SEALED_AT_ONCE`], into records: how long these are. `None` if
     /// nothing can be sealed.
     pub(super) fn seal(&mut self, plain: &[u8], records: &mut [u8]) -> Option<usize> {
         if self.ended {

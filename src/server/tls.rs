@@ -36,7 +36,7 @@ impl Server {
         }
     }
 
-    /// Whether a connection has to wait with its handshake: only so much of a tick is for those, and
+    /// Whether a connection has to wait with its handshake: so much of a tick is for those, and
     /// whoever is through with it does not wait for them.
     pub(super) fn agrees_later(&mut self, slot: u32) -> bool {
         if self.identity.is_none() {
