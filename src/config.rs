@@ -10,6 +10,7 @@ pub mod proxies;
 pub mod reload;
 pub mod secrets;
 pub mod site_url;
+pub mod tls;
 pub mod token_header;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
 use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
+use tls::Identity;
 use token_header::TokenHeader;
 
 /// What the server is started with.
@@ -52,6 +54,15 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT",
           help_heading = "Network", value_parser = listen)]
     pub metrics_listen: Option<Listen>,
+
+    /// File with the certificate that the server shows, in PEM, the server's own first and those
+    /// between it and its authority after it. With it and --tls-key, only TLS is spoken.
+    #[arg(long, env = "BUDDYLINE_TLS_CERT", value_name = "PATH", help_heading = "Network")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// File with the certificate's private key, in PEM and not encrypted.
+    #[arg(long, env = "BUDDYLINE_TLS_KEY", value_name = "PATH", help_heading = "Network")]
+    pub tls_key: Option<PathBuf>,
 
     /// The try-it page at GET /: auto shows it while no site is set.
     #[arg(
@@ -241,6 +252,7 @@ impl Config {
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
         self.jwt_keys()?;
+        self.tls()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -310,6 +322,20 @@ impl Config {
         }
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(keys))
+    }
+
+    /// What the server proves itself with to those who speak TLS; `None` where it does not. It is
+    /// read anew each time. What is risky about it is logged.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the file, or the setting that is missing, and what is wrong.
+    pub fn tls(&self) -> Result<Option<Identity>, String> {
+        let files = tls::Files::of_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
+        let Some(files) = files else { return Ok(None) };
+        let (identity, warnings) = files.read()?;
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(Some(identity))
     }
 
     /// Whether `GET /` shows the page.

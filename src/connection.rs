@@ -1,6 +1,9 @@
 //! One socket with its wire, its outbox, and what the loop has to do about it.
 
 pub mod rate;
+mod sealed;
+#[cfg_attr(not(feature = "tls"), path = "connection/no_tls.rs")]
+mod tls;
 
 use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Shutdown};
@@ -9,11 +12,14 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::config::tls::Identity;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::Wire;
 use crate::wire::outbox::{Ledger, Outbox};
 use rate::Ahead;
+pub use sealed::Inlet;
+use tls::Session;
 
 /// Large frames that leave in one system call. With more, their bytes outweigh the call.
 const GATHER_MAX: usize = 64;
@@ -32,6 +38,7 @@ pub struct Outlet {
     /// What waits for those that do not read.
     pub ledger: Ledger,
     copies: Copies,
+    sealed: sealed::Records,
 }
 
 /// Small frames that leave together, in one piece. Those who hear the same thread are written to
@@ -130,6 +137,8 @@ pub struct Connection {
     /// Nothing more is sent: the peer has been told, and its end of the stream is awaited.
     half_closed: bool,
     socket: TcpStream,
+    /// What stands between the socket and the wire where the server speaks TLS.
+    tls: Option<Box<Session>>,
 }
 
 /// How a flush ended.
@@ -179,7 +188,18 @@ impl Connection {
             blocked: false,
             half_closed: false,
             socket,
+            tls: None,
         }
+    }
+
+    /// Speaks TLS from the first byte on.
+    ///
+    /// # Errors
+    ///
+    /// The library refuses its own settings.
+    pub fn secure(&mut self, identity: &Identity) -> Result<(), String> {
+        self.tls = Some(Box::new(Session::new(identity)?));
+        Ok(())
     }
 
     /// The socket, to be registered once.
@@ -203,6 +223,9 @@ impl Connection {
     /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
     /// left sends the end of the stream. What the kernel does not take is entered in the ledger.
     pub fn flush(&mut self, budget: usize, outlet: &mut Outlet) -> Flushed {
+        if self.tls.is_some() {
+            return self.flush_sealed(budget, outlet);
+        }
         let mut left = budget;
         while !self.outbox.is_empty() {
             if self.blocked {
@@ -227,6 +250,11 @@ impl Connection {
                 Err(_) => return Flushed::Gone,
             }
         }
+        self.end_output()
+    }
+
+    /// Sends the end of the stream, once, if the conversation has come to its end.
+    fn end_output(&mut self) -> Flushed {
         if self.wire.is_closing() && !self.half_closed {
             self.half_closed = true;
             // The peer may be gone already, which ends the connection just as well.

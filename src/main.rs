@@ -200,8 +200,9 @@ fn banner(config: &Config, server: &Server) {
     if config.limits().no_limits {
         log::warn!("--no-limits: any client can take all that this machine has");
     }
+    let [ws, http] = if server.speaks_tls() { ["wss", "https"] } else { ["ws", "http"] };
     for address in server.addresses() {
-        log::info!("listening on ws://{address}");
+        log::info!("listening on {ws}://{address}");
     }
     if config.shows_try_page() {
         if let Some(address) = server.addresses().first() {
@@ -209,7 +210,7 @@ fn banner(config: &Config, server: &Server) {
             let host =
                 if address.ip().is_unspecified() { "localhost" } else { config.listen.host() };
             let port = address.port();
-            log::info!("try it: open http://{host}:{port}/ in two browser tabs");
+            log::info!("try it: open {http}://{host}:{port}/ in two browser tabs");
         }
     }
 }

@@ -19,8 +19,8 @@ mod setup;
 mod signals;
 mod supervisor;
 mod sweep;
-
 mod tally;
+mod tls;
 mod traces;
 mod turn;
 
@@ -33,6 +33,7 @@ use mio::{Events, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
+use crate::config::tls::Identity;
 use crate::connection::Moment;
 use crate::connection::rate::Rate;
 use crate::hub::Hub;
@@ -69,6 +70,8 @@ const BULK_LASTS: Duration = Duration::from_micros(250);
 /// While more is said to many than leaves: a little of what is said is read, and much is written.
 const READS_LAST_BEHIND: Duration = Duration::from_millis(1);
 const BULK_LASTS_BEHIND: Duration = Duration::from_millis(12);
+/// To agree on TLS with those who come: a signature takes from a tenth of a millisecond to a few.
+const AGREEMENTS_LAST: Duration = Duration::from_millis(4);
 const BURIALS_LAST: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
 const TICK_WORTH_TIMING: usize = 64;
@@ -105,6 +108,9 @@ pub struct Server {
     moment: Moment,
     work: Work,
     reads: Phase,
+    /// The part of the reads that is for agreeing on TLS.
+    agreements: Phase,
+    identity: Option<Identity>,
     swept: Instant,
     /// The slot that is looked at next, while connections are looked at.
     sweeping: Option<usize>,
@@ -144,6 +150,8 @@ pub struct Counts {
     pub floods: u64,
     /// Connections that gave no sign of life.
     pub silent: u64,
+    /// TLS that was not agreed on, or was broken off for a fault.
+    pub tls_faults: u64,
     /// Ticks that took longer than 50 ms.
     pub slow_ticks: u64,
 }
@@ -153,8 +161,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that cannot be listened on, a secret that cannot be read, or a system out of
-    /// descriptors or threads.
+    /// An address that cannot be listened on, a secret or a certificate that cannot be read, or a
+    /// system out of descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
         Server::start(config, Vec::new())
     }
@@ -202,6 +210,8 @@ impl Server {
             moment: Moment::default(),
             work: Work::default(),
             reads: Phase::new(READS_LAST, 0),
+            agreements: Phase::new(AGREEMENTS_LAST, 0),
+            identity: config.tls().map_err(io::Error::other)?,
             swept: started,
             sweeping: None,
             config: config.clone(),
@@ -248,6 +258,7 @@ impl Server {
 
         let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
         self.reads = Phase::new(reads, sent_before);
+        self.agreements = Phase::new(AGREEMENTS_LAST, 0);
         // Who was stopped by a budget in the last tick comes first.
         for slot in self.crowd.take_again() {
             // The event that spoke of the peer's end may have come in an earlier tick.

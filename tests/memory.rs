@@ -213,9 +213,9 @@ fn when_all_have_gone_the_tables_wait_empty_for_the_next() {
 /// Connections over real sockets: both ends of each are in this process.
 const GUESTS: usize = 1_000;
 /// What an idle connection, identified and joined, may cost the server: its place in the slab and
-/// the hub's part. As counted it is 339, of which 16 are checks of a build without
+/// the hub's part. As counted it is 351, of which 16 are checks of a build without
 /// optimisation; the rest is a margin, as above.
-const SERVER_BYTES_MAX: f64 = 356.0;
+const SERVER_BYTES_MAX: f64 = 366.0;
 
 /// A server that is turned by this thread, so that what it asks of the allocator is counted.
 struct House {

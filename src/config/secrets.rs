@@ -163,7 +163,7 @@ fn looks_wrapped(secret: &[u8]) -> bool {
 }
 
 /// Reads a file of secrets, which are copied nowhere on the way.
-fn read_file(
+pub(super) fn read_file(
     path: &Path,
     place: &str,
     warnings: &mut Vec<String>,

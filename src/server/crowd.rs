@@ -11,7 +11,8 @@ use slab::Slab;
 
 use super::bulk::{Bulk, Part};
 use super::turn::Phase;
-use crate::connection::{Connection, Flushed, Moment, Outlet};
+use crate::config::tls::Identity;
+use crate::connection::{Connection, Flushed, Inlet, Moment, Outlet};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
@@ -59,6 +60,7 @@ pub(super) struct Crowd {
     doomed: Vec<u32>,
     buffers: Buffers,
     outlet: Outlet,
+    inlet: Inlet,
     /// What was said in part, or has not been looked at yet.
     unfinished: usize,
     /// Frames put into outboxes.
@@ -89,6 +91,7 @@ impl Crowd {
             doomed: Vec::new(),
             buffers,
             outlet: Outlet::default(),
+            inlet: Inlet::default(),
             unfinished: 0,
             sent: 0,
             stale: 0,
@@ -137,14 +140,19 @@ impl Crowd {
         mut socket: TcpStream,
         peer: IpAddr,
         counted: bool,
+        identity: Option<&Identity>,
         now: Moment,
     ) -> io::Result<()> {
         let entry = self.connections.vacant_entry();
         self.registry.register(&mut socket, Token(entry.key()), Interest::READABLE)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
-        let connection = entry.insert(Connection::new(id, socket, peer, now));
+        let mut connection = Connection::new(id, socket, peer, now);
         connection.counted = counted;
+        if let Some(identity) = identity {
+            connection.secure(identity).map_err(io::Error::other)?;
+        }
+        entry.insert(connection);
         Ok(())
     }
 
@@ -272,7 +280,7 @@ impl Crowd {
     pub(super) fn note_output(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get_mut(slot as usize) {
             let closing = connection.wire.is_closing();
-            if closing || !connection.outbox.is_empty() {
+            if closing || connection.has_output() {
                 self.mark_dirty(slot);
             }
             if !closing {
@@ -285,7 +293,7 @@ impl Crowd {
     pub(super) fn note_writable(&mut self, slot: u32) {
         if let Some(connection) = self.connections.get_mut(slot as usize) {
             connection.blocked = false;
-            if connection.wire.is_closing() || !connection.outbox.is_empty() {
+            if connection.wire.is_closing() || connection.has_output() {
                 self.mark_dirty(slot);
             }
         }
@@ -473,7 +481,8 @@ impl Crowd {
     pub(super) fn bury(&mut self, slot: u32) -> Option<Connection> {
         let mut connection = self.connections.try_remove(slot as usize)?;
         connection.outbox.clear(&mut self.outlet.ledger);
-        self.unfinished -= connection.wire.held_bytes();
+        self.outlet.ledger.note_held(connection.pending_bytes(), 0);
+        self.unfinished -= connection.wire.held_bytes() + connection.sealed_bytes();
         self.drop_unread(slot);
         Some(connection)
     }
@@ -485,6 +494,7 @@ impl Crowd {
     }
 }
 
+mod receiving;
 mod shedding;
 pub(super) mod survey;
 #[cfg(test)]

@@ -68,21 +68,24 @@ impl Server {
                     return self.admission.failed(open, &fault);
                 }
             };
+            // Before TLS is agreed on, no word would be understood: the close says it.
+            let plain = self.identity.is_none();
             if open >= self.admission.connections_max {
                 self.counts.refused += 1;
-                listeners::refuse(socket, &handshake::too_many_connections());
+                listeners::refuse(socket, plain.then(handshake::too_many_connections));
                 continue;
             }
             let counted = self.admission.counts(peer);
             if counted && !self.admission.enter(peer) {
                 self.counts.refused += 1;
                 self.counts.refused_address += 1;
-                listeners::refuse(socket, &handshake::too_many_from_there());
+                listeners::refuse(socket, plain.then(handshake::too_many_from_there));
                 continue;
             }
             self.counts.accepted += 1;
             self.work.accepted += 1;
-            if let Err(fault) = self.crowd.add(socket, peer, counted, self.moment) {
+            let identity = self.identity.as_ref();
+            if let Err(fault) = self.crowd.add(socket, peer, counted, identity, self.moment) {
                 log::warn!("cannot watch a connection: {fault}");
                 if counted {
                     self.admission.leave(peer);
@@ -97,7 +100,7 @@ impl Server {
         if self.crowd.get(slot).is_none_or(|connection| connection.again) {
             return;
         }
-        if self.reads.is_over(self.crowd.sent) {
+        if self.reads.is_over(self.crowd.sent) || self.agrees_later(slot) {
             return self.crowd.put_off(slot);
         }
         // The hub may not be told while the scratch buffer is borrowed from the server.
@@ -108,12 +111,19 @@ impl Server {
 
     fn read_into(&mut self, scratch: &mut [u8], slot: u32, ends: bool, now: Now) {
         let unread = self.crowd.take_unread(slot, scratch);
-        let Some(connection) = self.crowd.get(slot) else { return };
-        let bytes = match unread.map_or_else(|| connection.receive(scratch), Received::Bytes) {
+        let received = match unread {
+            Some(bytes) => Received::Bytes(bytes),
+            None => self.crowd.receive(slot, scratch),
+        };
+        let bytes = match received {
             Received::Bytes(bytes) => bytes,
             Received::Nothing => return,
-            Received::End => return self.crowd.doom(slot),
+            Received::End => {
+                self.note_tls_fault(slot);
+                return self.crowd.doom(slot);
+            }
         };
+        let Some(connection) = self.crowd.get(slot) else { return };
         connection.heard = self.moment;
         connection.pings = 0;
         if unread.is_none() {

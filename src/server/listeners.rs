@@ -188,7 +188,10 @@ fn naming(address: SocketAddr, fault: &io::Error) -> io::Error {
     io::Error::new(fault.kind(), format!("cannot listen on {address}: {fault}"))
 }
 
-/// Sends a last word without waiting; a client that does not get it sees the close.
-pub(super) fn refuse(mut socket: TcpStream, response: &str) {
-    let _ = socket.write(response.as_bytes());
+/// Sends a last word, if there is one, without waiting; a client that does not get it sees the
+/// close.
+pub(super) fn refuse(mut socket: TcpStream, response: Option<String>) {
+    if let Some(response) = response {
+        let _ = socket.write(response.as_bytes());
+    }
 }

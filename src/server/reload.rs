@@ -48,6 +48,7 @@ impl Server {
     /// Everything that can fail comes first.
     fn apply(&mut self, config: &Config, now: Now) -> Result<(), String> {
         let verifier = setup::verifier(config)?;
+        let identity = self.next_identity(config)?;
         let stays = self.config.needs_restart(config);
         let config = config.keeping(&self.config);
         for flag in stays {
@@ -67,6 +68,7 @@ impl Server {
         self.codec.set_readiness(self.readiness(now.instant));
         self.hub.set_settings(setup::hub_settings(&config));
         self.upstream.set_verifier(verifier);
+        self.identity = identity;
         self.config = config;
         Ok(())
     }

@@ -37,6 +37,13 @@ impl Phase {
         }
         self.over
     }
+
+    /// The same where a single step may take as long as a phase should: the clock is looked at
+    /// before each.
+    pub(super) fn is_over_now(&mut self) -> bool {
+        self.steps = STEPS_PER_LOOK;
+        self.is_over(self.deliveries)
+    }
 }
 
 /// What a tick has done, for the log line of one that took too long.
@@ -127,6 +134,18 @@ mod tests {
         assert!(phase.is_over(7 + DELIVERIES_PER_LOOK));
         let mut long = Phase::new(Duration::from_secs(60), 7);
         assert!((1..100).all(|n| !long.is_over(7 + n * DELIVERIES_PER_LOOK)));
+    }
+
+    #[test]
+    fn a_phase_of_long_steps_looks_at_the_clock_before_each() {
+        let mut phase = Phase::new(Duration::ZERO, 0);
+        assert!(phase.is_over_now(), "no time at all");
+        let mut short = Phase::new(Duration::from_millis(1), 0);
+        assert!(!short.is_over_now(), "its time begins");
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(short.is_over_now());
+        let mut long = Phase::new(Duration::from_secs(60), 0);
+        assert!((0..100).all(|_| !long.is_over_now()));
     }
 
     #[test]

@@ -47,6 +47,12 @@ impl Ledger {
         self.bytes
     }
 
+    /// Notes that a connection holds so many bytes of its own, which are no frames any more,
+    /// instead of `before`.
+    pub fn note_held(&mut self, before: usize, now: usize) {
+        self.bytes = self.bytes + now - before;
+    }
+
     fn enter(&mut self, frame: &EncodedFrame) {
         let waiting = self.waiting.entry(frame.as_ptr().addr()).or_default();
         *waiting += 1;
@@ -151,6 +157,19 @@ impl Outbox {
                 note(frame);
             }
             if bytes.len() >= enough {
+                break;
+            }
+        }
+    }
+
+    /// Copies what leaves next, at most `max` bytes of it.
+    pub fn copy_at_most(&self, bytes: &mut Vec<u8>, max: usize) {
+        let mut room = max;
+        for piece in self.pieces() {
+            let taken = piece.len().min(room);
+            bytes.extend_from_slice(&piece[..taken]);
+            room -= taken;
+            if room == 0 {
                 break;
             }
         }

@@ -248,8 +248,9 @@ impl Log {
 }
 
 fn addresses(lines: &[String]) -> Vec<SocketAddr> {
-    let found = lines.iter().filter_map(|line| line.split_once("listening on ws://"));
+    let found = lines.iter().filter_map(|line| line.split_once("listening on ws"));
+    let found = found.filter_map(|(_, rest)| rest.trim_start_matches('s').strip_prefix("://"));
     // In JSON a quote follows.
-    let found = found.filter_map(|(_, address)| address.split('"').next());
+    let found = found.filter_map(|rest| rest.split('"').next());
     found.filter_map(|address| address.trim().parse().ok()).collect()
 }

@@ -21,7 +21,9 @@ impl Crowd {
                 let waits =
                     if connection.outbox.is_entered() { connection.outbox.weight() } else { 0 };
                 let unread = self.unread.get(&(slot as u32)).map_or(0, Vec::len);
-                (waits + connection.wire.held_bytes() + unread, slot as u32)
+                let sealed = connection.sealed_bytes() + connection.pending_bytes();
+                let holds = connection.wire.held_bytes() + sealed;
+                (waits + holds + unread, slot as u32)
             })
             // Closing it would free nothing.
             .filter(|(holds, _)| *holds > 0)
@@ -32,8 +34,10 @@ impl Crowd {
             let Some((_, slot)) = heaviest.pop() else { return };
             let connection = &mut self.connections[slot as usize];
             self.dropped += connection.outbox.drop_unsent(&mut self.outlet.ledger) as u64;
-            self.unfinished -= connection.wire.held_bytes();
+            self.unfinished -= connection.wire.held_bytes() + connection.sealed_bytes();
             connection.wire.forget_held();
+            self.outlet.ledger.note_held(connection.pending_bytes(), 0);
+            connection.forget_sealed();
             self.drop_unread(slot);
             self.overflow(slot);
         }

@@ -38,7 +38,7 @@ mod tests {
             socket.set_nonblocking(true).unwrap();
             let before = self.crowd.slots();
             let socket = TcpStream::from_std(socket);
-            self.crowd.add(socket, HOME, false, Moment::default()).unwrap();
+            self.crowd.add(socket, HOME, false, None, Moment::default()).unwrap();
             let slot = self.crowd.slots().into_iter().find(|slot| !before.contains(slot)).unwrap();
             (slot, client)
         }

@@ -1,0 +1,218 @@
+//! The server's certificate and its key: where they stand, and what is made of them.
+//!
+//! Two files that are named, or two credentials that systemd hands to a service. What has been read
+//! of the key is zeroed; what the TLS library makes of it lives as long as it is used.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::secrets;
+
+/// The names of the systemd credentials, files in `$CREDENTIALS_DIRECTORY`.
+pub const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
+
+const CERT_FLAG: &str = "--tls-cert";
+const KEY_FLAG: &str = "--tls-key";
+/// Far more than a certificate with those above it has.
+const CERT_BYTES_MAX: u64 = 1 << 20;
+
+/// A file, and how an operator knows it.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    name: String,
+}
+
+/// Where the certificate and its key stand.
+#[derive(Debug)]
+pub(super) struct Files {
+    cert: Place,
+    key: Place,
+}
+
+impl Files {
+    /// These files, where they are set, else what systemd has made of the unit's `LoadCredential=`.
+    /// One of the two without the other is an error.
+    pub(super) fn of_process(
+        cert: Option<&Path>,
+        key: Option<&Path>,
+    ) -> Result<Option<Files>, String> {
+        Files::new(cert, key, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
+    }
+
+    fn new(
+        cert: Option<&Path>,
+        key: Option<&Path>,
+        folder: Option<PathBuf>,
+    ) -> Result<Option<Files>, String> {
+        let named = |flag: &str, path: &Path| Place {
+            path: path.to_owned(),
+            name: format!("{flag} {}", path.display()),
+        };
+        match (cert, key) {
+            (Some(cert), Some(key)) => {
+                return Ok(Some(Files { cert: named(CERT_FLAG, cert), key: named(KEY_FLAG, key) }));
+            }
+            (Some(_), None) => return Err(lacks(CERT_FLAG, KEY_FLAG)),
+            (None, Some(_)) => return Err(lacks(KEY_FLAG, CERT_FLAG)),
+            (None, None) => {}
+        }
+        let credential = |name: &str| {
+            let path = folder.as_ref()?.join(name);
+            // One that is there and cannot be read is an error, and not none; an empty line is what
+            // a unit sets for none.
+            let is_there = path.try_exists().unwrap_or(true);
+            let is_blank = || fs::read(&path).is_ok_and(|text| is_blank(text.into()));
+            (is_there && !is_blank())
+                .then(|| Place { name: format!("the credential {}", path.display()), path })
+        };
+        match CREDENTIALS.map(credential) {
+            [Some(cert), Some(key)] => Ok(Some(Files { cert, key })),
+            [None, None] => Ok(None),
+            [Some(Place { name, .. }), None] | [None, Some(Place { name, .. })] => {
+                let [cert, key] = CREDENTIALS;
+                Err(format!("{name} stands alone: expected are both, {cert} and {key}"))
+            }
+        }
+    }
+
+    /// What the server proves itself with, and what an operator should be warned of.
+    pub(super) fn read(&self) -> Result<(Identity, Vec<String>), String> {
+        let mut warnings = Vec::new();
+        let Files { cert, key } = self;
+        let chain = read_cert(cert)?;
+        let secret = secrets::read_file(&key.path, &key.name, &mut warnings)?;
+        Ok((Identity::new((&cert.name, &chain), (&key.name, &secret))?, warnings))
+    }
+}
+
+/// Whether a text has nothing in it; it may be the key, and is zeroed.
+fn is_blank(text: Zeroizing<Vec<u8>>) -> bool {
+    text.trim_ascii().is_empty()
+}
+
+fn lacks(set: &str, unset: &str) -> String {
+    format!("{set} is set and {unset} is not: expected are both, or neither")
+}
+
+fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CERT_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|fault| format!("{name}: it cannot be read: {fault}"))?;
+    match bytes.len() as u64 > CERT_BYTES_MAX {
+        true => Err(format!("{name}: it is longer than {CERT_BYTES_MAX} bytes: no certificate")),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+mod absent {
+    /// What nobody has in a build without TLS.
+    #[derive(Clone, Debug)]
+    pub enum Identity {}
+
+    impl Identity {
+        pub(super) fn new(_: (&str, &[u8]), _: (&str, &[u8])) -> Result<Identity, String> {
+            Err("--tls-cert is set, and this buddyline was built without TLS: expected is a build \
+                 with its feature `tls`, or a proxy that speaks TLS"
+                .to_owned())
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+mod present {
+    use std::fmt;
+    use std::sync::Arc;
+
+    use rustls::crypto::ring;
+    use rustls::pki_types::pem::{self, PemObject};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::NoServerSessionStorage;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{Error, InconsistentKeys, ServerConfig};
+
+    /// A certificate with its key, and how TLS is spoken: what all connections share.
+    #[derive(Clone)]
+    pub struct Identity(Arc<ServerConfig>);
+
+    /// The key is in it, which is not shown.
+    impl fmt::Debug for Identity {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Identity(…)")
+        }
+    }
+
+    impl Identity {
+        /// Of two texts in PEM, each with the name of its place.
+        pub(super) fn new(
+            (cert_name, cert): (&str, &[u8]),
+            (key_name, key): (&str, &[u8]),
+        ) -> Result<Identity, String> {
+            let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(cert)
+                .map(|der| der.map(CertificateDer::into_owned))
+                .collect::<Result<_, _>>()
+                .map_err(|fault| format!("{cert_name}: it is no PEM: {fault}"))?;
+            if chain.is_empty() {
+                return Err(format!(
+                    "{cert_name}: no certificate is in it; expected is PEM, from BEGIN CERTIFICATE \
+                     on, the server's own first"
+                ));
+            }
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| match fault {
+                pem::Error::NoItemsFound => format!(
+                    "{key_name}: no key is in it; expected is PEM, not encrypted, from BEGIN \
+                     PRIVATE KEY, BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE KEY on"
+                ),
+                // Its words may have a part of the text in them.
+                _ => format!("{key_name}: it is no PEM"),
+            })?;
+            let settings = settings(chain, key).map_err(|fault| match fault {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    format!("{key_name}: it is not the key of the certificate in {cert_name}")
+                }
+                Error::InvalidCertificate(fault) => format!("{cert_name}: {fault:?}"),
+                Error::General(fault) => {
+                    format!("{key_name}: {fault}; expected is an RSA, ECDSA or Ed25519 key")
+                }
+                fault => format!("{cert_name}, {key_name}: {fault}"),
+            })?;
+            Ok(Identity(Arc::new(settings)))
+        }
+
+        /// How a session of this server is spoken.
+        pub fn settings(&self) -> Arc<ServerConfig> {
+            self.0.clone()
+        }
+    }
+
+    fn settings(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<ServerConfig, Error> {
+        let provider = std::sync::Arc::new(ring::default_provider());
+        let mut settings = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        // Who comes back brings what the server needs in a ticket (RFC 5077, RFC 8446 2.2): nothing
+        // is kept for it here, and no signature is made. Their keys change by themselves, and
+        // are drawn anew with each certificate.
+        settings.ticketer = ring::Ticketer::new()?;
+        settings.session_storage = std::sync::Arc::new(NoServerSessionStorage {});
+        settings.send_tls13_tickets = 1;
+        // Never any data before the handshake is over: it could be played again.
+        settings.max_early_data_size = 0;
+        settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(settings)
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+pub use absent::Identity;
+#[cfg(feature = "tls")]
+pub use present::Identity;
