@@ -6,6 +6,7 @@
 pub mod limits;
 pub mod origins;
 pub mod proxies;
+pub mod public_url;
 pub mod secrets;
 pub mod site_url;
 pub mod token_header;
@@ -24,6 +25,12 @@ use proxies::TrustedProxies;
 use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
 use token_header::TokenHeader;
+
+/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
+const DESCRIPTORS_RESERVED: usize = 16;
+/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
+/// the site's name.
+const DESCRIPTORS_PER_WORKER: usize = 3;
 
 /// What the server is started with.
 #[derive(Parser, Debug, Clone)]
@@ -253,6 +260,17 @@ impl Config {
     ///
     /// A sentence that names where it should have come from and what is wrong, without the secret.
     pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
+        let Some((keys, warnings)) = self.jwt_keys_with_warnings()? else { return Ok(None) };
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(Some(keys))
+    }
+
+    /// The same, with what is risky about it instead of a log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::jwt_keys`].
+    pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let sources = Sources::of_process(self.jwt_secret_file.as_deref());
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
@@ -260,8 +278,13 @@ impl Config {
                         of the site whose tokens it checks"
                 .to_owned());
         }
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(keys))
+        Ok(Some((keys, warnings)))
+    }
+
+    /// Descriptors that no client gets: the server's own, and those of the workers.
+    pub fn reserved_descriptors(&self) -> usize {
+        let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
+        DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER
     }
 
     /// Whether `GET /` shows the page.

@@ -16,6 +16,7 @@ pub mod lookups;
 pub mod pool;
 mod site;
 pub mod text;
+pub mod visit;
 
 use std::collections::VecDeque;
 use std::io;
