@@ -28,7 +28,9 @@ impl PublicUrl {
     /// A sentence for the operator. It does not repeat the text, which may hold a token.
     pub fn parse(text: &str) -> Result<PublicUrl, String> {
         let refuse = |why: &str| {
-            Err(format!("not the address of a WebSocket: {why} (expected is wss://example.org/live)"))
+            Err(format!(
+                "not the address of a WebSocket: {why} (expected is wss://example.org/live)"
+            ))
         };
         if text.contains(['?', '#', '@']) {
             return refuse("it has a query, a fragment or a user name, and none is needed here");

@@ -44,7 +44,7 @@ pub fn may_go_on(findings: &[Finding]) -> bool {
 /// warning or failure what to do.
 pub fn lines(findings: &[Finding], colour: bool) -> String {
     let mut text = String::new();
-    for finding in findings {
+    for finding in &together(findings) {
         let word = finding.status.word();
         let (on, off) = match (colour, finding.status) {
             (false, _) => ("", ""),
@@ -55,14 +55,43 @@ pub fn lines(findings: &[Finding], colour: bool) -> String {
         };
         let gap = " ".repeat(INDENT.saturating_sub(word.len()));
         text += &format!("{on}{word}{off}{gap}");
-        wrap(&mut text, &format!("{}: {}", finding.name, finding.seen), INDENT + 2);
-        if let Some(remedy) = &finding.remedy {
+        wrap(&mut text, &format!("{}: {}", finding.names, finding.seen), INDENT + 2);
+        if let Some(remedy) = finding.remedy {
             text += &format!("{}-> ", " ".repeat(INDENT));
             wrap(&mut text, remedy, INDENT + 3);
         }
     }
     let Summary { ok, warning, failed, skipped } = Summary::of(findings);
-    text + &format!("\n{failed} failed, {warning} warnings, {ok} ok, {skipped} skipped\n")
+    text + &format!("\nfailed {failed}, warnings {warning}, ok {ok}, skipped {skipped}\n")
+}
+
+/// What stands on one line.
+struct Line<'a> {
+    names: String,
+    status: Status,
+    seen: &'a str,
+    remedy: Option<&'a str>,
+}
+
+/// What was skipped for one reason is one line.
+fn together(findings: &[Finding]) -> Vec<Line<'_>> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for finding in findings {
+        let Finding { name, status, seen, remedy } = finding;
+        match lines.last_mut() {
+            Some(last) if last.status == Status::Skipped && last.seen == seen => {
+                last.names += ", ";
+                last.names += name;
+            }
+            _ => lines.push(Line {
+                names: (*name).to_owned(),
+                status: *status,
+                seen,
+                remedy: remedy.as_deref(),
+            }),
+        }
+    }
+    lines
 }
 
 /// Adds words to a line that has as many columns as further lines are indented by, or less.
@@ -100,12 +129,13 @@ pub fn json(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
-    fn some() -> [Finding; 4] {
+    fn some() -> [Finding; 5] {
         [
             Finding::ok("name", "all is well"),
             Finding::warning("clock", "a long story ".repeat(12), "do this, and then that"),
             Finding::failed("port", "127.0.0.1:8080 is taken", "word ".repeat(30)),
             Finding::skipped("token", "none was given"),
+            Finding::skipped("JWT secret", "none was given"),
         ]
     }
 
@@ -114,7 +144,7 @@ mod tests {
         let text = lines(&some(), false);
         assert!(text.starts_with("ok       name: all is well\nwarning  clock: a long"), "{text}");
         assert!(text.contains("\n         -> do this, and then that\nfailed   port: "), "{text}");
-        assert!(text.ends_with("\n\n1 failed, 1 warnings, 1 ok, 1 skipped\n"), "{text}");
+        assert!(text.ends_with("\nskipped  token, JWT secret: none was given\n\nfailed 1, warnings 1, ok 1, skipped 2\n"), "{text}");
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }
@@ -136,6 +166,6 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json(&some())).unwrap();
         assert_eq!(value["findings"][2]["status"], "failed");
         assert_eq!(value["findings"][0]["remedy"], serde_json::Value::Null);
-        assert_eq!(value["summary"]["skipped"], 1);
+        assert_eq!(value["summary"]["skipped"], 2);
     }
 }

@@ -58,8 +58,9 @@ fn judge_upgrade(upgrade: &Upgrade) -> Finding {
 /// What it means that a WebSocket was asked for and something else came. The words in bodies are
 /// those of `wire/handshake.rs`.
 fn answered(status: u16, location: Option<&str>, body: &str) -> Finding {
-    let failed =
-        |seen: &str, remedy: &str| Finding::failed(NAME, format!("status {status}: {seen}"), remedy);
+    let failed = |seen: &str, remedy: &str| {
+        Finding::failed(NAME, format!("status {status}: {seen}"), remedy)
+    };
     let says = |words: &str| body.contains(words);
     if says("Connection: Upgrade is missing") {
         return failed(

@@ -53,7 +53,8 @@ fn is_ours(address: SocketAddr) -> bool {
         let mut socket = TcpStream::connect_timeout(&to, NEAR)?;
         socket.set_read_timeout(Some(NEAR))?;
         socket.set_write_timeout(Some(NEAR))?;
-        socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         // One that drips would hold this for a second a byte: the first piece has to do.
         let mut piece = [0; ANSWER_BYTES_MAX as usize];
@@ -61,5 +62,7 @@ fn is_ours(address: SocketAddr) -> bool {
         answer.extend_from_slice(&piece[..read]);
         Ok::<_, std::io::Error>(answer)
     };
-    answer().is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"\r\n\r\nok\n"))
+    answer().is_ok_and(|answer| {
+        answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"\r\n\r\nok\n")
+    })
 }

@@ -226,8 +226,9 @@ fn tls_fault(fault: &io::Error) -> Tls {
             CertificateError::UnknownIssuer => {
                 "its authority is not known, or the chain to it is not whole".into()
             }
-            CertificateError::NotValidForName
-            | CertificateError::NotValidForNameContext { .. } => "it is for another name".into(),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "it is for another name".into()
+            }
             CertificateError::Revoked => "it has been revoked".into(),
             other => readable(&format!("{other:?}")),
         }),

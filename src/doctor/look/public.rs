@@ -3,13 +3,13 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use tungstenite::Message;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket};
-use tungstenite::Message;
 
-use super::net::{self, Stream};
 use super::Time;
+use super::net::{self, Stream};
 use crate::config::public_url::PublicUrl;
 use crate::doctor::seen::{PublicSeen, Upgrade};
 use crate::upstream::buddyboss::host_and_path;
@@ -84,7 +84,8 @@ fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result
                     let line = all.find(|line| line.name.eq_ignore_ascii_case(name))?;
                     Some(std::str::from_utf8(line.value).ok()?.trim().to_owned())
                 };
-                let upgrades = value("upgrade").is_some_and(|v| v.eq_ignore_ascii_case("websocket"));
+                let upgrades =
+                    value("upgrade").is_some_and(|v| v.eq_ignore_ascii_case("websocket"));
                 return Ok(Head {
                     status: response.code.unwrap_or_default(),
                     length,

@@ -8,11 +8,11 @@ use crate::config::site_url::SiteUrl;
 use crate::doctor::judge::site::{form, owner};
 use crate::doctor::seen::{Call, Keys, SecretSeen, SiteSeen};
 use crate::protocol::credential::{Credential, Scheme};
+use crate::upstream::SiteSettings;
 use crate::upstream::address::Form;
 use crate::upstream::buddyboss::{self, Finding, Reply};
 use crate::upstream::jwt::{self, Verifier};
 use crate::upstream::visit::{self, Visitor};
-use crate::upstream::SiteSettings;
 
 /// How often each of the three calls is timed.
 const REPEATS: usize = 3;
