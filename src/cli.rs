@@ -47,9 +47,9 @@ pub enum Command {
 
     /// Look whether all that the server needs is there: the site, a token, this machine, the proxy.
     ///
-    /// Each line is ok, a warning or failed, with what to do about it; skipped is what was not looked
-    /// at. Nothing at the site changes. Exit code 0 when all is well, perhaps with warnings; 1 when
-    /// something failed; 2 for a bad setting.
+    /// Each line is ok, a warning or failed, with what to do about it, or skipped: not looked at.
+    /// Nothing at the site changes. Exit code 0 when nothing has failed, perhaps with warnings; 1
+    /// when something has; 2 for a bad setting.
     Doctor {
         /// The settings that the server is started with.
         #[command(flatten)]
@@ -64,8 +64,8 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Doctor")]
 pub struct DoctorOptions {
-    /// File with a member's token, to be tried: it is asked whose it is, and for a thread. Without a
-    /// file, BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
+    /// File with a member's token, to be tried: whose it is, and one of its threads. Without a file,
+    /// BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
     #[arg(long, value_name = "PATH")]
     pub token_file: Option<PathBuf>,
 

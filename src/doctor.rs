@@ -39,7 +39,7 @@ pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
     let seen = look::at_everything(config, wish, keys.map(|(keys, _)| keys));
     let mut findings = judge::site::judge(&seen);
     findings.extend(judge::secret_file(warnings.as_deref()));
-    findings.extend(judge::machine(&seen.machine, seen.public.is_some()));
+    findings.extend(judge::machine(&seen.machine, false));
     findings.extend(judge::public::judge(seen.public.as_ref()));
     Ok(findings)
 }

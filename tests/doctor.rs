@@ -138,11 +138,16 @@ fn a_site_that_is_not_there_is_one_failure_and_quick() {
 }
 
 #[test]
-fn a_port_without_tls_and_a_certificate_of_nobody_are_told_apart() {
-    let site = site_in_good_order();
-    let said = examine(&site.url().replace("http:", "https:"), MEMBER, &[]);
-    said.expect("site TLS", "failed", &["does not speak TLS"]);
-    assert_eq!(said.failed(), ["site TLS"]);
+fn a_port_without_tls_is_told_as_such_on_both_sides() {
+    // It answers what is no HTTP with 400, as web servers do.
+    let server = Server::start(&[]);
+    let (host, port) = ("localhost", server.address().port());
+    let public = format!("wss://{host}:{port}/live");
+    let said = examine(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
+    said.expect("site TLS", "failed", &["does not speak TLS", "http://"]);
+    said.expect("public TLS", "failed", &["does not speak TLS", "ws://"]);
+    said.expect("public WebSocket", "skipped", &[]);
+    assert_eq!(said.failed(), ["site TLS", "public TLS"]);
 }
 
 #[test]

@@ -139,10 +139,9 @@ pub fn secret_file(warnings: Option<&[String]>) -> Vec<Finding> {
     }
 }
 
-/// Judges this machine. Where `may_run`, the server may be running already, and that its port is
-/// taken is no fault.
-pub fn machine(seen: &MachineSeen, may_run: bool) -> Vec<Finding> {
-    vec![files(seen), port(seen, may_run)]
+/// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.
+pub fn machine(seen: &MachineSeen, may_be_replaced: bool) -> Vec<Finding> {
+    vec![files(seen), port(seen, may_be_replaced)]
 }
 
 fn files(seen: &MachineSeen) -> Finding {
@@ -169,7 +168,7 @@ fn files(seen: &MachineSeen) -> Finding {
     }
 }
 
-fn port(seen: &MachineSeen, may_run: bool) -> Finding {
+fn port(seen: &MachineSeen, may_be_replaced: bool) -> Finding {
     const NAME: &str = "port";
     let free: Vec<String> = seen
         .listens
@@ -182,7 +181,7 @@ fn port(seen: &MachineSeen, may_run: bool) -> Finding {
     let taken = seen.listens.iter().find(|(_, came)| *came == Err(ErrorKind::AddrInUse));
     if let Some((address, _)) = taken {
         let other = "End what listens there (ss -ltnp), or set another address with --listen.";
-        return match (seen.is_ours, may_run) {
+        return match (seen.is_ours, may_be_replaced) {
             (true, _) => Finding::ok(NAME, format!("buddyline runs already on {address}")),
             (false, true) => Finding::warning(NAME, format!("{address} is in use"), other),
             (false, false) => {
@@ -220,6 +219,3 @@ fn milliseconds(time: Duration) -> String {
         some => format!("{some} ms"),
     }
 }
-
-#[cfg(test)]
-mod tests;

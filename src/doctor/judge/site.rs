@@ -183,7 +183,8 @@ fn messages(site: &SiteSeen) -> Finding {
 
 /// Whether tokens reach WordPress.
 fn header(site: &SiteSeen, index: Option<&Index>, owner: Option<u64>) -> Finding {
-    let name = &site.token_header;
+    let usual = site.token_header.is_authorization();
+    let name = if usual { "Authorization" } else { site.token_header.name() };
     if owner.is_some() && site.scheme == Some(Scheme::Bearer) {
         return Finding::ok(HEADER, format!("{name} reaches WordPress: the token is understood"));
     }
@@ -200,7 +201,7 @@ fn header(site: &SiteSeen, index: Option<&Index>, owner: Option<u64>) -> Finding
     let Some(call) = &site.junk else { return Finding::skipped(HEADER, "no time was left") };
     let Some(reply) = call.answer() else { return no_answer(HEADER, call) };
     let has_plugin = index.map(|index| index.has("jwt-auth/"));
-    match (name.is_authorization(), visit::word(reply).as_deref(), has_plugin) {
+    match (usual, visit::word(reply).as_deref(), has_plugin) {
         (true, Some("rest_not_logged_in"), Some(true)) => Finding::failed(
             HEADER,
             "Authorization does not reach WordPress: a bad token is answered as if there were none",
@@ -375,7 +376,7 @@ fn speed(site: &SiteSeen) -> Finding {
                  the site's cores can do"
             );
         }
-        None if site.scheme.is_none() => seen += "; the message rate needs a token",
+        None if owner(site).is_none() => seen += "; the message rate needs a token",
         None => seen += "; the message rate needs a thread of the token's member",
     }
     if *slowest > site.timeout / 2 {

@@ -87,7 +87,7 @@ pub fn go(host: &str, port: u16, secure: bool, time: Time) -> (WaySeen, Option<S
         return (way, Some(Stream::Plain(socket)));
     }
     let Some(left) = time.left() else { return (way, None) };
-    match shake_hands(socket, host, left, 0) {
+    match shake_hands(socket, host, left, authorities(), 0) {
         Ok(stream) => {
             let version = stream.conn.protocol_version().and_then(|version| version.as_str());
             let version = version.unwrap_or("TLS").replace("TLSv1_", "TLSv1.");
@@ -153,17 +153,21 @@ fn connect(
     Err(why)
 }
 
+/// The authorities that the server's own client believes.
+fn authorities() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
 /// A TLS handshake as it would be so many seconds later, by the clock that certificates are held to.
 fn shake_hands(
     socket: TcpStream,
     host: &str,
     within: Duration,
+    roots: RootCertStore,
     later_s: u64,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>, Tls> {
     let failed = |fault: &dyn std::fmt::Display| Tls::Failed(readable(&fault.to_string()));
     let name = ServerName::try_from(host.to_owned()).map_err(|fault| failed(&fault))?;
-    // The authorities that the server's own client believes, too.
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let provider = Arc::new(default_provider());
     let config = ClientConfig::builder_with_details(provider, Arc::new(Later(later_s)))
         .with_safe_default_protocol_versions()
@@ -209,7 +213,7 @@ fn one_step(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result
 fn ends_soon(way: &WaySeen, time: Time) -> bool {
     let (Some(Ok((to, _))), Some(left)) = (&way.connected, time.left()) else { return false };
     let Ok(socket) = TcpStream::connect_timeout(to, left) else { return false };
-    let later = shake_hands(socket, &way.host, left, ENDS_SOON_S);
+    let later = shake_hands(socket, &way.host, left, authorities(), ENDS_SOON_S);
     matches!(later, Err(Tls::Certificate(why)) if why == EXPIRED)
 }
 
@@ -267,5 +271,77 @@ struct Later(u64);
 impl TimeProvider for Later {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(now_s() + self.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+
+    use rustls::ServerConfig;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(5);
+    const YEAR_S: u64 = 365 * 24 * 60 * 60;
+
+    fn certificate(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    fn own_authority() -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(include_str!("../../../tests/tls/authority.pem"))).unwrap();
+        roots
+    }
+
+    /// What comes of a handshake with a server whose certificate is localhost's.
+    fn shake(host: &str, roots: RootCertStore, later_s: u64) -> Result<(), Tls> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let chain = vec![certificate(include_str!("../../../tests/tls/certificate.pem"))];
+        let key = include_str!("../../../tests/tls/key.pem");
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_read_timeout(Some(LONG)).unwrap();
+            let mut conn = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+            // The client may go away in the middle of it.
+            let _ = conn.complete_io(&mut socket);
+        });
+        let socket = TcpStream::connect(address).unwrap();
+        let came = shake_hands(socket, host, LONG, roots, later_s).map(drop);
+        server.join().unwrap();
+        came
+    }
+
+    #[test]
+    fn a_certificate_is_believed_for_its_name_its_time_and_from_a_known_authority() {
+        let refused = |why: &str| Err(Tls::Certificate(why.to_owned()));
+        assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
+        assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
+        assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), refused(EXPIRED));
+        let unknown = shake("localhost", authorities(), 0).unwrap_err();
+        assert!(matches!(unknown, Tls::Certificate(why) if why.contains("authority")));
+    }
+
+    #[test]
+    fn who_never_ends_a_handshake_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let begun = Instant::now();
+        let within = Duration::from_millis(200);
+        let came = shake_hands(socket, "localhost", within, authorities(), 0).map(drop);
+        assert!(begun.elapsed() < LONG);
+        assert_eq!(came, Err(Tls::Failed(in_words(&ErrorKind::TimedOut.into()))));
     }
 }

@@ -1,18 +1,22 @@
-//! Tables: what was seen, and what must be said of it.
+//! The doctor's judgement, in tables: what was seen, and what must be said of it.
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use super::*;
-use crate::config::site_url::SiteUrl;
-use crate::config::token_header::TokenHeader;
-use crate::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
-use crate::doctor::seen::{Call, PublicSeen, SecretSeen, Seen, SiteSeen, Upgrade};
-use crate::hub::interface::Failure;
-use crate::protocol::credential::Scheme;
-use crate::upstream::address::Form;
-use crate::upstream::buddyboss::Reply;
+use buddyline::config::site_url::SiteUrl;
+use buddyline::config::token_header::TokenHeader;
+use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
+use buddyline::doctor::judge::{machine, public, secret_file, site};
+use buddyline::doctor::seen::{
+    Call, MachineSeen, PublicSeen, SecretSeen, Seen, SiteSeen, Tls, Upgrade, WaySeen,
+};
+use buddyline::hub::interface::Failure;
+use buddyline::protocol::credential::Scheme;
+use buddyline::upstream::address::Form;
+use buddyline::upstream::buddyboss::Reply;
 
 const NOW: u64 = 1_795_000_000;
 
