@@ -322,6 +322,7 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
             "speed",
             change(|s| {
                 s.thread.clear();
+                s.me.clear();
                 s.scheme = None;
             }),
             Good,
