@@ -1,13 +1,15 @@
 //! The command line: the server, which is what the name alone starts, and the tools beside it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::env_file::{self, EnvFile};
+use crate::config::public_url::PublicUrl;
 use crate::config::{Config, secrets};
 use crate::load;
 
@@ -39,6 +41,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Check the settings that the server would start with, and the files that they name.
+    ///
+    /// Nothing is asked over the network: it is made for ExecStartPre. Exit code 0 when the server
+    /// can start, perhaps with warnings; 1 when it cannot; 2 for a bad setting.
     CheckConfig {
         /// The settings.
         #[command(flatten)]
@@ -50,6 +55,50 @@ pub enum Command {
         #[command(flatten)]
         options: load::Options,
     },
+
+    /// Look whether all that the server needs is there: the site, a token, this machine, the proxy.
+    ///
+    /// Each line is ok, a warning or failed, with what to do about it, or skipped: not looked at.
+    /// Nothing at the site changes. Exit code 0 when nothing has failed, perhaps with warnings; 1
+    /// when something has; 2 for a bad setting.
+    Doctor {
+        /// The settings that the server is started with.
+        #[command(flatten)]
+        config: Config,
+        /// What else to look at.
+        #[command(flatten)]
+        options: DoctorOptions,
+    },
+}
+
+/// What only the doctor is told.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Doctor")]
+pub struct DoctorOptions {
+    /// File with a member's token, to be tried: whose it is, and one of its threads. Without a file,
+    /// BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
+    #[arg(long, value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
+
+    /// Where apps reach the server through its proxy, such as wss://community.example/live: whether
+    /// a WebSocket opens there. The server should be running.
+    #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
+    pub public_url: Option<PublicUrl>,
+
+    /// Longest time for all of it, 5s to 5m.
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = within)]
+    pub within: Duration,
+
+    /// Write one JSON object: findings with name, status, seen and remedy, and a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn within(text: &str) -> Result<Duration, String> {
+    let allowed = "expected a time from 5s to 5m, such as 25s or 1m";
+    let time = humantime::parse_duration(text).map_err(|fault| format!("{allowed} ({fault})"))?;
+    let fits = (Duration::from_secs(5)..=Duration::from_secs(300)).contains(&time);
+    if fits { Ok(time) } else { Err(allowed.to_owned()) }
 }
 
 impl Cli {

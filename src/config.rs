@@ -7,6 +7,7 @@ pub mod env_file;
 pub mod limits;
 pub mod origins;
 pub mod proxies;
+pub mod public_url;
 pub mod reload;
 pub mod secrets;
 pub mod site_url;
@@ -30,6 +31,14 @@ use secrets::{JwtKeys, Sources};
 use site_url::SiteUrl;
 use tls::Identity;
 use token_header::TokenHeader;
+
+/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
+const DESCRIPTORS_RESERVED: usize = 16;
+/// Those of monitors and of the listeners for them.
+const DESCRIPTORS_OF_MONITORS: usize = 10;
+/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
+/// the site's name.
+const DESCRIPTORS_PER_WORKER: usize = 3;
 
 /// What the server is started with.
 #[derive(Parser, Debug, Clone)]
@@ -309,6 +318,17 @@ impl Config {
     ///
     /// A sentence that names where it should have come from and what is wrong, without the secret.
     pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
+        let Some((keys, warnings)) = self.jwt_keys_with_warnings()? else { return Ok(None) };
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(Some(keys))
+    }
+
+    /// The same, with what is risky about it instead of a log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::jwt_keys`].
+    pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let variable = match &self.env_file {
             Some(name) => EnvFile::read(name)?.get_os(secrets::VARIABLE),
             None => std::env::var_os(secrets::VARIABLE),
@@ -320,8 +340,14 @@ impl Config {
                         of the site whose tokens it checks"
                 .to_owned());
         }
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(keys))
+        Ok(Some((keys, warnings)))
+    }
+
+    /// Descriptors that no client gets: the server's own, those of monitors, and of the workers.
+    pub fn reserved_descriptors(&self) -> usize {
+        let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
+        let monitors = self.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_OF_MONITORS);
+        DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER
     }
 
     /// What the server proves itself with to those who speak TLS; `None` where it does not. It is

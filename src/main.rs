@@ -1,13 +1,14 @@
 //! Command line and signals in, exit code out.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::TcpListener;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-use buddyline::cli::{self, Cli, Command};
+use buddyline::cli::{self, Cli, Command, DoctorOptions};
 use buddyline::config::{Config, LogFormat, Trust};
+use buddyline::doctor::{self, Wish, report};
 use buddyline::journal;
 use buddyline::load;
 use buddyline::server::{Server, Source};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         None => serve(&cli.config, arguments, &mut inherited),
         Some(Command::CheckConfig { config }) => check_config(&config),
         Some(Command::Bench { options }) => bench(&options),
+        Some(Command::Doctor { config, options }) => examine(&config, options),
     }
 }
 
@@ -72,9 +74,14 @@ fn check(config: &Config) {
 /// Says whether the server would start with these settings.
 fn check_config(config: &Config) -> ExitCode {
     check(config);
-    match writeln!(io::stdout(), "the settings are good") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    match doctor::check_machine(config) {
+        Ok(findings) => {
+            let good = report::may_go_on(&findings);
+            let verdict = if good { "the settings are good" } else { "the server cannot start" };
+            let lines = report::lines(&findings, io::stdout().is_terminal());
+            told(&format!("{lines}{verdict}\n"), good)
+        }
+        Err(fault) => bad_setting(&fault),
     }
 }
 
@@ -99,6 +106,40 @@ fn bench(options: &load::Options) -> ExitCode {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// Looks at everything, and says what it means.
+fn examine(config: &Config, options: DoctorOptions) -> ExitCode {
+    check(config);
+    let credential = match doctor::token::read(options.token_file.as_deref()) {
+        Ok(credential) => credential,
+        Err(fault) => return bad_setting(&fault),
+    };
+    let DoctorOptions { public_url, within, json, .. } = options;
+    match doctor::examine(config, &Wish { credential, public_url, within }) {
+        Ok(findings) => {
+            let text = match json {
+                true => report::json(&findings),
+                false => report::lines(&findings, io::stdout().is_terminal()),
+            };
+            told(&text, report::may_go_on(&findings))
+        }
+        Err(fault) => bad_setting(&fault),
+    }
+}
+
+/// Writes a report; a program that stops reading has not heard that all is well.
+fn told(text: &str, good: bool) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) if good => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn bad_setting(fault: &str) -> ExitCode {
+    journal::say(LogFormat::Text, &format!("error: {fault}\n"));
+    ExitCode::from(2)
 }
 
 /// What is said of a panic: its place, and its words where they stand in the source. Words that

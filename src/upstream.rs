@@ -17,6 +17,7 @@ pub mod pool;
 mod site;
 pub mod tally;
 pub mod text;
+pub mod visit;
 
 use std::collections::VecDeque;
 use std::io;

@@ -42,7 +42,7 @@ fn floor(room: &str) -> u8 {
         "protocol" | "config" | "metrics" => 1,
         "hub" | "wire" => 2,
         "connection" | "upstream" | "load" => 3,
-        "server" | "journal" | "cli" => 4,
+        "server" | "journal" | "cli" | "doctor" => 4,
         "main" | "lib" => 5,
         other => panic!("{other} has no floor: give it one here and in lib.rs"),
     }
@@ -83,26 +83,27 @@ fn each_library_is_named_only_where_it_belongs() {
         ("slab::", &["server", "hub"]),
         ("hashbrown::", &["hub"]),
         ("smallvec::", &["hub"]),
-        ("tungstenite::", &["wire", "protocol", "load"]),
-        ("httparse::", &["wire", "load"]),
+        ("tungstenite::", &["wire", "protocol", "load", "doctor"]),
+        ("httparse::", &["wire", "load", "doctor"]),
         ("percent_encoding::", &["wire"]),
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
-        ("std::thread", &["upstream", "journal"]),
+        ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),
+        ("webpki_roots::", &["doctor"]),
         ("clap::", &["cli", "config", "main", "load"]),
         ("listenfd::", &["main"]),
         ("sd_notify::", &["server"]),
         ("simple_logger::", &["journal"]),
         ("log::", &["server", "upstream", "main", "config", "journal"]),
         ("ring::", &["protocol", "upstream", "config"]),
-        ("rustls::", &["config", "connection"]),
+        ("rustls::", &["config", "connection", "doctor"]),
         ("base64::", &["protocol", "upstream"]),
         ("itoa::", &["protocol"]),
-        ("zeroize::", &["protocol", "config", "wire", "hub", "load"]),
-        ("Instant::now", &["server", "upstream", "journal", "load"]),
-        ("SystemTime::now", &["server", "journal"]),
+        ("zeroize::", &["protocol", "config", "wire", "hub", "load", "doctor"]),
+        ("Instant::now", &["server", "upstream", "journal", "load", "doctor"]),
+        ("SystemTime::now", &["server", "journal", "doctor"]),
     ] {
         for (path, text) in sources() {
             // A word of its own: `log::` and not `catalog::`, ours and not a sibling's.
@@ -132,6 +133,16 @@ fn in_the_upstream_only_the_blocking_calls_look_at_a_clock() {
     for (path, text) in sources().iter().filter(|(path, _)| room(path) == "upstream") {
         let looks = code(text).any(|line| line.contains("Instant::now"));
         assert!(!looks || path == "upstream/site.rs", "{path}");
+    }
+}
+
+#[test]
+fn in_the_doctor_only_who_looks_has_sockets_files_and_a_clock() {
+    let words = ["Tcp", "Instant", "SystemTime", "File", "std::thread", "Visitor::new", "Write"];
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("doctor/judge")) {
+        for word in words {
+            assert!(!code(text).any(|line| line.contains(word)), "{path} names {word}");
+        }
     }
 }
 

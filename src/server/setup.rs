@@ -12,22 +12,12 @@ use crate::hub::interface::{Bounds, Settings, WaitBounds};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
 
-/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
-const DESCRIPTORS_RESERVED: usize = 16;
-/// Those of monitors and of the listeners for them.
-const DESCRIPTORS_OF_MONITORS: usize = 10;
-/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
-/// the site's name.
-const DESCRIPTORS_PER_WORKER: usize = 3;
-
 /// Who may come in. Raises the system's limit on open files as far as it goes, and keeps a reserve:
 /// without it, idle clients would take the descriptors that messages need.
 pub(super) fn admission(config: &Config) -> io::Result<Admission> {
     let limits = config.limits();
     let wanted = limits.max_connections;
-    let workers = config.buddyboss_url.as_ref().map_or(0, |_| config.upstream_workers.into());
-    let monitors = config.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_OF_MONITORS);
-    let reserved = DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER;
+    let reserved = config.reserved_descriptors();
     let ask = config.nofile.unwrap_or(wanted.saturating_add(reserved) as u64);
     let got = rlimit::increase_nofile_limit(ask)?;
     let room = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);

@@ -35,6 +35,27 @@ impl Form {
         }
     }
 
+    /// What the REST API says of itself, to be put after the site's address.
+    pub fn index(self) -> &'static str {
+        match self {
+            Form::Pretty => "/wp-json/?_fields=home,namespaces",
+            Form::RestRoute => "/?rest_route=/&_fields=home,namespaces",
+        }
+    }
+
+    /// The caller's newest thread, to be put after the site's address.
+    pub fn newest_thread(self) -> String {
+        format!("{}{}per_page=1&_fields=id", self.messages(), self.mark())
+    }
+
+    /// How it is written, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Form::Pretty => "/wp-json/",
+            Form::RestRoute => "/?rest_route=/",
+        }
+    }
+
     /// What an argument behind the path begins with: what follows `rest_route` is one itself.
     fn mark(self) -> char {
         match self {

@@ -418,7 +418,7 @@ pub fn finding(reply: &Reply) -> Finding {
 /// Of a `Location` what may stand in a log: neither queries nor what stands before an `@`, which
 /// hold secrets, and no control characters. A user name can stand in any part of it: addresses
 /// without a scheme and with backslashes are addresses to browsers, too.
-fn host_and_path(location: &str) -> String {
+pub fn host_and_path(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());
     let parts = location[..end].split(['/', '\\']);
     let clean: Vec<&str> = parts.map(|part| part.rsplit('@').next().unwrap_or_default()).collect();

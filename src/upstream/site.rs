@@ -189,6 +189,18 @@ impl Site {
         Probed { found, sign }
     }
 
+    /// Asks, and leaves it to the caller what the answer means.
+    ///
+    /// # Errors
+    ///
+    /// Why no answer came, in our words.
+    pub fn ask(&self, request: &Request<'_>, timeout: Duration) -> Result<Reply, &'static str> {
+        match self.call(request, timeout) {
+            Call::Replied(reply) => Ok(reply),
+            Call::NotSent(why) | Call::Lost(why) => Err(why),
+        }
+    }
+
     fn find(&self, form: Form) -> (Finding, Sign) {
         // Nobody's message should wait for it long.
         match self.call(&buddyboss::probe_request(form), self.probe_timeout) {

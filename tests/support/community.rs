@@ -57,6 +57,8 @@ pub struct Community {
     pub members: Members,
     pub threads: BTreeMap<u64, Thread>,
     pub plain_permalinks: bool,
+    /// Whether the Messages component is switched off.
+    pub without_messages: bool,
     last_message: u64,
 }
 
@@ -134,7 +136,15 @@ impl Community {
             },
         };
         let no_route = || Response::fault(404, "rest_no_route", "No route was found.");
+        if route == "/" {
+            let home = &self.members.issuer;
+            let namespaces = ["oembed/1.0", "buddyboss/v1", "jwt-auth/v1", "wp/v2"];
+            return Response::json(200, &json!({"home": home, "namespaces": namespaces}));
+        }
         let Some(route) = route.strip_prefix("/buddyboss/v1/") else { return no_route() };
+        if self.without_messages && route.starts_with("messages") {
+            return no_route();
+        }
         let caller = match self.members.caller(request) {
             Ok(caller) => caller,
             Err(response) => return response,
@@ -160,6 +170,13 @@ impl Community {
                     Some((thread, _)) => Response::json(200, &self.thread(*thread, id, Some(1))),
                     None => Response::json(200, &json!([])),
                 }
+            }
+            ("GET", "messages", _, Some(id)) => {
+                let theirs = |t: &&Thread| t.participants.contains(&id);
+                let newest = self.threads.iter().rev().find(|(_, t)| theirs(t));
+                let list: Vec<Value> =
+                    newest.into_iter().map(|(id, _)| json!({"id": id})).collect();
+                Response::json(200, &Value::Array(list))
             }
             ("POST", "messages", _, Some(id)) => self.post(id, request),
             ("GET", _, Some(0), Some(_)) => {

@@ -260,6 +260,11 @@ impl Site {
         self.shared.lock().community.plain_permalinks = plain;
     }
 
+    /// Switches the Messages component off.
+    pub fn switch_messages_off(&self) {
+        self.shared.lock().community.without_messages = true;
+    }
+
     /// The next POST that has no fault yet has this one. Each call is for one POST.
     pub fn fail_next(&self, fault: Fault) {
         self.shared.lock().faults.push_back(fault);

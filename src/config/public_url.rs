@@ -1,0 +1,108 @@
+//! Where clients reach the server: the address that apps are given, checked once.
+
+use std::fmt;
+
+use http::Uri;
+
+/// The address of a WebSocket: scheme `ws` or `wss`, a host, perhaps a port and a path. It prints as
+/// what it is; it cannot hold a password or a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// Whether there is TLS.
+    pub secure: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// As written, or the scheme's own.
+    pub port: u16,
+    /// At least a slash.
+    pub path: String,
+    /// Host and port as the header `Host` has them.
+    pub authority: String,
+}
+
+impl PublicUrl {
+    /// Reads an address as an app has it: `wss://community.example/live`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for the operator. It does not repeat the text, which may hold a token.
+    pub fn parse(text: &str) -> Result<PublicUrl, String> {
+        let refuse = |why: &str| {
+            Err(format!(
+                "not the address of a WebSocket: {why} (expected is wss://example.org/live)"
+            ))
+        };
+        if text.contains(['?', '#', '@']) {
+            return refuse("it has a query, a fragment or a user name, and none is needed here");
+        }
+        let Ok(uri) = text.trim().parse::<Uri>() else {
+            return refuse("it is no URL, or has characters that are not ASCII");
+        };
+        let secure = match uri.scheme_str() {
+            Some("wss") => true,
+            Some("ws") => false,
+            _ => return refuse("it does not begin with wss:// or ws://"),
+        };
+        let Some(authority) = uri.authority().filter(|a| !a.host().is_empty()) else {
+            return refuse("it has no host");
+        };
+        let usual = if secure { 443 } else { 80 };
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => usual,
+            Some(_) => match authority.port_u16() {
+                Some(port) if port > 0 => port,
+                _ => return refuse("its port is not a number from 1 to 65535"),
+            },
+            None => return refuse("it has no host"),
+        };
+        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+        let path = if uri.path().is_empty() { "/" } else { uri.path() }.to_owned();
+        let colon = if port == usual { String::new() } else { format!(":{port}") };
+        let authority = format!("{}{colon}", authority.host().to_ascii_lowercase());
+        Ok(PublicUrl { secure, host, port, path, authority })
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secure { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_apps_have_it() {
+        for (text, printed, host, port) in [
+            ("wss://a.example", "wss://a.example/", "a.example", 443),
+            ("wss://A.example:443/live", "wss://a.example/live", "a.example", 443),
+            ("ws://127.0.0.1:8080", "ws://127.0.0.1:8080/", "127.0.0.1", 8080),
+            ("ws://[::1]:81/x", "ws://[::1]:81/x", "::1", 81),
+        ] {
+            let url = PublicUrl::parse(text).unwrap();
+            assert_eq!((&*url.to_string(), &*url.host, url.port), (printed, host, port));
+            assert_eq!(url.secure, text.starts_with("wss"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_websocket_is_refused_without_repeating_it() {
+        for text in [
+            "",
+            "a.example",
+            "https://a.example",
+            "wss://",
+            "wss://:443",
+            "wss://a.example:0",
+            "wss://a.example:65536",
+            "wss://a.example/?token=s3cret",
+            "wss://alice:s3cret@a.example",
+        ] {
+            let error = PublicUrl::parse(text).unwrap_err();
+            assert!(!error.contains("s3cret"), "{text}: {error}");
+        }
+    }
+}

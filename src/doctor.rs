@@ -1,0 +1,59 @@
+//! `buddyline doctor`: looks whether all that the server needs is there, before or while it runs.
+//!
+//! What is *seen* ([`seen`]) is gathered by [`look`], which has the sockets and the clock; what it
+//! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked is
+//! GET. Everything has its time, and so has the whole.
+
+pub mod finding;
+pub mod judge;
+mod look;
+pub mod report;
+pub mod seen;
+pub mod token;
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::public_url::PublicUrl;
+use crate::protocol::credential::Credential;
+use finding::Finding;
+
+/// What is to be examined besides the settings.
+pub struct Wish {
+    /// A member's token, to be tried.
+    pub credential: Option<Credential>,
+    /// Where clients reach the server, through its proxy.
+    pub public_url: Option<PublicUrl>,
+    /// For all of it.
+    pub within: Duration,
+}
+
+/// Looks at everything and says what it means, in the order in which it should be set right.
+///
+/// # Errors
+///
+/// The JWT secret cannot be read: a sentence about why.
+pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
+    let keys = config.jwt_keys_with_warnings()?;
+    let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
+    let seen = look::at_everything(config, wish, keys.map(|(keys, _)| keys));
+    let mut findings = judge::site::judge(&seen);
+    findings.extend(judge::secret_file(warnings.as_deref()));
+    findings.extend(judge::machine(&seen.machine, false));
+    findings.extend(judge::public::judge(seen.public.as_ref()));
+    Ok(findings)
+}
+
+/// Looks at what needs no network: the files that the settings name, the addresses to listen on, and
+/// the system's limits.
+///
+/// # Errors
+///
+/// As for [`examine`].
+pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
+    let keys = config.jwt_keys_with_warnings()?;
+    let warnings = keys.map(|(_, warnings)| warnings);
+    let mut findings = judge::secret_file(warnings.as_deref());
+    findings.extend(judge::machine(&look::machine::look(config), true));
+    Ok(findings)
+}

@@ -1,0 +1,221 @@
+//! What was seen, judged: observations in, findings out, and neither sockets nor a clock.
+
+pub mod public;
+pub mod site;
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::finding::Finding;
+use super::seen::{MachineSeen, Tls, WaySeen};
+
+/// A connection that takes longer than this is worth a word.
+const SLOW_CONNECT: Duration = Duration::from_millis(500);
+
+/// The names of the findings about a way.
+struct WayNames {
+    resolves: &'static str,
+    connects: &'static str,
+    tls: &'static str,
+}
+
+/// Judges a way, and says whether it leads somewhere.
+fn way(way: &WaySeen, names: &WayNames, scheme: [&str; 2]) -> (Vec<Finding>, bool) {
+    let mut findings = Vec::new();
+    let host = &way.host;
+    match &way.addresses {
+        Some(Ok(all)) if all.iter().any(|address| address.to_string() == *host) => {
+            findings.push(Finding::ok(names.resolves, format!("{host} is an address itself")));
+        }
+        Some(Ok(all)) => {
+            let list: Vec<String> = all.iter().take(4).map(IpAddr::to_string).collect();
+            let more = if all.len() > 4 { ", …" } else { "" };
+            let seen = format!("{host} is {}{more}", list.join(", "));
+            findings.push(Finding::ok(names.resolves, seen));
+        }
+        Some(Err(why)) => {
+            findings.push(Finding::failed(
+                names.resolves,
+                format!("{host}: {why}"),
+                "Is the name spelled right, and is the resolver of this machine in order \
+                 (/etc/resolv.conf, getent hosts)?",
+            ));
+            return (findings, false);
+        }
+        None => return (findings, false),
+    }
+    let port = way.port;
+    match &way.connected {
+        Some(Ok((to, took))) => {
+            let seen = format!("to {to} in {}", milliseconds(*took));
+            findings.push(if *took > SLOW_CONNECT {
+                let remedy = "The way to this host is long or loses packets; each connection pays \
+                              for it.";
+                Finding::warning(names.connects, seen, remedy)
+            } else {
+                Finding::ok(names.connects, seen)
+            });
+        }
+        Some(Err(why)) => {
+            findings.push(Finding::failed(
+                names.connects,
+                format!("{host}, port {port}: {why}"),
+                "Is the web server running there, and does a firewall let this machine through?",
+            ));
+            return (findings, false);
+        }
+        None => return (findings, false),
+    }
+    if !way.secure {
+        findings.push(without_tls(way, names.tls, scheme));
+        return (findings, true);
+    }
+    let Some(seen) = &way.tls else { return (findings, false) };
+    let finding = tls(seen, way, names.tls, scheme);
+    findings.push(finding);
+    (findings, matches!(seen, Tls::Works { .. }))
+}
+
+/// Tokens in the clear are a matter of the way that they take.
+fn without_tls(way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Finding {
+    let near = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    match &way.connected {
+        Some(Ok((to, _))) if near(to.ip()) => {
+            Finding::ok(name, format!("none ({}), on this machine or a private network", scheme[0]))
+        }
+        _ => Finding::warning(
+            name,
+            format!("none ({}): tokens can be read on the way", scheme[0]),
+            format!("Set an address that begins with {}.", scheme[1]),
+        ),
+    }
+}
+
+fn tls(seen: &Tls, way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Finding {
+    match seen {
+        Tls::Works { version, ends_soon: false } => {
+            Finding::ok(name, format!("{version}, and the certificate holds"))
+        }
+        Tls::Works { version, ends_soon: true } => Finding::warning(
+            name,
+            format!("{version}, and the certificate ends within 14 days"),
+            "See that it is renewed (certbot renew --dry-run).",
+        ),
+        Tls::Certificate(why) => Finding::failed(
+            name,
+            format!("the certificate is not to be believed: {why}"),
+            "The whole chain of an authority that browsers know is expected, for this name (the \
+             fullchain.pem, not the cert.pem). A site on the same machine may be named with \
+             http://127.0.0.1.",
+        ),
+        Tls::NoTls => Finding::failed(
+            name,
+            format!("what answers on port {} does not speak TLS", way.port),
+            format!("Set the port that does, or an address that begins with {}.", scheme[0]),
+        ),
+        Tls::Failed(why) => Finding::failed(
+            name,
+            format!("the handshake fails: {why}"),
+            "TLS 1.2 or 1.3 is expected, with a cipher that browsers of today use.",
+        ),
+    }
+}
+
+/// Judges the file of the JWT secret by what its reader warns of; `None` where no secret is set.
+pub fn secret_file(warnings: Option<&[String]>) -> Vec<Finding> {
+    const NAME: &str = "JWT secret file";
+    match warnings {
+        None => Vec::new(),
+        Some([]) => vec![Finding::ok(NAME, "readable, for its owner alone, and long enough")],
+        Some(warnings) => {
+            let remedy = "Set it right as it says: one secret a line, the value alone, readable \
+                          for nobody else (chmod 600).";
+            warnings.iter().map(|seen| Finding::warning(NAME, seen.clone(), remedy)).collect()
+        }
+    }
+}
+
+/// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.
+pub fn machine(seen: &MachineSeen, may_be_replaced: bool) -> Vec<Finding> {
+    vec![files(seen), port(seen, may_be_replaced)]
+}
+
+fn files(seen: &MachineSeen) -> Finding {
+    const NAME: &str = "open files";
+    let most = match &seen.files {
+        Ok(most) => *most,
+        Err(why) => {
+            let remedy = "Look with ulimit -Hn how many there may be.";
+            return Finding::warning(NAME, format!("the limit is not known: {why}"), remedy);
+        }
+    };
+    let room = most.saturating_sub(seen.files_reserved);
+    match seen.files_wanted {
+        Some(wanted) if most < wanted => Finding::warning(
+            NAME,
+            format!(
+                "{most} allowed, room for {room} connections; {} are wanted (--max-connections)",
+                wanted.saturating_sub(seen.files_reserved)
+            ),
+            format!("Set LimitNOFILE={wanted} in the systemd unit, or the same with ulimit -n."),
+        ),
+        Some(wanted) => Finding::ok(NAME, format!("{most} allowed, {wanted} needed")),
+        None => Finding::ok(NAME, format!("{most} allowed, room for {room} connections")),
+    }
+}
+
+fn port(seen: &MachineSeen, may_be_replaced: bool) -> Finding {
+    const NAME: &str = "port";
+    let free: Vec<String> = seen
+        .listens
+        .iter()
+        .filter(|(_, came)| came.is_ok())
+        .map(|(address, _)| address.to_string())
+        .collect();
+    // As when the server starts: an address in use is an error, one that this machine lacks is not
+    // while another works.
+    let taken = seen.listens.iter().find(|(_, came)| *came == Err(ErrorKind::AddrInUse));
+    if let Some((address, _)) = taken {
+        let other = "End what listens there (ss -ltnp), or set another address with --listen.";
+        return match (seen.is_ours, may_be_replaced) {
+            (true, _) => Finding::ok(NAME, format!("buddyline runs already on {address}")),
+            (false, true) => Finding::warning(NAME, format!("{address} is in use"), other),
+            (false, false) => {
+                Finding::failed(NAME, format!("{address} is in use by another program"), other)
+            }
+        };
+    }
+    if !free.is_empty() {
+        return Finding::ok(NAME, format!("{} is free", free.join(", ")));
+    }
+    match seen.listens.first() {
+        Some((address, Err(ErrorKind::PermissionDenied))) => Finding::failed(
+            NAME,
+            format!("{address}: this user may not listen there"),
+            "Ports below 1024 are root's: set one above it and let nginx have 443, or give the \
+             unit AmbientCapabilities=CAP_NET_BIND_SERVICE.",
+        ),
+        Some((address, Err(ErrorKind::AddrNotAvailable))) => Finding::failed(
+            NAME,
+            format!("{address} is no address of this machine"),
+            "Set one that is with --listen, such as 127.0.0.1:8080 (ip address shows them).",
+        ),
+        Some((address, Err(kind))) => {
+            let remedy = "Set another address with --listen.";
+            Finding::failed(NAME, format!("{address}: {kind}"), remedy)
+        }
+        _ => Finding::failed(NAME, "no address to listen on", "Set --listen."),
+    }
+}
+
+/// A time in words.
+fn milliseconds(time: Duration) -> String {
+    match time.as_millis() {
+        0 => "less than 1 ms".to_owned(),
+        some => format!("{some} ms"),
+    }
+}

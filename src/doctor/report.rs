@@ -1,0 +1,171 @@
+//! Findings as lines for people, and as JSON for programs.
+
+use serde::Serialize;
+
+use super::finding::{Finding, Status};
+
+/// A terminal's usual width, in columns.
+const WIDTH: usize = 80;
+/// Where the words of a line begin, behind the status.
+const INDENT: usize = 9;
+
+/// How many findings there are of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// As it should be.
+    pub ok: usize,
+    /// Could be better.
+    pub warning: usize,
+    /// Does not work.
+    pub failed: usize,
+    /// Not looked at.
+    pub skipped: usize,
+}
+
+impl Summary {
+    /// Of these.
+    pub fn of(findings: &[Finding]) -> Summary {
+        let count = |status| findings.iter().filter(|finding| finding.status == status).count();
+        Summary {
+            ok: count(Status::Ok),
+            warning: count(Status::Warning),
+            failed: count(Status::Failed),
+            skipped: count(Status::Skipped),
+        }
+    }
+}
+
+/// Whether nothing has failed.
+pub fn may_go_on(findings: &[Finding]) -> bool {
+    Summary::of(findings).failed == 0
+}
+
+/// Lines of at most 80 columns, wherever words allow it: the status, what was seen, and below a
+/// warning or failure what to do.
+pub fn lines(findings: &[Finding], colour: bool) -> String {
+    let mut text = String::new();
+    for finding in &together(findings) {
+        let word = finding.status.word();
+        let (on, off) = match (colour, finding.status) {
+            (false, _) => ("", ""),
+            (true, Status::Ok) => ("\x1b[32m", "\x1b[0m"),
+            (true, Status::Warning) => ("\x1b[33m", "\x1b[0m"),
+            (true, Status::Failed) => ("\x1b[31m", "\x1b[0m"),
+            (true, Status::Skipped) => ("\x1b[2m", "\x1b[0m"),
+        };
+        let gap = " ".repeat(INDENT.saturating_sub(word.len()));
+        text += &format!("{on}{word}{off}{gap}");
+        wrap(&mut text, &format!("{}: {}", finding.names, finding.seen), INDENT + 2);
+        if let Some(remedy) = finding.remedy {
+            text += &format!("{}-> ", " ".repeat(INDENT));
+            wrap(&mut text, remedy, INDENT + 3);
+        }
+    }
+    let Summary { ok, warning, failed, skipped } = Summary::of(findings);
+    text + &format!("\nfailed {failed}, warnings {warning}, ok {ok}, skipped {skipped}\n")
+}
+
+/// What stands on one line.
+struct Line<'a> {
+    names: String,
+    status: Status,
+    seen: &'a str,
+    remedy: Option<&'a str>,
+}
+
+/// What was skipped for one reason is one line.
+fn together(findings: &[Finding]) -> Vec<Line<'_>> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for finding in findings {
+        let Finding { name, status, seen, remedy } = finding;
+        match lines.last_mut() {
+            Some(last) if last.status == Status::Skipped && last.seen == seen => {
+                last.names += ", ";
+                last.names += name;
+            }
+            _ => lines.push(Line {
+                names: (*name).to_owned(),
+                status: *status,
+                seen,
+                remedy: remedy.as_deref(),
+            }),
+        }
+    }
+    lines
+}
+
+/// Adds words to a line that has as many columns as further lines are indented by, or less.
+fn wrap(text: &mut String, words: &str, indent: usize) {
+    let mut column = indent;
+    for (n, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if n > 0 && column + 1 + length > WIDTH {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if n > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text.push('\n');
+}
+
+/// One object: `findings` and `summary`.
+pub fn json(findings: &[Finding]) -> String {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        findings: &'a [Finding],
+        summary: Summary,
+    }
+    let whole = Whole { findings, summary: Summary::of(findings) };
+    let text = serde_json::to_string_pretty(&whole).expect("strings and numbers always serialise");
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> [Finding; 5] {
+        [
+            Finding::ok("name", "all is well"),
+            Finding::warning("clock", "a long story ".repeat(12), "do this, and then that"),
+            Finding::failed("port", "127.0.0.1:8080 is taken", "word ".repeat(30)),
+            Finding::skipped("token", "none was given"),
+            Finding::skipped("JWT secret", "none was given"),
+        ]
+    }
+
+    #[test]
+    fn lines_are_aligned_and_fit_into_eighty_columns() {
+        let text = lines(&some(), false);
+        assert!(text.starts_with("ok       name: all is well\nwarning  clock: a long"), "{text}");
+        assert!(text.contains("\n         -> do this, and then that\nfailed   port: "), "{text}");
+        assert!(text.ends_with("\nskipped  token, JWT secret: none was given\n\nfailed 1, warnings 1, ok 1, skipped 2\n"), "{text}");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn colours_change_no_column() {
+        let mut plain = lines(&some(), true);
+        assert!(plain.contains("\x1b[31mfailed\x1b[0m   port"), "{plain}");
+        for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"] {
+            plain = plain.replace(code, "");
+        }
+        assert_eq!(plain, lines(&some(), false));
+    }
+
+    #[test]
+    fn programs_get_one_object() {
+        let value: serde_json::Value = serde_json::from_str(&json(&some())).unwrap();
+        assert_eq!(value["findings"][2]["status"], "failed");
+        assert_eq!(value["findings"][0]["remedy"], serde_json::Value::Null);
+        assert_eq!(value["summary"]["skipped"], 2);
+    }
+}

@@ -1,0 +1,141 @@
+//! A proxy in front of the server, and what proxies forget.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// No connection lasts longer.
+const LONGEST: Duration = Duration::from_secs(20);
+/// How often a waiting thread looks whether the proxy has ended.
+const SLICE: Duration = Duration::from_millis(10);
+
+/// What it does with a request for a WebSocket.
+#[derive(Clone, Copy, Debug)]
+pub enum Manner {
+    /// It passes all of it on.
+    Good,
+    /// Neither `Upgrade` nor `Connection` are passed on, as when nginx is not told to.
+    WithoutUpgrade,
+    /// `Upgrade` is passed on, and `Connection: close`.
+    WithoutConnection,
+    /// The headers are passed on over HTTP/1.0.
+    Http10,
+    /// This status, and nothing is passed on.
+    Answers(&'static str),
+    /// No answer.
+    Silent,
+}
+
+/// The proxy. Ends when dropped.
+pub struct Front {
+    address: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    /// In front of this server.
+    pub fn start(server: SocketAddr, manner: Manner) -> Front {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = stopping.clone();
+        let acceptor = thread::spawn(move || {
+            let mut threads = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((client, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                let stop = stop.clone();
+                // An error is one side's going away, which is its right.
+                threads.push(thread::spawn(move || drop(pass(client, server, manner, &stop))));
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        Front { address, stopping, acceptor: Some(acceptor) }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+fn pass(
+    mut client: TcpStream,
+    server: SocketAddr,
+    manner: Manner,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    client.set_read_timeout(Some(LONGEST))?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    match manner {
+        Manner::Silent => {
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(SLICE);
+            }
+            return Ok(());
+        }
+        Manner::Answers(status) => {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            return client.write_all(answer.as_bytes());
+        }
+        _ => {}
+    }
+    let mut to_server = TcpStream::connect(server)?;
+    to_server.write_all(changed(&String::from_utf8_lossy(&head), manner).as_bytes())?;
+    let (mut from, mut back) = (to_server.try_clone()?, client.try_clone()?);
+    from.set_read_timeout(Some(LONGEST))?;
+    let answers = thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut back);
+        let _ = back.shutdown(Shutdown::Both);
+    });
+    let _ = io::copy(&mut client, &mut to_server);
+    let _ = to_server.shutdown(Shutdown::Both);
+    answers.join().unwrap();
+    Ok(())
+}
+
+/// The head as it is passed on.
+fn changed(head: &str, manner: Manner) -> String {
+    let mut lines: Vec<String> = head.trim_end().split("\r\n").map(str::to_owned).collect();
+    let mut drop_header = |name: &str| {
+        lines.retain(|line| !line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+    };
+    match manner {
+        Manner::WithoutUpgrade => {
+            drop_header("upgrade");
+            drop_header("connection");
+            lines.push("Connection: close".to_owned());
+        }
+        Manner::WithoutConnection => {
+            drop_header("connection");
+            lines.push("Connection: close".to_owned());
+        }
+        Manner::Http10 => lines[0] = lines[0].replace("HTTP/1.1", "HTTP/1.0"),
+        _ => {}
+    }
+    lines.join("\r\n") + "\r\n\r\n"
+}
