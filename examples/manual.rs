@@ -41,6 +41,11 @@ fn settings() -> String {
         for line in wrapped(&help, 96) {
             text.push_str(&format!("# {line}\n"));
         }
+        if variable == "BUDDYLINE_LISTEN" {
+            // The one that is set: this machine only, even where localhost has no address.
+            text.push_str("BUDDYLINE_LISTEN=127.0.0.1:8080\n");
+            continue;
+        }
         let default = setting.get_default_values().first().and_then(|value| value.to_str());
         text.push_str(&format!("#{variable}={}\n", default.unwrap_or_default()));
     }

@@ -35,7 +35,7 @@ fn the_units_and_the_server_agree_on_names() {
     assert!(value_of(&unit, "LoadCredential").starts_with(&credential));
     assert!(value_of(&unit, "Environment").starts_with(&format!("{}=-/", env_file::VARIABLE)));
     // Who goes over to the socket is found at the same address.
-    let socket = read("systemd/buddyline.socket");
+    let socket = read("systemd/socket/buddyline.socket");
     let listen = Config::try_parse_from(["buddyline"]).expect("the defaults are good").listen;
     let address = value_of(&socket, "ListenStream").parse().expect("an address");
     assert!(listen.addresses.contains(&address), "{address}");
