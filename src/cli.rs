@@ -55,7 +55,6 @@ pub enum Command {
         #[command(flatten)]
         options: load::Options,
     },
-
     /// Look whether all that the server needs is there: the site, a token, this machine, the proxy.
     ///
     /// Each line is ok, a warning or failed, with what to do about it, or skipped: not looked at.
@@ -64,7 +63,7 @@ pub enum Command {
     Doctor {
         /// The settings that the server is started with.
         #[command(flatten)]
-        config: Config,
+        config: Box<Config>,
         /// What else to look at.
         #[command(flatten)]
         options: DoctorOptions,
@@ -75,8 +74,8 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Doctor")]
 pub struct DoctorOptions {
-    /// File with a member's token, to be tried: whose it is, and one of its threads. Without a file,
-    /// BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
+    /// File with a member's token, to be tried: whose it is, and one of its threads. Without a
+    /// file, BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
     #[arg(long, value_name = "PATH")]
     pub token_file: Option<PathBuf>,
 
