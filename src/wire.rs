@@ -324,6 +324,11 @@ impl Wire {
         frame: &[u8],
         outbox: &mut Outbox,
     ) -> Result<Event, Error> {
+        if matches!(self.phase, Phase::Open) {
+            if let Some(text) = plain_text(header, frame) {
+                return text.map(Event::Text);
+            }
+        }
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
         if starts_fragments && matches!(self.phase, Phase::Open) {
@@ -390,6 +395,29 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
             max_size: max,
         })),
     }
+}
+
+/// The text of a frame that is a whole message by itself, as nearly all are: read here, it does not
+/// go through the buffers of a context. `None` where there is anything else to it.
+fn plain_text(header: &FrameHeader, frame: &[u8]) -> Option<Result<Utf8Bytes, Error>> {
+    let extended = header.rsv1 || header.rsv2 || header.rsv3;
+    let text = header.is_final && matches!(header.opcode, OpCode::Data(Data::Text));
+    let mask = header.mask.filter(|_| text && !extended)?;
+    // Of the second byte seven bits say how the length is written (RFC 6455 section 5.2), perhaps
+    // in more bytes than it needs.
+    let length_bytes = match frame.get(1)? & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let mut payload = frame.get(2 + length_bytes + mask.len()..)?.to_vec();
+    let mut words = payload.chunks_exact_mut(mask.len());
+    for word in &mut words {
+        word.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    }
+    words.into_remainder().iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    let text = String::from_utf8(payload);
+    Some(text.map(Utf8Bytes::from).map_err(|fault| Error::Utf8(fault.to_string())))
 }
 
 enum Heard {
