@@ -63,6 +63,8 @@ impl Supervisor {
     /// The server is about to end.
     pub(super) fn stopping(&mut self, now: Instant) {
         self.extended = Some(now);
+        // It is to be told anew at once.
+        self.status.clear();
         self.tell(&[NotifyState::Stopping, extension()]);
     }
 
