@@ -1,8 +1,8 @@
 //! `buddyline doctor`: looks whether all that the server needs is there, before or while it runs.
 //!
 //! What is *seen* ([`seen`]) is gathered by [`look`], which has the sockets and the clock; what it
-//! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked is
-//! GET. Everything has its time, and so has the whole.
+//! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked
+//! is GET. Everything has its time, and so has the whole.
 
 pub mod finding;
 pub mod judge;
@@ -44,8 +44,8 @@ pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
     Ok(findings)
 }
 
-/// Looks at what needs no network: the files that the settings name, the addresses to listen on, and
-/// the system's limits.
+/// Looks at what needs no network: the files that the settings name, the addresses to listen on,
+/// and the system's limits.
 ///
 /// # Errors
 ///

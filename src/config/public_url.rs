@@ -4,8 +4,8 @@ use std::fmt;
 
 use http::Uri;
 
-/// The address of a WebSocket: scheme `ws` or `wss`, a host, perhaps a port and a path. It prints as
-/// what it is; it cannot hold a password or a token.
+/// The address of a WebSocket: scheme `ws` or `wss`, a host, perhaps a port and a path. It prints
+/// as what it is; it cannot hold a password or a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl {
     /// Whether there is TLS.

@@ -117,8 +117,8 @@ pub fn newest_thread(reply: &Reply) -> Option<Option<u64>> {
     is_id(thread.id).then_some(Some(thread.id))
 }
 
-/// What the site's clock said when it answered, in seconds since 1970: `None` where it says nothing,
-/// or where a cache has kept the answer.
+/// What the site's clock said when it answered, in seconds since 1970: `None` where it says
+/// nothing, or where a cache has kept the answer.
 pub fn clock_s(reply: &Reply) -> Option<u64> {
     let fresh = reply.age.as_deref().is_none_or(|age| age.trim() == "0");
     buddyboss::http_date_s(reply.date.as_deref().filter(|_| fresh)?)

@@ -101,8 +101,8 @@ pub fn go(host: &str, port: u16, secure: bool, time: Time) -> (WaySeen, Option<S
     }
 }
 
-/// Looks a name up. The system's resolver cannot be told how long it may take, so it has a thread of
-/// its own, which ends when it gives up, or with the program.
+/// Looks a name up. The system's resolver cannot be told how long it may take, so it has a thread
+/// of its own, which ends when it gives up, or with the program.
 fn resolve(host: &str, port: u16, within: Duration) -> Result<Vec<SocketAddr>, String> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
@@ -158,7 +158,8 @@ fn authorities() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
-/// A TLS handshake as it would be so many seconds later, by the clock that certificates are held to.
+/// A TLS handshake as it would be so many seconds later, by the clock that certificates are held
+/// to.
 fn shake_hands(
     socket: TcpStream,
     host: &str,
