@@ -9,7 +9,7 @@
 //! ```text
 //! 5   main
 //! 4   server                   the loop: mio, the clock   │   journal   the log's writer
-//!     cli                      the command line   │   doctor    looks, and judges what it sees
+//!     cli                      the command line           │   doctor    looks, and judges
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
 //!     load                     many clients: sockets, the clock
 //!     ───────── nothing below this line does I/O or reads a clock ─────────

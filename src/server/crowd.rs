@@ -156,11 +156,6 @@ impl Crowd {
         Ok(())
     }
 
-    /// Other limits for what is held from now on.
-    pub(super) fn set_buffers(&mut self, buffers: Buffers) {
-        self.buffers = buffers;
-    }
-
     // ---- input
 
     /// Notes that a connection has more to read.

@@ -1,11 +1,16 @@
 //! What happens when too much is held for all that are slow.
 
-use super::Crowd;
+use super::{Buffers, Crowd};
 
 /// Beyond the limit on all buffers, those with the most are closed until so much of it is left.
 const SHED_DOWN_TO: f64 = 0.875;
 
 impl Crowd {
+    /// Other limits for what is held from now on.
+    pub(in crate::server) fn set_buffers(&mut self, buffers: Buffers) {
+        self.buffers = buffers;
+    }
+
     /// Sees to it that not too much is held for all that are slow: those with the most are to be
     /// closed.
     pub(in crate::server) fn shed(&mut self) {
