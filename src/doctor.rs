@@ -1,6 +1,6 @@
 //! `buddyline doctor`: looks whether all that the server needs is there, before or while it runs.
 //!
-//! What is *seen* ([`seen`]) is gathered by [`look`], which has the sockets and the clock; what it
+//! What is *seen* ([`seen`]) is gathered by `look`, which has the sockets and the clock; what it
 //! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked
 //! is GET. Everything has its time, and so has the whole.
 

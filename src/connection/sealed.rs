@@ -84,7 +84,7 @@ impl Connection {
     }
 
     /// One `recv`, opened; and whether there may be more to read without an event. Only of a
-    /// connection that is sealed; the buffer has room for [`SEALED_AT_ONCE`] bytes.
+    /// connection that is sealed; the buffer has room for `SEALED_AT_ONCE` bytes.
     ///
     /// `Bytes(0)` says that what has come was for TLS itself.
     pub fn receive_sealed(&mut self, buffer: &mut [u8], inlet: &mut Inlet) -> (Received, bool) {

@@ -17,7 +17,7 @@ static BOUNDS: [u64; 12] = [
     30_000_000, 60_000_000,
 ];
 
-/// What the site is asked, in the order of [`What`]; the pool's own probe is the last.
+/// What the site is asked, in the order of `What`; the pool's own probe is the last.
 pub const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
 const PROBE: usize = 4;
 
