@@ -268,14 +268,14 @@ impl Wire {
     fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
         let event = match self.next_frame(codec, input) {
             Ok(Cut::Incomplete) => return Event::Drained,
-            Ok(Cut::Whole { header, bytes }) => {
-                let (whole, rest) = input.split_at(bytes);
+            Ok(Cut::Whole(size)) => {
+                let (whole, rest) = input.split_at(size.bytes);
                 *input = rest;
-                self.feed(codec, &header, whole, outbox)
+                self.feed(codec, &size, whole, outbox)
             }
-            Ok(Cut::InPartial { header }) => {
+            Ok(Cut::InPartial(size)) => {
                 let whole = std::mem::take(&mut self.partial);
-                self.feed(codec, &header, &whole, outbox)
+                self.feed(codec, &size, &whole, outbox)
             }
             Err(fault) => Err(fault),
         };
@@ -290,7 +290,7 @@ impl Wire {
     fn next_frame(&mut self, codec: &Codec, input: &mut &[u8]) -> Result<Cut, Error> {
         if self.partial.is_empty() {
             return match frame_size(codec, input)? {
-                Some((header, bytes)) if bytes <= input.len() => Ok(Cut::Whole { header, bytes }),
+                Some(size) if size.bytes <= input.len() => Ok(Cut::Whole(size)),
                 _ => {
                     self.partial.extend_from_slice(input);
                     *input = &[];
@@ -300,10 +300,8 @@ impl Wire {
         }
         loop {
             let missing = match frame_size(codec, &self.partial)? {
-                Some((header, bytes)) if bytes == self.partial.len() => {
-                    return Ok(Cut::InPartial { header });
-                }
-                Some((_, bytes)) => bytes - self.partial.len(),
+                Some(size) if size.bytes == self.partial.len() => return Ok(Cut::InPartial(size)),
+                Some(size) => size.bytes - self.partial.len(),
                 // Byte by byte, not to take any of the next frame: a header has fourteen at most.
                 None => 1,
             };
@@ -320,12 +318,13 @@ impl Wire {
     fn feed(
         &mut self,
         codec: &mut Codec,
-        header: &FrameHeader,
+        size: &FrameSize,
         frame: &[u8],
         outbox: &mut Outbox,
     ) -> Result<Event, Error> {
+        let header = &size.header;
         if matches!(self.phase, Phase::Open) {
-            if let Some(text) = plain_text(header, frame) {
+            if let Some(text) = plain_text(header, &frame[size.payload_at..]) {
                 return text.map(Event::Text);
             }
         }
@@ -367,19 +366,24 @@ impl Wire {
 
 enum Cut {
     Incomplete,
-    /// At the start of the input, this long.
-    Whole {
-        header: FrameHeader,
-        bytes: usize,
-    },
+    /// At the start of the input.
+    Whole(FrameSize),
     /// All that is in `partial`.
-    InPartial {
-        header: FrameHeader,
-    },
+    InPartial(FrameSize),
 }
 
-/// The header and the whole length of the frame that starts here, once the header is complete.
-fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Error> {
+/// What a frame's first bytes tell.
+struct FrameSize {
+    header: FrameHeader,
+    /// Where the payload begins. A length may be written in more bytes than it needs, so that this
+    /// does not follow from the header.
+    payload_at: usize,
+    /// Of the whole frame.
+    bytes: usize,
+}
+
+/// The size of the frame that starts here, once its header is complete.
+fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<FrameSize>, Error> {
     let mut cursor = Cursor::new(bytes);
     let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else {
         return Ok(None);
@@ -387,9 +391,9 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
     let max = codec.frame_bytes_max;
     // A header may claim any length, and without a limit any is let in: the sum must not overflow.
     let payload = usize::try_from(payload).ok().filter(|payload| *payload <= max);
-    let whole = payload.and_then(|payload| payload.checked_add(cursor.position() as usize));
-    match whole {
-        Some(whole) => Ok(Some((header, whole))),
+    let payload_at = cursor.position() as usize;
+    match payload.and_then(|payload| payload.checked_add(payload_at)) {
+        Some(bytes) => Ok(Some(FrameSize { header, payload_at, bytes })),
         None => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
             size: usize::MAX,
             max_size: max,
@@ -399,18 +403,11 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)
 
 /// The text of a frame that is a whole message by itself, as nearly all are: read here, it does not
 /// go through the buffers of a context. `None` where there is anything else to it.
-fn plain_text(header: &FrameHeader, frame: &[u8]) -> Option<Result<Utf8Bytes, Error>> {
+fn plain_text(header: &FrameHeader, payload: &[u8]) -> Option<Result<Utf8Bytes, Error>> {
     let extended = header.rsv1 || header.rsv2 || header.rsv3;
     let text = header.is_final && matches!(header.opcode, OpCode::Data(Data::Text));
     let mask = header.mask.filter(|_| text && !extended)?;
-    // Of the second byte seven bits say how the length is written (RFC 6455 section 5.2), perhaps
-    // in more bytes than it needs.
-    let length_bytes = match frame.get(1)? & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    let mut payload = frame.get(2 + length_bytes + mask.len()..)?.to_vec();
+    let mut payload = payload.to_vec();
     let mut words = payload.chunks_exact_mut(mask.len());
     for word in &mut words {
         word.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
