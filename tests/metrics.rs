@@ -20,7 +20,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{BINARY, PING, frame};
@@ -28,17 +27,8 @@ use client::{Client, LONG};
 use markdown::{Document, root, words};
 use scrape::{get, monitored, scrape, start};
 use serde_json::{Value, json};
-use server::{Server, ask};
+use server::{Server, ask, eventually};
 use support::site::{Fault, Site};
-
-/// Waits until something holds.
-fn eventually(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + within;
-    while !holds() {
-        assert!(Instant::now() < until, "not within {within:?}: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()

@@ -17,16 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::{PONG, frame, request};
 use client::{Client, LONG, of_type};
 use serde_json::{Value, json};
-use server::Server;
-
-/// Waits until something holds; polls, since a process's tables ring no bell.
-fn eventually(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + within;
-    while !holds() {
-        assert!(Instant::now() < until, "not within {within:?}: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+use server::{Server, eventually};
 
 /// A message goes from one to the other and back.
 fn converse(one: &mut Client, other: &mut Client, thread: u64) {

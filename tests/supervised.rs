@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use client::Client;
 use files::SecretFile;
 use serde_json::json;
-use server::{Server, binary};
+use server::{Server, binary, eventually};
 use support::jwt;
 use support::site::Site;
 
@@ -227,11 +227,7 @@ fn page(server: &Server, origin: &str) -> String {
 
 /// The last page's connection may not have gone yet.
 fn becomes(server: &Server, origin: &str, expected: &str) {
-    let until = Instant::now() + 5 * S;
-    while page(server, origin) != expected {
-        assert!(Instant::now() < until, "{origin}: never {expected}");
-        thread::sleep(5 * MS);
-    }
+    eventually(5 * S, expected, || page(server, origin) == expected);
     // And it goes again.
     thread::sleep(50 * MS);
 }

@@ -205,6 +205,15 @@ impl Server {
     }
 }
 
+/// Waits until something holds; polls, since a process's tables ring no bell.
+pub fn eventually(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + within;
+    while !holds() {
+        assert!(Instant::now() < until, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Time in user and system mode of the process or thread with this folder.
 fn ticks(folder: &Path) -> u64 {
     let stat = fs::read_to_string(folder.join("stat")).unwrap();
