@@ -7,11 +7,11 @@
 //! neighbour:
 //!
 //! ```text
-//! 5   main
+//! 5   main   cli               the command line
 //! 4   server                   the loop: mio, the clock   │   journal   the log's writer
-//!     cli                      the command line           │   doctor    looks, and judges
+//!     load                     many clients               │   doctor    looks, and judges
 //! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
-//!     load                     many clients: sockets, the clock
+//!     process                  what a process has used, from /proc
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
 //! 2   hub                      logic           │   wire       RFC 6455
 //! 1   protocol   config   metrics   words and numbers
@@ -30,6 +30,7 @@ pub mod hub;
 pub mod journal;
 pub mod load;
 pub mod metrics;
+pub mod process;
 pub mod protocol;
 pub mod server;
 pub mod upstream;

@@ -7,7 +7,6 @@
 mod drive;
 pub mod histogram;
 mod peer;
-mod process;
 pub mod report;
 
 use std::fs;
@@ -17,6 +16,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
+use crate::process;
 use report::Report;
 
 /// Frames that are sent in all: the time of each is kept until the end, in 8 bytes.

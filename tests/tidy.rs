@@ -41,9 +41,9 @@ fn floor(room: &str) -> u8 {
     match room {
         "protocol" | "config" | "metrics" => 1,
         "hub" | "wire" => 2,
-        "connection" | "upstream" | "load" => 3,
-        "server" | "journal" | "cli" | "doctor" => 4,
-        "main" | "lib" => 5,
+        "connection" | "upstream" | "process" => 3,
+        "server" | "journal" | "doctor" | "load" => 4,
+        "main" | "lib" | "cli" => 5,
         other => panic!("{other} has no floor: give it one here and in lib.rs"),
     }
 }

@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 use super::histogram::Histogram;
 use super::peer::{MARK, Peer, State, put_frame};
 use super::report::{Count, Report, Usage};
-use super::{Kind, Options, Pace, Target, process};
+use super::{Kind, Options, Pace, Target};
+use crate::process;
 
 const S: u64 = 1_000_000_000;
 /// Clients that are on their way in at one time.
@@ -158,7 +159,7 @@ impl<'a> Drive<'a> {
     }
 
     fn processor(&self) -> Option<f64> {
-        process::processor_seconds(self.options.pid?).ok()
+        Some(process::processor_time(self.options.pid?).ok()?.as_secs_f64())
     }
 
     fn is_anyone_there(&self) -> bool {

@@ -8,13 +8,10 @@ use crate::hub::interface::Now;
 use crate::metrics::Hits;
 use crate::metrics::page::Kind::{Counter, Gauge};
 use crate::metrics::page::{Page, Seconds, Unit};
+use crate::process;
 use crate::upstream::breaker::Breaker;
 use crate::upstream::tally::{Load, Tally as UpstreamTally};
 use crate::wire::handshake::Readiness;
-
-/// A hundredth of a second, in microseconds: the unit of times in proc_pid_stat(5), which is this
-/// on all systems that we run on.
-const CLOCK_TICK_MICROS: u64 = 10_000;
 
 impl Server {
     /// The whole page.
@@ -40,16 +37,17 @@ impl Server {
             "process_resident_memory_bytes",
             "Memory that the process really uses.",
         );
-        if let Some(bytes) = resident_bytes() {
-            family.sample(&[], bytes);
+        let own = std::process::id();
+        if let Ok(kib) = process::resident_kib(own) {
+            family.sample(&[], kib * 1024);
         }
         let mut family = page.family(
             Counter,
             "process_cpu_seconds_total",
             "Processor time of all threads; a loop that is never idle takes one second a second.",
         );
-        if let Some(micros) = cpu_micros() {
-            family.sample(&[], Seconds(micros));
+        if let Ok(time) = process::processor_time(own) {
+            family.sample(&[], Seconds(time.as_micros() as u64));
         }
         let ready = self.readiness(now.instant) == Readiness::Ready;
         page.one(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
@@ -250,21 +248,3 @@ impl Server {
 
 /// Nothing to do, and a site that is asked.
 const IDLE: Load = Load { messages: 0, checks: 0, busy: 0, breaker: 0 };
-
-/// From proc_pid_status(5), which needs no page size as statm does.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// From proc_pid_stat(5): utime and stime.
-fn cpu_micros() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let ticks = times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?;
-    Some(ticks * CLOCK_TICK_MICROS)
-}

@@ -2,23 +2,23 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
-/// Clock ticks a second, as `/proc` counts them on every machine that this runs on (`USER_HZ`).
-const TICKS_PER_SECOND: f64 = 100.0;
+/// A clock tick, as `/proc` counts them on every machine that this runs on (`USER_HZ`).
+const TICK_MS: u64 = 10;
 
-/// Processor time so far, in seconds, of all threads, in user and system mode.
+/// Processor time so far of all threads, in user and system mode.
 ///
 /// # Errors
 ///
 /// There is no such process, or this system has no `/proc`.
-pub fn processor_seconds(pid: u32) -> io::Result<f64> {
+pub fn processor_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    ticks(&stat)
-        .map(|ticks| ticks as f64 / TICKS_PER_SECOND)
-        .ok_or(io::ErrorKind::InvalidData.into())
+    let ticks = ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Duration::from_millis(ticks * TICK_MS))
 }
 
-/// Resident memory in KiB.
+/// Resident memory in KiB: from `status`, which needs no page size as `statm` does.
 ///
 /// # Errors
 ///
