@@ -50,16 +50,12 @@ impl Listeners {
         registry: &Registry,
         first: usize,
     ) -> io::Result<Listeners> {
-        let mut all = Vec::new();
+        let mut listeners = Listeners { all: Vec::new(), inherited: false };
         let mut absent = None;
         for address in addresses {
             let bound = bind(*address).map_err(|fault| (fault.kind(), naming(*address, &fault)));
             match bound {
-                Ok(mut listener) => {
-                    let token = Token(first - all.len());
-                    registry.register(&mut listener, token, Interest::READABLE)?;
-                    all.push((listener, true));
-                }
+                Ok(listener) => listeners.add(listener, registry, first)?,
                 Err((io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported, fault)) => {
                     log::debug!("{fault}");
                     absent = Some(fault);
@@ -75,9 +71,9 @@ impl Listeners {
                 Err((_, fault)) => return Err(fault),
             }
         }
-        match (all.is_empty(), absent) {
+        match (listeners.all.is_empty(), absent) {
             (true, Some(fault)) => Err(fault),
-            _ => Ok(Listeners { all, inherited: false }),
+            _ => Ok(listeners),
         }
     }
 
@@ -87,16 +83,25 @@ impl Listeners {
         registry: &Registry,
         first: usize,
     ) -> io::Result<Listeners> {
-        let mut all = Vec::new();
+        let mut listeners = Listeners { all: Vec::new(), inherited: true };
         for socket in sockets {
             let socket = Socket::from(socket);
             prepare(&socket)?;
-            let mut listener = TcpListener::from_std(socket.into());
-            let token = Token(first - all.len());
-            registry.register(&mut listener, token, Interest::READABLE)?;
-            all.push((listener, true));
+            listeners.add(TcpListener::from_std(socket.into()), registry, first)?;
         }
-        Ok(Listeners { all, inherited: true })
+        Ok(listeners)
+    }
+
+    fn add(
+        &mut self,
+        mut listener: TcpListener,
+        registry: &Registry,
+        first: usize,
+    ) -> io::Result<()> {
+        let token = Token(first - self.all.len());
+        registry.register(&mut listener, token, Interest::READABLE)?;
+        self.all.push((listener, true));
+        Ok(())
     }
 
     /// Whether who comes from now on is kept waiting, outside, for the next server.
