@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcomm
 
 use crate::config::env_file::{self, EnvFile};
 use crate::config::public_url::PublicUrl;
-use crate::config::{Config, secrets};
+use crate::config::{self, Config, secrets};
 use crate::load;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
@@ -85,19 +85,13 @@ pub struct DoctorOptions {
     pub public_url: Option<PublicUrl>,
 
     /// Longest time for all of it, 5s to 5m.
-    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = within)]
+    #[arg(long, value_name = "TIME", default_value = "25s",
+          value_parser = |s: &str| config::duration(s, "5s", "5m"))]
     pub within: Duration,
 
     /// Write one JSON object: findings with name, status, seen and remedy, and a summary.
     #[arg(long)]
     pub json: bool,
-}
-
-fn within(text: &str) -> Result<Duration, String> {
-    let allowed = "expected a time from 5s to 5m, such as 25s or 1m";
-    let time = humantime::parse_duration(text).map_err(|fault| format!("{allowed} ({fault})"))?;
-    let fits = (Duration::from_secs(5)..=Duration::from_secs(300)).contains(&time);
-    if fits { Ok(time) } else { Err(allowed.to_owned()) }
 }
 
 impl Cli {

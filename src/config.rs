@@ -260,8 +260,9 @@ impl Config {
     ///
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        self.jwt_keys()?;
-        self.tls()?;
+        // What is risky is said where they are put to use.
+        self.jwt_keys_with_warnings()?;
+        self.tls_with_warnings()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -357,11 +358,14 @@ impl Config {
     ///
     /// A sentence that names the file, or the setting that is missing, and what is wrong.
     pub fn tls(&self) -> Result<Option<Identity>, String> {
-        let files = tls::Files::of_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
-        let Some(files) = files else { return Ok(None) };
-        let (identity, warnings) = files.read()?;
+        let Some((identity, warnings)) = self.tls_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(identity))
+    }
+
+    fn tls_with_warnings(&self) -> Result<Option<(Identity, Vec<String>)>, String> {
+        let files = tls::Files::of_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
+        files.map(|files| files.read()).transpose()
     }
 
     /// Whether `GET /` shows the page.
@@ -395,7 +399,8 @@ fn listen(text: &str) -> Result<Listen, String> {
     Ok(Listen { name: text.to_owned(), addresses })
 }
 
-fn duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
+/// A time within these bounds.
+pub(crate) fn duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
     let parse = |text: &str| humantime::parse_duration(text).map_err(|fault| fault.to_string());
     let allowed = format!("expected a time from {min} to {max}, such as 500ms, 5s or 1m");
     let value = parse(text).map_err(|fault| format!("{allowed} ({fault})"))?;

@@ -95,17 +95,11 @@ fn bench(options: &load::Options) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut out = io::stdout();
-    let told = match options.json {
-        true => serde_json::to_writer(&mut out, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| out.write_all(b"\n")),
-        false => write!(out, "{report}"),
+    let text = match options.json {
+        true => serde_json::to_string(&report).map(|text| text + "\n"),
+        false => Ok(report.to_string()),
     };
-    match told.is_ok() && report.is_good() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    text.map_or(ExitCode::FAILURE, |text| told(&text, report.is_good()))
 }
 
 /// Looks at everything, and says what it means.
