@@ -625,6 +625,13 @@ fn nobody_ends_or_joins_a_call_that_is_not_theirs() {
     s.hears(&[(mallory, "error invalid_field")]);
     s.say(s.alice, "ice-candidate");
     s.hears(&[(s.phone, "ice-candidate")]);
+    // Nor end it by losing with its name against another.
+    s.town.say(mallory, &frame("call_initiated", 9, 2, None).to_string());
+    s.heard();
+    s.town.say(s.alice, &frame("offer", 2, 9, Some("c")).to_string());
+    s.hears(&[(s.alice, "error invalid_field")]);
+    s.town.say(s.alice, r#"{"type":"call_initiated","callId":"z"}"#);
+    s.hears(&[(s.alice, "error missing_field")]);
 }
 
 #[test]

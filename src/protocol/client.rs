@@ -387,7 +387,8 @@ fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
     ClientError::new(code, text)
 }
 
-pub(super) fn missing(field: &'static str) -> ClientError {
+/// The error that a field is absent which its type needs.
+pub fn missing(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
 

@@ -278,7 +278,8 @@ impl Shadow {
         if user.is_none() {
             assert!(matches!(kind, "error" | "pong"), "{conn:?} is nobody, and hears {frame}");
         }
-        let of_a_thread = !matches!(kind, "error" | "thread_left");
+        // That one's own part is over is told to who is out.
+        let of_a_thread = !matches!(kind, "error" | "thread_left" | "call_ended");
         if let (Some(thread), Some(user), true, false) =
             (number(&frame["threadId"]), user, of_a_thread, own && kind == "message")
         {
