@@ -4,6 +4,7 @@
 //! sentence that names the setting, the value and what is allowed.
 
 pub mod env_file;
+pub mod ice;
 pub mod limits;
 pub mod origins;
 pub mod proxies;
@@ -23,7 +24,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use env_file::EnvFile;
+use ice::IceSettings;
 use limits::Limits;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
@@ -172,6 +173,10 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(64..=10_000_000))]
     pub nofile: Option<u64>,
 
+    /// What calls are helped with.
+    #[command(flatten)]
+    pub ice: IceSettings,
+
     /// What clients may take.
     #[command(flatten)]
     set_limits: Limits,
@@ -263,6 +268,7 @@ impl Config {
         // What is risky is said where they are put to use.
         self.jwt_keys_with_warnings()?;
         self.tls_with_warnings()?;
+        self.turn_secret_with_warnings()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -330,11 +336,9 @@ impl Config {
     ///
     /// As [`Config::jwt_keys`].
     pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
-        let variable = match &self.env_file {
-            Some(name) => EnvFile::read(name)?.get_os(secrets::VARIABLE),
-            None => std::env::var_os(secrets::VARIABLE),
-        };
-        let sources = Sources::of_process(self.jwt_secret_file.as_deref(), variable);
+        let variable = self.variable(secrets::JWT.variable)?;
+        let file = self.jwt_secret_file.as_deref();
+        let sources = Sources::of_process(&secrets::JWT, file, variable);
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
             return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod credential;
+pub mod ice;
 pub mod kinds;
 pub mod server;
 

@@ -9,6 +9,7 @@ pub use super::failure::{About, Failure};
 pub use super::waiting::WaitBounds;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
+use crate::protocol::ice::IceServers;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::{ClientError, Id};
 
@@ -159,6 +160,8 @@ pub struct Settings {
     pub deliveries: Bounds,
     /// Frames that wait for the site's word on people and threads.
     pub waiting: WaitBounds,
+    /// What is told to those who are about to call.
+    pub ice: IceServers,
 }
 
 /// How many messages may be on their way.

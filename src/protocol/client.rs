@@ -38,11 +38,13 @@ pub enum FrameType {
     OnlineUsers,
     /// Asks whether the server is there.
     Ping,
+    /// Asks for STUN and TURN servers.
+    IceServers,
 }
 
 impl FrameType {
     /// Every type, with its word on the wire.
-    pub const ALL: [(FrameType, &'static str); 11] = [
+    pub const ALL: [(FrameType, &'static str); 12] = [
         (FrameType::UserConnected, "user_connected"),
         (FrameType::JoinThread, "join_thread"),
         (FrameType::LeaveThread, "leave_thread"),
@@ -54,6 +56,7 @@ impl FrameType {
         (FrameType::IceCandidate, "ice-candidate"),
         (FrameType::OnlineUsers, "online_users"),
         (FrameType::Ping, "ping"),
+        (FrameType::IceServers, "ice_servers"),
     ];
 
     fn of(word: &str) -> Option<FrameType> {
@@ -99,6 +102,8 @@ pub enum ClientFrame<'a> {
     },
     /// Asks whether the server is there.
     Ping,
+    /// Asks for STUN and TURN servers.
+    IceServers,
 }
 
 /// A `send_message` frame.
@@ -227,6 +232,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
         }
         FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
         FrameType::Ping => ClientFrame::Ping,
+        FrameType::IceServers => ClientFrame::IceServers,
     })
 }
 
