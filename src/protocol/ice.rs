@@ -56,7 +56,7 @@ impl Turn {
     /// Servers at these addresses (RFC 7065), which share this secret. What they are given for a
     /// user holds for so many seconds.
     pub fn new(urls: Vec<Box<str>>, secret: &[u8], ttl_s: u64) -> Turn {
-        // The convention has no other; as a MAC, SHA-1 is not broken (RFC 6194 3.3).
+        // The convention has no other; as a MAC, SHA-1 is not broken (RFC 6194).
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
         Turn { urls, key, ttl_s }
     }
@@ -87,8 +87,8 @@ impl IceServers {
 }
 
 /// The name of a credential. Some programs take it byte for byte and others normalise it (RFC 8489
-/// 9.2.2): of an id that is no number, what could be changed by that is written in percent. Even the
-/// longest one has far less than the 508 bytes allowed.
+/// 14.3): of an id that is no number, what could be changed by that is written in percent. Even
+/// the longest one has far less than the 508 bytes that are allowed.
 fn username(ends_unix_s: u64, user: &IdKey) -> String {
     let mut name = format!("{ends_unix_s}:");
     match user {

@@ -103,7 +103,7 @@ fn settings() -> Settings {
             per_connection: 6,
             bytes_per_connection: 1_000,
         },
-        ice: IceServers::default(),
+        ice: Default::default(),
     }
 }
 

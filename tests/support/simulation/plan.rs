@@ -62,7 +62,7 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
             per_connection: dice.pick(&[3, 50]),
             bytes_per_connection: dice.pick(&[500, 50_000]),
         },
-        ice: IceServers::default(),
+        ice: Default::default(),
     };
     Plan {
         hub,
