@@ -3,6 +3,7 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod calls;
 pub mod env_file;
 pub mod ice;
 pub mod limits;
@@ -24,6 +25,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use calls::CallOptions;
 use ice::IceSettings;
 use limits::Limits;
 use origins::{OriginPattern, Origins};
@@ -167,6 +169,10 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
     pub drain_timeout: Duration,
 
+    /// How calls go.
+    #[command(flatten)]
+    set_calls: CallOptions,
+
     /// Open files that the system is asked to allow, 64 to 10000000. Without it, as many as
     /// --max-connections needs; never more than the system's hard limit, which only root raises.
     #[arg(long, env = "BUDDYLINE_NOFILE", value_name = "N", help_heading = "Limits",
@@ -303,6 +309,11 @@ impl Config {
     /// What clients may take.
     pub fn limits(&self) -> Limits {
         self.set_limits.in_force()
+    }
+
+    /// How calls go.
+    pub fn calls(&self) -> CallOptions {
+        self.set_calls.in_force(self.set_limits.no_limits)
     }
 
     /// Which web pages may connect.
@@ -471,22 +482,5 @@ mod tests {
                 assert!(fault.contains(part), "{fault:?} names {part:?}");
             }
         }
-    }
-
-    #[test]
-    fn a_jwt_secret_needs_a_site_and_is_no_part_of_the_settings() {
-        let path = std::env::temp_dir().join(format!("buddyline-secret-{}", std::process::id()));
-        std::fs::write(&path, "s3cret\n").unwrap();
-        let file = ["--jwt-secret-file", path.to_str().unwrap(), "--trust", "open"];
-        let fault = read(&file).unwrap().check().unwrap_err();
-        assert!(fault.contains("--buddyboss-url") && !fault.contains("s3cret"), "{fault}");
-        let site = ["--buddyboss-url", "https://community.example"];
-        let config = read(&[&file[..], &site[..]].concat()).unwrap();
-        config.check().unwrap();
-        assert_eq!(config.jwt_keys().unwrap().unwrap().secrets().collect::<Vec<_>>(), [b"s3cret"]);
-        assert!(!format!("{config:?}").contains("s3cret"));
-        std::fs::remove_file(&path).unwrap();
-        let fault = config.check().unwrap_err();
-        assert!(fault.contains(path.to_str().unwrap()), "{fault}");
     }
 }
