@@ -192,6 +192,29 @@ fn a_reload_brings_other_servers_and_another_secret_and_bad_ones_change_nothing(
 }
 
 #[test]
+fn systemd_may_hand_the_secret_over_and_an_empty_line_is_none() {
+    let folder = std::env::temp_dir().join(format!("buddyline-ice-keys-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("turn-secret"), SECRET).unwrap();
+    // What the unit sets where there is none.
+    fs::write(folder.join("jwt-secret"), "\n").unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = binary();
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        command.env("CREDENTIALS_DIRECTORY", &folder);
+        Server::launch(command, 1)
+    };
+    let server = start(&["--trust", "open", "--turn-url", "turn:b"]);
+    let frame = asked(&mut Client::of_user(server.address(), 7));
+    assert_eq!(frame["iceServers"][0]["urls"], json!(["turn:b"]));
+    fs::write(folder.join("turn-secret"), "\n").unwrap();
+    let server = start(&[]);
+    let frame = asked(&mut Client::of_user(server.address(), 7));
+    assert_eq!(frame["iceServers"], json!([]));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn open_trust_is_warned_of_when_it_gives_credentials_to_everyone() {
     let secret = SecretFile::with(&[SECRET]);
     let turn = ["--turn-url", "turn:b", "--turn-secret-file", secret.path()];
