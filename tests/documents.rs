@@ -13,7 +13,7 @@ use std::fs;
 use std::time::Duration;
 
 use buddyline::config::Config;
-use buddyline::config::secrets::VARIABLE;
+use buddyline::config::secrets;
 use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
 use buddyline::protocol::call::Relayed;
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
@@ -245,6 +245,7 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
         ServerFrame::Typing { thread_id: id, user_id: Some(id), typing: true, client_id: maybe },
         ServerFrame::OnlineUsers { thread_id: maybe, user_ids: &[id], client_id: maybe },
         ServerFrame::Pong { client_id: maybe },
+        ServerFrame::IceServers { ice_servers: &[], ttl: full.then_some(1), client_id: maybe },
         ServerFrame::Error(ErrorFrame::new(&fault, &reply)),
     ];
     let mut encoder = Encoder::default();
@@ -267,6 +268,7 @@ fn word(frame: &ServerFrame<'_>) -> &'static str {
         ServerFrame::Typing { .. } => "typing",
         ServerFrame::OnlineUsers { .. } => "online_users",
         ServerFrame::Pong { .. } => "pong",
+        ServerFrame::IceServers { .. } => "ice_servers",
         ServerFrame::Error(_) => "error",
     }
 }
@@ -459,8 +461,9 @@ fn the_limits_are_settings_with_their_defaults() {
 fn the_documents_name_no_setting_that_there_is_not() {
     let settings = Setting::all();
     let known = |word: &str| {
-        // The one variable without a flag: secrets never come from arguments.
-        word == VARIABLE || settings.iter().any(|s| s.flag == word || s.variable == word)
+        // The variables without a flag: secrets never come from arguments.
+        [secrets::JWT, secrets::TURN].iter().any(|secret| secret.variable == word)
+            || settings.iter().any(|s| s.flag == word || s.variable == word)
     };
     // A README also names flags of other tools; our own document does not.
     for word in words(&protocol().text).filter(|word| word.starts_with("--") && word.len() > 3) {
