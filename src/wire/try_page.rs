@@ -8,12 +8,17 @@
 pub(super) const TRY_PAGE: &str = concat!(
     include_str!("try_page/head.html"),
     include_str!("try_page/look.css"),
+    include_str!("try_page/call.css"),
     include_str!("try_page/body.html"),
     include_str!("try_page/state.js"),
     include_str!("try_page/connection.js"),
     include_str!("try_page/frames.js"),
     include_str!("try_page/actions.js"),
     include_str!("try_page/drawing.js"),
+    include_str!("try_page/media.js"),
+    include_str!("try_page/link.js"),
+    include_str!("try_page/call.js"),
+    include_str!("try_page/call_view.js"),
     include_str!("try_page/start.js"),
     include_str!("try_page/tail.html"),
 );

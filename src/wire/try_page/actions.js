@@ -96,6 +96,7 @@ function startConversation(recipient) {
 
 /** Another user means another connection: one connection is one user, also for the server. */
 function becomeUser(user) {
+  leaveCalls();
   Object.assign(state, { user, messages: [], unread: 0, confirmed: false, refused: false });
   for (const set of [state.joined, state.online, state.typing]) set.clear();
   $('notices').replaceChildren();

@@ -37,6 +37,7 @@ function introduce() {
     if (threadId) transmit({ type: 'join_thread', threadId });
   }
   transmit({ type: 'online_users' });
+  resumeCalls();
 }
 
 /** A second tab should come up as somebody else, so ask who is there before saying who we are. */
@@ -73,6 +74,7 @@ function closed(code, reason) {
   state.typing.clear();
   state.confirmed = false;
   loseWaiting();
+  callsLoseServer();
   if (CLOSE_REASONS[code]) notice('close ' + code, 'bad', [code + (reason ? ' ' + reason : ''), CLOSE_REASONS[code]]);
   if (code === 4401) showLink('stopped'); else retryLater();
   drawPlace();
@@ -98,7 +100,7 @@ function checkPulse() {
 function transmit(frame) {
   if (!isOpen()) return false;
   socket.send(JSON.stringify(frame));
-  logFrame('out', JSON.stringify(frame, (key, value) => key === 'token' ? '(hidden)' : value));
+  logFrame('out', frame);
   return true;
 }
 

@@ -43,7 +43,8 @@ function drawAll() {
 
 function drawTitle() {
   const who = nobodyChosen() ? '' : `User ${state.user} · `;
-  document.title = (state.unread ? `(${state.unread}) ` : '') + who + 'buddyline';
+  const ring = [...calls.rings.values()].find(isShown);
+  document.title = (ring ? `User ${ring.from} is calling · ` : '') + (state.unread ? `(${state.unread}) ` : '') + who + 'buddyline';
 }
 
 let drawnPlace = '';
@@ -60,6 +61,7 @@ function drawPlace() {
   if (place !== drawnPlace) { $('user').value = state.user; $('thread').value = state.thread; drawnPlace = place; }
   $('send').disabled = !isOpen() || nobodyChosen();
   $('second').href = '?' + new URLSearchParams(state.thread ? { thread: state.thread } : {});
+  drawCallButtons();
   onlineTimer ||= setTimeout(drawOnline, 100);   // a busy server may report hundreds of people a second
   drawTyping();
   drawEmpty();
@@ -158,7 +160,11 @@ function dropNotice(key) {
   for (const node of [...$('notices').children]) if (node.dataset.key === key) node.remove();
 }
 
-function logFrame(direction, raw) {
+/** What proves something is not shown: somebody may look on, or take a picture. */
+const hideSecrets = (key, value) => key === 'token' || key === 'credential' ? '(hidden)' : value;
+
+function logFrame(direction, given) {
+  const raw = typeof given === 'string' ? given : JSON.stringify(given, hideSecrets);
   const lines = $('lines');
   const parts = clip(raw, MAX_SHOWN_FRAME).split(/(?<=,)/).flatMap(part => [part, el('wbr')]);  // lines break after commas
   const line = el('li', { className: direction }, el('b', {}, direction), el('span', {}, ...parts));

@@ -2,9 +2,9 @@
 
 function received(raw) {
   heardAt = Date.now();
-  logFrame('in', raw);
-  let frame;
-  try { frame = JSON.parse(raw); } catch { return; }
+  let frame = null;
+  try { frame = JSON.parse(raw); } catch { /* shown as it came */ }
+  logFrame('in', frame?.type === 'ice_servers' ? frame : raw);
   // Types this page does not know are seen in the frames panel and otherwise left alone, as every client should.
   if (frame && Object.hasOwn(handlers, frame.type)) handlers[frame.type](frame);
 }
@@ -61,6 +61,7 @@ const handlers = {
     const item = frame.clientId && state.messages.find(m => m.clientId === frame.clientId && m.status === 'waiting');
     const code = String(frame.code || 'error'), text = String(frame.message || '');
     if (item) { fail(item, code, text); return; }
+    if (takeCallError(frame, code, text)) return;
     notice('error ' + code, 'bad', [code, text + (frame.replyTo ? ` (answer to ${frame.replyTo})` : '')]);
     if (frame.replyTo === 'join_thread' && String(frame.threadId ?? state.thread) === state.thread) state.refused = !state.confirmed;
     drawPlace();

@@ -11,6 +11,7 @@ function listen() {
   onClick('clearFrames', () => $('lines').replaceChildren());
   onClick('retry', connect);
   onClick('newer', toEnd);
+  listenForCalls();
 
   $('text').addEventListener('input', () => { fitText(); tellTyping(); });
   $('text').addEventListener('keydown', event => {

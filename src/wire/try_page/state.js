@@ -1,5 +1,6 @@
 'use strict';
-// One page, no framework. The parts, in this order: state, connection, frames in, actions, drawing, start.
+// One page, no framework. The parts, in this order: state, connection, frames in, actions, drawing; of calls the
+// microphone and camera, the connection to one person, the calls, their drawing; start.
 // Whatever came from a server or a person is shown with textContent, and `html` is never used: see PROTOCOL.md, 2.11.
 
 const MAX_MESSAGES = 500, MAX_FRAMES = 200, MAX_FACES = 60, MAX_NOTICES = 3, MAX_JOINED = 100;
