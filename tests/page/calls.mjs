@@ -1,14 +1,14 @@
 // Calls between real browsers: two and three pages ring, talk, and see each other's picture, through the server.
 //   npm install --no-package-lock; node calls.mjs [baseUrl=http://127.0.0.1:8080] [outDir=./shots]
-// Needs what check.mjs needs, and a server that lets calls ring for two seconds (--ring-lasts 2s), as one check
+// Needs what check.mjs needs, and a server that lets calls ring for a few seconds (--ring-lasts 6s), as one check
 // waits for that. The media are real: Chromium's own test picture and tone, over the addresses of this machine.
-import { assert, base, check, finish, launch, listenTo, newContext as contextOf, open, joined, part, run, shot, text } from './support.mjs';
+import { assert, base, bubble, check, finish, joined, launch, listenTo, newContext as contextOf, open, part, run, say, shot, text } from './support.mjs';
 
 const browser = await launch('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream',
   '--disable-features=WebRtcHideLocalIpsWithMdns', '--allow-loopback-in-peer-connection', '--autoplay-policy=no-user-gesture-required');
 const newContext = async (scheme = 'light', view = 'desktop', more = {}) => {
   const context = await contextOf(browser, scheme, view, { permissions: ['camera', 'microphone'], ...more });
-  context.setDefaultTimeout(12000);
+  context.setDefaultTimeout(15000);
   return context;
 };
 
@@ -93,6 +93,10 @@ async function videoCall() {
     const tracks = await one.evaluate(() => document.querySelector('#ownVideo').srcObject);
     assert(tracks === null, 'the camera is still shown');
   });
+  await check('who closes the page hangs up', async () => {
+    await one.click('#videoCall'); await rings(two); await accept(two); await inCall(one); await inCall(two);
+    await two.goto('about:blank'); await ended(one, 'User 12 hung up');
+  });
   await context.close();
 }
 
@@ -133,11 +137,16 @@ async function endings() {
     await two.click('.notice button:has-text("Call back")'); await rings(one); await accept(one); await inCall(two); await flows(two, ['15'], { video: false });
     await two.click('#hangUp'); await noCall(one);
   });
+  await check('calling who is just calling takes their call', async () => {
+    await one.click('#audioCall'); await rings(two); await two.click('#videoCall'); await inCall(one); await flows(one, ['16']);
+    assert(await two.evaluate(() => !calls.current.caller), 'a second call was made');
+    await two.click('#hangUp'); await noCall(one);
+  });
   await check('who declines in another call is busy', async () => {
     const third = await open(context, '?user=17&thread=' + newThread()); await joined(third);
     await third.evaluate(() => startConversation('16'));
     await one.click('#audioCall'); await rings(two); await accept(two); await inCall(one);
-    await third.click('#audioCall'); await text(two, '.ring', 'Accepting ends the call'); await two.click('.ring .stop');
+    await third.click('#audioCall'); await text(two, '.ring', 'Accepting ends this call'); await two.click('.ring .stop');
     await ended(third, 'User 16 is in another call.'); await inCall(two);
     await third.click('#audioCall'); await rings(two); await accept(two); await inCall(third); await ended(one, 'User 16 hung up');
     await third.close(); await noCall(two); await ended(two, 'User 17 hung up');
@@ -152,7 +161,7 @@ async function endings() {
   await check('a call that ends while the caller waits for the camera leaves nothing open', async () => {
     await two.evaluate(() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
       navigator.mediaDevices.getUserMedia = async want => { const stream = await real(want); window.opened = stream; await new Promise(wake => { window.wake = wake; }); return stream; }; });
-    await two.click('#videoCall'); await two.waitForFunction(() => window.opened); await two.click('#hangUp');
+    await two.click('#videoCall'); await two.waitForFunction(() => window.wake); await two.click('#hangUp');
     await two.evaluate(() => window.wake());
     await two.waitForFunction(() => window.opened.getTracks().every(track => track.readyState === 'ended'));
   });
@@ -178,7 +187,8 @@ async function glare() {
     const { context, one, two } = await pair(a, b);
     await check(`${a} and ${b} call each other at once: one call, and nobody is asked`, async () => {
       await Promise.all([one, two].map(page => page.evaluate(() => { window.asked = false; new MutationObserver(() => { window.asked ||= Boolean(document.querySelector('.ring')); }).observe(document.getElementById('rings'), { childList: true }); })));
-      await Promise.all([one.click('#videoCall'), two.click('#videoCall')]);
+      const at = Date.now() + 500;
+      await Promise.all([one, two].map(page => page.evaluate(at => { setTimeout(() => document.getElementById('videoCall').click(), at - Date.now()); }, at)));
       await inCall(one); await inCall(two); await flows(one, [String(b)]); await flows(two, [String(a)]);
       const [first, second] = await Promise.all([one, two].map(page => page.evaluate(() => ({ id: calls.current.id, caller: calls.current.caller, asked: window.asked }))));
       assert(first.id === second.id, 'two calls'); assert(first.caller !== second.caller, 'both called'); assert(!first.asked && !second.asked, 'somebody was asked');
@@ -190,14 +200,18 @@ async function glare() {
 
 /** A page whose socket the test can cut, and keep cut. */
 async function cuttable(context, query) {
-  const page = listenTo(await context.newPage()), line = { down: false, live: null };
+  const page = listenTo(await context.newPage()), line = { down: false, cut: null };
   await page.routeWebSocket(/.*/, ws => {
     if (line.down) { ws.close({ code: 1013, reason: 'down' }); return; }
-    ws.connectToServer(); line.live = ws;
+    const server = ws.connectToServer();
+    // Half cut, the server goes on as if the page were there: so it is when a phone changes networks.
+    line.cut = async (half = false) => { line.down = true; if (!half) await server.close(); await ws.close({ code: 1012 }); };
   });
   await page.goto(base + '/' + query); await joined(page);
   return { page, line };
 }
+
+const comeBack = page => page.evaluate(() => { if (!isOpen()) connect(); });
 
 async function lostSocket() {
   for (const cut of ['the caller', 'the callee']) {
@@ -209,11 +223,11 @@ async function lostSocket() {
       await a.page.click('#videoCall'); await rings(b.page); await accept(b.page); await inCall(a.page); await flows(a.page, ['42']);
       const ufrag = page => page.evaluate(() => [...calls.current.links.values()][0].pc.localDescription.sdp.match(/ice-ufrag:(\S+)/)[1]);
       const before = [await ufrag(a.page), await ufrag(b.page)];
-      lost.line.down = true; await lost.line.live.close({ code: 1012 });
+      await lost.line.cut();
       await text(lost.page, '#callStatus', 'no connection to the server');
       await flows(lost.page, [otherUser]); await flows(other.page, [lostUser]);
       await lost.page.click('#camera');                       // an offer that cannot be sent now
-      lost.line.down = false;
+      lost.line.down = false; await comeBack(lost.page);
       await lost.page.waitForFunction(() => calls.current?.lost === false);
       await lost.page.waitForFunction(([old]) => [...calls.current.links.values()][0].pc.localDescription.sdp.match(/ice-ufrag:(\S+)/)[1] !== old, [before[lost === a ? 0 : 1]]);
       await other.page.waitForFunction(() => !document.querySelector('#tiles .other.seen'));
@@ -223,8 +237,8 @@ async function lostSocket() {
       assert(await a.page.evaluate(() => calls.current.stage) === 'active', 'the call is not active');
     });
     await check(`${cut} hangs up without a socket: the other side is told when it is back`, async () => {
-      lost.line.down = true; await lost.line.live.close({ code: 1012 }); await text(lost.page, '#callStatus', 'no connection');
-      await lost.page.click('#hangUp'); lost.line.down = false;
+      await lost.line.cut(lost === a); await text(lost.page, '#callStatus', 'no connection');
+      await lost.page.click('#hangUp'); lost.line.down = false; await comeBack(lost.page);
       await ended(other.page, `User ${lostUser} hung up`); await noCall(other.page);
       assert(await lost.page.locator('.notice.bad code').count() === 0, 'an error is shown');
     });
@@ -278,6 +292,77 @@ async function without() {
   await context.close();
 }
 
-const parts = { videoCall, audioCall, endings, devices, glare, lostSocket, group, without };
+/** What the server may say, said to a page: no calls of its own are needed for that. */
+async function words() {
+  const context = await newContext();
+  const page = await open(context, `?user=71&thread=${newThread()}`); await joined(page);
+  const hear = frame => page.evaluate(text => received(text), JSON.stringify(frame));
+  await check('a page says nothing of a server that does not know ice_servers', async () => {
+    await page.waitForTimeout(300);
+    await hear({ type: 'error', code: 'unknown_type', message: 'The type "ice_servers" is not known.', clientId: 'ice-servers' });
+    assert(await page.locator('.notice').count() === 0, await page.textContent('#notices'));
+  });
+  await check('relays are used, and their password is not shown', async () => {
+    await hear({ type: 'ice_servers', iceServers: [{ urls: 'turn:127.0.0.1:9', username: 'u', credential: 'relay-secret' }], ttl: 600 });
+    await page.evaluate(() => { startConversation('79'); });
+    await page.click('#audioCall'); await text(page, '#callStatus', 'Not online now');
+    const used = await page.evaluate(() => [...calls.current.links.values()][0].pc.getConfiguration().iceServers[0].credential);
+    assert(used === 'relay-secret', 'the relay is not used');
+    assert(!(await page.textContent('#lines')).includes('relay-secret'), 'the password is in the frames panel');
+    await page.click('#hangUp');
+  });
+  const REASONS = { hangup: 'hung up', rejected: 'declined', cancelled: 'gave up before you answered', busy: 'in another call', no_answer: 'Missed call',
+    answered_elsewhere: 'Answered on another device.', disconnected: 'connection to user 72 was lost', failed: 'no way to each other' };
+  await check('each reason for an end is said in a sentence', async () => {
+    for (const [reason, words] of Object.entries(REASONS)) {
+      await hear({ type: 'call_initiated', callId: reason, senderId: '72', recipientId: '71', userId: '72' }); await rings(page);
+      await hear({ type: 'call_ended', callId: reason, reason }); await text(page, '.notice', words); await quiet(page);
+      await page.click('.notice .close');
+    }
+    await hear({ type: 'call_initiated', callId: 'g', senderId: '72', recipientId: '71', userId: '72' }); await rings(page);
+    await hear({ type: 'call_ended', callId: 'g', reason: 'glare', continuesAs: 'h' }); await quiet(page);
+    assert(await page.locator('.notice').count() === 0, 'of the call that is not the one is spoken');
+    await hear({ type: 'offer', callId: 'g', senderId: '72', recipientId: '71', userId: '72', offer: { type: 'offer', sdp: 'v=0' } });
+    assert(await page.locator('.ring').count() === 0, 'a late frame of an ended call rings');
+  });
+  await check('an offer alone rings, as apps without call_initiated send it', async () => {
+    await hear({ type: 'offer', callId: 'o', senderId: '72', recipientId: '71', offer: { type: 'offer', sdp: 'v=0' } }); await rings(page);
+    await hear({ type: 'call_ended', callId: 'o', reason: 'cancelled' }); await quiet(page);
+  });
+  await check('at most eight calls ring', async () => {
+    for (let i = 0; i < 20; i++) await hear({ type: 'call_initiated', callId: 'many' + i, senderId: '72', recipientId: '71', userId: '72' });
+    assert(await page.locator('.ring').count() === 8, await page.locator('.ring').count() + ' ring');
+  });
+  await context.close();
+}
+
+// ------------------------------------------------------------------ screenshots
+
+async function screenshots() {
+  for (const scheme of ['light', 'dark']) for (const view of ['desktop', 'phone']) await check(`screenshots ${scheme} ${view}`, async () => {
+    const name = `calls-${scheme}-${view}`, thread = newThread();
+    const context = await newContext(scheme, view), others = await newContext('light', 'desktop');
+    const a = await open(context, `?user=1&thread=${thread}`), b = await open(others, `?user=2&thread=${thread}`);
+    await joined(a); await joined(b); await a.waitForFunction(() => state.online.size === 2); await b.waitForFunction(() => state.online.size === 2);
+    await say(b, 'Do you have a minute?'); await bubble(a, 'a minute'); await say(a, 'Sure, call me.'); await bubble(b, 'call me');
+    await a.click('#videoCall'); await rings(b); await text(a, '#callStatus', 'Ringing'); await shot(a, name + '-outgoing'); await b.click('.ring .stop');
+    await ended(a, 'declined'); await shot(a, name + '-ended');
+    await a.click('#audioCall'); await rings(b); await accept(b); await inCall(a); await flows(a, ['2'], { video: false }); await shot(a, name + '-audio');
+    await a.click('#hangUp'); await noCall(b);
+    await b.click('#videoCall'); await rings(a); await shot(a, name + '-incoming'); await accept(a); await inCall(a); await sees(a, 1); await shot(a, name + '-video');
+    await a.click('#framesButton'); await shot(a, name + '-video-frames'); await a.click('#framesButton');
+    if (view === 'phone') { await a.setViewportSize({ width: 844, height: 390 }); await shot(a, name + '-video-landscape'); await a.setViewportSize({ width: 390, height: 844 }); }
+    const c = await open(others, `?user=3&thread=${thread}`); await joined(c); await c.evaluate(() => startConversation('1'));
+    await c.click('#audioCall'); await rings(a); await shot(a, name + '-second-rings'); await c.click('#hangUp'); await quiet(a);
+    await c.close(); await b.click('#hangUp'); await noCall(a);
+    const d = await open(others, `?user=4&thread=${thread}`); await joined(d); await a.waitForFunction(() => state.online.has('4'));
+    await a.click('#videoCall'); await text(a, '#whom', 'Everyone'); await shot(a, name + '-whom'); await a.click('#whom button:has-text("Everyone")');
+    await rings(b); await shot(b, 'calls-incoming-group'); await accept(b); await rings(d); await accept(d); await sees(a, 2); await shot(a, name + '-group');
+    await d.click('#camera'); await sees(a, 1); await shot(a, name + '-group-face'); await a.click('#hangUp');
+    await context.close(); await others.close();
+  });
+}
+
+const parts = { videoCall, audioCall, endings, devices, glare, lostSocket, group, without, words, screenshots };
 for (const [name, action] of Object.entries(parts)) if (!process.argv[4] || process.argv[4] === name) await part(name, action);
 await finish(browser);

@@ -35,9 +35,11 @@ function toPeer(call) { return call.group ? {} : { recipientId: call.peer }; }
 /** Calls `peer`, or everyone in this thread where that is empty. */
 async function beginCall(video, peer) {
   if (calls.current || !canSend()) return;
+  const theirs = [...calls.rings.values()].find(ring => peer && !ring.group && !ring.gone && ring.from === peer);
+  if (theirs) { acceptCall(theirs, video); return; }
   const call = newCall({ id: newClientId(), peer, group: !peer, thread: state.thread, video, caller: true });
   calls.current = call;
-  dropNotice('call ' + peer);
+  dropCallNotices(peer);
   drawCall();
   if (!await openCallMedia(call)) return;
   if (!tellCall(call, 'call_initiated', { ...toPeer(call), video, clientId: call.id })) { endCall(call, 'disconnected'); return; }
@@ -52,6 +54,7 @@ async function acceptCall(ring, video) {
   calls.rings.delete(ring.id);
   const call = newCall({ ...ring, peer: ring.group ? '' : ring.from, video, caller: false });
   calls.current = call;
+  dropCallNotices(ring.from);
   drawCall();
   if (!await openCallMedia(call)) return;
   call.stage = 'connecting';
@@ -124,7 +127,7 @@ function leaveCalls() {
 
 // ------------------------------ the connection to the server
 
-const ASK_ICE = 'ice-servers';
+const ASK_ICE = 'ice-servers', LATE = 'late';
 
 /** Servers on the way that pass the media on. A server may know none, or not know the question. */
 function askIceServers() {
@@ -143,7 +146,11 @@ function callsLoseServer() {
 function resumeCalls() {
   const call = calls.current;
   askIceServers();
-  for (const { call, type } of calls.unsaid.splice(0)) tellCall(call, type, { clientId: 'late' });
+  for (const { call, type } of calls.unsaid.splice(0)) {
+    // The server may not know yet that the old connection is lost, and takes the word of one device only.
+    if (['call_hangup', 'call_left'].includes(type)) tellCall(call, 'call_resume', { clientId: LATE });
+    tellCall(call, type, { clientId: LATE });
+  }
   if (call && call.stage !== 'preparing') tellCall(call, 'call_resume', { clientId: call.id });
   else if (call) call.lost = false;
   setTimeout(() => {
@@ -155,7 +162,7 @@ function resumeCalls() {
 
 /** True if an error is about a call and needs no notice of its own. */
 function takeCallError(frame, code, text) {
-  if (frame.clientId === ASK_ICE || frame.clientId === 'late') return true;
+  if (frame.clientId === ASK_ICE || frame.clientId === LATE) return true;
   const about = String(frame.replyTo || '');
   if (!about.startsWith('call_') && !['offer', 'answer', 'ice-candidate'].includes(about)) return false;
   const call = calls.current;
@@ -166,7 +173,7 @@ function takeCallError(frame, code, text) {
   const begins = ['call_initiated', 'call_joined', 'call_resume'].includes(about);
   if (!begins && !isOver) return false;
   endCall(call, code);
-  notice('call ' + call.peer, 'bad', [code, text]);
+  notice('call end', 'bad', [code, text]);
   return true;
 }
 
@@ -234,7 +241,7 @@ Object.assign(handlers, {
 
   call_rejected(frame) {
     const call = calls.current;
-    if (call?.group && call.id === String(frame.callId)) notice(`call ${frame.userId}`, '', ['', `User ${frame.userId} declined the call.`]);
+    if (call?.group && call.id === String(frame.callId)) notice('call trouble', '', ['', `User ${frame.userId} declined the call.`]);
   },
 
   call_resumed(frame) {

@@ -23,10 +23,17 @@ function tellEnd(call, reason) {
   const lasted = call.since ? ` The call lasted ${minutes(call.since)}.` : '';
   const again = !call.group && reason !== 'answered_elsewhere' && reason
     ? [call.caller || call.since ? 'Call again' : 'Call back', () => beginCall(call.video, call.peer)] : [];
-  if (!reason) { $('polite').textContent = 'The call has ended.'; dropNotice('call ' + call.peer); return; }
+  if (!reason) { $('polite').textContent = 'The call has ended.'; return; }
   if (!Object.hasOwn(ENDINGS, reason)) return;       // an error: its own words say more
   const className = ['disconnected', 'failed'].includes(reason) ? 'bad' : '';
-  notice('call ' + call.peer, className, ['', ENDINGS[reason](who, call) + lasted], again);
+  notice(call.links ? 'call end' : 'missed ' + call.from,    // what only rang has no links
+    className, ['', ENDINGS[reason](who, call) + lasted], again);
+}
+
+/** What was said of the last call, and that `peer` was missed: no longer news in the next. */
+function dropCallNotices(peer) {
+  dropNotice('call end');
+  dropNotice('missed ' + peer);
 }
 
 function icon(name) {
@@ -117,7 +124,7 @@ function dropRing(node) {
 
 function drawRing(ring) {
   const kind = `${ring.group ? 'Group' : ring.video ? 'Video' : 'Audio'} call${ring.thread ? `, thread ${ring.thread}` : ''}`;
-  const rest = calls.current ? '. Accepting ends the call you are in.' : '';
+  const rest = calls.current ? '. Accepting ends this call.' : '';
   const acts = el('div', { className: 'acts' }, iconButton('hangup', 'Decline', () => declineCall(ring), 'stop'));
   if (ring.video) acts.append(iconButton('phone', 'Audio only', () => acceptCall(ring, false)));
   acts.append(iconButton(ring.video ? 'camera' : 'phone', 'Accept', () => acceptCall(ring, ring.video), 'main'));
@@ -191,11 +198,15 @@ function drawTiles(call) {
   if (shown !== call.camera) own.srcObject = call.camera ? new MediaStream([call.camera]) : null;
   $('me').hidden = !call.camera && !call.group;
   $('me').classList.toggle('seen', Boolean(call.camera));
-  if (call.group && !$('me').querySelector('.face')) $('me').prepend(face(state.user));
+  if ($('me').dataset.user !== state.user) {
+    $('me').querySelector('.face')?.remove();
+    $('me').prepend(face(state.user));
+    $('me').dataset.user = state.user;
+  }
 }
 
 function drawTile(user, link) {
-  let tile = [...$('tiles').children].find(node => node.dataset.user === user);
+  let tile = [...$('tiles').querySelectorAll('.other')].find(node => node.dataset.user === user);
   if (!tile) {
     const video = el('video', { autoplay: true, playsInline: true, ariaLabel: `Video of user ${user}` });
     tile = el('div', { className: 'tile other' }, video, face(user), el('span', { className: 'name' }, `User ${user}`));
