@@ -280,6 +280,11 @@ async function without() {
     await two.click('#videoCall'); await text(two, '.notice', 'No camera: none was found.'); await rings(one); await accept(one);
     await inCall(two); await sees(two, 1); await flows(one, ['62'], { video: false }); await flows(two, ['61']); await two.click('#hangUp'); await noCall(one);
   });
+  await check('everyone is nobody: it says so', async () => {
+    const three = await open(context, '?user=63&thread=' + newThread()); await joined(three); await three.waitForFunction(() => state.online.size > 2);
+    await three.click('#audioCall'); await three.click('#whom button:has-text("Everyone")'); await text(three, '.notice.bad', 'recipient_offline'); await noCall(three);
+    await three.close();
+  });
   await check('without permission it says so, and still sees and hears', async () => {
     await two.evaluate(() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')); });
     await two.click('#videoCall'); await text(two, '.notice', 'it is not allowed for this page'); await rings(one); await accept(one);
@@ -356,7 +361,7 @@ async function screenshots() {
     await c.click('#audioCall'); await rings(a); await shot(a, name + '-second-rings'); await c.click('#hangUp'); await quiet(a);
     await c.close(); await b.click('#hangUp'); await noCall(a);
     const d = await open(others, `?user=4&thread=${thread}`); await joined(d); await a.waitForFunction(() => state.online.has('4'));
-    await a.click('#videoCall'); await text(a, '#whom', 'Everyone'); await shot(a, name + '-whom'); await a.click('#whom button:has-text("Everyone")');
+    await a.click('#videoCall'); await text(a, '#whom', 'Everyone'); const box = await a.locator('#whom').boundingBox(); assert(box.x >= 0 && box.x + box.width <= a.viewportSize().width, 'the list is cut off'); await shot(a, name + '-whom'); await a.click('#whom button:has-text("Everyone")');
     await rings(b); await shot(b, 'calls-incoming-group'); await accept(b); await rings(d); await accept(d); await sees(a, 2); await shot(a, name + '-group');
     await d.click('#camera'); await sees(a, 1); await shot(a, name + '-group-face'); await a.click('#hangUp');
     await context.close(); await others.close();

@@ -169,9 +169,9 @@ function takeCallError(frame, code, text) {
   const isThis = call && (frame.callId == null ? frame.clientId === call.id : String(frame.callId) === call.id);
   const isOver = ['no_such_call', 'not_your_call'].includes(code);
   if (!isThis) return isOver;                        // a call that has just ended: nobody needs to know
-  if (code === 'recipient_offline') { call.offline = isWaiting(call); drawCall(); return true; }
+  if (code === 'recipient_offline' && !call.group) { call.offline = isWaiting(call); drawCall(); return true; }
   const begins = ['call_initiated', 'call_joined', 'call_resume'].includes(about);
-  if (!begins && !isOver) return false;
+  if (!begins && !isOver) return call.group && code === 'recipient_offline';    // one of several is just away
   endCall(call, code);
   notice('call end', 'bad', [code, text]);
   return true;

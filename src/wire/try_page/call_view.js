@@ -97,10 +97,10 @@ function offerChoice(video, opener) {
   if (state.thread && state.confirmed) rows.unshift(pick('', icon('group'), `Everyone in thread ${state.thread}`));
   $('whomTitle').textContent = video ? 'Video call with' : 'Audio call with';
   $('whomList').replaceChildren(...rows);
-  const box = opener.getBoundingClientRect();
-  $('whom').style.top = box.bottom + 6 + 'px';
-  $('whom').style.right = Math.max(8, innerWidth - box.right) + 'px';
-  $('whom').showPopover();
+  const box = opener.getBoundingClientRect(), list = $('whom');
+  list.showPopover();
+  list.style.top = box.bottom + 6 + 'px';
+  list.style.left = Math.max(8, box.right - list.offsetWidth) + 'px';
   $('whomList').querySelector('button')?.focus();
 }
 
@@ -142,7 +142,7 @@ const STAGES = {
   calling: call => call.offline ? 'Not online now. It rings as soon as they are.' : 'Calling…',
   ringing: () => 'Ringing…',
   connecting: () => 'Connecting…',
-  active: call => minutes(call.since),
+  active: call => minutes(call.since) + (call.group ? ` · ${call.links.size + 1} people` : ''),
 };
 
 function callStatus(call) {
@@ -169,7 +169,7 @@ function drawCall() {
 
   const pictures = call.video || [...call.links.values()].some(hasPicture);
   $('call').dataset.kind = pictures ? 'video' : 'audio';
-  $('callWho').textContent = call.group ? `Group call, thread ${call.thread}` : `User ${call.peer}`;
+  $('callWho').textContent = call.group ? 'Group call' : `User ${call.peer}`;
   drawCallStatus();
   drawTiles(call);
   label('mute', call.mic?.enabled === false ? 'mic-off' : 'mic', !call.mic ? 'No microphone' : call.mic.enabled ? 'Mute' : 'Unmute');
