@@ -30,3 +30,27 @@ pub(super) const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-
     script-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::TRY_PAGE;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_part_is_in_the_page_and_the_page_is_one_document() {
+        let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/try_page");
+        let mut bytes = 0;
+        for part in fs::read_dir(parts).unwrap() {
+            let path = part.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(TRY_PAGE.contains(&text), "{} is left out", path.display());
+            bytes += text.len();
+        }
+        assert_eq!(TRY_PAGE.len(), bytes, "no part stands twice");
+        assert!(TRY_PAGE.starts_with("<!doctype html>") && TRY_PAGE.ends_with("</html>\n"));
+        for tag in ["<style>", "</style>", "<script>", "</script>", "<body>", "</body>"] {
+            assert_eq!(TRY_PAGE.matches(tag).count(), 1, "{tag}");
+        }
+    }
+}

@@ -137,6 +137,8 @@ function linkChanged(link) {
 
 function giveUp(link) {
   link.timer = 0;
+  // Without a server there is no way to agree on another way; it may be the same network that is gone.
+  if (link.call.lost) { link.timer = setTimeout(() => giveUp(link), FAILED_WAIT); return; }
   if (link.call.group || calls.current !== link.call) return;   // the others of a group may well hear each other
   tellCall(link.call, 'call_hangup', { reason: 'failed' });
   endCall(link.call, 'failed');
