@@ -109,7 +109,7 @@ function endCall(call, reason) {
   for (const key of ['call trouble', 'media']) dropNotice(key);
   tellEnd(call, reason);
   drawCall();
-  if (hadFocus) $('text').focus();
+  if (hadFocus) $(call.video ? 'videoCall' : 'audioCall').focus();   // not the text box: a phone would open its keyboard
 }
 
 function rememberEnded(id) {

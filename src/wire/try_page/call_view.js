@@ -119,7 +119,7 @@ function drawRings() {
 function dropRing(node) {
   const hadFocus = node.contains(document.activeElement);
   node.remove();
-  if (hadFocus && !calls.current) $('text').focus();
+  if (hadFocus && !calls.current) $('audioCall').focus();
 }
 
 function drawRing(ring) {
