@@ -10,6 +10,7 @@ pub mod handshake;
 pub mod monitor;
 pub mod outbox;
 mod token;
+mod try_page;
 
 use std::fmt;
 use std::io::{self, Cursor, Read, Write};
