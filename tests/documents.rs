@@ -17,7 +17,9 @@ use buddyline::config::secrets::VARIABLE;
 use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
 use buddyline::protocol::call::Relayed;
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
-use buddyline::protocol::server::{Encoder, ErrorFrame, LeftReason, MessageFrame, ServerFrame};
+use buddyline::protocol::server::{
+    CallState, Encoder, EndReason, ErrorFrame, LeftReason, MessageFrame, ServerFrame,
+};
 use buddyline::protocol::{ClientError, ErrorCode, Id, IdKey};
 use clap::CommandFactory;
 use markdown::{Block, Document, Row, root, words};
@@ -127,7 +129,8 @@ fn what_the_document_lets_the_server_send_is_what_it_sends() {
             let real = full.get(field);
             let real = real.unwrap_or_else(|| panic!("line {}: no such {field}", block.line));
             let id = |value: &Value| value.is_string() || value.is_u64();
-            let is_id = field.ends_with("Id") && field != "messageId" && id(real) && id(value);
+            let named_so = field.ends_with("Id") && field != "messageId" || field == "continuesAs";
+            let is_id = named_so && id(real) && id(value);
             let alike = std::mem::discriminant(value) == std::mem::discriminant(real);
             assert!(is_id || alike, "line {}: {field} is {value}", block.line);
         }
@@ -220,6 +223,7 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
     let reply = ReplyTo {
         kind: full.then_some(FrameType::Typing),
         thread: maybe.cloned(),
+        call: maybe.cloned(),
         client_id: maybe.cloned(),
     };
     let message = MessageFrame {
@@ -245,6 +249,31 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
         ServerFrame::Typing { thread_id: id, user_id: Some(id), typing: true, client_id: maybe },
         ServerFrame::OnlineUsers { thread_id: maybe, user_ids: &[id], client_id: maybe },
         ServerFrame::Pong { client_id: maybe },
+        ServerFrame::CallEnded {
+            call_id: id,
+            thread_id: maybe,
+            reason: EndReason::Glare,
+            continues_as: maybe,
+        },
+        ServerFrame::CallResumed {
+            call_id: id,
+            user_id: id,
+            state: CallState::Active,
+            client_id: maybe,
+        },
+        ServerFrame::CallJoined {
+            call_id: id,
+            thread_id: maybe,
+            user_id: id,
+            user_ids: full.then_some(std::slice::from_ref(id)),
+            client_id: maybe,
+        },
+        ServerFrame::CallLeft {
+            call_id: id,
+            thread_id: maybe,
+            user_id: id,
+            reason: EndReason::Hangup,
+        },
         ServerFrame::Error(ErrorFrame::new(&fault, &reply)),
     ];
     let mut encoder = Encoder::default();
@@ -267,6 +296,10 @@ fn word(frame: &ServerFrame<'_>) -> &'static str {
         ServerFrame::Typing { .. } => "typing",
         ServerFrame::OnlineUsers { .. } => "online_users",
         ServerFrame::Pong { .. } => "pong",
+        ServerFrame::CallEnded { .. } => "call_ended",
+        ServerFrame::CallResumed { .. } => "call_resumed",
+        ServerFrame::CallJoined { .. } => "call_joined",
+        ServerFrame::CallLeft { .. } => "call_left",
         ServerFrame::Error(_) => "error",
     }
 }
