@@ -166,8 +166,7 @@ fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
     }
     assert_eq!(expected.len(), 10);
     let shown = sent_by(&document, SERVER).map(object);
-    let shown: Vec<Object> =
-        shown.filter(|example| !own.contains_key(&kind_of(example))).collect();
+    let shown: Vec<Object> = shown.filter(|example| !own.contains_key(&kind_of(example))).collect();
     assert_eq!(shown, expected);
 }
 
