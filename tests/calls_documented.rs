@@ -370,66 +370,30 @@ fn what_is_too_much_for_a_lost_device_is_said_to_be() {
     town.hears_error(alice, "recipient_offline");
 }
 
-// ---- groups
-
 #[test]
-fn who_was_not_rung_joins_a_group_call_by_its_thread_and_it_ends_with_the_last_two() {
-    let mut town = Town::default();
-    let [alice, bob] = [(1, "2"), (2, "3")].map(|(n, id)| town.open_in(n, id, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(bob, r#"{"type":"call_rejected","callId":"g"}"#);
+fn a_device_that_comes_misses_an_offer_for_which_there_was_no_room() {
+    let (mut town, alice, phone, laptop) = three();
+    town.say(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     town.heard();
-    assert_eq!(town.hub.census().calls, [0, 0], "one is alone and nobody rings");
-
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"h"}"#);
-    town.say(bob, r#"{"type":"call_joined","callId":"h"}"#);
-    let carol = town.open_in(3, "4", "12");
-    town.say(carol, r#"{"type":"offer","offer":"o","recipientId":2,"callId":"h"}"#);
-    town.heard();
-    town.say(carol, r#"{"type":"call_joined","callId":"h","threadId":12}"#);
-    let joined = r#"{"type":"call_joined","callId":"h","threadId":12,"userId":4}"#;
-    town.hears(&[
-        (
-            carol,
-            r#"{"type":"call_joined","callId":"h","threadId":12,"userId":4,"userIds":[2,3,4]}"#,
-        ),
-        (alice, joined),
-        (bob, joined),
-    ]);
-    town.say(alice, r#"{"type":"call_hangup","callId":"h"}"#);
-    town.heard();
-    town.say(bob, r#"{"type":"call_left","callId":"h"}"#);
-    let heard = town.heard();
-    let ends: Vec<ConnId> =
-        heard.iter().filter_map(|(conn, f)| (f["type"] == "call_ended").then_some(*conn)).collect();
-    assert_eq!(ends, [bob, carol], "{heard:?}");
+    let offer = "o".repeat(64 << 10);
+    town.say(alice, &format!(r#"{{"type":"offer","offer":"{offer}","callId":"c"}}"#));
+    let heard: Vec<ConnId> = town.heard().into_iter().map(|(conn, _)| conn).collect();
+    assert_eq!(heard, [phone, laptop]);
+    let (_, heard) = comes(&mut town, 4, 3);
+    assert_eq!(types(&heard), ["user_connected", "call_initiated"]);
 }
 
 #[test]
-fn who_does_not_join_in_time_is_told_and_the_others_are_too() {
-    let mut town = Town::default();
-    let [alice, bob, carol] = [(1, "2"), (2, "3"), (3, "4")].map(|(n, u)| town.open_in(n, u, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(bob, r#"{"type":"call_joined","callId":"g"}"#);
+fn an_offer_that_meets_the_end_on_its_way_is_told_of_it_for_a_minute() {
+    let (mut town, alice, phone, _) = answered();
+    town.say(alice, r#"{"type":"call_left","callId":"c"}"#);
     town.heard();
-    town.pass(RING);
-    let left = r#"{"type":"call_left","callId":"g","threadId":12,"userId":4,"reason":"no_answer"}"#;
-    town.hears(&[
-        (carol, r#"{"type":"call_ended","callId":"g","threadId":12,"reason":"no_answer"}"#),
-        (alice, left),
-        (bob, left),
-    ]);
-}
-
-#[test]
-fn a_group_call_is_for_eight_and_for_who_is_there() {
-    let mut town = Town::default();
-    let people: Vec<ConnId> = (10..19).map(|n| town.open_in(n, &n.to_string(), "12")).collect();
-    town.say(people[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.hears_error(people[0], "thread_too_large");
-    let alone = town.open_in(1, "2", "13");
-    town.say(alone, r#"{"type":"call_initiated","threadId":13,"callId":"g"}"#);
-    town.hears_error(alone, "recipient_offline");
+    let offer = r#"{"type":"offer","offer":"o","recipientId":2,"callId":"c"}"#;
+    town.say(phone, offer);
+    town.hears(&[(phone, r#"{"type":"call_ended","callId":"c","reason":"hangup"}"#)]);
+    town.pass(Duration::from_secs(60));
+    town.say(phone, offer);
+    town.hears(&[(alice, offer)]);
 }
 
 // ---- verified, and apps that know the documented frames only
