@@ -232,6 +232,20 @@ fn a_live_call_moves_to_the_device_that_resumes_it() {
 }
 
 #[test]
+fn who_comes_back_before_the_loss_is_known_resumes_and_can_then_hang_up() {
+    let (mut town, _, phone, _) = answered();
+    let back = town.open_as(4, "3");
+    town.say(back, r#"{"type":"call_hangup","callId":"c"}"#);
+    town.hears_error(back, "not_your_call");
+    town.say(back, r#"{"type":"call_resume","callId":"c"}"#);
+    town.say(back, r#"{"type":"call_hangup","callId":"c"}"#);
+    let heard = town.heard();
+    let told = heard.iter().filter(|(conn, f)| *conn == phone && f["type"] == "call_ended");
+    assert!(told.map(|(_, f)| &f["reason"]).eq(["answered_elsewhere"]), "{heard:?}");
+    assert_eq!(town.hub.census().calls, [0, 0]);
+}
+
+#[test]
 fn while_it_rings_the_callers_device_has_five_seconds_and_the_called_users_rings_again() {
     let (mut town, alice, phone, laptop) = three();
     town.say(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
