@@ -104,7 +104,7 @@ fn words(frame: &Value) -> String {
     let kind = frame["type"].as_str().expect("a type");
     match kind {
         "call_ended" => {
-            format!("ended {} {}", frame["callId"].as_str().unwrap(), text(frame, "reason"))
+            format!("ended {} {}", text(frame, "callId"), text(frame, "reason"))
         }
         "error" => format!("error {}", text(frame, "code")),
         "call_left" => format!("left {} {}", frame["userId"], text(frame, "reason")),
