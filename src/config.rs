@@ -4,6 +4,7 @@
 //! sentence that names the setting, the value and what is allowed.
 
 pub mod env_file;
+mod files;
 pub mod limits;
 pub mod origins;
 pub mod proxies;

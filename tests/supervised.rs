@@ -294,6 +294,59 @@ fn bad_settings_are_refused_as_a_whole_and_the_old_ones_kept() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_and_nobody_waits_for_it() {
+    let file = SecretFile::with(&["BUDDYLINE_LOG_LEVEL=info"]);
+    let pipe = Pipe::new();
+    let server = Server::start(&["--env-file", file.path()]);
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    for (text, why) in [
+        (format!("BUDDYLINE_JWT_SECRET_FILE={}", pipe.0), "--jwt-secret-file"),
+        (format!("BUDDYLINE_TLS_CERT={0}\nBUDDYLINE_TLS_KEY={0}", pipe.0), "--tls-cert"),
+        ("BUDDYLINE_JWT_SECRET_FILE=/dev/zero".to_owned(), "/dev/zero"),
+    ] {
+        fs::write(file.path(), text).unwrap();
+        server.signal("HUP");
+        let tells = |line: &String| line.contains("no regular file") && line.contains(why);
+        server.wait_for_log(|lines| lines.iter().any(tells));
+        seven.drain();
+    }
+    for name in [&*pipe.0, "/dev/zero", "/"] {
+        let mut command = binary();
+        let mut child = command
+            .args(["check-config", "--env-file", name])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let ends = (0..500).any(|_| {
+            thread::sleep(10 * MS);
+            child.try_wait().unwrap().is_some()
+        });
+        if !ends {
+            child.kill().unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{name}");
+    }
+}
+
+/// A pipe with a name, into which nobody writes; removed when dropped.
+struct Pipe(String);
+
+impl Pipe {
+    fn new() -> Pipe {
+        let name = format!("buddyline-pipe-{}", std::process::id());
+        let path = std::env::temp_dir().join(name).to_str().unwrap().to_owned();
+        assert!(Command::new("mkfifo").args(["-m", "600", &path]).status().unwrap().success());
+        Pipe(path)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
 fn what_holds_from_the_start_is_named_when_it_has_changed() {
     let file = SecretFile::with(&["BUDDYLINE_UPSTREAM_WORKERS=2"]);
     let server = Server::start(&["--env-file", file.path()]);

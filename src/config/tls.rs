@@ -3,13 +3,13 @@
 //! Two files that are named, or two credentials that systemd hands to a service. What has been read
 //! of the key is zeroed; what the TLS library makes of it lives as long as it is used.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::secrets;
+use super::{files, secrets};
 
 /// The names of the systemd credentials, files in `$CREDENTIALS_DIRECTORY`.
 pub const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
@@ -100,7 +100,7 @@ fn lacks(set: &str, unset: &str) -> String {
 
 fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    File::open(path)
+    files::open(path)
         .and_then(|file| file.take(CERT_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|fault| format!("{name}: it cannot be read: {fault}"))?;
     match bytes.len() as u64 > CERT_BYTES_MAX {
