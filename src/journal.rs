@@ -67,9 +67,10 @@ pub fn set_level(level: LevelFilter) {
 /// What each library may log, beneath the level of all.
 fn levels() -> SimpleLogger {
     SimpleLogger::new()
-        // What a connection pool or a TLS library notes is no event of this server.
+        // What a connection pool or a TLS library notes is no event of this server, and what the
+        // latter warns of is for any client to choose.
         .with_module_level("ureq", LevelFilter::Warn)
-        .with_module_level("rustls", LevelFilter::Warn)
+        .with_module_level("rustls", LevelFilter::Error)
         // It prints what clients write into their close frames.
         .with_module_level("tungstenite", LevelFilter::Warn)
 }
@@ -170,6 +171,7 @@ mod tests {
             say(journal, "listening");
             say_as(journal, "ureq::pool", Level::Info, "no event of this server");
             say_as(journal, "ureq::pool", Level::Warn, "but this is");
+            say_as(journal, "rustls::common_state", Level::Warn, "what any client can provoke");
             let fields = [("connection", 17), ("request", 5)];
             let mut record = Record::builder();
             record.target("buddyline").level(Level::Debug).key_values(&fields);

@@ -45,7 +45,7 @@ use crate::wire::handshake::Rules;
 use admission::Admission;
 use crowd::Crowd;
 use drain::Drain;
-use listeners::Listeners;
+use listeners::{BACKLOG, Listeners};
 use refusals::Refusals;
 pub use reload::Source;
 use scrapes::Scrapes;
@@ -180,7 +180,7 @@ impl Server {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
-            true => Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?,
+            true => Listeners::bind(&config.listen.addresses, BACKLOG, poll.registry(), LISTENERS)?,
             false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
         };
         let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;

@@ -157,6 +157,30 @@ fn a_manager_that_does_not_read_keeps_nobody_waiting() {
 }
 
 #[test]
+fn that_the_server_is_up_is_said_again_to_a_manager_that_had_no_room_for_it() {
+    let manager = Manager::new("full");
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"X=1", &manager.path).is_ok() {}
+    let server = manager.start(10 * S, &[]);
+    Client::in_thread(server.address(), 7, 41);
+    let heard = manager.waits_for("READY=1");
+    assert!(heard.iter().filter(|word| *word == "X=1").count() > 5, "it was full: {heard:?}");
+    // And once taken, no more.
+    assert!(!manager.hears(S / 2).iter().any(|word| word == "READY=1"));
+}
+
+#[test]
+fn a_watchdog_without_any_patience_does_not_keep_the_loop_awake() {
+    let manager = Manager::new("hasty");
+    let server = manager.start(Duration::from_micros(1), &[]);
+    manager.waits_for("WATCHDOG=1");
+    let feeds = manager.hears(S).iter().filter(|word| *word == "WATCHDOG=1").count();
+    assert!((10..=1_100).contains(&feeds), "{feeds}");
+    Client::in_thread(server.address(), 7, 41);
+}
+
+#[test]
 fn without_a_manager_or_with_one_that_is_gone_the_server_works() {
     let mut command = binary();
     command.args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", "/nowhere/at all");

@@ -43,7 +43,7 @@ impl Server {
     ///
     /// Polling itself fails; no connection's error gets here.
     pub fn run(&mut self) -> io::Result<()> {
-        self.supervisor.ready();
+        self.supervisor.ready(clock().instant);
         while !self.ending.as_ref().is_some_and(|drain| drain.over) {
             self.tick()?;
         }

@@ -42,7 +42,7 @@ impl Server {
             ),
         }
         self.source = Some(source);
-        self.supervisor.ready();
+        self.supervisor.ready(now.instant);
     }
 
     /// Everything that can fail comes first.
