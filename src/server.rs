@@ -180,7 +180,10 @@ impl Server {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
-            true => Listeners::bind(&config.listen.addresses, BACKLOG, poll.registry(), LISTENERS)?,
+            true => {
+                let addresses = config.listen.resolved().map_err(io::Error::other)?;
+                Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENERS)?
+            }
             false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
         };
         let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;

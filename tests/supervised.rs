@@ -381,6 +381,36 @@ fn what_holds_from_the_start_is_named_when_it_has_changed() {
 }
 
 #[test]
+fn another_site_and_another_address_wait_for_the_start_and_tokens_are_checked_as_before() {
+    let secret = SecretFile::with(&["a secret of the tests, which is long enough"]);
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    site.set_jwt_secret("a secret of the tests, which is long enough");
+    let url = site.url();
+    let lines =
+        format!("BUDDYLINE_JWT_SECRET_FILE={}\nBUDDYLINE_LISTEN=127.0.0.1:0", secret.path());
+    let file = SecretFile::with(&[&lines, &format!("BUDDYLINE_BUDDYBOSS_URL={url}")]);
+    let mut command = binary();
+    command.args(["--env-file", file.path()]);
+    let server = Server::launch(command, 1);
+    logged(&server, "REST API answers");
+    // A name that nobody has: it is not even looked up.
+    let other = lines.replace("127.0.0.1:0", "nobody.invalid:80");
+    let other = format!("{other}\nBUDDYLINE_BUDDYBOSS_URL=https://other.example\n");
+    fs::write(file.path(), &other).unwrap();
+    server.signal("HUP");
+    logged(&server, "--listen has changed: it holds from the next start");
+    logged(&server, "--buddyboss-url has changed: it holds from the next start");
+    logged(&server, "the settings are read anew");
+    Client::proven(server.address(), 7, &site.jwt(7, 600 * S));
+    // Which a start says.
+    let output = binary().args(["check-config", "--env-file", file.path()]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--listen nobody.invalid:80"), "{said}");
+}
+
+#[test]
 fn the_settings_of_a_file_hold_instead_of_the_environment_and_a_flag_wins() {
     let file = SecretFile::with(&[
         "BUDDYLINE_LOG_LEVEL=debug",

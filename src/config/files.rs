@@ -4,6 +4,36 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use super::Config;
+use super::secrets::JwtKeys;
+use super::tls::Identity;
+
+/// What is no part of the settings themselves: it stands in files of its own, or is not to be
+/// printed.
+#[derive(Debug)]
+pub struct Brought {
+    /// The site's JWT secret; `None` where it is not set.
+    pub keys: Option<JwtKeys>,
+    /// What the server proves itself with; `None` where it does not speak TLS.
+    pub identity: Option<Identity>,
+    /// What an operator should be warned of.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads all of it, once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::jwt_keys`] and [`Config::tls`].
+    pub fn bring(&self) -> Result<Brought, String> {
+        let (keys, mut warnings) = self.jwt_keys_with_warnings()?.unzip();
+        let (identity, others) = self.tls_with_warnings()?.unzip();
+        warnings.get_or_insert_default().extend(others.unwrap_or_default());
+        Ok(Brought { keys, identity, warnings: warnings.unwrap_or_default() })
+    }
+}
+
 /// Opens a file that can be read to its end, and again: a pipe would be waited for, and a device
 /// may have no end.
 ///

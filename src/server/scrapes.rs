@@ -70,8 +70,9 @@ impl Scrapes {
     ///
     /// It cannot be listened on.
     pub(super) fn bind(listen: Option<&Listen>, registry: &Registry) -> io::Result<Scrapes> {
-        let addresses = listen.map_or(&[][..], |listen| &listen.addresses);
-        let listeners = Listeners::bind(addresses, WAITING_MAX, registry, LISTENERS)?;
+        let addresses = listen.map(Listen::resolved).transpose().map_err(io::Error::other)?;
+        let addresses = addresses.unwrap_or_default();
+        let listeners = Listeners::bind(&addresses, WAITING_MAX, registry, LISTENERS)?;
         for address in listeners.addresses() {
             log::info!("metrics on http://{address}/metrics");
             if !address.ip().is_loopback() {

@@ -7,6 +7,7 @@ use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
+use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, Settings, WaitBounds};
 use crate::upstream::SiteSettings;
@@ -84,10 +85,9 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
 }
 
 /// What checks the site's tokens, where its secret is known.
-pub(super) fn verifier(config: &Config) -> Result<Option<Verifier>, String> {
-    let Some(url) = &config.buddyboss_url else { return Ok(None) };
-    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-    Ok(config.jwt_keys()?.map(|keys| Verifier::new(&keys, issuer.clone())))
+pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifier> {
+    let issuer = config.jwt_issuer.as_ref().or(config.buddyboss_url.as_ref())?;
+    keys.map(|keys| Verifier::new(&keys, issuer.clone()))
 }
 
 /// How to reach the site. Fails when the secret cannot be read.
@@ -97,7 +97,7 @@ pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSe
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
-        verifier: verifier(config).map_err(io::Error::other)?,
+        verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })
 }

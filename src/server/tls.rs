@@ -18,13 +18,13 @@ impl Server {
     /// A sentence that names what is wrong, or that TLS cannot begin or end while the server runs:
     /// the certificate stays as it was.
     pub fn reload_tls(&mut self, config: &Config) -> Result<(), String> {
-        self.identity = self.next_identity(config)?;
+        self.identity = self.next_identity(config.tls()?)?;
         Ok(())
     }
 
     /// What the server is to prove itself with after a reload.
-    pub(super) fn next_identity(&self, config: &Config) -> Result<Option<Identity>, String> {
-        match (&self.identity, config.tls()?) {
+    pub(super) fn next_identity(&self, next: Option<Identity>) -> Result<Option<Identity>, String> {
+        match (&self.identity, next) {
             (None, None) => Ok(None),
             (Some(_), Some(identity)) => Ok(Some(identity)),
             (None, Some(_)) => Err("--tls-cert is set, and was not when the server started: it \
