@@ -15,6 +15,7 @@ pub mod secrets;
 pub mod site_url;
 pub mod tls;
 pub mod token_header;
+pub mod validity;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -21,6 +21,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
 use crate::config::LogFormat;
+use crate::metrics::LOG_LINES_LOST;
 use format::Format;
 use writer::{Entry, What};
 
@@ -97,6 +98,7 @@ impl Journal {
         let entry = Entry { lost, what: What::Line(line) };
         if self.entries.try_send(entry).is_err() {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+            LOG_LINES_LOST.note();
         }
     }
 }
@@ -280,9 +282,11 @@ mod tests {
     fn a_full_channel_loses_lines_and_the_next_one_says_how_many() {
         let (entries, received) = bounded(2);
         let journal = journal(TEXT, entries);
+        let before = LOG_LINES_LOST.count();
         for n in 1..=7 {
             say(&journal, &format!("line {n}"));
         }
+        assert!(LOG_LINES_LOST.count() >= before + 5, "for the monitor as well");
         for n in 1..=2 {
             let Entry { lost: 0, what: What::Line(line) } = received.recv().unwrap() else {
                 panic!("line {n}, with nothing lost before it");

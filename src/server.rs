@@ -132,6 +132,8 @@ pub struct Counts {
     pub refused: u64,
     /// Those of them that came from an address that has as many as it may.
     pub refused_address: u64,
+    /// Requests that did not come in time.
+    pub late: u64,
     /// Web pages that may not connect.
     pub refused_pages: u64,
     /// Accepts that failed, as they do without descriptors.

@@ -154,11 +154,14 @@ fn who_is_refused_or_ended_is_counted_by_its_cause() {
         "2",
         "--allowed-origin",
         "https://app.example",
+        "--handshake-lasts",
+        "1s",
     ]);
     let evil = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Origin: https://evil.example\r\n\r\n";
     assert!(server.ask(evil).starts_with("HTTP/1.1 403 "));
+    assert!(server.ask(b"GET / HTTP/1.1\r\n").starts_with("HTTP/1.1 408 "));
     let mut two = [Client::connect(server.address()), Client::connect(server.address())];
     assert!(server.ask(b"").starts_with("HTTP/1.1 503 "));
     for _ in 0..4 {
@@ -167,7 +170,7 @@ fn who_is_refused_or_ended_is_counted_by_its_cause() {
     assert_eq!(two[0].close_code(), Some(1008));
     let page = scrape(&server);
     let refused = page.not_zero("buddyline_connections_refused_total");
-    assert_eq!(refused, [("full", 1.0), ("page", 1.0)]);
+    assert_eq!(refused, [("full", 1.0), ("late", 1.0), ("page", 1.0)]);
     assert_eq!(page.not_zero("buddyline_connections_ended_total"), [("flood", 1.0)]);
     assert_eq!(page.of("buddyline_frames_received_total{type=\"refused\"}"), 1.0);
     assert_eq!(page.of("buddyline_errors_total{code=\"rate_limited\"}"), 1.0);

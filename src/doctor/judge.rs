@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::finding::Finding;
 use super::seen::{MachineSeen, Tls, WaySeen};
+use crate::config::validity::{Validity, date};
 
 /// A connection that takes longer than this is worth a word.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -135,6 +136,20 @@ pub fn secret_file(warnings: Option<&[String]>) -> Vec<Finding> {
             let remedy = "Set it right as it says: one secret a line, the value alone, readable \
                           for nobody else (chmod 600).";
             warnings.iter().map(|seen| Finding::warning(NAME, seen.clone(), remedy)).collect()
+        }
+    }
+}
+
+/// Judges the server's own certificate. One that has ended is no reason not to start the server:
+/// it would be no better off.
+pub fn certificate(validity: Validity, now_s: u64) -> Finding {
+    const NAME: &str = "TLS certificate";
+    match validity.warning(now_s) {
+        None => Finding::ok(NAME, format!("it holds until {}", date(validity.until_s))),
+        Some(seen) => {
+            let remedy = "Renew it (certbot renew), then systemctl reload buddyline, or restart \
+                          where systemd hands it over.";
+            Finding::warning(NAME, seen, remedy)
         }
     }
 }

@@ -35,6 +35,7 @@ impl Server {
         match source.read().and_then(|(config, brought)| self.apply(&config, brought, now)) {
             Ok(()) => {
                 source.applied(&self.config);
+                self.warn_of_certificate(now);
                 log::info!("SIGHUP: the settings are read anew");
             }
             Err(fault) => log::error!(

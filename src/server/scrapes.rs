@@ -21,8 +21,8 @@ use crate::wire::monitor::{self, Asked, HEAD_BYTES_MAX};
 /// Monitors at a time. One more takes the place of the one that has been there longest, or waits
 /// in the kernel's queue until that one has had its time.
 const SCRAPES_MAX: usize = 8;
-/// Those that the kernel keeps meanwhile. Eight a second have their turn, whatever they are: with as
-/// many as clients may be, a crowd that says nothing would keep a monitor out for minutes.
+/// Those that the kernel keeps meanwhile. Eight a second have their turn, whatever they are: with
+/// as many as clients may be, a crowd that says nothing would keep a monitor out for minutes.
 const WAITING_MAX: i32 = 64;
 /// What nobody takes from a monitor.
 const UNDISTURBED: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use super::Server;
 use crate::config::Config;
 use crate::config::tls::Identity;
+use crate::hub::interface::Now;
 
 impl Server {
     /// Whether TLS is spoken on all addresses, and nothing else.
@@ -33,6 +34,15 @@ impl Server {
             (Some(_), None) => Err("--tls-cert is not set any more, and was when the server \
                                     started: it ceases to speak TLS only with a restart"
                 .to_owned()),
+        }
+    }
+
+    /// Warns of a certificate that does not hold, or ends soon. It is no reason not to start: a
+    /// proxy may not look at it.
+    pub(super) fn warn_of_certificate(&self, now: Now) {
+        let validity = self.identity.as_ref().and_then(Identity::validity);
+        if let Some(warning) = validity.and_then(|validity| validity.warning(now.unix_s)) {
+            log::warn!("{warning}");
         }
     }
 
