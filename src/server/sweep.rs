@@ -93,7 +93,10 @@ impl Server {
         }
         match overdue {
             None => {}
-            Some(Overdue::Request) => self.crowd.time_out(slot, moment),
+            Some(Overdue::Request) => {
+                self.counts.late += 1;
+                self.crowd.time_out(slot, moment);
+            }
             Some(Overdue::Goodbye) => self.crowd.doom(slot),
             Some(Overdue::Rest) => {
                 self.dismiss(slot, 1008, "the rest of a frame did not come", now);
