@@ -11,6 +11,7 @@ pub mod monitor;
 pub mod outbox;
 mod token;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Cursor, Read, Write};
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Bytes, Error, Message, Utf8Bytes};
+use tungstenite::{Bytes, Error, Message};
 
 use crate::protocol::server::EncodedFrame;
 use handshake::{Handshake, Opened, Readiness, Rules};
@@ -75,7 +76,7 @@ fn context(frame_bytes_max: usize) -> WebSocketContext {
 
 /// What the bytes meant.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<'a> {
     /// The WebSocket is open; the answer is in the outbox.
     Opened(Opened),
     /// A web page may not connect: [`Event::Closing`] for a reason that the operator should know.
@@ -83,8 +84,8 @@ pub enum Event {
         /// Where it comes from, fit for a line in a log.
         origin: String,
     },
-    /// A text message.
-    Text(Utf8Bytes),
+    /// A text message; mostly it stands where it has been read.
+    Text(Cow<'a, str>),
     /// A binary message.
     Binary(Bytes),
     /// A ping, a pong, or a part of a message that goes on: a sign of life and a frame to count. A
@@ -94,6 +95,26 @@ pub enum Event {
     Closing,
     /// All input is used up.
     Drained,
+}
+
+impl Event<'_> {
+    /// Whether it is one more frame of its sender.
+    pub fn is_frame(&self) -> bool {
+        matches!(self, Event::Text(_) | Event::Binary(_) | Event::Control)
+    }
+
+    /// The same, for longer than what was read.
+    pub fn into_owned(self) -> Event<'static> {
+        match self {
+            Event::Text(text) => Event::Text(Cow::Owned(text.into_owned())),
+            Event::Opened(opened) => Event::Opened(opened),
+            Event::OriginRefused { origin } => Event::OriginRefused { origin },
+            Event::Binary(bytes) => Event::Binary(bytes),
+            Event::Control => Event::Control,
+            Event::Closing => Event::Closing,
+            Event::Drained => Event::Drained,
+        }
+    }
 }
 
 /// One conversation, from the first byte of its request.
@@ -135,13 +156,19 @@ impl Wire {
     }
 
     /// Takes in the next of `input`, up to the next event. Call it until it says
-    /// [`Event::Drained`], or that the conversation has come to its end.
-    pub fn next(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+    /// [`Event::Drained`], or that the conversation has come to its end. What is masked is unmasked
+    /// where it stands: nothing looks at it a second time.
+    pub fn next<'a>(
+        &mut self,
+        codec: &mut Codec,
+        input: &mut &'a mut [u8],
+        outbox: &mut Outbox,
+    ) -> Event<'a> {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
             Phase::Closing => {
-                *input = &[];
+                *input = &mut [];
                 Event::Drained
             }
         }
@@ -225,13 +252,13 @@ impl Wire {
         matches!(self.phase, Phase::Closing)
     }
 
-    fn handshake(
+    fn handshake<'a>(
         &mut self,
         peer: IpAddr,
         codec: &Codec,
-        input: &mut &[u8],
+        input: &mut &mut [u8],
         outbox: &mut Outbox,
-    ) -> Event {
+    ) -> Event<'a> {
         let before = self.partial.len();
         let received: &[u8] = if before == 0 {
             input
@@ -247,11 +274,11 @@ impl Wire {
                 if before == 0 {
                     self.partial.extend_from_slice(input);
                 }
-                *input = &[];
+                *input = &mut [];
                 return Event::Drained;
             }
             Handshake::Upgrade { response, head_bytes, opened } => {
-                *input = &input[head_bytes - before..];
+                take(input, head_bytes - before);
                 (response, Phase::Open, Event::Opened(opened))
             }
             Handshake::Respond { response } => (response, Phase::Closing, Event::Closing),
@@ -265,17 +292,18 @@ impl Wire {
         event
     }
 
-    fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+    fn frames<'a>(
+        &mut self,
+        codec: &mut Codec,
+        input: &mut &'a mut [u8],
+        outbox: &mut Outbox,
+    ) -> Event<'a> {
         let event = match self.next_frame(codec, input) {
             Ok(Cut::Incomplete) => return Event::Drained,
-            Ok(Cut::Whole(size)) => {
-                let (whole, rest) = input.split_at(size.bytes);
-                *input = rest;
-                self.feed(codec, &size, whole, outbox)
-            }
+            Ok(Cut::Whole(size)) => self.feed(codec, &size, take(input, size.bytes), outbox),
             Ok(Cut::InPartial(size)) => {
-                let whole = std::mem::take(&mut self.partial);
-                self.feed(codec, &size, &whole, outbox)
+                let mut whole = std::mem::take(&mut self.partial);
+                self.feed(codec, &size, &mut whole, outbox).map(Event::into_owned)
             }
             Err(fault) => Err(fault),
         };
@@ -287,13 +315,13 @@ impl Wire {
     }
 
     /// Finds the end of the next frame. What is cut off at the end of the input is kept.
-    fn next_frame(&mut self, codec: &Codec, input: &mut &[u8]) -> Result<Cut, Error> {
+    fn next_frame(&mut self, codec: &Codec, input: &mut &mut [u8]) -> Result<Cut, Error> {
         if self.partial.is_empty() {
             return match frame_size(codec, input)? {
                 Some(size) if size.bytes <= input.len() => Ok(Cut::Whole(size)),
                 _ => {
                     self.partial.extend_from_slice(input);
-                    *input = &[];
+                    *input = &mut [];
                     Ok(Cut::Incomplete)
                 }
             };
@@ -308,25 +336,22 @@ impl Wire {
             if input.is_empty() {
                 return Ok(Cut::Incomplete);
             }
-            let (taken, rest) = input.split_at(missing.min(input.len()));
-            self.partial.extend_from_slice(taken);
-            *input = rest;
+            let missing = missing.min(input.len());
+            self.partial.extend_from_slice(take(input, missing));
         }
     }
 
     /// Gives one whole frame to the context that it belongs to.
-    fn feed(
+    fn feed<'a>(
         &mut self,
         codec: &mut Codec,
         size: &FrameSize,
-        frame: &[u8],
+        frame: &'a mut [u8],
         outbox: &mut Outbox,
-    ) -> Result<Event, Error> {
+    ) -> Result<Event<'a>, Error> {
         let header = &size.header;
-        if matches!(self.phase, Phase::Open) {
-            if let Some(text) = plain_text(header, &frame[size.payload_at..]) {
-                return text.map(Event::Text);
-            }
+        if let (Phase::Open, Some(mask)) = (&self.phase, plain_text_mask(header)) {
+            return text(&mut frame[size.payload_at..], mask);
         }
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
@@ -362,6 +387,13 @@ impl Wire {
             }
         }
     }
+}
+
+/// Takes so many bytes off the front.
+fn take<'a>(input: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let (taken, rest) = std::mem::take(input).split_at_mut(bytes);
+    *input = rest;
+    taken
 }
 
 enum Cut {
@@ -401,24 +433,29 @@ fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<FrameSize>, Error> {
     }
 }
 
-/// The text of a frame that is a whole message by itself, as nearly all are: read here, it does not
-/// go through the buffers of a context. `None` where there is anything else to it.
-fn plain_text(header: &FrameHeader, payload: &[u8]) -> Option<Result<Utf8Bytes, Error>> {
+/// The mask of a frame that is a whole text by itself, as nearly all are: read here, it does not go
+/// through the buffers of a context. `None` where there is anything else to it.
+fn plain_text_mask(header: &FrameHeader) -> Option<[u8; 4]> {
     let extended = header.rsv1 || header.rsv2 || header.rsv3;
     let text = header.is_final && matches!(header.opcode, OpCode::Data(Data::Text));
-    let mask = header.mask.filter(|_| text && !extended)?;
-    let mut payload = payload.to_vec();
+    header.mask.filter(|_| text && !extended)
+}
+
+/// Unmasks a whole text.
+fn text(payload: &mut [u8], mask: [u8; 4]) -> Result<Event<'_>, Error> {
     let mut words = payload.chunks_exact_mut(mask.len());
     for word in &mut words {
         word.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
     }
     words.into_remainder().iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-    let text = String::from_utf8(payload);
-    Some(text.map(Utf8Bytes::from).map_err(|fault| Error::Utf8(fault.to_string())))
+    match std::str::from_utf8(payload) {
+        Ok(text) => Ok(Event::Text(Cow::Borrowed(text))),
+        Err(fault) => Err(Error::Utf8(fault.to_string())),
+    }
 }
 
 enum Heard {
-    Message(Event),
+    Message(Event<'static>),
     Control,
     Nothing,
     Closed,
@@ -434,7 +471,10 @@ fn read_whole(
     let mut control = false;
     loop {
         match context.read(&mut memory) {
-            Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
+            Ok(Message::Text(text)) => {
+                let text = Cow::Owned(text.as_str().to_owned());
+                return Ok(Heard::Message(Event::Text(text)));
+            }
             Ok(Message::Binary(bytes)) => return Ok(Heard::Message(Event::Binary(bytes))),
             // The answer to a ping or a close is written by the next read.
             Ok(_) => control = true,
