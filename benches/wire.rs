@@ -9,7 +9,7 @@ use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::Wire;
 use buddyline::wire::outbox::{Ledger, Outbox};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{MESSAGE, TYPING, briefly, Ears, browsers_request, bytes, leave, open_wire};
+use support::{Ears, MESSAGE, TYPING, briefly, browsers_request, bytes, leave, open_wire};
 
 fn handshake(criterion: &mut Criterion) {
     let mut ears = Ears::new();

@@ -138,7 +138,7 @@ impl Server {
         }
         let mut input = &mut scratch[..bytes];
         let share_ends = self.crowd.sent + SHARE;
-        while !input.is_empty() && self.take_in(slot, &mut input, now) {
+        while self.take_in(slot, &mut input, now) && !input.is_empty() {
             if self.crowd.sent >= share_ends || self.reads.is_over(self.crowd.sent) {
                 self.crowd.keep_unread(slot, input);
                 break;
