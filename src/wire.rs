@@ -298,6 +298,12 @@ impl Wire {
         input: &mut &'a mut [u8],
         outbox: &mut Outbox,
     ) -> Event<'a> {
+        if let (Phase::Open, true) = (&self.phase, self.partial.is_empty()) {
+            if let Some((bytes, mask)) = short_text(codec, input) {
+                let payload = &mut take(input, bytes)[SHORT_HEADER_BYTES..];
+                return text(payload, mask).unwrap_or_else(|fault| self.fail(&fault, outbox));
+            }
+        }
         let event = match self.next_frame(codec, input) {
             Ok(Cut::Incomplete) => return Event::Drained,
             Ok(Cut::Whole(size)) => self.feed(codec, &size, take(input, size.bytes), outbox),
@@ -307,11 +313,14 @@ impl Wire {
             }
             Err(fault) => Err(fault),
         };
-        event.unwrap_or_else(|fault| {
-            let (code, reason) = close_code(&fault);
-            self.close(code, reason, outbox);
-            Event::Closing
-        })
+        event.unwrap_or_else(|fault| self.fail(&fault, outbox))
+    }
+
+    /// Ends the conversation for what is wrong with it.
+    fn fail(&mut self, fault: &Error, outbox: &mut Outbox) -> Event<'static> {
+        let (code, reason) = close_code(fault);
+        self.close(code, reason, outbox);
+        Event::Closing
     }
 
     /// Finds the end of the next frame. What is cut off at the end of the input is kept.
@@ -439,6 +448,18 @@ fn plain_text_mask(header: &FrameHeader) -> Option<[u8; 4]> {
     let extended = header.rsv1 || header.rsv2 || header.rsv3;
     let text = header.is_final && matches!(header.opcode, OpCode::Data(Data::Text));
     header.mask.filter(|_| text && !extended)
+}
+
+/// Of a masked frame of less than 126 bytes.
+const SHORT_HEADER_BYTES: usize = 6;
+
+/// The size and the mask of a text that is whole, short and not in fragments: what nearly all
+/// clients say (RFC 6455 section 5.2).
+fn short_text(codec: &Codec, input: &[u8]) -> Option<(usize, [u8; 4])> {
+    let [0x81, length @ 0x80..0xfe, a, b, c, d, payload @ ..] = input else { return None };
+    let length = usize::from(length & 0x7f);
+    let whole = length <= payload.len() && length <= codec.frame_bytes_max;
+    whole.then_some((SHORT_HEADER_BYTES + length, [*a, *b, *c, *d]))
 }
 
 /// Unmasks a whole text.

@@ -186,6 +186,16 @@ impl Threads {
         self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
+    /// The same where it is mostly the one thread that this connection hears.
+    fn find_near(&self, conn: ConnId, key: &IdKey) -> Option<ThreadIx> {
+        let only = match self.joins_of(conn) {
+            [only] => Some(only.thread),
+            _ => None,
+        };
+        let is_it = |ix: &ThreadIx| self.threads[*ix as usize].key == *key;
+        only.filter(is_it).or_else(|| self.find(key))
+    }
+
     /// Whether a connection hears a thread.
     pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
         self.find(key).is_some_and(|thread| self.hears_at(conn, thread))
@@ -210,7 +220,8 @@ impl Threads {
         now: Instant,
         lasting: Duration,
     ) -> Types {
-        let ix = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
+        let ix = self.find_near(conn, &thread.key);
+        let ix = ix.unwrap_or_else(|| self.insert(&thread.key));
         let until = now + lasting;
         let typists = self.threads[ix as usize].typists();
         let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) else {
