@@ -3,6 +3,7 @@
 //! Each is a flag and an environment variable. A value that is not allowed ends the start with a
 //! sentence that names the setting, the value and what is allowed.
 
+pub mod calls;
 pub mod env_file;
 pub mod limits;
 pub mod origins;
@@ -23,6 +24,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use calls::CallOptions;
 use env_file::EnvFile;
 use limits::Limits;
 use origins::{OriginPattern, Origins};
@@ -166,6 +168,10 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
     pub drain_timeout: Duration,
 
+    /// How calls go.
+    #[command(flatten)]
+    set_calls: CallOptions,
+
     /// Open files that the system is asked to allow, 64 to 10000000. Without it, as many as
     /// --max-connections needs; never more than the system's hard limit, which only root raises.
     #[arg(long, env = "BUDDYLINE_NOFILE", value_name = "N", help_heading = "Limits",
@@ -297,6 +303,11 @@ impl Config {
     /// What clients may take.
     pub fn limits(&self) -> Limits {
         self.set_limits.in_force()
+    }
+
+    /// How calls go.
+    pub fn calls(&self) -> CallOptions {
+        self.set_calls.in_force(self.set_limits.no_limits)
     }
 
     /// Which web pages may connect.

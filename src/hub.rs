@@ -3,9 +3,10 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in six more: [`entrance`] (who a connection is),
+//! What the hub decides is in this file and in seven more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
-//! (who is told of it), [`telling`] (who is told anything) and [`draining`] (what begins no more).
+//! (who is told of it), [`switchboard`] (who calls whom), [`telling`] (who is told anything) and
+//! [`draining`] (what begins no more).
 //! The other rooms keep tables and answer questions; they do not call each other.
 
 pub mod announcements;
@@ -28,6 +29,7 @@ pub mod outcomes;
 pub mod posting;
 pub mod presence;
 pub mod repeats;
+pub mod switchboard;
 pub mod tally;
 pub mod telling;
 pub mod threads;
@@ -38,10 +40,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::config::{PresenceScope, Trust};
-use crate::protocol::client::{Call, ClientFrame, ReplyTo, parse, relayed};
+use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::{EncodedFrame, Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 use announcements::Announcements;
+use calls::Calls;
 use checks::Checks;
 use delivery::{Delivery, Requests};
 use heirs::Heirs;
@@ -76,6 +79,7 @@ pub struct Hub {
     told: Told,
     repeats: Repeats,
     heirs: Heirs,
+    calls: Calls,
     identity: Identity,
     membership: Membership,
     checks: Checks,
@@ -112,6 +116,7 @@ impl Hub {
             told: Told::default(),
             repeats: Repeats::default(),
             heirs: Heirs::default(),
+            calls: Calls::default(),
             identity: Identity::default(),
             membership,
             checks: Checks::default(),
@@ -178,6 +183,7 @@ impl Hub {
             self.announcements.next_deadline(),
             self.identity.next_deadline(),
             self.heirs.next_deadline(),
+            self.calls.next_deadline(),
             self.delivery.next_deadline(),
             self.lookups.next_deadline(),
             self.repeats.next_deadline(),
@@ -201,6 +207,8 @@ impl Hub {
             }
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
+        } else if self.calls.advance(now.instant) {
+            self.tell_of_calls();
         } else if !self.turn_is_over(now) && !self.look_up_message(now) {
             return self.repeats.forget(now.instant);
         }
@@ -247,12 +255,12 @@ impl Hub {
         if self.identity.is_over(conn) {
             return;
         }
-        let (reply, frame) = parse(text);
+        let (mut reply, frame) = parse(text);
         if is_new {
             self.tally.heard(reply.kind);
         }
         if let Err(fault) =
-            frame.and_then(|frame| self.client_frame(conn, frame, text, &reply, now))
+            frame.and_then(|frame| self.client_frame(conn, frame, text, &mut reply, now))
         {
             self.error(conn, &reply, &fault);
         }
@@ -263,7 +271,7 @@ impl Hub {
         conn: ConnId,
         frame: ClientFrame<'_>,
         text: &str,
-        reply: &ReplyTo,
+        reply: &mut ReplyTo,
         now: Now,
     ) -> Result<(), ClientError> {
         // What had to wait for a proof was said before the end began.
@@ -299,7 +307,7 @@ impl Hub {
                     self.typing(conn, &thread, typing, client_id, now);
                 }
             }
-            ClientFrame::Call(call) => self.call(conn, &call, reply.thread.as_ref(), text, now)?,
+            ClientFrame::Call(call) => self.call(conn, call, reply, text, now)?,
             ClientFrame::OnlineUsers { thread } => {
                 let admitted = match &thread {
                     Some(thread) => self.admits(conn, thread, text, no_time, now)?,
@@ -377,32 +385,6 @@ impl Hub {
         }
     }
 
-    fn call(
-        &mut self,
-        conn: ConnId,
-        call: &Call,
-        thread: Option<&Id>,
-        text: &str,
-        now: Now,
-    ) -> Result<(), ClientError> {
-        let me = self.identified(conn)?;
-        let other = calls::other_party(&me.key, call)?;
-        if !self.admits_call(conn, thread, other, text, now)? {
-            return Ok(());
-        }
-        let conns = self.presence.conns_of(&other.key);
-        if conns.is_empty() {
-            return Err(ClientError::new(
-                ErrorCode::RecipientOffline,
-                "The other party of this call is not online.",
-            ));
-        }
-        let frame = self.encoder.encode_text(&relayed(text, &me.key)?);
-        let conns = conns.to_vec();
-        self.spread(conns, &frame, false);
-        Ok(())
-    }
-
     fn identified(&self, conn: ConnId) -> Result<Id, ClientError> {
         self.presence.user_of(conn).ok_or_else(|| {
             ClientError::new(
@@ -466,6 +448,7 @@ impl Hub {
             users: self.presence.count(),
             threads: self.threads.count(),
             deliveries: self.delivery.count(),
+            calls: self.calls.census(),
         }
     }
 
@@ -494,6 +477,7 @@ impl Hub {
         self.told.check_invariants();
         self.repeats.check_invariants();
         self.heirs.check_invariants();
+        self.calls.check_invariants();
         self.identity.check_invariants();
         self.membership.check_invariants();
     }

@@ -1,10 +1,13 @@
 //! The words of the wire contract: ids, error codes, and what frames are made of.
 //!
 //! [`client`] turns a text into a frame a client may send, [`server`] turns what the server says
-//! into bytes, once. Nothing here knows a connection or a thread.
+//! into bytes, once; [`call`] passes on what callers write to each other. Nothing here knows a
+//! connection or a thread.
 
+pub mod call;
 pub mod client;
 pub mod credential;
+mod fields;
 pub mod kinds;
 pub mod server;
 
@@ -46,6 +49,12 @@ impl Id {
     /// An id that a client wrote as a JSON string.
     pub fn string(text: &str) -> Id {
         Id { key: IdKey::of_text(text), quoted: true }
+    }
+
+    /// The id as JSON, in the form in which its author wrote it.
+    pub fn to_json(&self) -> String {
+        // An id is a number or a string: no error can come of it.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The id as BuddyBoss numbers things: a whole number from 1 to [`SITE_ID_MAX`].
@@ -122,6 +131,12 @@ pub enum ErrorCode {
     NotYourCall,
     /// The other party of a call has no connection.
     RecipientOffline,
+    /// The user is in no call of this `callId`.
+    NoSuchCall,
+    /// As many people are in a group call as may be.
+    CallFull,
+    /// More calls than the server allows, of one user or of all, or too many attempts.
+    TooManyCalls,
     /// More threads joined on one connection than the server allows.
     TooManyThreads,
     /// More frames than the server allows one connection.
@@ -162,7 +177,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the documents and the tests.
-    pub const ALL: [ErrorCode; 27] = [
+    pub const ALL: [ErrorCode; 30] = [
         ErrorCode::InvalidJson,
         ErrorCode::InvalidFrame,
         ErrorCode::UnknownType,
@@ -172,6 +187,9 @@ impl ErrorCode {
         ErrorCode::NotIdentified,
         ErrorCode::NotYourCall,
         ErrorCode::RecipientOffline,
+        ErrorCode::NoSuchCall,
+        ErrorCode::CallFull,
+        ErrorCode::TooManyCalls,
         ErrorCode::TooManyThreads,
         ErrorCode::RateLimited,
         ErrorCode::Overloaded,

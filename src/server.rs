@@ -360,6 +360,7 @@ impl Server {
                         self.upstream.submit(request, *ask, now);
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
+                    Effect::Wake(event) => traces::nobody_there(&event),
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use buddyline::config::Config;
 use buddyline::config::secrets::VARIABLE;
 use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
-use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse, relayed};
+use buddyline::protocol::call::Relayed;
+use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
 use buddyline::protocol::server::{Encoder, ErrorFrame, LeftReason, MessageFrame, ServerFrame};
 use buddyline::protocol::{ClientError, ErrorCode, Id, IdKey};
 use clap::CommandFactory;
@@ -146,7 +147,9 @@ fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
     let mut expected = BTreeMap::new();
     for block in sent_by(&document, CLIENT) {
         if matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))) {
-            let relayed = relayed(&block.text, &IdKey::Number(2)).expect("an example is good");
+            let relayed =
+                Relayed::read(&block.text, &IdKey::Number(2)).expect("an example is good");
+            let relayed = relayed.naming(None, None);
             let relayed: Object = serde_json::from_str(&relayed).expect("JSON");
             expected.insert(kind_of(&relayed), relayed);
         }

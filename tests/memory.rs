@@ -88,7 +88,7 @@ impl Place {
             self.heard += match effect {
                 Effect::Send { .. } | Effect::Hint { .. } => 1,
                 Effect::Spread { to, .. } => self.hub.receivers(to).len() as u32,
-                Effect::Ask { .. } | Effect::Close { .. } => 0,
+                Effect::Ask { .. } | Effect::Close { .. } | Effect::Wake(_) => 0,
             };
         }
     }
@@ -195,7 +195,10 @@ fn when_all_have_gone_the_tables_wait_empty_for_the_next() {
         place.use_and_rest();
     });
     place.counts("gone", Place::close);
-    assert_eq!(place.hub.census(), Census { connections: 0, users: 0, threads: 0, deliveries: 0 });
+    assert_eq!(
+        place.hub.census(),
+        Census { connections: 0, users: 0, threads: 0, deliveries: 0, calls: [0, 0] }
+    );
     // The tables have their capacity still, and nothing else is left.
     assert!(place.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", place.held);
     assert!(place.held.blocks <= BLOCKS_MAX + 6, "{:?}", place.held);

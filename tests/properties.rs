@@ -8,7 +8,7 @@ mod town;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use buddyline::hub::interface::{Bounds, Settings};
+use buddyline::hub::interface::{Bounds, CallSettings, Settings};
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,6 +22,7 @@ fn roomy() -> Settings {
     Settings {
         presence_grace: Duration::from_secs(GRACE_S),
         joins_per_connection: 100,
+        calls: CallSettings::default(),
         deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
         ..town::settings()
     }

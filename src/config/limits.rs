@@ -154,7 +154,7 @@ impl Limits {
 }
 
 /// A limit from `min` to `max`, or 0 for none.
-fn number(text: &str, min: u64, max: u64) -> Result<usize, String> {
+pub(super) fn number(text: &str, min: u64, max: u64) -> Result<usize, String> {
     let value = u64::from_str(text).ok();
     match value.and_then(|value| usize::try_from(value).ok().map(|small| (value, small))) {
         Some((0, _)) => Ok(UNLIMITED),

@@ -72,6 +72,7 @@ impl Hub {
         }
         if let Some(user) = self.presence.user_of(conn) {
             self.heirs.closed(conn, &user.key, self.has_sent(conn), now.instant);
+            self.calls.lost(conn, &user.key, &self.settings.calls, now.instant);
         }
         self.presence.leave(conn, now.instant, self.settings.presence_grace);
     }
@@ -91,6 +92,8 @@ impl Hub {
         for frame in self.heirs.arrived(conn, &user.key) {
             self.effects.push_back(Effect::Send { to: conn, frame });
         }
+        self.calls.arrived(conn, &user.key, now.instant);
+        self.tell_of_calls();
     }
 
     /// Makes a connection this user's, or says to it that it is.
@@ -104,6 +107,7 @@ impl Hub {
                 if let Some(before) = before {
                     let with_messages = self.has_sent(conn);
                     self.heirs.closed(conn, &before.key, with_messages, now.instant);
+                    self.calls.lost(conn, &before.key, &self.settings.calls, now.instant);
                     if self.settings.trust == Trust::Verified {
                         self.leave_everything(conn);
                     }

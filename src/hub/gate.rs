@@ -158,10 +158,13 @@ impl Hub {
             return;
         };
         match failure {
-            None => self.turn_out(thread),
+            None => self.turn_out(thread, now),
             Some(Failure::NotParticipant) => {
                 let conns = self.presence.conns_of(&IdKey::Number(user)).to_vec();
                 self.turn_out_these(thread, &conns);
+                let mut gone = self.calls.parties_in(&IdKey::Number(thread));
+                gone.retain(|(_, party)| party.key == IdKey::Number(user));
+                self.end_calls_of(gone, now);
             }
             Some(failure) if failure.condemns() => {
                 // Their outcome comes before the end of their connection.
@@ -176,7 +179,7 @@ impl Hub {
     }
 
     /// Takes everyone out of a thread who is not on its list.
-    pub(super) fn turn_out(&mut self, thread: u64) {
+    pub(super) fn turn_out(&mut self, thread: u64, now: Now) {
         if !self.membership.has_list(thread) {
             return;
         }
@@ -188,6 +191,11 @@ impl Hub {
         let gone: Vec<ConnId> =
             hearers.map(|hearer| hearer.conn).filter(|conn| !takes_part(*conn)).collect();
         self.turn_out_these(thread, &gone);
+        let mut gone = self.calls.parties_in(&IdKey::Number(thread));
+        let lists =
+            |user: &Id| user.site_number().is_some_and(|n| self.membership.lists(thread, n));
+        gone.retain(|(_, user)| !lists(user));
+        self.end_calls_of(gone, now);
     }
 
     fn turn_out_these(&mut self, thread: u64, conns: &[ConnId]) {

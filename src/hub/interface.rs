@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use super::calls::CallSettings;
 pub use super::failure::{About, Failure};
 pub use super::waiting::WaitBounds;
 use crate::config::{PresenceScope, Trust};
@@ -130,6 +131,21 @@ pub enum Effect {
         /// A few words for its developer.
         reason: &'static str,
     },
+    /// Someone is called who has no connection: whoever can wake their phone may do so.
+    Wake(Box<CallEvent>),
+}
+
+/// A call for someone who is not there.
+#[derive(Debug)]
+pub struct CallEvent {
+    /// What it is called.
+    pub call: Id,
+    /// Where it is.
+    pub thread: Option<Id>,
+    /// Who calls.
+    pub caller: Id,
+    /// Who is called.
+    pub called: Id,
 }
 
 /// What the hub needs to know; `config` reads it.
@@ -159,6 +175,8 @@ pub struct Settings {
     pub deliveries: Bounds,
     /// Frames that wait for the site's word on people and threads.
     pub waiting: WaitBounds,
+    /// Calls.
+    pub calls: CallSettings,
 }
 
 /// How many messages may be on their way.
@@ -183,6 +201,8 @@ pub struct Census {
     pub threads: usize,
     /// Messages on their way to the site.
     pub deliveries: usize,
+    /// Calls that ring, and calls that are answered.
+    pub calls: [usize; 2],
 }
 
 /// A question to the site. It answers with an [`Answer`].

@@ -105,7 +105,7 @@ impl Hub {
         if let Some(users) = stored.participants.take() {
             let thread = stored.thread;
             self.membership.set(thread, users, job.asked);
-            self.turn_out(thread);
+            self.turn_out(thread, now);
             // What came before is shown before.
             self.release(thread, None, now);
         }

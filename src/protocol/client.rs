@@ -3,12 +3,12 @@
 //! One pass over the text, nothing copied but what is kept. `null` counts as absent.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde::de::IgnoredAny;
 
+use super::call::{Call, CallKind};
+use super::fields::{Fields, Raw};
 use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
 
 /// The `type` of a client's frame.
@@ -34,6 +34,22 @@ pub enum FrameType {
     /// An ICE candidate for the other party.
     #[serde(rename = "ice-candidate")]
     IceCandidate,
+    /// A device of the called user rings.
+    CallRinging,
+    /// The called user does not take the call.
+    CallRejected,
+    /// The caller gives up.
+    CallCancelled,
+    /// Ends a call.
+    CallHangup,
+    /// The called user is in another call.
+    CallBusy,
+    /// Takes the place of a device that has lost its connection.
+    CallResume,
+    /// Joins a group call.
+    CallJoined,
+    /// Leaves a group call.
+    CallLeft,
     /// Asks who is online.
     OnlineUsers,
     /// Asks whether the server is there.
@@ -42,7 +58,7 @@ pub enum FrameType {
 
 impl FrameType {
     /// Every type, with its word on the wire.
-    pub const ALL: [(FrameType, &'static str); 11] = [
+    pub const ALL: [(FrameType, &'static str); 19] = [
         (FrameType::UserConnected, "user_connected"),
         (FrameType::JoinThread, "join_thread"),
         (FrameType::LeaveThread, "leave_thread"),
@@ -52,6 +68,14 @@ impl FrameType {
         (FrameType::Offer, "offer"),
         (FrameType::Answer, "answer"),
         (FrameType::IceCandidate, "ice-candidate"),
+        (FrameType::CallRinging, "call_ringing"),
+        (FrameType::CallRejected, "call_rejected"),
+        (FrameType::CallCancelled, "call_cancelled"),
+        (FrameType::CallHangup, "call_hangup"),
+        (FrameType::CallBusy, "call_busy"),
+        (FrameType::CallResume, "call_resume"),
+        (FrameType::CallJoined, "call_joined"),
+        (FrameType::CallLeft, "call_left"),
         (FrameType::OnlineUsers, "online_users"),
         (FrameType::Ping, "ping"),
     ];
@@ -90,7 +114,7 @@ pub enum ClientFrame<'a> {
         /// Started or goes on, or has stopped.
         typing: bool,
     },
-    /// A call frame for the other party.
+    /// A call frame.
     Call(Call),
     /// Asks who is online.
     OnlineUsers {
@@ -114,15 +138,6 @@ pub struct SendMessage<'a> {
     pub token: Option<Cow<'a, str>>,
 }
 
-/// A call frame's addresses; the object itself travels as [`relayed`] makes it.
-#[derive(Debug)]
-pub struct Call {
-    /// Who the frame says sends it, where it says so.
-    pub sender: Option<Id>,
-    /// Who the frame says receives it.
-    pub recipient: Id,
-}
-
 /// What an answer or an error refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplyTo {
@@ -130,32 +145,10 @@ pub struct ReplyTo {
     pub kind: Option<FrameType>,
     /// The thread it named.
     pub thread: Option<Id>,
+    /// The call it named, or the one that it is about.
+    pub call: Option<Id>,
     /// The client's own name for it.
     pub client_id: Option<Id>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    user_id: Option<&'a RawValue>,
-    thread_id: Option<&'a RawValue>,
-    recipient_id: Option<&'a RawValue>,
-    sender_id: Option<&'a RawValue>,
-    client_id: Option<&'a RawValue>,
-    message: Option<&'a RawValue>,
-    token: Option<&'a RawValue>,
-    typing: Option<&'a RawValue>,
-    offer: Option<&'a RawValue>,
-    answer: Option<&'a RawValue>,
-    // `null` is a value here: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
-    #[serde(default, deserialize_with = "even_null")]
-    candidate: Option<&'a RawValue>,
-}
-
-fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
 }
 
 /// Reads one text frame. The [`ReplyTo`] is filled as far as the frame could be understood.
@@ -173,7 +166,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
             Err(fault) => not_json(&fault),
         });
     }
-    let fields: Fields = serde_json::from_str(text).map_err(|fault| match fault.is_data() {
+    let fields = Fields::read(text).map_err(|fault| match fault.is_data() {
         true => error(ErrorCode::InvalidFrame, format!("Each field may stand once: {fault}.")),
         false => not_json(&fault),
     })?;
@@ -210,21 +203,32 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
                 Some((raw, _)) => return Err(wrong("typing", "true or false", raw)),
             },
         },
-        FrameType::CallInitiated => call(&fields)?,
+        FrameType::CallInitiated => call(&fields, CallKind::Initiated, reply)?,
         FrameType::Offer => {
             payload(fields.offer, "offer")?;
-            call(&fields)?
+            call(&fields, CallKind::Offer, reply)?
         }
         FrameType::Answer => {
             payload(fields.answer, "answer")?;
-            call(&fields)?
+            call(&fields, CallKind::Answer, reply)?
         }
         FrameType::IceCandidate => {
             if fields.candidate.is_none_or(|raw| raw.get() != "null") {
                 payload(fields.candidate, "candidate")?;
             }
-            call(&fields)?
+            call(&fields, CallKind::Candidate, reply)?
         }
+        FrameType::CallRinging => call(&fields, CallKind::Ringing, reply)?,
+        FrameType::CallRejected => call(&fields, CallKind::Rejected, reply)?,
+        FrameType::CallCancelled => call(&fields, CallKind::Cancelled, reply)?,
+        FrameType::CallHangup => {
+            let reason = optional_text(fields.reason, "reason")?;
+            call(&fields, CallKind::Hangup { failed: reason.as_deref() == Some("failed") }, reply)?
+        }
+        FrameType::CallBusy => call(&fields, CallKind::Busy, reply)?,
+        FrameType::CallResume => call(&fields, CallKind::Resume, reply)?,
+        FrameType::CallJoined => call(&fields, CallKind::Joined, reply)?,
+        FrameType::CallLeft => call(&fields, CallKind::Left, reply)?,
         FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
         FrameType::Ping => ClientFrame::Ping,
     })
@@ -257,18 +261,27 @@ fn send_message<'a>(
 }
 
 /// Absent, null, empty or 0 (`PROTOCOL.md` 2.5).
-fn names_no_thread(raw: Option<&RawValue>) -> bool {
+fn names_no_thread(raw: Option<Raw<'_>>) -> bool {
     raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
 }
 
-fn call<'a>(fields: &Fields<'a>) -> Result<ClientFrame<'a>, ClientError> {
-    Ok(ClientFrame::Call(Call {
+fn call<'a>(
+    fields: &Fields<'a>,
+    kind: CallKind,
+    reply: &mut ReplyTo,
+) -> Result<ClientFrame<'a>, ClientError> {
+    reply.call = optional_id(fields.call_id, "callId")?;
+    let call = Call {
+        kind,
+        call: reply.call.clone(),
         sender: optional_id(fields.sender_id, "senderId")?,
-        recipient: id(fields.recipient_id, "recipientId")?,
-    }))
+        recipient: optional_id(fields.recipient_id, "recipientId")?,
+    };
+    call.check(reply.thread.is_some())?;
+    Ok(ClientFrame::Call(call))
 }
 
-fn payload(raw: Option<&RawValue>, field: &'static str) -> Result<(), ClientError> {
+fn payload(raw: Option<Raw<'_>>, field: &'static str) -> Result<(), ClientError> {
     match raw {
         Some(raw) if raw.get().starts_with(['"', '{']) => Ok(()),
         Some(raw) => Err(wrong(field, "a string or an object", raw)),
@@ -280,12 +293,15 @@ fn needed(id: Option<Id>, field: &'static str) -> Result<Id, ClientError> {
     id.ok_or_else(|| missing(field))
 }
 
-fn id(raw: Option<&RawValue>, field: &'static str) -> Result<Id, ClientError> {
+fn id(raw: Option<Raw<'_>>, field: &'static str) -> Result<Id, ClientError> {
     needed(optional_id(raw, field)?, field)
 }
 
 /// An id as `PROTOCOL.md` 2.1 allows it: a string of 1 to 64 bytes, or an integer.
-fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>, ClientError> {
+pub(super) fn optional_id(
+    raw: Option<Raw<'_>>,
+    field: &'static str,
+) -> Result<Option<Id>, ClientError> {
     let Some(raw) = raw else {
         return Ok(None);
     };
@@ -320,7 +336,7 @@ fn optional_id(raw: Option<&RawValue>, field: &'static str) -> Result<Option<Id>
 
 /// The text of a field that may be absent; empty counts as absent.
 fn optional_text<'a>(
-    raw: Option<&'a RawValue>,
+    raw: Option<Raw<'a>>,
     field: &'static str,
 ) -> Result<Option<Cow<'a, str>>, ClientError> {
     let text = raw.map(|raw| text_of(raw, field)).transpose()?;
@@ -328,7 +344,7 @@ fn optional_text<'a>(
 }
 
 /// The text of a JSON string, borrowed where it has no escapes.
-fn text_of<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
+fn text_of<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
     let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Err(wrong(field, "a string", raw));
     };
@@ -345,11 +361,11 @@ fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
     ClientError::new(code, text)
 }
 
-fn missing(field: &'static str) -> ClientError {
+pub(super) fn missing(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
 
-fn wrong(field: &'static str, expected: &str, got: &RawValue) -> ClientError {
+fn wrong(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError {
     let got = match got.get().as_bytes().first() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",
@@ -374,64 +390,3 @@ fn unknown_type(word: &str) -> ClientError {
         format!("The type {shown:?} is not known; expected one of {}.", known.join(", ")),
     )
 }
-
-/// The object of a call frame as the other party gets it: each field as its author wrote it, but
-/// without `token` and `clientId`, which are between the author and the server, and without a
-/// `userId` that is not `me`: nobody is made to seem to speak who does not.
-///
-/// # Errors
-///
-/// A field that stands twice: two readers could take it for two different frames.
-pub fn relayed(text: &str, me: &IdKey) -> Result<String, ClientError> {
-    let relayed = serde_json::Deserializer::from_str(text).deserialize_map(Relay { me });
-    relayed.map_err(|fault| error(ErrorCode::InvalidFrame, format!("{fault}.")))
-}
-
-struct Relay<'a> {
-    me: &'a IdKey,
-}
-
-impl<'de> Visitor<'de> for Relay<'_> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
-        let mut seen: Vec<Key<'de>> = Vec::new();
-        let mut out = String::from("{");
-        while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-            if seen.contains(&key) {
-                return Err(serde::de::Error::custom("Each field may stand once"));
-            }
-            if seen.len() == RELAY_FIELDS_MAX {
-                return Err(serde::de::Error::custom("Too many fields in a call frame"));
-            }
-            let passes = match key.0.as_ref() {
-                "token" | "clientId" => false,
-                "userId" => {
-                    matches!(optional_id(Some(value), "userId"), Ok(Some(id)) if id.key == *self.me)
-                }
-                _ => true,
-            };
-            if passes {
-                if out.len() > 1 {
-                    out.push(',');
-                }
-                out.push_str(&serde_json::to_string(&key.0).map_err(serde::de::Error::custom)?);
-                out.push(':');
-                out.push_str(value.get());
-            }
-            seen.push(key);
-        }
-        out.push('}');
-        Ok(out)
-    }
-}
-
-/// A call frame has seven fields at most; the rest is an app's own.
-const RELAY_FIELDS_MAX: usize = 64;
-
-#[derive(Deserialize, PartialEq, Eq)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

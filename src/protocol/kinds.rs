@@ -81,7 +81,8 @@ impl FrameKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::{FrameType, ReplyTo, relayed};
+    use super::super::call::Relayed;
+    use super::super::client::{FrameType, ReplyTo};
     use super::super::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
     use super::super::{ClientError, ErrorCode, Id, IdKey};
     use super::*;
@@ -134,13 +135,13 @@ mod tests {
     #[test]
     fn what_a_caller_wrote_is_a_call_wherever_its_type_stands() {
         let mut encoder = Encoder::default();
-        for (_, word) in &FrameType::ALL[5..9] {
+        for (_, word) in &FrameType::ALL[5..17] {
             for text in [
                 format!(r#"{{"type":"{word}","recipientId":8}}"#),
                 format!(r#"{{"recipientId":8,"type":"{word}"}}"#),
                 r#"{"x":"{\"type\":\"message\"}"}"#.to_owned(),
             ] {
-                let text = relayed(&text, &IdKey::Number(7)).unwrap();
+                let text = Relayed::read(&text, &IdKey::Number(7)).unwrap().naming(None, None);
                 assert_eq!(FrameKind::of(&encoder.encode_text(&text)), FrameKind::Call, "{text}");
             }
         }

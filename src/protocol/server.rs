@@ -84,8 +84,114 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
+    /// A call is over for this device: it no longer rings, or is no longer in it.
+    CallEnded {
+        /// Which.
+        call_id: &'a Id,
+        /// Where the call was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thread_id: Option<&'a Id>,
+        /// Why.
+        reason: EndReason,
+        /// The call that stands instead, where both have called each other.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        continues_as: Option<&'a Id>,
+    },
+    /// A device has taken the place of one that has lost its connection.
+    CallResumed {
+        /// In which call.
+        call_id: &'a Id,
+        /// Whose device it is.
+        user_id: &'a Id,
+        /// How far the call is.
+        state: CallState,
+        /// Echoed to the device itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_id: Option<&'a Id>,
+    },
+    /// Someone is in a group call from now on.
+    CallJoined {
+        /// Which.
+        call_id: &'a Id,
+        /// Where.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thread_id: Option<&'a Id>,
+        /// Who.
+        user_id: &'a Id,
+        /// All who are in, for the one who has joined.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_ids: Option<&'a [Id]>,
+        /// Echoed to the one who has joined.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_id: Option<&'a Id>,
+    },
+    /// Someone is no longer in a group call, or does not come.
+    CallLeft {
+        /// Which.
+        call_id: &'a Id,
+        /// Where.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thread_id: Option<&'a Id>,
+        /// Who.
+        user_id: &'a Id,
+        /// Why.
+        reason: EndReason,
+    },
     /// What went wrong, for the sender alone.
     Error(ErrorFrame<'a>),
+}
+
+/// Why a call is over, for one device or for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// One of the two has ended it.
+    Hangup,
+    /// The called user did not take it.
+    Rejected,
+    /// The caller gave up.
+    Cancelled,
+    /// The called user is in another call.
+    Busy,
+    /// Nobody answered in time.
+    NoAnswer,
+    /// Another device of the same user is in it.
+    AnsweredElsewhere,
+    /// A device lost its connection, and nobody took its place in time.
+    Disconnected,
+    /// No media came through, or one of the two may no longer be in the thread.
+    Failed,
+    /// Both called each other: the other call stands.
+    Glare,
+}
+
+impl EndReason {
+    /// Every reason, with its word, in the order of their numbers.
+    pub const ALL: [(EndReason, &'static str); 9] = [
+        (EndReason::Hangup, "hangup"),
+        (EndReason::Rejected, "rejected"),
+        (EndReason::Cancelled, "cancelled"),
+        (EndReason::Busy, "busy"),
+        (EndReason::NoAnswer, "no_answer"),
+        (EndReason::AnsweredElsewhere, "answered_elsewhere"),
+        (EndReason::Disconnected, "disconnected"),
+        (EndReason::Failed, "failed"),
+        (EndReason::Glare, "glare"),
+    ];
+}
+
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallState {
+    /// Nobody has answered yet.
+    Ringing,
+    /// The called user has taken it by an offer of their own, which the caller has not answered.
+    Connecting,
+    /// Answered.
+    Active,
+    /// Over.
+    Ended,
 }
 
 /// Why a connection no longer hears a thread that it did not leave.
@@ -135,6 +241,8 @@ pub struct ErrorFrame<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     thread_id: Option<&'a Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    call_id: Option<&'a Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<&'a Id>,
 }
 
@@ -146,6 +254,7 @@ impl<'a> ErrorFrame<'a> {
             code: fault.code,
             reply_to: reply.kind,
             thread_id: reply.thread.as_ref(),
+            call_id: reply.call.as_ref(),
             client_id: reply.client_id.as_ref(),
         }
     }

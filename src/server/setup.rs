@@ -6,9 +6,10 @@ use super::admission::Admission;
 use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
+use crate::config::calls::WhenBusy;
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::site_url::SiteUrl;
-use crate::hub::interface::{Bounds, Settings, WaitBounds};
+use crate::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
 
@@ -55,7 +56,7 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// What the hub needs to know.
 pub(super) fn hub_settings(config: &Config) -> Settings {
-    let limits = config.limits();
+    let (limits, calls) = (config.limits(), config.calls());
     Settings {
         trust: config.trust_mode(),
         presence: config.presence,
@@ -79,6 +80,14 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
             // An app may join all its threads at once.
             per_connection: limits.max_joins.saturating_add(64),
             bytes_per_connection: limits.max_frame_bytes.saturating_mul(2),
+        },
+        calls: CallSettings {
+            total: calls.max_calls,
+            attempts: calls.max_call_attempts,
+            ring_lasts: calls.ring_lasts,
+            grace: calls.call_grace,
+            ring_grace: config.presence_grace,
+            refuses_when_busy: calls.when_busy == WhenBusy::Refuse,
         },
     }
 }

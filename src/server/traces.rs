@@ -4,7 +4,8 @@
 use log::{Level, log_enabled};
 
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Ask, Looked, RequestId, Target};
+use crate::hub::interface::{Answer, Ask, CallEvent, Looked, RequestId, Target};
+use crate::protocol::Id;
 
 /// A question is put to the site.
 pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
@@ -26,6 +27,13 @@ pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
         Ask::Prove(_) => log::debug!(request; "whose a token is"),
         Ask::List { thread, .. } => log::debug!(request; "who takes part in thread {thread}"),
     }
+}
+
+/// Someone is called who is not there. What could wake their phone is told here, when there is such.
+pub(super) fn nobody_there(event: &CallEvent) {
+    let thread = event.thread.as_ref().map_or_else(|| "none".to_owned(), Id::to_json);
+    let [call, caller, called] = [&event.call, &event.caller, &event.called].map(Id::to_json);
+    log::debug!("call {call} of user {caller} for user {called}, who is offline; thread {thread}");
 }
 
 /// An answer, until it is known what has become of it.

@@ -12,8 +12,8 @@ use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Look, Looked, Now, Post, Proven,
-    RequestId, Stored, StoredMessage, WaitBounds,
+    Answer, Ask, Bounds, CallEvent, CallSettings, ConnId, Effect, Failure, Input, Look, Looked,
+    Now, Post, Proven, RequestId, Stored, StoredMessage, WaitBounds,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -39,6 +39,7 @@ pub fn settings() -> Settings {
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 4,
         threads: 100,
+        calls: CallSettings::default(),
         deliveries: Bounds { total: 6, per_connection: 4, bytes: 10_000 },
     }
 }
@@ -56,6 +57,8 @@ pub struct Town {
     heard: VecDeque<(ConnId, Value)>,
     asked: VecDeque<(RequestId, Ask)>,
     closed: Vec<(ConnId, u16)>,
+    /// Who has been called and was not there.
+    pub woken: Vec<CallEvent>,
     next_message: u64,
 }
 
@@ -69,8 +72,8 @@ impl Town {
     pub fn new(settings: Settings) -> Town {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
-        let (heard, asked, closed) = Default::default();
-        Town { hub, now, serial: 0, heard, asked, closed, next_message: 1 }
+        let (heard, asked, closed, woken) = Default::default();
+        Town { hub, now, serial: 0, heard, asked, closed, woken, next_message: 1 }
     }
 
     /// Opens a connection in this slot.
@@ -165,6 +168,7 @@ impl Town {
                 Effect::Ask { request, ask } => {
                     self.asked.push_back((request, *ask));
                 }
+                Effect::Wake(event) => self.woken.push(*event),
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, code, .. } => {
                     if !self.closed.contains(&(conn, code)) {

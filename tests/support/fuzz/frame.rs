@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Effect, Failure, Input, Looked, Now, Proven, RequestId, Settings,
-    Stored, StoredMessage, Target, WaitBounds,
+    Answer, Ask, Bounds, CallSettings, ConnId, Effect, Failure, Input, Looked, Now, Proven,
+    RequestId, Settings, Stored, StoredMessage, Target, WaitBounds,
 };
-use buddyline::protocol::client::{parse, relayed};
+use buddyline::protocol::call::Relayed;
+use buddyline::protocol::client::parse;
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
 use frames::frames;
@@ -64,7 +65,8 @@ fn read(text: &str) {
     if let Err(fault) = &frame {
         assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
     }
-    if let Ok(passed_on) = relayed(text, &IdKey::Number(2)) {
+    if let Ok(passed_on) = Relayed::read(text, &IdKey::Number(2)) {
+        let passed_on = passed_on.naming(Some(&Id::number(5)), Some(&Id::number(2)));
         let fields = object(&passed_on);
         assert!(!fields.contains_key("token") && !fields.contains_key("clientId"));
         if frame.is_ok() {
@@ -96,6 +98,7 @@ fn settings() -> Settings {
         joins_per_connection: 3,
         threads: 4,
         message_turn_lasts: Some(Duration::from_secs(40)),
+        calls: CallSettings::default(),
         deliveries: Bounds { total: 6, per_connection: 4, bytes: 2_000 },
         waiting: WaitBounds {
             total: 12,
@@ -268,6 +271,8 @@ impl Stage {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
+                Effect::Wake(_) => {}
+                Effect::Wake(event) => self.woken.push(*event),
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {

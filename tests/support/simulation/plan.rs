@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buddyline::config::{PresenceScope, Trust};
-use buddyline::hub::interface::{Bounds, Settings, WaitBounds};
+use buddyline::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
 
 use crate::dice::Dice;
 
@@ -51,6 +51,7 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
         presence_grace: Duration::from_secs(5),
         joins_per_connection: dice.pick(&[2, 4, 100]),
         threads: dice.pick(&[3, 100]),
+        calls: CallSettings::default(),
         deliveries: Bounds {
             total: dice.pick(&[4, 100]),
             per_connection: dice.pick(&[2, 50]),

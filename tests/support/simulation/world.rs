@@ -229,6 +229,7 @@ impl<'a> World<'a> {
                         let asked = self.site.ask(request, *ask, now, &mut self.dice);
                         self.note(&format!("  asks {} {asked}", request.0));
                     }
+                    Effect::Wake(_) => {}
                     Effect::Close { conn, code, reason } => {
                         let slot = conn.slot as usize;
                         if self.link(slot).is_some_and(|link| link.id == conn) {

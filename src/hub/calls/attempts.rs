@@ -1,0 +1,62 @@
+//! How often each user has begun a call within the last minute.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::hub::deadlines::Deadlines;
+use crate::protocol::IdKey;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Users who are counted; the one who began first is forgotten. A bound for who calls under ever
+/// new names.
+const USERS_MAX: usize = 50_000;
+
+/// The attempts of all users.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    of_user: HashMap<IdKey, u32>,
+    ends: Deadlines<IdKey>,
+}
+
+impl Attempts {
+    /// Counts an attempt, if there were fewer than `max` in the minute that began with the first.
+    pub fn count(&mut self, user: &IdKey, max: usize, now: Instant) -> bool {
+        while let Some(user) = self.ends.pop_due(now) {
+            self.of_user.remove(&user);
+        }
+        if self.ends.count() > USERS_MAX {
+            let oldest = self.ends.next().and_then(|at| self.ends.pop_due(at));
+            oldest.map(|user| self.of_user.remove(&user));
+        }
+        let attempts = self.of_user.entry(user.clone()).or_insert_with(|| {
+            self.ends.set(now + MINUTE, user.clone());
+            0
+        });
+        if *attempts as usize >= max {
+            return false;
+        }
+        *attempts += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_as_allowed_begin_in_a_minute_and_then_again() {
+        let (alice, bob) = (IdKey::Number(2), IdKey::Number(3));
+        let start = Instant::now();
+        let mut attempts = Attempts::default();
+        for second in 0..3 {
+            assert!(attempts.count(&alice, 3, start + Duration::from_secs(second)));
+        }
+        assert!(!attempts.count(&alice, 3, start + Duration::from_secs(59)));
+        assert!(attempts.count(&bob, 3, start + Duration::from_secs(59)));
+        assert!(attempts.count(&alice, 3, start + MINUTE));
+        assert_eq!(attempts.of_user.len(), 2);
+        assert!(attempts.count(&alice, 3, start + MINUTE * 3));
+        assert_eq!(attempts.of_user.len(), 1, "who calls no more is forgotten");
+    }
+}
