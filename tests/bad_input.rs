@@ -160,7 +160,8 @@ fn frames_of_every_length_carry_their_length_in_the_shortest_form() {
         );
         town.heard();
         let bob = town.open_as(1, "3");
-        let call = format!(r#"{{"type":"offer","offer":"{offer}","recipientId":3}}"#);
+        // Of a call that the server does not know: nothing is added to it.
+        let call = format!(r#"{{"type":"answer","answer":"{offer}","recipientId":3}}"#);
         town.say(alice, &call);
         town.hears(&[(bob, &call)]);
         town.close(bob);

@@ -315,7 +315,7 @@ fn a_call_needs_a_thread_and_both_parties_in_it() {
     let nine = town.open_proven(2, 9);
     let call = |sender: u64, recipient: u64, rest: &str| {
         format!(
-            r#"{{"type":"offer","offer":"o","senderId":{sender},"recipientId":{recipient}{rest}}}"#
+            r#"{{"type":"offer","offer":"o","senderId":{sender},"recipientId":{recipient},"callId":1{rest}}}"#
         )
     };
     town.say(seven, &call(7, 8, ""));
@@ -331,7 +331,7 @@ fn a_call_needs_a_thread_and_both_parties_in_it() {
     town.say(seven, &call(7, 8, r#","threadId":41,"userId":9,"token":"secret","clientId":"x""#));
     town.hears(&[(
         eight,
-        r#"{"type":"offer","offer":"o","senderId":7,"recipientId":8,"threadId":41}"#,
+        r#"{"type":"offer","offer":"o","senderId":7,"recipientId":8,"callId":1,"threadId":41}"#,
     )]);
 }
 
@@ -487,7 +487,8 @@ fn someone_who_has_just_come_can_be_called_after_ten_seconds() {
     let mut town = town();
     let seven = town.open_member(0, 7, 41, &[7]);
     let eight = town.open_proven(1, 8);
-    let call = r#"{"type":"call_initiated","senderId":7,"recipientId":8,"threadId":41}"#;
+    let call =
+        r#"{"type":"call_initiated","senderId":7,"recipientId":8,"threadId":41,"callId":"c"}"#;
     town.say(seven, call);
     town.hears_error(seven, "not_participant");
     town.pass(11 * SECOND);

@@ -7,6 +7,7 @@ mod attempts;
 mod call;
 mod ending;
 mod over;
+mod speech;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use super::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 use attempts::Attempts;
-use call::{Call, Kept, Party, Place};
+use call::{Call, Party, Place};
 use over::Ends;
 pub use over::Over;
 
@@ -114,8 +115,8 @@ pub struct Beginning<'a> {
     pub caller: Id,
     /// On which device.
     pub device: ConnId,
-    /// Its app knows calls by their ids.
-    pub names_calls: bool,
+    /// Its app knows of calls.
+    pub knows_calls: bool,
     /// Who is called, on which devices.
     pub called: Vec<(Id, &'a [ConnId])>,
     /// Of several.
@@ -205,10 +206,10 @@ impl Calls {
         self.find(me, Some(other), None).filter(|ix| !self.get(*ix).is_group)
     }
 
-    /// The group call of this name in a thread.
-    pub fn group_in(&self, thread: &IdKey, id: &IdKey) -> Option<CallIx> {
+    /// The group call in a thread; there is one at most.
+    pub fn group_in(&self, thread: &IdKey) -> Option<CallIx> {
         let all = self.of_thread.get(thread)?;
-        all.iter().copied().find(|ix| self.get(*ix).is_group && self.get(*ix).id.key == *id)
+        all.iter().copied().find(|ix| self.get(*ix).is_group)
     }
 
     /// The calls in a thread, and their parties.
@@ -228,6 +229,19 @@ impl Calls {
             Place::In(_) => Seat::Elsewhere,
             Place::Lost(_) => Seat::Vacant,
         })
+    }
+
+    /// A call of this user's that has not begun, for a reason that they have been told.
+    pub fn note_end(
+        &mut self,
+        call: Id,
+        thread: Option<Id>,
+        caller: Id,
+        end: EndReason,
+        now: Instant,
+    ) {
+        let users = Few::from_iter([caller.key.clone()]);
+        self.ends.note((call, thread, caller), end, users, Few::new(), now);
     }
 
     /// Whether there is such a call, and this user takes part.
@@ -306,7 +320,7 @@ impl Calls {
     /// Begins a call, and rings.
     pub fn begin(&mut self, new: Beginning<'_>, settings: &CallSettings, now: Instant) -> CallIx {
         let mut call = Call::new(new.id, new.thread, new.is_group, now);
-        call.parties.push(Party::caller(new.caller, new.device, new.names_calls));
+        call.parties.push(Party::caller(new.caller, new.device, new.knows_calls));
         call.parties.extend(new.called.into_iter().map(|(user, on)| Party::called(user, on)));
         let ix = self.calls.insert(call) as CallIx;
         let call = &mut self.calls[ix as usize];
@@ -386,14 +400,16 @@ impl Calls {
         if let Some(ring) = call.ring.take() {
             self.due.cancel(ring);
         }
-        for at in 0..self.get(ix).parties.len() {
-            let user = self.get(ix).parties[at].user.key.clone();
-            let all: Vec<CallIx> = self.answered(&user).collect();
-            if all.len() > ANSWERED_MAX {
-                let oldest = all.iter().filter(|other| **other != ix);
-                if let Some(oldest) = oldest.min_by_key(|ix| self.get(**ix).begun).copied() {
-                    self.end(oldest, EndReason::Hangup, None, now);
-                }
+        let users: Few<IdKey> = call.parties.iter().map(|party| party.user.key.clone()).collect();
+        users.iter().for_each(|user| self.end_oldest_of(user, ix, now));
+    }
+
+    /// Ends the oldest call of who is in too many, but not this one.
+    fn end_oldest_of(&mut self, user: &IdKey, but: CallIx, now: Instant) {
+        if self.answered(user).count() > ANSWERED_MAX {
+            let others = self.answered(user).filter(|ix| *ix != but);
+            if let Some(oldest) = others.min_by_key(|ix| self.get(*ix).begun) {
+                self.leave(oldest, user, EndReason::Hangup, now);
             }
         }
     }
@@ -409,8 +425,9 @@ impl Calls {
         let party = &mut call.parties[at];
         let others = party.devices().iter().copied().filter(|other| *other != device);
         let to: Few<ConnId> = others.collect();
-        if let Place::Lost(Some(loss)) = std::mem::replace(&mut party.place, Place::In(device)) {
-            self.due.cancel(loss);
+        if let Place::Lost(loss) = std::mem::replace(&mut party.place, Place::In(device)) {
+            party.has_missed = false;
+            loss.map(|loss| self.due.cancel(loss));
         }
         let kept = call.take_kept(at);
         self.kept_bytes -= kept.iter().map(|frame| frame.len()).sum::<usize>();
@@ -426,83 +443,23 @@ impl Calls {
         kept
     }
 
-    /// Notes that a user's app knows calls by their ids.
-    pub fn names_calls(&mut self, ix: CallIx, user: &IdKey) {
+    /// Whether one of the parties has an app that knows of calls.
+    pub fn is_known(&self, ix: CallIx) -> bool {
+        self.get(ix).parties.iter().any(|party| party.knows_calls)
+    }
+
+    /// Notes that a user's app knows of calls.
+    pub fn knows_calls(&mut self, ix: CallIx, user: &IdKey) {
         let call = &mut self.calls[ix as usize];
         if let Some(at) = call.party(user) {
-            call.parties[at].names_calls = true;
+            call.parties[at].knows_calls = true;
         }
-    }
-
-    // ---- what they say
-
-    /// Hands a frame to a party of a call, or keeps it for the device that will take the place of
-    /// the one that was lost; false if it can't be kept.
-    pub fn pass(&mut self, ix: CallIx, at: usize, frame: &EncodedFrame) -> bool {
-        let call = &self.calls[ix as usize];
-        match &call.parties[at].place {
-            Place::Lost(_) => {
-                let kept = self.keeping(ix, |call, room| call.keep_for(at, frame, room));
-                kept == Kept::Yes
-            }
-            _ => {
-                let to = call.parties[at].devices().into();
-                self.steps.push(Step::Tell { to, frame: EncodedFrame::clone(frame) });
-                true
-            }
-        }
-    }
-
-    /// Hands a frame to all other parties; of a group only to those who are in.
-    pub fn pass_to_all(&mut self, ix: CallIx, but: &IdKey, frame: &EncodedFrame) {
-        for at in 0..self.get(ix).parties.len() {
-            let call = self.get(ix);
-            let party = &call.parties[at];
-            if (party.is_in() || !call.is_group) && party.user.key != *but {
-                self.pass(ix, at, frame);
-            }
-        }
-    }
-
-    /// A candidate of the caller's before the answer.
-    pub fn candidate_of_caller(&mut self, ix: CallIx, frame: &EncodedFrame) {
-        let trickles = self.get(ix).trickles;
-        if !trickles && self.keeping(ix, |call, room| call.keep_candidate(frame, room)) == Kept::Yes
-        {
-            return;
-        }
-        // Nothing is lost: from now on all who ring get them as they come, those kept first.
-        let call = &mut self.calls[ix as usize];
-        call.trickles = true;
-        let mut frames = call.take_candidates();
-        self.kept_bytes -= frames.iter().map(|frame| frame.len()).sum::<usize>();
-        frames.push(EncodedFrame::clone(frame));
-        let rung = self.get(ix).parties.iter().filter(|party| !party.is_in());
-        let to: Few<ConnId> = rung.flat_map(Party::devices).copied().collect();
-        self.steps.extend(frames.into_iter().map(|frame| Step::Tell { to: to.clone(), frame }));
-    }
-
-    /// A candidate of a device that has not answered.
-    pub fn candidate_of_called(&mut self, ix: CallIx, device: ConnId, frame: &EncodedFrame) {
-        if self.keeping(ix, |call, room| call.keep_early(device, frame, room)) == Kept::No {
-            self.pass(ix, 0, frame);
-        }
-    }
-
-    /// Lets a call keep something, as far as all of them together may.
-    fn keeping<T>(&mut self, ix: CallIx, keep: impl FnOnce(&mut Call, usize) -> T) -> T {
-        let room = KEPT_BYTES_MAX - self.kept_bytes;
-        let call = &mut self.calls[ix as usize];
-        let before = call.kept_bytes();
-        let kept = keep(call, room);
-        self.kept_bytes = self.kept_bytes + call.kept_bytes() - before;
-        kept
     }
 
     // ---- groups
 
     /// Someone joins a group call on this device; false if it is full.
-    pub fn join(&mut self, ix: CallIx, user: &Id, device: ConnId) -> bool {
+    pub fn join(&mut self, ix: CallIx, user: &Id, device: ConnId, now: Instant) -> bool {
         let call = &mut self.calls[ix as usize];
         let at = call.party(&user.key);
         let is_in = at.is_some_and(|at| call.parties[at].is_in());
@@ -518,6 +475,7 @@ impl Calls {
         if let Some(ring) = call.ring.take_if(|_| call.parties.iter().all(Party::is_in)) {
             self.due.cancel(ring);
         }
+        self.end_oldest_of(&user.key, ix, now);
         true
     }
 

@@ -58,7 +58,7 @@ impl Hub {
     }
 
     /// Lets a frame wait for the site's word on a thread, which this user's credential asks for.
-    fn hold_for_list(
+    pub(super) fn hold_for_list(
         &mut self,
         thread: u64,
         conn: ConnId,

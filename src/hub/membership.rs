@@ -137,6 +137,11 @@ impl Membership {
             .any(|held| matches!(held, Held::Frame { conn: other, .. } if *other == conn))
     }
 
+    /// The thread for which what a connection has said last waits, of what waits.
+    pub fn last_wait_of(&self, conn: ConnId) -> Option<u64> {
+        self.waits.get(&conn)?.last().copied()
+    }
+
     /// Whether a user may have come into a thread since its list was made.
     pub fn may_have_come(&self, thread: u64, user: u64, now: Instant) -> bool {
         self.list(thread).is_some_and(|list| !list.has(user) && list.age(now) > COMPANY_LASTS)

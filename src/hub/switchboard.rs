@@ -1,13 +1,15 @@
 //! Who calls whom: what the hub decides of a call frame. The calls themselves are in [`super::calls`].
 
+mod beginning;
+
 use super::Hub;
-use super::calls::{Beginning, CallIx, Full, GROUP_MAX, Seat, Step};
-use super::interface::{CallEvent, ConnId, Effect, Now};
+use super::calls::{CallIx, GROUP_MAX, Seat, Step};
+use super::interface::{ConnId, Effect, Now};
 use crate::config::Trust;
 use crate::protocol::call::{Call, CallKind, Relayed};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason, ServerFrame};
-use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
+use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// A call frame, and what is known of it.
 struct Said<'a> {
@@ -22,8 +24,13 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    fn names_calls(&self) -> bool {
+    fn names_call(&self) -> bool {
         self.call.call.is_some()
+    }
+
+    /// Whether its app knows of calls.
+    fn knows_calls(&self) -> bool {
+        self.names_call() || !self.call.kind.is_documented()
     }
 }
 
@@ -51,8 +58,13 @@ impl Hub {
             let at = its.party(&me.key).filter(|_| !its.is_group);
             other = other.or_else(|| at.map(|at| its.parties[its.other(at)].user.clone()));
         }
-        // Who ends a call needs nobody's leave.
-        if !ends(call.kind) {
+        if call.kind.ends() {
+            // It needs nobody's leave, but must not overtake what began the call.
+            let before = self.membership.last_wait_of(conn).filter(|_| found.is_none());
+            if let Some((thread, user)) = before.zip(self.presence.number_of(conn)) {
+                return self.hold_for_list(thread, conn, user, text, now);
+            }
+        } else {
             let of_call = found.and_then(|ix| self.calls.get(ix).thread.clone());
             let thread = reply.thread.clone().or(of_call);
             if !self.admits_to_call(conn, thread.as_ref(), other.as_ref(), text, now)? {
@@ -95,8 +107,8 @@ impl Hub {
             debug_assert!(false, "a call that was found is theirs");
             return Ok(());
         };
-        if said.names_calls() {
-            self.calls.names_calls(ix, &said.me.key);
+        if said.knows_calls() {
+            self.calls.knows_calls(ix, &said.me.key);
         }
         let seat = match (seat, said.call.kind) {
             (_, CallKind::Resume | CallKind::Joined | CallKind::Initiated) => seat,
@@ -158,9 +170,9 @@ impl Hub {
                 self.ring_again(ix, &said, false);
                 Ok(())
             }
-            Seat::Ringing if said.names_calls() => Err(ClientError::new(
+            Seat::Ringing if said.names_call() => Err(ClientError::new(
                 ErrorCode::NotYourCall,
-                "This call rings you: send an answer to take it.",
+                "This call rings you: take it instead.",
             )),
             // Both call each other, and this one has no name to compare: the first stands.
             Seat::Ringing => {
@@ -186,7 +198,9 @@ impl Hub {
                 self.ring_again(ix, &said, true);
                 Ok(())
             }
-            Seat::Elsewhere if !said.names_calls() => self.begin_instead(ix, said),
+            Seat::Elsewhere if !said.names_call() => self.begin_instead(ix, said),
+            // Apps that know of no calls begin each with an offer, and hang up without a word.
+            Seat::In if !self.calls.is_known(ix) => self.begin_instead(ix, said),
             _ => self.pass_on(ix, seat, &said),
         }
     }
@@ -230,7 +244,10 @@ impl Hub {
         if !call.parties[at].is_in() {
             return Err(ClientError::new(
                 ErrorCode::NotYourCall,
-                "The recipient has not joined this group call.",
+                match call.is_group {
+                    true => "The recipient has not joined this group call.",
+                    false => "Nobody has answered this call yet.",
+                },
             ));
         }
         let answers = said.call.kind == CallKind::Answer && call.state == CallState::Connecting;
@@ -249,17 +266,21 @@ impl Hub {
 
     fn hang_up(&mut self, ix: CallIx, seat: Seat, said: &Said<'_>) -> Result<(), ClientError> {
         let call = self.calls.get(ix);
-        let is_answered = call.is_group || !call.rings();
+        let is_group = call.is_group;
+        let is_answered = is_group || !call.rings();
         let reason = match (said.call.kind, seat) {
             (_, Seat::Elsewhere) if is_answered => return Err(elsewhere()),
             (CallKind::Busy, Seat::Ringing) => EndReason::Busy,
             (_, Seat::Ringing) => EndReason::Rejected,
             (CallKind::Hangup { failed: true }, _) => EndReason::Failed,
-            _ if is_answered => EndReason::Hangup,
+            _ if is_answered && call.shown_state() != CallState::Ringing => EndReason::Hangup,
             _ => EndReason::Cancelled,
         };
-        let frame = self.relay(ix, said);
-        self.calls.pass_to_all(ix, &said.me.key, &frame);
+        // A group hears from the server who leaves: these frames would look like the end for all.
+        if !is_group {
+            let frame = self.relay(ix, said);
+            self.calls.pass_to_all(ix, &said.me.key, &frame);
+        }
         self.calls.leave(ix, &said.me.key, reason, said.now.instant);
         Ok(())
     }
@@ -296,236 +317,10 @@ impl Hub {
         self.effects.extend(frames.into_iter().map(|frame| Effect::Send { to, frame }));
     }
 
-    // ---- outside of any call
-
-    fn outside(&mut self, said: Said<'_>) -> Result<(), ClientError> {
-        match (said.call.kind, &said.other, &said.call.call) {
-            (CallKind::Initiated, None, _) => self.begin_group(said),
-            (CallKind::Initiated | CallKind::Offer, Some(other), _) => {
-                match self.calls.between(&said.me.key, &other.key) {
-                    Some(ix) => self.begin_beside(ix, said),
-                    None => self.begin(said),
-                }
-            }
-            // An app that knows of no calls, and a call that the server does not know.
-            (CallKind::Answer | CallKind::Candidate, Some(other), None) => {
-                let conns = self.presence.conns_of(&other.key).to_vec();
-                if conns.is_empty() {
-                    return Err(offline());
-                }
-                let frame = self.encoder.encode_text(&said.relayed.naming(None, None));
-                self.spread(conns, &frame, false);
-                Ok(())
-            }
-            (CallKind::Joined, _, Some(id)) => {
-                let thread = said.reply.thread.as_ref();
-                match thread.and_then(|thread| self.calls.group_in(&thread.key, &id.key)) {
-                    Some(ix) => self.join(ix, said),
-                    None => self.over_already(said),
-                }
-            }
-            _ => self.over_already(said),
-        }
-    }
-
-    /// The call that a frame names is over, or there was none.
-    fn over_already(&mut self, said: Said<'_>) -> Result<(), ClientError> {
-        let over = said
-            .call
-            .call
-            .as_ref()
-            .and_then(|id| self.calls.ended(&said.me.key, &id.key, said.now.instant));
-        match over {
-            Some(over) if said.call.kind == CallKind::Resume => {
-                let (call_id, thread_id, reason) = (&over.id, over.thread.as_ref(), over.reason);
-                let frame =
-                    ServerFrame::CallEnded { call_id, thread_id, reason, continues_as: None };
-                let frame = self.encoder.encode(&frame);
-                self.effects.push_back(Effect::Send { to: said.conn, frame });
-                Ok(())
-            }
-            _ => Err(ClientError::new(
-                ErrorCode::NoSuchCall,
-                "You are in no such call; it may be over.",
-            )),
-        }
-    }
-
-    /// Both call each other, or one calls who is in a call with them already.
-    fn begin_beside(&mut self, ix: CallIx, said: Said<'_>) -> Result<(), ClientError> {
-        let call = self.calls.get(ix);
-        if !call.rings() || self.calls.is_caller(ix, &said.me.key) {
-            return self.begin_instead(ix, said);
-        }
-        let mine = said.call.call.as_ref();
-        if mine.is_none_or(|mine| text_of(mine) > text_of(&call.id)) {
-            let mine = mine.cloned();
-            self.lose_to(ix, mine, &said);
-            return Ok(());
-        }
-        self.check_room(&said)?;
-        let stands = mine.cloned();
-        self.calls.end(ix, EndReason::Glare, stands, said.now.instant);
-        self.tell_of_calls();
-        self.begin_now(said)
-    }
-
-    /// This one ends before it has begun: the other's call stands.
-    fn lose_to(&mut self, ix: CallIx, mine: Option<Id>, said: &Said<'_>) {
-        let call = mine.unwrap_or_else(|| self.calls.make_id(said.now.unix_s));
-        let stands = self.calls.get(ix);
-        let frame = self.encoder.encode(&ServerFrame::CallEnded {
-            call_id: &call,
-            thread_id: said.reply.thread.as_ref(),
-            reason: EndReason::Glare,
-            continues_as: Some(&stands.id),
-        });
-        self.effects.push_back(Effect::Send { to: said.conn, frame });
-    }
-
-    /// A call takes the place of one that its caller has left behind.
-    fn begin_instead(&mut self, ix: CallIx, said: Said<'_>) -> Result<(), ClientError> {
-        self.check_room(&said)?;
-        let rings = self.calls.get(ix).rings();
-        let reason = if rings { EndReason::Cancelled } else { EndReason::Hangup };
-        self.calls.end(ix, reason, None, said.now.instant);
-        self.tell_of_calls();
-        self.begin_now(said)
-    }
-
-    fn begin(&mut self, said: Said<'_>) -> Result<(), ClientError> {
-        self.check_room(&said)?;
-        self.begin_now(said)
-    }
-
-    /// Whether there is room for a call of two; an attempt is counted.
-    fn check_room(&mut self, said: &Said<'_>) -> Result<(), ClientError> {
-        let others = said.other.iter().map(|other| &other.key);
-        let bounds = &self.settings.calls;
-        let room = self.calls.room(&said.me.key, others, bounds, said.now.instant);
-        room.map_err(|full| too_many(full, bounds.attempts))
-    }
-
-    fn begin_now(&mut self, said: Said<'_>) -> Result<(), ClientError> {
-        let Some(other) = said.other.clone() else {
-            debug_assert!(false, "a call of two has two");
-            return Ok(());
-        };
-        let id = self.name_call(&said, [&said.me.key, &other.key])?;
-        said.reply.call = Some(id.clone());
-        if self.settings.calls.refuses_when_busy && self.calls.is_busy(&other.key) {
-            let (reason, thread_id) = (EndReason::Busy, said.reply.thread.as_ref());
-            let busy =
-                ServerFrame::CallEnded { call_id: &id, thread_id, reason, continues_as: None };
-            self.reply(said.conn, &busy);
-            return Ok(());
-        }
-        let devices = self.presence.conns_of(&other.key).to_vec();
-        let is_offline = devices.is_empty();
-        if is_offline {
-            let event = CallEvent {
-                call: id.clone(),
-                thread: said.reply.thread.clone(),
-                caller: said.me.clone(),
-                called: other.clone(),
-            };
-            self.effects.push_back(Effect::Wake(Box::new(event)));
-            // Its app would not know how to take back a call that goes on.
-            if !said.names_calls() {
-                return Err(offline());
-            }
-        }
-        let frame = self.encoder.encode_text(&said.relayed.naming(Some(&id), None));
-        let new = Beginning {
-            id,
-            thread: said.reply.thread.clone(),
-            caller: said.me.clone(),
-            device: said.conn,
-            names_calls: said.names_calls(),
-            called: vec![(other, &devices[..])],
-            is_group: false,
-            frame: &frame,
-            is_offer: said.call.kind == CallKind::Offer,
-        };
-        self.calls.begin(new, &self.settings.calls, said.now.instant);
-        if is_offline { Err(offline()) } else { Ok(()) }
-    }
-
-    fn name_call<'a>(
-        &mut self,
-        said: &Said<'_>,
-        users: impl IntoIterator<Item = &'a IdKey>,
-    ) -> Result<Id, ClientError> {
-        match &said.call.call {
-            None => Ok(self.calls.make_id(said.now.unix_s)),
-            Some(id) if self.calls.is_taken(&id.key, users) => Err(ClientError::new(
-                ErrorCode::InvalidField,
-                "callId is the name of another call; choose one that is new, such as a UUID.",
-            )),
-            Some(id) => Ok(id.clone()),
-        }
-    }
-
     // ---- groups
 
-    fn begin_group(&mut self, said: Said<'_>) -> Result<(), ClientError> {
-        let Some(thread) = said.reply.thread.clone() else {
-            debug_assert!(false, "who names nobody names a thread");
-            return Ok(());
-        };
-        let mut users = self.participants(&thread);
-        users.retain(|user| user.key != said.me.key);
-        if users.len() >= GROUP_MAX {
-            let text = format!("A group call is for a thread of up to {GROUP_MAX}.");
-            return Err(ClientError::new(ErrorCode::ThreadTooLarge, text));
-        }
-        users.retain(|user| !self.presence.conns_of(&user.key).is_empty());
-        let bounds = &self.settings.calls;
-        let called = users.iter().map(|user| &user.key);
-        let room = self.calls.room(&said.me.key, called.clone(), bounds, said.now.instant);
-        room.map_err(|full| too_many(full, bounds.attempts))?;
-        let id = self.name_call(&said, called.chain([&said.me.key]))?;
-        said.reply.call = Some(id.clone());
-        if users.is_empty() {
-            return Err(ClientError::new(
-                ErrorCode::RecipientOffline,
-                "Nobody else of this thread is online.",
-            ));
-        }
-        let frame = self.encoder.encode_text(&said.relayed.naming(Some(&id), Some(&said.me)));
-        let presence = &self.presence;
-        let called = users.into_iter().map(|user| {
-            let devices = presence.conns_of(&user.key);
-            (user, devices)
-        });
-        let new = Beginning {
-            id,
-            thread: Some(thread),
-            caller: said.me.clone(),
-            device: said.conn,
-            names_calls: said.names_calls(),
-            called: called.collect(),
-            is_group: true,
-            frame: &frame,
-            is_offer: false,
-        };
-        self.calls.begin(new, &self.settings.calls, said.now.instant);
-        Ok(())
-    }
-
-    /// Who takes part in a thread, or, in open trust, who hears it.
-    fn participants(&self, thread: &Id) -> Vec<Id> {
-        if self.settings.trust == Trust::Open {
-            let hearers = self.threads.hearers(&thread.key).iter();
-            let users = self.presence.users_among(hearers.map(|hearer| hearer.conn));
-            return users.into_iter().cloned().collect();
-        }
-        let people = thread.site_number().into_iter().flat_map(|n| self.membership.people(n));
-        people.map(|user| Id::number(*user)).collect()
-    }
-
     fn join(&mut self, ix: CallIx, said: Said<'_>) -> Result<(), ClientError> {
-        if !self.calls.join(ix, &said.me, said.conn) {
+        if !self.calls.join(ix, &said.me, said.conn, said.now.instant) {
             let text = format!("{GROUP_MAX} people are in this group call: it is full.");
             return Err(ClientError::new(ErrorCode::CallFull, text));
         }
@@ -552,11 +347,8 @@ impl Hub {
     /// author.
     fn relay(&mut self, ix: CallIx, said: &Said<'_>) -> EncodedFrame {
         let call = self.calls.get(ix);
-        let is_documented = matches!(
-            said.call.kind,
-            CallKind::Initiated | CallKind::Offer | CallKind::Answer | CallKind::Candidate
-        );
-        let author = Some(&said.me).filter(|_| call.is_group || !is_documented);
+        let documented = said.call.kind.is_documented();
+        let author = Some(&said.me).filter(|_| call.is_group || !documented);
         self.encoder.encode_text(&said.relayed.naming(Some(&call.id), author))
     }
 
@@ -600,43 +392,7 @@ impl Hub {
     }
 }
 
-fn ends(kind: CallKind) -> bool {
-    matches!(
-        kind,
-        CallKind::Rejected
-            | CallKind::Cancelled
-            | CallKind::Hangup { .. }
-            | CallKind::Busy
-            | CallKind::Left
-    )
-}
-
-/// The letters of an id: what the lesser of two is told by.
-fn text_of(id: &Id) -> String {
-    match &id.key {
-        IdKey::Number(number) => number.to_string(),
-        IdKey::Text(text) => text.to_string(),
-    }
-}
-
-fn offline() -> ClientError {
-    let text = "The other party of this call is not online.";
-    ClientError::new(ErrorCode::RecipientOffline, text)
-}
-
 fn elsewhere() -> ClientError {
     let text = "Another device of yours is in this call.";
     ClientError::new(ErrorCode::NotYourCall, text)
-}
-
-fn too_many(full: Full, attempts: usize) -> ClientError {
-    let text = match full {
-        Full::Attempts => {
-            format!("You may begin {attempts} calls a minute. Try again in a moment.")
-        }
-        Full::Caller => "Too many calls of yours ring already. End one first.".to_owned(),
-        Full::Called => "Too many calls ring the other party already. Try again later.".to_owned(),
-        Full::Server => "There are too many calls on this server. Try again later.".to_owned(),
-    };
-    ClientError::new(ErrorCode::TooManyCalls, text)
 }

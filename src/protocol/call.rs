@@ -42,6 +42,28 @@ pub enum CallKind {
     Left,
 }
 
+impl CallKind {
+    /// Whether it ends the call, or the user's part in it.
+    pub fn ends(self) -> bool {
+        matches!(
+            self,
+            CallKind::Rejected
+                | CallKind::Cancelled
+                | CallKind::Hangup { .. }
+                | CallKind::Busy
+                | CallKind::Left
+        )
+    }
+
+    /// Whether it is one of the four that apps have always sent (`PROTOCOL.md` 1).
+    pub fn is_documented(self) -> bool {
+        matches!(
+            self,
+            CallKind::Initiated | CallKind::Offer | CallKind::Answer | CallKind::Candidate
+        )
+    }
+}
+
 /// A call frame's addresses; the object itself travels as [`Relayed`] makes it.
 #[derive(Debug)]
 pub struct Call {

@@ -34,8 +34,8 @@ pub struct Party {
     pub user: Id,
     /// Where they are.
     pub place: Place,
-    /// Their app knows of calls by their ids, and so of [`super::Calls::resume`].
-    pub names_calls: bool,
+    /// Their app knows of calls: it names one, or has sent a frame that only such an app does.
+    pub knows_calls: bool,
     /// One of their devices lost its connection and has not been told how the call went on.
     pub has_missed: bool,
     /// What others said while the device had no connection.
@@ -44,8 +44,8 @@ pub struct Party {
 
 impl Party {
     /// A party who has been in from the start.
-    pub fn caller(user: Id, device: ConnId, names_calls: bool) -> Party {
-        Party { names_calls, ..Party::with(user, Place::In(device)) }
+    pub fn caller(user: Id, device: ConnId, knows_calls: bool) -> Party {
+        Party { knows_calls, ..Party::with(user, Place::In(device)) }
     }
 
     /// A party whom it rings.
@@ -54,7 +54,7 @@ impl Party {
     }
 
     fn with(user: Id, place: Place) -> Party {
-        Party { user, place, names_calls: false, has_missed: false, kept: Vec::new() }
+        Party { user, place, knows_calls: false, has_missed: false, kept: Vec::new() }
     }
 
     /// In the call, with a connection or without.

@@ -142,10 +142,20 @@ impl Calls {
                     self.steps.extend(told.map(|frame| Step::Tell { to: to(), frame }));
                 }
                 // An app that does not know of resuming: the next to come is the one that is back.
-                Place::Lost(_) if !party.names_calls => {
+                Place::Lost(_) if !party.knows_calls => {
                     let kept = self.sit(ix, user, device);
                     let told = kept.into_iter().map(|frame| Step::Tell { to: to(), frame });
                     self.steps.extend(told);
+                }
+                // It rang, was lost, and does not know that another one has answered.
+                Place::In(_) if std::mem::take(&mut party.has_missed) => {
+                    self.steps.push(Step::Ended {
+                        to: to(),
+                        call: call.id.clone(),
+                        thread: call.thread.clone(),
+                        reason: EndReason::AnsweredElsewhere,
+                        continues_as: None,
+                    });
                 }
                 Place::Lost(_) | Place::In(_) => {}
             }

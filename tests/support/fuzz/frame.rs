@@ -272,7 +272,6 @@ impl Stage {
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
                 Effect::Wake(_) => {}
-                Effect::Wake(event) => self.woken.push(*event),
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {

@@ -1,0 +1,73 @@
+//! What the devices of a call say to each other, and what is kept of it for who cannot hear it yet.
+
+use super::call::{Call, Kept, Party, Place};
+use super::{CallIx, Calls, KEPT_BYTES_MAX, Step};
+use crate::hub::capacity::Few;
+use crate::hub::interface::ConnId;
+use crate::protocol::IdKey;
+use crate::protocol::server::EncodedFrame;
+
+impl Calls {
+    /// Hands a frame to a party of a call, or keeps it for the device that will take the place of
+    /// the one that was lost; false if it can't be kept.
+    pub fn pass(&mut self, ix: CallIx, at: usize, frame: &EncodedFrame) -> bool {
+        let call = &self.calls[ix as usize];
+        match &call.parties[at].place {
+            Place::Lost(_) => {
+                let kept = self.keeping(ix, |call, room| call.keep_for(at, frame, room));
+                kept == Kept::Yes
+            }
+            _ => {
+                let to = call.parties[at].devices().into();
+                self.steps.push(Step::Tell { to, frame: EncodedFrame::clone(frame) });
+                true
+            }
+        }
+    }
+
+    /// Hands a frame to all other parties; of a group only to those who are in.
+    pub fn pass_to_all(&mut self, ix: CallIx, but: &IdKey, frame: &EncodedFrame) {
+        for at in 0..self.get(ix).parties.len() {
+            let call = self.get(ix);
+            let party = &call.parties[at];
+            if (party.is_in() || !call.is_group) && party.user.key != *but {
+                self.pass(ix, at, frame);
+            }
+        }
+    }
+
+    /// A candidate of the caller's before the answer.
+    pub fn candidate_of_caller(&mut self, ix: CallIx, frame: &EncodedFrame) {
+        let trickles = self.get(ix).trickles;
+        if !trickles && self.keeping(ix, |call, room| call.keep_candidate(frame, room)) == Kept::Yes
+        {
+            return;
+        }
+        // Nothing is lost: from now on all who ring get them as they come, those kept first.
+        let call = &mut self.calls[ix as usize];
+        call.trickles = true;
+        let mut frames = call.take_candidates();
+        self.kept_bytes -= frames.iter().map(|frame| frame.len()).sum::<usize>();
+        frames.push(EncodedFrame::clone(frame));
+        let rung = self.get(ix).parties.iter().filter(|party| !party.is_in());
+        let to: Few<ConnId> = rung.flat_map(Party::devices).copied().collect();
+        self.steps.extend(frames.into_iter().map(|frame| Step::Tell { to: to.clone(), frame }));
+    }
+
+    /// A candidate of a device that has not answered.
+    pub fn candidate_of_called(&mut self, ix: CallIx, device: ConnId, frame: &EncodedFrame) {
+        if self.keeping(ix, |call, room| call.keep_early(device, frame, room)) == Kept::No {
+            self.pass(ix, 0, frame);
+        }
+    }
+
+    /// Lets a call keep something, as far as all of them together may.
+    pub(super) fn keeping<T>(&mut self, ix: CallIx, keep: impl FnOnce(&mut Call, usize) -> T) -> T {
+        let room = KEPT_BYTES_MAX - self.kept_bytes;
+        let call = &mut self.calls[ix as usize];
+        let before = call.kept_bytes();
+        let kept = keep(call, room);
+        self.kept_bytes = self.kept_bytes + call.kept_bytes() - before;
+        kept
+    }
+}
