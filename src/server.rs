@@ -103,6 +103,8 @@ pub struct Server {
     tally: Tally,
     slow_ticks: SlowTicks,
     started: Instant,
+    /// The time of this tick by the clock, since the start.
+    since_start: Duration,
     watch: Watch,
     /// The time of this tick by the watch.
     moment: Moment,
@@ -212,6 +214,7 @@ impl Server {
             tally: Tally::new(now),
             slow_ticks: SlowTicks::default(),
             started,
+            since_start: Duration::ZERO,
             watch: Watch::new(started),
             moment: Moment::default(),
             work: Work::default(),
@@ -256,6 +259,7 @@ impl Server {
             polled => polled?,
         }
         let now = clock();
+        self.since_start = now.instant.duration_since(self.started);
         self.moment = Moment::after(self.watch.look(now.instant));
         self.work = Work::default();
         let sent_before = self.crowd.sent;
