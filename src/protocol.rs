@@ -8,6 +8,7 @@ pub mod client;
 pub mod credential;
 pub mod kinds;
 pub mod server;
+pub mod status;
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};

@@ -6,6 +6,7 @@
 //! the next turn, which then does not sleep.
 
 mod admission;
+mod asked;
 mod bulk;
 mod crowd;
 mod drain;
@@ -356,6 +357,7 @@ impl Server {
                         self.upstream.submit(request, *ask, now);
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
+                    Effect::TellCall { conn, told } => self.tell_call(conn, &told),
                     Effect::Wake(event) => traces::nobody_there(&event),
                 }
             }

@@ -6,6 +6,7 @@
 //! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
 //! own only while a message is in fragments.
 
+pub mod calls;
 pub mod handshake;
 pub mod monitor;
 pub mod outbox;
@@ -21,6 +22,7 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 use crate::protocol::server::EncodedFrame;
+use calls::{CallAsked, Form};
 use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
 
@@ -83,6 +85,8 @@ pub enum Event {
         /// Where it comes from, fit for a line in a log.
         origin: String,
     },
+    /// Someone asks how a call is: [`Wire::tell_call`] is the answer.
+    CallAsked(CallAsked),
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
@@ -108,6 +112,8 @@ enum Phase {
         /// Whose address the socket has.
         peer: IpAddr,
     },
+    /// It has asked how a call is, and is to be answered in this form.
+    Asking(Box<Form>),
     Open,
     /// Open, and a message is in fragments: its context, and how many bytes that holds.
     Fragments(Box<WebSocketContext>, usize),
@@ -119,6 +125,7 @@ impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {
             Phase::Handshake { .. } => "Handshake",
+            Phase::Asking(_) => "Asking",
             Phase::Open => "Open",
             Phase::Fragments(..) => "Fragments",
             Phase::Closing => "Closing",
@@ -140,7 +147,8 @@ impl Wire {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
-            Phase::Closing => {
+            // What else an asker says is no answer to anything.
+            Phase::Asking(_) | Phase::Closing => {
                 *input = &[];
                 Event::Drained
             }
@@ -158,15 +166,17 @@ impl Wire {
             let _ = frame.format(&mut bytes);
             outbox.push(bytes.into());
         }
+        self.leave_unanswered(true, outbox);
         self.phase = Phase::Closing;
         self.partial = Vec::new();
     }
 
-    /// Says that the request took too long, if any of it has come.
+    /// Says that the request took too long, if any of it has come, or its answer.
     pub fn time_out(&mut self, outbox: &mut Outbox) {
         if self.in_handshake() && !self.partial.is_empty() {
             outbox.push(handshake::timed_out().into_bytes().into());
         }
+        self.leave_unanswered(false, outbox);
         self.phase = Phase::Closing;
         self.partial = Vec::new();
     }
@@ -211,7 +221,7 @@ impl Wire {
         match self.phase {
             Phase::Open => !self.partial.is_empty(),
             Phase::Fragments(..) => true,
-            Phase::Handshake { .. } | Phase::Closing => false,
+            Phase::Handshake { .. } | Phase::Asking(_) | Phase::Closing => false,
         }
     }
 
@@ -253,6 +263,12 @@ impl Wire {
             Handshake::Upgrade { response, head_bytes, opened } => {
                 *input = &input[head_bytes - before..];
                 (response, Phase::Open, Event::Opened(opened))
+            }
+            Handshake::AskCall { asked, form } => {
+                *input = &[];
+                self.partial = Vec::new();
+                self.phase = Phase::Asking(Box::new(form));
+                return Event::CallAsked(asked);
             }
             Handshake::Respond { response } => (response, Phase::Closing, Event::Closing),
             Handshake::RefuseOrigin { response, origin } => {

@@ -7,6 +7,7 @@ mod attempts;
 mod call;
 mod ending;
 mod over;
+mod shown;
 mod speech;
 
 use std::collections::HashMap;

@@ -76,6 +76,7 @@ impl Calls {
                 untold.push(party.user.key.clone());
             }
         }
+        users.extend(call.woken.iter().cloned());
         self.ended[reason as usize] += 1;
         self.steps.push(Step::Ended {
             to: call.devices().collect(),
