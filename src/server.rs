@@ -358,7 +358,10 @@ impl Server {
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                     Effect::TellCall { conn, told } => self.tell_call(conn, &told),
-                    Effect::Wake(event) => traces::nobody_there(&event),
+                    Effect::Wake(event) => {
+                        self.tally.woken += 1;
+                        traces::nobody_there(&event);
+                    }
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.
