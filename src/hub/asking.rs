@@ -93,13 +93,7 @@ impl Hub {
         self.forget_asker(conn, now);
     }
 
-    fn answer_asker(
-        &mut self,
-        conn: ConnId,
-        call: &Id,
-        result: Result<Proven, Failure>,
-        now: Now,
-    ) {
+    fn answer_asker(&mut self, conn: ConnId, call: &Id, result: Result<Proven, Failure>, now: Now) {
         self.forget_asker(conn, now);
         let told = match result {
             // As a message's would be, a token that has expired meanwhile.
@@ -111,7 +105,8 @@ impl Hub {
                 let fault = failure.client_error(About::Token);
                 match failure {
                     _ if failure.condemns() => CallTold::NotProven(fault),
-                    Failure::SiteBusy { retry_after_s } | Failure::SiteUnavailable { retry_after_s } => {
+                    Failure::SiteBusy { retry_after_s }
+                    | Failure::SiteUnavailable { retry_after_s } => {
                         CallTold::NotKnown { fault, retry_after_s: seconds(retry_after_s) }
                     }
                     _ => CallTold::NotKnown { fault, retry_after_s: seconds(None) },

@@ -131,9 +131,9 @@ mod tests {
     use mio::net::TcpStream;
 
     use super::*;
-    use crate::hub::interface::ConnId;
     use crate::config::origins::Origins;
     use crate::config::proxies::TrustedProxies;
+    use crate::hub::interface::ConnId;
     use crate::wire::Codec;
     use crate::wire::handshake::{Readiness, Rules};
     use crate::wire::outbox::Outbox;

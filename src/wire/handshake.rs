@@ -197,7 +197,11 @@ pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
 }
 
 /// The address at the other end.
-pub(super) fn client(request: &httparse::Request<'_, '_>, peer: IpAddr, proxies: &TrustedProxies) -> IpAddr {
+pub(super) fn client(
+    request: &httparse::Request<'_, '_>,
+    peer: IpAddr,
+    proxies: &TrustedProxies,
+) -> IpAddr {
     // Several lines are one list (RFC 9110 section 5.3), and its end is what counts.
     let headers = request.headers.iter().rev();
     let lines = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));

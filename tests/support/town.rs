@@ -16,8 +16,8 @@ use buddyline::hub::interface::{
     Now, Post, Proven, RequestId, Stored, StoredMessage, WaitBounds,
 };
 use buddyline::protocol::Id;
-use buddyline::protocol::status::CallTold;
 use buddyline::protocol::credential::Credential;
+use buddyline::protocol::status::CallTold;
 use frames::frames;
 use serde_json::Value;
 
