@@ -186,25 +186,23 @@ impl Calls {
         &self.calls[ix as usize]
     }
 
-    /// The call of this user that a frame means: the one it names, or the one with this other user,
-    /// rather one of two than a group's.
+    /// The call of this user that a frame means: the one it names, or the one of two with this other
+    /// user.
     pub fn find(&self, me: &IdKey, other: Option<&IdKey>, id: Option<&IdKey>) -> Option<CallIx> {
-        let fits = |ix: &&CallIx| {
-            let call = self.get(**ix);
-            let is_with = |other| call.party(other).is_some();
-            match (other, id) {
-                (None, None) => false,
-                (_, None) => other.is_some_and(is_with),
-                (_, Some(id)) => call.id.key == *id && other.is_none_or(is_with),
+        let fits = |ix: &CallIx| {
+            let call = self.get(*ix);
+            let is_with = other.map(|other| call.party(other).is_some());
+            match id {
+                Some(id) => call.id.key == *id && is_with != Some(false),
+                None => is_with == Some(true) && !call.is_group,
             }
         };
-        let found = self.of_user.get(me)?.iter().filter(fits);
-        found.min_by_key(|ix| self.get(**ix).is_group).copied()
+        self.of_user.get(me)?.iter().copied().find(fits)
     }
 
     /// The call between these two.
     pub fn between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
-        self.find(me, Some(other), None).filter(|ix| !self.get(*ix).is_group)
+        self.find(me, Some(other), None)
     }
 
     /// The group call in a thread; there is one at most.
