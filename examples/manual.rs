@@ -29,7 +29,8 @@ fn settings() -> String {
     let mut text = String::from(
         "# Settings of buddyline. After a change: systemctl reload buddyline; what holds from the\n\
          # start only is named in the log. `buddyline check-config` looks at them before. No secrets\n\
-         # here: the JWT secret stands in /etc/buddyline/jwt-secret, which only root can read.\n",
+         # here: the JWT secret stands in /etc/buddyline/jwt-secret, which only root can read, and the\n\
+         # TURN secret in /etc/buddyline/turn-secret.\n",
     );
     for setting in Config::command().get_arguments() {
         let Some(variable) = setting.get_env().and_then(|name| name.to_str()) else { continue };

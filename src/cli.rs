@@ -172,7 +172,7 @@ fn without_environment(command: clap::Command, settings: &clap::Command) -> clap
 /// Whether a variable is one of the server's, or none of its business.
 fn is_known(settings: &clap::Command, name: &str) -> bool {
     !name.starts_with("BUDDYLINE_")
-        || name == secrets::VARIABLE
+        || [secrets::JWT, secrets::TURN].iter().any(|secret| name == secret.variable)
         || settings.get_arguments().any(|setting| setting.get_env() == Some(OsStr::new(name)))
 }
 

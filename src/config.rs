@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod env_file;
+pub mod ice;
 pub mod limits;
 pub mod origins;
 pub mod proxies;
@@ -25,7 +26,7 @@ use ipnet::IpNet;
 use log::LevelFilter;
 
 use calls::CallOptions;
-use env_file::EnvFile;
+use ice::IceSettings;
 use limits::Limits;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
@@ -178,6 +179,10 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(64..=10_000_000))]
     pub nofile: Option<u64>,
 
+    /// What calls are helped with.
+    #[command(flatten)]
+    pub ice: IceSettings,
+
     /// What clients may take.
     #[command(flatten)]
     set_limits: Limits,
@@ -269,6 +274,7 @@ impl Config {
         // What is risky is said where they are put to use.
         self.jwt_keys_with_warnings()?;
         self.tls_with_warnings()?;
+        self.turn_secret_with_warnings()?;
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -341,11 +347,9 @@ impl Config {
     ///
     /// As [`Config::jwt_keys`].
     pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
-        let variable = match &self.env_file {
-            Some(name) => EnvFile::read(name)?.get_os(secrets::VARIABLE),
-            None => std::env::var_os(secrets::VARIABLE),
-        };
-        let sources = Sources::of_process(self.jwt_secret_file.as_deref(), variable);
+        let variable = self.variable(secrets::JWT.variable)?;
+        let file = self.jwt_secret_file.as_deref();
+        let sources = Sources::of_process(&secrets::JWT, file, variable);
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
             return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \
@@ -478,22 +482,5 @@ mod tests {
                 assert!(fault.contains(part), "{fault:?} names {part:?}");
             }
         }
-    }
-
-    #[test]
-    fn a_jwt_secret_needs_a_site_and_is_no_part_of_the_settings() {
-        let path = std::env::temp_dir().join(format!("buddyline-secret-{}", std::process::id()));
-        std::fs::write(&path, "s3cret\n").unwrap();
-        let file = ["--jwt-secret-file", path.to_str().unwrap(), "--trust", "open"];
-        let fault = read(&file).unwrap().check().unwrap_err();
-        assert!(fault.contains("--buddyboss-url") && !fault.contains("s3cret"), "{fault}");
-        let site = ["--buddyboss-url", "https://community.example"];
-        let config = read(&[&file[..], &site[..]].concat()).unwrap();
-        config.check().unwrap();
-        assert_eq!(config.jwt_keys().unwrap().unwrap().secrets().collect::<Vec<_>>(), [b"s3cret"]);
-        assert!(!format!("{config:?}").contains("s3cret"));
-        std::fs::remove_file(&path).unwrap();
-        let fault = config.check().unwrap_err();
-        assert!(fault.contains(path.to_str().unwrap()), "{fault}");
     }
 }

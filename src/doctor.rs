@@ -18,6 +18,9 @@ use crate::config::public_url::PublicUrl;
 use crate::protocol::credential::Credential;
 use finding::Finding;
 
+const JWT_SECRET: &str = "JWT secret file";
+const TURN_SECRET: &str = "TURN secret file";
+
 /// What is to be examined besides the settings.
 pub struct Wish {
     /// A member's token, to be tried.
@@ -32,13 +35,14 @@ pub struct Wish {
 ///
 /// # Errors
 ///
-/// The JWT secret cannot be read: a sentence about why.
+/// A secret cannot be read: a sentence about why.
 pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
     let seen = look::at_everything(config, wish, keys.map(|(keys, _)| keys));
     let mut findings = judge::site::judge(&seen);
-    findings.extend(judge::secret_file(warnings.as_deref()));
+    findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
+    findings.extend(calls(config)?);
     findings.extend(judge::machine(&seen.machine, false));
     findings.extend(judge::public::judge(seen.public.as_ref()));
     Ok(findings)
@@ -53,7 +57,17 @@ pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
 pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
     let warnings = keys.map(|(_, warnings)| warnings);
-    let mut findings = judge::secret_file(warnings.as_deref());
+    let mut findings = judge::secret_file(JWT_SECRET, warnings.as_deref());
+    findings.extend(calls(config)?);
     findings.extend(judge::machine(&look::machine::look(config), true));
+    Ok(findings)
+}
+
+/// What calls are helped with, and the secret for it.
+fn calls(config: &Config) -> Result<Vec<Finding>, String> {
+    let secret = config.turn_secret_with_warnings()?;
+    let warnings = secret.map(|(_, warnings)| warnings);
+    let mut findings = judge::secret_file(TURN_SECRET, warnings.as_deref());
+    findings.extend(judge::ice(&config.ice, config.trust_mode()));
     Ok(findings)
 }

@@ -3,10 +3,11 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in eight more: [`entrance`] (who a connection is),
+//! What the hub decides is in this file and in nine more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
-//! (who is told of it), [`switchboard`] (who calls whom), [`asking`] (who may ask how a call is),
-//! [`telling`] (who is told anything) and [`draining`] (what begins no more).
+//! (who is told of it), [`switchboard`] (who calls whom), [`asking`] (who asks how a call is),
+//! [`ice`] (who is told of TURN servers), [`telling`] (who is told anything) and [`draining`] (what
+//! begins no more).
 //! The other rooms keep tables and answer questions; they do not call each other.
 
 pub mod announcements;
@@ -21,6 +22,7 @@ pub mod entrance;
 pub mod failure;
 pub mod gate;
 pub mod heirs;
+pub mod ice;
 pub mod identity;
 pub mod index;
 pub mod interface;
@@ -326,6 +328,7 @@ impl Hub {
                 }
             }
             ClientFrame::Ping => self.reply(conn, &ServerFrame::Pong { client_id }),
+            ClientFrame::IceServers => self.ice_servers(conn, client_id, now)?,
         }
         Ok(())
     }

@@ -185,12 +185,16 @@ impl Source for CommandLine {
     }
 }
 
-/// A text without what stands between `://` and `@`.
+/// A text without what stands between `://`, or the scheme of a TURN server, and `@`.
 fn without_passwords(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
+    let begins = |text: &str| {
+        let ends = ["://", "turn:", "turns:"].map(|word| Some(text.find(word)? + word.len()));
+        ends.into_iter().flatten().min()
+    };
+    while let Some(at) = begins(rest) {
+        let (before, after) = rest.split_at(at);
         clean.push_str(before);
         let end = after.find(char::is_whitespace).unwrap_or(after.len());
         rest = match after[..end].rfind('@') {
@@ -231,6 +235,10 @@ fn banner(config: &Config, server: &Server) {
             "no BuddyBoss site is set: an embedded stand-in keeps messages in memory until the \
              server stops, and every userId is believed"
         ),
+    }
+    let (stun, turn) = (config.ice.stun_url.len(), config.ice.turn_url.len());
+    if stun + turn > 0 {
+        log::info!("for calls: {stun} STUN and {turn} TURN addresses");
     }
     if config.limits().no_limits {
         log::warn!("--no-limits: any client can take all that this machine has");

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod client;
 pub mod credential;
+pub mod ice;
 pub mod kinds;
 pub mod server;
 pub mod status;

@@ -198,7 +198,7 @@ impl Server {
             patience: setup::patience(&limits),
             rate: Rate::new(limits.max_frames_per_second, limits.max_frames_burst),
             codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
-            hub: Hub::new(setup::hub_settings(config)),
+            hub: Hub::new(setup::hub_settings(config).map_err(io::Error::other)?),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
             refusals: Refusals::default(),

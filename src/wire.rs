@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod monitor;
 pub mod outbox;
 mod token;
+mod try_page;
 
 use std::fmt;
 use std::io::{self, Cursor, Read, Write};
@@ -147,7 +148,6 @@ impl Wire {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
-            // What else an asker says is no answer to anything.
             Phase::Asking(_) | Phase::Closing => {
                 *input = &[];
                 Event::Drained

@@ -462,6 +462,20 @@ fn who_is_called_to_a_group_and_was_not_there_may_ask_as_long_as_they_take_part(
 }
 
 #[test]
+fn a_call_that_has_lost_to_another_says_which_one_stands() {
+    let (mut town, seven) = calling(&[8]);
+    let eight = town.open_proven(1, 8);
+    say(&mut town, seven, &ring(Some(8), "b"));
+    say(&mut town, eight, &ring(Some(7), "a"));
+    let asker = town.ask_call(2, Some("token-of-8"), "b");
+    let expected = json!({
+        "callId": "b", "state": "ended", "reason": "glare", "continuesAs": "a", "threadId": 41,
+        "callerId": 7,
+    });
+    assert_eq!(status(&told(&mut town, asker)), expected);
+}
+
+#[test]
 fn a_group_that_is_over_is_over_for_who_was_not_there() {
     let (mut town, seven) = calling(&[8, 9]);
     town.open_proven(1, 8);

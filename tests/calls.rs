@@ -104,7 +104,7 @@ fn words(frame: &Value) -> String {
     let kind = frame["type"].as_str().expect("a type");
     match kind {
         "call_ended" => {
-            format!("ended {} {}", frame["callId"].as_str().unwrap(), text(frame, "reason"))
+            format!("ended {} {}", text(frame, "callId"), text(frame, "reason"))
         }
         "error" => format!("error {}", text(frame, "code")),
         "call_left" => format!("left {} {}", frame["userId"], text(frame, "reason")),
@@ -625,6 +625,13 @@ fn nobody_ends_or_joins_a_call_that_is_not_theirs() {
     s.hears(&[(mallory, "error invalid_field")]);
     s.say(s.alice, "ice-candidate");
     s.hears(&[(s.phone, "ice-candidate")]);
+    // Nor end it by losing with its name against another.
+    s.town.say(mallory, &frame("call_initiated", 9, 2, None).to_string());
+    s.heard();
+    s.town.say(s.alice, &frame("offer", 2, 9, Some("c")).to_string());
+    s.hears(&[(s.alice, "error invalid_field")]);
+    s.town.say(s.alice, r#"{"type":"call_initiated","callId":"z"}"#);
+    s.hears(&[(s.alice, "error missing_field")]);
 }
 
 #[test]

@@ -91,6 +91,10 @@ struct Known {
 }
 
 impl Known {
+    fn open(&mut self) {
+        self.opens = self.opens.max(self.ends + 1);
+    }
+
     fn is_open(self) -> bool {
         self.opens > self.ends
     }
@@ -101,6 +105,9 @@ struct Stage {
     devices: [Option<(ConnId, u64)>; DEVICES],
     knows: BTreeMap<(ConnId, String), Known>,
     calls: Vec<String>,
+    /// Devices that said something without naming the call, which nobody heard: what they are in is
+    /// not known.
+    blind: BTreeSet<ConnId>,
     names: u32,
 }
 
@@ -108,8 +115,8 @@ impl Stage {
     fn new(refuses_when_busy: bool) -> Stage {
         let calls = CallSettings { refuses_when_busy, attempts: 1_000, ..CallSettings::default() };
         let town = Town::new(Settings { calls, ..settings() });
-        let (devices, knows, calls) = Default::default();
-        let mut stage = Stage { town, devices, knows, calls, names: 0 };
+        let (devices, knows, calls, blind) = Default::default();
+        let mut stage = Stage { town, devices, knows, calls, blind, names: 0 };
         for device in 0..4 {
             stage.come(device, device as u64 % USERS);
         }
@@ -158,6 +165,12 @@ impl Stage {
                     frame["callId"] = json!(open[call % open.len()]);
                 }
                 self.town.say(conn, &frame.to_string());
+                let heard = self.town.heard();
+                // It may take the place of a device that was lost.
+                if frame["callId"].is_null() && self.goes_on(conn, &heard).is_none() {
+                    self.blind.insert(conn);
+                }
+                self.hear(heard);
             }
             Step::Resume { device, call } => {
                 let Some((conn, _)) = self.devices[device] else { return };
@@ -194,18 +207,32 @@ impl Stage {
                 && frame["clientId"] == "begin"
                 && (!rings_on || frame["code"] != "recipient_offline")
         });
-        let begun = heard.iter().find_map(|(to, frame)| {
-            let id = frame["callId"].as_str()?;
-            let rings = ["offer", "call_initiated"].iter().any(|kind| frame["type"] == *kind);
-            (rings && *to != conn).then(|| id.to_owned())
-        });
-        // Without a name it may go on with the call of a device that was lost.
-        if let Some(id) = begun.or(name.filter(|_| !refused)) {
-            self.note_call(&id);
-            let known = self.knows.entry((conn, id)).or_default();
-            known.opens += u32::from(!known.is_open());
+        let begun = self.goes_on(conn, &heard);
+        if begun.is_none() && name.is_none() && !refused {
+            self.blind.insert(conn);
+        }
+        if let Some(id) = name.filter(|_| !refused) {
+            self.opens(conn, &id);
         }
         self.hear(heard);
+    }
+
+    /// The call in which this device has made others ring, or has made them an offer: without a name
+    /// that may be the call of another of its user's devices.
+    fn goes_on(&mut self, conn: ConnId, heard: &[(ConnId, Value)]) -> Option<String> {
+        let of_call = |(to, frame): &(ConnId, Value)| {
+            let rings = ["offer", "call_initiated"].iter().any(|kind| frame["type"] == *kind);
+            frame["callId"].as_str().filter(|_| rings && *to != conn).map(str::to_owned)
+        };
+        let id = heard.iter().find_map(of_call)?;
+        self.opens(conn, &id);
+        Some(id)
+    }
+
+    fn opens(&mut self, conn: ConnId, id: &str) {
+        self.note_call(id);
+        let known = self.knows.entry((conn, id.to_owned())).or_default();
+        known.open();
     }
 
     fn note_call(&mut self, id: &str) {
@@ -233,18 +260,21 @@ impl Stage {
             match frame["type"].as_str().expect("a type") {
                 "call_ended" => {
                     known.ends += 1;
-                    assert!(known.ends <= known.opens.max(1), "{to:?} hears twice that {id} ended");
+                    assert!(
+                        known.ends <= known.opens.max(1) || self.blind.contains(&to),
+                        "{to:?} hears twice that {id} ended"
+                    );
                 }
                 "call_resumed" | "call_joined" if !frame["clientId"].is_null() => {
-                    known.opens += u32::from(!known.is_open());
+                    known.open();
                 }
                 "error" => {}
                 kind => {
                     assert!(
-                        known.is_open() || known.ends == 0,
+                        known.is_open() || known.ends == 0 || self.blind.contains(&to),
                         "{to:?} hears {kind} of {id} after its end"
                     );
-                    known.opens += u32::from(!known.is_open());
+                    known.open();
                     if kind == "answer" {
                         let from = frame["answer"]["from"].as_u64().expect("who answers");
                         answers.insert((id, from as u32));

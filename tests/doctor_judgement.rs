@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
+use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
-use buddyline::doctor::judge::{machine, public, secret_file, site};
+use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
 use buddyline::doctor::seen::{
     Call, MachineSeen, PublicSeen, SecretSeen, Seen, SiteSeen, Tls, Upgrade, WaySeen,
 };
@@ -17,6 +18,7 @@ use buddyline::hub::interface::Failure;
 use buddyline::protocol::credential::Scheme;
 use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::Reply;
+use clap::Parser;
 
 const NOW: u64 = 1_795_000_000;
 
@@ -445,8 +447,30 @@ fn what_is_missing_at_the_proxy_is_said() {
 
 #[test]
 fn a_secret_file_is_judged_by_what_its_reader_warns_of() {
-    assert!(secret_file(None).is_empty());
-    assert_eq!(secret_file(Some(&[]))[0].status, Good);
-    let warned = secret_file(Some(&["it is short".to_owned()]));
+    assert!(secret_file("x", None).is_empty());
+    assert_eq!(
+        (secret_file("x", Some(&[]))[0].status, secret_file("x", Some(&[]))[0].name),
+        (Good, "x")
+    );
+    let warned = secret_file("x", Some(&["it is short".to_owned()]));
     assert_eq!((warned[0].status, &*warned[0].seen), (Warning, "it is short"));
+}
+
+#[test]
+fn servers_for_calls_are_listed_and_warned_of_where_everyone_gets_them() {
+    let settings = |arguments: &[&str]| {
+        Config::try_parse_from(["buddyline"].iter().chain(arguments)).unwrap().ice
+    };
+    assert!(ice(&settings(&[]), Trust::Verified).is_empty());
+    let stun = ice(&settings(&["--stun-url=stun:a"]), Trust::Open);
+    assert_eq!((stun[0].status, &*stun[0].seen), (Good, "stun:a"));
+    let both = settings(&["--stun-url=stun:a", "--turn-url=turn:b,turns:c", "--turn-ttl=90m"]);
+    let fine = ice(&both, Trust::Verified);
+    assert_eq!(
+        (fine[0].status, &*fine[0].seen),
+        (Good, "stun:a, turn:b, turns:c; credentials for 1h 30m")
+    );
+    let open = ice(&both, Trust::Open);
+    assert_eq!(open[0].status, Warning);
+    assert!(open[0].seen.contains("--trust is open"), "{open:?}");
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use buddyline::config::Config;
-use buddyline::config::env_file;
+use buddyline::config::{env_file, secrets};
 use clap::Parser;
 
 fn read(path: &str) -> String {
@@ -31,8 +31,12 @@ fn the_service_is_given_more_time_to_stop_than_a_drain_takes() {
 #[test]
 fn the_units_and_the_server_agree_on_names() {
     let unit = read("systemd/buddyline.service");
-    let credential = format!("{}:", buddyline::config::secrets::CREDENTIAL);
-    assert!(value_of(&unit, "LoadCredential").starts_with(&credential));
+    for secret in [secrets::JWT, secrets::TURN] {
+        for key in ["LoadCredential", "SetCredential"] {
+            let line = format!("\n{key}={}:", secret.credential);
+            assert!(unit.contains(&line), "{line}");
+        }
+    }
     assert!(value_of(&unit, "Environment").starts_with(&format!("{}=-/", env_file::VARIABLE)));
     // Who goes over to the socket is found at the same address.
     let socket = read("systemd/buddyline.socket");

@@ -83,3 +83,20 @@ fn pages_are_asked_where_they_come_from_unless_everyone_is_believed() {
         assert_eq!(found, expected, "{arguments:?}");
     }
 }
+
+#[test]
+fn a_jwt_secret_needs_a_site_and_is_no_part_of_the_settings() {
+    let path = std::env::temp_dir().join(format!("buddyline-secret-{}", std::process::id()));
+    std::fs::write(&path, "s3cret\n").unwrap();
+    let file = ["--jwt-secret-file", path.to_str().unwrap(), "--trust", "open"];
+    let fault = read(&file).check().unwrap_err();
+    assert!(fault.contains("--buddyboss-url") && !fault.contains("s3cret"), "{fault}");
+    let site = ["--buddyboss-url", "https://community.example"];
+    let config = read(&[&file[..], &site[..]].concat());
+    config.check().unwrap();
+    assert_eq!(config.jwt_keys().unwrap().unwrap().secrets().collect::<Vec<_>>(), [b"s3cret"]);
+    assert!(!format!("{config:?}").contains("s3cret"));
+    std::fs::remove_file(&path).unwrap();
+    let fault = config.check().unwrap_err();
+    assert!(fault.contains(path.to_str().unwrap()), "{fault}");
+}

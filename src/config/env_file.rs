@@ -12,6 +12,8 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
+use super::Config;
+
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "BUDDYLINE_ENV_FILE";
 /// The flag that does.
@@ -92,6 +94,16 @@ impl EnvFile {
     /// The value of a variable as the environment has it.
     pub(super) fn get_os(&self, name: &str) -> Option<OsString> {
         self.get(name).map(OsString::from)
+    }
+}
+
+impl Config {
+    /// A variable that is no setting, from where the settings come from.
+    pub(super) fn variable(&self, name: &str) -> Result<Option<OsString>, String> {
+        match &self.env_file {
+            Some(file) => Ok(EnvFile::read(file)?.get_os(name)),
+            None => Ok(std::env::var_os(name)),
+        }
     }
 }
 

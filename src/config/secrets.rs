@@ -1,4 +1,5 @@
-//! The site's JWT secret: where it may stand, and how it is held.
+//! The secrets, the site's for its JWTs and that of the TURN servers: where each may stand, and how
+//! it is held.
 //!
 //! Never an argument, which every process on the machine can read. It stands in a file, in an
 //! environment variable, or among the credentials that systemd hands to a service. Nothing here
@@ -14,23 +15,51 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The environment variable that may hold the secret itself.
-pub const VARIABLE: &str = "BUDDYLINE_JWT_SECRET";
-/// The name of the systemd credential, a file in `$CREDENTIALS_DIRECTORY`.
-pub const CREDENTIAL: &str = "jwt-secret";
+/// A secret by the names under which it is set.
+#[derive(Debug)]
+pub struct Names {
+    /// The flag that names its file.
+    pub flag: &'static str,
+    /// The environment variable that may hold the secret itself.
+    pub variable: &'static str,
+    /// The name of the systemd credential, a file in `$CREDENTIALS_DIRECTORY`.
+    pub credential: &'static str,
+    /// Of how many it may be: the one in use, and perhaps the one before or after it.
+    secrets_max: usize,
+    /// What it is easily guessed from, if it is short.
+    signs: &'static str,
+}
 
-const FLAG: &str = "--jwt-secret-file";
+/// The site's JWT secret.
+pub const JWT: Names = Names {
+    flag: "--jwt-secret-file",
+    variable: "BUDDYLINE_JWT_SECRET",
+    credential: "jwt-secret",
+    secrets_max: 2,
+    signs: "any token",
+};
+
+/// The secret that the TURN servers share with this one. One alone: of two, which one do they have?
+pub const TURN: Names = Names {
+    flag: "--turn-secret-file",
+    variable: "BUDDYLINE_TURN_SECRET",
+    credential: "turn-secret",
+    secrets_max: 1,
+    signs: "any credential that it signs",
+};
+
 /// Far more than two secrets have; what is longer is another file.
 const FILE_BYTES_MAX: usize = 64 << 10;
 /// What HS256 asks for (RFC 7518 3.2); a shorter one can be guessed.
 const BYTES_ADVISED: usize = 32;
-/// The one in use, and the one before or after it.
-const SECRETS_MAX: usize = 2;
+
+/// Secrets, one a line; zeroed when they are dropped.
+pub(super) type Lines = Vec<Zeroizing<Vec<u8>>>;
 
 /// One secret, or two while the site goes over from one to the other.
 #[derive(Clone)]
 pub struct JwtKeys {
-    secrets: Vec<Zeroizing<Vec<u8>>>,
+    secrets: Lines,
 }
 
 impl JwtKeys {
@@ -41,26 +70,7 @@ impl JwtKeys {
     ///
     /// What is wrong, without repeating it.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
-        if bytes.contains(&0)
-            || bytes.starts_with(b"\xef\xbb\xbf")
-            || bytes.starts_with(b"\xff\xfe")
-        {
-            return Err("it begins with a byte order mark or has zero bytes: save it as plain \
-                        text in UTF-8, without a mark"
-                .to_owned());
-        }
-        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let lines: Vec<&[u8]> = text
-            .split(|byte| *byte == b'\n')
-            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-            .collect();
-        if lines.len() > SECRETS_MAX {
-            return Err("it has more than two lines; expected is one secret a line".to_owned());
-        }
-        if lines.iter().any(|line| line.is_empty()) {
-            return Err("it is empty, or has an empty line; expected is one secret a line".into());
-        }
-        Ok(JwtKeys { secrets: lines.into_iter().map(|line| line.to_vec().into()).collect() })
+        lines_of(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
     }
 
     /// The secrets, as the site has them in `JWT_AUTH_SECRET_KEY`.
@@ -75,9 +85,32 @@ impl fmt::Debug for JwtKeys {
     }
 }
 
-/// The places where the secret may stand.
+/// The secrets of a file, of which there may be so many.
+fn lines_of(bytes: &[u8], secrets_max: usize) -> Result<Lines, String> {
+    if bytes.contains(&0) || bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") {
+        return Err("it begins with a byte order mark or has zero bytes: save it as plain \
+                    text in UTF-8, without a mark"
+            .to_owned());
+    }
+    let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines: Vec<&[u8]> = text
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .collect();
+    if lines.len() > secrets_max {
+        let most = if secrets_max == 1 { "one line" } else { "two lines" };
+        return Err(format!("it has more than {most}; expected is one secret a line"));
+    }
+    if lines.iter().any(|line| line.is_empty()) {
+        return Err("it is empty, or has an empty line; expected is one secret a line".into());
+    }
+    Ok(lines.into_iter().map(|line| line.to_vec().into()).collect())
+}
+
+/// The places where a secret may stand.
 #[derive(Debug)]
 pub(super) struct Sources<'a> {
+    names: &'static Names,
     file: Option<&'a Path>,
     variable: Option<Secret>,
     /// What systemd has made of the unit's `LoadCredential=`.
@@ -95,32 +128,48 @@ impl fmt::Debug for Secret {
 
 impl<'a> Sources<'a> {
     /// This file, where one is set, this variable, and what systemd has handed over.
-    pub fn of_process(file: Option<&'a Path>, variable: Option<OsString>) -> Sources<'a> {
+    pub fn of_process(
+        names: &'static Names,
+        file: Option<&'a Path>,
+        variable: Option<OsString>,
+    ) -> Sources<'a> {
         let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        Sources::new(file, variable, folder)
+        Sources::new(names, file, variable, folder)
     }
 
-    fn new(file: Option<&'a Path>, variable: Option<OsString>, folder: Option<PathBuf>) -> Self {
+    fn new(
+        names: &'static Names,
+        file: Option<&'a Path>,
+        variable: Option<OsString>,
+        folder: Option<PathBuf>,
+    ) -> Self {
         let variable = variable.map(|text| Secret(text.into_vec().into()));
-        Sources { file, variable, folder }
+        Sources { names, file, variable, folder }
     }
 
-    /// The secret with what an operator should be warned of, or `None` where none is set. What was
-    /// set by name wins over systemd's credential.
+    /// The site's keys, as [`Sources::read_lines`].
     pub fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
+        let read = self.read_lines()?;
+        Ok(read.map(|(secrets, warnings)| (JwtKeys { secrets }, warnings)))
+    }
+
+    /// The secrets with what an operator should be warned of, or `None` where none is set. What was
+    /// set by name wins over systemd's credential.
+    pub fn read_lines(self) -> Result<Option<(Lines, Vec<String>)>, String> {
         let mut warnings = Vec::new();
+        let Names { flag, variable, credential, secrets_max, signs } = self.names;
         let (place, bytes) = match (self.file, self.variable) {
             (Some(_), Some(_)) => {
-                return Err(format!("{FLAG} and {VARIABLE} are both set; expected is one of them"));
+                return Err(format!("{flag} and {variable} are both set; expected is one of them"));
             }
             (Some(path), None) => {
-                let place = format!("{FLAG} {}", path.display());
+                let place = format!("{flag} {}", path.display());
                 let bytes = read_file(path, &place, &mut warnings)?;
                 (place, bytes)
             }
-            (None, Some(Secret(bytes))) => (VARIABLE.to_owned(), bytes),
+            (None, Some(Secret(bytes))) => ((*variable).to_owned(), bytes),
             (None, None) => {
-                let path = self.folder.map(|folder| folder.join(CREDENTIAL));
+                let path = self.folder.map(|folder| folder.join(credential));
                 // One that is there and cannot be read is an error, and not none.
                 let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
                 let Some(path) = path.filter(is_there) else { return Ok(None) };
@@ -133,22 +182,22 @@ impl<'a> Sources<'a> {
                 (place, bytes)
             }
         };
-        let keys = JwtKeys::parse(&bytes).map_err(|why| format!("{place}: {why}"))?;
-        if keys.secrets().any(looks_wrapped) {
+        let lines = lines_of(&bytes, *secrets_max).map_err(|why| format!("{place}: {why}"))?;
+        if lines.iter().any(|secret| looks_wrapped(secret)) {
             warnings.push(format!(
                 "{place}: a secret begins or ends with white space or stands in quotes; expected \
-                 is the value alone, as WordPress sees it"
+                 is the value alone"
             ));
         }
-        if let Some(shortest) = keys.secrets().map(<[u8]>::len).min() {
+        if let Some(shortest) = lines.iter().map(|secret| secret.len()).min() {
             if shortest < BYTES_ADVISED {
                 warnings.push(format!(
-                    "{place}: a secret of {shortest} bytes can be guessed from any token; \
+                    "{place}: a secret of {shortest} bytes can be guessed from {signs}; \
                      {BYTES_ADVISED} or more are advised"
                 ));
             }
         }
-        Ok(Some((keys, warnings)))
+        Ok(Some((lines, warnings)))
     }
 }
 
@@ -251,20 +300,20 @@ mod tests {
 
     #[test]
     fn nothing_set_is_no_secret() {
-        assert!(Sources::new(None, None, None).read().unwrap().is_none());
+        assert!(Sources::new(&JWT, None, None, None).read().unwrap().is_none());
         let folder = Folder::new("nothing");
-        assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
-        folder.file(CREDENTIAL, 0o400, b"\n");
-        assert!(Sources::new(None, None, Some(folder.0.clone())).read().unwrap().is_none());
+        assert!(Sources::new(&JWT, None, None, Some(folder.0.clone())).read().unwrap().is_none());
+        folder.file(JWT.credential, 0o400, b"\n");
+        assert!(Sources::new(&JWT, None, None, Some(folder.0.clone())).read().unwrap().is_none());
     }
 
     #[test]
     fn what_is_set_by_name_wins_over_the_credential_and_two_names_are_refused() {
         let folder = Folder::new("sources");
-        folder.file(CREDENTIAL, 0o400, LONG.as_bytes());
+        folder.file(JWT.credential, 0o400, LONG.as_bytes());
         let path = folder.file("file", 0o600, format!("{LONG}, in a file\n").as_bytes());
         let read = |file: Option<&Path>, variable: Option<&str>| {
-            Sources::new(file, variable.map(OsString::from), Some(folder.0.clone())).read()
+            Sources::new(&JWT, file, variable.map(OsString::from), Some(folder.0.clone())).read()
         };
         for (file, variable, expected) in [
             (None, None, LONG.to_owned()),
@@ -280,9 +329,9 @@ mod tests {
             assert!(warnings.is_empty(), "{warnings:?}");
         }
         let fault = read(Some(&path), Some("s3cret")).unwrap_err();
-        assert!(fault.contains(FLAG) && fault.contains(VARIABLE), "{fault}");
+        assert!(fault.contains(JWT.flag) && fault.contains(JWT.variable), "{fault}");
         assert!(!fault.contains("s3cret"));
-        assert!(read(None, Some("")).unwrap_err().contains(VARIABLE));
+        assert!(read(None, Some("")).unwrap_err().contains(JWT.variable));
     }
 
     #[test]
@@ -293,20 +342,20 @@ mod tests {
         let full = folder.file("full", 0o600, b"s3cret-1\ns3cret-2\ns3cret-3\n");
         let empty = folder.file("empty", 0o600, b"\n");
         for path in [&missing, &long, &full, &empty, &folder.0] {
-            let fault = Sources::new(Some(path), None, None).read().unwrap_err();
-            assert!(fault.contains(FLAG), "{fault}");
+            let fault = Sources::new(&JWT, Some(path), None, None).read().unwrap_err();
+            assert!(fault.contains(JWT.flag), "{fault}");
             assert!(fault.contains(&path.display().to_string()), "{fault}");
             assert!(!fault.contains("s3cret"), "{fault}");
         }
         let whole = folder.file("whole", 0o600, &vec![b'x'; FILE_BYTES_MAX]);
-        assert!(Sources::new(Some(&whole), None, None).read().is_ok());
+        assert!(Sources::new(&JWT, Some(&whole), None, None).read().is_ok());
     }
 
     #[test]
     fn what_is_no_path_is_not_repeated_for_it_may_be_the_secret() {
-        let sources = Sources::new(Some(Path::new("my very secret phrase")), None, None);
+        let sources = Sources::new(&JWT, Some(Path::new("my very secret phrase")), None, None);
         let fault = sources.read().unwrap_err();
-        assert!(fault.contains(FLAG) && !fault.contains("phrase"), "{fault}");
+        assert!(fault.contains(JWT.flag) && !fault.contains("phrase"), "{fault}");
     }
 
     #[test]
@@ -326,7 +375,7 @@ mod tests {
     fn a_short_secret_and_a_file_for_everyone_are_warned_of() {
         let folder = Folder::new("warnings");
         let path = folder.file("open", 0o644, b"s3cret\n");
-        let (_, warnings) = Sources::new(Some(&path), None, None).read().unwrap().unwrap();
+        let (_, warnings) = Sources::new(&JWT, Some(&path), None, None).read().unwrap().unwrap();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("everyone") && warnings[1].contains("6 bytes"));
         assert!(warnings.iter().all(|warning| !warning.contains("s3cret")));
@@ -334,7 +383,7 @@ mod tests {
 
     #[test]
     fn secrets_do_not_print() {
-        let sources = Sources::new(None, Some("s3cret".into()), None);
+        let sources = Sources::new(&JWT, None, Some("s3cret".into()), None);
         assert!(!format!("{sources:?}").contains("s3cret"));
         let (keys, _) = sources.read().unwrap().unwrap();
         assert!(!format!("{keys:?}").contains("s3cret"));

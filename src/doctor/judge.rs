@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::finding::Finding;
 use super::seen::{MachineSeen, Tls, WaySeen};
+use crate::config::Trust;
+use crate::config::ice::{IceSettings, IceUrl};
 
 /// A connection that takes longer than this is worth a word.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -126,17 +128,38 @@ fn tls(seen: &Tls, way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Find
 }
 
 /// Judges the file of the JWT secret by what its reader warns of; `None` where no secret is set.
-pub fn secret_file(warnings: Option<&[String]>) -> Vec<Finding> {
-    const NAME: &str = "JWT secret file";
+pub fn secret_file(name: &'static str, warnings: Option<&[String]>) -> Vec<Finding> {
     match warnings {
         None => Vec::new(),
-        Some([]) => vec![Finding::ok(NAME, "readable, for its owner alone, and long enough")],
+        Some([]) => vec![Finding::ok(name, "readable, for its owner alone, and long enough")],
         Some(warnings) => {
             let remedy = "Set it right as it says: one secret a line, the value alone, readable \
                           for nobody else (chmod 600).";
-            warnings.iter().map(|seen| Finding::warning(NAME, seen.clone(), remedy)).collect()
+            warnings.iter().map(|seen| Finding::warning(name, seen.clone(), remedy)).collect()
         }
     }
+}
+
+/// Judges what calls are helped with.
+pub fn ice(ice: &IceSettings, trust: Trust) -> Vec<Finding> {
+    const NAME: &str = "STUN and TURN";
+    let urls: Vec<&str> = ice.stun_url.iter().chain(&ice.turn_url).map(IceUrl::as_str).collect();
+    if urls.is_empty() {
+        return Vec::new();
+    }
+    let mut seen = urls.join(", ");
+    if !ice.turn_url.is_empty() {
+        seen += &format!("; credentials for {}", humantime::format_duration(ice.turn_ttl));
+    }
+    vec![match trust == Trust::Open && !ice.turn_url.is_empty() {
+        false => Finding::ok(NAME, seen),
+        true => Finding::warning(
+            NAME,
+            seen + ", to whoever connects: --trust is open",
+            "Set a site (--buddyboss-url), so that people prove who they are; or let nobody else \
+             reach this server.",
+        ),
+    }]
 }
 
 /// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.

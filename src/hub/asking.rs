@@ -141,10 +141,11 @@ impl Hub {
         };
         if let Some(over) = over {
             return CallTold::Status(CallStatus {
-                call_id: over.id.clone(),
+                call_id: over.told.id.clone(),
                 state: CallState::Ended,
-                reason: Some(over.reason),
-                thread_id: over.thread.clone(),
+                reason: Some(over.told.reason),
+                continues_as: over.told.continues_as.clone(),
+                thread_id: over.told.thread.clone(),
                 caller_id: over.caller.clone(),
             });
         }
@@ -169,6 +170,7 @@ impl Hub {
             call_id: call.id.clone(),
             state: call.shown_state(),
             reason: None,
+            continues_as: None,
             thread_id: call.thread.clone(),
             caller_id: caller.user.clone(),
         })

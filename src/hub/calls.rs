@@ -5,6 +5,7 @@
 
 mod attempts;
 mod call;
+mod census;
 mod ending;
 mod over;
 mod shown;
@@ -23,7 +24,7 @@ use crate::protocol::{Id, IdKey};
 use attempts::Attempts;
 use call::{Call, Party, Place};
 use over::Ends;
-pub use over::Over;
+pub use over::{Over, Told};
 
 /// A call's place in the table, valid while it lasts.
 pub type CallIx = u32;
@@ -81,27 +82,17 @@ pub enum Step {
     Ended {
         /// Whom.
         to: Few<ConnId>,
-        /// Which call.
-        call: Id,
-        /// Where it was.
-        thread: Option<Id>,
-        /// Why.
-        reason: EndReason,
-        /// The call that stands instead.
-        continues_as: Option<Id>,
+        /// Which call, and why.
+        told: Told,
     },
     /// That someone is no longer in a group call.
     Left {
         /// Whom.
         to: Few<ConnId>,
-        /// Which call.
-        call: Id,
-        /// Where it is.
-        thread: Option<Id>,
         /// Who.
         user: Id,
-        /// Why.
-        reason: EndReason,
+        /// Of which call, and why.
+        told: Told,
     },
 }
 
@@ -231,16 +222,9 @@ impl Calls {
     }
 
     /// A call of this user's that has not begun, for a reason that they have been told.
-    pub fn note_end(
-        &mut self,
-        call: Id,
-        thread: Option<Id>,
-        caller: Id,
-        end: EndReason,
-        now: Instant,
-    ) {
+    pub fn note_end(&mut self, caller: &Id, over: Told, now: Instant) {
         let users = Few::from_iter([caller.key.clone()]);
-        self.ends.note((call, thread, caller), end, users, Few::new(), now);
+        self.ends.note(caller.clone(), over, users, Few::new(), now);
     }
 
     /// Whether there is such a call, and this user takes part.
@@ -426,18 +410,15 @@ impl Calls {
         let to: Few<ConnId> = others.collect();
         if let Place::Lost(loss) = std::mem::replace(&mut party.place, Place::In(device)) {
             party.has_missed = false;
-            loss.map(|loss| self.due.cancel(loss));
+            if let Some(loss) = loss {
+                self.due.cancel(loss);
+            }
         }
         let kept = call.take_kept(at);
         self.kept_bytes -= kept.iter().map(|frame| frame.len()).sum::<usize>();
         if !to.is_empty() {
-            self.steps.push(Step::Ended {
-                to,
-                call: call.id.clone(),
-                thread: call.thread.clone(),
-                reason: EndReason::AnsweredElsewhere,
-                continues_as: None,
-            });
+            let told = call.end_elsewhere();
+            self.steps.push(Step::Ended { to, told });
         }
         kept
     }
@@ -481,43 +462,5 @@ impl Calls {
     /// What devices are to be told since the last time.
     pub fn take_steps(&mut self) -> Vec<Step> {
         std::mem::take(&mut self.steps)
-    }
-
-    // ---- for the shell and the tests
-
-    /// How many there are that ring and that are answered.
-    pub fn census(&self) -> [usize; 2] {
-        let ringing =
-            self.calls.iter().filter(|(_, call)| call.shown_state() == CallState::Ringing);
-        let ringing = ringing.count();
-        [ringing, self.calls.len() - ringing]
-    }
-
-    /// How many have ended, by reason.
-    pub fn ended_so_far(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        EndReason::ALL.into_iter().map(|(_, word)| word).zip(self.ended)
-    }
-
-    /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
-        let (mut kept, mut due) = (0, 0);
-        for (ix, call) in &self.calls {
-            call.check_invariants();
-            kept += call.kept_bytes();
-            due += usize::from(call.ring.is_some());
-            for party in &call.parties {
-                due += usize::from(matches!(party.place, Place::Lost(_)));
-                let of = self.of_user.get(&party.user.key);
-                assert!(of.is_some_and(|of| of.contains(&(ix as CallIx))));
-            }
-            let of = call.thread.as_ref().map(|thread| &self.of_thread[&thread.key]);
-            assert!(of.is_none_or(|of| of.contains(&(ix as CallIx))));
-        }
-        assert_eq!((self.kept_bytes, self.due.count()), (kept, due));
-        let parties = self.calls.iter().map(|(_, call)| call.parties.len()).sum::<usize>();
-        assert_eq!(self.of_user.values().map(|of| of.len()).sum::<usize>(), parties);
-        let threads = self.calls.iter().filter(|(_, call)| call.thread.is_some()).count();
-        assert_eq!(self.of_thread.values().map(|of| of.len()).sum::<usize>(), threads);
-        assert!(self.steps.is_empty(), "everybody has been told");
     }
 }

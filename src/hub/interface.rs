@@ -10,6 +10,7 @@ pub use super::failure::{About, Failure};
 pub use super::waiting::WaitBounds;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
+use crate::protocol::ice::IceServers;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::status::CallTold;
 use crate::protocol::{ClientError, Id};
@@ -195,6 +196,8 @@ pub struct Settings {
     pub waiting: WaitBounds,
     /// Calls.
     pub calls: CallSettings,
+    /// What is told to those who are about to call.
+    pub ice: IceServers,
 }
 
 /// How many messages may be on their way.

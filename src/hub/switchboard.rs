@@ -3,7 +3,7 @@
 mod beginning;
 
 use super::Hub;
-use super::calls::{CallIx, GROUP_MAX, Seat, Step};
+use super::calls::{CallIx, GROUP_MAX, Seat, Step, Told};
 use super::interface::{ConnId, Effect, Now};
 use crate::config::Trust;
 use crate::protocol::call::{Call, CallKind, Relayed};
@@ -112,6 +112,7 @@ impl Hub {
         }
         let seat = match (seat, said.call.kind) {
             (_, CallKind::Resume | CallKind::Joined | CallKind::Initiated) => seat,
+            (_, CallKind::Offer) if self.begins_anew(ix) => seat,
             // The app has not asked for its place, and speaks as the one that has it.
             (Seat::Vacant, _) => {
                 self.sit_again(ix, &said);
@@ -199,10 +200,15 @@ impl Hub {
                 Ok(())
             }
             Seat::Elsewhere if !said.names_call() => self.begin_instead(ix, said),
-            // Apps that know of no calls begin each with an offer, and hang up without a word.
-            Seat::In if !self.calls.is_known(ix) => self.begin_instead(ix, said),
+            _ if self.begins_anew(ix) => self.begin_instead(ix, said),
             _ => self.pass_on(ix, seat, &said),
         }
+    }
+
+    /// Whether an offer within a call begins another: apps that know of no calls may begin each with
+    /// an offer, and hang up without a word.
+    fn begins_anew(&self, ix: CallIx) -> bool {
+        !self.calls.get(ix).rings() && !self.calls.is_known(ix)
     }
 
     fn candidate(&mut self, ix: CallIx, seat: Seat, said: &Said<'_>) -> Result<(), ClientError> {
@@ -363,15 +369,14 @@ impl Hub {
         for step in self.calls.take_steps() {
             match step {
                 Step::Tell { to, frame } => self.spread(to, &frame, false),
-                Step::Ended { to, call, thread, reason, continues_as } => {
-                    let (continues_as, thread_id) = (continues_as.as_ref(), thread.as_ref());
-                    let call_id = &call;
-                    let frame = ServerFrame::CallEnded { call_id, thread_id, reason, continues_as };
-                    let frame = self.encoder.encode(&frame);
+                Step::Ended { to, told } => {
+                    let frame = self.encoder.encode(&ended(&told));
                     self.spread(to, &frame, false);
                 }
-                Step::Left { to, call, thread, user, reason } => {
-                    let (call_id, thread_id, user_id) = (&call, thread.as_ref(), &user);
+                Step::Left { to, user, told } => {
+                    let (call_id, thread_id, reason) =
+                        (&told.id, told.thread.as_ref(), told.reason);
+                    let user_id = &user;
                     let frame = ServerFrame::CallLeft { call_id, thread_id, user_id, reason };
                     let frame = self.encoder.encode(&frame);
                     self.spread(to, &frame, false);
@@ -389,6 +394,15 @@ impl Hub {
             }
         }
         self.tell_of_calls();
+    }
+}
+
+fn ended(told: &Told) -> ServerFrame<'_> {
+    ServerFrame::CallEnded {
+        call_id: &told.id,
+        thread_id: told.thread.as_ref(),
+        reason: told.reason,
+        continues_as: told.continues_as.as_ref(),
     }
 }
 

@@ -54,11 +54,13 @@ pub enum FrameType {
     OnlineUsers,
     /// Asks whether the server is there.
     Ping,
+    /// Asks for STUN and TURN servers.
+    IceServers,
 }
 
 impl FrameType {
     /// Every type, with its word on the wire.
-    pub const ALL: [(FrameType, &'static str); 19] = [
+    pub const ALL: [(FrameType, &'static str); 20] = [
         (FrameType::UserConnected, "user_connected"),
         (FrameType::JoinThread, "join_thread"),
         (FrameType::LeaveThread, "leave_thread"),
@@ -78,6 +80,7 @@ impl FrameType {
         (FrameType::CallLeft, "call_left"),
         (FrameType::OnlineUsers, "online_users"),
         (FrameType::Ping, "ping"),
+        (FrameType::IceServers, "ice_servers"),
     ];
 
     fn of(word: &str) -> Option<FrameType> {
@@ -123,6 +126,8 @@ pub enum ClientFrame<'a> {
     },
     /// Asks whether the server is there.
     Ping,
+    /// Asks for STUN and TURN servers.
+    IceServers,
 }
 
 /// A `send_message` frame.
@@ -257,6 +262,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
         FrameType::CallLeft => call(&fields, CallKind::Left, reply)?,
         FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
         FrameType::Ping => ClientFrame::Ping,
+        FrameType::IceServers => ClientFrame::IceServers,
     })
 }
 
@@ -387,7 +393,8 @@ fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
     ClientError::new(code, text)
 }
 
-pub(super) fn missing(field: &'static str) -> ClientError {
+/// The error that a field is absent which its type needs.
+pub fn missing(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
 

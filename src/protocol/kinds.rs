@@ -28,6 +28,8 @@ pub enum FrameKind {
     Call,
     /// Several who have come or gone, in one piece.
     Gathered,
+    /// STUN and TURN servers.
+    IceServers,
 }
 
 /// How each frame of the server's own begins.
@@ -35,7 +37,7 @@ const BEGINNING: &[u8] = br#"{"type":""#;
 
 impl FrameKind {
     /// Every kind, with its word, in the order of their numbers.
-    pub const ALL: [(FrameKind, &'static str); 11] = [
+    pub const ALL: [(FrameKind, &'static str); 12] = [
         (FrameKind::UserConnected, "user_connected"),
         (FrameKind::UserDisconnected, "user_disconnected"),
         (FrameKind::ThreadJoined, "thread_joined"),
@@ -47,6 +49,7 @@ impl FrameKind {
         (FrameKind::Error, "error"),
         (FrameKind::Call, "call"),
         (FrameKind::Gathered, "gathered"),
+        (FrameKind::IceServers, "ice_servers"),
     ];
 
     /// The kind of a text frame, header included; a few letters tell. What is not one of the
@@ -73,6 +76,7 @@ impl FrameKind {
             Some([b't', b'y', ..]) => FrameKind::Typing,
             Some([b'o', b'n', ..]) => FrameKind::OnlineUsers,
             Some([b'p', ..]) => FrameKind::Pong,
+            Some([b'i', b'c', b'e', b'_', ..]) => FrameKind::IceServers,
             Some([b'e', ..]) => FrameKind::Error,
             _ => FrameKind::Call,
         }
@@ -120,6 +124,7 @@ mod tests {
                 },
                 ServerFrame::OnlineUsers { thread_id: None, user_ids: &[], client_id: None },
                 ServerFrame::Pong { client_id: None },
+                ServerFrame::IceServers { ice_servers: &[], ttl: None, client_id: None },
                 ServerFrame::Error(error),
             ] {
                 let json = serde_json::to_value(&frame).unwrap();

@@ -8,6 +8,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::client::{FrameType, ReplyTo};
+use super::ice::IceServer;
 use super::{ClientError, ErrorCode, Id};
 
 /// A frame's bytes as they go onto the wire, header included; encoded once and shared.
@@ -136,6 +137,17 @@ pub enum ServerFrame<'a> {
         user_id: &'a Id,
         /// Why.
         reason: EndReason,
+    },
+    /// STUN and TURN servers, for the one who asked alone.
+    IceServers {
+        /// As `new RTCPeerConnection({ iceServers })` takes them.
+        ice_servers: &'a [IceServer<'a>],
+        /// For how many seconds the credential among them holds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ttl: Option<u64>,
+        /// Echoed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_id: Option<&'a Id>,
     },
     /// What went wrong, for the sender alone.
     Error(ErrorFrame<'a>),

@@ -17,6 +17,9 @@ pub struct CallStatus {
     /// Why it is over, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,
+    /// The call that stands instead, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continues_as: Option<Id>,
     /// Where it is, where its first frame said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thread_id: Option<Id>,

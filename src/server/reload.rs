@@ -49,6 +49,8 @@ impl Server {
     fn apply(&mut self, config: &Config, now: Now) -> Result<(), String> {
         let verifier = setup::verifier(config)?;
         let identity = self.next_identity(config)?;
+        // With the trust that stays.
+        let hub_settings = setup::hub_settings(&config.keeping(&self.config))?;
         let stays = self.config.needs_restart(config);
         let config = config.keeping(&self.config);
         for flag in stays {
@@ -66,7 +68,7 @@ impl Server {
         // Between two messages it has no state; a message in fragments has its own.
         self.codec = Codec::new(limits.max_frame_bytes, Rules::new(&config));
         self.codec.set_readiness(self.readiness(now.instant));
-        self.hub.set_settings(setup::hub_settings(&config));
+        self.hub.set_settings(hub_settings);
         self.upstream.set_verifier(verifier);
         self.identity = identity;
         self.config = config;

@@ -7,9 +7,11 @@ use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
 use crate::config::calls::WhenBusy;
+use crate::config::ice::IceUrl;
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
+use crate::protocol::ice::{IceServers, Turn};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
 
@@ -54,10 +56,10 @@ pub(super) fn patience(limits: &Limits) -> Patience {
 const WAITING_MAX: usize = 50_000;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// What the hub needs to know.
-pub(super) fn hub_settings(config: &Config) -> Settings {
+/// What the hub needs to know. Fails when the TURN secret cannot be read.
+pub(super) fn hub_settings(config: &Config) -> Result<Settings, String> {
     let (limits, calls) = (config.limits(), config.calls());
-    Settings {
+    Ok(Settings {
         trust: config.trust_mode(),
         presence: config.presence,
         membership_lasts: config.membership_lasts,
@@ -89,7 +91,18 @@ pub(super) fn hub_settings(config: &Config) -> Settings {
             ring_grace: config.presence_grace,
             refuses_when_busy: calls.when_busy == WhenBusy::Refuse,
         },
-    }
+        ice: ice_servers(config)?,
+    })
+}
+
+/// What is told to those who are about to call.
+fn ice_servers(config: &Config) -> Result<IceServers, String> {
+    let urls = |urls: &[IceUrl]| urls.iter().map(|url| url.as_str().into()).collect();
+    let ice = &config.ice;
+    let turn = config
+        .turn_secret()?
+        .map(|secret| Turn::new(urls(&ice.turn_url), secret.bytes(), ice.turn_ttl.as_secs()));
+    Ok(IceServers { stun_urls: urls(&ice.stun_url), turn })
 }
 
 /// What checks the site's tokens, where its secret is known.

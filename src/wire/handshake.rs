@@ -11,6 +11,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::calls::{self, CallAsked, Form};
 use super::token;
+use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use crate::config::Config;
 use crate::config::origins::Origins;
 use crate::config::proxies::TrustedProxies;
@@ -22,15 +23,6 @@ const HEADERS_MAX: usize = 64;
 
 /// The subprotocol that clients may name to send a token along (`PROTOCOL.md` 3).
 pub(super) const SUBPROTOCOL: &str = "buddyline";
-
-const TRY_PAGE: &str = include_str!("try_page.html");
-
-/// The page has everything inside; nothing else may be loaded, and nobody may frame it.
-const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
-    Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
-    script-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'\r\n\
-    X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
 /// For what changes from one moment to the next.
 pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";

@@ -2,66 +2,12 @@
 //   npm install --no-package-lock; node check.mjs [baseUrl=http://127.0.0.1:8080] [outDir=./shots]
 // Needs playwright-core and a Chromium (CHROMIUM=/path, default /usr/bin/chromium), and a server in
 // open mode without a site. Prints one line a check; the exit code is the number of checks that failed.
-import fs from 'node:fs';
-import path from 'node:path';
-import { chromium } from 'playwright-core';
+import { VIEWS, assert, base, bubble, check, finish, joined, launch, newContext as contextOf, open, part, run, say, shot, text } from './support.mjs';
 
-const base = new URL(process.argv[2] || 'http://127.0.0.1:8080').origin;
-const out = path.resolve(process.argv[3] || 'shots');
-fs.mkdirSync(out, { recursive: true });
-
-const VIEWS = { desktop: { width: 1280, height: 800 }, phone: { width: 390, height: 844 }, narrow: { width: 360, height: 640 } };
 const IMG = '<img src=x onerror=alert(1)>';
-const run = Date.now() % 100000; // thread numbers nobody used before, so that a run does not meet an earlier one
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync'],
-});
-
-let failures = 0;
-const complaints = [];
-
-async function check(name, action) {
-  try { await action(); console.log('ok    ' + name); }
-  catch (error) { failures++; console.log('FAIL  ' + name + '\n      ' + String(error.message).split('\n').slice(0, 4).join('\n      ')); }
-}
-
-function assert(condition, text) { if (!condition) throw new Error(text); }
-
-async function newContext(scheme, view) {
-  const context = await browser.newContext({
-    viewport: VIEWS[view], colorScheme: scheme, reducedMotion: 'reduce',
-    ...(view === 'desktop' ? {} : { hasTouch: true, isMobile: true, deviceScaleFactor: 2 }),
-  });
-  context.setDefaultTimeout(8000);
-  return context;
-}
-
-async function open(context, query = '') {
-  const page = await context.newPage();
-  page.on('console', line => { if (['error', 'warning'].includes(line.type())) complaints.push(line.text()); });
-  page.on('pageerror', error => complaints.push(String(error)));
-  page.on('dialog', dialog => { complaints.push('a dialog opened: ' + dialog.message()); dialog.dismiss(); });
-  page.on('request', request => { const url = request.url(); if (!url.startsWith(base) && !url.startsWith('data:')) complaints.push('outside request: ' + url); });
-  await page.goto(base + '/' + query);
-  await page.waitForSelector('#link[data-state=open]');
-  return page;
-}
-
-const text = (page, selector, pattern) => page.locator(selector).filter({ hasText: pattern }).first().waitFor();
-const joined = page => text(page, '#subtitle', /\d+ online/);
-const say = async (page, words) => { await page.fill('#text', words); await page.press('#text', 'Enter'); };
-const bubble = (page, words) => page.locator('#messages li.sent .text', { hasText: words }).last().waitFor();
+const browser = await launch();
+const newContext = (scheme, view) => contextOf(browser, scheme, view);
 const noTyping = page => page.waitForFunction(() => document.getElementById('typing').textContent === '');
-
-async function shot(page, name) {
-  await page.waitForTimeout(150);
-  await page.screenshot({ path: path.join(out, name + '.png') });
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  if (wide > 0) { failures++; console.log(`FAIL  ${name} is ${wide} px wider than the screen`); }
-}
 
 // ------------------------------------------------------------------ behaviour
 
@@ -214,14 +160,11 @@ async function screenshots(scheme, view, number) {
   await context.close();
 }
 
-await behaviour().catch(error => { failures++; console.log('FAIL  behaviour stopped: ' + error.message); });
-await reconnect().catch(error => { failures++; console.log('FAIL  reconnect stopped: ' + error.message); });
+await part('behaviour', behaviour);
+await part('reconnect', reconnect);
 let number = 1;
 for (const scheme of ['light', 'dark']) for (const view of ['desktop', 'phone', 'narrow']) {
   if (scheme === 'dark' && view === 'narrow') continue;
   await check(`screenshots ${scheme} ${view}`, () => screenshots(scheme, view, number++));
 }
-await check('no complaint in the console, no dialog, no outside request', async () => assert(complaints.length === 0, [...new Set(complaints)].join('\n')));
-await browser.close();
-console.log(`${failures} failed; screenshots in ${out}`);
-process.exit(failures);
+await finish(browser);

@@ -17,6 +17,7 @@ use buddyline::hub::interface::{
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
+use buddyline::protocol::ice::IceServers;
 use buddyline::protocol::status::CallTold;
 use frames::frames;
 use serde_json::Value;
@@ -35,6 +36,7 @@ pub fn settings() -> Settings {
             per_connection: 8,
             bytes_per_connection: 2_000,
         },
+        ice: IceServers::default(),
         message_turn_lasts: Some(Duration::from_secs(40)),
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
+use super::Told;
 use crate::hub::capacity::Few;
 use crate::hub::deadlines::DeadlineKey;
 use crate::hub::interface::ConnId;
-use crate::protocol::server::{CallState, EncodedFrame};
+use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 
 /// Frames that are kept for the devices of one call, and their bytes: a description and what is
@@ -162,6 +163,12 @@ impl Call {
     /// All devices that have been told of it and not of its end.
     pub fn devices(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.parties.iter().flat_map(Party::devices).copied()
+    }
+
+    /// What a device is told whose user is in the call on another.
+    pub fn end_elsewhere(&self) -> Told {
+        let (id, thread) = (self.id.clone(), self.thread.clone());
+        Told { id, thread, reason: EndReason::AnsweredElsewhere, continues_as: None }
     }
 
     // ---- what is kept

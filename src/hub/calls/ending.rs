@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::call::{Party, Place};
-use super::{CallIx, CallSettings, Calls, Due, Step};
+use super::{CallIx, CallSettings, Calls, Due, Step, Told};
 use crate::hub::capacity::Few;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
@@ -32,22 +32,11 @@ impl Calls {
             self.due.cancel(ring);
         }
         self.forget_of(user, ix);
-        self.steps.push(Step::Ended {
-            to: party.devices().into(),
-            call: id.clone(),
-            thread: thread.clone(),
-            reason,
-            continues_as: None,
-        });
-        self.steps.push(Step::Left {
-            to: others,
-            call: id.clone(),
-            thread: thread.clone(),
-            user: party.user,
-            reason,
-        });
+        let told = Told { id, thread, reason, continues_as: None };
+        self.steps.push(Step::Ended { to: party.devices().into(), told: told.clone() });
+        self.steps.push(Step::Left { to: others, user: party.user, told: told.clone() });
         let untold = if party.has_missed { Few::from_iter([user.clone()]) } else { Few::new() };
-        self.ends.note((id, thread, caller), reason, Few::from_iter([user.clone()]), untold, now);
+        self.ends.note(caller, told, Few::from_iter([user.clone()]), untold, now);
         match (alone, rings) {
             (0, _) => self.end(ix, EndReason::Cancelled, None, now),
             (1, false) => self.end(ix, reason, None, now),
@@ -78,15 +67,11 @@ impl Calls {
         }
         users.extend(call.woken.iter().cloned());
         self.ended[reason as usize] += 1;
-        self.steps.push(Step::Ended {
-            to: call.devices().collect(),
-            call: call.id.clone(),
-            thread: call.thread.clone(),
-            reason,
-            continues_as,
-        });
+        let to = call.devices().collect();
+        let told = Told { id: call.id, thread: call.thread, reason, continues_as };
+        self.steps.push(Step::Ended { to, told: told.clone() });
         if let Some(caller) = call.parties.into_iter().next() {
-            self.ends.note((call.id, call.thread, caller.user), reason, users, untold, now);
+            self.ends.note(caller.user, told, users, untold, now);
         }
     }
 
@@ -124,13 +109,7 @@ impl Calls {
     pub fn arrived(&mut self, device: ConnId, user: &IdKey, now: Instant) {
         let to = || Few::from_slice(&[device]);
         for over in self.ends.take_untold(user, now) {
-            self.steps.push(Step::Ended {
-                to: to(),
-                call: over.id.clone(),
-                thread: over.thread.clone(),
-                reason: over.reason,
-                continues_as: None,
-            });
+            self.steps.push(Step::Ended { to: to(), told: over.told.clone() });
         }
         for ix in self.of_user.get(user).cloned().unwrap_or_default() {
             let call = &mut self.calls[ix as usize];
@@ -150,13 +129,8 @@ impl Calls {
                 }
                 // It rang, was lost, and does not know that another one has answered.
                 Place::In(_) if std::mem::take(&mut party.has_missed) => {
-                    self.steps.push(Step::Ended {
-                        to: to(),
-                        call: call.id.clone(),
-                        thread: call.thread.clone(),
-                        reason: EndReason::AnsweredElsewhere,
-                        continues_as: None,
-                    });
+                    let told = call.end_elsewhere();
+                    self.steps.push(Step::Ended { to: to(), told });
                 }
                 Place::Lost(_) | Place::In(_) => {}
             }

@@ -13,15 +13,24 @@ const LASTS: Duration = Duration::from_secs(60);
 /// Ends that are remembered; the oldest goes.
 const OVER_MAX: usize = 4_096;
 
-/// A call that has ended.
-#[derive(Debug)]
-pub struct Over {
+/// What is told of a call's end.
+#[derive(Clone, Debug)]
+pub struct Told {
     /// What it was called.
     pub id: Id,
     /// Where it was.
     pub thread: Option<Id>,
     /// Why.
     pub reason: EndReason,
+    /// The call that stands instead.
+    pub continues_as: Option<Id>,
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Over {
+    /// What is told of it.
+    pub told: Told,
     /// Who began it.
     pub caller: Id,
     /// Who was in it or was rung.
@@ -41,8 +50,8 @@ impl Ends {
     /// Remembers an end.
     pub fn note(
         &mut self,
-        (id, thread, caller): (Id, Option<Id>, Id),
-        reason: EndReason,
+        caller: Id,
+        told: Told,
         users: Few<IdKey>,
         untold: Few<IdKey>,
         now: Instant,
@@ -52,19 +61,19 @@ impl Ends {
             self.ends.pop_front();
         }
         let until = now + LASTS;
-        self.ends.push_back(Over { id, thread, reason, caller, users, untold, until });
+        self.ends.push_back(Over { told, caller, users, untold, until });
     }
 
     /// The latest end of a call of this user's.
     pub fn find(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&Over> {
         self.forget(now);
-        self.ends.iter().rev().find(|over| over.id.key == *id && over.users.contains(user))
+        self.ends.iter().rev().find(|over| over.told.id.key == *id && over.users.contains(user))
     }
 
     /// The latest end of a call of this name.
     pub fn find_any(&mut self, id: &IdKey, now: Instant) -> Option<&Over> {
         self.forget(now);
-        self.ends.iter().rev().find(|over| over.id.key == *id)
+        self.ends.iter().rev().find(|over| over.told.id.key == *id)
     }
 
     /// The ends that a user's new device is to be told; each is told once.

@@ -1,12 +1,13 @@
 //! How calls begin: with one other or with a group, beside another call, or not at all.
 
-use super::Said;
+use super::{Said, ended};
 use crate::config::Trust;
 use crate::hub::Hub;
-use crate::hub::calls::{Beginning, CallIx, Full, GROUP_MAX};
+use crate::hub::calls::{Beginning, CallIx, Full, GROUP_MAX, Told};
 use crate::hub::interface::{CallEvent, Effect};
 use crate::protocol::call::CallKind;
-use crate::protocol::server::{EndReason, ServerFrame};
+use crate::protocol::client::missing;
+use crate::protocol::server::EndReason;
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 
 impl Hub {
@@ -20,6 +21,7 @@ impl Hub {
             }
             (CallKind::Initiated, None, _) => self.begin_group(said),
             (CallKind::Initiated | CallKind::Offer, Some(other), _) => {
+                self.check_name(&said, [&said.me.key, &other.key])?;
                 match self.calls.between(&said.me.key, &other.key) {
                     Some(ix) => self.begin_beside(ix, said),
                     None => self.begin(said),
@@ -56,14 +58,13 @@ impl Hub {
             .and_then(|id| self.calls.ended(&said.me.key, &id.key, said.now.instant));
         match over {
             // Its device knows, and is busy with the one that stands.
-            Some(over) if over.reason == EndReason::Glare && said.call.kind != CallKind::Resume => {
+            Some(over)
+                if over.told.reason == EndReason::Glare && said.call.kind != CallKind::Resume =>
+            {
                 Ok(())
             }
             Some(over) if matches!(said.call.kind, CallKind::Resume | CallKind::Offer) => {
-                let (call_id, thread_id, reason) = (&over.id, over.thread.as_ref(), over.reason);
-                let frame =
-                    ServerFrame::CallEnded { call_id, thread_id, reason, continues_as: None };
-                let frame = self.encoder.encode(&frame);
+                let frame = self.encoder.encode(&ended(&over.told));
                 self.effects.push_back(Effect::Send { to: said.conn, frame });
                 Ok(())
             }
@@ -95,17 +96,16 @@ impl Hub {
 
     /// This one ends before it has begun: the other's call stands.
     pub(super) fn lose_to(&mut self, ix: CallIx, mine: Option<Id>, said: &Said<'_>) {
-        let call = mine.unwrap_or_else(|| self.calls.make_id(said.now.unix_s));
-        let (thread, me) = (said.reply.thread.clone(), said.me.clone());
-        self.calls.note_end(call.clone(), thread, me, EndReason::Glare, said.now.instant);
-        let stands = self.calls.get(ix);
-        let frame = self.encoder.encode(&ServerFrame::CallEnded {
-            call_id: &call,
-            thread_id: said.reply.thread.as_ref(),
-            reason: EndReason::Glare,
-            continues_as: Some(&stands.id),
-        });
-        self.effects.push_back(Effect::Send { to: said.conn, frame });
+        let id = mine.unwrap_or_else(|| self.calls.make_id(said.now.unix_s));
+        let stands = Some(self.calls.get(ix).id.clone());
+        let thread = said.reply.thread.clone();
+        self.turn_down(said, Told { id, thread, reason: EndReason::Glare, continues_as: stands });
+    }
+
+    /// A call ends before it has begun.
+    fn turn_down(&mut self, said: &Said<'_>, told: Told) {
+        self.reply(said.conn, &ended(&told));
+        self.calls.note_end(&said.me, told, said.now.instant);
     }
 
     /// A call takes the place of one that its caller has left behind.
@@ -136,15 +136,11 @@ impl Hub {
             debug_assert!(false, "a call of two has two");
             return Ok(());
         };
-        let id = self.name_call(&said, [&said.me.key, &other.key])?;
+        let id = self.name_call(&said);
         said.reply.call = Some(id.clone());
         if self.settings.calls.refuses_when_busy && self.calls.is_busy(&other.key) {
-            let (reason, thread_id) = (EndReason::Busy, said.reply.thread.as_ref());
-            let busy =
-                ServerFrame::CallEnded { call_id: &id, thread_id, reason, continues_as: None };
-            self.reply(said.conn, &busy);
-            let (thread, me) = (said.reply.thread.clone(), said.me.clone());
-            self.calls.note_end(id, thread, me, reason, said.now.instant);
+            let thread = said.reply.thread.clone();
+            self.turn_down(&said, Told { id, thread, reason: EndReason::Busy, continues_as: None });
             return Ok(());
         }
         let devices = self.presence.conns_of(&other.key).to_vec();
@@ -183,28 +179,33 @@ impl Hub {
         self.effects.push_back(Effect::Wake(Box::new(event)));
     }
 
-    fn name_call<'a>(
-        &mut self,
+    /// Whether a new call may be called as its frame says.
+    fn check_name<'a>(
+        &self,
         said: &Said<'_>,
         users: impl IntoIterator<Item = &'a IdKey>,
-    ) -> Result<Id, ClientError> {
+    ) -> Result<(), ClientError> {
         match &said.call.call {
-            None => Ok(self.calls.make_id(said.now.unix_s)),
             Some(id) if self.calls.is_taken(&id.key, users) => Err(ClientError::new(
                 ErrorCode::InvalidField,
                 "callId is the name of another call; choose one that is new, such as a UUID.",
             )),
-            Some(id) => Ok(id.clone()),
+            _ => Ok(()),
         }
+    }
+
+    fn name_call(&mut self, said: &Said<'_>) -> Id {
+        let own = said.call.call.clone();
+        own.unwrap_or_else(|| self.calls.make_id(said.now.unix_s))
     }
 
     // ---- groups
 
     fn begin_group(&mut self, said: Said<'_>) -> Result<(), ClientError> {
         let Some(thread) = said.reply.thread.clone() else {
-            debug_assert!(false, "who names nobody names a thread");
-            return Ok(());
+            return Err(missing("recipientId"));
         };
+        self.check_name(&said, [&said.me.key])?;
         // There is one in a thread: who comes second is to join it.
         if let Some(ix) = self.calls.group_in(&thread.key) {
             let mine = said.call.call.clone();
@@ -223,7 +224,8 @@ impl Hub {
         let called = users.iter().map(|user| &user.key);
         let room = self.calls.room(&said.me.key, called.clone(), bounds, said.now.instant);
         room.map_err(|full| too_many(full, bounds.attempts))?;
-        let id = self.name_call(&said, called.chain([&said.me.key]))?;
+        self.check_name(&said, called)?;
+        let id = self.name_call(&said);
         said.reply.call = Some(id.clone());
         offline.iter().for_each(|user| self.wake(&said, &id, user));
         if users.is_empty() {

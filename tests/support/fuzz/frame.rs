@@ -25,6 +25,7 @@ use buddyline::hub::interface::{
 use buddyline::protocol::call::Relayed;
 use buddyline::protocol::client::parse;
 use buddyline::protocol::credential::Credential;
+use buddyline::protocol::ice::{IceServers, Turn};
 use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
 use frames::frames;
 use serde_json::value::RawValue;
@@ -87,6 +88,7 @@ fn read(text: &str) {
 }
 
 fn settings() -> Settings {
+    let turn = Turn::new(vec!["turn:a".into()], b"a secret of the tests", 60);
     Settings {
         trust: Trust::Open,
         presence: PresenceScope::All,
@@ -106,6 +108,7 @@ fn settings() -> Settings {
             per_connection: 6,
             bytes_per_connection: 1_000,
         },
+        ice: IceServers { stun_urls: vec!["stun:a".into()], turn: Some(turn) },
     }
 }
 
@@ -356,6 +359,7 @@ fn check_text(text: &str) {
         "typing",
         "online_users",
         "pong",
+        "ice_servers",
         "error",
     ];
     assert!(known.contains(&kind), "{text}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
+use buddyline::protocol::ice::{IceServers, Turn};
 
 use crate::dice::Dice;
 
@@ -40,6 +41,7 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
     let scopes = [PresenceScope::All, PresenceScope::Threads, PresenceScope::Off];
     let wide = dice.chance(60);
     let soft = if wide { 20_000 } else { dice.between(100, 1_000) as usize };
+    let turn = Turn::new(vec!["turn:a".into()], b"a secret of the tests", 60);
     let hub = Settings {
         trust: if dice.chance(60) { Trust::Verified } else { Trust::Open },
         presence: dice.pick(&scopes),
@@ -63,6 +65,7 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
             per_connection: dice.pick(&[3, 50]),
             bytes_per_connection: dice.pick(&[500, 50_000]),
         },
+        ice: IceServers { stun_urls: Vec::new(), turn: Some(turn) },
     };
     Plan {
         hub,

@@ -175,6 +175,11 @@ impl Shadow {
             }
             ("message", Some(thread)) => self.message(conn, thread, &frame, site),
             ("online_users", thread) => self.check_online(thread, &frame),
+            ("ice_servers", _) => {
+                let name = frame["iceServers"][0]["username"].as_str().expect("a credential");
+                let whose = name.split_once(':').and_then(|(_, whose)| whose.parse().ok());
+                assert!(whose.is_some() && whose == seen.user, "another user's: {frame}");
+            }
             _ => {}
         }
         if self.verified {
@@ -196,7 +201,15 @@ impl Shadow {
             && number(&frame["userId"]).is_some_and(|user| own.is_some_and(|own| own != user));
         let must_be = others_typing || (can_be_missed && frame["type"] != "typing");
         assert!(hint || !must_be, "is not dropped for who is slow: {frame}");
-        let never = ["message", "error", "thread_joined", "thread_left", "online_users", "pong"];
+        let never = [
+            "message",
+            "error",
+            "thread_joined",
+            "thread_left",
+            "online_users",
+            "pong",
+            "ice_servers",
+        ];
         assert!(!hint || !never.contains(&frame["type"].as_str().unwrap_or_default()), "{frame}");
         assert!(!hint || frame["typing"] != false, "that someone has stopped is dropped: {frame}");
     }
@@ -278,7 +291,8 @@ impl Shadow {
         if user.is_none() {
             assert!(matches!(kind, "error" | "pong"), "{conn:?} is nobody, and hears {frame}");
         }
-        let of_a_thread = !matches!(kind, "error" | "thread_left");
+        // That one's own part is over is told to who is out.
+        let of_a_thread = !matches!(kind, "error" | "thread_left" | "call_ended");
         if let (Some(thread), Some(user), true, false) =
             (number(&frame["threadId"]), user, of_a_thread, own && kind == "message")
         {

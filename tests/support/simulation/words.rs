@@ -70,6 +70,7 @@ impl Script<'_> {
             (8, "call"),
             (4, "online_users"),
             (2, "ping"),
+            (1, "ice_servers"),
             (6, "user_connected"),
         ]);
         match kind {
@@ -86,7 +87,7 @@ impl Script<'_> {
                 self.name(frame)
             }
             "online_users" if self.world.dice.chance(30) => self.name(json!({"type": kind})),
-            "ping" => self.name(json!({"type": kind})),
+            "ping" | "ice_servers" => self.name(json!({"type": kind})),
             kind => {
                 let thread = self.thread();
                 self.name(json!({"type": kind, "threadId": thread}))

@@ -1,0 +1,363 @@
+//! What calls are helped with: STUN and TURN servers, and the secret that they share with this one.
+//!
+//! The addresses go to browsers as they stand here, and a browser takes a list with one bad address
+//! for no list at all: so each is checked at the start.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::secrets::{self, Sources};
+use super::{Config, Trust};
+
+/// Addresses of each of the two kinds; a browser tries them all, and slows down with many.
+pub const URLS_MAX: usize = 8;
+
+/// What is told to those who are about to call.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Calls")]
+pub struct IceSettings {
+    /// STUN server for calls, such as stun:turn.example.org:3478; at most 8. Several: again, or
+    /// with commas.
+    #[arg(long, env = "BUDDYLINE_STUN_URL", value_name = "URL", value_delimiter = ',',
+          value_parser = IceUrl::stun)]
+    pub stun_url: Vec<IceUrl>,
+
+    /// TURN server for calls, such as turn:turn.example.org:3478?transport=udp; at most 8. Needs
+    /// its secret. Several: again, or with commas.
+    #[arg(long, env = "BUDDYLINE_TURN_URL", value_name = "URL", value_delimiter = ',',
+          value_parser = IceUrl::turn)]
+    pub turn_url: Vec<IceUrl>,
+
+    /// File with the secret that the TURN servers share with this one, coturn's
+    /// static-auth-secret. Without a file, BUDDYLINE_TURN_SECRET may hold the secret itself.
+    #[arg(long, env = "BUDDYLINE_TURN_SECRET_FILE", value_name = "PATH")]
+    pub turn_secret_file: Option<PathBuf>,
+
+    /// How long a credential for the TURN servers holds, 1m to 7d.
+    #[arg(long, env = "BUDDYLINE_TURN_TTL", value_name = "TIME", default_value = "24h",
+          value_parser = |s: &str| super::duration(s, "1m", "7d"))]
+    pub turn_ttl: Duration,
+}
+
+/// The address of a STUN server (RFC 7064) or a TURN server (RFC 7065).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceUrl(Box<str>);
+
+impl IceUrl {
+    /// Reads `stun:HOST`, `stuns:HOST`, perhaps with `:PORT`.
+    ///
+    /// # Errors
+    ///
+    /// What is expected, and what is wrong.
+    pub fn stun(text: &str) -> Result<IceUrl, String> {
+        let rest = text.strip_prefix("stun:").or_else(|| text.strip_prefix("stuns:"));
+        let checked = rest.ok_or("the scheme").and_then(|rest| match rest.contains('?') {
+            true => Err("a query, which has no place here"),
+            false => host_and_port(rest),
+        });
+        let expected = "expected stun:HOST or stuns:HOST, perhaps with :PORT";
+        checked.map(|()| IceUrl(text.into())).map_err(|wrong| format!("{expected} (see {wrong})"))
+    }
+
+    /// Reads `turn:HOST`, `turns:HOST`, perhaps with `:PORT` and `?transport=udp` or `tcp`.
+    ///
+    /// # Errors
+    ///
+    /// What is expected, and what is wrong.
+    pub fn turn(text: &str) -> Result<IceUrl, String> {
+        let rest = text.strip_prefix("turn:").or_else(|| text.strip_prefix("turns:"));
+        let checked = rest.ok_or("the scheme").and_then(|rest| match rest.split_once('?') {
+            None => host_and_port(rest),
+            Some((place, "transport=udp" | "transport=tcp")) => host_and_port(place),
+            Some(_) => Err("what follows the question mark"),
+        });
+        let expected = "expected turn:HOST or turns:HOST, perhaps with :PORT and ?transport=udp or \
+                        ?transport=tcp";
+        checked.map(|()| IceUrl(text.into())).map_err(|wrong| format!("{expected} (see {wrong})"))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Checks `host [":" port]` (RFC 7064 3.1), or says which of it is wrong.
+fn host_and_port(text: &str) -> Result<(), &'static str> {
+    let (is_host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (inside, after) = rest.split_once(']').ok_or("the bracket")?;
+            let port = if after.is_empty() { None } else { Some(after) };
+            let port = port.map(|port| port.strip_prefix(':').ok_or("what follows the bracket"));
+            (inside.parse::<Ipv6Addr>().is_ok(), port.transpose()?)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (is_host(host), Some(port)),
+            None => (is_host(text), None),
+        },
+    };
+    let is_port = |port: &str| {
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        digits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    match (is_host, port) {
+        (false, _) => Err("the host"),
+        (true, Some(port)) if !is_port(port) => Err("the port"),
+        (true, _) => Ok(()),
+    }
+}
+
+/// A name as resolvers take it (RFC 1123 2.1, with the underscores that some have), or an IPv4
+/// address.
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len())
+            && label.bytes().all(fine)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    match last.bytes().all(|byte| byte.is_ascii_digit()) {
+        // What ends in a number is an address to a browser (WHATWG URL, "ends in a number").
+        true => text.parse::<Ipv4Addr>().is_ok(),
+        false => text.len() <= 253 && text.split('.').all(is_label),
+    }
+}
+
+/// The secret that the TURN servers share with this one. It does not print, and is zeroed.
+pub struct TurnSecret(Zeroizing<Vec<u8>>);
+
+impl TurnSecret {
+    /// As the TURN server has it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TurnSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TurnSecret(…)")
+    }
+}
+
+impl Config {
+    /// The TURN secret, from wherever it is set; `None` where there are no TURN servers. It is read
+    /// anew each time. What is risky about it, and about giving credentials away, is logged.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::turn_secret_with_warnings`].
+    pub fn turn_secret(&self) -> Result<Option<TurnSecret>, String> {
+        let Some((secret, warnings)) = self.turn_secret_with_warnings()? else { return Ok(None) };
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        if self.trust_mode() == Trust::Open {
+            log::warn!(
+                "--trust open: whoever connects is given credentials of the TURN server, under any \
+                 userId"
+            );
+        }
+        Ok(Some(secret))
+    }
+
+    /// The same, with what is risky about the secret instead of a log.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the settings that do not go together, or where the secret should have
+    /// come from and what is wrong, without the secret.
+    pub fn turn_secret_with_warnings(&self) -> Result<Option<(TurnSecret, Vec<String>)>, String> {
+        let ice = &self.ice;
+        for (flag, urls) in [("--stun-url", &ice.stun_url), ("--turn-url", &ice.turn_url)] {
+            if urls.len() > URLS_MAX {
+                let count = urls.len();
+                return Err(format!("{flag} is set {count} times: expected is {URLS_MAX} at most"));
+            }
+        }
+        let variable = self.variable(secrets::TURN.variable)?;
+        let file = ice.turn_secret_file.as_deref();
+        let read = Sources::of_process(&secrets::TURN, file, variable).read_lines()?;
+        // One line is all that it may have.
+        let secret = read.and_then(|(lines, warnings)| Some((lines.into_iter().next()?, warnings)));
+        match (ice.turn_url.is_empty(), secret) {
+            (true, None) => Ok(None),
+            (true, Some(_)) => Err("a TURN secret is set and --turn-url is not: expected is the \
+                                    address of the TURN server that shares it"
+                .to_owned()),
+            (false, None) => {
+                Err("--turn-url is set and --turn-secret-file is not: expected is the \
+                                  secret of the TURN server (coturn's static-auth-secret)"
+                    .to_owned())
+            }
+            // Nobody opens a relay to everyone without having said so.
+            (false, Some(_)) if self.trust.is_none() && self.trust_mode() == Trust::Open => Err(
+                "--turn-url is set and --buddyboss-url is not: nobody proves who they are, and \
+                     whoever connects would get credentials of the TURN server. Set a site, or \
+                     --trust open if that is meant."
+                    .to_owned(),
+            ),
+            (false, Some((secret, warnings))) => Ok(Some((TurnSecret(secret), warnings))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_schemes_are_taken_as_they_are_written() {
+        for text in ["stun:a", "stuns:a.example.org:5349", "stun:[::1]", "stun:192.0.2.1:1"] {
+            assert_eq!(IceUrl::stun(text).unwrap().as_str(), text);
+        }
+        for text in [
+            "turn:turn.example.org",
+            "turns:turn.example.org:443?transport=tcp",
+            "turn:[2001:db8::1]:3478?transport=udp",
+            "turn:192.0.2.1?transport=tcp",
+            "turn:coturn_1:65535",
+        ] {
+            assert_eq!(IceUrl::turn(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_a_browser_would_not_take_is_refused_with_what_is_wrong() {
+        let long = format!("turn:{}", "a.".repeat(127) + "aa");
+        for (text, wrong) in [
+            ("turn.example.org", "the scheme"),
+            ("https://turn.example.org", "the scheme"),
+            ("stun:turn.example.org", "the scheme"),
+            ("TURN:turn.example.org", "the scheme"),
+            ("turn://turn.example.org", "the host"),
+            ("turn:", "the host"),
+            ("turn::3478", "the host"),
+            ("turn:alice@turn.example.org", "the host"),
+            ("turn:turn.example.org/", "the host"),
+            ("turn:turn..org", "the host"),
+            ("turn:-a.org", "the host"),
+            ("turn:a b", "the host"),
+            ("turn:192.0.2.256", "the host"),
+            ("turn:1", "the host"),
+            ("turn:[192.0.2.1]", "the host"),
+            ("turn:bücher.example", "the host"),
+            (&long, "the host"),
+            ("turn:[::1", "the bracket"),
+            ("turn:[::1]3478", "what follows the bracket"),
+            ("turn:a:", "the port"),
+            ("turn:a:0", "the port"),
+            ("turn:a:+1", "the port"),
+            ("turn:a:65536", "the port"),
+            ("turn:a?transport=sctp", "what follows the question mark"),
+            ("turn:a?", "what follows the question mark"),
+            ("turn:a?transport=udp&x=1", "what follows the question mark"),
+        ] {
+            let fault = IceUrl::turn(text).unwrap_err();
+            assert!(fault.ends_with(&format!("(see {wrong})")), "{text}: {fault}");
+        }
+        for text in ["turn:a", "stun:a?transport=udp", "stun:a:x"] {
+            let fault = IceUrl::stun(text).unwrap_err();
+            assert!(fault.contains("stun:HOST"), "{text}: {fault}");
+        }
+    }
+
+    /// A file that goes with the test.
+    struct Secret(PathBuf);
+
+    impl Secret {
+        fn new(name: &str, text: &str) -> Secret {
+            let name = format!("buddyline-turn-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, text).unwrap();
+            Secret(path)
+        }
+
+        fn flag(&self) -> String {
+            format!("--turn-secret-file={}", self.0.display())
+        }
+    }
+
+    impl Drop for Secret {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    const SITE: &str = "--buddyboss-url=https://community.example";
+    const URL: &str = "--turn-url=turn:a";
+
+    fn read(arguments: &[&str]) -> Config {
+        Config::try_parse_from(["buddyline"].iter().chain(arguments)).unwrap()
+    }
+
+    #[test]
+    fn a_secret_and_an_address_go_together_and_open_trust_must_be_said() {
+        let secret = Secret::new("together", "s3cret\n");
+        let file = &*secret.flag();
+        for (arguments, parts) in [
+            (&[SITE, URL][..], ["--turn-url", "--turn-secret-file"]),
+            (&[SITE, file], ["a TURN secret", "--turn-url"]),
+            (&[URL, file], ["--turn-url", "--trust open"]),
+        ] {
+            let fault = read(arguments).check().unwrap_err();
+            assert!(!fault.contains("s3cret"), "{fault}");
+            for part in parts {
+                assert!(fault.contains(part), "{fault:?} names {part:?}");
+            }
+        }
+        for good in [&[SITE, URL, file][..], &[URL, file, "--trust=open"]] {
+            let config = read(good);
+            config.check().unwrap();
+            let (secret, warnings) = config.turn_secret_with_warnings().unwrap().unwrap();
+            assert_eq!(secret.bytes(), b"s3cret");
+            assert!(!format!("{config:?} {secret:?} {warnings:?}").contains("s3cret"));
+            // It is short, and its file may be read by everyone or not.
+            assert!(warnings.iter().any(|warning| warning.contains("6 bytes")), "{warnings:?}");
+        }
+        read(&["--stun-url=stun:a"]).check().unwrap();
+    }
+
+    #[test]
+    fn a_secret_has_one_line() {
+        let secret = Secret::new("lines", "s3cret-1\ns3cret-2\n");
+        let fault = read(&[SITE, URL, &secret.flag()]).check().unwrap_err();
+        assert!(fault.contains("--turn-secret-file") && fault.contains("one line"), "{fault}");
+        assert!(!fault.contains("s3cret"), "{fault}");
+    }
+
+    #[test]
+    fn there_are_eight_addresses_of_a_kind_and_no_more() {
+        let secret = Secret::new("many", "s3cret\n");
+        let many = |flag: &str, count| {
+            format!("--{flag}-url={}", vec![flag.to_owned() + ":a"; count].join(","))
+        };
+        let with = |stun, turn| {
+            read(&[SITE, &secret.flag(), &many("stun", stun), &many("turn", turn)]).check()
+        };
+        with(URLS_MAX, URLS_MAX).unwrap();
+        assert!(with(URLS_MAX + 1, 1).unwrap_err().contains("--stun-url is set 9 times"));
+        assert!(with(1, URLS_MAX + 1).unwrap_err().contains("--turn-url is set 9 times"));
+    }
+
+    #[test]
+    fn the_credentials_hold_for_a_minute_to_a_week() {
+        assert_eq!(read(&[]).ice.turn_ttl, Duration::from_secs(86_400));
+        for (text, good) in [("1m", true), ("59s", false), ("7d", true), ("169h", false)] {
+            let read = Config::try_parse_from(["buddyline", "--turn-ttl", text]);
+            assert_eq!(read.is_ok(), good, "{text}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What a browser needs to find its way to another one: STUN servers, and TURN servers with a
+//! credential for one user and a time.
+//!
+//! The credential is made by the convention that TURN servers know as their REST API
+//! (draft-uberti-behave-turn-rest-00): the name is the second since 1970 at which it ends and the
+//! user, the password is the name's HMAC-SHA1 under a secret that the TURN servers have as well.
+//! Nobody has to be asked for that, and nothing is kept.
+
+use std::fmt::{self, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
+use serde::Serialize;
+
+use super::IdKey;
+
+/// What is told to those who are about to call. By default, nothing.
+#[derive(Clone, Debug, Default)]
+pub struct IceServers {
+    /// Addresses of STUN servers, such as `stun:turn.example.org:3478` (RFC 7064).
+    pub stun_urls: Vec<Box<str>>,
+    /// TURN servers, where there are any.
+    pub turn: Option<Turn>,
+}
+
+/// TURN servers that share a secret with this one.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    urls: Vec<Box<str>>,
+    /// Prints as the name of its algorithm.
+    key: hmac::Key,
+    ttl_s: u64,
+}
+
+/// One entry of a browser's `iceServers` (W3C WebRTC, `RTCIceServer`).
+#[derive(Serialize)]
+pub struct IceServer<'a> {
+    /// Addresses of one server, or of several that take the same credential.
+    pub urls: &'a [Box<str>],
+    /// The name of the credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Its password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IceServer({:?}, {:?}, …)", self.urls, self.username)
+    }
+}
+
+impl Turn {
+    /// Servers at these addresses (RFC 7065), which share this secret. What they are given for a
+    /// user holds for so many seconds.
+    pub fn new(urls: Vec<Box<str>>, secret: &[u8], ttl_s: u64) -> Turn {
+        // The convention has no other; as a MAC, SHA-1 is not broken (RFC 6194).
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
+        Turn { urls, key, ttl_s }
+    }
+
+    fn server(&self, user: &IdKey, now_unix_s: u64) -> IceServer<'_> {
+        let username = username(now_unix_s.saturating_add(self.ttl_s), user);
+        let credential = STANDARD.encode(hmac::sign(&self.key, username.as_bytes()));
+        IceServer { urls: &self.urls, username: Some(username), credential: Some(credential) }
+    }
+}
+
+impl IceServers {
+    /// The list for a user, from this second since 1970 on.
+    pub fn list(&self, user: &IdKey, now_unix_s: u64) -> Vec<IceServer<'_>> {
+        let stun = (!self.stun_urls.is_empty()).then_some(IceServer {
+            urls: &self.stun_urls,
+            username: None,
+            credential: None,
+        });
+        let turn = self.turn.as_ref().map(|turn| turn.server(user, now_unix_s));
+        stun.into_iter().chain(turn).collect()
+    }
+
+    /// For how many seconds the credential in a list holds; `None` where there is none.
+    pub fn ttl_s(&self) -> Option<u64> {
+        self.turn.as_ref().map(|turn| turn.ttl_s)
+    }
+}
+
+/// The name of a credential. Some programs take it byte for byte and others normalise it (RFC 8489
+/// 14.3): of an id that is no number, what could be changed by that is written in percent. Even
+/// the longest one has far less than the 508 bytes that are allowed.
+fn username(ends_unix_s: u64, user: &IdKey) -> String {
+    let mut name = format!("{ends_unix_s}:");
+    match user {
+        IdKey::Number(number) => name.push_str(itoa::Buffer::new().format(*number)),
+        IdKey::Text(text) => {
+            for byte in text.bytes() {
+                match byte {
+                    b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' => {
+                        name.push(char::from(byte));
+                    }
+                    // To a String, nothing fails.
+                    _ => drop(write!(name, "%{byte:02X}")),
+                }
+            }
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ID_BYTES_MAX, Id};
+    use super::*;
+
+    fn turn(secret: &str, ttl_s: u64) -> IceServers {
+        let urls = vec!["turn:a".into(), "turn:a?transport=tcp".into()];
+        IceServers { stun_urls: Vec::new(), turn: Some(Turn::new(urls, secret.as_bytes(), ttl_s)) }
+    }
+
+    fn name_and_password(servers: &IceServers, user: &IdKey, now: u64) -> (String, String) {
+        let [server] = &servers.list(user, now)[..] else { panic!("one server") };
+        (server.username.clone().unwrap(), server.credential.clone().unwrap())
+    }
+
+    #[test]
+    fn a_credential_is_the_one_that_openssl_makes() {
+        // printf '1800086400:7' | openssl dgst -sha1 -hmac 'a secret of the tests' -binary | base64
+        let servers = turn("a secret of the tests", 86_400);
+        let (name, password) = name_and_password(&servers, &IdKey::Number(7), 1_800_000_000);
+        assert_eq!(name, "1800086400:7");
+        assert_eq!(password, "3M54Kp90auImAkIUm1m5HiXCxhY=");
+    }
+
+    #[test]
+    fn another_user_another_second_and_another_secret_have_another_password() {
+        let servers = turn("one", 60);
+        let of = |servers, user, now| name_and_password(servers, &IdKey::Number(user), now).1;
+        let first = of(&servers, 7, 1_000);
+        assert_eq!(first, of(&servers, 7, 1_000));
+        for other in
+            [of(&servers, 8, 1_000), of(&servers, 7, 1_001), of(&turn("two", 60), 7, 1_000)]
+        {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn a_users_name_has_no_letters_that_two_programs_read_in_two_ways() {
+        let name = |text| username(1, &Id::string(text).key);
+        assert_eq!(name("7"), "1:7");
+        assert_eq!(name("alice.b-c_D"), "1:alice.b-c_D");
+        assert_eq!(name("a:b%41 ü\u{0}"), "1:a%3Ab%2541%20%C3%BC%00");
+        assert_eq!(username(1, &IdKey::Text("-7".into())), "1:-7");
+        assert_eq!(username(u64::MAX, &IdKey::Number(u64::MAX)).len(), 41);
+        // RFC 8489 14.3.
+        assert!(name(&"\u{1}".repeat(ID_BYTES_MAX)).len() < 508);
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_in_the_list() {
+        let user = IdKey::Number(7);
+        let json = |servers: &IceServers| serde_json::to_value(servers.list(&user, 0)).unwrap();
+        assert_eq!(json(&IceServers::default()), serde_json::json!([]));
+        let stun = IceServers { stun_urls: vec!["stun:a".into()], turn: None };
+        assert_eq!(json(&stun), serde_json::json!([{ "urls": ["stun:a"] }]));
+        assert_eq!((stun.ttl_s(), turn("s", 60).ttl_s()), (None, Some(60)));
+        let both = IceServers { turn: turn("s", 60).turn, ..stun };
+        assert_eq!(json(&both).as_array().unwrap().len(), 2);
+        assert_eq!(json(&both)[1]["urls"], serde_json::json!(["turn:a", "turn:a?transport=tcp"]));
+    }
+
+    #[test]
+    fn neither_the_secret_nor_a_password_prints() {
+        let servers = turn("s3cret", 60);
+        let (_, password) = name_and_password(&servers, &IdKey::Number(7), 0);
+        let printed = format!("{servers:?} {:?}", servers.list(&IdKey::Number(7), 0));
+        assert!(!printed.contains("s3cret") && !printed.contains(&password), "{printed}");
+    }
+}

@@ -1,0 +1,47 @@
+// ---------------------------------------------------------------- start
+
+function listen() {
+  const onSubmit = (id, action) => $(id).addEventListener('submit', event => { event.preventDefault(); action(); });
+  const onClick = (id, action) => $(id).addEventListener('click', action);
+  onSubmit('who', applySettings);
+  onSubmit('start', () => startConversation($('recipient').value.trim()));
+  onSubmit('compose', () => { submitText(); $('text').focus(); });
+  onClick('settings', () => openSettings(!$('side').classList.contains('open')));
+  onClick('framesButton', () => openFrames($('frames').hidden));
+  onClick('clearFrames', () => $('lines').replaceChildren());
+  onClick('retry', connect);
+  onClick('newer', toEnd);
+  listenForCalls();
+
+  $('text').addEventListener('input', () => { fitText(); tellTyping(); });
+  $('text').addEventListener('keydown', event => {
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;  // isComposing: Enter picks a word there
+    event.preventDefault();
+    submitText();
+  });
+  $('log').addEventListener('scroll', scrolled);
+  // Keeps the last message in sight when a phone's keyboard or a panel takes its room.
+  new ResizeObserver(() => { if (atEnd && $('empty').hidden) toEnd(); }).observe($('log'));
+
+  const seen = () => { if (!document.hidden && document.hasFocus()) { state.unread = 0; drawTitle(); } };
+  addEventListener('focus', seen);
+  document.addEventListener('visibilitychange', seen);
+  const hurry = () => { if (!socket && $('link').dataset.state === 'waiting') connect(); };
+  addEventListener('online', hurry);
+  document.addEventListener('visibilitychange', () => document.hidden || hurry());
+  setInterval(() => { drawCountdown(); checkPulse(); }, 1000);
+}
+
+/** ?user=2&thread=1 (or the same behind #) prefill; &frames=1 opens the frames panel. */
+function readUrl() {
+  const given = Object.fromEntries([...new URLSearchParams(location.search), ...new URLSearchParams(location.hash.slice(1))]);
+  const old = recall();
+  state.user = given.user || old.user || '';
+  state.thread = given.thread || old.thread || '1';
+  openFrames(given.frames === '1');
+}
+
+readUrl();
+listen();
+drawAll();
+connect();

@@ -1,0 +1,105 @@
+"""Two members who talk over a server on this machine: health, handshakes, a message there and back.
+
+Python alone, for servers that no Rust test starts: those of other machines (tests/foreign/run) and
+those that systemd starts for who comes (tests/systemd/activate).
+"""
+
+import base64
+import json
+import os
+import socket
+import struct
+import time
+
+
+class Member:
+    """A WebSocket of RFC 6455, as far as this needs it."""
+
+    def __init__(self, port, user, seconds=20):
+        self.link = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.link.sendall(
+            f"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        self.bytes = b""
+        while b"\r\n\r\n" not in self.bytes:
+            self.more()
+        head, self.bytes = self.bytes.split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        self.say(type="user_connected", userId=user)
+        self.wait_for(type="user_connected", userId=user)
+
+    def more(self):
+        got = self.link.recv(4096)
+        assert got, f"the connection has ended; last heard: {self.bytes!r}"
+        self.bytes += got
+
+    def say(self, **frame):
+        text = json.dumps(frame).encode()
+        assert len(text) < 126
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(text))
+        self.link.sendall(bytes([0x81, 0x80 | len(text)]) + mask + masked)
+
+    def frame(self):
+        """What comes next: its opcode and its payload."""
+        def have(count):
+            while len(self.bytes) < count:
+                self.more()
+
+        have(2)
+        length, head = self.bytes[1], 2
+        if length == 126:
+            have(4)
+            length, head = struct.unpack(">H", self.bytes[2:4])[0], 4
+        assert length < 0x10000, "nothing here is so long"
+        have(head + length)
+        opcode, payload = self.bytes[0] & 15, self.bytes[head:head + length]
+        self.bytes = self.bytes[head + length:]
+        return opcode, payload
+
+    def wait_for(self, **fields):
+        """The first frame that has these fields; the socket's own time limit ends the wait."""
+        while True:
+            opcode, payload = self.frame()
+            assert opcode == 1, (opcode, payload)
+            heard = json.loads(payload)
+            assert heard["type"] != "error", heard
+            if all(heard.get(name) == value for name, value in fields.items()):
+                return heard
+
+    def wait_for_close(self):
+        """The code of the close frame."""
+        while True:
+            opcode, payload = self.frame()
+            if opcode == 8:
+                return struct.unpack(">H", payload[:2])[0]
+
+
+def ask(port, path):
+    """The whole answer to a request without a WebSocket."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+        link.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        while got := link.recv(65536):
+            answer += got
+        return answer
+
+
+def converse(port):
+    """Goes through all of it and returns the two, who are still there."""
+    assert ask(port, "/healthz").startswith(b"HTTP/1.1 200 ")
+    assert b"try-it page" in ask(port, "/")
+    alice, bob = Member(port, 1), Member(port, 2)
+    for member in (alice, bob):
+        member.say(type="join_thread", threadId=7)
+        member.wait_for(type="thread_joined", threadId=7)
+    alice.say(type="typing", threadId=7)
+    bob.wait_for(type="typing", threadId=7, userId=1)
+    text = f"said at {time.time()}"
+    alice.say(type="send_message", threadId=7, message=text, clientId="one")
+    for member in (alice, bob):
+        heard = member.wait_for(type="message", threadId=7)
+        assert text in json.dumps(heard), heard
+    return alice, bob
