@@ -13,7 +13,7 @@ use buddyline::wire::Wire;
 use buddyline::wire::outbox::Outbox;
 use support::sockets::Town;
 use support::{
-    Community, JOIN, MESSAGE, Outboxes, TYPING, browsers_request, bytes, open_wire, read,
+    Community, Ears, JOIN, MESSAGE, Outboxes, TYPING, browsers_request, bytes, open_wire,
     user_connected,
 };
 
@@ -35,11 +35,11 @@ fn main() {
 /// One says this in a thread, and all in it hear what comes of it.
 fn says(text: &str, hearers: u32, times: usize) {
     let (mut community, mut outboxes) = (Community::of(hearers), Outboxes::new(hearers));
-    let (mut codec, mut wire) = open_wire();
+    let (mut ears, mut wire) = open_wire();
     let mut own = Outbox::default();
     let bytes = bytes::text(text);
     for _ in 0..times {
-        read(&mut wire, &mut codec, &bytes, &mut own, |text| {
+        ears.read(&mut wire, &bytes, &mut own, |text| {
             community.says(0, text, &mut outboxes);
         });
         // A frame of more than two times a byte for each.
@@ -49,11 +49,11 @@ fn says(text: &str, hearers: u32, times: usize) {
 
 /// A request is answered.
 fn opens(times: usize) {
-    let mut codec = bytes::codec_of(bytes::LIMIT, false);
+    let mut ears = Ears::new();
     let request = browsers_request();
     for _ in 0..times {
         let (mut wire, mut outbox) = (Wire::new(bytes::PEER), Outbox::default());
-        assert_eq!(read(&mut wire, &mut codec, &request, &mut outbox, |_| {}), 1);
+        assert_eq!(ears.read(&mut wire, &request, &mut outbox, |_| {}), 1);
         assert!(!outbox.is_empty(), "it is answered");
     }
 }

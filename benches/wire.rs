@@ -9,16 +9,16 @@ use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::Wire;
 use buddyline::wire::outbox::{Ledger, Outbox};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{MESSAGE, TYPING, briefly, browsers_request, bytes, leave, open_wire, read};
+use support::{Ears, MESSAGE, TYPING, briefly, browsers_request, bytes, leave, open_wire};
 
 fn handshake(criterion: &mut Criterion) {
-    let mut codec = bytes::codec_of(bytes::LIMIT, false);
+    let mut ears = Ears::new();
     let mut ledger = Ledger::default();
     let request = browsers_request();
     criterion.bench_function("handshake", |bencher| {
         bencher.iter(|| {
             let (mut wire, mut outbox) = (Wire::new(bytes::PEER), Outbox::default());
-            let opened = read(&mut wire, &mut codec, black_box(&request), &mut outbox, |_| {});
+            let opened = ears.read(&mut wire, black_box(&request), &mut outbox, |_| {});
             outbox.consume(outbox.bytes(), &mut ledger);
             opened
         });
@@ -28,7 +28,7 @@ fn handshake(criterion: &mut Criterion) {
 /// From masked bytes to texts that are valid UTF-8.
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
-    let (mut codec, mut wire) = open_wire();
+    let (mut ears, mut wire) = open_wire();
     let mut outbox = Outbox::default();
     let (typing, message) = (bytes::text(TYPING), bytes::text(MESSAGE));
     let offer = bytes::text(&"v=0 o=- 46117317 2 IN IP4 127.0.0.1 ".repeat(112));
@@ -49,7 +49,7 @@ fn frames(criterion: &mut Criterion) {
                     let text = |text: &str| {
                         black_box(text);
                     };
-                    read(&mut wire, &mut codec, black_box(bytes), &mut outbox, text);
+                    ears.read(&mut wire, black_box(bytes), &mut outbox, text);
                 }
             });
         });

@@ -148,7 +148,7 @@ impl Echo {
                 Received::End => return Served::Gone,
                 Received::Nothing => false,
                 Received::Bytes(bytes) => {
-                    let mut input = &self.scratch[..bytes];
+                    let mut input = &mut self.scratch[..bytes];
                     while answer(connection, &mut self.codec, &mut input) {}
                     true
                 }
@@ -166,7 +166,7 @@ impl Echo {
 }
 
 /// Takes in the next thing that a client said and sends it back; false when there is no more.
-fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &[u8]) -> bool {
+fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8]) -> bool {
     let frame = match connection.wire.next(codec, input, &mut connection.outbox) {
         Event::Drained => return false,
         Event::Opened(_)
@@ -176,7 +176,7 @@ fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &[u8]) -> 
         | Event::Closing => {
             return true;
         }
-        Event::Text(text) => Frame::message(text, OpCode::Data(Data::Text), true),
+        Event::Text(text) => Frame::message(text.into_owned(), OpCode::Data(Data::Text), true),
         Event::Binary(bytes) => Frame::message(bytes, OpCode::Data(Data::Binary), true),
     };
     let mut bytes = Vec::with_capacity(frame.len());

@@ -5,8 +5,10 @@
 
 pub mod calls;
 pub mod env_file;
+pub mod files;
 pub mod ice;
 pub mod limits;
+pub mod listen;
 pub mod origins;
 pub mod proxies;
 pub mod public_url;
@@ -15,9 +17,9 @@ pub mod secrets;
 pub mod site_url;
 pub mod tls;
 pub mod token_header;
+pub mod validity;
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use log::LevelFilter;
 use calls::CallOptions;
 use ice::IceSettings;
 use limits::Limits;
+pub use listen::Listen;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
 use secrets::{JwtKeys, Sources};
@@ -58,13 +61,13 @@ pub struct Config {
 
     /// Address and port to listen on; a name listens on each of its addresses.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
-          help_heading = "Network", value_parser = listen)]
+          help_heading = "Network", value_parser = Listen::parse)]
     pub listen: Listen,
 
     /// Address and port where a monitor reads GET /metrics, /healthz and /readyz; nobody does
     /// without it. Whoever reaches this address reads the numbers: let it be 127.0.0.1:PORT.
     #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT",
-          help_heading = "Network", value_parser = listen)]
+          help_heading = "Network", value_parser = Listen::parse)]
     pub metrics_listen: Option<Listen>,
 
     /// File with the certificate that the server shows, in PEM, the server's own first and those
@@ -248,33 +251,30 @@ pub enum PresenceScope {
     Off,
 }
 
-/// Where to listen: what was written, and the addresses that it means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// As written.
-    pub name: String,
-    /// One or more.
-    pub addresses: Vec<SocketAddr>,
-}
-
-impl Listen {
-    /// The name or address without the port, as it was written.
-    pub fn host(&self) -> &str {
-        self.name.rsplit_once(':').map_or(&self.name, |(host, _)| host)
-    }
-}
-
 impl Config {
-    /// Checks what one setting alone does not show.
+    /// Checks all that a start needs: the settings, the files that they name, and the names to
+    /// listen on, which may take as long as looking them up does.
     ///
     /// # Errors
     ///
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
         // What is risky is said where they are put to use.
-        self.jwt_keys_with_warnings()?;
-        self.tls_with_warnings()?;
-        self.turn_secret_with_warnings()?;
+        self.bring()?;
+        let listens =
+            [("--listen", Some(&self.listen)), ("--metrics-listen", self.metrics_listen.as_ref())];
+        for (flag, listen) in listens {
+            listen.map(Listen::resolved).transpose().map_err(|fault| format!("{flag} {fault}"))?;
+        }
+        self.check_together()
+    }
+
+    /// Checks what one setting alone does not show.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Config::check`].
+    pub fn check_together(&self) -> Result<(), String> {
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -391,27 +391,6 @@ impl Config {
             TryPage::Auto => self.buddyboss_url.is_none(),
         }
     }
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    let what = "expected HOST:PORT, for example 127.0.0.1:8080, [::]:8080 or localhost:8080";
-    // The one name that means the same everywhere (RFC 6761 section 6.3), with or without an entry
-    // in /etc/hosts.
-    let numbers = match text.rsplit_once(':') {
-        Some(("localhost", port)) => vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
-        _ => vec![text.to_owned()],
-    };
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for number in numbers {
-        addresses.extend(number.to_socket_addrs().map_err(|fault| format!("{what} ({fault})"))?);
-    }
-    if addresses.is_empty() {
-        return Err(format!("{what} (the name has no address)"));
-    }
-    // A resolver may name an address twice.
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(Listen { name: text.to_owned(), addresses })
 }
 
 /// A time within these bounds.

@@ -271,7 +271,7 @@ impl Connection {
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), send(&self.socket, bytes));
         }
-        if self.outbox.bytes() / self.outbox.count() <= COPIED_BYTES_MAX {
+        if self.outbox.bytes() <= COPIED_BYTES_MAX * self.outbox.count() {
             let bytes = copies.of(&self.outbox);
             return (bytes.len(), send(&self.socket, bytes));
         }

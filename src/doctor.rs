@@ -38,11 +38,13 @@ pub struct Wish {
 /// A secret cannot be read: a sentence about why.
 pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
+    let validity = config.bring()?.identity.and_then(|identity| identity.validity());
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
     let seen = look::at_everything(config, wish, keys.map(|(keys, _)| keys));
     let mut findings = judge::site::judge(&seen);
     findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
     findings.extend(calls(config)?);
+    findings.extend(validity.map(|validity| judge::certificate(validity, look::now_s())));
     findings.extend(judge::machine(&seen.machine, false));
     findings.extend(judge::public::judge(seen.public.as_ref()));
     Ok(findings)
@@ -57,8 +59,10 @@ pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
 pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
     let warnings = keys.map(|(_, warnings)| warnings);
+    let validity = config.bring()?.identity.and_then(|identity| identity.validity());
     let mut findings = judge::secret_file(JWT_SECRET, warnings.as_deref());
     findings.extend(calls(config)?);
+    findings.extend(validity.map(|validity| judge::certificate(validity, look::now_s())));
     findings.extend(judge::machine(&look::machine::look(config), true));
     Ok(findings)
 }

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::client::{ClientFrame, ReplyTo, parse};
-use crate::protocol::server::{Encoder, ServerFrame};
+use crate::protocol::server::{EncodedFrame, Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 use announcements::Announcements;
 use asking::Asking;
@@ -59,7 +59,7 @@ use membership::Membership;
 use presence::Presence;
 use repeats::Repeats;
 use tally::Tally;
-use threads::{Joined, ThreadIx, Threads, Typist};
+use threads::{Joined, Threads, Types, Typist};
 use told::Told;
 use waiting::Waiting;
 
@@ -377,17 +377,22 @@ impl Hub {
         let user = user.as_ref();
         if typing {
             let lasting = self.settings.typing_lasts;
-            let (place, elsewhere) =
+            let Types { place, frame, elsewhere } =
                 self.threads.typing_starts(conn, user, thread, now.instant, lasting);
             if let Some(typist) = elsewhere {
                 self.typing_over(&typist);
             }
+            let frame = frame.unwrap_or_else(|| {
+                let frame = self.encode_typing(thread, user, true, None);
+                self.threads.keep_frame(place, conn, user, thread, &frame);
+                frame
+            });
+            let own = client_id.map(|id| self.encode_typing(thread, user, true, Some(id)));
             // Whoever types keeps the thread where it is.
-            self.show_typing(conn, user, thread, Some(place), true, client_id);
+            self.show(Some(place), conn, own, frame, true);
         } else {
             self.threads.typing_stops(conn, user, &thread.key);
-            let place = self.threads.find(&thread.key);
-            self.show_typing(conn, user, thread, place, false, client_id);
+            self.typing_stopped(conn, user, thread, client_id);
         }
     }
 
@@ -402,35 +407,41 @@ impl Hub {
 
     // ---- typing
 
-    fn show_typing(
+    fn typing_stopped(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
-        place: Option<ThreadIx>,
-        typing: bool,
         client_id: Option<&Id>,
     ) {
-        let frame =
-            |client_id| ServerFrame::Typing { thread_id: thread, user_id: user, typing, client_id };
-        // That someone has stopped is no news to be missed: it would look as if they went on.
-        self.show(place, conn, client_id, typing, frame);
+        let place = self.threads.find(&thread.key);
+        let frame = self.encode_typing(thread, user, false, None);
+        let own = client_id.map(|id| self.encode_typing(thread, user, false, Some(id)));
+        // That is no news to be missed: it would look as if they went on.
+        self.show(place, conn, own, frame, false);
     }
 
     fn typing_over(&mut self, typist: &Typist) {
-        let place = self.threads.find(&typist.thread.key);
-        self.show_typing(typist.conn, typist.user.as_ref(), &typist.thread, place, false, None);
+        self.typing_stopped(typist.conn, typist.user.as_ref(), &typist.thread, None);
     }
 
     /// The same, without its typist.
     fn typing_over_for_hearers(&mut self, typist: &Typist) {
-        let (thread_id, user_id) = (&typist.thread, typist.user.as_ref());
-        let frame = ServerFrame::Typing { thread_id, user_id, typing: false, client_id: None };
-        let frame = self.encoder.encode(&frame);
+        let frame = self.encode_typing(&typist.thread, typist.user.as_ref(), false, None);
         let start = self.receivers.len();
         let hearers = self.threads.hearers(&typist.thread.key).iter();
         self.receivers.extend(hearers.map(|hearer| hearer.conn));
         self.spread_from(start, &frame, false);
+    }
+
+    fn encode_typing(
+        &mut self,
+        thread_id: &Id,
+        user_id: Option<&Id>,
+        typing: bool,
+        client_id: Option<&Id>,
+    ) -> EncodedFrame {
+        self.encoder.encode(&ServerFrame::Typing { thread_id, user_id, typing, client_id })
     }
 
     fn stop_typing_on(&mut self, conn: ConnId) {

@@ -21,6 +21,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
 use crate::config::LogFormat;
+use crate::metrics::LOG_LINES_LOST;
 use format::Format;
 use writer::{Entry, What};
 
@@ -67,9 +68,10 @@ pub fn set_level(level: LevelFilter) {
 /// What each library may log, beneath the level of all.
 fn levels() -> SimpleLogger {
     SimpleLogger::new()
-        // What a connection pool or a TLS library notes is no event of this server.
+        // What a connection pool or a TLS library notes is no event of this server, and what the
+        // latter warns of is for any client to choose.
         .with_module_level("ureq", LevelFilter::Warn)
-        .with_module_level("rustls", LevelFilter::Warn)
+        .with_module_level("rustls", LevelFilter::Error)
         // It prints what clients write into their close frames.
         .with_module_level("tungstenite", LevelFilter::Warn)
 }
@@ -96,6 +98,7 @@ impl Journal {
         let entry = Entry { lost, what: What::Line(line) };
         if self.entries.try_send(entry).is_err() {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+            LOG_LINES_LOST.note();
         }
     }
 }
@@ -170,6 +173,7 @@ mod tests {
             say(journal, "listening");
             say_as(journal, "ureq::pool", Level::Info, "no event of this server");
             say_as(journal, "ureq::pool", Level::Warn, "but this is");
+            say_as(journal, "rustls::common_state", Level::Warn, "what any client can provoke");
             let fields = [("connection", 17), ("request", 5)];
             let mut record = Record::builder();
             record.target("buddyline").level(Level::Debug).key_values(&fields);
@@ -278,9 +282,11 @@ mod tests {
     fn a_full_channel_loses_lines_and_the_next_one_says_how_many() {
         let (entries, received) = bounded(2);
         let journal = journal(TEXT, entries);
+        let before = LOG_LINES_LOST.count();
         for n in 1..=7 {
             say(&journal, &format!("line {n}"));
         }
+        assert!(LOG_LINES_LOST.count() >= before + 5, "for the monitor as well");
         for n in 1..=2 {
             let Entry { lost: 0, what: What::Line(line) } = received.recv().unwrap() else {
                 panic!("line {n}, with nothing lost before it");

@@ -7,6 +7,7 @@ use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::cli::{self, Cli, Command, DoctorOptions};
+use buddyline::config::files::Brought;
 use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::doctor::{self, Wish, report};
 use buddyline::journal;
@@ -173,11 +174,12 @@ struct CommandLine {
 }
 
 impl Source for CommandLine {
-    fn read(&mut self) -> Result<Config, String> {
+    fn read(&mut self) -> Result<(Config, Brought), String> {
         let in_words = |fault: clap::Error| without_passwords(&cli::without_advice(&fault));
         let cli = Cli::read(&self.arguments).map_err(in_words)?;
-        cli.config.check()?;
-        Ok(cli.config)
+        let brought = cli.config.bring()?;
+        cli.config.check_together()?;
+        Ok((cli.config, brought))
     }
 
     fn applied(&mut self, config: &Config) {

@@ -1,11 +1,13 @@
 //! The words of the wire contract: ids, error codes, and what frames are made of.
 //!
 //! [`client`] turns a text into a frame a client may send, [`server`] turns what the server says
-//! into bytes, once; [`call`] passes on what callers write to each other. Nothing here knows a connection or a thread.
+//! into bytes, once; [`call`] passes on what callers write to each other. Nothing here knows a
+//! connection or a thread.
 
 pub mod call;
 pub mod client;
 pub mod credential;
+mod fields;
 pub mod ice;
 pub mod kinds;
 pub mod server;

@@ -46,7 +46,7 @@ use crate::wire::handshake::Rules;
 use admission::Admission;
 use crowd::Crowd;
 use drain::Drain;
-use listeners::Listeners;
+use listeners::{BACKLOG, Listeners};
 use refusals::Refusals;
 pub use reload::Source;
 use scrapes::Scrapes;
@@ -104,6 +104,8 @@ pub struct Server {
     tally: Tally,
     slow_ticks: SlowTicks,
     started: Instant,
+    /// The time of this tick by the clock, since the start.
+    since_start: Duration,
     watch: Watch,
     /// The time of this tick by the watch.
     moment: Moment,
@@ -133,6 +135,8 @@ pub struct Counts {
     pub refused: u64,
     /// Those of them that came from an address that has as many as it may.
     pub refused_address: u64,
+    /// Requests that did not come in time.
+    pub late: u64,
     /// Web pages that may not connect.
     pub refused_pages: u64,
     /// Accepts that failed, as they do without descriptors.
@@ -181,7 +185,10 @@ impl Server {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
-            true => Listeners::bind(&config.listen.addresses, poll.registry(), LISTENERS)?,
+            true => {
+                let addresses = config.listen.resolved().map_err(io::Error::other)?;
+                Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENERS)?
+            }
             false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
         };
         let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;
@@ -189,6 +196,7 @@ impl Server {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
         };
+        let turn_secret = config.turn_secret().map_err(io::Error::other)?;
         Ok(Server {
             events: Events::with_capacity(EVENTS_PER_TICK),
             signals: None,
@@ -198,7 +206,7 @@ impl Server {
             patience: setup::patience(&limits),
             rate: Rate::new(limits.max_frames_per_second, limits.max_frames_burst),
             codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
-            hub: Hub::new(setup::hub_settings(config).map_err(io::Error::other)?),
+            hub: Hub::new(setup::hub_settings(config, turn_secret)),
             upstream,
             scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
             refusals: Refusals::default(),
@@ -207,6 +215,7 @@ impl Server {
             tally: Tally::new(now),
             slow_ticks: SlowTicks::default(),
             started,
+            since_start: Duration::ZERO,
             watch: Watch::new(started),
             moment: Moment::default(),
             work: Work::default(),
@@ -251,6 +260,7 @@ impl Server {
             polled => polled?,
         }
         let now = clock();
+        self.since_start = now.instant.duration_since(self.started);
         self.moment = Moment::after(self.watch.look(now.instant));
         self.work = Work::default();
         let sent_before = self.crowd.sent;

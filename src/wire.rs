@@ -7,23 +7,28 @@
 //! own only while a message is in fragments.
 
 pub mod calls;
+mod framing;
 pub mod handshake;
 pub mod monitor;
 pub mod outbox;
 mod token;
 mod try_page;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
+use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Bytes, Error, Message, Utf8Bytes};
+use tungstenite::{Bytes, Error, Message};
 
 use crate::protocol::server::EncodedFrame;
 use calls::{CallAsked, Form};
+use framing::{
+    Cut, FrameSize, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
+};
 use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
 
@@ -78,7 +83,7 @@ fn context(frame_bytes_max: usize) -> WebSocketContext {
 
 /// What the bytes meant.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<'a> {
     /// The WebSocket is open; the answer is in the outbox.
     Opened(Opened),
     /// A web page may not connect: [`Event::Closing`] for a reason that the operator should know.
@@ -88,8 +93,8 @@ pub enum Event {
     },
     /// Someone asks how a call is: [`Wire::tell_call`] is the answer.
     CallAsked(CallAsked),
-    /// A text message.
-    Text(Utf8Bytes),
+    /// A text message; mostly it stands where it has been read.
+    Text(Cow<'a, str>),
     /// A binary message.
     Binary(Bytes),
     /// A ping, a pong, or a part of a message that goes on: a sign of life and a frame to count. A
@@ -99,6 +104,27 @@ pub enum Event {
     Closing,
     /// All input is used up.
     Drained,
+}
+
+impl Event<'_> {
+    /// Whether it is one more frame of its sender.
+    pub fn is_frame(&self) -> bool {
+        matches!(self, Event::Text(_) | Event::Binary(_) | Event::Control)
+    }
+
+    /// The same, for longer than what was read.
+    pub fn into_owned(self) -> Event<'static> {
+        match self {
+            Event::Text(text) => Event::Text(Cow::Owned(text.into_owned())),
+            Event::Opened(opened) => Event::Opened(opened),
+            Event::CallAsked(asked) => Event::CallAsked(asked),
+            Event::OriginRefused { origin } => Event::OriginRefused { origin },
+            Event::Binary(bytes) => Event::Binary(bytes),
+            Event::Control => Event::Control,
+            Event::Closing => Event::Closing,
+            Event::Drained => Event::Drained,
+        }
+    }
 }
 
 /// One conversation, from the first byte of its request.
@@ -143,13 +169,19 @@ impl Wire {
     }
 
     /// Takes in the next of `input`, up to the next event. Call it until it says
-    /// [`Event::Drained`], or that the conversation has come to its end.
-    pub fn next(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+    /// [`Event::Drained`], or that the conversation has come to its end. What is masked is unmasked
+    /// where it stands: nothing looks at it a second time.
+    pub fn next<'a>(
+        &mut self,
+        codec: &mut Codec,
+        input: &mut &'a mut [u8],
+        outbox: &mut Outbox,
+    ) -> Event<'a> {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
             Phase::Asking(_) | Phase::Closing => {
-                *input = &[];
+                *input = &mut [];
                 Event::Drained
             }
         }
@@ -235,13 +267,13 @@ impl Wire {
         matches!(self.phase, Phase::Closing)
     }
 
-    fn handshake(
+    fn handshake<'a>(
         &mut self,
         peer: IpAddr,
         codec: &Codec,
-        input: &mut &[u8],
+        input: &mut &mut [u8],
         outbox: &mut Outbox,
-    ) -> Event {
+    ) -> Event<'a> {
         let before = self.partial.len();
         let received: &[u8] = if before == 0 {
             input
@@ -257,15 +289,15 @@ impl Wire {
                 if before == 0 {
                     self.partial.extend_from_slice(input);
                 }
-                *input = &[];
+                *input = &mut [];
                 return Event::Drained;
             }
             Handshake::Upgrade { response, head_bytes, opened } => {
-                *input = &input[head_bytes - before..];
+                take(input, head_bytes - before);
                 (response, Phase::Open, Event::Opened(opened))
             }
             Handshake::AskCall { asked, form } => {
-                *input = &[];
+                *input = &mut [];
                 self.partial = Vec::new();
                 self.phase = Phase::Asking(Box::new(form));
                 return Event::CallAsked(asked);
@@ -281,35 +313,45 @@ impl Wire {
         event
     }
 
-    fn frames(&mut self, codec: &mut Codec, input: &mut &[u8], outbox: &mut Outbox) -> Event {
+    fn frames<'a>(
+        &mut self,
+        codec: &mut Codec,
+        input: &mut &'a mut [u8],
+        outbox: &mut Outbox,
+    ) -> Event<'a> {
+        if let (Phase::Open, true) = (&self.phase, self.partial.is_empty()) {
+            if let Some((bytes, mask)) = short_text(codec, input) {
+                let payload = &mut take(input, bytes)[SHORT_HEADER_BYTES..];
+                return text(payload, mask).unwrap_or_else(|fault| self.fail(&fault, outbox));
+            }
+        }
         let event = match self.next_frame(codec, input) {
             Ok(Cut::Incomplete) => return Event::Drained,
-            Ok(Cut::Whole(size)) => {
-                let (whole, rest) = input.split_at(size.bytes);
-                *input = rest;
-                self.feed(codec, &size, whole, outbox)
-            }
+            Ok(Cut::Whole(size)) => self.feed(codec, &size, take(input, size.bytes), outbox),
             Ok(Cut::InPartial(size)) => {
-                let whole = std::mem::take(&mut self.partial);
-                self.feed(codec, &size, &whole, outbox)
+                let mut whole = std::mem::take(&mut self.partial);
+                self.feed(codec, &size, &mut whole, outbox).map(Event::into_owned)
             }
             Err(fault) => Err(fault),
         };
-        event.unwrap_or_else(|fault| {
-            let (code, reason) = close_code(&fault);
-            self.close(code, reason, outbox);
-            Event::Closing
-        })
+        event.unwrap_or_else(|fault| self.fail(&fault, outbox))
+    }
+
+    /// Ends the conversation for what is wrong with it.
+    fn fail(&mut self, fault: &Error, outbox: &mut Outbox) -> Event<'static> {
+        let (code, reason) = close_code(fault);
+        self.close(code, reason, outbox);
+        Event::Closing
     }
 
     /// Finds the end of the next frame. What is cut off at the end of the input is kept.
-    fn next_frame(&mut self, codec: &Codec, input: &mut &[u8]) -> Result<Cut, Error> {
+    fn next_frame(&mut self, codec: &Codec, input: &mut &mut [u8]) -> Result<Cut, Error> {
         if self.partial.is_empty() {
             return match frame_size(codec, input)? {
                 Some(size) if size.bytes <= input.len() => Ok(Cut::Whole(size)),
                 _ => {
                     self.partial.extend_from_slice(input);
-                    *input = &[];
+                    *input = &mut [];
                     Ok(Cut::Incomplete)
                 }
             };
@@ -324,25 +366,22 @@ impl Wire {
             if input.is_empty() {
                 return Ok(Cut::Incomplete);
             }
-            let (taken, rest) = input.split_at(missing.min(input.len()));
-            self.partial.extend_from_slice(taken);
-            *input = rest;
+            let missing = missing.min(input.len());
+            self.partial.extend_from_slice(take(input, missing));
         }
     }
 
     /// Gives one whole frame to the context that it belongs to.
-    fn feed(
+    fn feed<'a>(
         &mut self,
         codec: &mut Codec,
         size: &FrameSize,
-        frame: &[u8],
+        frame: &'a mut [u8],
         outbox: &mut Outbox,
-    ) -> Result<Event, Error> {
+    ) -> Result<Event<'a>, Error> {
         let header = &size.header;
-        if matches!(self.phase, Phase::Open) {
-            if let Some(text) = plain_text(header, &frame[size.payload_at..]) {
-                return text.map(Event::Text);
-            }
+        if let (Phase::Open, Some(mask)) = (&self.phase, plain_text_mask(header)) {
+            return text(&mut frame[size.payload_at..], mask);
         }
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
@@ -380,61 +419,8 @@ impl Wire {
     }
 }
 
-enum Cut {
-    Incomplete,
-    /// At the start of the input.
-    Whole(FrameSize),
-    /// All that is in `partial`.
-    InPartial(FrameSize),
-}
-
-/// What a frame's first bytes tell.
-struct FrameSize {
-    header: FrameHeader,
-    /// Where the payload begins. A length may be written in more bytes than it needs, so that this
-    /// does not follow from the header.
-    payload_at: usize,
-    /// Of the whole frame.
-    bytes: usize,
-}
-
-/// The size of the frame that starts here, once its header is complete.
-fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<FrameSize>, Error> {
-    let mut cursor = Cursor::new(bytes);
-    let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else {
-        return Ok(None);
-    };
-    let max = codec.frame_bytes_max;
-    // A header may claim any length, and without a limit any is let in: the sum must not overflow.
-    let payload = usize::try_from(payload).ok().filter(|payload| *payload <= max);
-    let payload_at = cursor.position() as usize;
-    match payload.and_then(|payload| payload.checked_add(payload_at)) {
-        Some(bytes) => Ok(Some(FrameSize { header, payload_at, bytes })),
-        None => Err(Error::Capacity(tungstenite::error::CapacityError::MessageTooLong {
-            size: usize::MAX,
-            max_size: max,
-        })),
-    }
-}
-
-/// The text of a frame that is a whole message by itself, as nearly all are: read here, it does not
-/// go through the buffers of a context. `None` where there is anything else to it.
-fn plain_text(header: &FrameHeader, payload: &[u8]) -> Option<Result<Utf8Bytes, Error>> {
-    let extended = header.rsv1 || header.rsv2 || header.rsv3;
-    let text = header.is_final && matches!(header.opcode, OpCode::Data(Data::Text));
-    let mask = header.mask.filter(|_| text && !extended)?;
-    let mut payload = payload.to_vec();
-    let mut words = payload.chunks_exact_mut(mask.len());
-    for word in &mut words {
-        word.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-    }
-    words.into_remainder().iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-    let text = String::from_utf8(payload);
-    Some(text.map(Utf8Bytes::from).map_err(|fault| Error::Utf8(fault.to_string())))
-}
-
 enum Heard {
-    Message(Event),
+    Message(Event<'static>),
     Control,
     Nothing,
     Closed,
@@ -450,7 +436,10 @@ fn read_whole(
     let mut control = false;
     loop {
         match context.read(&mut memory) {
-            Ok(Message::Text(text)) => return Ok(Heard::Message(Event::Text(text))),
+            Ok(Message::Text(text)) => {
+                let text = Cow::Owned(text.as_str().to_owned());
+                return Ok(Heard::Message(Event::Text(text)));
+            }
             Ok(Message::Binary(bytes)) => return Ok(Heard::Message(Event::Binary(bytes))),
             // The answer to a ping or a close is written by the next read.
             Ok(_) => control = true,

@@ -20,7 +20,7 @@ fn rules(origins: Origins, networks: &[&str]) -> Rules {
     Rules { readiness, try_page: true, origins, proxies, head_bytes_max: 8192 }
 }
 
-fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event>, String) {
+fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {
     let mut codec = Codec::new(LIMIT, rules);
     let mut talk = Talk::default();
     talk.hear(&mut codec, request);

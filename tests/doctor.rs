@@ -295,6 +295,8 @@ fn what_a_proxy_does_not_pass_on_is_told() {
         (Manner::Answers("502 Bad Gateway"), "failed", &["does not reach buddyline", "proxy_pass"]),
         (Manner::Answers("101 Switching Protocols"), "failed", &["Sec-WebSocket-Accept"]),
         (Manner::Silent, "failed", &["no answer", "takes too long"]),
+        (Manner::Drips, "warning", &["a ping is not answered"]),
+        (Manner::Pings, "warning", &["a ping is not answered"]),
     ] {
         let front = Front::start(server.address(), manner);
         let url = format!("ws://{}/live", front.address());

@@ -10,7 +10,7 @@ use buddyline::wire::handshake::Readiness;
 use bytes::*;
 
 /// What a codec with or without the page answers to these first bytes.
-fn answered(first: &[u8], try_page: bool) -> (Vec<Event>, String) {
+fn answered(first: &[u8], try_page: bool) -> (Vec<Event<'static>>, String) {
     let mut codec = codec_of(LIMIT, try_page);
     let mut talk = Talk::default();
     talk.hear(&mut codec, first);

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/front.rs"]
+mod front;
 #[path = "support/server.rs"]
 mod server;
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use front::{Front, Manner};
 use serde_json::Value;
 use server::{Server, binary};
 
@@ -71,6 +74,18 @@ fn a_server_that_is_killed_ends_the_run_and_is_reported() {
     assert_eq!(code, Some(1), "{report} {words}");
     let closed = report["closed"].as_object().unwrap().values();
     assert_eq!(closed.map(|count| count.as_u64().unwrap()).sum::<u64>(), 100, "{report}");
+}
+
+#[test]
+fn a_server_that_pings_without_end_and_reads_nothing_is_left() {
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let front = Front::start(nobody, Manner::Pings);
+    let begun = Instant::now();
+    let url = format!("ws://{}", front.address());
+    let (code, report, words) = result(bench(&url, &["--connections", "20", "--seconds", "1"]));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!((code, &report["joined"]), (Some(1), &0.into()), "{report} {words}");
+    assert!(report["refused"].to_string().contains("pings without end"), "{report}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use markdown::{Document, root, words};
 use scrape::{get, monitored, scrape, start};
 use serde_json::{Value, json};
 use server::{Server, ask, eventually};
+use socket2::{Domain, Socket, Type};
 use support::site::{Fault, Site};
 
 fn status(answer: &str) -> &str {
@@ -153,11 +154,14 @@ fn who_is_refused_or_ended_is_counted_by_its_cause() {
         "2",
         "--allowed-origin",
         "https://app.example",
+        "--handshake-lasts",
+        "1s",
     ]);
     let evil = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Origin: https://evil.example\r\n\r\n";
     assert!(server.ask(evil).starts_with("HTTP/1.1 403 "));
+    assert!(server.ask(b"GET / HTTP/1.1\r\n").starts_with("HTTP/1.1 408 "));
     let mut two = [Client::connect(server.address()), Client::connect(server.address())];
     assert!(server.ask(b"").starts_with("HTTP/1.1 503 "));
     for _ in 0..4 {
@@ -166,7 +170,7 @@ fn who_is_refused_or_ended_is_counted_by_its_cause() {
     assert_eq!(two[0].close_code(), Some(1008));
     let page = scrape(&server);
     let refused = page.not_zero("buddyline_connections_refused_total");
-    assert_eq!(refused, [("full", 1.0), ("page", 1.0)]);
+    assert_eq!(refused, [("full", 1.0), ("late", 1.0), ("page", 1.0)]);
     assert_eq!(page.not_zero("buddyline_connections_ended_total"), [("flood", 1.0)]);
     assert_eq!(page.of("buddyline_frames_received_total{type=\"refused\"}"), 1.0);
     assert_eq!(page.of("buddyline_errors_total{code=\"rate_limited\"}"), 1.0);
@@ -504,6 +508,41 @@ fn a_crowd_of_silent_monitors_keeps_nobody_out_for_long() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     drop(crowd);
     eventually(LONG, "only the client is left", || server.descriptors() == before + 1);
+}
+
+#[test]
+fn a_crowd_of_monitors_that_has_left_again_is_gone_through_at_once() {
+    let server = start(&[]);
+    let place = monitored(&server);
+    // More than have a place, and as many as may wait.
+    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(place).unwrap()).collect();
+    for mut socket in &crowd {
+        socket.write_all(b"GET /met").unwrap();
+    }
+    drop(crowd);
+    let began = Instant::now();
+    assert_eq!(status(&get(&server, "/healthz")), "200");
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_crowd_that_would_wait_for_minutes_is_not_let_wait() {
+    let server = start(&[]);
+    let place = monitored(&server);
+    let crowd: Vec<Socket> = (0..500)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&place.into());
+            socket
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    drop(crowd);
+    let began = Instant::now();
+    assert_eq!(status(&get(&server, "/healthz")), "200");
+    // One that found no place tries again after 1 s, and after 3.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]

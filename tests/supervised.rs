@@ -157,6 +157,30 @@ fn a_manager_that_does_not_read_keeps_nobody_waiting() {
 }
 
 #[test]
+fn that_the_server_is_up_is_said_again_to_a_manager_that_had_no_room_for_it() {
+    let manager = Manager::new("full");
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"X=1", &manager.path).is_ok() {}
+    let server = manager.start(10 * S, &[]);
+    Client::in_thread(server.address(), 7, 41);
+    let heard = manager.waits_for("READY=1");
+    assert!(heard.iter().filter(|word| *word == "X=1").count() > 5, "it was full: {heard:?}");
+    // And once taken, no more.
+    assert!(!manager.hears(S / 2).iter().any(|word| word == "READY=1"));
+}
+
+#[test]
+fn a_watchdog_without_any_patience_does_not_keep_the_loop_awake() {
+    let manager = Manager::new("hasty");
+    let server = manager.start(Duration::from_micros(1), &[]);
+    manager.waits_for("WATCHDOG=1");
+    let feeds = manager.hears(S).iter().filter(|word| *word == "WATCHDOG=1").count();
+    assert!((10..=1_100).contains(&feeds), "{feeds}");
+    Client::in_thread(server.address(), 7, 41);
+}
+
+#[test]
 fn without_a_manager_or_with_one_that_is_gone_the_server_works() {
     let mut command = binary();
     command.args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", "/nowhere/at all");
@@ -294,6 +318,59 @@ fn bad_settings_are_refused_as_a_whole_and_the_old_ones_kept() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_and_nobody_waits_for_it() {
+    let file = SecretFile::with(&["BUDDYLINE_LOG_LEVEL=info"]);
+    let pipe = Pipe::new();
+    let server = Server::start(&["--env-file", file.path()]);
+    let mut seven = Client::in_thread(server.address(), 7, 41);
+    for (text, why) in [
+        (format!("BUDDYLINE_JWT_SECRET_FILE={}", pipe.0), "--jwt-secret-file"),
+        (format!("BUDDYLINE_TLS_CERT={0}\nBUDDYLINE_TLS_KEY={0}", pipe.0), "--tls-cert"),
+        ("BUDDYLINE_JWT_SECRET_FILE=/dev/zero".to_owned(), "/dev/zero"),
+    ] {
+        fs::write(file.path(), text).unwrap();
+        server.signal("HUP");
+        let tells = |line: &String| line.contains("no regular file") && line.contains(why);
+        server.wait_for_log(|lines| lines.iter().any(tells));
+        seven.drain();
+    }
+    for name in [&*pipe.0, "/dev/zero", "/"] {
+        let mut command = binary();
+        let mut child = command
+            .args(["check-config", "--env-file", name])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let ends = (0..500).any(|_| {
+            thread::sleep(10 * MS);
+            child.try_wait().unwrap().is_some()
+        });
+        if !ends {
+            child.kill().unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{name}");
+    }
+}
+
+/// A pipe with a name, into which nobody writes; removed when dropped.
+struct Pipe(String);
+
+impl Pipe {
+    fn new() -> Pipe {
+        let name = format!("buddyline-pipe-{}", std::process::id());
+        let path = std::env::temp_dir().join(name).to_str().unwrap().to_owned();
+        assert!(Command::new("mkfifo").args(["-m", "600", &path]).status().unwrap().success());
+        Pipe(path)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
 fn what_holds_from_the_start_is_named_when_it_has_changed() {
     let file = SecretFile::with(&["BUDDYLINE_UPSTREAM_WORKERS=2"]);
     let server = Server::start(&["--env-file", file.path()]);
@@ -301,6 +378,36 @@ fn what_holds_from_the_start_is_named_when_it_has_changed() {
     server.signal("HUP");
     logged(&server, "--upstream-workers has changed: it holds from the next start");
     logged(&server, "the settings are read anew");
+}
+
+#[test]
+fn another_site_and_another_address_wait_for_the_start_and_tokens_are_checked_as_before() {
+    let secret = SecretFile::with(&["a secret of the tests, which is long enough"]);
+    let site = Site::start();
+    site.add_thread(41, &[7, 8]);
+    site.set_jwt_secret("a secret of the tests, which is long enough");
+    let url = site.url();
+    let lines =
+        format!("BUDDYLINE_JWT_SECRET_FILE={}\nBUDDYLINE_LISTEN=127.0.0.1:0", secret.path());
+    let file = SecretFile::with(&[&lines, &format!("BUDDYLINE_BUDDYBOSS_URL={url}")]);
+    let mut command = binary();
+    command.args(["--env-file", file.path()]);
+    let server = Server::launch(command, 1);
+    logged(&server, "REST API answers");
+    // A name that nobody has: it is not even looked up.
+    let other = lines.replace("127.0.0.1:0", "nobody.invalid:80");
+    let other = format!("{other}\nBUDDYLINE_BUDDYBOSS_URL=https://other.example\n");
+    fs::write(file.path(), &other).unwrap();
+    server.signal("HUP");
+    logged(&server, "--listen has changed: it holds from the next start");
+    logged(&server, "--buddyboss-url has changed: it holds from the next start");
+    logged(&server, "the settings are read anew");
+    Client::proven(server.address(), 7, &site.jwt(7, 600 * S));
+    // Which a start says.
+    let output = binary().args(["check-config", "--env-file", file.path()]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--listen nobody.invalid:80"), "{said}");
 }
 
 #[test]

@@ -589,6 +589,43 @@ fn a_new_certificate_is_for_who_comes_and_who_is_there_goes_on() {
 }
 
 #[test]
+fn the_end_of_a_certificate_is_told_at_the_start_at_a_reload_by_check_config_and_as_a_number() {
+    let mut certificate = Certificate::new();
+    certificate.replace_with_years(2000, 2001);
+    let server = start(&certificate, &["--metrics-listen=127.0.0.1:0"]);
+    let has =
+        |words: &'static str| move |lines: &[String]| lines.iter().any(|line| line.contains(words));
+    server.wait_for_log(has(
+        "WARN  [buddyline::server::tls] the certificate has ended on 2001-01-01",
+    ));
+    let number = || {
+        let log = server.log();
+        let line = log.iter().find_map(|line| line.split_once("metrics on http://")).unwrap().1;
+        let address = line.strip_suffix("/metrics").unwrap().parse().unwrap();
+        let page = server::ask(address, b"GET /metrics HTTP/1.1\r\n\r\n");
+        let name = "\nbuddyline_tls_certificate_not_after_seconds ";
+        page.split_once(name).unwrap().1.lines().next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(number(), 978_307_200);
+    let arguments = certificate.arguments(&[]);
+    let check = || {
+        let output = server::binary().arg("check-config").args(&arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = check();
+    assert!(code == Some(0) && said.contains("warning  TLS certificate"), "{said}");
+    certificate.replace_with_years(2000, 4000);
+    server.signal("HUP");
+    server.wait_for_log(has("the settings are read anew"));
+    assert_eq!(number(), 64_060_588_800);
+    let (code, said) = check();
+    assert!(code == Some(0) && said.contains("it holds until 4000-01-01"), "{said}");
+    certificate.replace_with_years(3000, 4000);
+    server.signal("HUP");
+    server.wait_for_log(has("the certificate begins on 3000-01-01"));
+}
+
+#[test]
 fn a_bad_certificate_is_refused_and_the_old_one_stays() {
     let certificate = Certificate::new();
     let settings = config(&certificate.arguments(&[]));

@@ -13,12 +13,12 @@ fn codec() -> Codec {
     codec_of(LIMIT, true)
 }
 
-fn texts(texts: &[&str]) -> Vec<Event> {
-    texts.iter().map(|text| Event::Text((*text).into())).collect()
+fn texts(texts: &[&str]) -> Vec<Event<'static>> {
+    texts.iter().map(|text| Event::Text((*text).to_owned().into())).collect()
 }
 
 /// A conversation with something of everything, and what is to be heard of it.
-fn conversation(long: &str) -> (Vec<u8>, Vec<Event>) {
+fn conversation(long: &str) -> (Vec<u8>, Vec<Event<'static>>) {
     let medium = "m".repeat(300);
     let bytes = [
         request(),

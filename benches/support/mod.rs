@@ -196,31 +196,47 @@ fn conn(slot: u32) -> ConnId {
     ConnId { slot, serial: slot + 1 }
 }
 
-/// Reads the frames in these bytes as one read of a socket brings them; `text` takes them in.
-/// Returns how many there were.
-pub fn read(
-    wire: &mut Wire,
-    codec: &mut Codec,
-    mut input: &[u8],
-    outbox: &mut Outbox,
-    mut text: impl FnMut(&str),
-) -> usize {
-    let mut frames = 0;
-    loop {
-        match wire.next(codec, &mut input, outbox) {
-            Event::Text(frame) => text(&frame),
-            Event::Opened(_) => {}
-            Event::Drained => return frames,
-            odd => panic!("{odd:?}"),
+/// What all conversations share, and the buffer into which they are read.
+pub struct Ears {
+    pub codec: Codec,
+    scratch: Vec<u8>,
+}
+
+impl Ears {
+    /// With the limits of tests.
+    pub fn new() -> Ears {
+        Ears { codec: bytes::codec_of(bytes::LIMIT, false), scratch: Vec::new() }
+    }
+
+    /// Reads the frames in these bytes as one read of a socket brings them; `text` takes them in.
+    /// Returns how many there were.
+    pub fn read(
+        &mut self,
+        wire: &mut Wire,
+        bytes: &[u8],
+        outbox: &mut Outbox,
+        mut text: impl FnMut(&str),
+    ) -> usize {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(bytes);
+        let mut input = &mut *self.scratch;
+        let mut frames = 0;
+        while !input.is_empty() {
+            match wire.next(&mut self.codec, &mut input, outbox) {
+                Event::Text(frame) => text(&frame),
+                Event::Opened(_) => {}
+                Event::Drained => return frames,
+                odd => panic!("{odd:?}"),
+            }
+            frames += 1;
         }
-        frames += 1;
+        frames
     }
 }
 
-/// A codec with the limits of tests, and a wire on which the request is answered.
-pub fn open_wire() -> (Codec, Wire) {
-    let mut codec = bytes::codec_of(bytes::LIMIT, false);
-    let mut wire = Wire::new(bytes::PEER);
-    read(&mut wire, &mut codec, &bytes::request(), &mut Outbox::default(), |_| {});
-    (codec, wire)
+/// A wire on which the request is answered, and who listens to it.
+pub fn open_wire() -> (Ears, Wire) {
+    let (mut ears, mut wire) = (Ears::new(), Wire::new(bytes::PEER));
+    ears.read(&mut wire, &bytes::request(), &mut Outbox::default(), |_| {});
+    (ears, wire)
 }

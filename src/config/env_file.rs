@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use super::Config;
+use super::{Config, files};
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "BUDDYLINE_ENV_FILE";
@@ -42,10 +42,13 @@ impl EnvFile {
         };
         let place = format!("{FLAG} {}", path.display());
         let read = || {
-            if fs::metadata(path)?.len() > FILE_BYTES_MAX {
-                return Err(io::Error::other("it is too long for a file of settings"));
+            // Room for all of it, so that the text never moves and leaves a copy behind.
+            let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX as usize + 1));
+            files::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+            match text.len() as u64 > FILE_BYTES_MAX {
+                true => Err(io::Error::other("it is too long for a file of settings")),
+                false => Ok(text),
             }
-            fs::read_to_string(path).map(Zeroizing::new)
         };
         match read() {
             Ok(text) => EnvFile::parse(&text).map_err(|fault| format!("{place}, {fault}")),

@@ -162,13 +162,15 @@ impl Config {
     pub fn turn_secret(&self) -> Result<Option<TurnSecret>, String> {
         let Some((secret, warnings)) = self.turn_secret_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        if self.trust_mode() == Trust::Open {
-            log::warn!(
-                "--trust open: whoever connects is given credentials of the TURN server, under any \
-                 userId"
-            );
-        }
+        self.warning_of_open_relay().iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(secret))
+    }
+
+    /// What is risky about giving credentials away, where everyone is believed.
+    pub(super) fn warning_of_open_relay(&self) -> Option<String> {
+        let warning = "--trust open: whoever connects is given credentials of the TURN server, \
+                       under any userId";
+        (self.trust_mode() == Trust::Open).then(|| warning.to_owned())
     }
 
     /// The same, with what is risky about the secret instead of a log.

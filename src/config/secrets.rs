@@ -7,13 +7,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
+
+use super::files;
 
 /// A secret by the names under which it is set.
 #[derive(Debug)]
@@ -218,7 +219,7 @@ pub(super) fn read_file(
     warnings: &mut Vec<String>,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let refuse = |why: &dyn fmt::Display| format!("{place}: it cannot be read: {why}");
-    let file = File::open(path).map_err(|fault| match fault.kind() {
+    let file = files::open(path).map_err(|fault| match fault.kind() {
         // What is no path may be the secret itself, put in the wrong place.
         io::ErrorKind::NotFound if !path.is_absolute() => {
             let what = place.split(' ').next().unwrap_or_default();

@@ -3,13 +3,14 @@
 //! Two files that are named, or two credentials that systemd hands to a service. What has been read
 //! of the key is zeroed; what the TLS library makes of it lives as long as it is used.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::secrets;
+use super::validity::Validity;
+use super::{files, secrets};
 
 /// The names of the systemd credentials, files in `$CREDENTIALS_DIRECTORY`.
 pub const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
@@ -100,7 +101,7 @@ fn lacks(set: &str, unset: &str) -> String {
 
 fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    File::open(path)
+    files::open(path)
         .and_then(|file| file.take(CERT_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|fault| format!("{name}: it cannot be read: {fault}"))?;
     match bytes.len() as u64 > CERT_BYTES_MAX {
@@ -111,6 +112,8 @@ fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
 
 #[cfg(not(feature = "tls"))]
 mod absent {
+    use super::Validity;
+
     /// What nobody has in a build without TLS.
     #[derive(Clone, Debug)]
     pub enum Identity {}
@@ -120,6 +123,11 @@ mod absent {
             Err("--tls-cert is set, and this buddyline was built without TLS: expected is a build \
                  with its feature `tls`, or a proxy that speaks TLS"
                 .to_owned())
+        }
+
+        /// From when to when the certificate holds.
+        pub fn validity(&self) -> Option<Validity> {
+            match *self {}
         }
     }
 }
@@ -136,9 +144,14 @@ mod present {
     use rustls::version::{TLS12, TLS13};
     use rustls::{Error, InconsistentKeys, ServerConfig};
 
+    use super::Validity;
+
     /// A certificate with its key, and how TLS is spoken: what all connections share.
     #[derive(Clone)]
-    pub struct Identity(Arc<ServerConfig>);
+    pub struct Identity {
+        settings: Arc<ServerConfig>,
+        validity: Option<Validity>,
+    }
 
     /// The key is in it, which is not shown.
     impl fmt::Debug for Identity {
@@ -163,6 +176,7 @@ mod present {
                      on, the server's own first"
                 ));
             }
+            let validity = chain.first().and_then(|own| Validity::of(own));
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| match fault {
                 pem::Error::NoItemsFound => format!(
                     "{key_name}: no key is in it; expected is PEM, not encrypted, from BEGIN \
@@ -181,12 +195,18 @@ mod present {
                 }
                 fault => format!("{cert_name}, {key_name}: {fault}"),
             })?;
-            Ok(Identity(Arc::new(settings)))
+            Ok(Identity { settings: Arc::new(settings), validity })
+        }
+
+        /// From when to when the certificate holds; `None` if it does not say it in a way that is
+        /// understood.
+        pub fn validity(&self) -> Option<Validity> {
+            self.validity
         }
 
         /// How a session of this server is spoken.
         pub fn settings(&self) -> Arc<ServerConfig> {
-            self.0.clone()
+            self.settings.clone()
         }
     }
 

@@ -11,6 +11,7 @@ use super::finding::Finding;
 use super::seen::{MachineSeen, Tls, WaySeen};
 use crate::config::Trust;
 use crate::config::ice::{IceSettings, IceUrl};
+use crate::config::validity::{Validity, date};
 
 /// A connection that takes longer than this is worth a word.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -160,6 +161,20 @@ pub fn ice(ice: &IceSettings, trust: Trust) -> Vec<Finding> {
              reach this server.",
         ),
     }]
+}
+
+/// Judges the server's own certificate. One that has ended is no reason not to start the server:
+/// it would be no better off.
+pub fn certificate(validity: Validity, now_s: u64) -> Finding {
+    const NAME: &str = "TLS certificate";
+    match validity.warning(now_s) {
+        None => Finding::ok(NAME, format!("it holds until {}", date(validity.until_s))),
+        Some(seen) => {
+            let remedy = "Renew it (certbot renew), then systemctl reload buddyline, or restart \
+                          where systemd hands it over.";
+            Finding::warning(NAME, seen, remedy)
+        }
+    }
 }
 
 /// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.

@@ -42,30 +42,26 @@ impl Hub {
     }
 
     /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose copy alone carries their `clientId`.
-    pub(super) fn show<'a>(
+    /// author, whose own copy may be another one: it alone carries their `clientId`.
+    pub(super) fn show(
         &mut self,
         thread: Option<ThreadIx>,
         author: ConnId,
-        client_id: Option<&'a Id>,
+        own: Option<EncodedFrame>,
+        frame: EncodedFrame,
         can_be_missed: bool,
-        frame: impl Fn(Option<&'a Id>) -> ServerFrame<'a>,
     ) {
-        let encoded = self.encoder.encode(&frame(None));
         let start = self.receivers.len();
         if self.is_open(author) {
-            match client_id {
+            match own {
                 None => self.receivers.push(author),
-                Some(_) => {
-                    let own = self.encoder.encode(&frame(client_id));
-                    self.effects.push_back(one(author, own, can_be_missed));
-                }
+                Some(own) => self.effects.push_back(one(author, own, can_be_missed)),
             }
         }
         let hearers = thread.map_or(&[][..], |place| self.threads.hearers_at(place));
         let conns = hearers.iter().map(|hearer| hearer.conn);
         self.receivers.extend(conns.filter(|conn| *conn != author));
-        self.spread_from(start, &encoded, can_be_missed);
+        self.spread_from(start, &frame, can_be_missed);
     }
 
     /// Tells what has been gathered. Those who have come hear of themselves once more: so there is
@@ -100,11 +96,14 @@ impl Hub {
     /// Sends a frame to those who stand at the end of the list of receivers.
     pub(super) fn spread_from(&mut self, start: usize, frame: &EncodedFrame, can_be_missed: bool) {
         let frame = EncodedFrame::clone(frame);
-        self.effects.extend(match self.receivers.len() - start {
-            0 => None,
+        let effect = match self.receivers.len() - start {
+            0 => return,
             1 => self.receivers.pop().map(|to| one(to, frame, can_be_missed)),
             count => Some(Effect::Spread { to: Receivers { start, count }, frame, can_be_missed }),
-        });
+        };
+        if let Some(effect) = effect {
+            self.effects.push_back(effect);
+        }
     }
 
     pub(super) fn reply(&mut self, to: ConnId, frame: &ServerFrame<'_>) {

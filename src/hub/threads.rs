@@ -14,6 +14,7 @@ use super::capacity::{self, Few};
 use super::deadlines::{DeadlineKey, Deadlines};
 use super::index::Index;
 use super::interface::ConnId;
+use crate::protocol::server::EncodedFrame;
 use crate::protocol::{Id, IdKey};
 
 /// A thread's place in the tables, valid while someone hears it or types in it.
@@ -44,6 +45,8 @@ pub struct Typist {
     /// The connection they typed on last.
     pub conn: ConnId,
     until: Instant,
+    /// That they type, encoded: who goes on mostly says the very same.
+    frame: Option<EncodedFrame>,
     deadline: DeadlineKey,
     /// Names it, among the deadlines and among those of its connection.
     serial: u64,
@@ -75,6 +78,17 @@ impl Thread {
     fn typists(&mut self) -> &mut [Typist] {
         self.typists.as_mut().map_or(&mut [], |typists| typists.as_mut_slice())
     }
+}
+
+/// What is known of someone who types.
+#[derive(Debug)]
+pub struct Types {
+    /// The thread's.
+    pub place: ThreadIx,
+    /// What tells of it, if that has been kept.
+    pub frame: Option<EncodedFrame>,
+    /// Who thereby stopped elsewhere, at the limit of threads that one connection types in.
+    pub elsewhere: Option<Typist>,
 }
 
 /// Whether a connection hears a thread now.
@@ -172,6 +186,16 @@ impl Threads {
         self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
+    /// The same where it is mostly the one thread that this connection hears.
+    fn find_near(&self, conn: ConnId, key: &IdKey) -> Option<ThreadIx> {
+        let only = match self.joins_of(conn) {
+            [only] => Some(only.thread),
+            _ => None,
+        };
+        let is_it = |ix: &ThreadIx| self.threads[*ix as usize].key == *key;
+        only.filter(is_it).or_else(|| self.find(key))
+    }
+
     /// Whether a connection hears a thread.
     pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
         self.find(key).is_some_and(|thread| self.hears_at(conn, thread))
@@ -187,9 +211,7 @@ impl Threads {
         &self.threads[thread as usize].hearers
     }
 
-    /// Notes that someone types, until `now + lasting` unless they go on. Returns the thread's
-    /// place, and who thereby stopped elsewhere, at the limit of threads that one connection types
-    /// in.
+    /// Notes that someone types, until `now + lasting` unless they go on.
     pub fn typing_starts(
         &mut self,
         conn: ConnId,
@@ -197,21 +219,24 @@ impl Threads {
         thread: &Id,
         now: Instant,
         lasting: Duration,
-    ) -> (ThreadIx, Option<Typist>) {
-        let ix = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
+    ) -> Types {
+        let ix = self.find_near(conn, &thread.key);
+        let ix = ix.unwrap_or_else(|| self.insert(&thread.key));
         let until = now + lasting;
         let typists = self.threads[ix as usize].typists();
         let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) else {
             let (serial, deadline) = self.types(conn, ix, until);
             let (user, thread) = (user.cloned(), thread.clone());
-            let typist = Typist { user, thread, conn, until, deadline, serial };
+            let typist = Typist { user, thread, conn, until, frame: None, deadline, serial };
             self.threads[ix as usize].typists.get_or_insert_default().push(typist);
-            return (ix, self.stops_elsewhere(conn));
+            return Types { place: ix, frame: None, elsewhere: self.stops_elsewhere(conn) };
         };
+        let same = typist.thread == *thread && typist.user.as_ref() == user;
+        let frame = typist.frame.clone().filter(|_| same);
         // The deadline is looked at when it comes: a repeat costs no change in the table.
         typist.until = until;
         if typist.conn == conn {
-            return (ix, None);
+            return Types { place: ix, frame, elsewhere: None };
         }
         let before = (typist.conn.slot, typist.serial);
         self.typing_ends.cancel(typist.deadline);
@@ -221,7 +246,25 @@ impl Threads {
         if let Some(typist) = typists.iter_mut().find(|typist| typist.serial == before.1) {
             (typist.conn, typist.serial, typist.deadline) = (conn, serial, deadline);
         }
-        (ix, self.stops_elsewhere(conn))
+        Types { place: ix, frame, elsewhere: self.stops_elsewhere(conn) }
+    }
+
+    /// Keeps the frame in which it is told that someone types, for when they go on.
+    pub fn keep_frame(
+        &mut self,
+        place: ThreadIx,
+        conn: ConnId,
+        user: Option<&Id>,
+        thread: &Id,
+        frame: &EncodedFrame,
+    ) {
+        let mut typists = self.threads[place as usize].typists().iter_mut();
+        let same = |typist: &&mut Typist| {
+            typist.conn == conn && typist.user.as_ref() == user && typist.thread == *thread
+        };
+        if let Some(typist) = typists.find(same) {
+            typist.frame = Some(EncodedFrame::clone(frame));
+        }
     }
 
     /// Names a typist, and notes it with its connection and among the deadlines.

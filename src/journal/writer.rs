@@ -6,6 +6,7 @@ use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
 use super::format::Format;
+use crate::metrics::LOG_LINES_LOST;
 
 /// What the writer is told.
 pub(super) struct Entry {
@@ -51,6 +52,7 @@ impl<W: Write> Writer<'_, W> {
     fn line(&mut self, line: &str) {
         if !self.tell_losses() || !self.put(line) {
             self.lost += 1;
+            LOG_LINES_LOST.note();
         }
     }
 

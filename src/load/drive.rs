@@ -49,6 +49,8 @@ pub(super) struct Drive<'a> {
     start: Instant,
     peers: Vec<Peer>,
     users: HashMap<u64, u32>,
+    /// Who may have said more than was read in one go.
+    again: Vec<u32>,
     /// Who is on the way in, in the order of setting out.
     arriving: VecDeque<u32>,
     failures_in_a_row: u32,
@@ -89,6 +91,7 @@ impl<'a> Drive<'a> {
             start: Instant::now(),
             peers: Vec::with_capacity(all),
             users: HashMap::new(),
+            again: Vec::new(),
             arriving: VecDeque::new(),
             failures_in_a_row: 0,
             hearers: vec![0; all.div_ceil(size)],
@@ -350,7 +353,9 @@ impl<'a> Drive<'a> {
 
     /// Waits so many nanoseconds at the most, and takes in what has come.
     fn turn(&mut self, events: &mut Events, scratch: &mut [u8], wait: u64) -> io::Result<()> {
-        match self.poll.poll(events, Some(Duration::from_nanos(wait.min(S / 10)))) {
+        let again = std::mem::take(&mut self.again);
+        let wait = if again.is_empty() { wait.min(S / 10) } else { 0 };
+        match self.poll.poll(events, Some(Duration::from_nanos(wait))) {
             Err(fault) if fault.kind() != io::ErrorKind::Interrupted => return Err(fault),
             _ => {}
         }
@@ -361,6 +366,9 @@ impl<'a> Drive<'a> {
             }
             self.flush(index);
             self.take_in(index, scratch);
+        }
+        for index in again {
+            self.take_in(index as usize, scratch);
         }
         self.progress();
         Ok(())

@@ -201,7 +201,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                     out.names_call
                 }
                 "userId" => {
-                    let id = optional_id(Some(value), "userId");
+                    let id = optional_id(Some(value.into()), "userId");
                     out.names_user = matches!(id, Ok(Some(id)) if id.key == *self.me);
                     out.names_user
                 }

@@ -4,11 +4,11 @@
 
 use std::borrow::Cow;
 
-use serde::de::{Deserializer, IgnoredAny};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::call::{Call, CallKind};
+use super::fields::{Fields, Raw};
 use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
 
 /// The `type` of a client's frame.
@@ -156,32 +156,6 @@ pub struct ReplyTo {
     pub client_id: Option<Id>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    user_id: Option<&'a RawValue>,
-    thread_id: Option<&'a RawValue>,
-    recipient_id: Option<&'a RawValue>,
-    sender_id: Option<&'a RawValue>,
-    client_id: Option<&'a RawValue>,
-    call_id: Option<&'a RawValue>,
-    message: Option<&'a RawValue>,
-    token: Option<&'a RawValue>,
-    typing: Option<&'a RawValue>,
-    reason: Option<&'a RawValue>,
-    offer: Option<&'a RawValue>,
-    answer: Option<&'a RawValue>,
-    // `null` is a value here: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
-    #[serde(default, deserialize_with = "even_null")]
-    candidate: Option<&'a RawValue>,
-}
-
-fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
-
 /// Reads one text frame. The [`ReplyTo`] is filled as far as the frame could be understood.
 pub fn parse(text: &str) -> (ReplyTo, Result<ClientFrame<'_>, ClientError>) {
     let mut reply = ReplyTo::default();
@@ -197,7 +171,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
             Err(fault) => not_json(&fault),
         });
     }
-    let fields: Fields = serde_json::from_str(text).map_err(|fault| match fault.is_data() {
+    let fields = Fields::read(text).map_err(|fault| match fault.is_data() {
         true => error(ErrorCode::InvalidFrame, format!("Each field may stand once: {fault}.")),
         false => not_json(&fault),
     })?;
@@ -293,7 +267,7 @@ fn send_message<'a>(
 }
 
 /// Absent, null, empty or 0 (`PROTOCOL.md` 2.5).
-fn names_no_thread(raw: Option<&RawValue>) -> bool {
+fn names_no_thread(raw: Option<Raw<'_>>) -> bool {
     raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
 }
 
@@ -313,7 +287,7 @@ fn call<'a>(
     Ok(ClientFrame::Call(call))
 }
 
-fn payload(raw: Option<&RawValue>, field: &'static str) -> Result<(), ClientError> {
+fn payload(raw: Option<Raw<'_>>, field: &'static str) -> Result<(), ClientError> {
     match raw {
         Some(raw) if raw.get().starts_with(['"', '{']) => Ok(()),
         Some(raw) => Err(wrong(field, "a string or an object", raw)),
@@ -325,13 +299,13 @@ fn needed(id: Option<Id>, field: &'static str) -> Result<Id, ClientError> {
     id.ok_or_else(|| missing(field))
 }
 
-fn id(raw: Option<&RawValue>, field: &'static str) -> Result<Id, ClientError> {
+fn id(raw: Option<Raw<'_>>, field: &'static str) -> Result<Id, ClientError> {
     needed(optional_id(raw, field)?, field)
 }
 
 /// An id as `PROTOCOL.md` 2.1 allows it: a string of 1 to 64 bytes, or an integer.
 pub(super) fn optional_id(
-    raw: Option<&RawValue>,
+    raw: Option<Raw<'_>>,
     field: &'static str,
 ) -> Result<Option<Id>, ClientError> {
     let Some(raw) = raw else {
@@ -368,7 +342,7 @@ pub(super) fn optional_id(
 
 /// The text of a field that may be absent; empty counts as absent.
 fn optional_text<'a>(
-    raw: Option<&'a RawValue>,
+    raw: Option<Raw<'a>>,
     field: &'static str,
 ) -> Result<Option<Cow<'a, str>>, ClientError> {
     let text = raw.map(|raw| text_of(raw, field)).transpose()?;
@@ -376,7 +350,7 @@ fn optional_text<'a>(
 }
 
 /// The text of a JSON string, borrowed where it has no escapes.
-fn text_of<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
+fn text_of<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
     let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Err(wrong(field, "a string", raw));
     };
@@ -398,7 +372,7 @@ pub fn missing(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
 
-fn wrong(field: &'static str, expected: &str, got: &RawValue) -> ClientError {
+fn wrong(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError {
     let got = match got.get().as_bytes().first() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",

@@ -227,57 +227,54 @@ impl Crowd {
 
     /// Puts a frame into an outbox, to leave in this tick.
     pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
-        if self.put(to, frame, can_be_missed) {
-            self.mark_dirty(to.slot);
-        }
+        self.put(to, frame, can_be_missed, false);
     }
 
     /// Puts a frame into several outboxes. If they are many, it leaves in their turn.
     pub(super) fn spread(&mut self, to: &[ConnId], frame: &EncodedFrame, can_be_missed: bool) {
         let many = to.len() > FEW;
         for to in to {
-            if !self.put(*to, EncodedFrame::clone(frame), can_be_missed) {
-            } else if many {
-                self.queue(to.slot);
-            } else {
-                self.mark_dirty(to.slot);
-            }
+            self.put(*to, EncodedFrame::clone(frame), can_be_missed, many);
         }
     }
 
     /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
     /// less is too much.
-    fn put(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) -> bool {
-        let connection = self.connections.get_mut(to.slot as usize);
-        let Some(connection) = connection.filter(|c| c.id == to && !c.wire.is_closing()) else {
+    fn put(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool, for_many: bool) {
+        let known = self.connections.get_mut(to.slot as usize);
+        let Some(mut connection) = known.filter(|c| c.id == to && !c.wire.is_closing()) else {
             self.stale += 1;
-            return false;
+            return;
         };
         if connection.outbox.weight() > self.buffers.soft {
             if can_be_missed && !self.has_room(to.slot, self.buffers.soft) {
                 self.missed += 1;
-                return false;
+                return;
             }
             // A frame of any size finds its place: it is the reader who is judged, not the frame.
             if !self.has_room_or_overflows(to.slot) {
                 self.dropped += 1;
-                return false;
+                return;
             }
-            self.connections[to.slot as usize].outbox.push(frame);
-        } else {
-            connection.outbox.push(frame);
+            connection = &mut self.connections[to.slot as usize];
         }
+        connection.outbox.push(frame);
         self.sent += 1;
-        true
+        if for_many {
+            if !std::mem::replace(&mut connection.queued, true) {
+                self.bulk.push(to);
+            }
+        } else if !std::mem::replace(&mut connection.dirty, true) {
+            self.dirty.push(to.slot);
+        }
     }
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
     pub(super) fn note_output(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
-            let closing = connection.wire.is_closing();
-            if closing || connection.has_output() {
-                self.mark_dirty(slot);
-            }
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        let closing = connection.wire.is_closing();
+        if closing || connection.has_output() {
+            self.mark_dirty(slot);
             if !closing {
                 self.has_room_or_overflows(slot);
             }

@@ -43,7 +43,9 @@ impl Server {
     ///
     /// Polling itself fails; no connection's error gets here.
     pub fn run(&mut self) -> io::Result<()> {
-        self.supervisor.ready();
+        let now = clock();
+        self.warn_of_certificate(now);
+        self.supervisor.ready(now.instant);
         while !self.ending.as_ref().is_some_and(|drain| drain.over) {
             self.tick()?;
         }

@@ -136,9 +136,9 @@ impl Server {
         if bytes == scratch.len() || ends || unread.is_some() {
             self.crowd.read_again(slot);
         }
-        let mut input = &scratch[..bytes];
+        let mut input = &mut scratch[..bytes];
         let share_ends = self.crowd.sent + SHARE;
-        while self.take_in(slot, &mut input, now) {
+        while self.take_in(slot, &mut input, now) && !input.is_empty() {
             if self.crowd.sent >= share_ends || self.reads.is_over(self.crowd.sent) {
                 self.crowd.keep_unread(slot, input);
                 break;
@@ -148,7 +148,7 @@ impl Server {
     }
 
     /// Takes in the next thing that a connection said; false when there is no more.
-    fn take_in(&mut self, slot: u32, input: &mut &[u8], now: Now) -> bool {
+    fn take_in(&mut self, slot: u32, input: &mut &mut [u8], now: Now) -> bool {
         let Some(connection) = self.crowd.get(slot) else {
             return false;
         };
@@ -160,55 +160,41 @@ impl Server {
         if !matches!(event, wire::Event::Drained) && !connection.wire.is_unfinished() {
             connection.since = self.moment;
         }
+        let verdict = if event.is_frame() {
+            self.work.frames += 1;
+            self.rate.judge(&mut connection.ahead, self.since_start)
+        } else {
+            Verdict::Accepted
+        };
         self.crowd.note_held(held, holds);
-        match event {
-            wire::Event::Drained => return false,
-            wire::Event::Opened(opened) => self.opened(slot, opened, now),
-            wire::Event::CallAsked(asked) => self.call_asked(slot, asked, now),
-            wire::Event::OriginRefused { origin } => {
-                self.counts.refused_pages += 1;
-                self.refusals.note(&origin, now.instant);
-            }
-            wire::Event::Text(text) => {
-                let input = match self.judge(slot, now) {
-                    Verdict::Accepted => Input::Frame { conn, text: text.as_str() },
-                    Verdict::Refused => Input::Refused { conn, text: Some(text.as_str()) },
-                    Verdict::Flood => return self.end_flood(slot, now),
-                };
-                self.hub.handle(input, now);
-            }
-            wire::Event::Binary(_) => {
-                let input = match self.judge(slot, now) {
-                    Verdict::Accepted => Input::Binary { conn },
-                    Verdict::Refused => Input::Refused { conn, text: None },
-                    Verdict::Flood => return self.end_flood(slot, now),
-                };
-                self.hub.handle(input, now);
-            }
-            wire::Event::Control => match self.judge(slot, now) {
-                Verdict::Accepted => {
-                    self.tally.control += 1;
-                    return true;
-                }
-                Verdict::Refused => self.hub.handle(Input::Refused { conn, text: None }, now),
-                Verdict::Flood => return self.end_flood(slot, now),
-            },
-            wire::Event::Closing => self.tell_closed(slot, now),
-        }
-        self.drain(now);
-        true
-    }
-
-    /// Counts a frame against the rate of its sender.
-    fn judge(&mut self, slot: u32, now: Now) -> Verdict {
-        self.work.frames += 1;
-        let since_start = now.instant.duration_since(self.started);
-        let Some(connection) = self.crowd.get(slot) else { return Verdict::Flood };
-        let verdict = self.rate.judge(&mut connection.ahead, since_start);
         if verdict == Verdict::Refused {
             self.counts.rate_limited += 1;
         }
-        verdict
+        match (event, verdict) {
+            (_, Verdict::Flood) => return self.end_flood(slot, now),
+            (wire::Event::Text(text), Verdict::Accepted) => {
+                self.hub.handle(Input::Frame { conn, text: &text }, now);
+            }
+            (wire::Event::Text(text), Verdict::Refused) => {
+                self.hub.handle(Input::Refused { conn, text: Some(&text) }, now);
+            }
+            (_, Verdict::Refused) => self.hub.handle(Input::Refused { conn, text: None }, now),
+            (wire::Event::Binary(_), _) => self.hub.handle(Input::Binary { conn }, now),
+            (wire::Event::Control, _) => {
+                self.tally.control += 1;
+                return true;
+            }
+            (wire::Event::Drained, _) => return false,
+            (wire::Event::Opened(opened), _) => self.opened(slot, opened, now),
+            (wire::Event::CallAsked(asked), _) => self.call_asked(slot, asked, now),
+            (wire::Event::OriginRefused { origin }, _) => {
+                self.counts.refused_pages += 1;
+                self.refusals.note(&origin, now.instant);
+            }
+            (wire::Event::Closing, _) => self.tell_closed(slot, now),
+        }
+        self.drain(now);
+        true
     }
 
     /// Ends a connection that has been told that it says too much, and goes on.

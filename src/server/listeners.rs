@@ -10,7 +10,7 @@ use nix::{libc, sys::socket::setsockopt};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel keeps until they are accepted; the system's own limit may be lower.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Silence after which the kernel asks whether the peer is still there, and how often it asks: a
 /// phone that has lost its network is noticed after about two minutes.
@@ -41,19 +41,22 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Listens on each address. Listener number n gets the token `first - n`.
+    /// Listens on each address, where so many may wait. Listener number n gets the token
+    /// `first - n`.
     ///
     /// A name such as localhost may have an address of a family that this system lacks; it is
     /// enough that one of them works, but an address in use is an error.
     pub(super) fn bind(
         addresses: &[SocketAddr],
+        backlog: i32,
         registry: &Registry,
         first: usize,
     ) -> io::Result<Listeners> {
         let mut listeners = Listeners { all: Vec::new(), inherited: false };
         let mut absent = None;
         for address in addresses {
-            let bound = bind(*address).map_err(|fault| (fault.kind(), naming(*address, &fault)));
+            let bound =
+                bind(*address, backlog).map_err(|fault| (fault.kind(), naming(*address, &fault)));
             match bound {
                 Ok(listener) => listeners.add(listener, registry, first)?,
                 Err((io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported, fault)) => {
@@ -164,7 +167,7 @@ impl Listeners {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Its IPv4 sibling is an address of its own.
@@ -173,7 +176,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     prepare(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 

@@ -4,10 +4,11 @@
 
 use super::Server;
 use super::crowd::survey::Survey;
+use crate::config::tls::Identity;
 use crate::hub::interface::Now;
-use crate::metrics::Hits;
 use crate::metrics::page::Kind::{Counter, Gauge};
 use crate::metrics::page::{Page, Seconds, Unit};
+use crate::metrics::{Hits, LOG_LINES_LOST};
 use crate::process;
 use crate::upstream::breaker::Breaker;
 use crate::upstream::tally::{Load, Tally as UpstreamTally};
@@ -50,6 +51,14 @@ impl Server {
         if let Ok(time) = process::processor_time(own) {
             family.sample(&[], Seconds(time.as_micros() as u64));
         }
+        let help =
+            "Lines of the log that nobody has read: their reader was too slow, or the disk full.";
+        page.one(Counter, "buddyline_log_lines_lost_total", help, LOG_LINES_LOST.count());
+        let validity = self.identity.as_ref().and_then(Identity::validity);
+        let help =
+            "When the certificate of this server ends, in seconds since 1970; 0 without TLS.";
+        let until_s = validity.map_or(0, |validity| validity.until_s);
+        page.one(Gauge, "buddyline_tls_certificate_not_after_seconds", help, until_s);
         let ready = self.readiness(now.instant) == Readiness::Ready;
         page.one(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
     }
@@ -72,7 +81,8 @@ impl Server {
             Counter,
             "buddyline_connections_refused_total",
             "Connections that were refused: there are too many, or too many from their address, or \
-             they come from a web page that may not connect.",
+             they come from a web page that may not connect, their request does not come in time, \
+             or TLS was not agreed on or was broken off for a fault.",
         )
         .each(
             "cause",
@@ -80,6 +90,8 @@ impl Server {
                 ("full", counts.refused - counts.refused_address),
                 ("address", counts.refused_address),
                 ("page", counts.refused_pages),
+                ("late", counts.late),
+                ("tls", counts.tls_faults),
             ],
         );
         let help = "Accepts that failed, as they do without descriptors.";

@@ -2,17 +2,18 @@
 
 use super::{Codec, Rate, Rules, Server, setup};
 use crate::config::Config;
+use crate::config::files::Brought;
 use crate::config::limits::Limits;
 use crate::hub::interface::Now;
 
 /// Where the settings come from, again.
 pub trait Source {
-    /// Reads and checks them.
+    /// Reads and checks them, and what they name.
     ///
     /// # Errors
     ///
     /// What is wrong with them, without secrets.
-    fn read(&mut self) -> Result<Config, String>;
+    fn read(&mut self) -> Result<(Config, Brought), String>;
 
     /// They are in force.
     fn applied(&mut self, config: &Config);
@@ -31,9 +32,10 @@ impl Server {
             return log::info!("SIGHUP: there are no settings that could be read anew");
         };
         self.supervisor.reloading();
-        match source.read().and_then(|config| self.apply(&config, now)) {
+        match source.read().and_then(|(config, brought)| self.apply(&config, brought, now)) {
             Ok(()) => {
                 source.applied(&self.config);
+                self.warn_of_certificate(now);
                 log::info!("SIGHUP: the settings are read anew");
             }
             Err(fault) => log::error!(
@@ -42,17 +44,19 @@ impl Server {
             ),
         }
         self.source = Some(source);
-        self.supervisor.ready();
+        self.supervisor.ready(now.instant);
     }
 
     /// Everything that can fail comes first.
-    fn apply(&mut self, config: &Config, now: Now) -> Result<(), String> {
-        let verifier = setup::verifier(config)?;
-        let identity = self.next_identity(config)?;
-        // With the trust that stays.
-        let hub_settings = setup::hub_settings(&config.keeping(&self.config))?;
+    fn apply(&mut self, config: &Config, brought: Brought, now: Now) -> Result<(), String> {
+        let identity = self.next_identity(brought.identity)?;
         let stays = self.config.needs_restart(config);
         let config = config.keeping(&self.config);
+        // With the trust that stays.
+        let hub_settings = setup::hub_settings(&config, brought.turn);
+        // The site stays the one that it was, and with it who issues its tokens.
+        let verifier = setup::verifier(&config, brought.keys);
+        brought.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         for flag in stays {
             log::warn!("{flag} has changed: it holds from the next start");
         }

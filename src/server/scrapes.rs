@@ -21,6 +21,9 @@ use crate::wire::monitor::{self, Asked, HEAD_BYTES_MAX};
 /// Monitors at a time. One more takes the place of the one that has been there longest, or waits
 /// in the kernel's queue until that one has had its time.
 const SCRAPES_MAX: usize = 8;
+/// Those that the kernel keeps meanwhile. Eight a second have their turn, whatever they are: with
+/// as many as clients may be, a crowd that says nothing would keep a monitor out for minutes.
+const WAITING_MAX: i32 = 64;
 /// What nobody takes from a monitor.
 const UNDISTURBED: Duration = Duration::from_secs(1);
 /// How long a monitor may take, from accept to its end of the stream.
@@ -33,6 +36,8 @@ const AFTERWORDS_MAX: usize = 16 * 1024;
 /// The listener, if there is one, and who asks.
 pub(super) struct Scrapes {
     listeners: Listeners,
+    /// Accepting has failed, as it does without descriptors; the next sweep lets it try again.
+    failed: bool,
     open: [Option<Scrape>; SCRAPES_MAX],
 }
 
@@ -65,8 +70,9 @@ impl Scrapes {
     ///
     /// It cannot be listened on.
     pub(super) fn bind(listen: Option<&Listen>, registry: &Registry) -> io::Result<Scrapes> {
-        let addresses = listen.map_or(&[][..], |listen| &listen.addresses);
-        let listeners = Listeners::bind(addresses, registry, LISTENERS)?;
+        let addresses = listen.map(Listen::resolved).transpose().map_err(io::Error::other)?;
+        let addresses = addresses.unwrap_or_default();
+        let listeners = Listeners::bind(&addresses, WAITING_MAX, registry, LISTENERS)?;
         for address in listeners.addresses() {
             log::info!("metrics on http://{address}/metrics");
             if !address.ip().is_loopback() {
@@ -76,7 +82,7 @@ impl Scrapes {
                 );
             }
         }
-        Ok(Scrapes { listeners, open: std::array::from_fn(|_| None) })
+        Ok(Scrapes { listeners, failed: false, open: std::array::from_fn(|_| None) })
     }
 
     /// Notes an event, which is looked at at the end of the tick.
@@ -89,11 +95,17 @@ impl Scrapes {
 
     /// Whether the next tick has something to do without any event.
     pub(super) fn has_left_over(&self) -> bool {
-        self.open.iter().flatten().any(|scrape| scrape.stirs || scrape.wants())
+        let may_enter = self.has_more() && self.open.iter().any(Option::is_none);
+        may_enter || self.open.iter().flatten().any(|scrape| scrape.stirs || scrape.wants())
+    }
+
+    fn has_more(&self) -> bool {
+        self.listeners.has_more() && !self.failed
     }
 
     /// Sends those away who take too long.
     pub(super) fn sweep(&mut self, now: Instant) {
+        self.failed = false;
         for place in &mut self.open {
             if place.as_ref().is_some_and(|scrape| scrape.lasts(now) >= LASTS) {
                 *place = None;
@@ -114,10 +126,11 @@ impl Scrapes {
 
     /// Accepts as long as there is somebody and a place; the rest is tried again in each tick.
     fn accept(&mut self, registry: &Registry, now: Instant) {
-        while self.listeners.has_more() {
+        while self.has_more() {
             let Some(place) = self.place(now) else { return };
-            // Without descriptors there is nothing to do but to try again.
-            let Ok(Some((mut socket, _))) = self.listeners.accept() else { return };
+            let accepted = self.listeners.accept();
+            self.failed = accepted.is_err();
+            let Ok(Some((mut socket, _))) = accepted else { return };
             let both = Interest::READABLE | Interest::WRITABLE;
             if registry.register(&mut socket, Token(SCRAPES + place), both).is_ok() {
                 let stage = Stage::Asks(Vec::new());

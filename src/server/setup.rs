@@ -7,8 +7,9 @@ use super::crowd::Buffers;
 use super::sweep::Patience;
 use crate::config::Config;
 use crate::config::calls::WhenBusy;
-use crate::config::ice::IceUrl;
+use crate::config::ice::{IceUrl, TurnSecret};
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
+use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
 use crate::protocol::ice::{IceServers, Turn};
@@ -57,9 +58,9 @@ const WAITING_MAX: usize = 50_000;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// What the hub needs to know. Fails when the TURN secret cannot be read.
-pub(super) fn hub_settings(config: &Config) -> Result<Settings, String> {
+pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Settings {
     let (limits, calls) = (config.limits(), config.calls());
-    Ok(Settings {
+    Settings {
         trust: config.trust_mode(),
         presence: config.presence,
         membership_lasts: config.membership_lasts,
@@ -91,25 +92,23 @@ pub(super) fn hub_settings(config: &Config) -> Result<Settings, String> {
             ring_grace: config.presence_grace,
             refuses_when_busy: calls.when_busy == WhenBusy::Refuse,
         },
-        ice: ice_servers(config)?,
-    })
+        ice: ice_servers(config, turn),
+    }
 }
 
 /// What is told to those who are about to call.
-fn ice_servers(config: &Config) -> Result<IceServers, String> {
+fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
     let urls = |urls: &[IceUrl]| urls.iter().map(|url| url.as_str().into()).collect();
     let ice = &config.ice;
-    let turn = config
-        .turn_secret()?
-        .map(|secret| Turn::new(urls(&ice.turn_url), secret.bytes(), ice.turn_ttl.as_secs()));
-    Ok(IceServers { stun_urls: urls(&ice.stun_url), turn })
+    let turn =
+        secret.map(|secret| Turn::new(urls(&ice.turn_url), secret.bytes(), ice.turn_ttl.as_secs()));
+    IceServers { stun_urls: urls(&ice.stun_url), turn }
 }
 
 /// What checks the site's tokens, where its secret is known.
-pub(super) fn verifier(config: &Config) -> Result<Option<Verifier>, String> {
-    let Some(url) = &config.buddyboss_url else { return Ok(None) };
-    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-    Ok(config.jwt_keys()?.map(|keys| Verifier::new(&keys, issuer.clone())))
+pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifier> {
+    let issuer = config.jwt_issuer.as_ref().or(config.buddyboss_url.as_ref())?;
+    keys.map(|keys| Verifier::new(&keys, issuer.clone()))
 }
 
 /// How to reach the site. Fails when the secret cannot be read.
@@ -119,7 +118,7 @@ pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSe
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
-        verifier: verifier(config).map_err(io::Error::other)?,
+        verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })
 }

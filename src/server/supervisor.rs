@@ -2,7 +2,7 @@
 //!
 //! The loop itself feeds the watchdog, so that a loop that is stuck is one that is not heard. Once
 //! the server is up nothing here waits: a manager that does not read misses a word, and hears the
-//! next.
+//! next. That the server is up, or has read its settings anew, is said until it is taken.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,22 +20,29 @@ const EXTEND_EVERY: Duration = Duration::from_secs(2);
 const EXTEND_BY: Duration = Duration::from_secs(15);
 /// How often the watchdog is fed while it waits: a late tick or two are no death.
 const FEEDS: u32 = 4;
+/// And no more often than this, however little it waits.
+const FEED_EVERY_MIN: Duration = Duration::from_millis(1);
+/// How long a word that must not be missed waits until it is said again.
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
 
 /// The service manager, if there is one.
 pub(super) struct Supervisor {
     socket: Option<UnixDatagram>,
-    watchdog: Option<Duration>,
+    /// How often the watchdog is fed.
+    feed_every: Option<Duration>,
     fed: Instant,
     told: Instant,
     status: String,
     /// Since when more time is asked for.
     extended: Option<Instant>,
+    /// The manager did not take the word that the server is up, at this time at the latest.
+    owed: Option<Instant>,
 }
 
 impl Supervisor {
     /// The manager that the environment names, and how long it waits for a sign of life.
     pub(super) fn of_process(now: Instant) -> Supervisor {
-        let name = std::env::var_os("NOTIFY_SOCKET");
+        let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let socket = name.and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(fault) => {
@@ -44,12 +51,21 @@ impl Supervisor {
             }
         });
         let watchdog = sd_notify::watchdog_enabled().filter(|lasts| !lasts.is_zero());
-        Supervisor { socket, watchdog, fed: now, told: now, status: String::new(), extended: None }
+        Supervisor {
+            socket,
+            feed_every: watchdog.map(|lasts| (lasts / FEEDS).max(FEED_EVERY_MIN)),
+            fed: now,
+            told: now,
+            status: String::new(),
+            extended: None,
+            owed: None,
+        }
     }
 
     /// The server is up, or has done with its reload.
-    pub(super) fn ready(&mut self) {
-        self.tell(&[NotifyState::Ready]);
+    pub(super) fn ready(&mut self, now: Instant) {
+        // Who has not heard it waits, and ends the server in the end.
+        self.owed = (!self.tell(&[NotifyState::Ready])).then_some(now);
     }
 
     /// The settings are being read.
@@ -57,12 +73,12 @@ impl Supervisor {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(_) => self.tell(&[NotifyState::Reloading]),
-        }
+        };
     }
 
     /// The server is about to end.
     pub(super) fn stopping(&mut self, now: Instant) {
-        self.extended = Some(now);
+        (self.extended, self.owed) = (Some(now), None);
         // It is to be told anew at once.
         self.status.clear();
         self.tell(&[NotifyState::Stopping, extension()]);
@@ -71,9 +87,10 @@ impl Supervisor {
     /// When there is something to say, though nothing happens until then.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.socket.as_ref()?;
-        let feed = self.watchdog.map(|lasts| self.fed + lasts / FEEDS);
+        let feed = self.feed_every.map(|every| self.fed + every);
         let extend = self.extended.map(|at| at + EXTEND_EVERY);
-        feed.into_iter().chain(extend).min()
+        let repeat = self.owed.map(|at| at + REPEAT_AFTER);
+        [feed, extend, repeat].into_iter().flatten().min()
     }
 
     /// Says what is due.
@@ -81,7 +98,10 @@ impl Supervisor {
         if self.socket.is_none() {
             return;
         }
-        if self.watchdog.is_some_and(|lasts| now.duration_since(self.fed) >= lasts / FEEDS) {
+        if self.owed.is_some_and(|at| now.duration_since(at) >= REPEAT_AFTER) {
+            self.ready(now);
+        }
+        if self.feed_every.is_some_and(|every| now.duration_since(self.fed) >= every) {
             self.fed = now;
             self.tell(&[NotifyState::Watchdog]);
         }
@@ -99,15 +119,21 @@ impl Supervisor {
         }
     }
 
-    fn tell(&mut self, states: &[NotifyState<'_>]) {
-        let Some(socket) = &self.socket else { return };
+    /// Whether it has not been missed.
+    fn tell(&self, states: &[NotifyState<'_>]) -> bool {
+        let Some(socket) = &self.socket else { return true };
         let words: String = states.iter().map(|state| format!("{state}\n")).collect();
         match socket.send(words.as_bytes()) {
-            Ok(_) => {}
+            Ok(_) => true,
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
                 log::debug!("the service manager does not read");
+                false
             }
-            Err(fault) => log::debug!("cannot tell the service manager: {fault}"),
+            Err(fault) => {
+                log::debug!("cannot tell the service manager: {fault}");
+                // There is nobody any more who could take it.
+                true
+            }
         }
     }
 }

@@ -101,7 +101,10 @@ impl Server {
         }
         match overdue {
             None => {}
-            Some(Overdue::Request) => self.crowd.time_out(slot, moment),
+            Some(Overdue::Request) => {
+                self.counts.late += 1;
+                self.crowd.time_out(slot, moment);
+            }
             Some(Overdue::Answer) => {
                 self.crowd.time_out(slot, moment);
                 self.tell_closed(slot, now);
@@ -168,8 +171,9 @@ mod tests {
         let (origins, proxies) = (Origins::any(), TrustedProxies::default());
         let (readiness, try_page, head_bytes_max) = (Readiness::Ready, false, 8192);
         let rules = Rules { readiness, try_page, origins, proxies, head_bytes_max };
-        let mut request = &b"GET /calls/c HTTP/1.1\r\n\r\n"[..];
-        connection.wire.next(&mut Codec::new(1024, rules), &mut request, &mut outbox);
+        let mut request = *b"GET /calls/c HTTP/1.1\r\n\r\n";
+        let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
+        connection.wire.next(&mut codec, &mut input, &mut outbox);
         assert!(connection.wire.is_asking() && outbox.is_empty());
         assert_eq!(PATIENCE.overdue(&connection, at(19)), None);
         assert_eq!(PATIENCE.overdue(&connection, at(20)), Some(Overdue::Answer));

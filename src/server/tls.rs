@@ -3,6 +3,7 @@
 use super::Server;
 use crate::config::Config;
 use crate::config::tls::Identity;
+use crate::hub::interface::Now;
 
 impl Server {
     /// Whether TLS is spoken on all addresses, and nothing else.
@@ -18,13 +19,13 @@ impl Server {
     /// A sentence that names what is wrong, or that TLS cannot begin or end while the server runs:
     /// the certificate stays as it was.
     pub fn reload_tls(&mut self, config: &Config) -> Result<(), String> {
-        self.identity = self.next_identity(config)?;
+        self.identity = self.next_identity(config.tls()?)?;
         Ok(())
     }
 
     /// What the server is to prove itself with after a reload.
-    pub(super) fn next_identity(&self, config: &Config) -> Result<Option<Identity>, String> {
-        match (&self.identity, config.tls()?) {
+    pub(super) fn next_identity(&self, next: Option<Identity>) -> Result<Option<Identity>, String> {
+        match (&self.identity, next) {
             (None, None) => Ok(None),
             (Some(_), Some(identity)) => Ok(Some(identity)),
             (None, Some(_)) => Err("--tls-cert is set, and was not when the server started: it \
@@ -33,6 +34,15 @@ impl Server {
             (Some(_), None) => Err("--tls-cert is not set any more, and was when the server \
                                     started: it ceases to speak TLS only with a restart"
                 .to_owned()),
+        }
+    }
+
+    /// Warns of a certificate that does not hold, or ends soon. It is no reason not to start: a
+    /// proxy may not look at it.
+    pub(super) fn warn_of_certificate(&self, now: Now) {
+        let validity = self.identity.as_ref().and_then(Identity::validity);
+        if let Some(warning) = validity.and_then(|validity| validity.warning(now.unix_s)) {
+            log::warn!("{warning}");
         }
     }
 

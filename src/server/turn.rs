@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Steps that may be taken before the clock is looked at again; each may be for a whole thread.
-const STEPS_PER_LOOK: u32 = 4;
+const STEPS_PER_LOOK: u32 = 8;
 /// Deliveries before the clock is looked at again.
 const DELIVERIES_PER_LOOK: u64 = 4_096;
 

@@ -151,8 +151,9 @@ impl Outbox {
         enough: usize,
         mut note: impl FnMut(&EncodedFrame),
     ) {
-        for (frame, piece) in self.frames().zip(self.pieces()) {
-            bytes.extend_from_slice(piece);
+        let mut sent = self.sent;
+        for frame in self.frames() {
+            bytes.extend_from_slice(&frame[std::mem::take(&mut sent)..]);
             if self.sent == 0 {
                 note(frame);
             }
@@ -178,6 +179,11 @@ impl Outbox {
     /// Notes that so many bytes have left.
     pub fn consume(&mut self, mut bytes: usize, ledger: &mut Ledger) {
         debug_assert!(bytes <= self.bytes, "only what waits can leave");
+        if bytes == self.bytes && self.entered == 0 {
+            // All of it, as mostly.
+            *self = Outbox::default();
+            return;
+        }
         self.bytes -= bytes;
         while let Some(first) = &self.first {
             let left = first.len() - self.sent;

@@ -51,7 +51,7 @@ pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
 }
 
 /// What comes of a good request.
-pub fn opened() -> Event {
+pub fn opened() -> Event<'static> {
     Event::Opened(Opened { client: PEER, credential: None })
 }
 
@@ -110,7 +110,7 @@ pub struct Talk {
     pub wire: Wire,
     outbox: Outbox,
     /// All events but `Drained`.
-    pub events: Vec<Event>,
+    pub events: Vec<Event<'static>>,
     /// All bytes that a client would have got.
     pub output: Vec<u8>,
 }
@@ -135,10 +135,11 @@ impl Talk {
 
     /// Feeds bytes as one read of a socket would.
     pub fn hear(&mut self, codec: &mut Codec, bytes: &[u8]) {
-        let mut input = bytes;
+        let mut read = bytes.to_vec();
+        let mut input = &mut *read;
         // Each event takes at least a byte, except for the last two.
         for _ in 0..bytes.len() + 2 {
-            let event = self.wire.next(codec, &mut input, &mut self.outbox);
+            let event = self.wire.next(codec, &mut input, &mut self.outbox).into_owned();
             self.collect();
             if event == Event::Drained {
                 assert!(input.is_empty(), "drained with {} bytes left", input.len());
@@ -154,14 +155,14 @@ impl Talk {
     }
 
     /// The events so far, which are forgotten.
-    pub fn take_events(&mut self) -> Vec<Event> {
+    pub fn take_events(&mut self) -> Vec<Event<'static>> {
         std::mem::take(&mut self.events)
     }
 
     /// The texts among the events.
     pub fn texts(&self) -> Vec<&str> {
         let texts = self.events.iter().filter_map(|event| match event {
-            Event::Text(text) => Some(text.as_str()),
+            Event::Text(text) => Some(text.as_ref()),
             _ => None,
         });
         texts.collect()

@@ -29,6 +29,10 @@ pub enum Manner {
     Answers(&'static str),
     /// No answer.
     Silent,
+    /// It opens by itself, and then says a frame byte by byte, for as long as anyone listens.
+    Drips,
+    /// It opens by itself, and then pings without end, and reads nothing.
+    Pings,
 }
 
 /// The proxy. Ends when dropped.
@@ -98,6 +102,7 @@ fn pass(
             }
             return Ok(());
         }
+        Manner::Drips | Manner::Pings => return opens(client, &head, manner, stop),
         Manner::Answers(status) => {
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             return client.write_all(answer.as_bytes());
@@ -115,6 +120,32 @@ fn pass(
     let _ = io::copy(&mut client, &mut to_server);
     let _ = to_server.shutdown(Shutdown::Both);
     answers.join().unwrap();
+    Ok(())
+}
+
+/// A server of its own, of a bad kind.
+fn opens(mut client: TcpStream, head: &[u8], manner: Manner, stop: &AtomicBool) -> io::Result<()> {
+    let head = String::from_utf8_lossy(head);
+    let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    client.write_all(answer.as_bytes())?;
+    if let Manner::Drips = manner {
+        client.write_all(&[0x81, 126, 0xff, 0xff])?;
+    }
+    let pings = [0x89, 0].repeat(512);
+    while !stop.load(Ordering::Relaxed) {
+        match manner {
+            Manner::Pings => client.write_all(&pings)?,
+            _ => {
+                client.write_all(b"a")?;
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
     Ok(())
 }
 

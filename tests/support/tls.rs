@@ -59,6 +59,18 @@ impl Certificate {
         self.der = cert.der().clone();
     }
 
+    /// Puts one into the same files that holds from the one year to the other.
+    pub fn replace_with_years(&mut self, from: i32, until: i32) {
+        let mut wishes = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        wishes.not_before = rcgen::date_time_ymd(from, 1, 1);
+        wishes.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let cert = wishes.self_signed(&key).unwrap();
+        self.write("cert.pem", 0o644, &cert.pem());
+        self.write("key.pem", 0o600, &key.serialize_pem());
+        self.der = cert.der().clone();
+    }
+
     /// Writes a file of the folder.
     pub fn write(&self, name: &str, mode: u32, text: &str) -> String {
         let path = self.folder.join(name);

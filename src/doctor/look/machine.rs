@@ -17,7 +17,9 @@ const ANSWER_BYTES_MAX: u64 = 4 << 10;
 pub fn look(config: &Config) -> MachineSeen {
     let listens: Vec<(SocketAddr, Result<(), ErrorKind>)> = config
         .listen
-        .addresses
+        .resolved()
+        // Whoever could not be found has ended the start.
+        .unwrap_or_default()
         .iter()
         .map(|address| {
             let came = TcpListener::bind(address).map(drop).map_err(|fault| fault.kind());

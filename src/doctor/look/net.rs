@@ -22,20 +22,54 @@ const ENDS_SOON_S: u64 = 14 * 24 * 60 * 60;
 /// The longest part of a library's words that is told, in characters.
 const WORDS_MAX: usize = 160;
 
+/// A socket that is used until a time, and not a moment longer: a library that reads until it has
+/// a whole record or frame would let a peer that drips keep it for ever.
+pub struct Timed {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        match self.until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.read(to)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 /// A connection, with or without TLS.
 pub enum Stream {
     /// Without.
-    Plain(TcpStream),
+    Plain(Timed),
     /// With.
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Tls(Box<StreamOwned<ClientConnection, Timed>>),
 }
 
 impl Stream {
-    /// The socket below.
-    pub fn socket(&self) -> &TcpStream {
+    /// It is used until then.
+    pub fn ends_at(&mut self, until: Instant) {
         match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => &stream.sock,
+            Stream::Plain(timed) => timed.until = until,
+            Stream::Tls(stream) => stream.sock.until = until,
         }
     }
 }
@@ -84,7 +118,7 @@ pub fn go(host: &str, port: u16, secure: bool, time: Time) -> (WaySeen, Option<S
         }
     };
     if !secure {
-        return (way, Some(Stream::Plain(socket)));
+        return (way, Some(Stream::Plain(Timed { socket, until: Instant::now() })));
     }
     let Some(left) = time.left() else { return (way, None) };
     match shake_hands(socket, host, left, authorities(), 0) {
@@ -166,7 +200,7 @@ fn shake_hands(
     within: Duration,
     roots: RootCertStore,
     later_s: u64,
-) -> Result<StreamOwned<ClientConnection, TcpStream>, Tls> {
+) -> Result<StreamOwned<ClientConnection, Timed>, Tls> {
     let failed = |fault: &dyn std::fmt::Display| Tls::Failed(readable(&fault.to_string()));
     let name = ServerName::try_from(host.to_owned()).map_err(|fault| failed(&fault))?;
     let provider = Arc::new(default_provider());
@@ -176,24 +210,15 @@ fn shake_hands(
         .with_root_certificates(roots)
         .with_no_client_auth();
     let conn = ClientConnection::new(Arc::new(config), name).map_err(|fault| failed(&fault))?;
-    let mut stream = StreamOwned { conn, sock: socket };
-    let until = Instant::now() + within;
+    let mut stream = StreamOwned { conn, sock: Timed { socket, until: Instant::now() + within } };
     while stream.conn.is_handshaking() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Tls::Failed("it takes too long".to_owned()));
-        }
-        let timed = stream.sock.set_read_timeout(Some(left));
-        let timed = timed.and_then(|()| stream.sock.set_write_timeout(Some(left)));
-        if let Err(fault) = timed.and_then(|()| one_step(&mut stream)) {
-            return Err(tls_fault(&fault));
-        }
+        one_step(&mut stream).map_err(|fault| tls_fault(&fault))?;
     }
     Ok(stream)
 }
 
-/// One read or write of a handshake, so that the time is looked at in between.
-fn one_step(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<()> {
+/// What there is to write of a handshake, and one read.
+fn one_step(stream: &mut StreamOwned<ClientConnection, Timed>) -> io::Result<()> {
     while stream.conn.wants_write() {
         stream.conn.write_tls(&mut stream.sock)?;
     }

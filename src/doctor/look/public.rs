@@ -37,12 +37,13 @@ fn ask(url: &PublicUrl, mut stream: Stream, within: Duration) -> Upgrade {
         url.authority,
         env!("CARGO_PKG_VERSION"),
     );
-    let sent = wait_at_most(&stream, until).and_then(|()| stream.write_all(request.as_bytes()));
+    stream.ends_at(until);
+    let sent = stream.write_all(request.as_bytes());
     if let Err(fault) = sent.and_then(|()| stream.flush()) {
         return Upgrade::Nothing(net::in_words(&fault));
     }
     let mut bytes = Vec::new();
-    let head = match read_head(&mut stream, &mut bytes, until) {
+    let head = match read_head(&mut stream, &mut bytes) {
         Ok(head) => head,
         Err(why) => return Upgrade::Nothing(why),
     };
@@ -73,7 +74,7 @@ struct Head {
     upgrades: bool,
 }
 
-fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result<Head, String> {
+fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<Head, String> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
@@ -98,7 +99,6 @@ fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result
             Ok(_) | Err(_) => return Err("the answer is not HTTP, or too long".to_owned()),
         }
         let mut piece = [0; 4 << 10];
-        wait_at_most(stream, until).map_err(|fault| net::in_words(&fault))?;
         match stream.read(&mut piece) {
             Ok(0) => return Err("the connection is closed without an answer".to_owned()),
             Ok(read) => bytes.extend_from_slice(&piece[..read]),
@@ -109,9 +109,9 @@ fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>, until: Instant) -> Result
 
 /// Reads on until enough of the body is there, or nothing more comes.
 fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>, head: usize, until: Instant) {
-    let until = until.min(Instant::now() + Duration::from_secs(1));
+    stream.ends_at(until.min(Instant::now() + Duration::from_secs(1)));
     let mut piece = [0; 1 << 10];
-    while bytes.len() < head + BODY_BYTES_MAX && wait_at_most(stream, until).is_ok() {
+    while bytes.len() < head + BODY_BYTES_MAX {
         match stream.read(&mut piece) {
             Ok(read) if read > 0 => bytes.extend_from_slice(&piece[..read]),
             _ => return,
@@ -121,13 +121,12 @@ fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>, head: usize, until: Insta
 
 /// How long it takes until a ping of the protocol is answered. It is a frame of text, so that it
 /// passes all that messages pass.
-fn ping(stream: Stream, rest: Vec<u8>, until: Instant) -> Option<Duration> {
-    let until = until.min(Instant::now() + PONG);
+fn ping(mut stream: Stream, rest: Vec<u8>, until: Instant) -> Option<Duration> {
+    stream.ends_at(until.min(Instant::now() + PONG));
     let mut socket = WebSocket::from_partially_read(stream, rest, Role::Client, None);
     let begun = Instant::now();
     socket.send(Message::text(r#"{"type":"ping","clientId":"doctor"}"#)).ok()?;
     let took = loop {
-        wait_at_most(socket.get_ref(), until).ok()?;
         match socket.read().ok()? {
             Message::Text(text) if text.contains("\"pong\"") => break begun.elapsed(),
             _ => {}
@@ -137,14 +136,4 @@ fn ping(stream: Stream, rest: Vec<u8>, until: Instant) -> Option<Duration> {
     let _ = socket.close(None);
     let _ = socket.flush();
     Some(took)
-}
-
-/// Lets the next read or write take as long as is left; an error if nothing is.
-fn wait_at_most(stream: &Stream, until: Instant) -> std::io::Result<()> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(std::io::ErrorKind::TimedOut.into());
-    }
-    stream.socket().set_read_timeout(Some(left))?;
-    stream.socket().set_write_timeout(Some(left))
 }

@@ -8,7 +8,10 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use super::super::Kind;
 use super::super::peer::{Heard, State, frame};
 use super::super::report::Count;
-use super::{Drive, KEY};
+use super::{Drive, KEY, OUTPUT_BYTES_MAX};
+
+/// Reads from one client before the others have their turn.
+const READS_MAX: usize = 16;
 
 impl Drive<'_> {
     pub(super) fn flush(&mut self, index: usize) {
@@ -30,7 +33,7 @@ impl Drive<'_> {
     }
 
     pub(super) fn take_in(&mut self, index: usize, scratch: &mut [u8]) {
-        loop {
+        for _ in 0..READS_MAX {
             let peer = &mut self.peers[index];
             let Some(socket) = &mut peer.socket else { return };
             let read = match socket.read(scratch) {
@@ -53,6 +56,8 @@ impl Drive<'_> {
                 self.peers[index].input = if input.is_empty() { Vec::new() } else { input };
             }
         }
+        // The others, and the time, have their turn first.
+        self.again.push(index as u32);
     }
 
     /// Returns how many of the bytes are done with.
@@ -125,6 +130,9 @@ impl Drive<'_> {
         match opcode {
             OpCode::Data(Data::Text) => {}
             OpCode::Control(Control::Ping) => {
+                if self.peers[index].output.len() > OUTPUT_BYTES_MAX {
+                    return self.gone(index, "it pings without end and does not read".to_owned());
+                }
                 self.say(index, OpCode::Control(Control::Pong), payload);
                 return self.flush(index);
             }

@@ -153,12 +153,18 @@ fn check_opened(opened: &Opened, peer: IpAddr, rules: &Rules) {
 }
 
 /// What came of a head in pieces of this size, and the answer.
-fn hear(codec: &mut Codec, peer: IpAddr, head: &[u8], piece: usize) -> (Option<Event>, Vec<u8>) {
+fn hear(
+    codec: &mut Codec,
+    peer: IpAddr,
+    head: &[u8],
+    piece: usize,
+) -> (Option<Event<'static>>, Vec<u8>) {
     let mut wire = Wire::new(peer);
     let mut outbox = Outbox::default();
     for part in head.chunks(piece.max(1)) {
-        let mut input = part;
-        let event = wire.next(codec, &mut input, &mut outbox);
+        let mut read = part.to_vec();
+        let mut input = &mut *read;
+        let event = wire.next(codec, &mut input, &mut outbox).into_owned();
         if event != Event::Drained {
             let answer = outbox.only().map(<[u8]>::to_vec).unwrap_or_default();
             return (Some(event), answer);

@@ -112,7 +112,7 @@ impl<'a> World<'a> {
     pub fn bring(&mut self, slot: usize, bytes: usize) {
         let now = self.now.instant;
         let Some(link) = self.link(slot) else { return };
-        let bytes: Vec<u8> = link.up.drain(..bytes.min(link.up.len())).collect();
+        let mut bytes: Vec<u8> = link.up.drain(..bytes.min(link.up.len())).collect();
         if bytes.is_empty() {
             return;
         }
@@ -120,9 +120,10 @@ impl<'a> World<'a> {
         if link.wire.is_between_messages() {
             link.since = now;
         }
-        let mut input = &bytes[..];
+        let events_max = bytes.len() + 2;
+        let mut input = &mut *bytes;
         // Each event takes at least a byte, except for the last two.
-        for _ in 0..bytes.len() + 2 {
+        for _ in 0..events_max {
             if !self.take_in(slot, &mut input) {
                 self.note_output(slot);
                 return self.drain();
@@ -142,7 +143,7 @@ impl<'a> World<'a> {
 
     // ---- the server's input
 
-    fn take_in(&mut self, slot: usize, input: &mut &[u8]) -> bool {
+    fn take_in(&mut self, slot: usize, input: &mut &mut [u8]) -> bool {
         let now = self.now.instant;
         let Some(link) = self.links[slot].as_mut() else { return false };
         let conn = link.id;
@@ -162,7 +163,7 @@ impl<'a> World<'a> {
             Event::CallAsked(asked) => panic!("nobody asks for a call: {asked:?}"),
             Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
             Event::Text(text) => {
-                let text = text.as_str();
+                let text = &*text;
                 match self.judge(slot) {
                     Verdict::Accepted => {
                         self.shadow.said(conn, text);
