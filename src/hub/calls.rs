@@ -177,7 +177,7 @@ impl Calls {
         &self.calls[ix as usize]
     }
 
-    /// The call of this user that a frame means: the one it names, or the one of two with this other
+    /// The call of this user that a frame means: the one it names, or that of two with this other
     /// user.
     pub fn find(&self, me: &IdKey, other: Option<&IdKey>, id: Option<&IdKey>) -> Option<CallIx> {
         let fits = |ix: &CallIx| {
