@@ -2,8 +2,8 @@
 //! the same port").
 //!
 //! It is the only request whose answer is not known at once: the site may have to be asked whose
-//! the token is. Until then the connection waits in a form of its own, and nothing else that it says
-//! is looked at.
+//! the token is. Until then the connection waits in a state of its own, and nothing else that it
+//! says is looked at.
 
 use std::fmt::Write;
 use std::net::IpAddr;

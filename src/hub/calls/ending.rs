@@ -1,4 +1,4 @@
-//! How calls end: because someone says so, because time is up, or because a device is gone for good.
+//! How calls end: someone says so, time is up, or a device is gone for good.
 
 use std::collections::HashMap;
 use std::time::Instant;
