@@ -169,7 +169,11 @@ impl Echo {
 fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8]) -> bool {
     let frame = match connection.wire.next(codec, input, &mut connection.outbox) {
         Event::Drained => return false,
-        Event::Opened(_) | Event::OriginRefused { .. } | Event::Control | Event::Closing => {
+        Event::Opened(_)
+        | Event::CallAsked(_)
+        | Event::OriginRefused { .. }
+        | Event::Control
+        | Event::Closing => {
             return true;
         }
         Event::Text(text) => Frame::message(text.into_owned(), OpCode::Data(Data::Text), true),

@@ -3,13 +3,15 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in eight more: [`entrance`] (who a connection is),
+//! What the hub decides is in this file and in nine more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
-//! (who is told of it), [`switchboard`] (who calls whom), [`ice`] (who is told of TURN servers),
-//! [`telling`] (who is told anything) and [`draining`] (what begins no more).
+//! (who is told of it), [`switchboard`] (who calls whom), [`asking`] (who asks how a call is),
+//! [`ice`] (who is told of TURN servers), [`telling`] (who is told anything) and [`draining`] (what
+//! begins no more).
 //! The other rooms keep tables and answer questions; they do not call each other.
 
 pub mod announcements;
+pub mod asking;
 pub mod calls;
 pub mod capacity;
 pub mod checks;
@@ -45,6 +47,7 @@ use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::{EncodedFrame, Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 use announcements::Announcements;
+use asking::Asking;
 use calls::Calls;
 use checks::Checks;
 use delivery::{Delivery, Requests};
@@ -81,6 +84,7 @@ pub struct Hub {
     repeats: Repeats,
     heirs: Heirs,
     calls: Calls,
+    asking: Asking,
     identity: Identity,
     membership: Membership,
     checks: Checks,
@@ -118,6 +122,7 @@ impl Hub {
             repeats: Repeats::default(),
             heirs: Heirs::default(),
             calls: Calls::default(),
+            asking: Asking::default(),
             identity: Identity::default(),
             membership,
             checks: Checks::default(),
@@ -156,6 +161,10 @@ impl Hub {
                 let reply = text.map(|text| parse(text).0).unwrap_or_default();
                 self.error(conn, &reply, &failure::too_fast());
             }
+            Input::CallAsked { conn, credential, call } => {
+                self.call_asked(conn, credential, call, now);
+            }
+            Input::Closed { conn } if self.asking.has(conn) => self.stops_asking(conn, now),
             Input::Closed { conn } => self.closed(conn, now),
             Input::Answered { request, answer } => self.answered(request, answer, now),
         }

@@ -11,6 +11,7 @@ mod fields;
 pub mod ice;
 pub mod kinds;
 pub mod server;
+pub mod status;
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};

@@ -6,6 +6,7 @@
 //! the next turn, which then does not sleep.
 
 mod admission;
+mod asked;
 mod bulk;
 mod crowd;
 mod drain;
@@ -366,7 +367,11 @@ impl Server {
                         self.upstream.submit(request, *ask, now);
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
-                    Effect::Wake(event) => traces::nobody_there(&event),
+                    Effect::TellCall { conn, told } => self.tell_call(conn, &told),
+                    Effect::Wake(event) => {
+                        self.tally.woken += 1;
+                        traces::nobody_there(&event);
+                    }
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.

@@ -6,6 +6,7 @@
 //! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
 //! own only while a message is in fragments.
 
+pub mod calls;
 mod framing;
 pub mod handshake;
 pub mod monitor;
@@ -24,6 +25,7 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Bytes, Error, Message};
 
 use crate::protocol::server::EncodedFrame;
+use calls::{CallAsked, Form};
 use framing::{
     Cut, FrameSize, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
 };
@@ -89,6 +91,8 @@ pub enum Event<'a> {
         /// Where it comes from, fit for a line in a log.
         origin: String,
     },
+    /// Someone asks how a call is: [`Wire::tell_call`] is the answer.
+    CallAsked(CallAsked),
     /// A text message; mostly it stands where it has been read.
     Text(Cow<'a, str>),
     /// A binary message.
@@ -113,6 +117,7 @@ impl Event<'_> {
         match self {
             Event::Text(text) => Event::Text(Cow::Owned(text.into_owned())),
             Event::Opened(opened) => Event::Opened(opened),
+            Event::CallAsked(asked) => Event::CallAsked(asked),
             Event::OriginRefused { origin } => Event::OriginRefused { origin },
             Event::Binary(bytes) => Event::Binary(bytes),
             Event::Control => Event::Control,
@@ -134,6 +139,8 @@ enum Phase {
         /// Whose address the socket has.
         peer: IpAddr,
     },
+    /// It has asked how a call is, and is to be answered in this form.
+    Asking(Box<Form>),
     Open,
     /// Open, and a message is in fragments: its context, and how many bytes that holds.
     Fragments(Box<WebSocketContext>, usize),
@@ -145,6 +152,7 @@ impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {
             Phase::Handshake { .. } => "Handshake",
+            Phase::Asking(_) => "Asking",
             Phase::Open => "Open",
             Phase::Fragments(..) => "Fragments",
             Phase::Closing => "Closing",
@@ -172,7 +180,7 @@ impl Wire {
         match self.phase {
             Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
             Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
-            Phase::Closing => {
+            Phase::Asking(_) | Phase::Closing => {
                 *input = &mut [];
                 Event::Drained
             }
@@ -190,15 +198,17 @@ impl Wire {
             let _ = frame.format(&mut bytes);
             outbox.push(bytes.into());
         }
+        self.leave_unanswered(true, outbox);
         self.phase = Phase::Closing;
         self.partial = Vec::new();
     }
 
-    /// Says that the request took too long, if any of it has come.
+    /// Says that the request took too long, if any of it has come, or its answer.
     pub fn time_out(&mut self, outbox: &mut Outbox) {
         if self.in_handshake() && !self.partial.is_empty() {
             outbox.push(handshake::timed_out().into_bytes().into());
         }
+        self.leave_unanswered(false, outbox);
         self.phase = Phase::Closing;
         self.partial = Vec::new();
     }
@@ -243,7 +253,7 @@ impl Wire {
         match self.phase {
             Phase::Open => !self.partial.is_empty(),
             Phase::Fragments(..) => true,
-            Phase::Handshake { .. } | Phase::Closing => false,
+            Phase::Handshake { .. } | Phase::Asking(_) | Phase::Closing => false,
         }
     }
 
@@ -285,6 +295,12 @@ impl Wire {
             Handshake::Upgrade { response, head_bytes, opened } => {
                 take(input, head_bytes - before);
                 (response, Phase::Open, Event::Opened(opened))
+            }
+            Handshake::AskCall { asked, form } => {
+                *input = &mut [];
+                self.partial = Vec::new();
+                self.phase = Phase::Asking(Box::new(form));
+                return Event::CallAsked(asked);
             }
             Handshake::Respond { response } => (response, Phase::Closing, Event::Closing),
             Handshake::RefuseOrigin { response, origin } => {

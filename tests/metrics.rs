@@ -296,6 +296,36 @@ fn each_family_says_what_it_is_and_no_label_is_a_client_s() {
     }
 }
 
+#[test]
+fn calls_are_counted_by_how_they_are_and_how_they_end() {
+    let server = start(&[]);
+    let mut alice = Client::of_user(server.address(), 1);
+    let mut bob = Client::of_user(server.address(), 2);
+    let ring = |client: &mut Client, other: u64, call: &str| {
+        client.say(&json!({"type": "call_initiated", "recipientId": other, "callId": call}));
+    };
+    ring(&mut alice, 2, "a");
+    bob.find(|frame| frame["callId"] == "a");
+    bob.say(&json!({"type": "answer", "answer": "x", "callId": "a"}));
+    alice.find(|frame| frame["type"] == "answer");
+    ring(&mut alice, 3, "b");
+    alice.expect_error("recipient_offline");
+    ring(&mut alice, 4, "c");
+    alice.expect_error("recipient_offline");
+    let page = scrape(&server);
+    assert_eq!(page.not_zero("buddyline_calls"), [("answered", 1.0), ("ringing", 2.0)]);
+    assert_eq!(page.not_zero("buddyline_calls_ended_total"), []);
+    assert_eq!(page.of("buddyline_calls_offline_callees_total"), 2.0);
+    bob.say(&json!({"type": "call_hangup", "callId": "a"}));
+    alice.find(|frame| frame["type"] == "call_ended");
+    alice.say(&json!({"type": "call_cancelled", "callId": "c"}));
+    alice.find(|frame| frame["reason"] == "cancelled");
+    let page = scrape(&server);
+    assert_eq!(page.not_zero("buddyline_calls"), [("ringing", 1.0)]);
+    let ended = [("cancelled", 1.0), ("hangup", 1.0)];
+    assert_eq!(page.not_zero("buddyline_calls_ended_total"), ended);
+}
+
 // ---- what is said of them
 
 #[test]

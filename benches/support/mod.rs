@@ -184,6 +184,7 @@ impl Community {
                 Effect::Send { to, frame } | Effect::Hint { to, frame } => post.put(&[to], frame),
                 Effect::Spread { to, frame, .. } => post.put(self.hub.receivers(to), frame),
                 Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
+                Effect::TellCall { told, .. } => panic!("nobody asks: {told:?}"),
                 Effect::Wake(event) => panic!("nobody is called: {event:?}"),
                 Effect::Close { reason, .. } => panic!("nobody is sent away: {reason}"),
             }

@@ -8,6 +8,7 @@ mod call;
 mod census;
 mod ending;
 mod over;
+mod shown;
 mod speech;
 
 use std::collections::HashMap;
@@ -176,8 +177,8 @@ impl Calls {
         &self.calls[ix as usize]
     }
 
-    /// The call of this user that a frame means: the one it names, or the one of two with this
-    /// other user.
+    /// The call of this user that a frame means: the one it names, or that of two with this other
+    /// user.
     pub fn find(&self, me: &IdKey, other: Option<&IdKey>, id: Option<&IdKey>) -> Option<CallIx> {
         let fits = |ix: &CallIx| {
             let call = self.get(*ix);

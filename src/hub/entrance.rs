@@ -282,6 +282,7 @@ impl Hub {
         }
         for conn in waiting {
             match result {
+                _ if self.asking.has(conn) => self.asker_is_judged(conn, result, now),
                 // The message that brought it comes first among what waits, and says the rest.
                 _ if self.identity.takes_message_back(conn, now) => {
                     self.go_on(conn, now);

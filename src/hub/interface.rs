@@ -12,6 +12,7 @@ use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;
 use crate::protocol::server::EncodedFrame;
+use crate::protocol::status::CallTold;
 use crate::protocol::{ClientError, Id};
 
 /// One socket from accept to burial: a slot that is used again, and a serial that never is.
@@ -66,6 +67,16 @@ pub enum Input<'a> {
         conn: ConnId,
         /// What, if it was a text frame.
         text: Option<&'a str>,
+    },
+    /// A connection that is no WebSocket asks how a call is. It gets exactly one
+    /// [`Effect::TellCall`], unless it is closed before.
+    CallAsked {
+        /// Who asks; the hub forgets it with the answer.
+        conn: ConnId,
+        /// What its request brought along to prove whose it is, or what is wrong with that.
+        credential: Option<Result<Credential, ClientError>>,
+        /// The call.
+        call: Id,
     },
     /// A connection is gone; nothing sent to it would arrive.
     Closed {
@@ -131,6 +142,13 @@ pub enum Effect {
         code: u16,
         /// A few words for its developer.
         reason: &'static str,
+    },
+    /// Answer who has asked how a call is. Nothing more comes of that connection.
+    TellCall {
+        /// Who has asked.
+        conn: ConnId,
+        /// What they are told.
+        told: Box<CallTold>,
     },
     /// Someone is called who has no connection: whoever can wake their phone may do so.
     Wake(Box<CallEvent>),

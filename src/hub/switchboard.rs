@@ -1,4 +1,4 @@
-//! Who calls whom: what the hub decides of a call frame. The calls themselves are in [`super::calls`].
+//! Who calls whom: what the hub decides of a call frame. The calls are in [`super::calls`].
 
 mod beginning;
 
@@ -205,8 +205,8 @@ impl Hub {
         }
     }
 
-    /// Whether an offer within a call begins another: apps that know of no calls may begin each with
-    /// an offer, and hang up without a word.
+    /// Whether an offer within a call begins another: apps that know of no calls may begin each
+    /// with an offer, and hang up without a word.
     fn begins_anew(&self, ix: CallIx) -> bool {
         !self.calls.get(ix).rings() && !self.calls.is_known(ix)
     }

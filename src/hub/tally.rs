@@ -45,6 +45,11 @@ impl Hub {
         self.encoder.errors()
     }
 
+    /// Calls that have ended, by reason.
+    pub fn calls_ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.calls.ended_so_far()
+    }
+
     /// How often it was known what a credential proves.
     pub fn proof_hits(&self) -> Hits {
         self.identity.proof_hits()

@@ -186,6 +186,7 @@ impl Server {
             }
             (wire::Event::Drained, _) => return false,
             (wire::Event::Opened(opened), _) => self.opened(slot, opened, now),
+            (wire::Event::CallAsked(asked), _) => self.call_asked(slot, asked, now),
             (wire::Event::OriginRefused { origin }, _) => {
                 self.counts.refused_pages += 1;
                 self.refusals.note(&origin, now.instant);
@@ -206,19 +207,7 @@ impl Server {
 
     /// A WebSocket has been opened; its answer has not left yet.
     fn opened(&mut self, slot: u32, Opened { client, credential }: Opened, now: Now) {
-        let Some(connection) = self.crowd.get(slot) else { return };
-        // Its socket's peer may be a proxy, and is not counted then.
-        let counts = !connection.counted && self.admission.counts(client);
-        connection.client = client;
-        connection.counted |= counts;
-        if counts && !self.admission.enter(client) {
-            connection.counted = false;
-            self.counts.refused += 1;
-            self.counts.refused_address += 1;
-            return self.crowd.refuse(slot, handshake::too_many_from_there(), self.moment);
-        }
-        connection.opened = true;
-        let conn = connection.id;
+        let Some(conn) = self.enter(slot, client) else { return };
         log::debug!(connection = conn.serial; "open from {client}");
         self.hub.handle(Input::Opened { conn, credential }, now);
     }

@@ -21,6 +21,7 @@ impl Server {
         self.process(&mut page, now);
         self.connections(&mut page);
         self.frames(&mut page);
+        self.calls(&mut page);
         self.output(&mut page);
         self.work(&mut page);
         self.site(&mut page);
@@ -156,6 +157,17 @@ impl Server {
             let word = serde_json::to_string(&code).unwrap_or_default();
             family.sample(&[("code", word.trim_matches('"'))], count);
         }
+    }
+
+    fn calls(&self, page: &mut Page) {
+        let [ringing, answered] = self.hub.census().calls.map(|count| count as u64);
+        page.family(Gauge, "buddyline_calls", "Calls, by their states.")
+            .each("state", [("ringing", ringing), ("answered", answered)]);
+        let help = "Calls that have ended, by the reason that their devices were told.";
+        page.family(Counter, "buddyline_calls_ended_total", help)
+            .each("reason", self.hub.calls_ended());
+        let help = "People who were called and had no connection.";
+        page.one(Counter, "buddyline_calls_offline_callees_total", help, self.tally.woken);
     }
 
     fn output(&self, page: &mut Page) {

@@ -14,6 +14,9 @@ pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SLOTS_PER_TICK: usize = 512;
 /// How long a client may take for the rest of a frame, or of a message in fragments.
 const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
+/// How long who has asked how a call is may wait for the answer: an app that a push has woken has
+/// less time than a site may take.
+const ASKED_LASTS: Duration = Duration::from_secs(10);
 /// How long a closing connection may take to read its last bytes and close its end.
 const CLOSING_LASTS: Duration = Duration::from_secs(3);
 /// Pings that may remain without an answer.
@@ -31,6 +34,8 @@ pub(super) struct Patience {
 enum Overdue {
     /// Its request does not come.
     Request,
+    /// The answer to its request is not known.
+    Answer,
     /// It does not read its goodbye, or does not answer it.
     Goodbye,
     /// The rest of its frame or message does not come.
@@ -48,6 +53,9 @@ impl Patience {
         let wire = &connection.wire;
         if wire.in_handshake() {
             return (takes >= self.handshake_lasts).then_some(Overdue::Request);
+        }
+        if wire.is_asking() {
+            return (takes >= ASKED_LASTS).then_some(Overdue::Answer);
         }
         if wire.is_closing() {
             return (takes >= CLOSING_LASTS).then_some(Overdue::Goodbye);
@@ -97,6 +105,10 @@ impl Server {
                 self.counts.late += 1;
                 self.crowd.time_out(slot, moment);
             }
+            Some(Overdue::Answer) => {
+                self.crowd.time_out(slot, moment);
+                self.tell_closed(slot, now);
+            }
             Some(Overdue::Goodbye) => self.crowd.doom(slot),
             Some(Overdue::Rest) => {
                 self.dismiss(slot, 1008, "the rest of a frame did not come", now);
@@ -122,7 +134,11 @@ mod tests {
     use mio::net::TcpStream;
 
     use super::*;
+    use crate::config::origins::Origins;
+    use crate::config::proxies::TrustedProxies;
     use crate::hub::interface::ConnId;
+    use crate::wire::Codec;
+    use crate::wire::handshake::{Readiness, Rules};
     use crate::wire::outbox::Outbox;
 
     const PATIENCE: Patience =
@@ -147,6 +163,22 @@ mod tests {
         assert_eq!(PATIENCE.overdue(&connection, at(15)), Some(Overdue::Request));
         let never = Patience { handshake_lasts: crate::config::limits::NEVER, ..PATIENCE };
         assert_eq!(never.overdue(&connection, at(1_000_000)), None);
+    }
+
+    #[test]
+    fn who_asks_how_a_call_is_waits_ten_seconds_and_is_not_pinged() {
+        let (mut connection, mut outbox) = (connection(), Outbox::default());
+        let (origins, proxies) = (Origins::any(), TrustedProxies::default());
+        let (readiness, try_page, head_bytes_max) = (Readiness::Ready, false, 8192);
+        let rules = Rules { readiness, try_page, origins, proxies, head_bytes_max };
+        let mut request = *b"GET /calls/c HTTP/1.1\r\n\r\n";
+        let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
+        connection.wire.next(&mut codec, &mut input, &mut outbox);
+        assert!(connection.wire.is_asking() && outbox.is_empty());
+        assert_eq!(PATIENCE.overdue(&connection, at(19)), None);
+        assert_eq!(PATIENCE.overdue(&connection, at(20)), Some(Overdue::Answer));
+        connection.wire.time_out(&mut outbox);
+        assert!(connection.wire.is_closing() && !outbox.is_empty());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Tally {
     pub(super) received_bytes: u64,
     /// Pings and pongs of clients.
     pub(super) control: u64,
+    /// People who were called and were not there.
+    pub(super) woken: u64,
     /// Frames put into outboxes, in the order of [`FrameKind::ALL`].
     sent: [u64; FrameKind::ALL.len()],
     /// To how many each frame goes that is for several.
@@ -41,6 +43,7 @@ impl Tally {
             started_unix_s: now.unix_s,
             received_bytes: 0,
             control: 0,
+            woken: 0,
             sent: [0; FrameKind::ALL.len()],
             fan_outs: Histogram::new(&FAN_OUT_BOUNDS),
             outboxes: Histogram::new(&OUTBOX_BOUNDS),

@@ -29,7 +29,7 @@ pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
     }
 }
 
-/// Someone is called who is not there. What could wake their phone is told here, when there is such.
+/// Someone is called who is not there. What could wake their phone is told here once there is such.
 pub(super) fn nobody_there(event: &CallEvent) {
     let thread = event.thread.as_ref().map_or_else(|| "none".to_owned(), Id::to_json);
     let [call, caller, called] = [&event.call, &event.caller, &event.called].map(Id::to_json);

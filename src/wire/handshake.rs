@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::calls::{self, CallAsked, Form};
 use super::token;
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use crate::config::Config;
@@ -93,6 +94,13 @@ pub enum Handshake {
         /// Who it is.
         opened: Opened,
     },
+    /// Someone asks how a call is, and waits for the answer.
+    AskCall {
+        /// Who asks for what.
+        asked: CallAsked,
+        /// How the answer is to be written.
+        form: Form,
+    },
     /// Send this and close.
     Respond {
         /// The whole answer.
@@ -126,7 +134,10 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
                     credential: token::credential(&request),
                 },
             },
-            Ok(None) => respond(plain_http(&request, rules)),
+            Ok(None) => match calls::name_in(&request) {
+                Some(call) => calls::ask(&request, call, peer, rules),
+                None => respond(plain_http(&request, rules)),
+            },
             Err(refusal) => respond(refusal),
         },
         Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
@@ -142,7 +153,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
 }
 
 /// Whether a request comes from a page that may connect, or from no page.
-fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
+pub(super) fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
     if !origins.are_checked() {
         return true;
     }
@@ -159,7 +170,7 @@ fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
 }
 
 /// Says what to set, and nothing of what the request said.
-fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
+pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
     let tellable = |byte: u8| match byte {
         b'"' | b'\'' | b'`' | b'\\' => '?',
         b' '..=b'~' => char::from(byte),
@@ -178,14 +189,18 @@ fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
 }
 
 /// The address at the other end.
-fn client(request: &httparse::Request<'_, '_>, peer: IpAddr, proxies: &TrustedProxies) -> IpAddr {
+pub(super) fn client(
+    request: &httparse::Request<'_, '_>,
+    peer: IpAddr,
+    proxies: &TrustedProxies,
+) -> IpAddr {
     // Several lines are one list (RFC 9110 section 5.3), and its end is what counts.
     let headers = request.headers.iter().rev();
     let lines = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
     proxies.client(peer, lines.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
 }
 
-fn respond(response: String) -> Handshake {
+pub(super) fn respond(response: String) -> Handshake {
     Handshake::Respond { response }
 }
 
@@ -266,8 +281,8 @@ pub(super) fn ready(readiness: Readiness) -> String {
     }
 }
 
-/// The refusal of a WebSocket while the server drains: its successor may be there in a moment.
-fn draining() -> String {
+/// The refusal of who comes while the server drains: its successor may be there in a moment.
+pub(super) fn draining() -> String {
     text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
 }
 
@@ -311,7 +326,7 @@ fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str
 }
 
 /// The value of a header that stands once.
-fn only<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
+pub(super) fn only<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
     let mut found = lines(request, name);
     let value = found.next().filter(|_| found.next().is_none())?;
     std::str::from_utf8(value).ok().map(str::trim)

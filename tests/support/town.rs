@@ -18,6 +18,7 @@ use buddyline::hub::interface::{
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::ice::IceServers;
+use buddyline::protocol::status::CallTold;
 use frames::frames;
 use serde_json::Value;
 
@@ -61,6 +62,8 @@ pub struct Town {
     closed: Vec<(ConnId, u16)>,
     /// Who has been called and was not there.
     pub woken: Vec<CallEvent>,
+    /// What those have been told who asked how a call is.
+    pub told: Vec<(ConnId, CallTold)>,
     next_message: u64,
 }
 
@@ -74,8 +77,8 @@ impl Town {
     pub fn new(settings: Settings) -> Town {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
-        let (heard, asked, closed, woken) = Default::default();
-        Town { hub, now, serial: 0, heard, asked, closed, woken, next_message: 1 }
+        let (heard, asked, closed, woken, told) = Default::default();
+        Town { hub, now, serial: 0, heard, asked, closed, woken, told, next_message: 1 }
     }
 
     /// Opens a connection in this slot.
@@ -132,6 +135,15 @@ impl Town {
         conn
     }
 
+    /// Asks by HTTP how a call is, on a connection in this slot.
+    pub fn ask_call(&mut self, slot: u32, token: Option<&str>, call: &str) -> ConnId {
+        self.serial += 1;
+        let conn = ConnId { slot, serial: self.serial };
+        let (credential, call) = (token.map(Credential::parse), Id::string(call));
+        self.handle(Input::CallAsked { conn, credential, call });
+        conn
+    }
+
     pub fn close(&mut self, conn: ConnId) {
         self.handle(Input::Closed { conn });
     }
@@ -171,6 +183,7 @@ impl Town {
                     self.asked.push_back((request, *ask));
                 }
                 Effect::Wake(event) => self.woken.push(*event),
+                Effect::TellCall { conn, told } => self.told.push((conn, *told)),
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, code, .. } => {
                     if !self.closed.contains(&(conn, code)) {

@@ -84,6 +84,8 @@ pub struct Call {
     pub is_group: bool,
     /// Who began it, and then who was called; of a group also who came later.
     pub parties: SmallVec<[Party; 2]>,
+    /// Who was called to a group and was not there: no parties, but they may ask and join.
+    pub woken: Few<IdKey>,
     /// How far it is; of a group, active from the start.
     pub state: CallState,
     /// When it began.
@@ -119,6 +121,7 @@ impl Call {
             thread,
             is_group,
             parties: SmallVec::new(),
+            woken: Few::new(),
             state: if is_group { CallState::Active } else { CallState::Ringing },
             begun: now,
             ring: None,

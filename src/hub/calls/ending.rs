@@ -1,4 +1,4 @@
-//! How calls end: because someone says so, because time is up, or because a device is gone for good.
+//! How calls end: someone says so, time is up, or a device is gone for good.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -65,6 +65,7 @@ impl Calls {
                 untold.push(party.user.key.clone());
             }
         }
+        users.extend(call.woken.iter().cloned());
         self.ended[reason as usize] += 1;
         let to = call.devices().collect();
         let told = Told { id: call.id, thread: call.thread, reason, continues_as };

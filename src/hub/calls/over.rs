@@ -70,6 +70,12 @@ impl Ends {
         self.ends.iter().rev().find(|over| over.told.id.key == *id && over.users.contains(user))
     }
 
+    /// The latest end of a call of this name.
+    pub fn find_any(&mut self, id: &IdKey, now: Instant) -> Option<&Over> {
+        self.forget(now);
+        self.ends.iter().rev().find(|over| over.told.id.key == *id)
+    }
+
     /// The ends that a user's new device is to be told; each is told once.
     pub fn take_untold(&mut self, user: &IdKey, now: Instant) -> Vec<&Over> {
         self.forget(now);

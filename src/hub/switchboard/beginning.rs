@@ -251,7 +251,8 @@ impl Hub {
             frame: &frame,
             is_offer: false,
         };
-        self.calls.begin(new, &self.settings.calls, said.now.instant);
+        let ix = self.calls.begin(new, &self.settings.calls, said.now.instant);
+        self.calls.note_woken(ix, &offline);
         Ok(())
     }
 

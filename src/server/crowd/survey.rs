@@ -24,7 +24,7 @@ impl Crowd {
         for (_, connection) in &self.connections {
             let state = if connection.wire.is_closing() {
                 &mut survey.closing
-            } else if connection.wire.in_handshake() {
+            } else if connection.wire.in_handshake() || connection.wire.is_asking() {
                 &mut survey.handshakes
             } else {
                 &mut survey.open

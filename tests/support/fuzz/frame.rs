@@ -274,7 +274,7 @@ impl Stage {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
-                Effect::Wake(_) => {}
+                Effect::Wake(_) | Effect::TellCall { .. } => {}
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {

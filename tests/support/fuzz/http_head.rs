@@ -31,6 +31,14 @@ pub fn run(data: &[u8]) {
             check_answer(&response, head);
             check_opened(&opened, peer, &rules);
         }
+        Handshake::AskCall { asked, .. } => {
+            assert_ne!(rules.readiness, Readiness::Draining, "no new questions");
+            check_opened(
+                &Opened { client: asked.client, credential: asked.credential },
+                peer,
+                &rules,
+            );
+        }
         Handshake::Respond { response } => {
             assert!(!response.starts_with("HTTP/1.1 1"), "{response}");
             check_answer(&response, head);
@@ -88,7 +96,7 @@ fn check_answer(response: &str, request: &[u8]) {
     let mut length = None;
     for line in lines {
         let (name, value) = line.split_once(": ").expect("a header has a name");
-        // The server's own words: none of a request's.
+        // The server's own words; of a request's only the origin that may read the answer.
         let known = [
             "Connection",
             "Upgrade",
@@ -102,6 +110,12 @@ fn check_answer(response: &str, request: &[u8]) {
             "Referrer-Policy",
             "Cache-Control",
             "Retry-After",
+            "WWW-Authenticate",
+            "Vary",
+            "Access-Control-Allow-Origin",
+            "Access-Control-Allow-Methods",
+            "Access-Control-Allow-Headers",
+            "Access-Control-Max-Age",
         ];
         assert!(known.contains(&name), "{line}");
         assert!(names.insert(name), "{name} stands twice");

@@ -160,6 +160,7 @@ impl<'a> World<'a> {
                 self.shadow.opened(conn, token.map(|token| token.secret()));
                 self.hub.handle(Input::Opened { conn, credential }, self.now);
             }
+            Event::CallAsked(asked) => panic!("nobody asks for a call: {asked:?}"),
             Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
             Event::Text(text) => {
                 let text = &*text;
@@ -229,7 +230,7 @@ impl<'a> World<'a> {
                         let asked = self.site.ask(request, *ask, now, &mut self.dice);
                         self.note(&format!("  asks {} {asked}", request.0));
                     }
-                    Effect::Wake(_) => {}
+                    Effect::Wake(_) | Effect::TellCall { .. } => {}
                     Effect::Close { conn, code, reason } => {
                         let slot = conn.slot as usize;
                         if self.link(slot).is_some_and(|link| link.id == conn) {

@@ -1,0 +1,661 @@
+//! `GET /calls/{callId}`: what an app is told that a push has woken for a call.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+#[path = "support/bytes.rs"]
+mod bytes;
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/town.rs"]
+mod town;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use buddyline::config::origins::{OriginPattern, Origins};
+use buddyline::config::proxies::TrustedProxies;
+use buddyline::hub::interface::{CallSettings, ConnId, Failure, Settings};
+use buddyline::protocol::Id;
+use buddyline::protocol::status::CallTold;
+use buddyline::wire::handshake::{Readiness, Rules};
+use buddyline::wire::outbox::Outbox;
+use buddyline::wire::{Codec, Event};
+use bytes::{LIMIT, PEER, Talk, body, header_of};
+use client::{Client, LONG};
+use serde_json::{Value, json};
+use server::{Server, eventually};
+use support::site::Site;
+use town::{Town, settings, verified};
+
+// ---- the wire
+
+fn rules(origins: Origins) -> Rules {
+    let (readiness, proxies) = (Readiness::Ready, TrustedProxies::default());
+    Rules { readiness, try_page: false, origins, proxies, head_bytes_max: 8192 }
+}
+
+fn codec() -> Codec {
+    Codec::new(LIMIT, rules(Origins::any()))
+}
+
+fn request(method: &str, path: &str, more: &str) -> Vec<u8> {
+    format!("{method} {path} HTTP/1.1\r\nHost: live.example\r\n{more}\r\n").into_bytes()
+}
+
+/// The call that a path asks for, or the answer at once.
+fn asked(path: &str) -> Result<Id, String> {
+    let mut talk = Talk::default();
+    talk.hear(&mut codec(), &request("GET", path, ""));
+    match talk.take_events().pop() {
+        Some(Event::CallAsked(asked)) => Ok(asked.call),
+        _ => Err(talk.answer()),
+    }
+}
+
+/// What a wire that has asked like this is told.
+fn answered(codec: &mut Codec, request: &[u8], told: &CallTold) -> String {
+    let mut talk = Talk::default();
+    talk.hear(codec, request);
+    assert!(talk.wire.is_asking(), "{}", talk.answer());
+    assert!(talk.output.is_empty());
+    let mut outbox = Outbox::default();
+    talk.wire.tell_call(told, &mut outbox);
+    assert!(talk.wire.is_closing());
+    let answer = String::from_utf8(outbox.only().unwrap().to_vec()).unwrap();
+    assert_eq!(header_of(&answer, "connection").as_deref(), Some("close"));
+    assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
+    answer
+}
+
+#[test]
+fn the_last_part_of_the_path_names_the_call_and_is_percent_decoded() {
+    let long = "x".repeat(64);
+    for (path, call) in [
+        ("/calls/c", "c"),
+        ("/calls/7", "7"),
+        ("/calls/%37", "7"),
+        ("/live/calls/a%2Fb%20c?x=1", "a/b c"),
+        ("/calls/a+b", "a+b"),
+        ("/calls/calls", "calls"),
+        ("/calls/%C3%A9", "é"),
+        (&format!("/calls/{long}"), &long),
+    ] {
+        assert_eq!(asked(path).as_ref(), Ok(&Id::string(call)), "{path}");
+    }
+    assert_eq!(asked("/calls/7").unwrap().key, Id::number(7).key);
+    for (path, status) in [
+        ("/calls", "404"),
+        ("/calls/", "404"),
+        ("/xcalls/c", "404"),
+        ("/calls/a/b", "404"),
+        ("/calls/%FF", "400"),
+        (&format!("/calls/{long}x"), "400"),
+    ] {
+        let answer = asked(path).unwrap_err();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn a_request_waits_for_its_answer_and_nothing_else_is_heard_from_it() {
+    let mut codec = codec();
+    let mut talk = Talk::default();
+    let whole = request("GET", "/calls/c?token=s3cr3t", "Accept: */*\r\n");
+    let (first, rest) = whole.split_at(30);
+    talk.hear(&mut codec, first);
+    assert!(talk.wire.in_handshake() && talk.events.is_empty());
+    talk.hear(&mut codec, rest);
+    let events = talk.take_events();
+    let [Event::CallAsked(asked)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(asked.client, PEER);
+    let secret = asked.credential.as_ref().unwrap().as_ref().unwrap().secret();
+    assert_eq!(secret, "s3cr3t");
+    assert!(!format!("{events:?}{:?}", talk.wire).contains("s3cr3t"), "{events:?}");
+    assert_eq!(talk.wire.held_bytes(), 0);
+    talk.hear(&mut codec, &whole);
+    assert!(talk.events.is_empty() && talk.output.is_empty());
+    assert!(talk.wire.is_asking() && !talk.wire.is_between_messages());
+}
+
+#[test]
+fn each_way_in_which_a_handshake_brings_a_token_is_understood() {
+    for (path, more) in [
+        ("/calls/c", "Authorization: Bearer s3cr3t\r\n"),
+        ("/calls/c?token=s3cr3t", ""),
+        ("/calls/c?x=1&token=s3cr3%74", ""),
+    ] {
+        let mut talk = Talk::default();
+        talk.hear(&mut codec(), &request("GET", path, more));
+        let Some(Event::CallAsked(asked)) = talk.take_events().pop() else { panic!("{path}") };
+        assert_eq!(asked.credential.unwrap().unwrap().secret(), "s3cr3t");
+    }
+}
+
+#[test]
+fn head_gets_the_same_without_the_body_and_other_methods_are_refused() {
+    let get = answered(&mut codec(), &request("GET", "/calls/c", ""), &CallTold::NoSuchCall);
+    let head = answered(&mut codec(), &request("HEAD", "/calls/c", ""), &CallTold::NoSuchCall);
+    assert!(get.starts_with("HTTP/1.1 404 ") && !body(&get).is_empty(), "{get}");
+    assert_eq!(head, get.split_inclusive("\r\n\r\n").next().unwrap());
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let mut talk = Talk::default();
+        talk.hear(&mut codec(), &request(method, "/calls/c", ""));
+        assert_eq!(talk.take_events(), [Event::Closing], "{method}");
+        assert!(talk.answer().starts_with("HTTP/1.1 400 "), "{method}");
+    }
+}
+
+#[test]
+fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
+    let pattern = OriginPattern::parse("https://app.example.org").unwrap();
+    let mut codec = Codec::new(LIMIT, rules(Origins::only(&[pattern], None)));
+    let of = |origin: &str| format!("Origin: {origin}\r\n");
+    let app = of("https://app.example.org");
+    for (told, status) in [(CallTold::NoSuchCall, "404"), (CallTold::TokenMissing, "401")] {
+        let answer = answered(&mut codec, &request("GET", "/calls/c", &app), &told);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let allowed = header_of(&answer, "access-control-allow-origin");
+        assert_eq!(allowed.as_deref(), Some("https://app.example.org"));
+        assert_eq!(header_of(&answer, "access-control-allow-credentials"), None);
+        assert_eq!(header_of(&answer, "vary").as_deref(), Some("Origin"));
+    }
+    // No page, and the page of this address, for which a browser asks no more.
+    let answer = answered(&mut codec, &request("GET", "/calls/c", ""), &CallTold::NoSuchCall);
+    assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
+    let own = of("https://live.example");
+    answered(&mut codec, &request("GET", "/calls/c", &own), &CallTold::NoSuchCall);
+
+    let mut talk = Talk::default();
+    let ask = "Access-Control-Request-Method: GET\r\n\
+               Access-Control-Request-Headers: authorization\r\n";
+    talk.hear(&mut codec, &request("OPTIONS", "/calls/c", &format!("{app}{ask}")));
+    let answer = talk.answer();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let headers = header_of(&answer, "access-control-allow-headers");
+    assert_eq!(headers.as_deref(), Some("Authorization"));
+    assert!(header_of(&answer, "access-control-allow-origin").is_some());
+
+    for (method, more) in [
+        ("GET", of("https://evil.example")),
+        ("OPTIONS", of("https://evil.example")),
+        ("GET", of("null")),
+        ("GET", format!("{app}{app}")),
+    ] {
+        let mut talk = Talk::default();
+        talk.hear(&mut codec, &request(method, "/calls/c?token=s3cr3t", &more));
+        let [Event::OriginRefused { .. }] = talk.take_events()[..] else { panic!("{more}") };
+        let answer = talk.answer();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
+    }
+}
+
+#[test]
+fn a_page_of_any_origin_is_told_its_own_only_once() {
+    let twice = "Origin: https://a.example\r\nOrigin: https://b.example\r\n";
+    let answer = answered(&mut codec(), &request("GET", "/calls/c", twice), &CallTold::NoSuchCall);
+    assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
+    let odd = "Origin: https://a.example, evil\r\n";
+    let answer = answered(&mut codec(), &request("GET", "/calls/c", odd), &CallTold::NoSuchCall);
+    assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
+}
+
+#[test]
+fn a_server_that_ends_and_an_answer_that_takes_too_long_say_503() {
+    let mut codec = codec();
+    let later = |answer: &str| {
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert_eq!(header_of(answer, "retry-after").as_deref(), Some("5"));
+    };
+    for ends in [true, false] {
+        let (mut talk, mut outbox) = (Talk::default(), Outbox::default());
+        talk.hear(&mut codec, &request("GET", "/calls/c", ""));
+        match ends {
+            true => talk.wire.close(1012, "the server is restarting", &mut outbox),
+            false => talk.wire.time_out(&mut outbox),
+        }
+        later(std::str::from_utf8(outbox.only().unwrap()).unwrap());
+        assert!(talk.wire.is_closing());
+        talk.wire.tell_call(&CallTold::NoSuchCall, &mut outbox);
+        assert_eq!(outbox.count(), 1, "it has its answer");
+    }
+    codec.set_readiness(Readiness::Draining);
+    let mut talk = Talk::default();
+    talk.hear(&mut codec, &request("GET", "/calls/c", ""));
+    assert_eq!(talk.take_events(), [Event::Closing]);
+    later(&talk.answer());
+}
+
+// ---- the hub
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What has been told since, of which there is one.
+#[track_caller]
+fn told(town: &mut Town, conn: ConnId) -> CallTold {
+    let mut all = std::mem::take(&mut town.told);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let (to, told) = all.remove(0);
+    assert_eq!(to, conn);
+    told
+}
+
+#[track_caller]
+fn status(told: &CallTold) -> Value {
+    match told {
+        CallTold::Status(status) => serde_json::to_value(status).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn say(town: &mut Town, conn: ConnId, frame: &Value) {
+    town.say(conn, &frame.to_string());
+}
+
+fn ring(other: Option<u64>, call: &str) -> Value {
+    json!({"type": "call_initiated", "recipientId": other, "threadId": 41, "callId": call})
+}
+
+/// Seven is there, and these are in thread 41 with them.
+fn calling(others: &[u64]) -> (Town, ConnId) {
+    calling_by(verified(), others)
+}
+
+fn calling_by(settings: Settings, others: &[u64]) -> (Town, ConnId) {
+    let mut town = Town::new(settings);
+    let seven = town.open_member(0, 7, 41, &[&[7], others].concat());
+    (town, seven)
+}
+
+#[test]
+fn who_is_called_and_was_woken_hears_how_the_call_is_and_is_not_there() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    town.heard();
+    assert_eq!(town.woken.len(), 1);
+
+    let asker = town.ask_call(1, Some("token-of-8"), "c");
+    let (request, credential) = town.asked_proof();
+    assert_eq!((credential.secret(), town.hub.askers()), ("token-of-8", 1));
+    assert!(town.told.is_empty() && town.hub.awaits_outcome(asker));
+    town.prove(request, 8, None);
+    let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
+    assert_eq!(status(&told(&mut town, asker)), expected);
+    assert_eq!((town.hub.askers(), town.hub.unsettled()), (0, [0, 0, 0]));
+    // No end is told of who never came.
+    town.pass(10 * SECOND);
+    town.hears_nothing();
+    assert_eq!((town.hub.census().users, town.hub.census().connections), (1, 1));
+
+    // The proof is remembered: for another question, and for the WebSocket.
+    let asker = town.ask_call(1, Some("token-of-8"), "c");
+    assert_eq!(status(&told(&mut town, asker)), expected);
+    let eight = town.open_with(1, "token-of-8");
+    assert_eq!(town.questions(), 0);
+    let heard = town.heard();
+    let rings = |(to, frame): &(ConnId, Value)| *to == eight && frame["type"] == "call_initiated";
+    assert_eq!(heard.iter().filter(|each| rings(each)).count(), 1, "{heard:?}");
+
+    say(&mut town, eight, &json!({"type": "offer", "callId": "c", "offer": "o"}));
+    let asker = town.ask_call(2, Some("token-of-8"), "c");
+    assert_eq!(status(&told(&mut town, asker))["state"], "connecting");
+    say(&mut town, seven, &json!({"type": "answer", "callId": "c", "answer": "a"}));
+    let asker = town.ask_call(2, Some("token-of-7"), "c");
+    assert_eq!(status(&told(&mut town, asker))["state"], "active");
+    say(&mut town, seven, &json!({"type": "call_hangup", "callId": "c"}));
+    let asker = town.ask_call(2, Some("token-of-8"), "c");
+    let expected = json!({
+        "callId": "c", "state": "ended", "reason": "hangup", "threadId": 41, "callerId": 7,
+    });
+    assert_eq!(status(&told(&mut town, asker)), expected);
+    town.pass(61 * SECOND);
+    town.open_proven(3, 8);
+    let asker = town.ask_call(2, Some("token-of-8"), "c");
+    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+}
+
+#[test]
+fn anyone_else_is_told_that_there_is_no_such_call() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    for (token, call) in [("token-of-9", "c"), ("token-of-8", "d")] {
+        let asker = town.ask_call(1, Some(token), call);
+        let user = token.rsplit('-').next().unwrap().parse().unwrap();
+        let (request, _) = town.asked_proof();
+        town.prove(request, user, None);
+        assert_eq!(told(&mut town, asker), CallTold::NoSuchCall, "{token} {call}");
+    }
+}
+
+#[test]
+fn who_proves_nothing_is_told_why_and_the_site_is_asked_once() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    let asker = town.ask_call(1, None, "c");
+    assert_eq!(told(&mut town, asker), CallTold::TokenMissing);
+    let asker = town.ask_call(1, Some("two words"), "c");
+    assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)));
+    for (token, failure) in [
+        ("refused", Failure::TokenRefused),
+        ("expired", Failure::TokenExpired),
+        ("suspended", Failure::Suspended),
+    ] {
+        let asker = town.ask_call(1, Some(token), "c");
+        let (request, _) = town.asked_proof();
+        town.fail(request, failure);
+        assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)), "{token}");
+        let again = town.ask_call(1, Some(token), "c");
+        assert!(matches!(told(&mut town, again), CallTold::NotProven(_)), "{token}");
+    }
+    // Known to be somebody's, and expired since.
+    let asker = town.ask_call(1, Some("short"), "c");
+    let (request, _) = town.asked_proof();
+    town.prove(request, 8, Some(town.now.unix_s + 30));
+    assert_eq!(status(&told(&mut town, asker))["state"], "ringing");
+    town.pass(30 * SECOND);
+    let asker = town.ask_call(1, Some("short"), "c");
+    assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)));
+    assert_eq!(town.questions(), 0);
+}
+
+#[test]
+fn a_site_that_does_not_say_makes_nobody_a_stranger() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    for (failure, seconds) in [
+        (Failure::SiteUnavailable { retry_after_s: Some(17) }, 17),
+        (Failure::SiteBusy { retry_after_s: None }, 5),
+        (Failure::Unusable, 5),
+        (Failure::Overloaded, 5),
+    ] {
+        let asker = town.ask_call(1, Some("token-of-8"), "c");
+        let (request, _) = town.asked_proof();
+        town.fail(request, failure);
+        match told(&mut town, asker) {
+            CallTold::NotKnown { retry_after_s, .. } => assert_eq!(retry_after_s, seconds),
+            other => panic!("{other:?}"),
+        }
+        town.pass(5 * SECOND);
+    }
+}
+
+#[test]
+fn two_who_ask_and_a_websocket_share_one_question() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    town.heard();
+    let first = town.ask_call(1, Some("token-of-8"), "c");
+    let eight = town.open_with(2, "token-of-8");
+    let second = town.ask_call(3, Some("token-of-8"), "other");
+    let (request, _) = town.asked_proof();
+    assert_eq!(town.questions(), 0);
+    town.close(first);
+    town.prove(request, 8, None);
+    assert_eq!(told(&mut town, second), CallTold::NoSuchCall);
+    let to_eight = town.heard().into_iter().filter(|(to, _)| *to == eight).count();
+    assert_eq!(to_eight, 2, "who it is, and that it rings");
+}
+
+#[test]
+fn who_goes_before_the_answer_takes_the_question_along() {
+    let (mut town, seven) = calling(&[8]);
+    say(&mut town, seven, &ring(Some(8), "c"));
+    // Two are with the site, the third is in line.
+    let askers = [1, 2, 3].map(|n| town.ask_call(n, Some(&format!("token-{n}")), "c"));
+    assert_eq!((town.questions(), town.hub.unsettled()[1]), (2, 3));
+    town.close(askers[2]);
+    assert_eq!((town.hub.askers(), town.hub.unsettled()[1]), (2, 2));
+    town.close(askers[0]);
+    let (request, _) = town.asked_proof();
+    town.prove(request, 8, None);
+    assert!(town.told.is_empty(), "{:?}", town.told);
+    let (request, _) = town.asked_proof();
+    town.fail(request, Failure::TokenRefused);
+    assert!(matches!(told(&mut town, askers[1]), CallTold::NotProven(_)));
+    assert_eq!((town.questions(), town.hub.unsettled()), (0, [0, 0, 0]));
+}
+
+#[test]
+fn no_more_wait_than_the_site_could_answer_in_time() {
+    let mut town = Town::new(verified());
+    for slot in 0..256 {
+        town.ask_call(slot, Some(&format!("token-{slot}")), "c");
+    }
+    assert!(town.told.is_empty());
+    let asker = town.ask_call(256, Some("token-256"), "c");
+    let overloaded = told(&mut town, asker);
+    assert!(matches!(overloaded, CallTold::NotKnown { retry_after_s: 5, .. }), "{overloaded:?}");
+    // Who is known need not wait.
+    let (request, _) = town.asked_proof();
+    town.prove(request, 8, None);
+    town.told.clear();
+    let asker = town.ask_call(256, Some("token-0"), "c");
+    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    let waits = town.ask_call(0, Some("token-256"), "c");
+    assert!(town.told.is_empty() && town.hub.awaits_outcome(waits));
+}
+
+#[test]
+fn who_is_called_to_a_group_and_was_not_there_may_ask_as_long_as_they_take_part() {
+    let calls = CallSettings { ring_lasts: 300 * SECOND, ..CallSettings::default() };
+    let (mut town, seven) = calling_by(Settings { calls, ..verified() }, &[8, 9]);
+    town.open_proven(1, 8);
+    say(&mut town, seven, &ring(None, "g"));
+    assert_eq!(town.woken.len(), 1);
+    let asker = town.ask_call(2, Some("token-of-9"), "g");
+    let (request, _) = town.asked_proof();
+    town.prove(request, 9, None);
+    assert_eq!(status(&told(&mut town, asker))["state"], "ringing");
+    // The site takes 9 out of the thread.
+    town.pass(61 * SECOND);
+    town.say(seven, r#"{"type":"join_thread","threadId":41}"#);
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7, 8]);
+    let asker = town.ask_call(2, Some("token-of-9"), "g");
+    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!(town.hub.census().calls, [1, 0]);
+}
+
+#[test]
+fn a_call_that_has_lost_to_another_says_which_one_stands() {
+    let (mut town, seven) = calling(&[8]);
+    let eight = town.open_proven(1, 8);
+    say(&mut town, seven, &ring(Some(8), "b"));
+    say(&mut town, eight, &ring(Some(7), "a"));
+    let asker = town.ask_call(2, Some("token-of-8"), "b");
+    let expected = json!({
+        "callId": "b", "state": "ended", "reason": "glare", "continuesAs": "a", "threadId": 41,
+        "callerId": 7,
+    });
+    assert_eq!(status(&told(&mut town, asker)), expected);
+}
+
+#[test]
+fn a_group_that_is_over_is_over_for_who_was_not_there() {
+    let (mut town, seven) = calling(&[8, 9]);
+    town.open_proven(1, 8);
+    say(&mut town, seven, &ring(None, "g"));
+    say(&mut town, seven, &json!({"type": "call_hangup", "callId": "g"}));
+    let asker = town.ask_call(2, Some("token-of-9"), "g");
+    let (request, _) = town.asked_proof();
+    town.prove(request, 9, None);
+    let status = status(&told(&mut town, asker));
+    assert_eq!((&status["state"], &status["reason"]), (&json!("ended"), &json!("cancelled")));
+}
+
+#[test]
+fn in_open_trust_everyone_is_told_whatever_they_bring() {
+    let mut town = Town::new(settings());
+    let alice = town.open_as(0, "2");
+    let frame = json!({"type": "call_initiated", "recipientId": "bob", "callId": 7});
+    say(&mut town, alice, &frame);
+    for token in [None, Some("anything"), Some("two words")] {
+        let asker = town.ask_call(1, token, "7");
+        let expected = json!({"callId": 7, "state": "ringing", "callerId": 2});
+        assert_eq!(status(&told(&mut town, asker)), expected);
+    }
+    say(&mut town, alice, &json!({"type": "call_cancelled", "callId": "7"}));
+    let asker = town.ask_call(1, None, "7");
+    assert_eq!(status(&told(&mut town, asker))["reason"], "cancelled");
+    let asker = town.ask_call(1, None, "8");
+    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!((town.questions(), town.hub.census().users), (0, 1));
+}
+
+// ---- the whole server
+
+fn get(server: &Server, path: &str, more: &str) -> String {
+    server.ask(&request("GET", path, more))
+}
+
+fn line(answer: &str) -> &str {
+    answer.lines().next().unwrap_or_default()
+}
+
+fn json_of(answer: &str) -> Value {
+    assert_eq!(line(answer), "HTTP/1.1 200 OK", "{answer}");
+    assert_eq!(header_of(answer, "content-type").as_deref(), Some("application/json"));
+    assert_eq!(header_of(answer, "cache-control").as_deref(), Some("no-store"));
+    serde_json::from_str(body(answer)).unwrap()
+}
+
+#[test]
+fn an_open_server_tells_how_a_call_goes() {
+    let server = Server::start(&[]);
+    let mut alice = Client::of_user(server.address(), 2);
+    alice.say(&json!({"type": "call_initiated", "recipientId": 3, "threadId": 12, "callId": "c"}));
+    alice.expect_error("recipient_offline");
+    let expected = json!({"callId": "c", "state": "ringing", "threadId": 12, "callerId": 2});
+    assert_eq!(json_of(&get(&server, "/calls/c", "")), expected);
+    let mut bob = Client::of_user(server.address(), 3);
+    bob.expect(|frame| frame["type"] == "call_initiated");
+    bob.say(&json!({"type": "answer", "answer": "a", "callId": "c"}));
+    alice.expect(|frame| frame["type"] == "answer");
+    assert_eq!(json_of(&get(&server, "/live/calls/%63", ""))["state"], "active");
+    bob.say(&json!({"type": "call_hangup", "callId": "c"}));
+    alice.expect(|frame| frame["type"] == "call_ended");
+    let over = json_of(&get(&server, "/calls/c", ""));
+    assert_eq!((&over["state"], &over["reason"]), (&json!("ended"), &json!("hangup")));
+    assert_eq!(line(&get(&server, "/calls/nobody", "")), "HTTP/1.1 404 Not Found");
+    let head = server.ask(&request("HEAD", "/calls/c", ""));
+    assert!(head.starts_with("HTTP/1.1 200 OK") && body(&head).is_empty(), "{head}");
+    let post = server.ask(&request("POST", "/calls/c", "Content-Length: 0\r\n"));
+    assert_eq!(line(&post), "HTTP/1.1 400 Bad Request");
+}
+
+/// A server at a site with thread 41 of the members 7 and 8, where 7 calls 8.
+fn ringing(site: &Site, more: &[&str]) -> (Server, Client) {
+    site.add_thread(41, &[7, 8]);
+    let url = site.url();
+    let server =
+        Server::start(&[&["--buddyboss-url", &url, "--log-level", "debug"], more].concat());
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
+    let mut seven = Client::proven(server.address(), 7, "s3cr3t-7");
+    seven.say(&ring(Some(8), "c"));
+    seven.expect_error("recipient_offline");
+    (server, seven)
+}
+
+#[test]
+fn a_verified_server_tells_whoever_proves_to_be_in_the_call() {
+    let site = Site::start();
+    let (server, mut seven) = ringing(&site, &[]);
+    let proofs = site.proofs().len();
+    let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
+    let bearer = "Authorization: Bearer s3cr3t-8\r\n";
+    assert_eq!(json_of(&get(&server, "/calls/c", bearer)), expected);
+    assert_eq!(json_of(&get(&server, "/calls/c?token=s3cr3t-8", "")), expected);
+    assert_eq!(site.proofs().len(), proofs + 1, "one question");
+    let stranger = get(&server, "/calls/c?token=s3cr3t-9", "");
+    assert_eq!(line(&stranger), "HTTP/1.1 404 Not Found");
+    let nothing = get(&server, "/calls/c", "");
+    assert_eq!(line(&nothing), "HTTP/1.1 401 Unauthorized");
+    assert_eq!(header_of(&nothing, "www-authenticate").as_deref(), Some("Bearer"));
+    let bad = get(&server, "/calls/c?token=s3cr3t-unknown", "");
+    assert_eq!(line(&bad), "HTTP/1.1 401 Unauthorized");
+    let challenge = header_of(&bad, "www-authenticate");
+    assert_eq!(challenge.as_deref(), Some("Bearer error=\"invalid_token\""));
+    let evil = get(&server, "/calls/c?token=s3cr3t-8", "Origin: https://evil.example\r\n");
+    assert_eq!(line(&evil), "HTTP/1.1 403 Forbidden");
+    // Nobody has come, for whom it would ring.
+    seven.say(&json!({"type": "online_users"}));
+    let online = seven.expect(|frame| frame["type"] == "online_users");
+    assert_eq!(online["userIds"], json!([7]));
+    let log = server.log().join("\n");
+    assert!(log.contains("how a call is") && !log.contains("s3cr3t"), "{log}");
+}
+
+#[test]
+fn who_asks_waits_for_the_site_and_may_go_meanwhile() {
+    let site = Site::start();
+    let (server, _seven) = ringing(&site, &[]);
+    site.set_latency(SECOND);
+    let mut gone = TcpStream::connect(server.address()).unwrap();
+    gone.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
+    eventually(LONG, "the site is asked", || {
+        server.log().iter().any(|line| line.contains("how a call is"))
+    });
+    drop(gone);
+    let began = Instant::now();
+    let answer = get(&server, "/calls/c?token=fresh-8", "");
+    assert_eq!(json_of(&answer)["state"], "ringing");
+    assert!(began.elapsed() >= SECOND * 9 / 10, "it was not known before");
+    site.set_latency(Duration::ZERO);
+    assert_eq!(json_of(&get(&server, "/calls/c?token=s3cr3t-8", ""))["state"], "ringing");
+}
+
+#[test]
+fn a_site_that_is_down_is_a_503_with_a_time() {
+    let site = Site::start();
+    let (server, _seven) = ringing(&site, &[]);
+    drop(site);
+    let answer = get(&server, "/calls/c?token=s3cr3t-8", "");
+    assert_eq!(line(&answer), "HTTP/1.1 503 Service Unavailable");
+    let seconds: u32 = header_of(&answer, "retry-after").unwrap().parse().unwrap();
+    assert!((1..=30).contains(&seconds), "{answer}");
+    // Who is known is told all the same.
+    assert_eq!(json_of(&get(&server, "/calls/c?token=s3cr3t-7", ""))["state"], "ringing");
+}
+
+#[test]
+fn who_has_asked_before_a_drain_is_answered_and_who_asks_in_it_is_sent_away() {
+    let site = Site::start();
+    let (mut server, seven) = ringing(&site, &["--drain-timeout", "8s"]);
+    site.set_latency(SECOND);
+    let mut waits = TcpStream::connect(server.address()).unwrap();
+    waits.set_read_timeout(Some(LONG)).unwrap();
+    waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
+    eventually(LONG, "it has asked", || {
+        server.log().iter().any(|line| line.contains("how a call is"))
+    });
+    server.signal("TERM");
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("draining")));
+    let late = get(&server, "/calls/c?token=s3cr3t-7", "");
+    assert_eq!(line(&late), "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(header_of(&late, "retry-after").as_deref(), Some("5"));
+    drop(seven);
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).unwrap();
+    assert_eq!(json_of(&answer)["state"], "ringing", "its caller has a while to come back");
+    assert!(server.exit(LONG).success());
+}
+
+#[test]
+fn who_asks_is_a_connection_like_any_other() {
+    let site = Site::start();
+    let (server, _seven) = ringing(&site, &["--max-connections", "2"]);
+    site.set_latency(SECOND);
+    let mut waits = TcpStream::connect(server.address()).unwrap();
+    waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
+    eventually(LONG, "it has asked", || {
+        server.log().iter().any(|line| line.contains("how a call is"))
+    });
+    // It is refused before it has said anything.
+    let answer = server.ask(b"");
+    assert_eq!(line(&answer), "HTTP/1.1 503 Service Unavailable");
+}
