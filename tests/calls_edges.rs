@@ -191,10 +191,7 @@ fn who_is_back_in_a_group_call_hears_who_has_left_meanwhile() {
     hears(&mut town, &[(four, "ended g hangup"), (two, "left 4 hangup")]);
     let back = town.open_as(5, "3");
     town.say(back, r#"{"type":"call_resume","callId":"g"}"#);
-    hears(
-        &mut town,
-        &[(back, "call_resumed"), (back, "left 4 hangup"), (two, "call_resumed")],
-    );
+    hears(&mut town, &[(back, "call_resumed"), (back, "left 4 hangup"), (two, "call_resumed")]);
 }
 
 // ---- groups
@@ -235,8 +232,7 @@ fn a_group_call_that_rings_no_more_keeps_nothing_for_who_would_ring() {
     let long = "x".repeat(60_000);
     let begin = format!(r#"{{"type":"call_initiated","threadId":12,"callId":"g","x":"{long}"}}"#);
     let mut town = Town::default();
-    let [two, three, four] =
-        [2, 3, 4].map(|user| town.open_in(user - 2, &user.to_string(), "12"));
+    let [two, three, four] = [2, 3, 4].map(|user| town.open_in(user - 2, &user.to_string(), "12"));
     town.say(two, &begin);
     town.say(three, r#"{"type":"call_joined","callId":"g"}"#);
     town.say(four, r#"{"type":"call_joined","callId":"g"}"#);
@@ -299,10 +295,7 @@ fn what_names_a_call_that_waits_for_the_sites_word_waits_behind_it() {
     let mut town = Town::new(verified());
     let seven = town.open_proven(0, 7);
     let eight = town.open_proven(1, 8);
-    town.say(
-        seven,
-        r#"{"type":"offer","offer":"o","recipientId":8,"threadId":41,"callId":"c"}"#,
-    );
+    town.say(seven, r#"{"type":"offer","offer":"o","recipientId":8,"threadId":41,"callId":"c"}"#);
     town.say(seven, r#"{"type":"ice-candidate","candidate":"1","callId":"c"}"#);
     town.say(seven, r#"{"type":"ice-candidate","candidate":"2","recipientId":8,"callId":"c"}"#);
     town.hears_nothing();
@@ -310,8 +303,5 @@ fn what_names_a_call_that_waits_for_the_sites_word_waits_behind_it() {
     town.list(request, &[7, 8]);
     hears(&mut town, &[(eight, "offer")]);
     town.say(eight, r#"{"type":"answer","answer":"a","callId":"c"}"#);
-    hears(
-        &mut town,
-        &[(seven, "answer"), (eight, "ice-candidate"), (eight, "ice-candidate")],
-    );
+    hears(&mut town, &[(seven, "answer"), (eight, "ice-candidate"), (eight, "ice-candidate")]);
 }
