@@ -361,8 +361,8 @@ impl Calls {
     // ---- answering
 
     /// The called user takes a call of two on this device, with an answer or with an offer of their
-    /// own. It no longer rings on the others. False if the caller has lost their connection, and the
-    /// frame can't be kept for them.
+    /// own. It no longer rings on the others. False if the caller has lost their connection, and
+    /// the frame can't be kept for them.
     pub fn accept(
         &mut self,
         ix: CallIx,
