@@ -5,7 +5,7 @@ mod town;
 
 use std::time::Duration;
 
-use buddyline::hub::interface::{CallSettings, ConnId, Settings};
+use buddyline::hub::interface::{CallSettings, ConnId, Failure, Settings};
 use serde_json::Value;
 use town::{Town, settings, verified};
 
@@ -304,4 +304,76 @@ fn what_names_a_call_that_waits_for_the_sites_word_waits_behind_it() {
     hears(&mut town, &[(eight, "offer")]);
     town.say(eight, r#"{"type":"answer","answer":"a","callId":"c"}"#);
     hears(&mut town, &[(seven, "answer"), (eight, "ice-candidate"), (eight, "ice-candidate")]);
+}
+
+#[test]
+fn who_may_no_longer_be_in_the_thread_as_the_site_says_to_them_is_out_of_its_calls() {
+    let mut town = Town::new(verified());
+    let seven = town.open_member(0, 7, 41, &[7, 8]);
+    let eight = town.open_proven(1, 8);
+    let begin = r#"{"type":"offer","offer":"o","recipientId":8,"threadId":41,"callId":"c"}"#;
+    town.say(seven, begin);
+    town.say(eight, r#"{"type":"answer","answer":"a","callId":"c"}"#);
+    town.pass(61 * SECOND);
+    town.heard();
+    town.say(seven, r#"{"type":"ice-candidate","candidate":"1","callId":"c"}"#);
+    let (request, ..) = town.asked_list();
+    town.fail(request, Failure::NotParticipant);
+    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+    for conn in [seven, eight] {
+        assert!(heard.contains(&(conn, "ended c failed".to_owned())), "{heard:?}");
+    }
+    assert!(heard.iter().all(|(_, words)| words != "ice-candidate"), "{heard:?}");
+}
+
+// ---- bounds
+
+#[test]
+fn what_all_calls_together_keep_has_a_bound() {
+    let mut town = Town::default();
+    let large = "o".repeat(60_000);
+    let calls = 300;
+    for n in 0..calls {
+        let caller = town.open_as(2 * n, &(1_000 + n).to_string());
+        town.open_as(2 * n + 1, &(2_000 + n).to_string());
+        let callee = 2_000 + n;
+        let frame = format!(r#"{{"type":"offer","offer":"{large}","recipientId":{callee}}}"#);
+        town.say(caller, &frame);
+        assert_eq!(town.heard().len(), 1, "it rings, kept or not");
+    }
+    for (user, expected) in [(2_000, 2), (2_000 + calls - 1, 1)] {
+        let conn = town.open(2 * calls + user);
+        town.say(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
+        assert_eq!(town.heard().len(), expected, "{user}");
+    }
+}
+
+#[test]
+fn a_call_that_began_first_and_is_answered_last_is_not_the_one_that_ends() {
+    let mut town = Town::default();
+    let bob = town.open_as(0, "3");
+    let callers: Vec<ConnId> = (0..5).map(|n| town.open_as(1 + n, &(10 + n).to_string())).collect();
+    for (n, caller) in callers.iter().enumerate() {
+        let offer = format!(r#"{{"type":"offer","offer":"o","recipientId":3,"callId":"c{n}"}}"#);
+        town.say(*caller, &offer);
+        town.pass(SECOND);
+    }
+    town.heard();
+    for n in [1, 2, 3, 4, 0] {
+        town.say(bob, &format!(r#"{{"type":"answer","answer":"a","callId":"c{n}"}}"#));
+    }
+    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+    let ended: Vec<_> = heard.iter().filter(|(_, words)| words.starts_with("ended")).collect();
+    let words = "ended c1 hangup".to_owned();
+    assert_eq!(ended, [&(callers[1], words.clone()), &(bob, words)], "{heard:?}");
+}
+
+#[test]
+fn nobody_hears_how_a_call_ended_that_was_not_theirs() {
+    let mut s = Scene::active();
+    let mallory = s.town.open_as(3, "9");
+    s.say(s.alice, r#"{"type":"call_hangup","callId":"c"}"#);
+    s.town.heard();
+    s.say(mallory, r#"{"type":"call_resume","callId":"c"}"#);
+    s.hears(&[(mallory, "error no_such_call")]);
 }
