@@ -115,6 +115,9 @@ impl Hub {
         }
         let missing = || ClientError::new(ErrorCode::MissingField, "threadId is missing.");
         let thread = thread.ok_or_else(missing)?;
+        if self.goes_on_in_call(conn, thread, other, now) {
+            return Ok(true);
+        }
         if !self.admits(conn, thread, text, Duration::ZERO, now)? {
             return Ok(false);
         }
@@ -136,6 +139,31 @@ impl Hub {
         } else {
             Err(stranger())
         }
+    }
+
+    /// Whether these two are in a call of this thread, and were on its last list. What they say there
+    /// does not wait for a new one: an answer that does may come when it rings no more. Whom the
+    /// new list has no more, it takes out of the call.
+    fn goes_on_in_call(&mut self, conn: ConnId, thread: &Id, other: &Id, now: Now) -> bool {
+        let (number, user) = (thread.site_number(), self.presence.number_of(conn));
+        let (Some(number), Some(user), Some(with)) = (number, user, other.site_number()) else {
+            return false;
+        };
+        let word = self.membership.word(number, user, now.instant, Duration::ZERO);
+        let waits = matches!(word, Word::Ask | Word::Failed(_));
+        if !waits || !self.membership.has_listed(number, [user, with], now.instant) {
+            return false;
+        }
+        let parties = self.calls.parties_in(&IdKey::Number(number));
+        let of = |user: u64| {
+            let of = parties.iter().filter(move |(_, party)| party.key == IdKey::Number(user));
+            of.map(|(ix, _)| *ix)
+        };
+        let together = of(user).any(|ix| of(with).any(|other| other == ix));
+        if together && word == Word::Ask {
+            self.look_up(number, conn, user, now);
+        }
+        together
     }
 
     /// Puts the question who takes part in a thread in line, in the name of this connection's user.
