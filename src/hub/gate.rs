@@ -141,9 +141,9 @@ impl Hub {
         }
     }
 
-    /// Whether these two are in a call of this thread, and were on its last list. What they say there
-    /// does not wait for a new one: an answer that does may come when it rings no more. Whom the
-    /// new list has no more, it takes out of the call.
+    /// Whether these two are in a call of this thread, and were on its last list. What they say
+    /// there does not wait for a new one: an answer that does may come when it rings no more. Whom
+    /// the new list has no more, it takes out of the call.
     fn goes_on_in_call(&mut self, conn: ConnId, thread: &Id, other: &Id, now: Now) -> bool {
         let (number, user) = (thread.site_number(), self.presence.number_of(conn));
         let (Some(number), Some(user), Some(with)) = (number, user, other.site_number()) else {
