@@ -48,6 +48,11 @@ enum Step {
         device: usize,
         user: u64,
     },
+    /// Another user on the same connection.
+    Change {
+        device: usize,
+        user: u64,
+    },
     Pass {
         seconds: u64,
     },
@@ -78,7 +83,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(device, call, kind, names, other)| Step::Say { device, call, kind, names, other }),
         2 => (device.clone(), 0..40_usize).prop_map(|(device, call)| Step::Resume { device, call }),
         2 => device.clone().prop_map(|device| Step::Lose { device }),
-        3 => (device, 0..USERS).prop_map(|(device, user)| Step::Come { device, user }),
+        3 => (device.clone(), 0..USERS).prop_map(|(device, user)| Step::Come { device, user }),
+        1 => (device, 0..USERS).prop_map(|(device, user)| Step::Change { device, user }),
         2 => prop::sample::select(vec![1, 4, 6, 20, 46]).prop_map(|seconds| Step::Pass { seconds }),
     ]
 }
@@ -143,6 +149,16 @@ impl Stage {
                     self.town.close(conn);
                     self.knows.retain(|(of, _), _| *of != conn);
                 }
+            }
+            Step::Change { device, user } => {
+                let Some((conn, before)) = self.devices[device] else { return };
+                self.devices[device] = Some((conn, user));
+                if before != user {
+                    self.knows.retain(|(of, _), _| *of != conn);
+                    self.blind.remove(&conn);
+                }
+                let frame = json!({"type": "user_connected", "userId": 10 + user});
+                self.town.say(conn, &frame.to_string());
             }
             Step::Begin { device, other, names, offers } => {
                 let Some((conn, user)) = self.devices[device] else { return };

@@ -87,7 +87,9 @@ pub enum Step {
     },
     /// That someone is no longer in a group call.
     Left {
-        /// Whom.
+        /// The call, which may have ended with it.
+        ix: CallIx,
+        /// Whom; it is kept for who has lost their connection.
         to: Few<ConnId>,
         /// Who.
         user: Id,
@@ -270,6 +272,21 @@ impl Calls {
         calls.any(|ix| self.get(*ix).id.key == *id)
     }
 
+    /// Counts an attempt to call.
+    ///
+    /// # Errors
+    ///
+    /// There were too many.
+    pub fn attempt(
+        &mut self,
+        caller: &IdKey,
+        settings: &CallSettings,
+        now: Instant,
+    ) -> Result<(), Full> {
+        let counts = self.attempts.count(caller, settings.attempts, now);
+        if counts { Ok(()) } else { Err(Full::Attempts) }
+    }
+
     /// Counts an attempt to call, and says whether there is room for it.
     ///
     /// # Errors
@@ -282,9 +299,7 @@ impl Calls {
         settings: &CallSettings,
         now: Instant,
     ) -> Result<(), Full> {
-        if !self.attempts.count(caller, settings.attempts, now) {
-            return Err(Full::Attempts);
-        }
+        self.attempt(caller, settings, now)?;
         let rung = |user: &IdKey| {
             let calls = self.of_user.get(user).into_iter().flatten();
             calls.filter(|ix| self.get(**ix).ring.is_some()).count() >= RINGING_MAX
@@ -346,16 +361,18 @@ impl Calls {
     // ---- answering
 
     /// The called user takes a call of two on this device, with an answer or with an offer of their
-    /// own. It no longer rings on the others.
+    /// own. It no longer rings on the others. False if the caller has lost their connection, and
+    /// the frame can't be kept for them.
     pub fn accept(
         &mut self,
         ix: CallIx,
-        user: &IdKey,
-        device: ConnId,
+        (user, device): (&IdKey, ConnId),
         (frame, is_offer): (&EncodedFrame, bool),
+        settings: &CallSettings,
         now: Instant,
-    ) {
+    ) -> bool {
         self.sit(ix, user, device);
+        self.waits_longer(ix, now + settings.grace);
         let call = &mut self.calls[ix as usize];
         call.state = if is_offer { CallState::Connecting } else { CallState::Active };
         let at = call.party(user).unwrap_or_default();
@@ -364,7 +381,7 @@ impl Calls {
         let early = call.answered_by(device);
         let candidates = call.take_candidates();
         self.kept_bytes -= before - self.calls[ix as usize].kept_bytes();
-        self.pass(ix, other, frame);
+        let reaches = self.pass(ix, other, frame);
         for frame in early {
             self.pass(ix, other, &frame);
         }
@@ -374,6 +391,7 @@ impl Calls {
         if !is_offer {
             self.is_answered(ix, now);
         }
+        reaches
     }
 
     /// The descriptions have been exchanged: nobody has to wait for the end of the ringing.
@@ -409,7 +427,7 @@ impl Calls {
         let others = party.devices().iter().copied().filter(|other| *other != device);
         let to: Few<ConnId> = others.collect();
         if let Place::Lost(loss) = std::mem::replace(&mut party.place, Place::In(device)) {
-            party.has_missed = false;
+            party.missed = party.missed.saturating_sub(1);
             if let Some(loss) = loss {
                 self.due.cancel(loss);
             }
@@ -451,11 +469,11 @@ impl Calls {
             self.of_user.entry(user.key.clone()).or_default().push(ix);
         }
         self.sit(ix, &user.key, device);
-        let call = &mut self.calls[ix as usize];
-        if let Some(ring) = call.ring.take_if(|_| call.parties.iter().all(Party::is_in)) {
-            self.due.cancel(ring);
-        }
-        self.end_oldest_of(&user.key, ix, now);
+        self.may_ring_no_more(ix);
+        // It may be the first who comes, and by that one of the caller's answered calls.
+        let is_in = self.get(ix).parties.iter().filter(|party| party.is_in());
+        let users: Few<IdKey> = is_in.map(|party| party.user.key.clone()).collect();
+        users.iter().for_each(|user| self.end_oldest_of(user, ix, now));
         true
     }
 

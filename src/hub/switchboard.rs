@@ -58,13 +58,14 @@ impl Hub {
             let at = its.party(&me.key).filter(|_| !its.is_group);
             other = other.or_else(|| at.map(|at| its.parties[its.other(at)].user.clone()));
         }
-        if call.kind.ends() {
-            // It needs nobody's leave, but must not overtake what began the call.
-            let before = self.membership.last_wait_of(conn).filter(|_| found.is_none());
-            if let Some((thread, user)) = before.zip(self.presence.number_of(conn)) {
-                return self.hold_for_list(thread, conn, user, text, now);
-            }
-        } else {
+        // What begins its call may be waiting for the site's word: it must not overtake that.
+        let follows = call.kind.ends() || (call.kind.is_documented() && reply.thread.is_none());
+        let before = self.membership.last_wait_of(conn).filter(|_| follows && found.is_none());
+        if let Some((thread, user)) = before.zip(self.presence.number_of(conn)) {
+            return self.hold_for_list(thread, conn, user, text, now);
+        }
+        // To end a call needs nobody's leave.
+        if !call.kind.ends() {
             let of_call = found.and_then(|ix| self.calls.get(ix).thread.clone());
             let thread = reply.thread.clone().or(of_call);
             if !self.admits_to_call(conn, thread.as_ref(), other.as_ref(), text, now)? {
@@ -113,6 +114,10 @@ impl Hub {
         let seat = match (seat, said.call.kind) {
             (_, CallKind::Resume | CallKind::Joined | CallKind::Initiated) => seat,
             (_, CallKind::Offer) if self.begins_anew(ix) => seat,
+            // A device says it that rang, not one that was in.
+            (Seat::Vacant, CallKind::Ringing | CallKind::Rejected | CallKind::Busy) => {
+                Seat::Elsewhere
+            }
             // The app has not asked for its place, and speaks as the one that has it.
             (Seat::Vacant, _) => {
                 self.sit_again(ix, &said);
@@ -124,11 +129,7 @@ impl Hub {
         match said.call.kind {
             CallKind::Initiated => self.call_again(ix, seat, said),
             CallKind::Offer if !is_group => self.offer(ix, seat, said),
-            CallKind::Answer if !is_group && seat == Seat::Ringing => {
-                let frame = self.relay(ix, &said);
-                self.calls.accept(ix, &said.me.key, said.conn, (&frame, false), said.now.instant);
-                Ok(())
-            }
+            CallKind::Answer if !is_group && seat == Seat::Ringing => self.accept(ix, &said, false),
             CallKind::Candidate if !is_group => self.candidate(ix, seat, &said),
             CallKind::Offer | CallKind::Answer | CallKind::Candidate => {
                 self.pass_on(ix, seat, &said)
@@ -166,21 +167,24 @@ impl Hub {
             ));
         }
         match seat {
-            _ if is_caller && rings => {
-                self.sit_again(ix, &said);
-                self.ring_again(ix, &said, false);
-                Ok(())
-            }
             Seat::Ringing if said.names_call() => Err(ClientError::new(
                 ErrorCode::NotYourCall,
                 "This call rings you: take it instead.",
             )),
             // Both call each other, and this one has no name to compare: the first stands.
-            Seat::Ringing => {
-                self.lose_to(ix, None, &said);
+            Seat::Ringing => self.lose_to(ix, None, &said),
+            _ if is_caller && rings => {
+                self.sit_again(ix, &said);
+                self.ring_again(ix, &said, false);
                 Ok(())
             }
             _ if is_group => Ok(()),
+            // It has been answered meanwhile.
+            Seat::Elsewhere if said.names_call() => Err(elsewhere()),
+            _ if said.names_call() => {
+                self.sit_again(ix, &said);
+                Ok(())
+            }
             _ => self.begin_instead(ix, said),
         }
     }
@@ -188,11 +192,7 @@ impl Hub {
     fn offer(&mut self, ix: CallIx, seat: Seat, said: Said<'_>) -> Result<(), ClientError> {
         let rings = self.calls.get(ix).rings();
         match seat {
-            Seat::Ringing => {
-                let frame = self.relay(ix, &said);
-                self.calls.accept(ix, &said.me.key, said.conn, (&frame, true), said.now.instant);
-                Ok(())
-            }
+            Seat::Ringing => self.accept(ix, &said, true),
             // The device that makes the offer is the one that calls.
             Seat::In | Seat::Elsewhere if rings => {
                 self.sit_again(ix, &said);
@@ -203,6 +203,13 @@ impl Hub {
             _ if self.begins_anew(ix) => self.begin_instead(ix, said),
             _ => self.pass_on(ix, seat, &said),
         }
+    }
+
+    fn accept(&mut self, ix: CallIx, said: &Said<'_>, is_offer: bool) -> Result<(), ClientError> {
+        let frame = self.relay(ix, said);
+        let (settings, at) = (&self.settings.calls, (&said.me.key, said.conn));
+        let reaches = self.calls.accept(ix, at, (&frame, is_offer), settings, said.now.instant);
+        if reaches { Ok(()) } else { Err(not_kept()) }
     }
 
     /// Whether an offer within a call begins another: apps that know of no calls may begin each
@@ -259,10 +266,7 @@ impl Hub {
         let answers = said.call.kind == CallKind::Answer && call.state == CallState::Connecting;
         let frame = self.relay(ix, said);
         if !self.calls.pass(ix, at, &frame) {
-            return Err(ClientError::new(
-                ErrorCode::RecipientOffline,
-                "The other device has lost its connection, and no more is kept for it.",
-            ));
+            return Err(not_kept());
         }
         if answers {
             self.calls.is_answered(ix, said.now.instant);
@@ -373,13 +377,14 @@ impl Hub {
                     let frame = self.encoder.encode(&ended(&told));
                     self.spread(to, &frame, false);
                 }
-                Step::Left { to, user, told } => {
+                Step::Left { ix, to, user, told } => {
                     let (call_id, thread_id, reason) =
                         (&told.id, told.thread.as_ref(), told.reason);
                     let user_id = &user;
                     let frame = ServerFrame::CallLeft { call_id, thread_id, user_id, reason };
                     let frame = self.encoder.encode(&frame);
                     self.spread(to, &frame, false);
+                    self.calls.keep_for_lost(ix, call_id, &frame);
                 }
             }
         }
@@ -404,6 +409,11 @@ fn ended(told: &Told) -> ServerFrame<'_> {
         reason: told.reason,
         continues_as: told.continues_as.as_ref(),
     }
+}
+
+fn not_kept() -> ClientError {
+    let text = "The other device has lost its connection, and no more is kept for it.";
+    ClientError::new(ErrorCode::RecipientOffline, text)
 }
 
 fn elsewhere() -> ClientError {

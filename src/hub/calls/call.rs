@@ -37,8 +37,8 @@ pub struct Party {
     pub place: Place,
     /// Their app knows of calls: it names one, or has sent a frame that only such an app does.
     pub knows_calls: bool,
-    /// One of their devices lost its connection and has not been told how the call went on.
-    pub has_missed: bool,
+    /// How many of their devices lost their connection and have not been told how the call went on.
+    pub missed: u32,
     /// What others said while the device had no connection.
     kept: Vec<EncodedFrame>,
 }
@@ -55,7 +55,7 @@ impl Party {
     }
 
     fn with(user: Id, place: Place) -> Party {
-        Party { user, place, knows_calls: false, has_missed: false, kept: Vec::new() }
+        Party { user, place, knows_calls: false, missed: 0, kept: Vec::new() }
     }
 
     /// In the call, with a connection or without.
@@ -210,6 +210,13 @@ impl Call {
         [&self.initiated, &self.offer].into_iter().flatten()
     }
 
+    /// It rings nobody any more: no device will get it.
+    pub fn forget_beginning(&mut self) {
+        for frame in self.initiated.take().into_iter().chain(self.offer.take()) {
+            self.kept_bytes -= frame.len();
+        }
+    }
+
     /// Keeps a candidate of the caller's for the device that will answer.
     pub fn keep_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Kept {
         let kept = self.room(frame, room);
@@ -237,9 +244,7 @@ impl Call {
 
     /// This device has answered: its candidates, and nothing more is kept for who rings.
     pub fn answered_by(&mut self, device: ConnId) -> Vec<EncodedFrame> {
-        for frame in self.initiated.take().into_iter().chain(self.offer.take()) {
-            self.kept_bytes -= frame.len();
-        }
+        self.forget_beginning();
         let early = std::mem::take(&mut self.early);
         self.kept_bytes -= early.iter().map(|(_, frame)| frame.len()).sum::<usize>();
         early.into_iter().filter(|(from, _)| *from == device).map(|(_, frame)| frame).collect()

@@ -28,14 +28,12 @@ impl Calls {
         let others: Few<ConnId> = is_in.flat_map(Party::devices).copied().collect();
         let (alone, rings) = (call.count_in(), call.rings());
         let caller = call.parties.first().map_or(&party.user, |party| &party.user).clone();
-        if let Some(ring) = call.ring.take_if(|_| !rings) {
-            self.due.cancel(ring);
-        }
+        self.may_ring_no_more(ix);
         self.forget_of(user, ix);
         let told = Told { id, thread, reason, continues_as: None };
         self.steps.push(Step::Ended { to: party.devices().into(), told: told.clone() });
-        self.steps.push(Step::Left { to: others, user: party.user, told: told.clone() });
-        let untold = if party.has_missed { Few::from_iter([user.clone()]) } else { Few::new() };
+        self.steps.push(Step::Left { ix, to: others, user: party.user, told: told.clone() });
+        let untold = if party.missed > 0 { Few::from_iter([user.clone()]) } else { Few::new() };
         self.ends.note(caller, told, Few::from_iter([user.clone()]), untold, now);
         match (alone, rings) {
             (0, _) => self.end(ix, EndReason::Cancelled, None, now),
@@ -61,7 +59,7 @@ impl Calls {
                 self.due.cancel(loss);
             }
             users.push(party.user.key.clone());
-            if party.has_missed {
+            if party.missed > 0 {
                 untold.push(party.user.key.clone());
             }
         }
@@ -79,7 +77,29 @@ impl Calls {
         forget(&mut self.of_user, user, ix);
     }
 
+    /// A group call that rings nobody any more keeps nothing for who would ring.
+    pub(super) fn may_ring_no_more(&mut self, ix: CallIx) {
+        let call = &mut self.calls[ix as usize];
+        if call.rings() {
+            return;
+        }
+        if let Some(ring) = call.ring.take() {
+            self.due.cancel(ring);
+        }
+        self.keeping(ix, |call, _| call.forget_beginning());
+    }
+
     // ---- devices that come and go
+
+    /// Who is lost has until then: as long as in any answered call.
+    pub(super) fn waits_longer(&mut self, ix: CallIx, until: Instant) {
+        for party in &mut self.calls[ix as usize].parties {
+            if let Place::Lost(Some(loss)) = &mut party.place {
+                let later = self.due.set(until, Due::Loss(ix, party.user.key.clone()));
+                self.due.cancel(std::mem::replace(loss, later));
+            }
+        }
+    }
 
     /// A device of this user has lost its connection, or is another user's now.
     pub fn lost(&mut self, device: ConnId, user: &IdKey, settings: &CallSettings, now: Instant) {
@@ -92,7 +112,7 @@ impl Calls {
             if !party.devices().contains(&device) {
                 continue;
             }
-            party.has_missed = true;
+            party.missed = party.missed.saturating_add(1);
             match &mut party.place {
                 Place::Rings(devices) => devices.retain(|other| *other != device),
                 place => {
@@ -118,6 +138,8 @@ impl Calls {
             match &mut party.place {
                 Place::Rings(devices) => {
                     devices.push(device);
+                    // It may be one that was lost, and has missed nothing.
+                    party.missed = party.missed.saturating_sub(1);
                     let told = call.beginning().map(EncodedFrame::clone);
                     self.steps.extend(told.map(|frame| Step::Tell { to: to(), frame }));
                 }
@@ -128,7 +150,8 @@ impl Calls {
                     self.steps.extend(told);
                 }
                 // It rang, was lost, and does not know that another one has answered.
-                Place::In(_) if std::mem::take(&mut party.has_missed) => {
+                Place::In(_) if party.missed > 0 => {
+                    party.missed -= 1;
                     let told = call.end_elsewhere();
                     self.steps.push(Step::Ended { to: to(), told });
                 }

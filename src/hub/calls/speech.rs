@@ -4,8 +4,8 @@ use super::call::{Call, Kept, Party, Place};
 use super::{CallIx, Calls, KEPT_BYTES_MAX, Step};
 use crate::hub::capacity::Few;
 use crate::hub::interface::ConnId;
-use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
+use crate::protocol::{Id, IdKey};
 
 impl Calls {
     /// Hands a frame to a party of a call, or keeps it for the device that will take the place of
@@ -31,6 +31,16 @@ impl Calls {
             let call = self.get(ix);
             let party = &call.parties[at];
             if (party.is_in() || !call.is_group) && party.user.key != *but {
+                self.pass(ix, at, frame);
+            }
+        }
+    }
+
+    /// Keeps what a call's devices have been told, for those who have lost their connection.
+    pub fn keep_for_lost(&mut self, ix: CallIx, id: &Id, frame: &EncodedFrame) {
+        let call = self.calls.get(ix as usize).filter(|call| call.id.key == id.key);
+        for at in 0..call.map_or(0, |call| call.parties.len()) {
+            if matches!(self.get(ix).parties[at].place, Place::Lost(_)) {
                 self.pass(ix, at, frame);
             }
         }

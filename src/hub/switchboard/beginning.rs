@@ -84,22 +84,31 @@ impl Hub {
         let mine = said.call.call.as_ref();
         if mine.is_none_or(|mine| text_of(mine) > text_of(&call.id)) {
             let mine = mine.cloned();
-            self.lose_to(ix, mine, &said);
-            return Ok(());
+            return self.lose_to(ix, mine, &said);
         }
         self.check_room(&said)?;
         let stands = mine.cloned();
         self.calls.end(ix, EndReason::Glare, stands, said.now.instant);
         self.tell_of_calls();
-        self.begin_now(said)
+        // Who has called is not too busy to be called back.
+        self.ring_now(said)
     }
 
-    /// This one ends before it has begun: the other's call stands.
-    pub(super) fn lose_to(&mut self, ix: CallIx, mine: Option<Id>, said: &Said<'_>) {
+    /// This one ends before it has begun: the other's call stands. It is an attempt like others.
+    pub(super) fn lose_to(
+        &mut self,
+        ix: CallIx,
+        mine: Option<Id>,
+        said: &Said<'_>,
+    ) -> Result<(), ClientError> {
+        let bounds = &self.settings.calls;
+        let counted = self.calls.attempt(&said.me.key, bounds, said.now.instant);
+        counted.map_err(|full| too_many(full, bounds.attempts))?;
         let id = mine.unwrap_or_else(|| self.calls.make_id(said.now.unix_s));
         let stands = Some(self.calls.get(ix).id.clone());
         let thread = said.reply.thread.clone();
         self.turn_down(said, Told { id, thread, reason: EndReason::Glare, continues_as: stands });
+        Ok(())
     }
 
     /// A call ends before it has begun.
@@ -132,17 +141,22 @@ impl Hub {
     }
 
     fn begin_now(&mut self, said: Said<'_>) -> Result<(), ClientError> {
+        let refuses = self.settings.calls.refuses_when_busy;
+        if refuses && said.other.as_ref().is_some_and(|other| self.calls.is_busy(&other.key)) {
+            let (id, thread) = (self.name_call(&said), said.reply.thread.clone());
+            self.turn_down(&said, Told { id, thread, reason: EndReason::Busy, continues_as: None });
+            return Ok(());
+        }
+        self.ring_now(said)
+    }
+
+    fn ring_now(&mut self, said: Said<'_>) -> Result<(), ClientError> {
         let Some(other) = said.other.clone() else {
             debug_assert!(false, "a call of two has two");
             return Ok(());
         };
         let id = self.name_call(&said);
         said.reply.call = Some(id.clone());
-        if self.settings.calls.refuses_when_busy && self.calls.is_busy(&other.key) {
-            let thread = said.reply.thread.clone();
-            self.turn_down(&said, Told { id, thread, reason: EndReason::Busy, continues_as: None });
-            return Ok(());
-        }
         let devices = self.presence.conns_of(&other.key).to_vec();
         let is_offline = devices.is_empty();
         if is_offline {
@@ -209,8 +223,7 @@ impl Hub {
         // There is one in a thread: who comes second is to join it.
         if let Some(ix) = self.calls.group_in(&thread.key) {
             let mine = said.call.call.clone();
-            self.lose_to(ix, mine, &said);
-            return Ok(());
+            return self.lose_to(ix, mine, &said);
         }
         let mut users = self.participants(&thread);
         users.retain(|user| user.key != said.me.key);
