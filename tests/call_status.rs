@@ -211,10 +211,13 @@ fn a_server_that_ends_and_an_answer_that_takes_too_long_say_503() {
     let later = |answer: &str| {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert_eq!(header_of(answer, "retry-after").as_deref(), Some("5"));
+        // A browser shows it to a page only if it is named (the Fetch standard, section 3.3.3).
+        let shown = header_of(answer, "access-control-expose-headers");
+        assert_eq!(shown.as_deref(), Some("Retry-After"));
     };
     for ends in [true, false] {
         let (mut talk, mut outbox) = (Talk::default(), Outbox::default());
-        talk.hear(&mut codec, &request("GET", "/calls/c", ""));
+        talk.hear(&mut codec, &request("GET", "/calls/c", "Origin: https://app.example.org\r\n"));
         match ends {
             true => talk.wire.close(1012, "the server is restarting", &mut outbox),
             false => talk.wire.time_out(&mut outbox),

@@ -111,3 +111,31 @@ fn a_group_call_is_for_eight_and_for_who_is_there() {
     town.say(alone, r#"{"type":"call_initiated","threadId":13,"callId":"g"}"#);
     town.hears_error(alone, "recipient_offline");
 }
+
+#[test]
+fn after_a_restart_who_joins_begins_the_group_call_anew_and_the_others_join_it() {
+    let mut town = Town::default();
+    let alice = town.open_in(1, "2", "12");
+    let joined = r#"{"type":"call_joined","callId":"g","threadId":12}"#;
+    let begun = r#"{"type":"call_initiated","callId":"g","threadId":12}"#;
+    town.say(alice, joined);
+    town.hears_error(alice, "no_such_call");
+    town.say(alice, begun);
+    town.hears_error(alice, "recipient_offline");
+    let bob = town.open_in(2, "3", "12");
+    // Both have been told that there is none.
+    for conn in [alice, bob] {
+        town.say(conn, joined);
+        town.hears_error(conn, "no_such_call");
+    }
+    town.say(alice, begun);
+    town.hears(&[(bob, r#"{"type":"call_initiated","callId":"g","threadId":12,"userId":2}"#)]);
+    town.say(bob, begun);
+    town.hears_error(bob, "not_your_call");
+    town.say(bob, joined);
+    let who = r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3"#;
+    town.hears(&[(bob, &format!(r#"{who},"userIds":[2,3]}}"#)), (alice, &format!("{who}}}"))]);
+    let carol = town.open_in(3, "4", "12");
+    town.say(carol, joined);
+    assert_eq!(town.heard().len(), 3, "all who are in, and who has just come");
+}

@@ -336,6 +336,59 @@ fn a_call_needs_a_thread_and_both_parties_in_it() {
 }
 
 #[test]
+fn what_goes_on_in_a_call_does_not_wait_for_a_site_that_takes_its_time() {
+    let mut town = town();
+    let seven = town.open_member(0, 7, 41, &[7, 8]);
+    let eight = town.open_proven(1, 8);
+    town.pass(40 * SECOND);
+    town.say(seven, r#"{"type":"offer","offer":"o","recipientId":8,"threadId":41,"callId":"c"}"#);
+    assert!(got(&town.heard(), eight, "offer"));
+    // While it rings, the list becomes too old to begin anything.
+    town.pass(30 * SECOND);
+    town.heard();
+    assert_eq!(town.questions(), 0);
+    town.say(eight, r#"{"type":"answer","answer":"a","callId":"c"}"#);
+    assert!(got(&town.heard(), seven, "answer"), "it has not waited");
+    let (request, ..) = town.asked_list();
+    let candidate = r#"{"type":"ice-candidate","candidate":"x","recipientId":8,"callId":"c"}"#;
+    town.say(seven, candidate);
+    assert!(got(&town.heard(), eight, "ice-candidate"));
+    assert_eq!(town.questions(), 0, "it is being asked");
+    // What begins a call waits, as ever.
+    town.say(seven, r#"{"type":"call_initiated","threadId":41,"callId":"g"}"#);
+    town.hears_nothing();
+    town.fail(request, DOWN);
+    town.heard();
+    for (from, to) in [(seven, eight), (eight, seven)] {
+        town.say(from, r#"{"type":"ice-candidate","candidate":"y","callId":"c"}"#);
+        assert!(got(&town.heard(), to, "ice-candidate"), "nor while the site fails");
+    }
+    // Whoever has been taken out is out with the next answer.
+    town.pass(6 * SECOND);
+    while let Some(proof) = town.try_proof() {
+        town.fail(proof, DOWN);
+    }
+    town.say(seven, candidate);
+    assert!(got(&town.heard(), eight, "ice-candidate"));
+    let (request, ..) = town.asked_list();
+    town.list(request, &[7]);
+    assert!(got(&town.heard(), seven, "call_ended"));
+    // Nobody has asked for ten minutes: that is too long ago.
+    let ten = town.open_proven(2, 10);
+    let nine = town.open_member(3, 9, 42, &[9, 10]);
+    town.say(nine, r#"{"type":"offer","offer":"o","recipientId":10,"threadId":42,"callId":"d"}"#);
+    town.say(ten, r#"{"type":"answer","answer":"a","callId":"d"}"#);
+    town.heard();
+    town.pass(601 * SECOND);
+    while let Some(proof) = town.try_proof() {
+        town.fail(proof, DOWN);
+    }
+    town.heard();
+    town.say(nine, r#"{"type":"ice-candidate","candidate":"z","callId":"d"}"#);
+    town.hears_nothing();
+}
+
+#[test]
 fn nobody_speaks_in_anothers_name() {
     let mut town = town();
     let seven = town.open_member(0, 7, 41, &[7, 8]);

@@ -138,6 +138,40 @@ impl Hub {
         }
     }
 
+    /// Whether these two are in a call of this thread, and were on its last list. What they say
+    /// there does not wait for a new one: an answer that does may come when it rings no more. Whom
+    /// the new list has no more, it takes out of the call.
+    pub(super) fn goes_on_in_call(
+        &mut self,
+        conn: ConnId,
+        thread: &Id,
+        other: &Id,
+        now: Now,
+    ) -> bool {
+        if self.settings.trust == Trust::Open {
+            return true;
+        }
+        let (number, user) = (thread.site_number(), self.presence.number_of(conn));
+        let (Some(number), Some(user), Some(with)) = (number, user, other.site_number()) else {
+            return false;
+        };
+        let word = self.membership.word(number, user, now.instant, Duration::ZERO);
+        let waits = matches!(word, Word::Ask | Word::Failed(_));
+        if !waits || !self.membership.has_listed(number, [user, with], now.instant) {
+            return false;
+        }
+        let parties = self.calls.parties_in(&IdKey::Number(number));
+        let of = |user: u64| {
+            let of = parties.iter().filter(move |(_, party)| party.key == IdKey::Number(user));
+            of.map(|(ix, _)| *ix)
+        };
+        let together = of(user).any(|ix| of(with).any(|other| other == ix));
+        if together && word == Word::Ask {
+            self.look_up(number, conn, user, now);
+        }
+        together
+    }
+
     /// Puts the question who takes part in a thread in line, in the name of this connection's user.
     fn look_up(&mut self, thread: u64, conn: ConnId, user: u64, now: Now) {
         let Some(credential) = self.identity.proof_of(conn) else {

@@ -152,6 +152,13 @@ impl Membership {
         self.list(thread).is_some_and(|list| list.has(user))
     }
 
+    /// Whether both took part when the site last said so, for as long as that counts while it is
+    /// silent.
+    pub fn has_listed(&self, thread: u64, users: [u64; 2], now: Instant) -> bool {
+        let last = self.list(thread).filter(|list| list.age(now) <= OUTAGE_LASTS);
+        last.is_some_and(|list| users.iter().all(|user| list.has(*user)))
+    }
+
     /// Why the site has not said who takes part, if this user has asked a moment ago.
     pub fn failure(&self, thread: u64, user: u64, now: Instant) -> Option<Failure> {
         self.rolls.get(&thread)?.failure_of(user, now)

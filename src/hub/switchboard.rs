@@ -68,7 +68,11 @@ impl Hub {
         if !call.kind.ends() {
             let of_call = found.and_then(|ix| self.calls.get(ix).thread.clone());
             let thread = reply.thread.clone().or(of_call);
-            if !self.admits_to_call(conn, thread.as_ref(), other.as_ref(), text, now)? {
+            let (thread, other) = (thread.as_ref(), other.as_ref());
+            // What rings is new to who hears it: it goes by a list that holds.
+            let goes_on = call.kind != CallKind::Initiated
+                && thread.zip(other).is_some_and(|(t, o)| self.goes_on_in_call(conn, t, o, now));
+            if !goes_on && !self.admits_to_call(conn, thread, other, text, now)? {
                 return Ok(());
             }
         }

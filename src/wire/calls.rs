@@ -100,7 +100,9 @@ impl Form {
     }
 
     fn later(&self, seconds: u32, line: &str) -> String {
-        self.text("503 Service Unavailable", &format!("Retry-After: {seconds}\r\n"), line)
+        let more =
+            format!("Retry-After: {seconds}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
+        self.text("503 Service Unavailable", &more, line)
     }
 }
 
