@@ -323,7 +323,6 @@ fn who_may_no_longer_be_in_the_thread_as_the_site_says_to_them_is_out_of_its_cal
     for conn in [seven, eight] {
         assert!(heard.contains(&(conn, "ended c failed".to_owned())), "{heard:?}");
     }
-    assert!(heard.iter().all(|(_, words)| words != "ice-candidate"), "{heard:?}");
 }
 
 // ---- bounds
