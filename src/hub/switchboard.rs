@@ -70,8 +70,11 @@ impl Hub {
             let thread = reply.thread.clone().or(of_call);
             let (thread, other) = (thread.as_ref(), other.as_ref());
             // What rings is new to who hears it: it goes by a list that holds.
-            let goes_on = call.kind != CallKind::Initiated
-                && thread.zip(other).is_some_and(|(t, o)| self.goes_on_in_call(conn, t, o, now));
+            let goes_on =
+                found.is_some_and(|ix| {
+                    call.kind != CallKind::Initiated
+                        && !(call.kind == CallKind::Offer && self.begins_anew(ix))
+                }) && thread.zip(other).is_some_and(|(t, o)| self.goes_on_in_call(conn, t, o, now));
             if !goes_on && !self.admits_to_call(conn, thread, other, text, now)? {
                 return Ok(());
             }
