@@ -1,11 +1,14 @@
 //! Calls by scripts: what devices say, and what each of them hears.
 
+#[path = "support/ears.rs"]
+mod ears;
 #[path = "support/town.rs"]
 mod town;
 
 use std::time::Duration;
 
 use buddyline::hub::interface::{CallSettings, ConnId, Settings};
+use ears::{group, hears, text, told, words};
 use serde_json::{Value, json};
 use town::{Town, settings, verified};
 
@@ -43,17 +46,13 @@ impl Scene {
         self.town.say(from, &frame.to_string());
     }
 
-    /// What has been heard since, as `kind` or `call_ended reason`, by device, in order.
     #[track_caller]
     fn hears(&mut self, expected: &[(ConnId, &str)]) {
-        let heard = self.heard();
-        let expected: Vec<_> =
-            expected.iter().map(|(conn, words)| (*conn, (*words).to_owned())).collect();
-        assert_eq!(heard, expected);
+        hears(&mut self.town, expected);
     }
 
     fn heard(&mut self) -> Vec<(ConnId, String)> {
-        self.town.heard().into_iter().map(|(conn, frame)| (conn, words(&frame))).collect()
+        told(&mut self.town)
     }
 
     /// Call "c" rings at Bob's, and nobody has heard anything else.
@@ -98,23 +97,6 @@ fn frame(kind: &str, sender: u64, recipient: u64, call: Option<&str>) -> Value {
         frame["callId"] = json!(call);
     }
     frame
-}
-
-fn words(frame: &Value) -> String {
-    let kind = frame["type"].as_str().expect("a type");
-    match kind {
-        "call_ended" => {
-            format!("ended {} {}", text(frame, "callId"), text(frame, "reason"))
-        }
-        "error" => format!("error {}", text(frame, "code")),
-        "call_left" => format!("left {} {}", frame["userId"], text(frame, "reason")),
-        "call_joined" => format!("joined {}", frame["userId"]),
-        _ => kind.to_owned(),
-    }
-}
-
-fn text<'a>(frame: &'a Value, field: &str) -> &'a str {
-    frame[field].as_str().expect("a string")
 }
 
 // ---- ringing and answering
@@ -661,7 +643,7 @@ fn in_verified_trust_a_call_is_for_participants_and_ends_for_who_is_taken_out() 
     town.say(seven, r#"{"type":"join_thread","threadId":41}"#);
     let (request, ..) = town.asked_list();
     town.list(request, &[7]);
-    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+    let heard = told(&mut town);
     assert!(heard.contains(&(seven, "ended c failed".into())), "{heard:?}");
     assert!(heard.contains(&(eight, "ended c failed".into())), "{heard:?}");
     assert_eq!(town.hub.census().calls, [0, 0]);
@@ -781,22 +763,6 @@ fn who_calls_a_thread_in_which_a_call_is_going_on_is_shown_the_way_to_it() {
     assert_eq!((heard[0].0, text(&heard[0].1, "continuesAs")), (three, "g"));
     town.say(three, r#"{"type":"call_joined","callId":"g"}"#);
     assert_eq!(town.heard().len(), 2);
-}
-
-/// Users 2 to 4 in thread 12 on a device each, and 2 calls all of them as "g".
-fn group() -> (Town, [ConnId; 3]) {
-    let mut town = Town::default();
-    let devices = [2, 3, 4].map(|user| town.open_in(user - 2, &user.to_string(), "12"));
-    town.say(devices[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    let heard = town.heard();
-    let rung: Vec<ConnId> = heard.iter().map(|(to, _)| *to).collect();
-    assert_eq!(rung, devices[1..]);
-    assert_eq!((&heard[0].1["userId"], &heard[0].1["callId"]), (&json!(2), &json!("g")));
-    (town, devices)
-}
-
-fn told(town: &mut Town) -> Vec<(ConnId, String)> {
-    town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect()
 }
 
 #[test]

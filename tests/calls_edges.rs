@@ -1,12 +1,14 @@
 //! Calls when frames cross, devices are lost at the wrong moment, or bounds are met.
 
+#[path = "support/ears.rs"]
+mod ears;
 #[path = "support/town.rs"]
 mod town;
 
 use std::time::Duration;
 
 use buddyline::hub::interface::{CallSettings, ConnId, Failure, Settings};
-use serde_json::Value;
+use ears::{group, hears, told};
 use town::{Town, settings, verified};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -60,33 +62,6 @@ impl Scene {
     fn hears(&mut self, expected: &[(ConnId, &str)]) {
         hears(&mut self.town, expected);
     }
-}
-
-/// Exactly this was heard, as `type` and what tells it from others.
-#[track_caller]
-fn hears(town: &mut Town, expected: &[(ConnId, &str)]) {
-    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
-    let expected: Vec<_> = expected.iter().map(|(to, words)| (*to, (*words).to_owned())).collect();
-    assert_eq!(heard, expected);
-}
-
-fn words(frame: &Value) -> String {
-    let text = |field: &str| frame[field].as_str().unwrap_or_default().to_owned();
-    match text("type").as_str() {
-        "call_ended" => format!("ended {} {}", text("callId"), text("reason")),
-        "error" => format!("error {}", text("code")),
-        "call_left" => format!("left {} {}", frame["userId"], text("reason")),
-        kind => kind.to_owned(),
-    }
-}
-
-/// Users 2 to 4 in thread 12 on a device each, and 2 calls all of them as "g".
-fn group() -> (Town, [ConnId; 3]) {
-    let mut town = Town::default();
-    let devices = [2, 3, 4].map(|user| town.open_in(user - 2, &user.to_string(), "12"));
-    town.say(devices[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.heard();
-    (town, devices)
 }
 
 // ---- what crosses the answer
@@ -219,7 +194,7 @@ fn of_more_answered_group_calls_than_a_user_has_the_oldest_ends_for_its_caller_t
         town.say(alice, &format!(r#"{{"type":"call_initiated","threadId":{n},"callId":"g{n}"}}"#));
         town.heard();
         town.say(other, &format!(r#"{{"type":"call_joined","callId":"g{n}"}}"#));
-        let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+        let heard = told(&mut town);
         let ended = heard.contains(&(alice, "ended g0 hangup".to_owned()));
         assert_eq!(ended, n == 4, "{heard:?}");
     }
@@ -319,7 +294,7 @@ fn who_may_no_longer_be_in_the_thread_as_the_site_says_to_them_is_out_of_its_cal
     town.say(seven, r#"{"type":"ice-candidate","candidate":"1","callId":"c"}"#);
     let (request, ..) = town.asked_list();
     town.fail(request, Failure::NotParticipant);
-    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+    let heard = told(&mut town);
     for conn in [seven, eight] {
         assert!(heard.contains(&(conn, "ended c failed".to_owned())), "{heard:?}");
     }
@@ -361,7 +336,7 @@ fn a_call_that_began_first_and_is_answered_last_is_not_the_one_that_ends() {
     for n in [1, 2, 3, 4, 0] {
         town.say(bob, &format!(r#"{{"type":"answer","answer":"a","callId":"c{n}"}}"#));
     }
-    let heard: Vec<_> = town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect();
+    let heard = told(&mut town);
     let ended: Vec<_> = heard.iter().filter(|(_, words)| words.starts_with("ended")).collect();
     let words = "ended c1 hangup".to_owned();
     assert_eq!(ended, [&(callers[1], words.clone()), &(bob, words)], "{heard:?}");
