@@ -138,19 +138,16 @@ impl Hub {
         }
     }
 
-    /// Whether these two are in a call of this thread, and were on its last list. What they say
+    /// Whether these two, who are in a call of this thread, were on its last list. What they say
     /// there does not wait for a new one: an answer that does may come when it rings no more. Whom
     /// the new list has no more, it takes out of the call.
-    pub(super) fn goes_on_in_call(
+    pub(super) fn goes_by_last_list(
         &mut self,
         conn: ConnId,
         thread: &Id,
         other: &Id,
         now: Now,
     ) -> bool {
-        if self.settings.trust == Trust::Open {
-            return true;
-        }
         let (number, user) = (thread.site_number(), self.presence.number_of(conn));
         let (Some(number), Some(user), Some(with)) = (number, user, other.site_number()) else {
             return false;
@@ -160,16 +157,10 @@ impl Hub {
         if !waits || !self.membership.has_listed(number, [user, with], now.instant) {
             return false;
         }
-        let parties = self.calls.parties_in(&IdKey::Number(number));
-        let of = |user: u64| {
-            let of = parties.iter().filter(move |(_, party)| party.key == IdKey::Number(user));
-            of.map(|(ix, _)| *ix)
-        };
-        let together = of(user).any(|ix| of(with).any(|other| other == ix));
-        if together && word == Word::Ask {
+        if word == Word::Ask {
             self.look_up(number, conn, user, now);
         }
-        together
+        true
     }
 
     /// Puts the question who takes part in a thread in line, in the name of this connection's user.

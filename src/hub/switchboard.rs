@@ -69,12 +69,7 @@ impl Hub {
             let of_call = found.and_then(|ix| self.calls.get(ix).thread.clone());
             let thread = reply.thread.clone().or(of_call);
             let (thread, other) = (thread.as_ref(), other.as_ref());
-            // What rings is new to who hears it: it goes by a list that holds.
-            let goes_on =
-                found.is_some_and(|ix| {
-                    call.kind != CallKind::Initiated
-                        && !(call.kind == CallKind::Offer && self.begins_anew(ix))
-                }) && thread.zip(other).is_some_and(|(t, o)| self.goes_on_in_call(conn, t, o, now));
+            let goes_on = found.is_some_and(|ix| self.goes_on(ix, &call, conn, thread, other, now));
             if !goes_on && !self.admits_to_call(conn, thread, other, text, now)? {
                 return Ok(());
             }
@@ -87,6 +82,29 @@ impl Hub {
         };
         self.tell_of_calls();
         outcome
+    }
+
+    /// Whether a frame goes on in a call as its parties were last known. What rings is new to who
+    /// hears it: it goes by a list that holds.
+    fn goes_on(
+        &mut self,
+        ix: CallIx,
+        call: &Call,
+        conn: ConnId,
+        thread: Option<&Id>,
+        other: Option<&Id>,
+        now: Now,
+    ) -> bool {
+        let rings = match call.kind {
+            CallKind::Initiated => true,
+            CallKind::Offer => self.begins_anew(ix),
+            _ => false,
+        };
+        let its = self.calls.get(ix).thread.as_ref().map(|thread| &thread.key);
+        match thread.filter(|thread| !rings && its == Some(&thread.key)).zip(other) {
+            Some((thread, other)) => self.goes_by_last_list(conn, thread, other, now),
+            None => false,
+        }
     }
 
     fn admits_to_call(
