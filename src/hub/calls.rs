@@ -351,9 +351,7 @@ impl Calls {
     }
 
     fn ring(&mut self, ix: CallIx, frame: &EncodedFrame, is_offer: bool) {
-        let call = &mut self.calls[ix as usize];
-        let rung = call.parties.iter().filter(|party| !party.is_in());
-        let to: Few<ConnId> = rung.flat_map(Party::devices).copied().collect();
+        let to = self.get(ix).ringing_devices();
         self.steps.push(Step::Tell { to, frame: EncodedFrame::clone(frame) });
         self.keeping(ix, |call, room| call.keep_beginning(frame, is_offer, room));
     }
@@ -377,10 +375,8 @@ impl Calls {
         call.state = if is_offer { CallState::Connecting } else { CallState::Active };
         let at = call.party(user).unwrap_or_default();
         let other = call.other(at);
-        let before = call.kept_bytes();
-        let early = call.answered_by(device);
-        let candidates = call.take_candidates();
-        self.kept_bytes -= before - self.calls[ix as usize].kept_bytes();
+        let (early, candidates) =
+            self.keeping(ix, |call, _| (call.answered_by(device), call.take_candidates()));
         let reaches = self.pass(ix, other, frame);
         for frame in early {
             self.pass(ix, other, &frame);
@@ -401,15 +397,19 @@ impl Calls {
         if let Some(ring) = call.ring.take() {
             self.due.cancel(ring);
         }
-        let users: Few<IdKey> = call.parties.iter().map(|party| party.user.key.clone()).collect();
-        users.iter().for_each(|user| self.end_oldest_of(user, ix, now));
+        self.end_calls_before(ix, now);
     }
 
-    /// Ends the oldest call of who is in too many, but not this one.
-    fn end_oldest_of(&mut self, user: &IdKey, but: CallIx, now: Instant) {
-        if self.answered(user).count() > ANSWERED_MAX {
-            let others = self.answered(user).filter(|ix| *ix != but);
-            if let Some(oldest) = others.min_by_key(|ix| self.get(*ix).begun) {
+    /// Ends the oldest other call of each who is in this one and in too many.
+    fn end_calls_before(&mut self, ix: CallIx, now: Instant) {
+        let is_in = self.get(ix).parties.iter().filter(|party| party.is_in());
+        let users: Few<IdKey> = is_in.map(|party| party.user.key.clone()).collect();
+        for user in &users {
+            if self.answered(user).count() <= ANSWERED_MAX {
+                continue;
+            }
+            let others = self.answered(user).filter(|other| *other != ix);
+            if let Some(oldest) = others.min_by_key(|other| self.get(*other).begun) {
                 self.leave(oldest, user, EndReason::Hangup, now);
             }
         }
@@ -432,10 +432,9 @@ impl Calls {
                 self.due.cancel(loss);
             }
         }
-        let kept = call.take_kept(at);
-        self.kept_bytes -= kept.iter().map(|frame| frame.len()).sum::<usize>();
+        let kept = self.keeping(ix, |call, _| call.take_kept(at));
         if !to.is_empty() {
-            let told = call.end_elsewhere();
+            let told = self.get(ix).end_elsewhere();
             self.steps.push(Step::Ended { to, told });
         }
         kept
@@ -471,9 +470,7 @@ impl Calls {
         self.sit(ix, &user.key, device);
         self.may_ring_no_more(ix);
         // It may be the first who comes, and by that one of the caller's answered calls.
-        let is_in = self.get(ix).parties.iter().filter(|party| party.is_in());
-        let users: Few<IdKey> = is_in.map(|party| party.user.key.clone()).collect();
-        users.iter().for_each(|user| self.end_oldest_of(user, ix, now));
+        self.end_calls_before(ix, now);
         true
     }
 

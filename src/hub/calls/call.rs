@@ -165,6 +165,12 @@ impl Call {
         self.parties.iter().flat_map(Party::devices).copied()
     }
 
+    /// The devices on which it rings.
+    pub fn ringing_devices(&self) -> Few<ConnId> {
+        let rung = self.parties.iter().filter(|party| !party.is_in());
+        rung.flat_map(Party::devices).copied().collect()
+    }
+
     /// What a device is told whose user is in the call on another.
     pub fn end_elsewhere(&self) -> Told {
         let (id, thread) = (self.id.clone(), self.thread.clone());

@@ -17,9 +17,8 @@ impl Calls {
         let Some(at) = call.party(user).filter(|_| call.is_group) else {
             return self.end(ix, reason, None, now);
         };
-        let before = call.kept_bytes();
-        let party = call.remove(at);
-        self.kept_bytes -= before - call.kept_bytes();
+        let party = self.keeping(ix, |call, _| call.remove(at));
+        let call = &self.calls[ix as usize];
         if let Place::Lost(Some(loss)) = party.place {
             self.due.cancel(loss);
         }

@@ -1,8 +1,7 @@
 //! What the devices of a call say to each other, and what is kept of it for who cannot hear it yet.
 
-use super::call::{Call, Kept, Party, Place};
+use super::call::{Call, Kept, Place};
 use super::{CallIx, Calls, KEPT_BYTES_MAX, Step};
-use crate::hub::capacity::Few;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::{Id, IdKey};
@@ -54,13 +53,10 @@ impl Calls {
             return;
         }
         // Nothing is lost: from now on all who ring get them as they come, those kept first.
-        let call = &mut self.calls[ix as usize];
-        call.trickles = true;
-        let mut frames = call.take_candidates();
-        self.kept_bytes -= frames.iter().map(|frame| frame.len()).sum::<usize>();
+        self.calls[ix as usize].trickles = true;
+        let mut frames = self.keeping(ix, |call, _| call.take_candidates());
         frames.push(EncodedFrame::clone(frame));
-        let rung = self.get(ix).parties.iter().filter(|party| !party.is_in());
-        let to: Few<ConnId> = rung.flat_map(Party::devices).copied().collect();
+        let to = self.get(ix).ringing_devices();
         self.steps.extend(frames.into_iter().map(|frame| Step::Tell { to: to.clone(), frame }));
     }
 
@@ -71,7 +67,7 @@ impl Calls {
         }
     }
 
-    /// Lets a call keep something, as far as all of them together may.
+    /// Lets a call keep something or give it up; all of them together keep as much as they may.
     pub(super) fn keeping<T>(&mut self, ix: CallIx, keep: impl FnOnce(&mut Call, usize) -> T) -> T {
         let room = KEPT_BYTES_MAX - self.kept_bytes;
         let call = &mut self.calls[ix as usize];
