@@ -372,28 +372,32 @@ impl Hub {
         client_id: Option<&Id>,
         now: Now,
     ) {
+        let until = now.instant + self.settings.typing_lasts;
+        let told = if typing { self.threads.goes_on(conn, thread, until) } else { None };
+        let told = match (told, client_id) {
+            // Again and again: this needs to know nothing else.
+            (Some((place, frame)), None) => return self.show(Some(place), conn, None, frame, true),
+            (told, _) => told,
+        };
         // A sample client types before the server can know who it is (`PROTOCOL.md` 2.3).
         let user = self.presence.user_of(conn);
         let user = user.as_ref();
-        if typing {
-            let lasting = self.settings.typing_lasts;
-            let Types { place, frame, elsewhere } =
-                self.threads.typing_starts(conn, user, thread, now.instant, lasting);
+        if !typing {
+            self.threads.typing_stops(conn, user, &thread.key);
+            return self.typing_stopped(conn, user, thread, client_id);
+        }
+        let (place, frame) = told.unwrap_or_else(|| {
+            let Types { place, elsewhere } = self.threads.typing_starts(conn, user, thread, until);
             if let Some(typist) = elsewhere {
                 self.typing_over(&typist);
             }
-            let frame = frame.unwrap_or_else(|| {
-                let frame = self.encode_typing(thread, user, true, None);
-                self.threads.keep_frame(place, conn, user, thread, &frame);
-                frame
-            });
-            let own = client_id.map(|id| self.encode_typing(thread, user, true, Some(id)));
-            // Whoever types keeps the thread where it is.
-            self.show(Some(place), conn, own, frame, true);
-        } else {
-            self.threads.typing_stops(conn, user, &thread.key);
-            self.typing_stopped(conn, user, thread, client_id);
-        }
+            let frame = self.encode_typing(thread, user, true, None);
+            self.threads.keep_frame(conn, user, thread, &frame);
+            (place, frame)
+        });
+        let own = client_id.map(|id| self.encode_typing(thread, user, true, Some(id)));
+        // Whoever types keeps the thread where it is.
+        self.show(Some(place), conn, own, frame, true);
     }
 
     fn identified(&self, conn: ConnId) -> Result<Id, ClientError> {
@@ -422,14 +426,15 @@ impl Hub {
     }
 
     fn typing_over(&mut self, typist: &Typist) {
-        self.typing_stopped(typist.conn, typist.user.as_ref(), &typist.thread, None);
+        self.typing_stopped(typist.conn, typist.user.as_ref(), &typist.thread(), None);
     }
 
     /// The same, without its typist.
     fn typing_over_for_hearers(&mut self, typist: &Typist) {
-        let frame = self.encode_typing(&typist.thread, typist.user.as_ref(), false, None);
+        let thread = typist.thread();
+        let frame = self.encode_typing(&thread, typist.user.as_ref(), false, None);
         let start = self.receivers.len();
-        let hearers = self.threads.hearers(&typist.thread.key).iter();
+        let hearers = self.threads.hearers(&thread.key).iter();
         self.receivers.extend(hearers.map(|hearer| hearer.conn));
         self.spread_from(start, &frame, false);
     }

@@ -155,6 +155,28 @@ fn typing_ends_by_itself_three_seconds_after_the_last_repeat() {
 }
 
 #[test]
+fn who_goes_on_typing_is_told_in_the_form_in_which_ids_are_written_now() {
+    let mut town = Town::default();
+    let alice = town.open_in(0, "2", "1");
+    let types = |town: &mut Town, thread: &str, user: &str| {
+        for _ in 0..2 {
+            town.say(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
+            let heard =
+                format!(r#"{{"type":"typing","threadId":{thread},"userId":{user},"typing":true}}"#);
+            town.hears(&[(alice, &heard)]);
+        }
+    };
+    types(&mut town, "1", "2");
+    types(&mut town, r#""1""#, "2");
+    types(&mut town, "7", "2");
+    types(&mut town, "1", "2");
+    town.say(alice, r#"{"type":"user_connected","userId":"2"}"#);
+    town.hears(&[(alice, r#"{"type":"user_connected","userId":"2"}"#)]);
+    types(&mut town, "1", r#""2""#);
+    types(&mut town, "7", r#""2""#);
+}
+
+#[test]
 fn typing_ends_when_its_user_says_so_and_only_the_author_gets_the_client_id() {
     let mut town = Town::default();
     let alice = town.open_in(0, "2", "1");

@@ -101,6 +101,7 @@ impl Hub {
         match self.presence.user_of(conn) {
             Some(known) if known.key == user.key => {
                 self.presence.write_as(conn, user.quoted);
+                self.threads.forget_frames(conn);
                 self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
             }
             before => {

@@ -5,10 +5,9 @@
 //! the same in a thread of two and in one of ten thousand.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::capacity::{self, Few};
 use super::deadlines::{DeadlineKey, Deadlines};
@@ -34,25 +33,39 @@ struct Join {
     hearer: u32,
 }
 
+/// A typist's place in the tables, valid while they type.
+type TypistIx = u32;
+
 /// Someone who types in a thread, until told otherwise.
+///
+/// They say so again and again, and of thousands it is mostly another one who does: what that needs
+/// stands together at the beginning, in one line of the processor's cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Typist {
-    /// Who, in the form in which their connection wrote it; `None` for a connection that has not
-    /// said who it is.
-    pub user: Option<Id>,
-    /// The thread, in the form in which they wrote it.
-    pub thread: Id,
     /// The connection they typed on last.
     pub conn: ConnId,
+    key: IdKey,
+    place: ThreadIx,
+    /// They wrote the thread's id as a string.
+    quoted: bool,
     until: Instant,
     /// That they type, encoded: who goes on mostly says the very same.
     frame: Option<EncodedFrame>,
+    /// Who, in the form in which their connection wrote it; `None` for a connection that has not
+    /// said who it is.
+    pub user: Option<Id>,
     deadline: DeadlineKey,
-    /// Names it, among the deadlines and among those of its connection.
+    /// Tells which of those on one connection began first.
     serial: u64,
 }
 
 impl Typist {
+    /// The thread, in the form in which they wrote it.
+    pub fn thread(&self) -> Id {
+        Id { key: self.key.clone(), quoted: self.quoted }
+    }
+
     /// A user is one typist on all their devices, a nobody is one on each connection.
     fn is(&self, user: Option<&Id>, conn: ConnId) -> bool {
         match (&self.user, user) {
@@ -63,30 +76,19 @@ impl Typist {
     }
 }
 
-/// Who types in one thread; mostly one does.
-type Typists = SmallVec<[Typist; 1]>;
-
 #[derive(Debug)]
 struct Thread {
     key: IdKey,
     hearers: Few<Hearer>,
-    /// There while someone types.
-    typists: Option<Box<Typists>>,
+    /// Who types, while someone does.
+    typists: Option<Box<Few<TypistIx>>>,
 }
 
-impl Thread {
-    fn typists(&mut self) -> &mut [Typist] {
-        self.typists.as_mut().map_or(&mut [], |typists| typists.as_mut_slice())
-    }
-}
-
-/// What is known of someone who types.
+/// What comes of it that someone types.
 #[derive(Debug)]
 pub struct Types {
     /// The thread's.
     pub place: ThreadIx,
-    /// What tells of it, if that has been kept.
-    pub frame: Option<EncodedFrame>,
     /// Who thereby stopped elsewhere, at the limit of threads that one connection types in.
     pub elsewhere: Option<Typist>,
 }
@@ -111,11 +113,14 @@ pub struct Threads {
     threads: Slab<Thread>,
     /// What each connection has joined.
     joins: Vec<Few<Join>>,
-    typing_ends: Deadlines<(ThreadIx, u64)>,
-    /// In which threads those type who do, by the slot of their connection, oldest first.
-    types_in: BTreeMap<(u32, u64), ThreadIx>,
+    typists: Slab<Typist>,
+    /// Who typed last on each connection, if they still do: where to look first.
+    typed_last: Vec<TypistIx>,
+    typing_ends: Deadlines<TypistIx>,
+    /// Who types, by the slot of their connection, oldest first.
+    types_on: BTreeMap<(u32, u64), TypistIx>,
     /// Typists so far.
-    typists: u64,
+    serial: u64,
 }
 
 /// A connection types in this many threads at once; beyond it, the oldest has stopped. People
@@ -126,6 +131,7 @@ impl Threads {
     /// Makes room for a connection.
     pub fn open(&mut self, conn: ConnId) {
         capacity::reach(&mut self.joins, conn.slot);
+        capacity::reach(&mut self.typed_last, conn.slot);
         debug_assert!(self.joins_of(conn).is_empty(), "a slot is given on empty");
     }
 
@@ -186,16 +192,6 @@ impl Threads {
         self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
-    /// The same where it is mostly the one thread that this connection hears.
-    fn find_near(&self, conn: ConnId, key: &IdKey) -> Option<ThreadIx> {
-        let only = match self.joins_of(conn) {
-            [only] => Some(only.thread),
-            _ => None,
-        };
-        let is_it = |ix: &ThreadIx| self.threads[*ix as usize].key == *key;
-        only.filter(is_it).or_else(|| self.find(key))
-    }
-
     /// Whether a connection hears a thread.
     pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
         self.find(key).is_some_and(|thread| self.hears_at(conn, thread))
@@ -211,68 +207,99 @@ impl Threads {
         &self.threads[thread as usize].hearers
     }
 
-    /// Notes that someone types, until `now + lasting` unless they go on.
+    /// Notes that whoever types in a thread on this connection goes on until then, and says where
+    /// that is and what tells of it; `None` if it has not been told yet, on this connection and
+    /// with the thread written like this.
+    ///
+    /// Who types says so every few seconds: this looks at nothing but them.
+    pub fn goes_on(
+        &mut self,
+        conn: ConnId,
+        thread: &Id,
+        until: Instant,
+    ) -> Option<(ThreadIx, EncodedFrame)> {
+        let last = self.typed_last[conn.slot as usize];
+        let typist = self.typists.get_mut(last as usize)?;
+        if typist.conn != conn || typist.key != thread.key || typist.quoted != thread.quoted {
+            return None;
+        }
+        // The deadline is looked at when it comes: a repeat costs no change in the table.
+        typist.until = until;
+        Some((typist.place, EncodedFrame::clone(typist.frame.as_ref()?)))
+    }
+
+    /// Notes that someone types, until then unless they go on.
     pub fn typing_starts(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
-        now: Instant,
-        lasting: Duration,
+        until: Instant,
     ) -> Types {
-        let ix = self.find_near(conn, &thread.key);
-        let ix = ix.unwrap_or_else(|| self.insert(&thread.key));
-        let until = now + lasting;
-        let typists = self.threads[ix as usize].typists();
-        let Some(typist) = typists.iter_mut().find(|typist| typist.is(user, conn)) else {
-            let (serial, deadline) = self.types(conn, ix, until);
-            let (user, thread) = (user.cloned(), thread.clone());
-            let typist = Typist { user, thread, conn, until, frame: None, deadline, serial };
-            self.threads[ix as usize].typists.get_or_insert_default().push(typist);
-            return Types { place: ix, frame: None, elsewhere: self.stops_elsewhere(conn) };
+        let place = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
+        let known = self.typist_at(place, |typist| typist.is(user, conn));
+        let Some(ix) = known else {
+            let Id { key, quoted } = thread.clone();
+            let (user, frame, deadline, serial) = (user.cloned(), None, (until, 0), 0);
+            let typist = Typist { conn, key, place, quoted, until, frame, user, deadline, serial };
+            let ix = capacity::insert(&mut self.typists, typist);
+            self.threads[place as usize].typists.get_or_insert_default().push(ix);
+            self.types(ix, conn);
+            return Types { place, elsewhere: self.stops_elsewhere(conn) };
         };
-        let same = typist.thread == *thread && typist.user.as_ref() == user;
-        let frame = typist.frame.clone().filter(|_| same);
-        // The deadline is looked at when it comes: a repeat costs no change in the table.
+        let typist = &mut self.typists[ix as usize];
         typist.until = until;
         if typist.conn == conn {
-            return Types { place: ix, frame, elsewhere: None };
+            self.typed_last[conn.slot as usize] = ix;
+            return Types { place, elsewhere: None };
         }
-        let before = (typist.conn.slot, typist.serial);
         self.typing_ends.cancel(typist.deadline);
-        self.types_in.remove(&before);
-        let (serial, deadline) = self.types(conn, ix, until);
-        let typists = self.threads[ix as usize].typists();
-        if let Some(typist) = typists.iter_mut().find(|typist| typist.serial == before.1) {
-            (typist.conn, typist.serial, typist.deadline) = (conn, serial, deadline);
-        }
-        Types { place: ix, frame, elsewhere: self.stops_elsewhere(conn) }
+        self.types_on.remove(&(typist.conn.slot, typist.serial));
+        self.types(ix, conn);
+        Types { place, elsewhere: self.stops_elsewhere(conn) }
     }
 
-    /// Keeps the frame in which it is told that someone types, for when they go on.
+    /// Keeps the frame that tells who types on this connection, for when they go on. It says who
+    /// they are and which thread it is in the forms in which they wrote it.
     pub fn keep_frame(
         &mut self,
-        place: ThreadIx,
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
         frame: &EncodedFrame,
     ) {
-        let mut typists = self.threads[place as usize].typists().iter_mut();
-        let same = |typist: &&mut Typist| {
-            typist.conn == conn && typist.user.as_ref() == user && typist.thread == *thread
-        };
-        if let Some(typist) = typists.find(same) {
+        let last = self.typed_last[conn.slot as usize];
+        let typist = self.typists.get_mut(last as usize).filter(|typist| typist.conn == conn);
+        if let Some(typist) = typist.filter(|typist| typist.key == thread.key) {
+            (typist.user, typist.quoted) = (user.cloned(), thread.quoted);
             typist.frame = Some(EncodedFrame::clone(frame));
         }
     }
 
-    /// Names a typist, and notes it with its connection and among the deadlines.
-    fn types(&mut self, conn: ConnId, ix: ThreadIx, until: Instant) -> (u64, DeadlineKey) {
-        self.typists += 1;
-        let serial = self.typists;
-        self.types_in.insert((conn.slot, serial), ix);
-        (serial, self.typing_ends.set(until, (ix, serial)))
+    /// Forgets the frames that tell who types on a connection: its user's id is written otherwise
+    /// from now on.
+    pub fn forget_frames(&mut self, conn: ConnId) {
+        let typing: Vec<TypistIx> = self.typing_on(conn).collect();
+        for ix in typing {
+            self.typists[ix as usize].frame = None;
+        }
+    }
+
+    /// Who types at a place, by what they are.
+    fn typist_at(&self, place: ThreadIx, which: impl Fn(&Typist) -> bool) -> Option<TypistIx> {
+        let mut typists =
+            self.threads[place as usize].typists.iter().flat_map(|here| here.iter()).copied();
+        typists.find(|ix| which(&self.typists[*ix as usize]))
+    }
+
+    /// Notes a typist with the connection they type on, and among the deadlines.
+    fn types(&mut self, ix: TypistIx, conn: ConnId) {
+        self.serial += 1;
+        let typist = &mut self.typists[ix as usize];
+        (typist.conn, typist.serial) = (conn, self.serial);
+        typist.deadline = self.typing_ends.set(typist.until, ix);
+        self.types_on.insert((conn.slot, self.serial), ix);
+        self.typed_last[conn.slot as usize] = ix;
     }
 
     /// Ends the oldest typing of a connection that types in too many threads.
@@ -282,12 +309,12 @@ impl Threads {
             let oldest = typing.next()?;
             typing.nth(TYPES_IN_MAX - 1).map(|_| oldest)?
         };
-        self.stop(oldest, |typist| typist.conn == conn)
+        Some(self.stop(oldest))
     }
 
-    /// Where a connection types, oldest first.
-    fn typing_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = ThreadIx> {
-        let typing = self.types_in.range((conn.slot, 0)..=(conn.slot, u64::MAX));
+    /// Who types on a connection, oldest first.
+    fn typing_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = TypistIx> {
+        let typing = self.types_on.range((conn.slot, 0)..=(conn.slot, u64::MAX));
         typing.map(|(_, ix)| *ix)
     }
 
@@ -299,33 +326,33 @@ impl Threads {
         user: Option<&Id>,
         thread: &IdKey,
     ) -> Option<Typist> {
-        let ix = self.find(thread)?;
-        self.stop(ix, |typist| typist.is(user, conn))
+        let place = self.find(thread)?;
+        let ix = self.typist_at(place, |typist| typist.is(user, conn))?;
+        Some(self.stop(ix))
     }
 
     /// Notes that this connection no longer types in a thread; `None` if it was another device of
     /// the same user, or nobody.
     pub fn typing_stops_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
-        let ix = self.find(thread)?;
-        self.stop(ix, |typist| typist.conn == conn)
+        let place = self.find(thread)?;
+        let ix = self.typist_at(place, |typist| typist.conn == conn)?;
+        Some(self.stop(ix))
     }
 
     /// Takes one thread in which this connection types, until there are no more.
     pub fn typing_stops_on(&mut self, conn: ConnId) -> Option<Typist> {
         let ix = self.typing_on(conn).next_back()?;
-        self.stop(ix, |typist| typist.conn == conn)
+        Some(self.stop(ix))
     }
 
     /// Takes one typist whose time is over at `now`, until there are no more.
     pub fn typing_times_out(&mut self, now: Instant) -> Option<Typist> {
-        while let Some((ix, serial)) = self.typing_ends.pop_due(now) {
-            let typists = self.threads[ix as usize].typists();
+        while let Some(ix) = self.typing_ends.pop_due(now) {
             // A typist is taken out together with its deadline, so it is there.
-            let typist = typists.iter_mut().find(|typist| typist.serial == serial)?;
-            let until = typist.until;
-            typist.deadline = self.typing_ends.set(until, (ix, serial));
-            if until <= now {
-                return self.stop(ix, |typist| typist.serial == serial);
+            let typist = &mut self.typists[ix as usize];
+            typist.deadline = self.typing_ends.set(typist.until, ix);
+            if typist.until <= now {
+                return Some(self.stop(ix));
             }
         }
         None
@@ -356,18 +383,26 @@ impl Threads {
         ix
     }
 
-    fn stop(&mut self, ix: ThreadIx, which: impl Fn(&Typist) -> bool) -> Option<Typist> {
-        let thread = &mut self.threads[ix as usize];
-        let typists = thread.typists.as_mut()?;
-        let at = typists.iter().position(which)?;
-        let typist = typists.swap_remove(at);
-        if typists.is_empty() {
-            thread.typists = None;
+    /// Takes a typist out of all tables but one: who looks where they typed last finds nobody, or
+    /// looks whether whoever is there now is the one.
+    fn stop(&mut self, ix: TypistIx) -> Typist {
+        let typist = self.typists.remove(ix as usize);
+        if self.typists.is_empty() {
+            // Nobody types: what thousands needed at once is given back.
+            self.typists = Slab::new();
+        }
+        let thread = &mut self.threads[typist.place as usize];
+        if let Some(typists) = &mut thread.typists {
+            typists.retain(|here| *here != ix);
+            capacity::shed(typists);
+            if typists.is_empty() {
+                thread.typists = None;
+            }
         }
         self.typing_ends.cancel(typist.deadline);
-        self.types_in.remove(&(typist.conn.slot, typist.serial));
-        self.forget_if_empty(ix);
-        Some(typist)
+        self.types_on.remove(&(typist.conn.slot, typist.serial));
+        self.forget_if_empty(typist.place);
+        typist
     }
 
     /// Takes join number `at` of a connection out of both tables, and mends the join of the hearer
@@ -406,17 +441,19 @@ impl Threads {
                 let mut joins = self.joins_of(hearer.conn).iter();
                 assert!(joins.any(|join| (join.thread, join.hearer) == (ix, at as u32)));
             }
-            for typist in thread.typists.iter().flat_map(|typists| typists.iter()) {
+            assert!(thread.typists.as_ref().is_none_or(|here| !here.is_empty()), "nothing remains");
+            for typist_ix in thread.typists.iter().flat_map(|typists| typists.iter()) {
+                let typist = &self.typists[*typist_ix as usize];
+                assert_eq!((typist.place, &typist.key), (ix, &thread.key));
                 let key = (typist.conn.slot, typist.serial);
-                assert_eq!(self.types_in.get(&key), Some(&ix));
+                assert_eq!(self.types_on.get(&key), Some(typist_ix));
+                typists += 1;
             }
-            let here = thread.typists.as_ref().map(|typists| typists.len());
-            assert_ne!(here, Some(0), "nothing remains of who typed");
-            typists += here.unwrap_or_default();
         }
         let hearers: usize = self.threads.iter().map(|(_, t)| t.hearers.len()).sum();
         assert_eq!(hearers, self.joins.iter().map(|joins| joins.len()).sum::<usize>());
-        assert_eq!(typists, self.types_in.len());
+        assert_eq!(typists, self.typists.len());
+        assert_eq!(typists, self.types_on.len());
         assert_eq!(typists, self.typing_ends.count());
     }
 }
@@ -424,11 +461,14 @@ impl Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::mem::offset_of;
 
     #[test]
     fn a_thread_and_a_join_are_as_small_as_they_are_said_to_be() {
         assert_eq!(size_of::<Thread>(), 48);
         assert_eq!(size_of::<Few<Join>>(), 24);
         assert_eq!(size_of::<Hearer>(), 8);
+        assert_eq!(size_of::<Typist>(), 128);
+        assert_eq!(offset_of!(Typist, frame) + size_of::<Option<EncodedFrame>>(), 64);
     }
 }
