@@ -11,6 +11,7 @@ mod bulk;
 mod crowd;
 mod drain;
 mod input;
+mod intake;
 mod listeners;
 mod numbers;
 mod refusals;
@@ -46,6 +47,7 @@ use crate::wire::handshake::Rules;
 use admission::Admission;
 use crowd::Crowd;
 use drain::Drain;
+use intake::Intake;
 use listeners::{BACKLOG, Listeners};
 use refusals::Refusals;
 pub use reload::Source;
@@ -55,9 +57,6 @@ use sweep::{Patience, SWEEP_EVERY};
 use tally::Tally;
 use turn::{Phase, SlowTicks, Watch, Work};
 
-/// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
-/// frames, each of which may be for a whole thread.
-const READ_BYTES_PER_TICK: usize = 16 * 1024;
 /// Events taken from one poll. Enough that frames of one thread which come together leave together,
 /// and not so many that the first waits long for the last.
 const EVENTS_PER_TICK: usize = 1024;
@@ -97,7 +96,7 @@ pub struct Server {
     codec: Codec,
     hub: Hub,
     upstream: Upstream,
-    scratch: Box<[u8]>,
+    intake: Intake,
     refusals: Refusals,
     scrapes: Scrapes,
     counts: Counts,
@@ -208,7 +207,7 @@ impl Server {
             codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
             hub: Hub::new(setup::hub_settings(config, turn_secret)),
             upstream,
-            scratch: vec![0; READ_BYTES_PER_TICK].into_boxed_slice(),
+            intake: Intake::new(),
             refusals: Refusals::default(),
             scrapes,
             counts: Counts::default(),
@@ -275,12 +274,15 @@ impl Server {
             // The event that spoke of the peer's end may have come in an earlier tick.
             self.read(slot, true, now);
         }
+        // An event may be for one of these as well.
+        self.take_in_all(now);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.work.events += 1;
             self.event(event, now);
         }
         self.events = events;
+        self.take_in_all(now);
         self.accept();
         self.upstream.advance(now.instant);
         self.collect_answers(now);

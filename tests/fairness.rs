@@ -148,6 +148,33 @@ fn frames_that_are_for_many_keep_nobody_waiting() {
     assert_soon(&pair.stop(), "while someone types to two hundred, again and again");
 }
 
+/// They are read in one go, and there is not the time to look at what all of them said.
+#[test]
+fn of_many_who_speak_to_many_at_once_nobody_is_passed_over() {
+    const FRAMES: usize = 40;
+    let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
+    let address = server.address();
+    let _hearers: Vec<_> = (0..200)
+        .map(|_| {
+            let mut hearer = deaf(address);
+            hearer.0.write_all(&text(&join(1))).unwrap();
+            hearer
+        })
+        .collect();
+    let typing = |n| json!({"type": "typing", "threadId": 1, "clientId": n}).to_string();
+    let say: Vec<u8> = (0..FRAMES).flat_map(|n| text(&typing(n))).collect();
+    // They hear themselves without having joined, and nobody else.
+    let mut speakers: Vec<_> = (0..40).map(|n| Client::of_user(address, n + 1)).collect();
+    for speaker in &mut speakers {
+        speaker.socket().write_all(&say).unwrap();
+    }
+    for speaker in &mut speakers {
+        for n in 0..FRAMES {
+            assert_eq!(speaker.next()["clientId"], n, "each of them, in order");
+        }
+    }
+}
+
 #[test]
 fn a_crowd_that_arrives_joins_and_vanishes_keeps_nobody_waiting() {
     let server = Server::start(&["--presence-grace=0s"]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mio::Token;
 use mio::event::Event;
 
+use super::intake::{Arrival, READ_BYTES};
 use super::traces::Trace;
 use super::turn::Phase;
 use super::{LISTENERS, SCRAPES, SIGNALS, Server, WAKER, listeners};
@@ -94,8 +95,9 @@ impl Server {
         }
     }
 
-    /// Reads one connection once. A short read means that the socket is drained, unless the event
-    /// said that the peer's end is there to be read as well.
+    /// Reads one connection once; it is looked at by [`Server::take_in_all`]. A short read means
+    /// that the socket is drained, unless the event said that the peer's end is there to be read as
+    /// well. Nobody is read twice before all is taken in.
     pub(super) fn read(&mut self, slot: u32, ends: bool, now: Now) {
         if self.crowd.get(slot).is_none_or(|connection| connection.again) {
             return;
@@ -103,17 +105,11 @@ impl Server {
         if self.reads.is_over(self.crowd.sent) || self.agrees_later(slot) {
             return self.crowd.put_off(slot);
         }
-        // The hub may not be told while the scratch buffer is borrowed from the server.
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.read_into(&mut scratch, slot, ends, now);
-        self.scratch = scratch;
-    }
-
-    fn read_into(&mut self, scratch: &mut [u8], slot: u32, ends: bool, now: Now) {
-        let unread = self.crowd.take_unread(slot, scratch);
+        let room = self.intake.room();
+        let unread = self.crowd.take_unread(slot, room);
         let received = match unread {
             Some(bytes) => Received::Bytes(bytes),
-            None => self.crowd.receive(slot, scratch),
+            None => self.crowd.receive(slot, room),
         };
         let bytes = match received {
             Received::Bytes(bytes) => bytes,
@@ -123,22 +119,45 @@ impl Server {
                 return self.crowd.doom(slot);
             }
         };
-        let Some(connection) = self.crowd.get(slot) else { return };
-        connection.heard = self.moment;
-        connection.pings = 0;
         if unread.is_none() {
             self.tally.received_bytes += bytes as u64;
         }
+        if bytes == READ_BYTES || ends || unread.is_some() {
+            self.crowd.read_again(slot);
+        }
+        self.intake.note(slot, bytes);
+        if self.intake.is_full() {
+            self.take_in_all(now);
+        }
+    }
+
+    /// Takes in what has been read.
+    pub(super) fn take_in_all(&mut self, now: Now) {
+        // The hub may not be told while the buffer is borrowed from the server.
+        let mut intake = std::mem::take(&mut self.intake);
+        for Arrival { slot, place } in &intake.arrivals {
+            self.take_in(*slot, &mut intake.buffer[place.clone()], now);
+        }
+        intake.clear();
+        self.intake = intake;
+    }
+
+    /// Takes in what a connection said, up to its share.
+    fn take_in(&mut self, slot: u32, mut input: &mut [u8], now: Now) {
+        let Some(connection) = self.crowd.get(slot) else { return };
+        connection.heard = self.moment;
+        connection.pings = 0;
         if connection.wire.is_between_messages() {
             // What these bytes begin, if they do not end it.
             connection.since = self.moment;
         }
-        if bytes == scratch.len() || ends || unread.is_some() {
-            self.crowd.read_again(slot);
+        if self.reads.is_over(self.crowd.sent) {
+            // There was time to read it, and none to look at it.
+            self.crowd.put_off(slot);
+            return self.crowd.keep_unread(slot, input);
         }
-        let mut input = &mut scratch[..bytes];
         let share_ends = self.crowd.sent + SHARE;
-        while self.take_in(slot, &mut input, now) && !input.is_empty() {
+        while self.take_in_next(slot, &mut input, now) && !input.is_empty() {
             if self.crowd.sent >= share_ends || self.reads.is_over(self.crowd.sent) {
                 self.crowd.keep_unread(slot, input);
                 break;
@@ -148,7 +167,7 @@ impl Server {
     }
 
     /// Takes in the next thing that a connection said; false when there is no more.
-    fn take_in(&mut self, slot: u32, input: &mut &mut [u8], now: Now) -> bool {
+    fn take_in_next(&mut self, slot: u32, input: &mut &mut [u8], now: Now) -> bool {
         let Some(connection) = self.crowd.get(slot) else {
             return false;
         };

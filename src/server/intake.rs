@@ -1,0 +1,85 @@
+//! What has been read in this tick and is not looked at yet.
+//!
+//! Sockets are read some dozens in a row, and what they said is looked at after that. Either way is
+//! short, and stays in the processor's caches as long as it is gone through again and again; taking
+//! turns, each would find them full of the other.
+
+use std::ops::Range;
+
+/// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
+/// frames, each of which may be for a whole thread.
+pub(super) const READ_BYTES: usize = 16 * 1024;
+/// Reads in a row.
+const READS: usize = 32;
+
+/// What one connection said.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) slot: u32,
+    /// Where in the buffer that is.
+    pub(super) place: Range<usize>,
+}
+
+/// A buffer that all connections share, and what stands in it.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    pub(super) buffer: Box<[u8]>,
+    pub(super) arrivals: Vec<Arrival>,
+    filled: usize,
+}
+
+impl Intake {
+    pub(super) fn new() -> Intake {
+        let buffer = vec![0; 2 * READ_BYTES].into_boxed_slice();
+        Intake { buffer, arrivals: Vec::with_capacity(READS), filled: 0 }
+    }
+
+    /// Room for one read. There is some unless the intake is full.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..][..READ_BYTES]
+    }
+
+    /// Notes that a connection has said so much, which stands in the room.
+    pub(super) fn note(&mut self, slot: u32, bytes: usize) {
+        let place = self.filled..self.filled + bytes;
+        self.filled = place.end;
+        self.arrivals.push(Arrival { slot, place });
+    }
+
+    /// Whether it is time to look at what has come.
+    pub(super) fn is_full(&self) -> bool {
+        self.arrivals.len() >= READS || self.filled > self.buffer.len() - READ_BYTES
+    }
+
+    /// All has been looked at.
+    pub(super) fn clear(&mut self) {
+        self.arrivals.clear();
+        self.filled = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_a_whole_read_until_it_is_full() {
+        for bytes in [1, 100, READ_BYTES / 3, READ_BYTES] {
+            let mut intake = Intake::new();
+            let mut slot = 0;
+            while !intake.is_full() {
+                assert_eq!(intake.room().len(), READ_BYTES);
+                intake.room()[..bytes].fill(slot as u8);
+                intake.note(slot, bytes);
+                slot += 1;
+            }
+            assert!(slot as usize == READS || slot as usize * bytes > READ_BYTES, "{bytes}");
+            for Arrival { slot, place } in &intake.arrivals {
+                assert_eq!(place.len(), bytes);
+                assert!(intake.buffer[place.clone()].iter().all(|byte| *byte == *slot as u8));
+            }
+            intake.clear();
+            assert!(!intake.is_full() && intake.arrivals.is_empty());
+        }
+    }
+}
