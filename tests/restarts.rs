@@ -230,9 +230,11 @@ fn nine_hundred_connections_are_sent_away_evenly_and_nothing_is_lost() {
     assert_eq!(told.stored, 90, "{told:?}");
     let (first, last) = (told.closed[0], told.closed[11]);
     assert!(first > 0 && last > 0, "from the beginning to the end: {told:?}");
-    let each = 900 / 12;
-    for (step, closed) in told.closed.iter().enumerate().take(12) {
-        assert!((each / 2..=each * 2).contains(closed), "quarter {step}: {told:?}");
+    // In half a second each: who watches may be kept from it for an eighth of one.
+    let each = 900 / 6;
+    for (sixth, closed) in told.closed[..12].chunks(2).enumerate() {
+        let closed: usize = closed.iter().sum();
+        assert!((each / 2..=each * 2).contains(&closed), "sixth {sixth}: {told:?}");
     }
     assert!(told.departures == 0, "they will be back: {told:?}");
 }
