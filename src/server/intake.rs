@@ -39,8 +39,10 @@ impl Intake {
         &mut self.buffer[self.filled..][..READ_BYTES]
     }
 
-    /// Notes that a connection has said so much, which stands in the room.
+    /// Notes that a connection has said so much, which stands in the room. It has said nothing else
+    /// that is not looked at yet: of that only the last would be kept, if there were no time left.
     pub(super) fn note(&mut self, slot: u32, bytes: usize) {
+        debug_assert!(self.arrivals.iter().all(|arrival| arrival.slot != slot), "read once");
         let place = self.filled..self.filled + bytes;
         self.filled = place.end;
         self.arrivals.push(Arrival { slot, place });
