@@ -267,7 +267,7 @@ impl Server {
         self.codec.set_readiness(self.readiness(now.instant));
 
         let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
-        self.reads = Phase::new(reads, sent_before);
+        self.reads = Phase::of_short_steps(reads, sent_before);
         self.agreements = Phase::new(AGREEMENTS_LAST, 0);
         // Who was stopped by a budget in the last tick comes first.
         for slot in self.crowd.take_again() {
@@ -331,7 +331,7 @@ impl Server {
 
     /// Writes to who has something to send, for as long as a tick may.
     fn flush(&mut self, now: Now) {
-        self.work.flushed = self.crowd.flush(&mut Phase::new(FLUSH_LASTS, 0));
+        self.work.flushed = self.crowd.flush(&mut Phase::of_short_steps(FLUSH_LASTS, 0));
         if self.crowd.next_bulk(now.instant).is_some_and(|at| at <= now.instant) {
             let read = now.instant.elapsed();
             let lasts = match self.crowd.is_behind() {

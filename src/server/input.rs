@@ -102,7 +102,7 @@ impl Server {
         if self.crowd.get(slot).is_none_or(|connection| connection.again) {
             return;
         }
-        if self.reads.is_over(self.crowd.sent) || self.agrees_later(slot) {
+        if self.reads.was_over() || self.agrees_later(slot) {
             return self.crowd.put_off(slot);
         }
         let room = self.intake.room();

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// Steps that may be taken before the clock is looked at again; each may be for a whole thread.
 const STEPS_PER_LOOK: u32 = 8;
+/// The same where a step takes some microseconds, and the phase milliseconds.
+const SHORT_STEPS_PER_LOOK: u32 = 32;
 /// Deliveries before the clock is looked at again.
 const DELIVERIES_PER_LOOK: u64 = 4_096;
 
@@ -15,6 +17,7 @@ const DELIVERIES_PER_LOOK: u64 = 4_096;
 pub(super) struct Phase {
     lasts: Duration,
     ends: Option<Instant>,
+    steps_per_look: u32,
     steps: u32,
     deliveries: u64,
     over: bool,
@@ -23,13 +26,25 @@ pub(super) struct Phase {
 impl Phase {
     /// One that may last this long, begun when `deliveries` had been made.
     pub(super) fn new(lasts: Duration, deliveries: u64) -> Phase {
-        Phase { lasts, ends: None, steps: 0, deliveries, over: false }
+        let steps_per_look = STEPS_PER_LOOK;
+        Phase { lasts, ends: None, steps_per_look, steps: 0, deliveries, over: false }
+    }
+
+    /// One whose steps are short, beside what they deliver.
+    pub(super) fn of_short_steps(lasts: Duration, deliveries: u64) -> Phase {
+        let steps_per_look = SHORT_STEPS_PER_LOOK;
+        Phase { steps_per_look, ..Phase::new(lasts, deliveries) }
+    }
+
+    /// Whether its time was over when that was last asked.
+    pub(super) fn was_over(&self) -> bool {
+        self.over
     }
 
     /// Whether its time is over; asked before each step.
     pub(super) fn is_over(&mut self, deliveries: u64) -> bool {
         self.steps += 1;
-        let many = self.steps > STEPS_PER_LOOK;
+        let many = self.steps > self.steps_per_look;
         if !self.over && (many || deliveries - self.deliveries >= DELIVERIES_PER_LOOK) {
             let now = Instant::now();
             self.over = now >= *self.ends.get_or_insert(now + self.lasts);
@@ -41,7 +56,7 @@ impl Phase {
     /// The same where a single step may take as long as a phase should: the clock is looked at
     /// before each.
     pub(super) fn is_over_now(&mut self) -> bool {
-        self.steps = STEPS_PER_LOOK;
+        self.steps = self.steps_per_look;
         self.is_over(self.deliveries)
     }
 }
@@ -126,6 +141,15 @@ mod tests {
         assert!((0..STEPS_PER_LOOK).all(|_| !phase.is_over(7 + DELIVERIES_PER_LOOK - 1)));
         assert!(phase.is_over(7));
         assert!(phase.is_over(7), "and stays over");
+    }
+
+    #[test]
+    fn a_phase_of_short_steps_looks_at_the_clock_all_the_same() {
+        let mut phase = Phase::of_short_steps(Duration::ZERO, 7);
+        assert!((0..SHORT_STEPS_PER_LOOK).all(|_| !phase.is_over(7) && !phase.was_over()));
+        assert!(phase.is_over(7) && phase.was_over());
+        let mut phase = Phase::of_short_steps(Duration::ZERO, 7);
+        assert!(phase.is_over(7 + DELIVERIES_PER_LOOK) && phase.was_over());
     }
 
     #[test]
