@@ -112,6 +112,16 @@ fn join(thread: usize) -> String {
     json!({"type": "join_thread", "threadId": thread}).to_string()
 }
 
+/// Two hundred who hear thread 1.
+fn two_hundred_hearers(address: SocketAddr) -> Vec<(TcpStream, JoinHandle<()>)> {
+    let hearers = (0..200).map(|_| {
+        let mut hearer = deaf(address);
+        hearer.0.write_all(&text(&join(1))).unwrap();
+        hearer
+    });
+    hearers.collect()
+}
+
 /// Someone who sends this over and over, until the server has heard so many frames.
 fn flood(address: SocketAddr, first: &str, say: &str, frames: usize) {
     let (mut flood, reads) = deaf(address);
@@ -136,13 +146,7 @@ fn a_hundred_thousand_frames_of_one_client_keep_nobody_waiting() {
 fn frames_that_are_for_many_keep_nobody_waiting() {
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let address = server.address();
-    let _hearers: Vec<_> = (0..200)
-        .map(|_| {
-            let mut hearer = deaf(address);
-            hearer.0.write_all(&text(&join(1))).unwrap();
-            hearer
-        })
-        .collect();
+    let _hearers = two_hundred_hearers(address);
     let pair = Pair::start(address);
     flood(address, &join(1), r#"{"type":"typing","threadId":1}"#, 20_000);
     assert_soon(&pair.stop(), "while someone types to two hundred, again and again");
@@ -154,13 +158,7 @@ fn of_many_who_speak_to_many_at_once_nobody_is_passed_over() {
     const FRAMES: usize = 40;
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let address = server.address();
-    let _hearers: Vec<_> = (0..200)
-        .map(|_| {
-            let mut hearer = deaf(address);
-            hearer.0.write_all(&text(&join(1))).unwrap();
-            hearer
-        })
-        .collect();
+    let _hearers = two_hundred_hearers(address);
     let typing = |n| json!({"type": "typing", "threadId": 1, "clientId": n}).to_string();
     let say: Vec<u8> = (0..FRAMES).flat_map(|n| text(&typing(n))).collect();
     // They hear themselves without having joined, and nobody else.
