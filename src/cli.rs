@@ -86,7 +86,7 @@ pub struct DoctorOptions {
 
     /// Longest time for all of it, 5s to 5m.
     #[arg(long, value_name = "TIME", default_value = "25s",
-          value_parser = |s: &str| config::duration(s, "5s", "5m"))]
+          value_parser = |s: &str| config::parse_duration(s, "5s", "5m"))]
     pub within: Duration,
 
     /// Write one JSON object: findings with name, status, seen and remedy, and a summary.

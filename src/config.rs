@@ -33,15 +33,15 @@ use limits::Limits;
 pub use listen::Listen;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
-use secrets::{JwtKeys, Sources};
+use secrets::{JwtKeys, SecretSources};
 use site_url::SiteUrl;
-use tls::Identity;
+use tls::TlsIdentity;
 use token_header::TokenHeader;
 
 /// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
 const DESCRIPTORS_RESERVED: usize = 16;
 /// Those of monitors and of the listeners for them.
-const DESCRIPTORS_OF_MONITORS: usize = 10;
+const DESCRIPTORS_FOR_MONITORING: usize = 10;
 /// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
 /// the site's name.
 const DESCRIPTORS_PER_WORKER: usize = 3;
@@ -139,17 +139,17 @@ pub struct Config {
 
     /// Longest time for a whole request to the site, 1s to 5m.
     #[arg(long, env = "BUDDYLINE_UPSTREAM_TIMEOUT", value_name = "TIME", default_value = "30s",
-          help_heading = "Site", value_parser = |s: &str| duration(s, "1s", "5m"))]
+          help_heading = "Site", value_parser = |s: &str| parse_duration(s, "1s", "5m"))]
     pub upstream_timeout: Duration,
 
     /// How long "typing" lasts without a repeat, 100ms to 1m.
     #[arg(long, env = "BUDDYLINE_TYPING_LASTS", value_name = "TIME", default_value = "3s",
-          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "100ms", "1m"))]
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "100ms", "1m"))]
     pub typing_lasts: Duration,
 
     /// How long a user stays online without a connection, 0s to 10m.
     #[arg(long, env = "BUDDYLINE_PRESENCE_GRACE", value_name = "TIME", default_value = "5s",
-          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub presence_grace: Duration,
 
     /// Who hears who comes and goes: everyone, people who share a thread with them, or nobody.
@@ -164,12 +164,12 @@ pub struct Config {
 
     /// How long the site's list of a thread's participants holds, 10s to 10m.
     #[arg(long, env = "BUDDYLINE_MEMBERSHIP_LASTS", value_name = "TIME", default_value = "60s",
-          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "10s", "10m"))]
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
     /// How long messages on their way and connections get when the server is to stop, 0s to 10m.
     #[arg(long, env = "BUDDYLINE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "25s",
-          help_heading = "Behaviour", value_parser = |s: &str| duration(s, "0s", "10m"))]
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub drain_timeout: Duration,
 
     /// How calls go.
@@ -260,13 +260,13 @@ impl Config {
     /// A sentence that names the settings, their values and what is allowed.
     pub fn check(&self) -> Result<(), String> {
         // What is risky is said where they are put to use.
-        self.bring()?;
+        self.load_secrets()?;
         let listens =
             [("--listen", Some(&self.listen)), ("--metrics-listen", self.metrics_listen.as_ref())];
         for (flag, listen) in listens {
-            listen.map(Listen::resolved).transpose().map_err(|fault| format!("{flag} {fault}"))?;
+            listen.map(Listen::resolve).transpose().map_err(|fault| format!("{flag} {fault}"))?;
         }
-        self.check_together()
+        self.check_combinations()
     }
 
     /// Checks what one setting alone does not show.
@@ -274,7 +274,7 @@ impl Config {
     /// # Errors
     ///
     /// As of [`Config::check`].
-    pub fn check_together(&self) -> Result<(), String> {
+    pub fn check_combinations(&self) -> Result<(), String> {
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
                 "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
@@ -308,12 +308,12 @@ impl Config {
 
     /// What clients may take.
     pub fn limits(&self) -> Limits {
-        self.set_limits.in_force()
+        self.set_limits.effective()
     }
 
     /// How calls go.
     pub fn calls(&self) -> CallOptions {
-        self.set_calls.in_force(self.set_limits.no_limits)
+        self.set_calls.effective(self.set_limits.no_limits)
     }
 
     /// Which web pages may connect.
@@ -349,7 +349,7 @@ impl Config {
     pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let variable = self.variable(secrets::JWT.variable)?;
         let file = self.jwt_secret_file.as_deref();
-        let sources = Sources::of_process(&secrets::JWT, file, variable);
+        let sources = SecretSources::from_process(&secrets::JWT, file, variable);
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
             return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \
@@ -362,7 +362,7 @@ impl Config {
     /// Descriptors that no client gets: the server's own, those of monitors, and of the workers.
     pub fn reserved_descriptors(&self) -> usize {
         let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
-        let monitors = self.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_OF_MONITORS);
+        let monitors = self.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_FOR_MONITORING);
         DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER
     }
 
@@ -372,19 +372,19 @@ impl Config {
     /// # Errors
     ///
     /// A sentence that names the file, or the setting that is missing, and what is wrong.
-    pub fn tls(&self) -> Result<Option<Identity>, String> {
+    pub fn tls(&self) -> Result<Option<TlsIdentity>, String> {
         let Some((identity, warnings)) = self.tls_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(identity))
     }
 
-    fn tls_with_warnings(&self) -> Result<Option<(Identity, Vec<String>)>, String> {
-        let files = tls::Files::of_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
+    fn tls_with_warnings(&self) -> Result<Option<(TlsIdentity, Vec<String>)>, String> {
+        let files = tls::TlsFiles::from_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
         files.map(|files| files.read()).transpose()
     }
 
     /// Whether `GET /` shows the page.
-    pub fn shows_try_page(&self) -> bool {
+    pub fn is_try_page_enabled(&self) -> bool {
         match self.try_page {
             TryPage::On => true,
             TryPage::Off => false,
@@ -394,7 +394,7 @@ impl Config {
 }
 
 /// A time within these bounds.
-pub(crate) fn duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
     let parse = |text: &str| humantime::parse_duration(text).map_err(|fault| fault.to_string());
     let allowed = format!("expected a time from {min} to {max}, such as 500ms, 5s or 1m");
     let value = parse(text).map_err(|fault| format!("{allowed} ({fault})"))?;
@@ -427,7 +427,7 @@ mod tests {
     fn without_arguments_the_documented_defaults_hold() {
         let config = read(&[]).unwrap();
         assert!(config.listen.addresses.iter().all(|a| a.port() == 8080 && a.ip().is_loopback()));
-        assert!(config.shows_try_page());
+        assert!(config.is_try_page_enabled());
         assert_eq!(config.upstream_workers, 4);
         assert_eq!(config.upstream_timeout, Duration::from_secs(30));
         assert_eq!(config.limits().max_frame_bytes, 256 * 1024);

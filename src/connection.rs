@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::Wire;
@@ -197,7 +197,7 @@ impl Connection {
     /// # Errors
     ///
     /// The library refuses its own settings.
-    pub fn secure(&mut self, identity: &Identity) -> Result<(), String> {
+    pub fn secure(&mut self, identity: &TlsIdentity) -> Result<(), String> {
         self.tls = Some(Box::new(Session::new(identity)?));
         Ok(())
     }

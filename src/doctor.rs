@@ -1,14 +1,14 @@
 //! `buddyline doctor`: looks whether all that the server needs is there, before or while it runs.
 //!
-//! What is *seen* ([`seen`]) is gathered by `look`, which has the sockets and the clock; what it
+//! What is *seen* ([`observations`]) is gathered by `collect`, which has the sockets and the clock; what it
 //! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked
 //! is GET. Everything has its time, and so has the whole.
 
+mod collect;
 pub mod finding;
 pub mod judge;
-mod look;
+pub mod observations;
 pub mod report;
-pub mod seen;
 pub mod token;
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ const JWT_SECRET: &str = "JWT secret file";
 const TURN_SECRET: &str = "TURN secret file";
 
 /// What is to be examined besides the settings.
-pub struct Wish {
+pub struct ExamineOptions {
     /// A member's token, to be tried.
     pub credential: Option<Credential>,
     /// Where clients reach the server, through its proxy.
@@ -36,15 +36,15 @@ pub struct Wish {
 /// # Errors
 ///
 /// A secret cannot be read: a sentence about why.
-pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
+pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
-    let validity = config.bring()?.identity.and_then(|identity| identity.validity());
+    let validity = config.load_secrets()?.identity.and_then(|identity| identity.validity());
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
-    let seen = look::at_everything(config, wish, keys.map(|(keys, _)| keys));
+    let seen = collect::collect_all(config, options, keys.map(|(keys, _)| keys));
     let mut findings = judge::site::judge(&seen);
     findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
-    findings.extend(calls(config)?);
-    findings.extend(validity.map(|validity| judge::certificate(validity, look::now_s())));
+    findings.extend(check_calls(config)?);
+    findings.extend(validity.map(|validity| judge::certificate(validity, collect::now_s())));
     findings.extend(judge::machine(&seen.machine, false));
     findings.extend(judge::public::judge(seen.public.as_ref()));
     Ok(findings)
@@ -59,16 +59,16 @@ pub fn examine(config: &Config, wish: &Wish) -> Result<Vec<Finding>, String> {
 pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
     let warnings = keys.map(|(_, warnings)| warnings);
-    let validity = config.bring()?.identity.and_then(|identity| identity.validity());
+    let validity = config.load_secrets()?.identity.and_then(|identity| identity.validity());
     let mut findings = judge::secret_file(JWT_SECRET, warnings.as_deref());
-    findings.extend(calls(config)?);
-    findings.extend(validity.map(|validity| judge::certificate(validity, look::now_s())));
-    findings.extend(judge::machine(&look::machine::look(config), true));
+    findings.extend(check_calls(config)?);
+    findings.extend(validity.map(|validity| judge::certificate(validity, collect::now_s())));
+    findings.extend(judge::machine(&collect::machine::collect(config), true));
     Ok(findings)
 }
 
 /// What calls are helped with, and the secret for it.
-fn calls(config: &Config) -> Result<Vec<Finding>, String> {
+fn check_calls(config: &Config) -> Result<Vec<Finding>, String> {
     let secret = config.turn_secret_with_warnings()?;
     let warnings = secret.map(|(_, warnings)| warnings);
     let mut findings = judge::secret_file(TURN_SECRET, warnings.as_deref());

@@ -32,8 +32,8 @@ pub mod outcomes;
 pub mod posting;
 pub mod presence;
 pub mod repeats;
+pub mod stats;
 pub mod switchboard;
-pub mod tally;
 pub mod telling;
 pub mod threads;
 pub mod told;
@@ -58,7 +58,7 @@ use lookups::Lookups;
 use membership::Membership;
 use presence::Presence;
 use repeats::Repeats;
-use tally::Tally;
+use stats::Tally;
 use threads::{Joined, Threads, Types, Typist};
 use told::Told;
 use waiting::Waiting;
@@ -90,7 +90,7 @@ pub struct Hub {
     checks: Checks,
     waiting: Waiting,
     requests: Requests,
-    tally: Tally,
+    stats: Tally,
     /// Frames that had to wait for a proof are being heard.
     goes_on: bool,
     /// The server is about to end.
@@ -128,7 +128,7 @@ impl Hub {
             checks: Checks::default(),
             waiting: Waiting::default(),
             requests: Requests::default(),
-            tally: Tally::default(),
+            stats: Tally::default(),
             goes_on: false,
             drains: false,
             decided: None,
@@ -152,7 +152,7 @@ impl Hub {
             Input::Opened { conn, credential } => self.opened(conn, credential, now),
             Input::Frame { conn, text } => self.frame(conn, text, true, now),
             Input::Binary { conn } => {
-                self.tally.binary += 1;
+                self.stats.binary += 1;
                 let fault = "Send text frames: binary frames carry nothing in this protocol.";
                 let fault = ClientError::new(ErrorCode::TextOnly, fault);
                 self.error(conn, &ReplyTo::default(), &fault);
@@ -267,7 +267,7 @@ impl Hub {
         }
         let (mut reply, frame) = parse(text);
         if is_new {
-            self.tally.heard(reply.kind);
+            self.stats.heard(reply.kind);
         }
         if let Err(fault) =
             frame.and_then(|frame| self.client_frame(conn, frame, text, &mut reply, now))
@@ -475,7 +475,7 @@ impl Hub {
     }
 
     /// Under which request the log tells of this one: a look belongs to its message's.
-    pub fn told_under(&self, request: RequestId) -> RequestId {
+    pub fn log_request(&self, request: RequestId) -> RequestId {
         self.lookups.post_of(request).unwrap_or(request)
     }
 

@@ -98,7 +98,7 @@ impl Journal {
         let entry = Entry { lost, what: What::Line(line) };
         if self.entries.try_send(entry).is_err() {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-            LOG_LINES_LOST.note();
+            LOG_LINES_LOST.record();
         }
     }
 }

@@ -4,10 +4,10 @@
 //! It knows nothing of the server's inside: it speaks to it over sockets, as `docs/PROTOCOL.md`
 //! says. Everything is bounded: connections, frames and time.
 
-mod drive;
+mod client;
 pub mod histogram;
-mod peer;
 pub mod report;
+mod runner;
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -107,7 +107,7 @@ pub enum Pace {
 
 /// Where it goes.
 #[derive(Debug)]
-struct Target {
+struct ServerUrl {
     address: SocketAddr,
     /// As the `Host` header has it.
     host: String,
@@ -143,12 +143,12 @@ pub fn run(options: &Options) -> Result<Report, String> {
             options.connections
         ));
     }
-    drive::Drive::new(options, target, tokens)
-        .and_then(drive::Drive::run)
+    runner::Runner::new(options, target, tokens)
+        .and_then(runner::Runner::run)
         .map_err(|fault| fault.to_string())
 }
 
-fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
+fn target(url: &str, allow_remote: bool) -> Result<ServerUrl, String> {
     let expected = "--url: expected an address such as ws://127.0.0.1:8080";
     let uri: http::Uri = url.parse().map_err(|_| expected.to_owned())?;
     match uri.scheme_str() {
@@ -179,7 +179,7 @@ fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
         ));
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    Ok(Target { address, host: authority.as_str().to_owned(), path })
+    Ok(ServerUrl { address, host: authority.as_str().to_owned(), path })
 }
 
 /// The tokens, as the `Authorization` header has them.

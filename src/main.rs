@@ -7,9 +7,9 @@ use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use buddyline::cli::{self, Cli, Command, DoctorOptions};
-use buddyline::config::files::Brought;
+use buddyline::config::files::Secrets;
 use buddyline::config::{Config, LogFormat, Trust};
-use buddyline::doctor::{self, Wish, report};
+use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
 use buddyline::load;
 use buddyline::server::{Server, Source};
@@ -77,9 +77,9 @@ fn check_config(config: &Config) -> ExitCode {
     check(config);
     match doctor::check_machine(config) {
         Ok(findings) => {
-            let good = report::may_go_on(&findings);
+            let good = report::has_no_failures(&findings);
             let verdict = if good { "the settings are good" } else { "the server cannot start" };
-            let lines = report::lines(&findings, io::stdout().is_terminal());
+            let lines = report::format_text(&findings, io::stdout().is_terminal());
             told(&format!("{lines}{verdict}\n"), good)
         }
         Err(fault) => bad_setting(&fault),
@@ -111,13 +111,13 @@ fn examine(config: &Config, options: DoctorOptions) -> ExitCode {
         Err(fault) => return bad_setting(&fault),
     };
     let DoctorOptions { public_url, within, json, .. } = options;
-    match doctor::examine(config, &Wish { credential, public_url, within }) {
+    match doctor::examine(config, &ExamineOptions { credential, public_url, within }) {
         Ok(findings) => {
             let text = match json {
-                true => report::json(&findings),
-                false => report::lines(&findings, io::stdout().is_terminal()),
+                true => report::format_json(&findings),
+                false => report::format_text(&findings, io::stdout().is_terminal()),
             };
-            told(&text, report::may_go_on(&findings))
+            told(&text, report::has_no_failures(&findings))
         }
         Err(fault) => bad_setting(&fault),
     }
@@ -174,12 +174,12 @@ struct CommandLine {
 }
 
 impl Source for CommandLine {
-    fn read(&mut self) -> Result<(Config, Brought), String> {
+    fn read(&mut self) -> Result<(Config, Secrets), String> {
         let in_words = |fault: clap::Error| without_passwords(&cli::without_advice(&fault));
         let cli = Cli::read(&self.arguments).map_err(in_words)?;
-        let brought = cli.config.bring()?;
-        cli.config.check_together()?;
-        Ok((cli.config, brought))
+        let secrets = cli.config.load_secrets()?;
+        cli.config.check_combinations()?;
+        Ok((cli.config, secrets))
     }
 
     fn applied(&mut self, config: &Config) {
@@ -220,7 +220,7 @@ fn banner(config: &Config, server: &Server) {
                 Trust::Open => log::warn!(
                     "--trust open: whoever connects is believed to be the user they say they are"
                 ),
-                Trust::Verified if server.checks_signatures() => {
+                Trust::Verified if server.has_verifier() => {
                     let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
                     log::info!(
                         "--trust verified: tokens are checked with the site's JWT secret (issuer \
@@ -249,7 +249,7 @@ fn banner(config: &Config, server: &Server) {
     for address in server.addresses() {
         log::info!("listening on {ws}://{address}");
     }
-    if config.shows_try_page() {
+    if config.is_try_page_enabled() {
         if let Some(address) = server.addresses().first() {
             // A browser cannot open "all addresses".
             let host =

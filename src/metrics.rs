@@ -18,7 +18,7 @@ pub struct SharedCount(AtomicU64);
 
 impl SharedCount {
     /// Counts one more.
-    pub fn note(&self) {
+    pub fn record(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -30,16 +30,16 @@ impl SharedCount {
 
 /// How often something was known already, and how often it had to be asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hits {
+pub struct HitCounter {
     /// It was known.
     pub hits: u64,
     /// It was not, or no longer.
     pub misses: u64,
 }
 
-impl Hits {
+impl HitCounter {
     /// Counts one more of either.
-    pub fn note(&mut self, hit: bool) {
+    pub fn record(&mut self, hit: bool) {
         *if hit { &mut self.hits } else { &mut self.misses } += 1;
     }
 }

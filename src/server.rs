@@ -19,9 +19,9 @@ mod reload;
 mod scrapes;
 mod setup;
 mod signals;
+mod stats;
 mod supervisor;
 mod sweep;
-mod tally;
 mod tls;
 mod traces;
 mod turn;
@@ -35,7 +35,7 @@ use mio::{Events, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 use crate::connection::Moment;
 use crate::connection::rate::Rate;
 use crate::hub::Hub;
@@ -52,9 +52,9 @@ use listeners::{BACKLOG, Listeners};
 use refusals::Refusals;
 pub use reload::Source;
 use scrapes::Scrapes;
+use stats::Tally;
 use supervisor::Supervisor;
 use sweep::{Patience, SWEEP_EVERY};
-use tally::Tally;
 use turn::{Phase, SlowTicks, Watch, Work};
 
 /// Events taken from one poll. Enough that frames of one thread which come together leave together,
@@ -100,7 +100,7 @@ pub struct Server {
     refusals: Refusals,
     scrapes: Scrapes,
     counts: Counts,
-    tally: Tally,
+    stats: Tally,
     slow_ticks: SlowTicks,
     started: Instant,
     /// The time of this tick by the clock, since the start.
@@ -112,7 +112,7 @@ pub struct Server {
     reads: Phase,
     /// The part of the reads that is for agreeing on TLS.
     agreements: Phase,
-    identity: Option<Identity>,
+    identity: Option<TlsIdentity>,
     swept: Instant,
     /// The slot that is looked at next, while connections are looked at.
     sweeping: Option<usize>,
@@ -185,7 +185,7 @@ impl Server {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
             true => {
-                let addresses = config.listen.resolved().map_err(io::Error::other)?;
+                let addresses = config.listen.resolve().map_err(io::Error::other)?;
                 Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENERS)?
             }
             false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
@@ -211,7 +211,7 @@ impl Server {
             refusals: Refusals::default(),
             scrapes,
             counts: Counts::default(),
-            tally: Tally::new(now),
+            stats: Tally::new(now),
             slow_ticks: SlowTicks::default(),
             started,
             since_start: Duration::ZERO,
@@ -237,8 +237,8 @@ impl Server {
     }
 
     /// Whether tokens are checked with the site's JWT secret.
-    pub fn checks_signatures(&self) -> bool {
-        self.upstream.checks_signatures()
+    pub fn has_verifier(&self) -> bool {
+        self.upstream.has_verifier()
     }
 
     /// What happened so far.
@@ -263,7 +263,7 @@ impl Server {
         self.moment = Moment::after(self.watch.look(now.instant));
         self.work = Work::default();
         let sent_before = self.crowd.sent;
-        self.tally.tick_begins(now.instant);
+        self.stats.tick_begins(now.instant);
         self.codec.set_readiness(self.readiness(now.instant));
 
         let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
@@ -300,7 +300,7 @@ impl Server {
         self.work.deliveries = self.crowd.sent - sent_before;
         let Work { events, frames, deliveries, swept, .. } = self.work;
         if events + frames + swept + deliveries as usize > TICK_WORTH_TIMING {
-            self.slow_ticks.note(now.instant, Instant::now(), &self.work);
+            self.slow_ticks.record(now.instant, Instant::now(), &self.work);
         }
         Ok(())
     }
@@ -312,7 +312,7 @@ impl Server {
             self.crowd.has_left_over() || self.sweeping.is_some() || self.upstream.has_answer();
         // The clock that says how long to sleep says when the last tick has ended as well.
         let now = Instant::now();
-        self.tally.tick_ends(now);
+        self.stats.tick_ends(now);
         if left_over || accepts || self.scrapes.has_left_over() {
             return Duration::ZERO;
         }
@@ -351,18 +351,18 @@ impl Server {
                     Effect::Send { to, frame } => {
                         let kind = FrameKind::of(&frame);
                         self.crowd.deliver(to, frame, false);
-                        self.tally.sent(kind, self.crowd.sent - sent);
+                        self.stats.sent(kind, self.crowd.sent - sent);
                     }
                     Effect::Hint { to, frame } => {
                         let kind = FrameKind::of(&frame);
                         self.crowd.deliver(to, frame, true);
-                        self.tally.sent(kind, self.crowd.sent - sent);
+                        self.stats.sent(kind, self.crowd.sent - sent);
                     }
                     Effect::Spread { to, frame, can_be_missed } => {
                         let receivers = self.hub.receivers(to);
-                        self.tally.fan_outs.note(receivers.len() as u64);
+                        self.stats.fan_outs.record(receivers.len() as u64);
                         self.crowd.spread(receivers, &frame, can_be_missed);
-                        self.tally.sent(FrameKind::of(&frame), self.crowd.sent - sent);
+                        self.stats.sent(FrameKind::of(&frame), self.crowd.sent - sent);
                     }
                     Effect::Ask { request, ask } => {
                         traces::asked(&self.hub, request, &ask);
@@ -371,7 +371,7 @@ impl Server {
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                     Effect::TellCall { conn, told } => self.tell_call(conn, &told),
                     Effect::Wake(event) => {
-                        self.tally.woken += 1;
+                        self.stats.woken += 1;
                         traces::nobody_there(&event);
                     }
                 }

@@ -4,7 +4,6 @@
 //! memory ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by
 //! exactly one answer from [`Upstream::next_answer`], at once or much later.
 
-pub mod address;
 pub mod breaker;
 pub mod buddyboss;
 pub mod checks;
@@ -12,12 +11,13 @@ pub mod embedded;
 pub mod health;
 mod json;
 pub mod jwt;
-pub mod lookups;
+pub mod normalize;
 pub mod pool;
+pub mod probe_client;
+pub mod reconcile;
 mod site;
-pub mod tally;
-pub mod text;
-pub mod visit;
+pub mod stats;
+pub mod url_style;
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,7 +30,7 @@ use crate::hub::interface::{Answer, Ask, Now, RequestId};
 use embedded::Store;
 use jwt::Verifier;
 use pool::Pool;
-use tally::{Load, Tally};
+use stats::{PoolStatus, UpstreamStats};
 
 /// How to reach a site.
 #[derive(Clone, Debug)]
@@ -97,8 +97,8 @@ impl Upstream {
     }
 
     /// Whether it checks tokens itself, with the site's JWT secret.
-    pub fn checks_signatures(&self) -> bool {
-        matches!(self, Upstream::Site(pool) if pool.checks_signatures())
+    pub fn has_verifier(&self) -> bool {
+        matches!(self, Upstream::Site(pool) if pool.has_verifier())
     }
 
     /// Checks tokens with this from now on, or asks the site.
@@ -147,15 +147,15 @@ impl Upstream {
     /// balancer is not to turn away from each pause of a second.
     pub fn is_ready(&self, now: Instant) -> bool {
         match self {
-            Upstream::Site(pool) => pool.is_available() || pool.has_worked_lately(now),
+            Upstream::Site(pool) => pool.is_available() || pool.has_recent_success(now),
             Upstream::Embedded(..) => true,
         }
     }
 
     /// What has been counted of the site, and how much is to do; `None` for the stand-in.
-    pub fn tally(&self) -> Option<(&Tally, Load)> {
+    pub fn stats(&self) -> Option<(&UpstreamStats, PoolStatus)> {
         match self {
-            Upstream::Site(pool) => Some((pool.tally(), pool.load())),
+            Upstream::Site(pool) => Some((pool.stats(), pool.status())),
             Upstream::Embedded(..) => None,
         }
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use buddyline::hub::interface::{Answer, Failure as F, Post, Stored, Target};
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::{Id, SITE_ID_MAX};
-use buddyline::upstream::buddyboss::{Reply, answer};
+use buddyline::upstream::buddyboss::{Reply, parse_post_reply};
 use serde_json::{Value, json};
 use support::fixtures::{self, Fixture, load};
 
@@ -156,7 +156,7 @@ fn summary(answer: &Answer) -> Expected {
 fn every_recorded_answer_means_what_the_table_says() {
     for (name, expected) in TABLE {
         let fixture = load(name);
-        let got = summary(&answer(&post_of(&fixture), &fixture.reply()));
+        let got = summary(&parse_post_reply(&post_of(&fixture), &fixture.reply()));
         assert_eq!(got, *expected, "{name}");
     }
 }
@@ -198,7 +198,8 @@ fn the_recordings_are_the_ones_that_were_made() {
 #[test]
 fn a_stored_message_has_the_sites_number_date_and_html() {
     let fixture = load("post-reply");
-    let Answer::Stored(stored) = answer(&post(Target::Thread(1), "hi alice"), &fixture.reply())
+    let Answer::Stored(stored) =
+        parse_post_reply(&post(Target::Thread(1), "hi alice"), &fixture.reply())
     else {
         panic!("not stored");
     };
@@ -232,7 +233,7 @@ fn reply(status: u16, body: &Value) -> Reply {
 }
 
 fn stored(text: &str, body: &Value) -> Option<Stored> {
-    match answer(&post(Target::Thread(1), text), &reply(200, body)) {
+    match parse_post_reply(&post(Target::Thread(1), text), &reply(200, body)) {
         Answer::Stored(stored) => Some(stored),
         Answer::Failed(failure) => {
             assert_eq!(failure, F::Unusable);
@@ -313,13 +314,15 @@ fn an_answer_about_another_thread_is_not_believed() {
     other["id"] = json!(2);
     assert!(stored("x", &other).is_none());
     let new = post(Target::NewThread { recipient: 3 }, "x");
-    assert!(matches!(answer(&new, &reply(200, &other)), Answer::Stored(s) if s.thread == 2));
+    assert!(
+        matches!(parse_post_reply(&new, &reply(200, &other)), Answer::Stored(s) if s.thread == 2)
+    );
 }
 
 #[test]
 fn a_200_with_html_is_an_unknown_outcome() {
     let good = reply(200, &thread(&[entry(1, 2, "x")]));
-    let read = |reply: &Reply| summary(&answer(&post(Target::Thread(1), "x"), reply));
+    let read = |reply: &Reply| summary(&parse_post_reply(&post(Target::Thread(1), "x"), reply));
     assert_eq!(read(&good), Is(1, 2, 1));
     for kind in [Some("text/html"), Some("application/json-seq"), Some(""), None] {
         let reply = Reply { content_type: kind.map(str::to_owned), ..good.clone() };
@@ -342,7 +345,7 @@ fn a_200_with_html_is_an_unknown_outcome() {
 // ---------------------------------------------------------------- failures
 
 fn fails(reply: &Reply) -> F {
-    match answer(&post(Target::Thread(1), "x"), reply) {
+    match parse_post_reply(&post(Target::Thread(1), "x"), reply) {
         Answer::Failed(failure) => failure,
         other => panic!("{other:?}"),
     }

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use buddyline::hub::interface::{Answer, Failure as F, Post, Proven, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
-use buddyline::upstream::buddyboss::{Reply, answer};
-use buddyline::upstream::checks::{PAGES_MAX, Roll, Step, proven};
+use buddyline::upstream::buddyboss::{Reply, parse_post_reply};
+use buddyline::upstream::checks::{PAGES_MAX, PageProgress, ParticipantPages, parse_prove_reply};
 use serde_json::{Value, json};
 use support::fixtures::{self, load};
 use support::jwt;
@@ -140,16 +140,16 @@ fn thread_of(path: &str) -> u64 {
 }
 
 fn first_page(thread: u64, reply: &Reply) -> Option<Answer> {
-    match Roll::new(thread).take(reply) {
-        Step::More => None,
-        Step::Done(answer, _) => Some(answer),
+    match ParticipantPages::new(thread).add_page(reply) {
+        PageProgress::More => None,
+        PageProgress::Done(answer, _) => Some(answer),
     }
 }
 
 #[test]
 fn every_recorded_answer_means_what_the_tables_say() {
     for (name, expected) in proofs() {
-        assert_eq!(proven(&token("secret"), &load(name).reply()), expected, "{name}");
+        assert_eq!(parse_prove_reply(&token("secret"), &load(name).reply()), expected, "{name}");
     }
     for (name, expected) in lists() {
         let fixture = load(name);
@@ -157,7 +157,7 @@ fn every_recorded_answer_means_what_the_tables_say() {
     }
     for (name, failure) in TROUBLE {
         let reply = load(name).reply();
-        assert_eq!(proven(&token("secret"), &reply), failed(*failure), "{name}");
+        assert_eq!(parse_prove_reply(&token("secret"), &reply), failed(*failure), "{name}");
         assert_eq!(first_page(1, &reply), Some(failed(*failure)), "{name}");
     }
 }
@@ -179,12 +179,12 @@ fn the_tables_have_a_row_for_every_recording() {
 #[test]
 fn two_recorded_pages_are_one_list() {
     // Of the first page only the answer to a post was recorded, which has the same shape.
-    let mut roll = Roll::new(12);
-    assert_eq!(roll.take(&load("post-thread-31-participants").reply()), Step::More);
+    let mut roll = ParticipantPages::new(12);
+    assert_eq!(roll.add_page(&load("post-thread-31-participants").reply()), PageProgress::More);
     assert_eq!(roll.page(), 2);
     let people: Vec<u64> = [2].into_iter().chain(8..=37).collect();
     let second = load("thread-get-31-participants-page-2").reply();
-    assert_eq!(roll.take(&second), Step::Done(are(&people), None));
+    assert_eq!(roll.add_page(&second), PageProgress::Done(are(&people), None));
 }
 
 #[test]
@@ -196,12 +196,12 @@ fn the_answer_to_a_post_lists_the_participants_where_it_has_them_all() {
         ("post-to-thread-with-deleted-user", 56, Some(&[2])),
         ("post-after-own-delete", 5, Some(&[3, 4])),
     ] {
-        let got = answer(&post(Target::Thread(thread), "secret"), &load(name).reply());
+        let got = parse_post_reply(&post(Target::Thread(thread), "secret"), &load(name).reply());
         let Answer::Stored(stored) = got else { panic!("{name}: {got:?}") };
         assert_eq!(stored.participants.as_deref(), expected, "{name}");
         assert_eq!(stored.expires_s, None);
     }
-    let new = answer(
+    let new = parse_post_reply(
         &post(Target::NewThread { recipient: 3 }, "secret"),
         &load("post-new-thread-multi").reply(),
     );
@@ -214,7 +214,7 @@ fn the_answer_to_a_post_lists_the_participants_where_it_has_them_all() {
     body["messages"] = json!([{
         "id": 99, "sender_id": 2, "date_sent": "2026-11-22T11:00:38", "message": {"raw": "x"},
     }]);
-    let got = answer(&post(Target::Thread(12), "secret"), &reply(200, &body));
+    let got = parse_post_reply(&post(Target::Thread(12), "secret"), &reply(200, &body));
     assert!(matches!(&got, Answer::Stored(s) if s.participants.is_none()), "{got:?}");
 }
 
@@ -240,7 +240,7 @@ fn bare(status: u16) -> Reply {
 
 #[test]
 fn only_an_object_with_a_good_number_is_a_proof() {
-    let read = |body: &Value| proven(&token("secret"), &reply(200, body));
+    let read = |body: &Value| parse_prove_reply(&token("secret"), &reply(200, body));
     assert_eq!(read(&json!({"id": SITE_ID_MAX, "_links": {}})), is(SITE_ID_MAX));
     for odd in [
         json!({"id": 0}),
@@ -259,24 +259,25 @@ fn only_an_object_with_a_good_number_is_a_proof() {
         assert_eq!(read(&odd), failed(UNAVAILABLE), "{odd}");
     }
     let twice = Reply { body: Some(br#"{"id":2,"id":3}"#.to_vec()), ..reply(200, &json!(0)) };
-    assert_eq!(proven(&token("secret"), &twice), failed(UNAVAILABLE));
+    assert_eq!(parse_prove_reply(&token("secret"), &twice), failed(UNAVAILABLE));
     let good = reply(200, &json!({"id": 2}));
     for kind in [Some("text/html"), None] {
         let reply = Reply { content_type: kind.map(str::to_owned), ..good.clone() };
-        assert_eq!(proven(&token("secret"), &reply), failed(UNAVAILABLE));
+        assert_eq!(parse_prove_reply(&token("secret"), &reply), failed(UNAVAILABLE));
     }
     assert_eq!(
-        proven(&token("secret"), &Reply { body: None, ..good.clone() }),
+        parse_prove_reply(&token("secret"), &Reply { body: None, ..good.clone() }),
         failed(UNAVAILABLE)
     );
     let created = Reply { status: 201, ..good };
-    assert_eq!(proven(&token("secret"), &created), failed(UNAVAILABLE));
+    assert_eq!(parse_prove_reply(&token("secret"), &created), failed(UNAVAILABLE));
 }
 
 #[test]
 fn what_is_not_the_sites_own_word_is_no_verdict_about_a_token() {
     let both = |reply: &Reply| {
-        let (proof, list) = (proven(&token("secret"), reply), first_page(1, reply).unwrap());
+        let (proof, list) =
+            (parse_prove_reply(&token("secret"), reply), first_page(1, reply).unwrap());
         assert_eq!(proof, list);
         proof
     };
@@ -315,7 +316,7 @@ fn what_is_not_the_sites_own_word_is_no_verdict_about_a_token() {
     }
     // The one word that means two things.
     let no_right = reply(403, &json!({"code": "bp_rest_authorization_required", "message": "x"}));
-    assert_eq!(proven(&token("secret"), &no_right), failed(F::TokenRefused));
+    assert_eq!(parse_prove_reply(&token("secret"), &no_right), failed(F::TokenRefused));
     assert_eq!(first_page(1, &no_right), Some(failed(F::NotParticipant)));
     let wait = Reply { retry_after: Some("17".to_owned()), ..bare(429) };
     assert_eq!(both(&wait), failed(F::SiteBusy { retry_after_s: Some(17) }));
@@ -326,14 +327,15 @@ fn what_is_not_the_sites_own_word_is_no_verdict_about_a_token() {
 #[test]
 fn a_token_that_the_site_accepts_says_itself_when_it_expires() {
     const NOW: u64 = 1_795_345_238;
-    let expiry = |secret: &str| match proven(&token(secret), &reply(200, &json!({"id": 2}))) {
-        Answer::Proven(Proven { user: 2, expires_s }) => expires_s,
-        other => panic!("{other:?}"),
-    };
+    let expiry =
+        |secret: &str| match parse_prove_reply(&token(secret), &reply(200, &json!({"id": 2}))) {
+            Answer::Proven(Proven { user: 2, expires_s }) => expires_s,
+            other => panic!("{other:?}"),
+        };
     let jwt = jwt::token("any key", "https://elsewhere.example", 9, NOW, |_, _| ());
     assert_eq!(expiry(&jwt), Some(NOW + jwt::WEEK_S));
     let Answer::Stored(stored) =
-        answer(&post(Target::Thread(1), &jwt), &load("post-reply").reply())
+        parse_post_reply(&post(Target::Thread(1), &jwt), &load("post-reply").reply())
     else {
         panic!("not stored");
     };
@@ -374,12 +376,12 @@ fn page(people: &[u64], count: u64, pages: u64) -> Value {
 
 /// What these pages come to, all of which must be asked for.
 fn read(pages: &[Value]) -> Answer {
-    let mut roll = Roll::new(1);
+    let mut roll = ParticipantPages::new(1);
     for (n, page) in pages.iter().enumerate() {
         assert_eq!(roll.page(), n as u64 + 1);
-        match roll.take(&reply(200, page)) {
-            Step::More => {}
-            Step::Done(answer, _) => {
+        match roll.add_page(&reply(200, page)) {
+            PageProgress::More => {}
+            PageProgress::Done(answer, _) => {
                 assert_eq!(n + 1, pages.len(), "{answer:?} before the last page");
                 return answer;
             }
@@ -430,11 +432,11 @@ fn rows_that_shift_between_two_pages_make_no_list() {
 fn a_page_that_fails_fails_the_list() {
     let first = page(&(1..=20).collect::<Vec<_>>(), 31, 2);
     let second = |bad: &Reply| {
-        let mut roll = Roll::new(1);
-        assert_eq!(roll.take(&reply(200, &first)), Step::More);
-        match roll.take(bad) {
-            Step::Done(answer, _) => answer,
-            Step::More => panic!("more"),
+        let mut roll = ParticipantPages::new(1);
+        assert_eq!(roll.add_page(&reply(200, &first)), PageProgress::More);
+        match roll.add_page(bad) {
+            PageProgress::Done(answer, _) => answer,
+            PageProgress::More => panic!("more"),
         }
     };
     assert_eq!(second(&bare(502)), failed(UNAVAILABLE));
@@ -446,8 +448,11 @@ fn a_page_that_fails_fails_the_list() {
 #[test]
 fn a_thread_of_more_than_fifty_pages_is_too_large() {
     let people: Vec<u64> = (1..=20).collect();
-    let mut roll = Roll::new(1);
-    assert_eq!(roll.take(&reply(200, &page(&people, 20 * PAGES_MAX, PAGES_MAX))), Step::More);
+    let mut roll = ParticipantPages::new(1);
+    assert_eq!(
+        roll.add_page(&reply(200, &page(&people, 20 * PAGES_MAX, PAGES_MAX))),
+        PageProgress::More
+    );
     assert_eq!(read(&[page(&people, 1_001, PAGES_MAX + 1)]), failed(F::ThreadTooLarge));
 }
 
@@ -492,11 +497,13 @@ fn an_odd_list_in_the_answer_to_a_post_is_none_and_the_message_is_stored() {
     good["messages"] = json!([{
         "id": 99, "sender_id": 2, "date_sent": "2026-11-22T11:00:38", "message": {"raw": "x"},
     }]);
-    let participants =
-        |body: &Value| match answer(&post(Target::Thread(1), "secret"), &reply(200, body)) {
-            Answer::Stored(stored) => stored.participants,
-            other => panic!("{other:?}"),
-        };
+    let participants = |body: &Value| match parse_post_reply(
+        &post(Target::Thread(1), "secret"),
+        &reply(200, body),
+    ) {
+        Answer::Stored(stored) => stored.participants,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(participants(&good).as_deref(), Some(&[2, 3][..]));
     for (path, value) in [
         ("/recipients", json!([])),

@@ -11,13 +11,14 @@ use buddyline::config::token_header::TokenHeader;
 use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
 use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
-use buddyline::doctor::seen::{
-    Call, MachineSeen, PublicSeen, SecretSeen, Seen, SiteSeen, Tls, Upgrade, WaySeen,
+use buddyline::doctor::observations::{
+    MachineObservation, Observations, PublicObservation, Reachability, SecretCheck,
+    SiteObservation, TimedReply, Tls, Upgrade,
 };
 use buddyline::hub::interface::Failure;
 use buddyline::protocol::credential::Scheme;
-use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::Reply;
+use buddyline::upstream::url_style::UrlStyle;
 use clap::Parser;
 
 const NOW: u64 = 1_795_000_000;
@@ -31,17 +32,17 @@ fn reply(status: u16, body: &str) -> Reply {
     }
 }
 
-fn fault(status: u16, code: &str, message: &str) -> Call {
+fn fault(status: u16, code: &str, message: &str) -> TimedReply {
     answered(reply(status, &format!(r#"{{"code":"{code}","message":"{message}"}}"#)))
 }
 
-fn page(status: u16, location: Option<&str>) -> Call {
+fn page(status: u16, location: Option<&str>) -> TimedReply {
     let location = location.map(str::to_owned);
     answered(Reply { status, location, ..Reply::default() })
 }
 
-fn answered(reply: Reply) -> Call {
-    Call { reply: Ok(reply), took: Duration::from_millis(100), at_s: NOW }
+fn answered(reply: Reply) -> TimedReply {
+    TimedReply { reply: Ok(reply), took: Duration::from_millis(100), at_s: NOW }
 }
 
 /// The months of the tests are November and December.
@@ -52,11 +53,11 @@ fn http_date(at_s: u64) -> String {
     format!("Xxx, {} {month} {} {} GMT", &at[8..10], &at[..4], &at[11..19])
 }
 
-fn silent() -> Call {
-    Call { reply: Err("the answer takes too long"), took: Duration::from_secs(8), at_s: NOW }
+fn silent() -> TimedReply {
+    TimedReply { reply: Err("the answer takes too long"), took: Duration::from_secs(8), at_s: NOW }
 }
 
-fn stranger() -> Call {
+fn stranger() -> TimedReply {
     let mut call = fault(401, "rest_not_logged_in", "You are not currently logged in.");
     if let Ok(reply) = &mut call.reply {
         reply.date = Some(http_date(NOW));
@@ -64,49 +65,49 @@ fn stranger() -> Call {
     call
 }
 
-fn good_way(secure: bool) -> WaySeen {
+fn good_way(secure: bool) -> Reachability {
     let to: SocketAddr = "203.0.113.5:443".parse().unwrap();
-    WaySeen {
+    Reachability {
         host: "community.example".to_owned(),
         port: 443,
         secure,
         addresses: Some(Ok(vec![to.ip()])),
         connected: Some(Ok((to, Duration::from_millis(20)))),
-        tls: secure.then(|| Tls::Works { version: "TLSv1.3".to_owned(), ends_soon: false }),
+        tls: secure.then(|| Tls::Works { version: "TLSv1.3".to_owned(), expires_soon: false }),
     }
 }
 
 /// A site in good order, its secret and a token of member 7.
-fn good() -> SiteSeen {
+fn good() -> SiteObservation {
     let url = SiteUrl::parse("https://community.example").unwrap();
     let index = r#"{"home":"https://community.example","namespaces":["jwt-auth/v1"]}"#;
     let me = || answered(reply(200, r#"{"id":7}"#));
-    SiteSeen {
+    SiteObservation {
         url: url.clone(),
         token_header: TokenHeader::default(),
         workers: 4,
         timeout: Duration::from_secs(30),
-        way: good_way(true),
-        probes: vec![(Form::Pretty, stranger())],
+        reachability: good_way(true),
+        probes: vec![(UrlStyle::Pretty, stranger())],
         index: vec![answered(reply(200, index))],
         messages: Some(fault(403, "bp_rest_authorization_required", "Sorry")),
-        junk: Some(fault(403, "jwt_auth_invalid_token", "Wrong number of segments")),
+        bad_token: Some(fault(403, "jwt_auth_invalid_token", "Wrong number of segments")),
         scheme: Some(Scheme::Bearer),
         me: vec![me(), me(), me()],
         newest_thread: Some(answered(reply(200, r#"[{"id":41}]"#))),
         thread: vec![answered(reply(200, r#"{"id":41}"#))],
         expires_s: Some(NOW + 7 * 24 * 3600),
-        secret: SecretSeen::Tried(Ok(7), None),
+        secret: SecretCheck::Tried(Ok(7), None),
         issuer: url,
     }
 }
 
 /// The status and words of one finding after a change to a site in good order.
-fn judged(name: &str, change: impl FnOnce(&mut SiteSeen)) -> (Status, String) {
+fn judged(name: &str, change: impl FnOnce(&mut SiteObservation)) -> (Status, String) {
     let mut site = good();
     change(&mut site);
     let machine = machine_seen(Ok(()), 100_000);
-    let findings = site::judge(&Seen { site: Some(site), machine, public: None });
+    let findings = site::judge(&Observations { site: Some(site), machine, public: None });
     let finding = findings.iter().find(|finding| finding.name == name);
     let finding = finding.unwrap_or_else(|| panic!("nothing about {name}: {findings:?}"));
     let needs_remedy = matches!(finding.status, Warning | Failed);
@@ -115,8 +116,8 @@ fn judged(name: &str, change: impl FnOnce(&mut SiteSeen)) -> (Status, String) {
     (finding.status, format!("{} -> {remedy}", finding.seen))
 }
 
-fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineSeen {
-    MachineSeen {
+fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineObservation {
+    MachineObservation {
         listens: vec![("127.0.0.1:8080".parse().unwrap(), came)],
         is_ours: false,
         files: Ok(files),
@@ -128,55 +129,65 @@ fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineSeen {
 #[test]
 fn a_site_in_good_order_is_ok_in_every_line() {
     let machine = machine_seen(Ok(()), 100_000);
-    let findings = site::judge(&Seen { site: Some(good()), machine, public: None });
+    let findings = site::judge(&Observations { site: Some(good()), machine, public: None });
     assert_eq!(findings.len(), 12);
     for finding in findings {
         assert_eq!(finding.status, Good, "{finding:?}");
     }
 }
 
-type Change = Box<dyn FnOnce(&mut SiteSeen)>;
+type Change = Box<dyn FnOnce(&mut SiteObservation)>;
 
-fn change(change: impl FnOnce(&mut SiteSeen) + 'static) -> Change {
+fn change(change: impl FnOnce(&mut SiteObservation) + 'static) -> Change {
     Box::new(change)
 }
 
 #[test]
 fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
-    let eaten = |s: &mut SiteSeen| {
-        s.junk = Some(stranger());
+    let eaten = |s: &mut SiteObservation| {
+        s.bad_token = Some(stranger());
         s.me = vec![stranger()];
-        s.secret = SecretSeen::None;
+        s.secret = SecretCheck::None;
     };
     let table: Vec<(&str, Change, Status, &[&str])> = vec![
         (
             "site name",
-            change(|s| s.way.addresses = Some(Err("not known".to_owned()))),
+            change(|s| s.reachability.addresses = Some(Err("not known".to_owned()))),
             Failed,
             &["community.example: not known", "resolver"],
         ),
         (
             "site connection",
-            change(|s| s.way.connected = Some(Err("the connection is refused".to_owned()))),
+            change(|s| {
+                s.reachability.connected = Some(Err("the connection is refused".to_owned()))
+            }),
             Failed,
             &["port 443", "refused", "web server"],
         ),
         (
             "site TLS",
-            change(|s| s.way.tls = Some(Tls::Certificate("it has expired".to_owned()))),
+            change(|s| s.reachability.tls = Some(Tls::Certificate("it has expired".to_owned()))),
             Failed,
             &["it has expired", "fullchain.pem"],
         ),
-        ("site TLS", change(|s| s.way.tls = Some(Tls::NoTls)), Failed, &["443", "http://"]),
         (
             "site TLS",
-            change(|s| s.way.tls = Some(Tls::Works { version: "T".to_owned(), ends_soon: true })),
+            change(|s| s.reachability.tls = Some(Tls::NoTls)),
+            Failed,
+            &["443", "http://"],
+        ),
+        (
+            "site TLS",
+            change(|s| {
+                s.reachability.tls =
+                    Some(Tls::Works { version: "T".to_owned(), expires_soon: true })
+            }),
             Warning,
             &["14 days", "renewed"],
         ),
         (
             "site TLS",
-            change(|s| s.way = good_way(false)),
+            change(|s| s.reachability = good_way(false)),
             Warning,
             &["read on the way", "https://"],
         ),
@@ -184,7 +195,7 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
             "redirects",
             change(|s| {
                 let to = "https://www.community.example/wp-json/buddyboss/v1/members/me?x=1";
-                s.probes = vec![(Form::Pretty, page(301, Some(to)))];
+                s.probes = vec![(UrlStyle::Pretty, page(301, Some(to)))];
             }),
             Failed,
             &["--buddyboss-url https://www.community.example:"],
@@ -193,7 +204,7 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
             "redirects",
             change(|s| {
                 let to = "https://community.example/wp-login.php?redirect_to=x";
-                s.probes = vec![(Form::Pretty, page(302, Some(to)))];
+                s.probes = vec![(UrlStyle::Pretty, page(302, Some(to)))];
             }),
             Failed,
             &["wp-login.php", "plugin"],
@@ -202,32 +213,34 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
             "REST API",
             change(|s| {
                 let slash = page(301, Some("/wp-json/buddyboss/v1/members/me/"));
-                s.probes = vec![(Form::Pretty, slash), (Form::RestRoute, stranger())];
+                s.probes = vec![(UrlStyle::Pretty, slash), (UrlStyle::RestRoute, stranger())];
             }),
             Good,
             &["/?rest_route=/, and not"],
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(Form::Pretty, fault(404, "rest_no_route", "No route"))]),
+            change(|s| {
+                s.probes = vec![(UrlStyle::Pretty, fault(404, "rest_no_route", "No route"))]
+            }),
             Failed,
             &["BuddyBoss does not", "Activate"],
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(Form::Pretty, fault(503, "wp_die", "Maintenance"))]),
+            change(|s| s.probes = vec![(UrlStyle::Pretty, fault(503, "wp_die", "Maintenance"))]),
             Failed,
             &["status 503, code wp_die", "Maintenance"],
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(Form::Pretty, page(403, None))]),
+            change(|s| s.probes = vec![(UrlStyle::Pretty, page(403, None))]),
             Failed,
             &["status 403, not JSON", "firewall"],
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(Form::Pretty, silent())]),
+            change(|s| s.probes = vec![(UrlStyle::Pretty, silent())]),
             Failed,
             &["takes too long", "PHP"],
         ),
@@ -297,13 +310,13 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
             "JWT secret",
             change(|s| {
                 let why = "a token has another signature".to_owned();
-                s.secret = SecretSeen::Tried(Err(Failure::TokenRefused), Some(why));
+                s.secret = SecretCheck::Tried(Err(Failure::TokenRefused), Some(why));
             }),
             Failed,
             &["another signature", "wp-config.php"],
         ),
-        ("JWT secret", change(|s| s.secret = SecretSeen::None), Skipped, &["--jwt-secret-file"]),
-        ("JWT secret", change(|s| s.secret = SecretSeen::Tried(Ok(8), None)), Failed, &["8", "7"]),
+        ("JWT secret", change(|s| s.secret = SecretCheck::None), Skipped, &["--jwt-secret-file"]),
+        ("JWT secret", change(|s| s.secret = SecretCheck::Tried(Ok(8), None)), Failed, &["8", "7"]),
         (
             "JWT issuer",
             change(|s| {
@@ -362,7 +375,7 @@ fn clocks_are_compared_by_the_second_and_matter_more_where_tokens_are_checked_he
     ] {
         let (found, said) = judged("clock", |s| {
             if !has_secret {
-                s.secret = SecretSeen::None;
+                s.secret = SecretCheck::None;
             }
             let Ok(reply) = &mut s.probes[0].1.reply else { panic!("an answer") };
             reply.date = Some(http_date(date_s));
@@ -375,11 +388,11 @@ fn clocks_are_compared_by_the_second_and_matter_more_where_tokens_are_checked_he
 #[test]
 fn what_depends_on_what_failed_is_skipped_and_not_failed() {
     let mut site = good();
-    site.way.connected = Some(Err("the connection is refused".to_owned()));
-    site.way.tls = None;
+    site.reachability.connected = Some(Err("the connection is refused".to_owned()));
+    site.reachability.tls = None;
     site.probes.clear();
     let machine = machine_seen(Ok(()), 100_000);
-    let findings = site::judge(&Seen { site: Some(site), machine, public: None });
+    let findings = site::judge(&Observations { site: Some(site), machine, public: None });
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
     assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 9), "{findings:?}");
 }
@@ -394,7 +407,7 @@ fn a_port_is_judged_as_the_server_would_find_it() {
         (Err(ErrorKind::PermissionDenied), false, false, Failed, "CAP_NET_BIND_SERVICE"),
         (Err(ErrorKind::AddrNotAvailable), false, false, Failed, "no address of this machine"),
     ] {
-        let seen = MachineSeen { is_ours, ..machine_seen(came, 100_000) };
+        let seen = MachineObservation { is_ours, ..machine_seen(came, 100_000) };
         let finding = &machine(&seen, may_run)[1];
         assert_eq!(finding.status, status, "{finding:?}");
         let said = format!("{finding:?}");
@@ -433,9 +446,9 @@ fn what_is_missing_at_the_proxy_is_said() {
         (answered(502, "<html>"), Failed, "Is it running"),
         (answered(401, ""), Failed, "password"),
         (answered(503, "The server is restarting; try again.\n"), Warning, "in a moment"),
-        (Upgrade::Nothing("the connection is reset".to_owned()), Failed, "error log"),
+        (Upgrade::NoReply("the connection is reset".to_owned()), Failed, "error log"),
     ] {
-        let seen = PublicSeen { way: good_way(true), upgrade: Some(upgrade) };
+        let seen = PublicObservation { reachability: good_way(true), upgrade: Some(upgrade) };
         let findings = public::judge(Some(&seen));
         assert_eq!(findings.len(), 4);
         let finding = findings.last().unwrap();

@@ -92,7 +92,7 @@ fn a_proxys_401_to_a_post_is_no_verdict_about_a_token() {
         body: Some(b"<html>401 Authorization Required (nginx)</html>".to_vec()),
         ..Reply::default()
     };
-    let answer = buddyboss::answer(&post, &reply);
+    let answer = buddyboss::parse_post_reply(&post, &reply);
     assert_ne!(answer, Answer::Failed(Failure::TokenRefused), "condemned: all connections close");
 }
 

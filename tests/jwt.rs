@@ -334,7 +334,7 @@ proptest! {
 
 #[test]
 fn an_operator_is_told_why_the_sites_own_tokens_are_refused() {
-    let told = |token: &str| verifier(SECRET).remark(token);
+    let told = |token: &str| verifier(SECRET).log_detail(token);
     let other_issuer =
         |_: &mut Value, claims: &mut Value| claims["iss"] = "http://www.x.example".into();
     let named = told(&token(SECRET, ISSUER, 7, NOW, other_issuer)).unwrap();

@@ -22,7 +22,7 @@ fn pattern(text: &str) -> OriginPattern {
 
 fn allowed(patterns: &[&str], origin: &str) -> bool {
     let patterns: Vec<_> = patterns.iter().map(|text| pattern(text)).collect();
-    Origins::only(&patterns, None).allow(origin, None)
+    Origins::only(&patterns, None).is_allowed(origin, None)
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn several_patterns_allow_what_any_of_them_allows() {
     assert!(!allowed(&[], "https://a.example.org"));
     for anything in ["null", "https://b.example.org", "nonsense", ""] {
         assert!(allowed(&["null", "*"], anything), "{anything}");
-        assert!(Origins::any().allow(anything, None));
+        assert!(Origins::any().is_allowed(anything, None));
     }
 }
 
@@ -128,8 +128,8 @@ fn the_pages_of_the_site_are_allowed() {
         let site = SiteUrl::parse(site).unwrap();
         for patterns in [&[][..], &[pattern("https://app.example.org")]] {
             let origins = Origins::only(patterns, Some(&site));
-            assert!(origins.allow(origin, None), "{origin}");
-            assert!(!origins.allow(other, None), "{other}");
+            assert!(origins.is_allowed(origin, None), "{origin}");
+            assert!(!origins.is_allowed(other, None), "{other}");
         }
     }
 }
@@ -145,7 +145,7 @@ fn a_page_of_our_own_address_is_allowed() {
         ("http://192.0.2.1:8080", "192.0.2.1:8080"),
         ("http://[::1]:8080", "[::1]:8080"),
     ] {
-        assert!(none.allow(origin, Some(host)), "{origin} at {host}");
+        assert!(none.is_allowed(origin, Some(host)), "{origin} at {host}");
     }
     for (origin, host) in [
         ("https://live.example.org", "live.example.org:8443"),
@@ -162,7 +162,7 @@ fn a_page_of_our_own_address_is_allowed() {
         ("capacitor://localhost", "localhost"),
         ("null", "null"),
     ] {
-        assert!(!none.allow(origin, Some(host)), "{origin} at {host}");
+        assert!(!none.is_allowed(origin, Some(host)), "{origin} at {host}");
     }
 }
 

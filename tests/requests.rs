@@ -11,12 +11,15 @@ use buddyline::config::token_header::TokenHeader;
 use buddyline::hub::interface::{Ask, Failure as F, Look, Post, RequestId, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
-use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::{
-    Finding, Reply, Request, answer, finding, post_request, probe_request, refusal,
+    ProbeFinding, Reply, Request, classify_probe_reply, parse_post_reply, post_request, precheck,
+    probe_request,
 };
-use buddyline::upstream::checks::{Roll, list_request, prove_request, proven};
-use buddyline::upstream::lookups::looked;
+use buddyline::upstream::checks::{
+    ParticipantPages, list_request, parse_prove_reply, prove_request,
+};
+use buddyline::upstream::reconcile::parse_look_reply;
+use buddyline::upstream::url_style::UrlStyle;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::fixtures::load;
@@ -50,7 +53,7 @@ fn pair(name: &str, value: &str) -> (String, String) {
 #[test]
 fn a_request_has_three_headers_and_the_token_in_one_of_them() {
     let post = post(Target::Thread(7), "hi");
-    let request = post_request(&post, Form::Pretty);
+    let request = post_request(&post, UrlStyle::Pretty);
     assert_eq!((request.method, &*request.path), ("POST", "/wp-json/buddyboss/v1/messages"));
     let headers = headers(&request);
     assert_eq!(headers.len(), 3);
@@ -67,7 +70,7 @@ fn a_request_has_three_headers_and_the_token_in_one_of_them() {
 #[test]
 fn a_new_thread_names_its_recipient_and_no_thread() {
     let post = post(Target::NewThread { recipient: 4 }, "hi");
-    let request = post_request(&post, Form::RestRoute);
+    let request = post_request(&post, UrlStyle::RestRoute);
     assert_eq!(request.path, "/?rest_route=/buddyboss/v1/messages");
     assert_eq!(body(&request), json!({"recipients": [4], "message": "hi"}));
 }
@@ -82,11 +85,11 @@ fn a_request_that_the_site_must_not_see_is_not_made() {
         (post(Target::Thread(SITE_ID_MAX + 1), "x"), F::RefusedBySite),
         (post(Target::Thread(1), ""), F::RefusedBySite),
     ] {
-        assert_eq!(refusal(&Ask::Post(post)), Some(failure));
+        assert_eq!(precheck(&Ask::Post(post)), Some(failure));
     }
     for thread in [0, SITE_ID_MAX + 1] {
         let ask = Ask::List { thread, credential: token("secret") };
-        assert_eq!(refusal(&ask), Some(F::NotParticipant));
+        assert_eq!(precheck(&ask), Some(F::NotParticipant));
     }
 }
 
@@ -99,11 +102,11 @@ fn token(text: &str) -> Credential {
 #[test]
 fn whose_a_token_is_is_asked_with_it() {
     let credential = token("secret");
-    for (form, path) in [
-        (Form::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
-        (Form::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
+    for (url_style, path) in [
+        (UrlStyle::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
+        (UrlStyle::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
     ] {
-        let request = prove_request(&credential, form);
+        let request = prove_request(&credential, url_style);
         assert_eq!((request.method, &*request.path), ("GET", path));
         let expected = [pair("Accept", "application/json"), pair("Authorization", "Bearer secret")];
         assert_eq!(headers(&request), expected);
@@ -117,18 +120,18 @@ fn who_takes_part_in_a_thread_is_asked_page_by_page() {
     let fields =
         "_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages";
     let arguments = format!("recipients_pagination=true&recipients_page=2&{fields}");
-    for (form, path) in [
-        (Form::Pretty, format!("/wp-json/buddyboss/v1/messages/12?{arguments}")),
-        (Form::RestRoute, format!("/?rest_route=/buddyboss/v1/messages/12&{arguments}")),
+    for (url_style, path) in [
+        (UrlStyle::Pretty, format!("/wp-json/buddyboss/v1/messages/12?{arguments}")),
+        (UrlStyle::RestRoute, format!("/?rest_route=/buddyboss/v1/messages/12&{arguments}")),
     ] {
-        let request = list_request(12, 2, &credential, form);
+        let request = list_request(12, 2, &credential, url_style);
         assert_eq!((request.method, &*request.path), ("GET", &*path));
         assert_eq!(headers(&request)[1], pair("Authorization", "Bearer secret"));
         assert!(request.body.is_none());
     }
     // It is the very request that was recorded.
     let recorded = load("thread-get-31-participants-page-2").path;
-    assert_eq!(list_request(12, 2, &credential, Form::Pretty).path, recorded);
+    assert_eq!(list_request(12, 2, &credential, UrlStyle::Pretty).path, recorded);
 }
 
 #[test]
@@ -144,9 +147,9 @@ fn a_credential_stands_where_the_site_expects_it() {
         let credential = token(text);
         let post = Post { credential: Some(credential.clone()), ..post(Target::Thread(1), "x") };
         for request in [
-            post_request(&post, Form::Pretty),
-            prove_request(&credential, Form::Pretty),
-            list_request(1, 1, &credential, Form::Pretty),
+            post_request(&post, UrlStyle::Pretty),
+            prove_request(&credential, UrlStyle::Pretty),
+            list_request(1, 1, &credential, UrlStyle::Pretty),
         ] {
             let headers = headers_in(&request, header);
             let with_secret =
@@ -175,7 +178,7 @@ proptest! {
     ) {
         let target = if new { Target::NewThread { recipient: id } } else { Target::Thread(id) };
         let post = post(target, &text);
-        let request = post_request(&post, Form::Pretty);
+        let request = post_request(&post, UrlStyle::Pretty);
         let expected = match new {
             true => json!({"recipients": [id], "message": text}),
             false => json!({"id": id, "message": text}),
@@ -199,16 +202,16 @@ proptest! {
             body: Some(bytes),
             ..Reply::default()
         };
-        answer(&post(Target::Thread(1), "x"), &reply);
-        proven(&token("secret"), &reply);
-        Roll::new(1).take(&reply);
-        finding(&reply);
+        parse_post_reply(&post(Target::Thread(1), "x"), &reply);
+        parse_prove_reply(&token("secret"), &reply);
+        ParticipantPages::new(1).add_page(&reply);
+        classify_probe_reply(&reply);
         let credential = token("secret");
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
             let (text, posted, post) = ("x".into(), Instant::now(), RequestId(1));
             let credential = credential.clone();
             let look = Look { credential, target, text, sender: None, posted, post };
-            looked(&look, &reply, after);
+            parse_look_reply(&look, &reply, after);
         }
     }
 }
@@ -217,11 +220,11 @@ proptest! {
 
 #[test]
 fn the_probe_asks_who_it_is_without_a_token() {
-    for (form, path) in [
-        (Form::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
-        (Form::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
+    for (url_style, path) in [
+        (UrlStyle::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
+        (UrlStyle::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
     ] {
-        let request = probe_request(form);
+        let request = probe_request(url_style);
         assert_eq!((request.method, &*request.path), ("GET", path));
         assert_eq!(headers(&request), [pair("Accept", "application/json")]);
         assert!(request.body.is_none());
@@ -231,24 +234,24 @@ fn the_probe_asks_who_it_is_without_a_token() {
 #[test]
 fn the_probe_knows_a_buddyboss_site_when_it_sees_one() {
     for (name, expected) in [
-        ("me-no-token", Finding::Api),
-        ("me-fields-id", Finding::Api),
-        ("private-rest-me-no-token", Finding::Api),
-        ("url-rest-route", Finding::Api),
-        ("url-rest-route-with-plain-permalinks", Finding::Api),
-        ("url-no-such-route", Finding::NoRoute),
-        ("url-wp-json-with-plain-permalinks-post", Finding::Other(200)),
-        ("fail-php-warning-before-json", Finding::Other(200)),
-        ("fail-database-down", Finding::Other(500)),
-        ("fail-maintenance", Finding::Other(503)),
-        ("fail-bad-gateway", Finding::Other(502)),
+        ("me-no-token", ProbeFinding::Api),
+        ("me-fields-id", ProbeFinding::Api),
+        ("private-rest-me-no-token", ProbeFinding::Api),
+        ("url-rest-route", ProbeFinding::Api),
+        ("url-rest-route-with-plain-permalinks", ProbeFinding::Api),
+        ("url-no-such-route", ProbeFinding::NoRoute),
+        ("url-wp-json-with-plain-permalinks-post", ProbeFinding::Other(200)),
+        ("fail-php-warning-before-json", ProbeFinding::Other(200)),
+        ("fail-database-down", ProbeFinding::Other(500)),
+        ("fail-maintenance", ProbeFinding::Other(503)),
+        ("fail-bad-gateway", ProbeFinding::Other(502)),
     ] {
-        assert_eq!(finding(&load(name).reply()), expected, "{name}");
+        assert_eq!(classify_probe_reply(&load(name).reply()), expected, "{name}");
     }
     let to = "https://community.example/wp-json/buddyboss/v1/members/me/".to_owned();
     let plain = load("url-wp-json-with-plain-permalinks").reply();
-    assert_eq!(finding(&plain), Finding::Redirect(to));
-    assert_eq!(finding(&bare(401)), Finding::Other(401));
+    assert_eq!(classify_probe_reply(&plain), ProbeFinding::Redirect(to));
+    assert_eq!(classify_probe_reply(&bare(401)), ProbeFinding::Other(401));
 }
 
 #[test]
@@ -265,6 +268,10 @@ fn where_a_redirect_leads_is_told_without_its_secrets() {
         ("", ""),
     ] {
         let reply = Reply { location: Some(location.to_owned()), ..bare(301) };
-        assert_eq!(finding(&reply), Finding::Redirect(told.to_owned()), "{location}");
+        assert_eq!(
+            classify_probe_reply(&reply),
+            ProbeFinding::Redirect(told.to_owned()),
+            "{location}"
+        );
     }
 }

@@ -15,7 +15,7 @@ fn with_a_site_people_prove_who_they_are_unless_open_trust_is_asked_for() {
     let config = read(&site);
     config.check().unwrap();
     assert_eq!(config.trust_mode(), Trust::Verified);
-    assert!(!config.shows_try_page());
+    assert!(!config.is_try_page_enabled());
     let config = read(&[site[0], site[1], "--trust", "open"]);
     config.check().unwrap();
     assert_eq!(config.trust_mode(), Trust::Open);
@@ -79,7 +79,7 @@ fn pages_are_asked_where_they_come_from_unless_everyone_is_believed() {
     ] {
         let origins = read(arguments).origins();
         let found = [own, "https://app.example", "https://evil.example"]
-            .map(|origin| origins.allow(origin, None));
+            .map(|origin| origins.is_allowed(origin, None));
         assert_eq!(found, expected, "{arguments:?}");
     }
 }

@@ -13,8 +13,8 @@ use buddyline::config::token_header::TokenHeader;
 use buddyline::hub::interface::{Answer, Ask, Failure, Now, Proven};
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
-use buddyline::upstream::address::Form;
 use buddyline::upstream::jwt::Verifier;
+use buddyline::upstream::url_style::UrlStyle;
 use support::desk::{Desk, UNAVAILABLE, failed, list, listed, post_as, prove, proven, stored};
 use support::fixtures::load;
 use support::jwt;
@@ -177,12 +177,12 @@ fn the_site_says_who_takes_part() {
 
 #[test]
 fn a_large_thread_is_read_page_by_page_and_no_further_than_needed() {
-    for form in [Form::Pretty, Form::RestRoute] {
+    for form in [UrlStyle::Pretty, UrlStyle::RestRoute] {
         let site = Site::start();
-        site.set_plain_permalinks(form == Form::RestRoute);
+        site.set_plain_permalinks(form == UrlStyle::RestRoute);
         let mut desk = Desk::at(&site.url());
-        desk.settle(&site, if form == Form::Pretty { 1 } else { 2 });
-        assert_eq!(desk.pool.form(), form);
+        desk.settle(&site, if form == UrlStyle::Pretty { 1 } else { 2 });
+        assert_eq!(desk.pool.url_style(), form);
         for count in [1_u64, 20, 21, 40, 151, 1_000] {
             let people: Vec<u64> = (1..=count).collect();
             site.add_thread(1, &people);
@@ -379,7 +379,7 @@ fn a_question_that_meets_the_wrong_address_leads_to_the_right_one() {
         let mut desk = Desk::ready(&site, |_| ());
         site.set_plain_permalinks(true);
         assert_eq!(failed(desk.ask(ask())), Failure::SiteMisconfigured);
-        desk.await_form(Form::RestRoute);
+        desk.await_url_style(UrlStyle::RestRoute);
         assert!(!matches!(desk.ask(ask()), Answer::Failed(_)));
 
         let site = Site::start();
@@ -389,7 +389,7 @@ fn a_question_that_meets_the_wrong_address_leads_to_the_right_one() {
             pretty.then_some(Fault::Html)
         });
         assert_eq!(failed(desk.ask(ask())), UNAVAILABLE);
-        desk.await_form(Form::RestRoute);
+        desk.await_url_style(UrlStyle::RestRoute);
         assert!(!matches!(desk.ask(ask()), Answer::Failed(_)));
     }
 }

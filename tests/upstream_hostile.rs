@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::Failure;
-use buddyline::upstream::address::Form;
+use buddyline::upstream::url_style::UrlStyle;
 use raw::{Connection, ME, RawSite, stored as stored_answer};
 use support::desk::{Desk, LONG, failed, list, post, prove, stored};
 use support::site::{Fault, Site};
@@ -23,7 +23,7 @@ fn long(text: &str) -> String {
 
 fn ready(site: &RawSite, timeout: Duration) -> Desk {
     let mut desk = Desk::with(&site.url(), |s| (s.workers, s.request_timeout) = (1, timeout));
-    desk.await_form(Form::Pretty);
+    desk.await_url_style(UrlStyle::Pretty);
     desk
 }
 

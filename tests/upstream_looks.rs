@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::{Answer, Failure as F, Look, Looked, RequestId, Target};
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
-use buddyline::upstream::address::Form;
 use buddyline::upstream::buddyboss::Reply;
-use buddyline::upstream::lookups::{look_request, looked as read};
+use buddyline::upstream::reconcile::{look_request, parse_look_reply as read};
+use buddyline::upstream::url_style::UrlStyle;
 use serde_json::{Value, json};
 use support::desk::{Desk, UNAVAILABLE, failed, look, looked, post};
 use support::fixtures::load;
@@ -57,21 +57,25 @@ fn same(answer: Answer) -> Option<u64> {
 fn a_thread_is_asked_for_with_the_senders_token_and_nothing_else() {
     let thread = ask(Target::Thread(12), None, "x");
     let new = ask(Target::NewThread { recipient: 3 }, None, "x");
-    for (look, form, path) in [
+    for (look, url_style, path) in [
         (
             &thread,
-            Form::Pretty,
+            UrlStyle::Pretty,
             "/wp-json/buddyboss/v1/messages/12?recipients_pagination=true&recipients_page=1",
         ),
         (
             &thread,
-            Form::RestRoute,
+            UrlStyle::RestRoute,
             "/?rest_route=/buddyboss/v1/messages/12&recipients_pagination=true&recipients_page=1",
         ),
-        (&new, Form::Pretty, "/wp-json/buddyboss/v1/messages/search-thread?recipient_id=3"),
-        (&new, Form::RestRoute, "/?rest_route=/buddyboss/v1/messages/search-thread&recipient_id=3"),
+        (&new, UrlStyle::Pretty, "/wp-json/buddyboss/v1/messages/search-thread?recipient_id=3"),
+        (
+            &new,
+            UrlStyle::RestRoute,
+            "/?rest_route=/buddyboss/v1/messages/search-thread&recipient_id=3",
+        ),
     ] {
-        let request = look_request(look, form);
+        let request = look_request(look, url_style);
         assert_eq!((request.method, &*request.path), ("GET", path));
         assert_eq!(request.token.unwrap().secret(), "secret");
         assert!(request.body.is_none());

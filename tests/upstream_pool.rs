@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::{Answer, Failure, Now, RequestId};
 use buddyline::protocol::Id;
 use buddyline::upstream::Upstream;
-use buddyline::upstream::address::Form;
+use buddyline::upstream::url_style::UrlStyle;
 use support::desk::{Desk, LONG, UNAVAILABLE, failed, post, prove, stored};
 use support::site::{Fault, Request, Site};
 
@@ -262,7 +262,7 @@ fn a_site_with_plain_permalinks_is_asked_in_the_form_that_works() {
     site.add_thread(1, &[7, 8]);
     let mut desk = Desk::at(&site.url());
     desk.settle(&site, 2);
-    assert_eq!(desk.pool.form(), Form::RestRoute);
+    assert_eq!(desk.pool.url_style(), UrlStyle::RestRoute);
     stored(desk.ask(post(1, "x")));
     let paths: Vec<_> = site.requests().into_iter().map(|r| r.path).collect();
     assert_eq!(
@@ -283,7 +283,7 @@ fn before_the_probe_has_answered_the_form_that_works_everywhere_is_used() {
     let mut desk = Desk::at(&site.url());
     stored(desk.ask(post(1, "x")));
     assert_eq!(site.posts()[0].path, "/?rest_route=/buddyboss/v1/messages");
-    desk.await_form(Form::Pretty);
+    desk.await_url_style(UrlStyle::Pretty);
     stored(desk.ask(post(1, "x")));
     assert_eq!(site.posts()[1].path, "/wp-json/buddyboss/v1/messages");
 }
@@ -311,7 +311,7 @@ fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
     site.fail_when(|_, _| None);
     assert_eq!(gets(&mut desk, 100), 3);
     assert_eq!(gets(&mut desk, 123), 4);
-    assert_eq!(desk.pool.form(), Form::Pretty);
+    assert_eq!(desk.pool.url_style(), UrlStyle::Pretty);
     assert_eq!(gets(&mut desk, 999), 4);
 }
 
@@ -321,7 +321,7 @@ fn a_site_that_goes_over_to_plain_permalinks_costs_one_message_its_certainty() {
     let mut desk = Desk::ready(&site, |_| ());
     site.set_plain_permalinks(true);
     assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unusable);
-    desk.await_form(Form::RestRoute);
+    desk.await_url_style(UrlStyle::RestRoute);
     for _ in 0..3 {
         stored(desk.ask(post(1, "x")));
     }
@@ -336,7 +336,7 @@ fn a_post_that_meets_html_under_pretty_addresses_is_not_sent_there_again() {
     });
     assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unusable);
     // A probe would find pretty addresses in order again: the other form is tried first.
-    desk.await_form(Form::RestRoute);
+    desk.await_url_style(UrlStyle::RestRoute);
     for s in [1, 70, 140] {
         let now = Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
         desk.submit_at(post(1, "x"), now);
@@ -344,7 +344,7 @@ fn a_post_that_meets_html_under_pretty_addresses_is_not_sent_there_again() {
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(desk.pool.next_answer(), None);
     }
-    assert_eq!(desk.pool.form(), Form::RestRoute);
+    assert_eq!(desk.pool.url_style(), UrlStyle::RestRoute);
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn one_odd_answer_does_not_drive_messages_to_an_address_that_is_closed() {
     desk.settle(&site, before + 3);
     let asked: Vec<_> = site.requests()[before + 1..].iter().map(|r| r.path.clone()).collect();
     assert!(asked[0].contains("rest_route") && asked[1].contains("wp-json"), "{asked:?}");
-    assert_eq!(desk.pool.form(), Form::Pretty);
+    assert_eq!(desk.pool.url_style(), UrlStyle::Pretty);
     stored(desk.ask(post(1, "x")));
 }
 

@@ -36,7 +36,7 @@ impl EnvFile {
     /// It cannot be read, or a line is no setting: its name and the number of the line, and never
     /// what stands there.
     pub fn read(name: &OsStr) -> Result<EnvFile, String> {
-        let (may_lack, path) = match name.as_bytes().strip_prefix(b"-") {
+        let (optional, path) = match name.as_bytes().strip_prefix(b"-") {
             Some(path) => (true, Path::new(OsStr::from_bytes(path))),
             None => (false, Path::new(name)),
         };
@@ -52,7 +52,7 @@ impl EnvFile {
         };
         match read() {
             Ok(text) => EnvFile::parse(&text).map_err(|fault| format!("{place}, {fault}")),
-            Err(fault) if may_lack && fault.kind() == io::ErrorKind::NotFound => {
+            Err(fault) if optional && fault.kind() == io::ErrorKind::NotFound => {
                 Ok(EnvFile::default())
             }
             Err(fault) => Err(format!("{place}: it cannot be read: {fault}")),
@@ -78,7 +78,7 @@ impl EnvFile {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 return Err(fault("the name before = has letters, digits and _ only"));
             }
-            let value = unquoted(value.trim_start()).map_err(fault)?;
+            let value = unquote(value.trim_start()).map_err(fault)?;
             values.insert(name.to_owned(), Zeroizing::new(value.to_owned()));
         }
         Ok(EnvFile { values })
@@ -111,7 +111,7 @@ impl Config {
 }
 
 /// A value without its quotes. What systemd would read in another way is refused instead.
-fn unquoted(value: &str) -> Result<&str, &'static str> {
+fn unquote(value: &str) -> Result<&str, &'static str> {
     let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) else {
         return match value.ends_with('\\') {
             true => Err("a line that goes on in the next one is not understood"),

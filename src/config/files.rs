@@ -7,18 +7,18 @@ use std::path::Path;
 use super::Config;
 use super::ice::TurnSecret;
 use super::secrets::JwtKeys;
-use super::tls::Identity;
+use super::tls::TlsIdentity;
 
 /// What is no part of the settings themselves: it stands in files of its own, or is not to be
 /// printed.
 #[derive(Debug)]
-pub struct Brought {
+pub struct Secrets {
     /// The site's JWT secret; `None` where it is not set.
     pub keys: Option<JwtKeys>,
     /// The secret of the TURN servers; `None` where there are none.
     pub turn: Option<TurnSecret>,
     /// What the server proves itself with; `None` where it does not speak TLS.
-    pub identity: Option<Identity>,
+    pub identity: Option<TlsIdentity>,
     /// What an operator should be warned of.
     pub warnings: Vec<String>,
 }
@@ -29,17 +29,17 @@ impl Config {
     /// # Errors
     ///
     /// As [`Config::jwt_keys`], [`Config::turn_secret`] and [`Config::tls`].
-    pub fn bring(&self) -> Result<Brought, String> {
+    pub fn load_secrets(&self) -> Result<Secrets, String> {
         let mut warnings = Vec::new();
-        let keys = noting(self.jwt_keys_with_warnings()?, &mut warnings);
-        let turn = noting(self.turn_secret_with_warnings()?, &mut warnings);
-        warnings.extend(turn.as_ref().and_then(|_| self.warning_of_open_relay()));
-        let identity = noting(self.tls_with_warnings()?, &mut warnings);
-        Ok(Brought { keys, turn, identity, warnings })
+        let keys = collect_warnings(self.jwt_keys_with_warnings()?, &mut warnings);
+        let turn = collect_warnings(self.turn_secret_with_warnings()?, &mut warnings);
+        warnings.extend(turn.as_ref().and_then(|_| self.open_relay_warning()));
+        let identity = collect_warnings(self.tls_with_warnings()?, &mut warnings);
+        Ok(Secrets { keys, turn, identity, warnings })
     }
 }
 
-fn noting<T>(read: Option<(T, Vec<String>)>, warnings: &mut Vec<String>) -> Option<T> {
+fn collect_warnings<T>(read: Option<(T, Vec<String>)>, warnings: &mut Vec<String>) -> Option<T> {
     let (read, others) = read?;
     warnings.extend(others);
     Some(read)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::secrets::{self, Sources};
+use super::secrets::{self, SecretSources};
 use super::{Config, Trust};
 
 /// Addresses of each of the two kinds; a browser tries them all, and slows down with many.
@@ -40,7 +40,7 @@ pub struct IceSettings {
 
     /// How long a credential for the TURN servers holds, 1m to 7d.
     #[arg(long, env = "BUDDYLINE_TURN_TTL", value_name = "TIME", default_value = "24h",
-          value_parser = |s: &str| super::duration(s, "1m", "7d"))]
+          value_parser = |s: &str| super::parse_duration(s, "1m", "7d"))]
     pub turn_ttl: Duration,
 }
 
@@ -162,12 +162,12 @@ impl Config {
     pub fn turn_secret(&self) -> Result<Option<TurnSecret>, String> {
         let Some((secret, warnings)) = self.turn_secret_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        self.warning_of_open_relay().iter().for_each(|warning| log::warn!("{warning}"));
+        self.open_relay_warning().iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(secret))
     }
 
     /// What is risky about giving credentials away, where everyone is believed.
-    pub(super) fn warning_of_open_relay(&self) -> Option<String> {
+    pub(super) fn open_relay_warning(&self) -> Option<String> {
         let warning = "--trust open: whoever connects is given credentials of the TURN server, \
                        under any userId";
         (self.trust_mode() == Trust::Open).then(|| warning.to_owned())
@@ -189,7 +189,7 @@ impl Config {
         }
         let variable = self.variable(secrets::TURN.variable)?;
         let file = ice.turn_secret_file.as_deref();
-        let read = Sources::of_process(&secrets::TURN, file, variable).read_lines()?;
+        let read = SecretSources::from_process(&secrets::TURN, file, variable).read_lines()?;
         // One line is all that it may have.
         let secret = read.and_then(|(lines, warnings)| Some((lines.into_iter().next()?, warnings)));
         match (ice.turn_url.is_empty(), secret) {

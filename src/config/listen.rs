@@ -27,7 +27,7 @@ impl Listen {
         let addresses: Vec<SocketAddr> = match host {
             // The one name that means the same everywhere (RFC 6761 section 6.3), with or without
             // an entry in /etc/hosts.
-            "localhost" => vec![([127, 0, 0, 1], port).into(), (LOOPBACK_6, port).into()],
+            "localhost" => vec![([127, 0, 0, 1], port).into(), (LOOPBACK_V6, port).into()],
             "" => return Err(EXPECTED.to_owned()),
             _ => text.parse().into_iter().collect(),
         };
@@ -47,7 +47,7 @@ impl Listen {
     /// # Errors
     ///
     /// The name has none.
-    pub fn resolved(&self) -> Result<Vec<SocketAddr>, String> {
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
         let name = &self.name;
         let mut addresses = self.addresses.clone();
         if addresses.is_empty() {
@@ -64,7 +64,7 @@ impl Listen {
     }
 }
 
-const LOOPBACK_6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
+const LOOPBACK_V6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
 
 #[cfg(test)]
 mod tests {
@@ -83,10 +83,10 @@ mod tests {
             let expected: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
             assert_eq!((&listen.addresses, &*listen.name), (&expected, text));
             if !expected.is_empty() {
-                assert_eq!(listen.resolved().unwrap(), expected);
+                assert_eq!(listen.resolve().unwrap(), expected);
             }
         }
-        let fault = Listen::parse("nobody.invalid:80").unwrap().resolved().unwrap_err();
+        let fault = Listen::parse("nobody.invalid:80").unwrap().resolve().unwrap_err();
         assert!(fault.contains("nobody.invalid"), "{fault}");
     }
 

@@ -16,15 +16,15 @@ pub enum OriginPattern {
     /// `null`: pages without an origin, such as sandboxed frames and files.
     Null,
     /// `https://app.example.org:8443`, `capacitor://localhost`, `file://`: this one.
-    Exact(Place),
+    Exact(OriginParts),
     /// `https://*.example.org`, in short `*.example.org`: each subdomain of this, however deep, and
     /// not the domain itself.
-    Subdomains(Place),
+    Subdomains(OriginParts),
 }
 
 /// Scheme, host and port in their normal form: small letters, and no port that goes without saying.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct OriginParts {
     scheme: Box<str>,
     host: Box<str>,
     port: Option<u16>,
@@ -70,9 +70,9 @@ impl OriginPattern {
         let Some(origin) = Origin::read(&bare) else {
             return refuse("its scheme, host or port cannot be read");
         };
-        let place = Place {
+        let place = OriginParts {
             scheme: origin.scheme.to_ascii_lowercase().into(),
-            host: match in_brackets(origin.host) {
+            host: match parse_bracketed_ipv6(origin.host) {
                 Some(address) => format!("[{address}]").into(),
                 None => origin.host.to_ascii_lowercase().into(),
             },
@@ -80,7 +80,7 @@ impl OriginPattern {
         };
         match below {
             None => Ok(OriginPattern::Exact(place)),
-            Some(_) if place.host.is_empty() || is_address(&place.host) => {
+            Some(_) if place.host.is_empty() || is_ip_address(&place.host) => {
                 refuse("only a domain has subdomains")
             }
             Some(_) => Ok(OriginPattern::Subdomains(place)),
@@ -98,12 +98,13 @@ impl OriginPattern {
         match (self, origin) {
             (OriginPattern::Any, _) | (OriginPattern::Null, None) => true,
             (OriginPattern::Exact(place), Some(origin)) => {
-                place.is_as(origin) && origin.host.eq_ignore_ascii_case(&place.host)
+                place.has_same_scheme_and_port(origin)
+                    && origin.host.eq_ignore_ascii_case(&place.host)
             }
             (OriginPattern::Subdomains(place), Some(origin)) => {
                 // The label before the dot is not empty: no host has empty labels.
                 let ends = origin.host.len().checked_sub(place.host.len() + 1);
-                place.is_as(origin)
+                place.has_same_scheme_and_port(origin)
                     && ends.is_some_and(|at| {
                         let (label, domain) = origin.host.as_bytes().split_at(at);
                         let domain = &domain[1..];
@@ -117,9 +118,9 @@ impl OriginPattern {
     }
 }
 
-impl Place {
+impl OriginParts {
     /// Whether scheme and port are the same.
-    fn is_as(&self, origin: &Origin<'_>) -> bool {
+    fn has_same_scheme_and_port(&self, origin: &Origin<'_>) -> bool {
         origin.scheme.eq_ignore_ascii_case(&self.scheme) && origin.port() == self.port
     }
 }
@@ -147,7 +148,7 @@ impl Origins {
     }
 
     /// Whether there is anything to check.
-    pub fn are_checked(&self) -> bool {
+    pub fn is_restricted(&self) -> bool {
         self.allowed.is_some()
     }
 
@@ -159,7 +160,7 @@ impl Origins {
     /// someone is: the server knows no cookies or other authority that a browser would add by
     /// itself. (With `--trust open`, where being able to reach the server is the authority, a page
     /// that has its own name resolve to the server's address comes in like this.)
-    pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
+    pub fn is_allowed(&self, origin: &str, host: Option<&str>) -> bool {
         let Some(allowed) = &self.allowed else { return true };
         let parsed = match origin {
             "null" => None,
@@ -169,7 +170,7 @@ impl Origins {
             },
         };
         allowed.iter().any(|pattern| pattern.matches(parsed.as_ref()))
-            || parsed.zip(host).is_some_and(|(origin, host)| origin.is_at(host))
+            || parsed.zip(host).is_some_and(|(origin, host)| origin.matches_host(host))
     }
 }
 
@@ -217,7 +218,7 @@ impl<'a> Origin<'a> {
 
     /// Whether a `Host` header (RFC 9110 section 7.2) names the same place. Behind a proxy that
     /// speaks TLS, only the origin knows the scheme, so its default port counts for both.
-    fn is_at(&self, host: &str) -> bool {
+    fn matches_host(&self, host: &str) -> bool {
         let Some((host, port)) = host_and_port(host) else { return false };
         self.default_port().is_some()
             && self.host.eq_ignore_ascii_case(host)
@@ -243,18 +244,19 @@ fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     };
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     let is_label = |label: &str| !label.is_empty() && label.bytes().all(letter);
-    let good = host.is_empty() || in_brackets(host).is_some() || host.split('.').all(is_label);
+    let good =
+        host.is_empty() || parse_bracketed_ipv6(host).is_some() || host.split('.').all(is_label);
     good.then_some((host, port))
 }
 
-fn in_brackets(host: &str) -> Option<Ipv6Addr> {
+fn parse_bracketed_ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-fn is_address(host: &str) -> bool {
+fn is_ip_address(host: &str) -> bool {
     // What ends in a number is an IPv4 address for a browser, if it is anything.
     let last = host.rsplit('.').next().unwrap_or(host);
     host.parse::<Ipv4Addr>().is_ok()
-        || in_brackets(host).is_some()
+        || parse_bracketed_ipv6(host).is_some()
         || last.bytes().all(|b| b.is_ascii_digit())
 }

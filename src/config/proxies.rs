@@ -16,7 +16,7 @@ impl TrustedProxies {
     }
 
     /// Whether this is the address of one of them.
-    pub fn trust(&self, address: IpAddr) -> bool {
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
@@ -33,7 +33,7 @@ impl TrustedProxies {
     ) -> IpAddr {
         let mut client = peer;
         for entry in from_right {
-            if !self.trust(client) {
+            if !self.is_trusted(client) {
                 break;
             }
             match address(entry) {

@@ -5,7 +5,7 @@ use super::Config;
 impl Config {
     /// The flags of the settings that differ from another one's and hold from the start of the
     /// server to its end.
-    pub fn needs_restart(&self, other: &Config) -> Vec<&'static str> {
+    pub fn restart_only_changes(&self, other: &Config) -> Vec<&'static str> {
         let turn = |config: &Config| config.limits().message_turn_lasts;
         let differs = [
             ("--listen", self.listen != other.listen),
@@ -26,7 +26,7 @@ impl Config {
 
     /// The settings that a reload leaves in force: these, and of another one's those that hold from
     /// the start to the end.
-    pub fn keeping(&self, other: &Config) -> Config {
+    pub fn with_startup_settings(&self, other: &Config) -> Config {
         Config {
             listen: other.listen.clone(),
             metrics_listen: other.metrics_listen.clone(),

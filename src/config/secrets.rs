@@ -18,7 +18,7 @@ use super::files;
 
 /// A secret by the names under which it is set.
 #[derive(Debug)]
-pub struct Names {
+pub struct SecretNames {
     /// The flag that names its file.
     pub flag: &'static str,
     /// The environment variable that may hold the secret itself.
@@ -32,7 +32,7 @@ pub struct Names {
 }
 
 /// The site's JWT secret.
-pub const JWT: Names = Names {
+pub const JWT: SecretNames = SecretNames {
     flag: "--jwt-secret-file",
     variable: "BUDDYLINE_JWT_SECRET",
     credential: "jwt-secret",
@@ -41,7 +41,7 @@ pub const JWT: Names = Names {
 };
 
 /// The secret that the TURN servers share with this one. One alone: of two, which one do they have?
-pub const TURN: Names = Names {
+pub const TURN: SecretNames = SecretNames {
     flag: "--turn-secret-file",
     variable: "BUDDYLINE_TURN_SECRET",
     credential: "turn-secret",
@@ -55,12 +55,12 @@ const FILE_BYTES_MAX: usize = 64 << 10;
 const BYTES_ADVISED: usize = 32;
 
 /// Secrets, one a line; zeroed when they are dropped.
-pub(super) type Lines = Vec<Zeroizing<Vec<u8>>>;
+pub(super) type SecretLines = Vec<Zeroizing<Vec<u8>>>;
 
 /// One secret, or two while the site goes over from one to the other.
 #[derive(Clone)]
 pub struct JwtKeys {
-    secrets: Lines,
+    secrets: SecretLines,
 }
 
 impl JwtKeys {
@@ -71,7 +71,7 @@ impl JwtKeys {
     ///
     /// What is wrong, without repeating it.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
-        lines_of(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
+        parse_lines(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
     }
 
     /// The secrets, as the site has them in `JWT_AUTH_SECRET_KEY`.
@@ -87,7 +87,7 @@ impl fmt::Debug for JwtKeys {
 }
 
 /// The secrets of a file, of which there may be so many.
-fn lines_of(bytes: &[u8], secrets_max: usize) -> Result<Lines, String> {
+fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> {
     if bytes.contains(&0) || bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") {
         return Err("it begins with a byte order mark or has zero bytes: save it as plain \
                     text in UTF-8, without a mark"
@@ -110,12 +110,12 @@ fn lines_of(bytes: &[u8], secrets_max: usize) -> Result<Lines, String> {
 
 /// The places where a secret may stand.
 #[derive(Debug)]
-pub(super) struct Sources<'a> {
-    names: &'static Names,
+pub(super) struct SecretSources<'a> {
+    names: &'static SecretNames,
     file: Option<&'a Path>,
     variable: Option<Secret>,
     /// What systemd has made of the unit's `LoadCredential=`.
-    folder: Option<PathBuf>,
+    credentials_dir: Option<PathBuf>,
 }
 
 /// Bytes that do not print.
@@ -127,28 +127,28 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl<'a> Sources<'a> {
+impl<'a> SecretSources<'a> {
     /// This file, where one is set, this variable, and what systemd has handed over.
-    pub fn of_process(
-        names: &'static Names,
+    pub fn from_process(
+        names: &'static SecretNames,
         file: Option<&'a Path>,
         variable: Option<OsString>,
-    ) -> Sources<'a> {
-        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        Sources::new(names, file, variable, folder)
+    ) -> SecretSources<'a> {
+        let credentials_dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        SecretSources::new(names, file, variable, credentials_dir)
     }
 
     fn new(
-        names: &'static Names,
+        names: &'static SecretNames,
         file: Option<&'a Path>,
         variable: Option<OsString>,
-        folder: Option<PathBuf>,
+        credentials_dir: Option<PathBuf>,
     ) -> Self {
         let variable = variable.map(|text| Secret(text.into_vec().into()));
-        Sources { names, file, variable, folder }
+        SecretSources { names, file, variable, credentials_dir }
     }
 
-    /// The site's keys, as [`Sources::read_lines`].
+    /// The site's keys, as [`SecretSources::read_lines`].
     pub fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let read = self.read_lines()?;
         Ok(read.map(|(secrets, warnings)| (JwtKeys { secrets }, warnings)))
@@ -156,9 +156,9 @@ impl<'a> Sources<'a> {
 
     /// The secrets with what an operator should be warned of, or `None` where none is set. What was
     /// set by name wins over systemd's credential.
-    pub fn read_lines(self) -> Result<Option<(Lines, Vec<String>)>, String> {
+    pub fn read_lines(self) -> Result<Option<(SecretLines, Vec<String>)>, String> {
         let mut warnings = Vec::new();
-        let Names { flag, variable, credential, secrets_max, signs } = self.names;
+        let SecretNames { flag, variable, credential, secrets_max, signs } = self.names;
         let (place, bytes) = match (self.file, self.variable) {
             (Some(_), Some(_)) => {
                 return Err(format!("{flag} and {variable} are both set; expected is one of them"));
@@ -170,7 +170,8 @@ impl<'a> Sources<'a> {
             }
             (None, Some(Secret(bytes))) => ((*variable).to_owned(), bytes),
             (None, None) => {
-                let path = self.folder.map(|folder| folder.join(credential));
+                let path =
+                    self.credentials_dir.map(|credentials_dir| credentials_dir.join(credential));
                 // One that is there and cannot be read is an error, and not none.
                 let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
                 let Some(path) = path.filter(is_there) else { return Ok(None) };
@@ -183,7 +184,7 @@ impl<'a> Sources<'a> {
                 (place, bytes)
             }
         };
-        let lines = lines_of(&bytes, *secrets_max).map_err(|why| format!("{place}: {why}"))?;
+        let lines = parse_lines(&bytes, *secrets_max).map_err(|why| format!("{place}: {why}"))?;
         if lines.iter().any(|secret| looks_wrapped(secret)) {
             warnings.push(format!(
                 "{place}: a secret begins or ends with white space or stands in quotes; expected \
@@ -301,20 +302,36 @@ mod tests {
 
     #[test]
     fn nothing_set_is_no_secret() {
-        assert!(Sources::new(&JWT, None, None, None).read().unwrap().is_none());
-        let folder = Folder::new("nothing");
-        assert!(Sources::new(&JWT, None, None, Some(folder.0.clone())).read().unwrap().is_none());
-        folder.file(JWT.credential, 0o400, b"\n");
-        assert!(Sources::new(&JWT, None, None, Some(folder.0.clone())).read().unwrap().is_none());
+        assert!(SecretSources::new(&JWT, None, None, None).read().unwrap().is_none());
+        let credentials_dir = Folder::new("nothing");
+        assert!(
+            SecretSources::new(&JWT, None, None, Some(credentials_dir.0.clone()))
+                .read()
+                .unwrap()
+                .is_none()
+        );
+        credentials_dir.file(JWT.credential, 0o400, b"\n");
+        assert!(
+            SecretSources::new(&JWT, None, None, Some(credentials_dir.0.clone()))
+                .read()
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]
     fn what_is_set_by_name_wins_over_the_credential_and_two_names_are_refused() {
-        let folder = Folder::new("sources");
-        folder.file(JWT.credential, 0o400, LONG.as_bytes());
-        let path = folder.file("file", 0o600, format!("{LONG}, in a file\n").as_bytes());
+        let credentials_dir = Folder::new("sources");
+        credentials_dir.file(JWT.credential, 0o400, LONG.as_bytes());
+        let path = credentials_dir.file("file", 0o600, format!("{LONG}, in a file\n").as_bytes());
         let read = |file: Option<&Path>, variable: Option<&str>| {
-            Sources::new(&JWT, file, variable.map(OsString::from), Some(folder.0.clone())).read()
+            SecretSources::new(
+                &JWT,
+                file,
+                variable.map(OsString::from),
+                Some(credentials_dir.0.clone()),
+            )
+            .read()
         };
         for (file, variable, expected) in [
             (None, None, LONG.to_owned()),
@@ -337,24 +354,25 @@ mod tests {
 
     #[test]
     fn a_fault_names_the_file_and_never_what_is_in_it() {
-        let folder = Folder::new("faults");
-        let missing = folder.0.join("missing");
-        let long = folder.file("long", 0o600, &b"s3cret".repeat(20_000));
-        let full = folder.file("full", 0o600, b"s3cret-1\ns3cret-2\ns3cret-3\n");
-        let empty = folder.file("empty", 0o600, b"\n");
-        for path in [&missing, &long, &full, &empty, &folder.0] {
-            let fault = Sources::new(&JWT, Some(path), None, None).read().unwrap_err();
+        let credentials_dir = Folder::new("faults");
+        let missing = credentials_dir.0.join("missing");
+        let long = credentials_dir.file("long", 0o600, &b"s3cret".repeat(20_000));
+        let full = credentials_dir.file("full", 0o600, b"s3cret-1\ns3cret-2\ns3cret-3\n");
+        let empty = credentials_dir.file("empty", 0o600, b"\n");
+        for path in [&missing, &long, &full, &empty, &credentials_dir.0] {
+            let fault = SecretSources::new(&JWT, Some(path), None, None).read().unwrap_err();
             assert!(fault.contains(JWT.flag), "{fault}");
             assert!(fault.contains(&path.display().to_string()), "{fault}");
             assert!(!fault.contains("s3cret"), "{fault}");
         }
-        let whole = folder.file("whole", 0o600, &vec![b'x'; FILE_BYTES_MAX]);
-        assert!(Sources::new(&JWT, Some(&whole), None, None).read().is_ok());
+        let whole = credentials_dir.file("whole", 0o600, &vec![b'x'; FILE_BYTES_MAX]);
+        assert!(SecretSources::new(&JWT, Some(&whole), None, None).read().is_ok());
     }
 
     #[test]
     fn what_is_no_path_is_not_repeated_for_it_may_be_the_secret() {
-        let sources = Sources::new(&JWT, Some(Path::new("my very secret phrase")), None, None);
+        let sources =
+            SecretSources::new(&JWT, Some(Path::new("my very secret phrase")), None, None);
         let fault = sources.read().unwrap_err();
         assert!(fault.contains(JWT.flag) && !fault.contains("phrase"), "{fault}");
     }
@@ -374,9 +392,10 @@ mod tests {
 
     #[test]
     fn a_short_secret_and_a_file_for_everyone_are_warned_of() {
-        let folder = Folder::new("warnings");
-        let path = folder.file("open", 0o644, b"s3cret\n");
-        let (_, warnings) = Sources::new(&JWT, Some(&path), None, None).read().unwrap().unwrap();
+        let credentials_dir = Folder::new("warnings");
+        let path = credentials_dir.file("open", 0o644, b"s3cret\n");
+        let (_, warnings) =
+            SecretSources::new(&JWT, Some(&path), None, None).read().unwrap().unwrap();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("everyone") && warnings[1].contains("6 bytes"));
         assert!(warnings.iter().all(|warning| !warning.contains("s3cret")));
@@ -384,7 +403,7 @@ mod tests {
 
     #[test]
     fn secrets_do_not_print() {
-        let sources = Sources::new(&JWT, None, Some("s3cret".into()), None);
+        let sources = SecretSources::new(&JWT, None, Some("s3cret".into()), None);
         assert!(!format!("{sources:?}").contains("s3cret"));
         let (keys, _) = sources.read().unwrap().unwrap();
         assert!(!format!("{keys:?}").contains("s3cret"));

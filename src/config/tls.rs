@@ -22,58 +22,61 @@ const CERT_BYTES_MAX: u64 = 1 << 20;
 
 /// A file, and how an operator knows it.
 #[derive(Debug)]
-struct Place {
+struct NamedFile {
     path: PathBuf,
     name: String,
 }
 
 /// Where the certificate and its key stand.
 #[derive(Debug)]
-pub(super) struct Files {
-    cert: Place,
-    key: Place,
+pub(super) struct TlsFiles {
+    cert: NamedFile,
+    key: NamedFile,
 }
 
-impl Files {
+impl TlsFiles {
     /// These files, where they are set, else what systemd has made of the unit's `LoadCredential=`.
     /// One of the two without the other is an error.
-    pub(super) fn of_process(
+    pub(super) fn from_process(
         cert: Option<&Path>,
         key: Option<&Path>,
-    ) -> Result<Option<Files>, String> {
-        Files::new(cert, key, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
+    ) -> Result<Option<TlsFiles>, String> {
+        TlsFiles::new(cert, key, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
     }
 
     fn new(
         cert: Option<&Path>,
         key: Option<&Path>,
-        folder: Option<PathBuf>,
-    ) -> Result<Option<Files>, String> {
-        let named = |flag: &str, path: &Path| Place {
+        credentials_dir: Option<PathBuf>,
+    ) -> Result<Option<TlsFiles>, String> {
+        let named = |flag: &str, path: &Path| NamedFile {
             path: path.to_owned(),
             name: format!("{flag} {}", path.display()),
         };
         match (cert, key) {
             (Some(cert), Some(key)) => {
-                return Ok(Some(Files { cert: named(CERT_FLAG, cert), key: named(KEY_FLAG, key) }));
+                return Ok(Some(TlsFiles {
+                    cert: named(CERT_FLAG, cert),
+                    key: named(KEY_FLAG, key),
+                }));
             }
-            (Some(_), None) => return Err(lacks(CERT_FLAG, KEY_FLAG)),
-            (None, Some(_)) => return Err(lacks(KEY_FLAG, CERT_FLAG)),
+            (Some(_), None) => return Err(incomplete_pair(CERT_FLAG, KEY_FLAG)),
+            (None, Some(_)) => return Err(incomplete_pair(KEY_FLAG, CERT_FLAG)),
             (None, None) => {}
         }
         let credential = |name: &str| {
-            let path = folder.as_ref()?.join(name);
+            let path = credentials_dir.as_ref()?.join(name);
             // One that is there and cannot be read is an error, and not none; an empty line is what
             // a unit sets for none.
             let is_there = path.try_exists().unwrap_or(true);
             let is_blank = || fs::read(&path).is_ok_and(|text| is_blank(text.into()));
             (is_there && !is_blank())
-                .then(|| Place { name: format!("the credential {}", path.display()), path })
+                .then(|| NamedFile { name: format!("the credential {}", path.display()), path })
         };
         match CREDENTIALS.map(credential) {
-            [Some(cert), Some(key)] => Ok(Some(Files { cert, key })),
+            [Some(cert), Some(key)] => Ok(Some(TlsFiles { cert, key })),
             [None, None] => Ok(None),
-            [Some(Place { name, .. }), None] | [None, Some(Place { name, .. })] => {
+            [Some(NamedFile { name, .. }), None] | [None, Some(NamedFile { name, .. })] => {
                 let [cert, key] = CREDENTIALS;
                 Err(format!("{name} stands alone: expected are both, {cert} and {key}"))
             }
@@ -81,12 +84,12 @@ impl Files {
     }
 
     /// What the server proves itself with, and what an operator should be warned of.
-    pub(super) fn read(&self) -> Result<(Identity, Vec<String>), String> {
+    pub(super) fn read(&self) -> Result<(TlsIdentity, Vec<String>), String> {
         let mut warnings = Vec::new();
-        let Files { cert, key } = self;
+        let TlsFiles { cert, key } = self;
         let chain = read_cert(cert)?;
         let secret = secrets::read_file(&key.path, &key.name, &mut warnings)?;
-        Ok((Identity::new((&cert.name, &chain), (&key.name, &secret))?, warnings))
+        Ok((TlsIdentity::new((&cert.name, &chain), (&key.name, &secret))?, warnings))
     }
 }
 
@@ -95,11 +98,11 @@ fn is_blank(text: Zeroizing<Vec<u8>>) -> bool {
     text.trim_ascii().is_empty()
 }
 
-fn lacks(set: &str, unset: &str) -> String {
+fn incomplete_pair(set: &str, unset: &str) -> String {
     format!("{set} is set and {unset} is not: expected are both, or neither")
 }
 
-fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
+fn read_cert(NamedFile { path, name }: &NamedFile) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     files::open(path)
         .and_then(|file| file.take(CERT_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -111,15 +114,15 @@ fn read_cert(Place { path, name }: &Place) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(not(feature = "tls"))]
-mod absent {
+mod disabled {
     use super::Validity;
 
     /// What nobody has in a build without TLS.
     #[derive(Clone, Debug)]
-    pub enum Identity {}
+    pub enum TlsIdentity {}
 
-    impl Identity {
-        pub(super) fn new(_: (&str, &[u8]), _: (&str, &[u8])) -> Result<Identity, String> {
+    impl TlsIdentity {
+        pub(super) fn new(_: (&str, &[u8]), _: (&str, &[u8])) -> Result<TlsIdentity, String> {
             Err("--tls-cert is set, and this buddyline was built without TLS: expected is a build \
                  with its feature `tls`, or a proxy that speaks TLS"
                 .to_owned())
@@ -133,7 +136,7 @@ mod absent {
 }
 
 #[cfg(feature = "tls")]
-mod present {
+mod enabled {
     use std::fmt;
     use std::sync::Arc;
 
@@ -148,24 +151,24 @@ mod present {
 
     /// A certificate with its key, and how TLS is spoken: what all connections share.
     #[derive(Clone)]
-    pub struct Identity {
+    pub struct TlsIdentity {
         settings: Arc<ServerConfig>,
         validity: Option<Validity>,
     }
 
     /// The key is in it, which is not shown.
-    impl fmt::Debug for Identity {
+    impl fmt::Debug for TlsIdentity {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Identity(…)")
+            f.write_str("TlsIdentity(…)")
         }
     }
 
-    impl Identity {
+    impl TlsIdentity {
         /// Of two texts in PEM, each with the name of its place.
         pub(super) fn new(
             (cert_name, cert): (&str, &[u8]),
             (key_name, key): (&str, &[u8]),
-        ) -> Result<Identity, String> {
+        ) -> Result<TlsIdentity, String> {
             let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(cert)
                 .map(|der| der.map(CertificateDer::into_owned))
                 .collect::<Result<_, _>>()
@@ -176,7 +179,7 @@ mod present {
                      on, the server's own first"
                 ));
             }
-            let validity = chain.first().and_then(|own| Validity::of(own));
+            let validity = chain.first().and_then(|own| Validity::from_der(own));
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| match fault {
                 pem::Error::NoItemsFound => format!(
                     "{key_name}: no key is in it; expected is PEM, not encrypted, from BEGIN \
@@ -195,7 +198,7 @@ mod present {
                 }
                 fault => format!("{cert_name}, {key_name}: {fault}"),
             })?;
-            Ok(Identity { settings: Arc::new(settings), validity })
+            Ok(TlsIdentity { settings: Arc::new(settings), validity })
         }
 
         /// From when to when the certificate holds; `None` if it does not say it in a way that is
@@ -233,6 +236,6 @@ mod present {
 }
 
 #[cfg(not(feature = "tls"))]
-pub use absent::Identity;
+pub use disabled::TlsIdentity;
 #[cfg(feature = "tls")]
-pub use present::Identity;
+pub use enabled::TlsIdentity;

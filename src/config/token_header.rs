@@ -13,8 +13,8 @@ pub struct TokenHeader {
 }
 
 /// Headers that mean something else to the site or to what stands in front of it. Names that begin
-/// like one of `TAKEN_KINDS` are taken as well.
-const TAKEN: [&str; 14] = [
+/// like one of `RESERVED_PREFIXES` are taken as well.
+const RESERVED: [&str; 14] = [
     "connection",
     "cookie",
     "expect",
@@ -30,7 +30,7 @@ const TAKEN: [&str; 14] = [
     "user-agent",
     "x-wp-nonce",
 ];
-const TAKEN_KINDS: [&str; 6] =
+const RESERVED_PREFIXES: [&str; 6] =
     ["accept", "content-", "if-", "proxy-", "x-forwarded-", "x-http-method"];
 
 impl TokenHeader {
@@ -43,9 +43,9 @@ impl TokenHeader {
         let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
             return Err("expected the name of a header, such as Authorization".to_owned());
         };
-        let taken = TAKEN.contains(&name.as_str())
+        let taken = RESERVED.contains(&name.as_str())
             // `accesstoken` does not begin like `accept`; a kind is not a whole word.
-            || TAKEN_KINDS.iter().any(|kind| name.as_str().starts_with(kind));
+            || RESERVED_PREFIXES.iter().any(|kind| name.as_str().starts_with(kind));
         match taken {
             true => Err("this header has another meaning; expected is one for a token".to_owned()),
             false => Ok(TokenHeader { name }),

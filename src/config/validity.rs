@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One that ends so soon is worth a word: those of Let's Encrypt are renewed 30 days before.
-const ENDS_SOON_S: u64 = 14 * 24 * 60 * 60;
+const EXPIRES_SOON_S: u64 = 14 * 24 * 60 * 60;
 
 /// From when to when a certificate holds, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,36 +16,42 @@ pub struct Validity {
 
 impl Validity {
     /// What a certificate in DER says; `None` if it cannot be read.
-    pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
+    pub(super) fn from_der(certificate: &[u8]) -> Option<Validity> {
         const SEQUENCE: u8 = 0x30;
         const VERSION: u8 = 0xa0;
-        let inside = |bytes| element(bytes).filter(|(tag, ..)| *tag == SEQUENCE);
+        let inside = |bytes| read_der_element(bytes).filter(|(tag, ..)| *tag == SEQUENCE);
         let (_, certificate, _) = inside(certificate)?;
         let (_, mut rest, _) = inside(certificate)?;
-        if let (VERSION, _, after) = element(rest)? {
+        if let (VERSION, _, after) = read_der_element(rest)? {
             rest = after;
         }
         // Its number, the kind of its signature, and who has signed it.
         for _ in 0..3 {
-            (_, _, rest) = element(rest)?;
+            (_, _, rest) = read_der_element(rest)?;
         }
         let (_, times, _) = inside(rest)?;
-        let (tag, from, rest) = element(times)?;
-        let from_s = seconds(tag, from)?;
-        let (tag, until, _) = element(rest)?;
-        Some(Validity { from_s, until_s: seconds(tag, until)? })
+        let (tag, from, rest) = read_der_element(times)?;
+        let from_s = parse_der_time(tag, from)?;
+        let (tag, until, _) = read_der_element(rest)?;
+        Some(Validity { from_s, until_s: parse_der_time(tag, until)? })
     }
 
     /// What an operator should know at this time, if anything.
     pub fn warning(&self, now_s: u64) -> Option<String> {
         let Validity { from_s, until_s } = *self;
         if now_s > until_s {
-            Some(format!("the certificate has ended on {}: no client takes it", date(until_s)))
+            Some(format!(
+                "the certificate has ended on {}: no client takes it",
+                format_date(until_s)
+            ))
         } else if now_s < from_s {
-            let from = date(from_s);
+            let from = format_date(from_s);
             Some(format!("the certificate begins on {from}, or this machine's clock is wrong"))
-        } else if until_s - now_s < ENDS_SOON_S {
-            Some(format!("the certificate ends on {}: see that it is renewed", date(until_s)))
+        } else if until_s - now_s < EXPIRES_SOON_S {
+            Some(format!(
+                "the certificate ends on {}: see that it is renewed",
+                format_date(until_s)
+            ))
         } else {
             None
         }
@@ -53,14 +59,14 @@ impl Validity {
 }
 
 /// A time as RFC 3339 has it.
-pub fn date(since_1970_s: u64) -> String {
+pub fn format_date(since_1970_s: u64) -> String {
     // The last second that RFC 3339 can write.
     let shown = UNIX_EPOCH + Duration::from_secs(since_1970_s.min(253_402_300_799));
     humantime::format_rfc3339_seconds(shown).to_string()
 }
 
 /// The first element of DER: its tag, its content, and what follows (X.690 8.1).
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+fn read_der_element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, length], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match usize::from(length) {
         short @ 0..0x80 => (short, rest),
@@ -75,7 +81,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// A time, `UTCTime` or `GeneralizedTime`, in seconds since 1970; none before that is of any use.
-fn seconds(tag: u8, time: &[u8]) -> Option<u64> {
+fn parse_der_time(tag: u8, time: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(time).ok()?.strip_suffix('Z')?;
     let text = match (tag, text.len()) {
         (0x17, 12) => format!("{}{text}", if text < "50" { "20" } else { "19" }),
@@ -116,8 +122,9 @@ mod tests {
             (2026, 2050, ["2026-01-02T00:00:00Z", "2050-12-31T00:00:00Z"]),
             (2051, 4096, ["2051-01-02T00:00:00Z", "4096-12-31T00:00:00Z"]),
         ] {
-            let Validity { from_s, until_s } = Validity::of(&certificate(from, until)).unwrap();
-            assert_eq!([date(from_s), date(until_s)], dates);
+            let Validity { from_s, until_s } =
+                Validity::from_der(&certificate(from, until)).unwrap();
+            assert_eq!([format_date(from_s), format_date(until_s)], dates);
         }
     }
 
@@ -125,13 +132,13 @@ mod tests {
     fn whatever_else_comes_is_no_certificate_and_no_panic() {
         let good = certificate(2026, 2030);
         for end in 0..good.len() {
-            assert_eq!(Validity::of(&good[..end]), None, "{end}");
+            assert_eq!(Validity::from_der(&good[..end]), None, "{end}");
         }
         for at in 0..good.len() {
             for value in [0, 0x17, 0x7f, 0x80, 0x84, 0x88, 0xff] {
                 let mut bad = good.clone();
                 bad[at] = value;
-                let _ = Validity::of(&bad);
+                let _ = Validity::from_der(&bad);
             }
         }
     }

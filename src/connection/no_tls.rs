@@ -5,13 +5,13 @@ use std::io;
 use mio::net::TcpStream;
 
 use super::sealed::Taken;
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 
 #[derive(Debug)]
 pub(super) enum Session {}
 
 impl Session {
-    pub(super) fn new(identity: &Identity) -> Result<Session, String> {
+    pub(super) fn new(identity: &TlsIdentity) -> Result<Session, String> {
         match *identity {}
     }
 

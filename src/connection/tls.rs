@@ -12,7 +12,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 
 use super::recv;
 use super::sealed::{SEALED_AT_ONCE, Taken};
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 
 /// A record's header (RFC 8446 5.1): a type, a version, and how much follows.
 const HEADER_BYTES: usize = 5;
@@ -51,7 +51,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(identity: &Identity) -> Result<Session, String> {
+    pub(super) fn new(identity: &TlsIdentity) -> Result<Session, String> {
         let connection = UnbufferedServerConnection::new(identity.settings())
             .map_err(|fault| fault.to_string())?;
         Ok(Session {

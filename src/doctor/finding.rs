@@ -18,7 +18,7 @@ pub enum Status {
 
 impl Status {
     /// The word of a line, and of the JSON.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Status::Ok => "ok",
             Status::Warning => "warning",

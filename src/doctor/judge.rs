@@ -8,26 +8,30 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::finding::Finding;
-use super::seen::{MachineSeen, Tls, WaySeen};
+use super::observations::{MachineObservation, Reachability, Tls};
 use crate::config::Trust;
 use crate::config::ice::{IceSettings, IceUrl};
-use crate::config::validity::{Validity, date};
+use crate::config::validity::{Validity, format_date};
 
 /// A connection that takes longer than this is worth a word.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
 
 /// The names of the findings about a way.
-struct WayNames {
+struct ReachabilityNames {
     resolves: &'static str,
     connects: &'static str,
     tls: &'static str,
 }
 
 /// Judges a way, and says whether it leads somewhere.
-fn way(way: &WaySeen, names: &WayNames, scheme: [&str; 2]) -> (Vec<Finding>, bool) {
+fn judge_reachability(
+    reachability: &Reachability,
+    names: &ReachabilityNames,
+    scheme: [&str; 2],
+) -> (Vec<Finding>, bool) {
     let mut findings = Vec::new();
-    let host = &way.host;
-    match &way.addresses {
+    let host = &reachability.host;
+    match &reachability.addresses {
         Some(Ok(all)) if all.iter().any(|address| address.to_string() == *host) => {
             findings.push(Finding::ok(names.resolves, format!("{host} is an address itself")));
         }
@@ -48,8 +52,8 @@ fn way(way: &WaySeen, names: &WayNames, scheme: [&str; 2]) -> (Vec<Finding>, boo
         }
         None => return (findings, false),
     }
-    let port = way.port;
-    match &way.connected {
+    let port = reachability.port;
+    match &reachability.connected {
         Some(Ok((to, took))) => {
             let seen = format!("to {to} in {}", milliseconds(*took));
             findings.push(if *took > SLOW_CONNECT {
@@ -70,23 +74,23 @@ fn way(way: &WaySeen, names: &WayNames, scheme: [&str; 2]) -> (Vec<Finding>, boo
         }
         None => return (findings, false),
     }
-    if !way.secure {
-        findings.push(without_tls(way, names.tls, scheme));
+    if !reachability.secure {
+        findings.push(judge_plaintext(reachability, names.tls, scheme));
         return (findings, true);
     }
-    let Some(seen) = &way.tls else { return (findings, false) };
-    let finding = tls(seen, way, names.tls, scheme);
+    let Some(seen) = &reachability.tls else { return (findings, false) };
+    let finding = judge_tls(seen, reachability, names.tls, scheme);
     findings.push(finding);
     (findings, matches!(seen, Tls::Works { .. }))
 }
 
 /// Tokens in the clear are a matter of the way that they take.
-fn without_tls(way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Finding {
+fn judge_plaintext(reachability: &Reachability, name: &'static str, scheme: [&str; 2]) -> Finding {
     let near = |ip: IpAddr| match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
-    match &way.connected {
+    match &reachability.connected {
         Some(Ok((to, _))) if near(to.ip()) => {
             Finding::ok(name, format!("none ({}), on this machine or a private network", scheme[0]))
         }
@@ -98,12 +102,17 @@ fn without_tls(way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Finding 
     }
 }
 
-fn tls(seen: &Tls, way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Finding {
+fn judge_tls(
+    seen: &Tls,
+    reachability: &Reachability,
+    name: &'static str,
+    scheme: [&str; 2],
+) -> Finding {
     match seen {
-        Tls::Works { version, ends_soon: false } => {
+        Tls::Works { version, expires_soon: false } => {
             Finding::ok(name, format!("{version}, and the certificate holds"))
         }
-        Tls::Works { version, ends_soon: true } => Finding::warning(
+        Tls::Works { version, expires_soon: true } => Finding::warning(
             name,
             format!("{version}, and the certificate ends within 14 days"),
             "See that it is renewed (certbot renew --dry-run).",
@@ -117,7 +126,7 @@ fn tls(seen: &Tls, way: &WaySeen, name: &'static str, scheme: [&str; 2]) -> Find
         ),
         Tls::NoTls => Finding::failed(
             name,
-            format!("what answers on port {} does not speak TLS", way.port),
+            format!("what answers on port {} does not speak TLS", reachability.port),
             format!("Set the port that does, or an address that begins with {}.", scheme[0]),
         ),
         Tls::Failed(why) => Finding::failed(
@@ -168,7 +177,7 @@ pub fn ice(ice: &IceSettings, trust: Trust) -> Vec<Finding> {
 pub fn certificate(validity: Validity, now_s: u64) -> Finding {
     const NAME: &str = "TLS certificate";
     match validity.warning(now_s) {
-        None => Finding::ok(NAME, format!("it holds until {}", date(validity.until_s))),
+        None => Finding::ok(NAME, format!("it holds until {}", format_date(validity.until_s))),
         Some(seen) => {
             let remedy = "Renew it (certbot renew), then systemctl reload buddyline, or restart \
                           where systemd hands it over.";
@@ -178,11 +187,11 @@ pub fn certificate(validity: Validity, now_s: u64) -> Finding {
 }
 
 /// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.
-pub fn machine(seen: &MachineSeen, may_be_replaced: bool) -> Vec<Finding> {
-    vec![files(seen), port(seen, may_be_replaced)]
+pub fn machine(seen: &MachineObservation, may_be_replaced: bool) -> Vec<Finding> {
+    vec![judge_files(seen), judge_port(seen, may_be_replaced)]
 }
 
-fn files(seen: &MachineSeen) -> Finding {
+fn judge_files(seen: &MachineObservation) -> Finding {
     const NAME: &str = "open files";
     let most = match &seen.files {
         Ok(most) => *most,
@@ -206,7 +215,7 @@ fn files(seen: &MachineSeen) -> Finding {
     }
 }
 
-fn port(seen: &MachineSeen, may_be_replaced: bool) -> Finding {
+fn judge_port(seen: &MachineObservation, may_be_replaced: bool) -> Finding {
     const NAME: &str = "port";
     let free: Vec<String> = seen
         .listens

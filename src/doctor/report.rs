@@ -24,7 +24,7 @@ pub struct Summary {
 
 impl Summary {
     /// Of these.
-    pub fn of(findings: &[Finding]) -> Summary {
+    pub fn from_findings(findings: &[Finding]) -> Summary {
         let count = |status| findings.iter().filter(|finding| finding.status == status).count();
         Summary {
             ok: count(Status::Ok),
@@ -36,16 +36,16 @@ impl Summary {
 }
 
 /// Whether nothing has failed.
-pub fn may_go_on(findings: &[Finding]) -> bool {
-    Summary::of(findings).failed == 0
+pub fn has_no_failures(findings: &[Finding]) -> bool {
+    Summary::from_findings(findings).failed == 0
 }
 
 /// Lines of at most 80 columns, wherever words allow it: the status, what was seen, and below a
 /// warning or failure what to do.
-pub fn lines(findings: &[Finding], colour: bool) -> String {
+pub fn format_text(findings: &[Finding], colour: bool) -> String {
     let mut text = String::new();
-    for finding in &together(findings) {
-        let word = finding.status.word();
+    for finding in &merge_skipped(findings) {
+        let word = finding.status.as_str();
         let (on, off) = match (colour, finding.status) {
             (false, _) => ("", ""),
             (true, Status::Ok) => ("\x1b[32m", "\x1b[0m"),
@@ -61,12 +61,12 @@ pub fn lines(findings: &[Finding], colour: bool) -> String {
             wrap(&mut text, remedy, INDENT + 3);
         }
     }
-    let Summary { ok, warning, failed, skipped } = Summary::of(findings);
+    let Summary { ok, warning, failed, skipped } = Summary::from_findings(findings);
     text + &format!("\nfailed {failed}, warnings {warning}, ok {ok}, skipped {skipped}\n")
 }
 
 /// What stands on one line.
-struct Line<'a> {
+struct Row<'a> {
     names: String,
     status: Status,
     seen: &'a str,
@@ -74,8 +74,8 @@ struct Line<'a> {
 }
 
 /// What was skipped for one reason is one line.
-fn together(findings: &[Finding]) -> Vec<Line<'_>> {
-    let mut lines: Vec<Line<'_>> = Vec::new();
+fn merge_skipped(findings: &[Finding]) -> Vec<Row<'_>> {
+    let mut lines: Vec<Row<'_>> = Vec::new();
     for finding in findings {
         let Finding { name, status, seen, remedy } = finding;
         match lines.last_mut() {
@@ -83,7 +83,7 @@ fn together(findings: &[Finding]) -> Vec<Line<'_>> {
                 last.names += ", ";
                 last.names += name;
             }
-            _ => lines.push(Line {
+            _ => lines.push(Row {
                 names: (*name).to_owned(),
                 status: *status,
                 seen,
@@ -114,13 +114,13 @@ fn wrap(text: &mut String, words: &str, indent: usize) {
 }
 
 /// One object: `findings` and `summary`.
-pub fn json(findings: &[Finding]) -> String {
+pub fn format_json(findings: &[Finding]) -> String {
     #[derive(Serialize)]
     struct Whole<'a> {
         findings: &'a [Finding],
         summary: Summary,
     }
-    let whole = Whole { findings, summary: Summary::of(findings) };
+    let whole = Whole { findings, summary: Summary::from_findings(findings) };
     let text = serde_json::to_string_pretty(&whole).expect("strings and numbers always serialise");
     text + "\n"
 }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn lines_are_aligned_and_fit_into_eighty_columns() {
-        let text = lines(&some(), false);
+        let text = format_text(&some(), false);
         assert!(text.starts_with("ok       name: all is well\nwarning  clock: a long"), "{text}");
         assert!(text.contains("\n         -> do this, and then that\nfailed   port: "), "{text}");
         assert!(text.ends_with("\nskipped  token, JWT secret: none was given\n\nfailed 1, warnings 1, ok 1, skipped 2\n"), "{text}");
@@ -153,17 +153,17 @@ mod tests {
 
     #[test]
     fn colours_change_no_column() {
-        let mut plain = lines(&some(), true);
+        let mut plain = format_text(&some(), true);
         assert!(plain.contains("\x1b[31mfailed\x1b[0m   port"), "{plain}");
         for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"] {
             plain = plain.replace(code, "");
         }
-        assert_eq!(plain, lines(&some(), false));
+        assert_eq!(plain, format_text(&some(), false));
     }
 
     #[test]
     fn programs_get_one_object() {
-        let value: serde_json::Value = serde_json::from_str(&json(&some())).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&format_json(&some())).unwrap();
         assert_eq!(value["findings"][2]["status"], "failed");
         assert_eq!(value["findings"][0]["remedy"], serde_json::Value::Null);
         assert_eq!(value["summary"]["skipped"], 2);

@@ -35,7 +35,7 @@ impl Hub {
         let user = self.presence.number_of(conn).ok_or_else(stranger)?;
         let word = self.membership.word(number, user, now.instant, ahead);
         if self.decided.is_none() {
-            self.tally.lists.note(word != Word::Ask);
+            self.stats.lists.record(word != Word::Ask);
         }
         match word {
             Word::Member => Ok(true),

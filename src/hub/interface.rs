@@ -247,7 +247,7 @@ pub enum Ask {
 
 impl Ask {
     /// Under which request the log tells of this one: a look belongs to its message's.
-    pub fn told_under(&self, request: RequestId) -> RequestId {
+    pub fn log_request(&self, request: RequestId) -> RequestId {
         match self {
             Ask::Look(look) => look.post,
             _ => request,

@@ -52,7 +52,7 @@ impl<W: Write> Writer<'_, W> {
     fn line(&mut self, line: &str) {
         if !self.tell_losses() || !self.put(line) {
             self.lost += 1;
-            LOG_LINES_LOST.note();
+            LOG_LINES_LOST.record();
         }
     }
 

@@ -5,19 +5,19 @@
 pub struct Histogram<const N: usize> {
     bounds: &'static [u64; N],
     counts: [u64; N],
-    beyond: u64,
+    overflow: u64,
     sum: u64,
 }
 
 /// The same for who shows it, whatever its size.
 #[derive(Clone, Copy, Debug)]
-pub struct Ranges<'a> {
+pub struct Buckets<'a> {
     /// The largest value of each range, ascending.
     pub bounds: &'a [u64],
     /// How many values each range has, those of the ranges before it not among them.
     pub counts: &'a [u64],
     /// How many are larger than all bounds.
-    pub beyond: u64,
+    pub overflow: u64,
     /// All values, added up.
     pub sum: u64,
 }
@@ -25,21 +25,21 @@ pub struct Ranges<'a> {
 impl<const N: usize> Histogram<N> {
     /// An empty one with these bounds, the largest value of each range, ascending.
     pub const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
-        Histogram { bounds, counts: [0; N], beyond: 0, sum: 0 }
+        Histogram { bounds, counts: [0; N], overflow: 0, sum: 0 }
     }
 
     /// Counts a value.
-    pub fn note(&mut self, value: u64) {
+    pub fn record(&mut self, value: u64) {
         let range = self.bounds.partition_point(|bound| *bound < value);
-        *self.counts.get_mut(range).unwrap_or(&mut self.beyond) += 1;
+        *self.counts.get_mut(range).unwrap_or(&mut self.overflow) += 1;
         // A sum of times and sizes reaches this in half a million years.
         self.sum = self.sum.saturating_add(value);
     }
 
     /// What it has counted.
-    pub fn ranges(&self) -> Ranges<'_> {
-        let Histogram { bounds, counts, beyond, sum } = self;
-        Ranges { bounds: *bounds, counts, beyond: *beyond, sum: *sum }
+    pub fn buckets(&self) -> Buckets<'_> {
+        let Histogram { bounds, counts, overflow, sum } = self;
+        Buckets { bounds: *bounds, counts, overflow: *overflow, sum: *sum }
     }
 }
 
@@ -51,10 +51,10 @@ mod tests {
     fn a_value_is_in_the_first_range_that_is_not_too_small_for_it() {
         let mut histogram = Histogram::new(&[1, 10, 100]);
         for value in [0, 1, 2, 10, 11, 100, 101, u64::MAX] {
-            histogram.note(value);
+            histogram.record(value);
         }
-        let ranges = histogram.ranges();
-        assert_eq!((ranges.counts, ranges.beyond), (&[2, 2, 2][..], 2));
-        assert_eq!(ranges.sum, u64::MAX, "it does not wrap");
+        let buckets = histogram.buckets();
+        assert_eq!((buckets.counts, buckets.overflow), (&[2, 2, 2][..], 2));
+        assert_eq!(buckets.sum, u64::MAX, "it does not wrap");
     }
 }

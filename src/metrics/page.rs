@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::histogram::Ranges;
+use super::histogram::Buckets;
 
 /// The media type of the page.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,7 +25,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// As they are.
-    Each,
+    Raw,
     /// They are microseconds, and become seconds.
     Micros,
 }
@@ -60,7 +60,7 @@ impl Page {
     }
 
     /// A family of one sample without labels.
-    pub fn one(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
+    pub fn metric(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
         self.family(kind, name, help).sample(&[], value);
     }
 
@@ -70,20 +70,20 @@ impl Page {
         name: &'static str,
         help: &str,
         unit: Unit,
-        all: impl IntoIterator<Item = (Option<Label<'a>>, Ranges<'a>)>,
+        all: impl IntoIterator<Item = (Option<Label<'a>>, Buckets<'a>)>,
     ) {
         self.head(name, "histogram", help);
-        for (label, ranges) in all {
+        for (label, buckets) in all {
             let own: Vec<Label<'_>> = label.into_iter().collect();
             let mut count = 0;
-            for (bound, more) in ranges.bounds.iter().zip(ranges.counts) {
+            for (bound, more) in buckets.bounds.iter().zip(buckets.counts) {
                 count += more;
-                let bound = Written(*bound, unit).to_string();
+                let bound = FormattedValue(*bound, unit).to_string();
                 self.sample(name, "_bucket", &[&own[..], &[("le", &bound)]].concat(), count);
             }
-            count += ranges.beyond;
+            count += buckets.overflow;
             self.sample(name, "_bucket", &[&own[..], &[("le", "+Inf")]].concat(), count);
-            self.sample(name, "_sum", &own, Written(ranges.sum, unit));
+            self.sample(name, "_sum", &own, FormattedValue(buckets.sum, unit));
             self.sample(name, "_count", &own, count);
         }
     }
@@ -114,7 +114,7 @@ impl Family<'_> {
     }
 
     /// Writes a sample for each value of one label.
-    pub fn each<'l>(&mut self, label: &str, all: impl IntoIterator<Item = (&'l str, u64)>) {
+    pub fn samples<'l>(&mut self, label: &str, all: impl IntoIterator<Item = (&'l str, u64)>) {
         for (word, value) in all {
             self.sample(&[(label, word)], value);
         }
@@ -135,12 +135,12 @@ impl Display for Seconds {
     }
 }
 
-struct Written(u64, Unit);
+struct FormattedValue(u64, Unit);
 
-impl Display for Written {
+impl Display for FormattedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
-            Unit::Each => self.0.fmt(f),
+            Unit::Raw => self.0.fmt(f),
             Unit::Micros => Seconds(self.0).fmt(f),
         }
     }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_family_has_its_help_its_type_and_its_samples() {
         let mut page = Page::default();
-        page.one(Kind::Gauge, "a_bytes", "How many.", 7);
+        page.metric(Kind::Gauge, "a_bytes", "How many.", 7);
         let mut family = page.family(Kind::Counter, "b_total", "By kind.");
         family.sample(&[("kind", "x"), ("of", "y")], 1).sample(&[("kind", "z"), ("of", "y")], 2);
         let expected = "# HELP a_bytes How many.\n# TYPE a_bytes gauge\na_bytes 7\n\
@@ -192,12 +192,12 @@ mod tests {
     fn the_ranges_of_a_histogram_include_those_below_and_the_last_has_all() {
         let mut histogram = Histogram::new(&[1_000, 2_500_000]);
         for micros in [1, 1_000, 1_001, 2_500_001] {
-            histogram.note(micros);
+            histogram.record(micros);
         }
         let mut page = Page::default();
-        let all = [(Some(("k", "v")), histogram.ranges())];
+        let all = [(Some(("k", "v")), histogram.buckets())];
         page.histograms("a_seconds", "Times.", Unit::Micros, all);
-        page.histograms("a_size", "Sizes.", Unit::Each, [(None, histogram.ranges())]);
+        page.histograms("a_size", "Sizes.", Unit::Raw, [(None, histogram.buckets())]);
         let expected = "# HELP a_seconds Times.\n# TYPE a_seconds histogram\n\
                         a_seconds_bucket{k=\"v\",le=\"0.001\"} 2\n\
                         a_seconds_bucket{k=\"v\",le=\"2.5\"} 3\n\

@@ -118,7 +118,7 @@ impl Admission {
     /// Whether connections from this address are counted: those of a proxy are many people's. One
     /// on this machine need not be named as trusted to be one.
     pub(super) fn counts(&self, address: IpAddr) -> bool {
-        !address.is_loopback() && !self.proxies.trust(address)
+        !address.is_loopback() && !self.proxies.is_trusted(address)
     }
 
     /// A connection that was counted has gone.

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::bulk::{Bulk, Part};
 use super::turn::Phase;
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 use crate::connection::{Connection, Flushed, Inlet, Moment, Outlet};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
@@ -140,7 +140,7 @@ impl Crowd {
         mut socket: TcpStream,
         peer: IpAddr,
         counted: bool,
-        identity: Option<&Identity>,
+        identity: Option<&TlsIdentity>,
         now: Moment,
     ) -> io::Result<()> {
         let entry = self.connections.vacant_entry();

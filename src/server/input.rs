@@ -120,7 +120,7 @@ impl Server {
             }
         };
         if unread.is_none() {
-            self.tally.received_bytes += bytes as u64;
+            self.stats.received_bytes += bytes as u64;
         }
         if bytes == READ_BYTES || ends || unread.is_some() {
             self.crowd.read_again(slot);
@@ -200,7 +200,7 @@ impl Server {
             (_, Verdict::Refused) => self.hub.handle(Input::Refused { conn, text: None }, now),
             (wire::Event::Binary(_), _) => self.hub.handle(Input::Binary { conn }, now),
             (wire::Event::Control, _) => {
-                self.tally.control += 1;
+                self.stats.control += 1;
                 return true;
             }
             (wire::Event::Drained, _) => return false,

@@ -4,14 +4,14 @@
 
 use super::Server;
 use super::crowd::survey::Survey;
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 use crate::hub::interface::Now;
 use crate::metrics::page::Kind::{Counter, Gauge};
 use crate::metrics::page::{Page, Seconds, Unit};
-use crate::metrics::{Hits, LOG_LINES_LOST};
+use crate::metrics::{HitCounter, LOG_LINES_LOST};
 use crate::process;
 use crate::upstream::breaker::Breaker;
-use crate::upstream::tally::{Load, Tally as UpstreamTally};
+use crate::upstream::stats::{PoolStatus, UpstreamStats};
 use crate::wire::handshake::Readiness;
 
 impl Server {
@@ -32,7 +32,7 @@ impl Server {
         page.family(Gauge, "buddyline_build_info", "Always 1; the version is its label.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         let help = "When the server was started, in seconds since 1970.";
-        page.one(Gauge, "process_start_time_seconds", help, self.tally.started_unix_s);
+        page.metric(Gauge, "process_start_time_seconds", help, self.stats.started_unix_s);
         // Where there is no /proc, the families stand without samples.
         let mut family = page.family(
             Gauge,
@@ -53,30 +53,30 @@ impl Server {
         }
         let help =
             "Lines of the log that nobody has read: their reader was too slow, or the disk full.";
-        page.one(Counter, "buddyline_log_lines_lost_total", help, LOG_LINES_LOST.count());
-        let validity = self.identity.as_ref().and_then(Identity::validity);
+        page.metric(Counter, "buddyline_log_lines_lost_total", help, LOG_LINES_LOST.count());
+        let validity = self.identity.as_ref().and_then(TlsIdentity::validity);
         let help =
             "When the certificate of this server ends, in seconds since 1970; 0 without TLS.";
         let until_s = validity.map_or(0, |validity| validity.until_s);
-        page.one(Gauge, "buddyline_tls_certificate_not_after_seconds", help, until_s);
+        page.metric(Gauge, "buddyline_tls_certificate_not_after_seconds", help, until_s);
         let ready = self.readiness(now.instant) == Readiness::Ready;
-        page.one(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
+        page.metric(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
     }
 
     fn connections(&self, page: &mut Page) {
         let Survey { handshakes, open, closing, .. } = self.crowd.survey();
         let counts = self.counts();
         page.family(Gauge, "buddyline_connections", "Connections of clients, by their states.")
-            .each("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
+            .samples("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
         let help = "Connections that there is room for.";
-        page.one(Gauge, "buddyline_connections_limit", help, self.admission.limit());
+        page.metric(Gauge, "buddyline_connections_limit", help, self.admission.limit());
         let census = self.hub.census();
         let help = "Users who are online, those in their grace time among them.";
-        page.one(Gauge, "buddyline_users_online", help, census.users);
+        page.metric(Gauge, "buddyline_users_online", help, census.users);
         let help = "Threads that somebody hears or types in.";
-        page.one(Gauge, "buddyline_threads", help, census.threads);
+        page.metric(Gauge, "buddyline_threads", help, census.threads);
         let help = "Connections of clients that were accepted.";
-        page.one(Counter, "buddyline_connections_accepted_total", help, counts.accepted);
+        page.metric(Counter, "buddyline_connections_accepted_total", help, counts.accepted);
         page.family(
             Counter,
             "buddyline_connections_refused_total",
@@ -84,7 +84,7 @@ impl Server {
              they come from a web page that may not connect, their request does not come in time, \
              or TLS was not agreed on or was broken off for a fault.",
         )
-        .each(
+        .samples(
             "cause",
             [
                 ("full", counts.refused - counts.refused_address),
@@ -95,29 +95,29 @@ impl Server {
             ],
         );
         let help = "Accepts that failed, as they do without descriptors.";
-        page.one(Counter, "buddyline_accept_errors_total", help, counts.accept_errors);
+        page.metric(Counter, "buddyline_accept_errors_total", help, counts.accept_errors);
         page.family(
             Counter,
             "buddyline_connections_ended_total",
             "Connections that were closed because they did not read, sent too much, or gave no \
              sign of life.",
         )
-        .each(
+        .samples(
             "cause",
             [("too_slow", counts.overflowed), ("flood", counts.floods), ("silent", counts.silent)],
         );
     }
 
     fn frames(&self, page: &mut Page) {
-        let (tally, heard, counts) = (&self.tally, self.hub.tally(), self.counts());
+        let (stats, heard, counts) = (&self.stats, self.hub.stats(), self.counts());
         let help = "Bytes that were read from clients.";
-        page.one(Counter, "buddyline_received_bytes_total", help, tally.received_bytes);
+        page.metric(Counter, "buddyline_received_bytes_total", help, stats.received_bytes);
         let help = "Bytes to clients that the kernel has taken.";
-        page.one(Counter, "buddyline_sent_bytes_total", help, self.crowd.sent_bytes);
+        page.metric(Counter, "buddyline_sent_bytes_total", help, self.crowd.sent_bytes);
         let others = [
             ("unreadable", heard.unreadable),
             ("binary", heard.binary),
-            ("control", tally.control),
+            ("control", stats.control),
             ("refused", counts.rate_limited),
         ];
         page.family(
@@ -126,27 +126,27 @@ impl Server {
             "Frames of clients by type: the protocol's; unreadable has no type that there is, \
              control is pings and pongs, refused came too fast.",
         )
-        .each("type", heard.typed().chain(others));
+        .samples("type", heard.typed().chain(others));
         page.family(
             Counter,
             "buddyline_frames_sent_total",
             "Frames put into outboxes by type, one for each receiver. A gathered one is several \
              who come and go, in one piece.",
         )
-        .each("type", tally.sent_by_kind());
+        .samples("type", stats.sent_by_kind());
         page.family(
             Counter,
             "buddyline_frames_dropped_total",
             "Frames that did not reach a receiver: missed by one who reads slowly, waiting for one \
              who was closed as too slow, or for one who had gone.",
         )
-        .each(
+        .samples(
             "cause",
             [("missed", counts.missed), ("too_slow", self.crowd.dropped), ("gone", counts.stale)],
         );
         let help = "Receivers of each frame that is for several.";
-        let all = [(None, tally.fan_outs.ranges())];
-        page.histograms("buddyline_fan_out_receivers", help, Unit::Each, all);
+        let all = [(None, stats.fan_outs.buckets())];
+        page.histograms("buddyline_fan_out_receivers", help, Unit::Raw, all);
         let mut family = page.family(
             Counter,
             "buddyline_errors_total",
@@ -162,38 +162,39 @@ impl Server {
     fn calls(&self, page: &mut Page) {
         let [ringing, answered] = self.hub.census().calls.map(|count| count as u64);
         page.family(Gauge, "buddyline_calls", "Calls, by their states.")
-            .each("state", [("ringing", ringing), ("answered", answered)]);
+            .samples("state", [("ringing", ringing), ("answered", answered)]);
         let help = "Calls that have ended, by the reason that their devices were told.";
         page.family(Counter, "buddyline_calls_ended_total", help)
-            .each("reason", self.hub.calls_ended());
+            .samples("reason", self.hub.calls_ended());
         let help = "People who were called and had no connection.";
-        page.one(Counter, "buddyline_calls_offline_callees_total", help, self.tally.woken);
+        page.metric(Counter, "buddyline_calls_offline_callees_total", help, self.stats.woken);
     }
 
     fn output(&self, page: &mut Page) {
         let Survey { waiting, waiting_bytes, .. } = self.crowd.survey();
         let help = "Bytes that wait for a connection; each is looked at once a second.";
-        let all = [(None, self.tally.outboxes.ranges())];
-        page.histograms("buddyline_outbox_depth_bytes", help, Unit::Each, all);
+        let all = [(None, self.stats.outboxes.buckets())];
+        page.histograms("buddyline_outbox_depth_bytes", help, Unit::Raw, all);
         let help = "Connections for which something waits now.";
-        page.one(Gauge, "buddyline_outboxes_waiting", help, waiting);
+        page.metric(Gauge, "buddyline_outboxes_waiting", help, waiting);
         let help = "Bytes that wait now, a shared frame for each that it is for.";
-        page.one(Gauge, "buddyline_outboxes_waiting_bytes", help, waiting_bytes);
+        page.metric(Gauge, "buddyline_outboxes_waiting_bytes", help, waiting_bytes);
         let (held, limit) = self.crowd.held_bytes();
         let help = "Memory held for clients that are slow, shared frames once.";
-        page.one(Gauge, "buddyline_held_bytes", help, held);
+        page.metric(Gauge, "buddyline_held_bytes", help, held);
         let help = "The same beyond which those with the most are closed.";
-        page.one(Gauge, "buddyline_held_limit_bytes", help, limit);
+        page.metric(Gauge, "buddyline_held_limit_bytes", help, limit);
     }
 
     fn work(&self, page: &mut Page) {
         let help = "How long turns of the loop take, without their sleep.";
-        let all = [(None, self.tally.ticks.ranges())];
+        let all = [(None, self.stats.ticks.buckets())];
         page.histograms("buddyline_tick_duration_seconds", help, Unit::Micros, all);
         let help = "Turns of the loop that took longer than 50 ms.";
-        page.one(Counter, "buddyline_slow_ticks_total", help, self.slow_ticks.count);
+        page.metric(Counter, "buddyline_slow_ticks_total", help, self.slow_ticks.count);
         let [held, checks, unproven] = self.hub.unsettled();
-        let Load { messages, checks: asked, .. } = self.upstream.tally().map_or(IDLE, |(_, l)| l);
+        let PoolStatus { messages, checks: asked, .. } =
+            self.upstream.stats().map_or(IDLE, |(_, l)| l);
         page.family(
             Gauge,
             "buddyline_queue_length",
@@ -202,7 +203,7 @@ impl Server {
              an answer to one, connections that wait for their proof, and connections that wait \
              for their turn to hear what is for many.",
         )
-        .each(
+        .samples(
             "queue",
             [
                 ("messages", self.hub.census().deliveries),
@@ -221,8 +222,8 @@ impl Server {
             "What a credential proves and who takes part in a thread: known (hit), or to be asked \
              of the site first (miss).",
         );
-        for (cache, Hits { hits, misses }) in
-            [("proofs", self.hub.proof_hits()), ("lists", self.hub.tally().lists)]
+        for (cache, HitCounter { hits, misses }) in
+            [("proofs", self.hub.proof_hits()), ("lists", self.hub.stats().lists)]
         {
             family.sample(&[("cache", cache), ("result", "hit")], hits);
             family.sample(&[("cache", cache), ("result", "miss")], misses);
@@ -231,28 +232,28 @@ impl Server {
 
     fn site(&self, page: &mut Page) {
         // Of the stand-in nothing is counted.
-        let none = UpstreamTally::default();
-        let (tally, load) = self.upstream.tally().unwrap_or((&none, IDLE));
+        let none = UpstreamStats::default();
+        let (stats, load) = self.upstream.stats().unwrap_or((&none, IDLE));
         let mut family = page.family(
             Counter,
             "buddyline_upstream_answers_total",
             "What came of the questions to the site, by what was asked. Overloaded were not asked, \
              nor were those that found it unavailable while the breaker was not closed.",
         );
-        for (kind, outcome, count) in tally.outcomes() {
+        for (kind, outcome, count) in stats.outcomes() {
             family.sample(&[("kind", kind), ("outcome", outcome)], count);
         }
         page.histograms(
             "buddyline_upstream_duration_seconds",
             "How long the site takes, from a worker's beginning to the end.",
             Unit::Micros,
-            tally.takes().map(|(kind, ranges)| (Some(("kind", kind)), ranges)),
+            stats.latencies().map(|(kind, buckets)| (Some(("kind", kind)), buckets)),
         );
         let help = "How long questions to the site wait for a worker.";
-        let all = [(None, tally.waits())];
+        let all = [(None, stats.queue_waits())];
         page.histograms("buddyline_upstream_wait_seconds", help, Unit::Micros, all);
         let help = "Workers with something to do.";
-        page.one(Gauge, "buddyline_upstream_workers_busy", help, load.busy);
+        page.metric(Gauge, "buddyline_upstream_workers_busy", help, load.busy);
         let mut family = page.family(
             Gauge,
             "buddyline_breaker_state",
@@ -262,13 +263,13 @@ impl Server {
             family.sample(&[("state", state)], u8::from(n == load.breaker));
         }
         let help = "How often the circuit breaker has opened.";
-        page.one(Counter, "buddyline_breaker_opened_total", help, tally.opened);
-        let [good, refused] = tally.tokens();
+        page.metric(Counter, "buddyline_breaker_opened_total", help, stats.opened);
+        let [good, refused] = stats.tokens();
         let help = "Tokens that were checked with the JWT secret, without the site.";
         page.family(Counter, "buddyline_tokens_verified_total", help)
-            .each("result", [("good", good), ("refused", refused)]);
+            .samples("result", [("good", good), ("refused", refused)]);
     }
 }
 
 /// Nothing to do, and a site that is asked.
-const IDLE: Load = Load { messages: 0, checks: 0, busy: 0, breaker: 0 };
+const IDLE: PoolStatus = PoolStatus { messages: 0, checks: 0, busy: 0, breaker: 0 };

@@ -2,7 +2,7 @@
 
 use super::{Codec, Rate, Rules, Server, setup};
 use crate::config::Config;
-use crate::config::files::Brought;
+use crate::config::files::Secrets;
 use crate::config::limits::Limits;
 use crate::hub::interface::Now;
 
@@ -13,7 +13,7 @@ pub trait Source {
     /// # Errors
     ///
     /// What is wrong with them, without secrets.
-    fn read(&mut self) -> Result<(Config, Brought), String>;
+    fn read(&mut self) -> Result<(Config, Secrets), String>;
 
     /// They are in force.
     fn applied(&mut self, config: &Config);
@@ -32,7 +32,7 @@ impl Server {
             return log::info!("SIGHUP: there are no settings that could be read anew");
         };
         self.supervisor.reloading();
-        match source.read().and_then(|(config, brought)| self.apply(&config, brought, now)) {
+        match source.read().and_then(|(config, secrets)| self.apply(&config, secrets, now)) {
             Ok(()) => {
                 source.applied(&self.config);
                 self.warn_of_certificate(now);
@@ -48,15 +48,15 @@ impl Server {
     }
 
     /// Everything that can fail comes first.
-    fn apply(&mut self, config: &Config, brought: Brought, now: Now) -> Result<(), String> {
-        let identity = self.next_identity(brought.identity)?;
-        let stays = self.config.needs_restart(config);
-        let config = config.keeping(&self.config);
+    fn apply(&mut self, config: &Config, secrets: Secrets, now: Now) -> Result<(), String> {
+        let identity = self.next_identity(secrets.identity)?;
+        let stays = self.config.restart_only_changes(config);
+        let config = config.with_startup_settings(&self.config);
         // With the trust that stays.
-        let hub_settings = setup::hub_settings(&config, brought.turn);
+        let hub_settings = setup::hub_settings(&config, secrets.turn);
         // The site stays the one that it was, and with it who issues its tokens.
-        let verifier = setup::verifier(&config, brought.keys);
-        brought.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let verifier = setup::verifier(&config, secrets.keys);
+        secrets.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         for flag in stays {
             log::warn!("{flag} has changed: it holds from the next start");
         }

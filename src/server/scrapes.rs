@@ -70,7 +70,7 @@ impl Scrapes {
     ///
     /// It cannot be listened on.
     pub(super) fn bind(listen: Option<&Listen>, registry: &Registry) -> io::Result<Scrapes> {
-        let addresses = listen.map(Listen::resolved).transpose().map_err(io::Error::other)?;
+        let addresses = listen.map(Listen::resolve).transpose().map_err(io::Error::other)?;
         let addresses = addresses.unwrap_or_default();
         let listeners = Listeners::bind(&addresses, WAITING_MAX, registry, LISTENERS)?;
         for address in listeners.addresses() {

@@ -94,7 +94,7 @@ impl Server {
         let moment = self.moment;
         let Some(connection) = self.crowd.get(slot) else { return };
         let overdue = self.patience.overdue(connection, moment);
-        self.tally.outboxes.note(connection.outbox.bytes() as u64);
+        self.stats.outboxes.record(connection.outbox.bytes() as u64);
         if connection.blocked {
             // The kernel says when it takes more; if it has ever failed to, this is the way out.
             self.crowd.note_writable(slot);

@@ -2,7 +2,7 @@
 
 use super::Server;
 use crate::config::Config;
-use crate::config::tls::Identity;
+use crate::config::tls::TlsIdentity;
 use crate::hub::interface::Now;
 
 impl Server {
@@ -24,7 +24,10 @@ impl Server {
     }
 
     /// What the server is to prove itself with after a reload.
-    pub(super) fn next_identity(&self, next: Option<Identity>) -> Result<Option<Identity>, String> {
+    pub(super) fn next_identity(
+        &self,
+        next: Option<TlsIdentity>,
+    ) -> Result<Option<TlsIdentity>, String> {
         match (&self.identity, next) {
             (None, None) => Ok(None),
             (Some(_), Some(identity)) => Ok(Some(identity)),
@@ -40,7 +43,7 @@ impl Server {
     /// Warns of a certificate that does not hold, or ends soon. It is no reason not to start: a
     /// proxy may not look at it.
     pub(super) fn warn_of_certificate(&self, now: Now) {
-        let validity = self.identity.as_ref().and_then(Identity::validity);
+        let validity = self.identity.as_ref().and_then(TlsIdentity::validity);
         if let Some(warning) = validity.and_then(|validity| validity.warning(now.unix_s)) {
             log::warn!("{warning}");
         }

@@ -13,7 +13,7 @@ pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
         return;
     }
     let connection = hub.sender_of(request).map(|conn| conn.serial);
-    let request = ask.told_under(request).0;
+    let request = ask.log_request(request).0;
     match ask {
         Ask::Post(post) => match post.target {
             Target::Thread(thread) => {
@@ -64,7 +64,7 @@ impl Trace {
             Answer::Listed(users) => format!("{} take part", users.len()),
             Answer::Failed(failure) => format!("{failure:?}"),
         };
-        let request = hub.told_under(request);
+        let request = hub.log_request(request);
         Some(Trace { request, is_message: hub.sender_of(request).is_some(), words })
     }
 

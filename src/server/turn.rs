@@ -89,7 +89,7 @@ pub(super) struct SlowTicks {
 
 impl SlowTicks {
     /// Notes how long a tick took that did this work.
-    pub(super) fn note(&mut self, began: Instant, ended: Instant, work: &Work) {
+    pub(super) fn record(&mut self, began: Instant, ended: Instant, work: &Work) {
         let took = ended.saturating_duration_since(began);
         if took < TICK_LASTS {
             return;
@@ -186,10 +186,10 @@ mod tests {
     #[test]
     fn a_tick_that_takes_too_long_is_counted() {
         let (mut slow, start) = (SlowTicks::default(), Instant::now());
-        slow.note(start, start + TICK_LASTS / 2, &Work::default());
+        slow.record(start, start + TICK_LASTS / 2, &Work::default());
         assert_eq!(slow.count, 0);
-        slow.note(start, start + TICK_LASTS, &Work::default());
-        slow.note(start, start + 2 * TICK_LASTS, &Work::default());
+        slow.record(start, start + TICK_LASTS, &Work::default());
+        slow.record(start, start + 2 * TICK_LASTS, &Work::default());
         assert_eq!(slow.count, 2);
     }
 }

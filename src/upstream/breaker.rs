@@ -24,7 +24,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::health::Sign;
+use super::health::Health;
 
 /// So many failures in a row open it.
 pub const FAILURES_MAX: u32 = 5;
@@ -43,9 +43,9 @@ pub struct Breaker {
     /// Whether a probe is out, for whatever reason: never two.
     probing: bool,
     /// The last probe has failed while it was closed.
-    doubted: bool,
+    last_probe_failed: bool,
     /// And members were served after that: the probe proves nothing.
-    blind: bool,
+    probe_unreliable: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ enum State {
         /// How long it is open without a wish of the site.
         pause: Duration,
         /// Whether the site has asked for this wait.
-        asked_for: bool,
+        by_site: bool,
     },
     /// The probe that decides is out.
     HalfOpen {
@@ -76,7 +76,7 @@ impl State {
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Transition {
     /// No ask is to go out from now on. What waits is to be answered.
     Opened {
         /// Until the probe.
@@ -94,7 +94,12 @@ pub enum Change {
 impl Default for Breaker {
     /// Closed.
     fn default() -> Breaker {
-        Breaker { state: State::CLOSED, probing: false, doubted: false, blind: false }
+        Breaker {
+            state: State::CLOSED,
+            probing: false,
+            last_probe_failed: false,
+            probe_unreliable: false,
+        }
     }
 }
 
@@ -117,7 +122,7 @@ impl Breaker {
     pub const STATES: [&'static str; 3] = ["closed", "open", "half_open"];
 
     /// How long nothing is asked, in whole seconds and at least 1; `None` when it is closed.
-    pub fn wait_s(&self, now: Instant) -> Option<u32> {
+    pub fn retry_after_s(&self, now: Instant) -> Option<u32> {
         let left = match self.state {
             State::Closed { .. } => return None,
             State::Open { until, .. } => until.saturating_duration_since(now),
@@ -135,14 +140,14 @@ impl Breaker {
     }
 
     /// Whether a probe is to go out now, which then counts as being out until
-    /// [`Breaker::probed`]. While it is closed, one goes out if it is `wanted` for other reasons.
-    pub fn take_probe(&mut self, wanted: bool, now: Instant) -> bool {
+    /// [`Breaker::record_probe`]. While it is closed, one goes out if it is `wanted` for other reasons.
+    pub fn try_start_probe(&mut self, wanted: bool, now: Instant) -> bool {
         if self.probing {
             return false;
         }
         match self.state {
             State::Closed { .. } => self.probing = wanted,
-            State::Open { until, pause, .. } if until <= now && self.blind => {
+            State::Open { until, pause, .. } if until <= now && self.probe_unreliable => {
                 let pause = (pause * 2).min(PAUSE_MAX);
                 self.state = State::Closed { failures: FAILURES_MAX - 1, pause };
                 self.probing = wanted;
@@ -157,62 +162,65 @@ impl Breaker {
     }
 
     /// Takes the sign in the answer to an ask.
-    pub fn heard(&mut self, sign: Sign, now: Instant) -> Option<Change> {
-        match (&mut self.state, sign) {
-            (_, Sign::Nothing) => None,
-            (State::Closed { .. }, Sign::Alive) => {
-                self.blind |= self.doubted;
+    pub fn record(&mut self, health: Health, now: Instant) -> Option<Transition> {
+        match (&mut self.state, health) {
+            (_, Health::Neutral) => None,
+            (State::Closed { .. }, Health::Alive) => {
+                self.probe_unreliable |= self.last_probe_failed;
                 self.state = State::CLOSED;
                 None
             }
-            (State::Closed { failures, pause }, Sign::Failing { wait }) => {
+            (State::Closed { failures, pause }, Health::Failing { retry_after }) => {
                 *failures += 1;
-                let (opens, pause) = (wait.is_some() || *failures >= FAILURES_MAX, *pause);
-                opens.then(|| Change::Opened { pause: self.open(pause, wait, now) })
+                let (opens, pause) = (retry_after.is_some() || *failures >= FAILURES_MAX, *pause);
+                opens.then(|| Transition::Opened { pause: self.open(pause, retry_after, now) })
             }
-            (State::Open { until, asked_for: true, .. }, Sign::Alive) if now < *until => None,
-            (State::Open { .. } | State::HalfOpen { .. }, Sign::Alive) => Some(self.close()),
-            (State::Open { until, asked_for, .. }, Sign::Failing { wait: Some(wait) }) => {
-                *until = (*until).max(now + wait.min(WAIT_MAX));
-                *asked_for = true;
+            (State::Open { until, by_site: true, .. }, Health::Alive) if now < *until => None,
+            (State::Open { .. } | State::HalfOpen { .. }, Health::Alive) => Some(self.close()),
+            (
+                State::Open { until, by_site, .. },
+                Health::Failing { retry_after: Some(retry_after) },
+            ) => {
+                *until = (*until).max(now + retry_after.min(WAIT_MAX));
+                *by_site = true;
                 None
             }
             // The probe that is out, or the next one, decides.
-            (State::Open { .. } | State::HalfOpen { .. }, Sign::Failing { .. }) => None,
+            (State::Open { .. } | State::HalfOpen { .. }, Health::Failing { .. }) => None,
         }
     }
 
     /// Takes the sign in the answer to the probe. Any answer but a failure closes: a probe may meet
     /// what members' requests do not, as a firewall that wants a token.
-    pub fn probed(&mut self, sign: Sign, now: Instant) -> Option<Change> {
+    pub fn record_probe(&mut self, health: Health, now: Instant) -> Option<Transition> {
         self.probing = false;
-        match (&self.state, sign) {
-            (State::HalfOpen { pause }, Sign::Failing { wait }) => {
-                let pause = self.open((*pause * 2).min(PAUSE_MAX), wait, now);
-                Some(Change::Reopened { pause })
+        match (&self.state, health) {
+            (State::HalfOpen { pause }, Health::Failing { retry_after }) => {
+                let pause = self.open((*pause * 2).min(PAUSE_MAX), retry_after, now);
+                Some(Transition::Reopened { pause })
             }
             (State::HalfOpen { .. }, _) => Some(self.close()),
-            (State::Closed { .. }, Sign::Failing { .. }) => {
-                self.doubted = true;
+            (State::Closed { .. }, Health::Failing { .. }) => {
+                self.last_probe_failed = true;
                 None
             }
             _ => {
-                (self.doubted, self.blind) = (false, false);
-                self.heard(sign, now)
+                (self.last_probe_failed, self.probe_unreliable) = (false, false);
+                self.record(health, now)
             }
         }
     }
 
     /// Opens for this long, or longer where the site asks for it; returns how long.
-    fn open(&mut self, pause: Duration, wait: Option<Duration>, now: Instant) -> Duration {
-        let lasts = wait.map_or(pause, |wait| wait.min(WAIT_MAX).max(pause));
-        let asked_for = wait.is_some();
-        self.state = State::Open { until: now + lasts, pause, asked_for };
+    fn open(&mut self, pause: Duration, retry_after: Option<Duration>, now: Instant) -> Duration {
+        let lasts = retry_after.map_or(pause, |retry_after| retry_after.min(WAIT_MAX).max(pause));
+        let by_site = retry_after.is_some();
+        self.state = State::Open { until: now + lasts, pause, by_site };
         lasts
     }
 
-    fn close(&mut self) -> Change {
+    fn close(&mut self) -> Transition {
         self.state = State::CLOSED;
-        Change::Closed
+        Transition::Closed
     }
 }

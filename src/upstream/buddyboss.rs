@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::address::Form;
-use super::text::comparable;
+use super::normalize::normalize_text;
+use super::url_style::UrlStyle;
 use super::{checks, json, jwt};
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
@@ -21,7 +21,7 @@ use crate::protocol::{Id, SITE_ID_MAX};
 pub const RETRY_AFTER_MAX_S: u32 = 3600;
 
 /// The longest part of a `Location` that is told in a log, in characters.
-const LOCATION_TOLD_MAX: usize = 200;
+const LOCATION_LOGGED_MAX: usize = 200;
 
 /// A request to the site. It has no `Debug`: it carries a secret and a private text.
 pub struct Request<'a> {
@@ -68,7 +68,7 @@ enum Body<'a> {
 }
 
 /// Why an ask need not go to the site at all; `None` when it must.
-pub fn refusal(ask: &Ask) -> Option<Failure> {
+pub fn precheck(ask: &Ask) -> Option<Failure> {
     match ask {
         Ask::Post(post) => {
             let (Target::Thread(id) | Target::NewThread { recipient: id }) = post.target;
@@ -88,21 +88,21 @@ pub fn refusal(ask: &Ask) -> Option<Failure> {
     }
 }
 
-/// The request that puts a post to the site; [`refusal`] says which posts it must not see.
-pub fn post_request(post: &Post, form: Form) -> Request<'_> {
+/// The request that puts a post to the site; [`precheck`] says which posts it must not see.
+pub fn post_request(post: &Post, url_style: UrlStyle) -> Request<'_> {
     let message = &post.text;
     let body = match post.target {
         Target::Thread(id) => Body::Reply { id, message },
         Target::NewThread { recipient } => Body::New { recipients: [recipient], message },
     };
     let body = serde_json::to_string(&body).expect("integers and strings always serialise");
-    let (path, token) = (Cow::Borrowed(form.messages()), post.credential.as_ref());
+    let (path, token) = (Cow::Borrowed(url_style.messages()), post.credential.as_ref());
     Request { method: "POST", path, token, body: Some(body) }
 }
 
 /// The request of the probe: who am I, asked without a token.
-pub fn probe_request(form: Form) -> Request<'static> {
-    Request { method: "GET", path: Cow::Borrowed(form.me()), token: None, body: None }
+pub fn probe_request(url_style: UrlStyle) -> Request<'static> {
+    Request { method: "GET", path: Cow::Borrowed(url_style.me()), token: None, body: None }
 }
 
 /// What the site answered, as far as anything here reads it.
@@ -123,44 +123,44 @@ pub struct Reply {
     /// The body, decompressed. `None` when it did not come whole: cut off, or beyond the limit.
     pub body: Option<Vec<u8>>,
     /// Whether the body's end was lost on the way; one beyond the limit is not.
-    pub cut_off: bool,
+    pub truncated: bool,
 }
 
 impl Reply {
     /// Whether the header says JSON; parameters such as `charset` do not matter.
-    pub fn says_json(&self) -> bool {
+    pub fn is_json(&self) -> bool {
         let media = self.content_type.as_deref().unwrap_or_default().split(';').next();
         media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
     }
 
     /// The body as an object of the expected shape, where header and body agree that it is JSON.
     pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        json::object(self.body.as_deref().filter(|_| self.says_json())?)
+        json::parse_object(self.body.as_deref().filter(|_| self.is_json())?)
     }
 
     /// Whether the body is an empty list, where header and body agree that it is JSON.
     pub(super) fn is_empty_list(&self) -> bool {
-        let body = self.body.as_deref().filter(|_| self.says_json());
+        let body = self.body.as_deref().filter(|_| self.is_json());
         body.is_some_and(|body| {
             serde_json::from_slice::<Vec<&RawValue>>(body).is_ok_and(|list| list.is_empty())
         })
     }
 
     /// WordPress' word for the fault, if this is one of its error bodies.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    pub(super) fn wp_error(&self) -> Option<WpError> {
         self.json()
     }
 
     /// What may be said of it in a log: the status, and WordPress' word where that is harmless.
-    pub fn remark(&self) -> String {
+    pub fn log_detail(&self) -> String {
         let status = self.status;
-        if let Some(code) = self.fault().as_ref().and_then(|fault| fault.loggable()) {
+        if let Some(code) = self.wp_error().as_ref().and_then(|fault| fault.loggable_code()) {
             return format!("status {status}, code {code}");
         }
         match &self.body {
             Some(_) => format!("status {status}, JSON of an unexpected shape"),
-            None if self.cut_off => format!("status {status}, JSON cut off"),
-            None if self.says_json() => format!("status {status}, JSON too long or malformed"),
+            None if self.truncated => format!("status {status}, JSON cut off"),
+            None if self.is_json() => format!("status {status}, JSON too long or malformed"),
             None => format!("status {status}, not JSON"),
         }
     }
@@ -174,8 +174,8 @@ impl Reply {
             value.parse().unwrap_or(u64::MAX)
         } else {
             // Compared with the site's own clock, so that ours need not agree with it.
-            let now = http_date_s(self.date.as_deref()?)?;
-            http_date_s(value)?.saturating_sub(now)
+            let now = parse_http_date_s(self.date.as_deref()?)?;
+            parse_http_date_s(value)?.saturating_sub(now)
         };
         Some(seconds.clamp(1, u64::from(RETRY_AFTER_MAX_S)) as u32)
     }
@@ -183,16 +183,16 @@ impl Reply {
 
 /// An error body of WordPress (CONTRACT 2).
 #[derive(Deserialize)]
-pub(super) struct Fault {
+pub(super) struct WpError {
     /// The stable word, such as `rest_no_route`.
     pub code: String,
     #[serde(default)]
     message: String,
 }
 
-impl Fault {
+impl WpError {
     /// What a 403 with this word says about the token; `None` when it is not about the token.
-    pub fn token_verdict(&self) -> Option<Failure> {
+    pub fn token_failure(&self) -> Option<Failure> {
         match &*self.code {
             // An expired and a forged token differ in the text alone (CONTRACT 2).
             "jwt_auth_invalid_token" if self.message == "Expired token" => {
@@ -207,32 +207,33 @@ impl Fault {
 
     /// The word if it can stand in a log line: short, and of small letters, as WordPress' words
     /// are. With digits and capitals it could be a token that the site repeats.
-    pub fn loggable(&self) -> Option<&str> {
+    pub fn loggable_code(&self) -> Option<&str> {
         let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
         (self.code.len() <= 64 && self.code.bytes().all(harmless)).then_some(&*self.code)
     }
 }
 
 /// What the site's answer to a post means (CONTRACT 1 to 6).
-pub fn answer(post: &Post, reply: &Reply) -> Answer {
+pub fn parse_post_reply(post: &Post, reply: &Reply) -> Answer {
     match reply.status {
-        200 => stored(post, reply).map_or_else(|| Answer::Failed(of_no_use(reply)), Answer::Stored),
+        200 => parse_stored(post, reply)
+            .map_or_else(|| Answer::Failed(unusable_failure(reply)), Answer::Stored),
         status => Answer::Failed(failure(status, reply)),
     }
 }
 
 fn failure(status: u16, reply: &Reply) -> Failure {
-    let fault = reply.fault();
+    let fault = reply.wp_error();
     let code = fault.as_ref().map(|f| &*f.code).unwrap_or_default();
     match status {
-        300..=399 if is_suspension(reply.location.as_deref()) => Failure::Suspended,
+        300..=399 if is_suspension_redirect(reply.location.as_deref()) => Failure::Suspended,
         300..=399 => Failure::SiteMisconfigured,
         400 => Failure::RefusedBySite,
         401 if fault.is_some() => Failure::TokenRefused,
         // The web server's own word, not the site's about a token: WordPress has not seen it.
         401 => Failure::NotStored,
         403 if code == "bp_rest_authorization_required" => Failure::NotParticipant,
-        403 => fault.as_ref().and_then(Fault::token_verdict).unwrap_or(Failure::NotStored),
+        403 => fault.as_ref().and_then(WpError::token_failure).unwrap_or(Failure::NotStored),
         404 => Failure::SiteMisconfigured,
         413 => Failure::TooLarge,
         429 => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
@@ -243,20 +244,20 @@ fn failure(status: u16, reply: &Reply) -> Failure {
         }
         // A 500 can come after the message was stored, and a 2xx that is no 200 is nothing that
         // BuddyBoss says.
-        200..=299 | 500 | 502 | 503 => of_no_use(reply),
+        200..=299 | 500 | 502 | 503 => unusable_failure(reply),
         // After a 504 PHP goes on.
         _ => Failure::Unknown,
     }
 }
 
 /// An answer that says nothing of the message: if it is whole, the site's work is over.
-fn of_no_use(reply: &Reply) -> Failure {
-    let cut_off = reply.says_json() && reply.body.is_none();
-    if cut_off { Failure::Unknown } else { Failure::Unusable }
+fn unusable_failure(reply: &Reply) -> Failure {
+    let truncated = reply.is_json() && reply.body.is_none();
+    if truncated { Failure::Unknown } else { Failure::Unusable }
 }
 
 /// A suspended member is sent to the login page with this in the query (CONTRACT 2).
-pub(super) fn is_suspension(location: Option<&str>) -> bool {
+pub(super) fn is_suspension_redirect(location: Option<&str>) -> bool {
     let query = location.and_then(|l| l.split_once('?')).map(|(_, query)| query);
     query.is_some_and(|q| q.split(['&', '#']).any(|pair| pair == "action=bp-suspended"))
 }
@@ -294,7 +295,7 @@ impl MessageObject {
     }
 
     /// What is told of it.
-    pub fn told(&self) -> StoredMessage {
+    pub fn to_stored_message(&self) -> StoredMessage {
         StoredMessage {
             id: self.id,
             // Without a zone in the answer, and always UTC (CONTRACT 3.3).
@@ -313,7 +314,7 @@ struct TextObject {
 }
 
 /// A success, which is more than a status (CONTRACT rule 2); `None` is everything else.
-fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
+fn parse_stored(post: &Post, reply: &Reply) -> Option<Stored> {
     let thread: ThreadObject = reply.json()?;
     if !is_id(thread.id) || !is_id(thread.message_id) || !is_id(thread.current_user) {
         return None;
@@ -331,7 +332,7 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
     Some(Stored {
         thread: thread.id,
         sender: Id::number(thread.current_user),
-        message: newest_like(mine, &post.text).map(|m| m.told()),
+        message: newest_matching(mine, &post.text).map(|m| m.to_stored_message()),
         participants: checks::participants(reply, thread.current_user),
         expires_s: post.credential.as_ref().and_then(jwt::expiry),
     })
@@ -339,9 +340,9 @@ fn stored(post: &Post, reply: &Reply) -> Option<Stored> {
 
 /// The newest with this text, else the newest: a web page of the same member may have posted
 /// between our request and its answer (CONTRACT 3.3).
-fn newest_like(mine: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
-    let sent = comparable(text);
-    let says_the_same = |m: &MessageObject| m.raw().is_some_and(|raw| comparable(raw) == sent);
+fn newest_matching(mine: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
+    let sent = normalize_text(text);
+    let says_the_same = |m: &MessageObject| m.raw().is_some_and(|raw| normalize_text(raw) == sent);
     mine.max_by_key(|m| (says_the_same(m), m.id))
 }
 
@@ -360,14 +361,14 @@ fn is_date(text: &str) -> bool {
 }
 
 /// Seconds since 1970 of such a date, which is in UTC.
-pub(super) fn date_s(date: &str) -> Option<u64> {
+pub(super) fn parse_date_s(date: &str) -> Option<u64> {
     let at = humantime::parse_rfc3339(&format!("{date}Z")).ok()?;
     Some(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Seconds since 1970 of `Sun, 22 Nov 2026 11:00:38 GMT`, the one form in which today's servers
 /// write dates (RFC 9110 5.6.7).
-pub(super) fn http_date_s(text: &str) -> Option<u64> {
+pub(super) fn parse_http_date_s(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (_, rest) = text.trim().split_once(", ")?;
@@ -377,12 +378,12 @@ pub(super) fn http_date_s(text: &str) -> Option<u64> {
     let month = 1 + MONTHS.iter().position(|m| *m == name)?;
     let year: u32 = words.next()?.parse().ok()?;
     let time = words.next()?;
-    date_s(&format!("{year:04}-{month:02}-{day:02}T{time}"))
+    parse_date_s(&format!("{year:04}-{month:02}-{day:02}T{time}"))
 }
 
 /// What a probe's answer says about one form of the site's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum ProbeFinding {
     /// The BuddyBoss REST API answers here.
     Api,
     /// WordPress' REST API answers, and has no such route: BuddyBoss is not there.
@@ -396,21 +397,23 @@ pub enum Finding {
 }
 
 /// What the answer to [`probe_request`] says.
-pub fn finding(reply: &Reply) -> Finding {
+pub fn classify_probe_reply(reply: &Reply) -> ProbeFinding {
     #[derive(Deserialize)]
     struct Me {
         #[serde(rename = "id")]
         _id: u64,
     }
     match reply.status {
-        200 if reply.json::<Me>().is_some() => Finding::Api,
-        300..=399 => Finding::Redirect(host_and_path(reply.location.as_deref().unwrap_or(""))),
-        status => match reply.fault() {
-            Some(fault) if fault.code == "rest_no_route" => Finding::NoRoute,
+        200 if reply.json::<Me>().is_some() => ProbeFinding::Api,
+        300..=399 => {
+            ProbeFinding::Redirect(redact_location(reply.location.as_deref().unwrap_or("")))
+        }
+        status => match reply.wp_error() {
+            Some(fault) if fault.code == "rest_no_route" => ProbeFinding::NoRoute,
             // `rest_not_logged_in` it is on a bare site; plugins that close the API to strangers
             // have words of their own.
-            Some(_) if matches!(status, 401 | 403) => Finding::Api,
-            _ => Finding::Other(status),
+            Some(_) if matches!(status, 401 | 403) => ProbeFinding::Api,
+            _ => ProbeFinding::Other(status),
         },
     }
 }
@@ -418,9 +421,9 @@ pub fn finding(reply: &Reply) -> Finding {
 /// Of a `Location` what may stand in a log: neither queries nor what stands before an `@`, which
 /// hold secrets, and no control characters. A user name can stand in any part of it: addresses
 /// without a scheme and with backslashes are addresses to browsers, too.
-pub fn host_and_path(location: &str) -> String {
+pub fn redact_location(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());
     let parts = location[..end].split(['/', '\\']);
     let clean: Vec<&str> = parts.map(|part| part.rsplit('@').next().unwrap_or_default()).collect();
-    clean.join("/").chars().filter(char::is_ascii_graphic).take(LOCATION_TOLD_MAX).collect()
+    clean.join("/").chars().filter(char::is_ascii_graphic).take(LOCATION_LOGGED_MAX).collect()
 }

@@ -11,10 +11,10 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::address::Form;
-use super::buddyboss::{Reply, Request, is_id, is_suspension};
-use super::json::Object;
+use super::buddyboss::{Reply, Request, is_id, is_suspension_redirect};
+use super::json::StrictObject;
 use super::jwt;
+use super::url_style::UrlStyle;
 use crate::hub::interface::{Answer, Failure, Proven};
 use crate::protocol::credential::Credential;
 
@@ -24,12 +24,17 @@ pub const PAGES_MAX: u64 = 50;
 // ---- whose a credential is
 
 /// The request that asks whose this credential is.
-pub fn prove_request(credential: &Credential, form: Form) -> Request<'_> {
-    Request { method: "GET", path: Cow::Borrowed(form.me()), token: Some(credential), body: None }
+pub fn prove_request(credential: &Credential, url_style: UrlStyle) -> Request<'_> {
+    Request {
+        method: "GET",
+        path: Cow::Borrowed(url_style.me()),
+        token: Some(credential),
+        body: None,
+    }
 }
 
 /// What the answer to [`prove_request`] means.
-pub fn proven(credential: &Credential, reply: &Reply) -> Answer {
+pub fn parse_prove_reply(credential: &Credential, reply: &Reply) -> Answer {
     #[derive(Deserialize)]
     struct Me {
         id: u64,
@@ -48,8 +53,13 @@ pub fn proven(credential: &Credential, reply: &Reply) -> Answer {
 // ---- who takes part in a thread
 
 /// The request for one page of a thread's participants, the first being 1.
-pub fn list_request(thread: u64, page: u64, credential: &Credential, form: Form) -> Request<'_> {
-    let path = Cow::Owned(form.participants(thread, page));
+pub fn list_request(
+    thread: u64,
+    page: u64,
+    credential: &Credential,
+    url_style: UrlStyle,
+) -> Request<'_> {
+    let path = Cow::Owned(url_style.participants(thread, page));
     Request { method: "GET", path, token: Some(credential), body: None }
 }
 
@@ -58,7 +68,7 @@ pub fn list_request(thread: u64, page: u64, credential: &Credential, form: Form)
 /// People who come and go between two pages shift the rows, and a row is then missed or seen twice.
 /// The site says on each page how many there are: only as many different ones as every page says
 /// are a list, and anything else is none.
-pub struct Roll {
+pub struct ParticipantPages {
     thread: u64,
     page: u64,
     /// How many there are, by the first page.
@@ -66,20 +76,20 @@ pub struct Roll {
     people: People,
 }
 
-/// What a page of the [`Roll`] leads to.
+/// What a page of the [`ParticipantPages`] leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// [`Roll::page`] is another one now, which is to be asked for.
+pub enum PageProgress {
+    /// [`ParticipantPages::page`] is another one now, which is to be asked for.
     More,
     /// The end: [`Answer::Listed`] with all of them, or a failure, with what happened where the
     /// site's answer itself does not show it.
     Done(Answer, Option<&'static str>),
 }
 
-impl Roll {
+impl ParticipantPages {
     /// Of this thread, of which nothing has been read.
-    pub fn new(thread: u64) -> Roll {
-        Roll { thread, page: 1, count: None, people: People::default() }
+    pub fn new(thread: u64) -> ParticipantPages {
+        ParticipantPages { thread, page: 1, count: None, people: People::default() }
     }
 
     /// The page to ask for.
@@ -87,32 +97,36 @@ impl Roll {
         self.page
     }
 
-    /// Takes the answer to [`list_request`] for [`Roll::page`].
-    pub fn take(&mut self, reply: &Reply) -> Step {
+    /// Takes the answer to [`list_request`] for [`ParticipantPages::page`].
+    pub fn add_page(&mut self, reply: &Reply) -> PageProgress {
         if reply.status != 200 {
             let failure = failure(reply, Failure::NotParticipant);
-            return Step::Done(Answer::Failed(failure), None);
+            return PageProgress::Done(Answer::Failed(failure), None);
         }
-        let unusable =
-            |why| Step::Done(Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }), why);
+        let unusable = |why| {
+            PageProgress::Done(
+                Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }),
+                why,
+            )
+        };
         let Some(page) = reply.json::<Page>().filter(|page| page.id == self.thread) else {
             return unusable(None);
         };
         if page.recipients_total_pages > PAGES_MAX {
             let why = Some("the thread has more than 50 pages of participants");
-            return Step::Done(Answer::Failed(Failure::ThreadTooLarge), why);
+            return PageProgress::Done(Answer::Failed(Failure::ThreadTooLarge), why);
         }
         let count = *self.count.get_or_insert(page.recipients_count);
         let agrees = page.recipients_count == count && self.people.add(page.recipients.0);
         // All are there, whatever is said of pages.
         if agrees && self.people.count() == count {
-            return Step::Done(Answer::Listed(self.people.present()), None);
+            return PageProgress::Done(Answer::Listed(self.people.present()), None);
         }
         if !agrees || self.people.count() > count || self.page >= page.recipients_total_pages {
             return unusable(Some("the participants are not as many as the site says"));
         }
         self.page += 1;
-        Step::More
+        PageProgress::More
     }
 }
 
@@ -186,7 +200,7 @@ impl<'de> Deserialize<'de> for Entries {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((IgnoredAny, Object(entry))) = map.next_entry()? {
+                while let Some((IgnoredAny, StrictObject(entry))) = map.next_entry()? {
                     entries.push(entry);
                 }
                 Ok(Entries(entries))
@@ -209,15 +223,15 @@ impl<'de> Deserialize<'de> for Entries {
 /// What an answer says that is not 200; `forbidden` is what it means that a good token has no right
 /// (CONTRACT 2).
 pub(super) fn failure(reply: &Reply, forbidden: Failure) -> Failure {
-    let fault = reply.fault();
+    let fault = reply.wp_error();
     let unavailable = Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() };
     match (reply.status, fault) {
-        (300..=399, _) if is_suspension(reply.location.as_deref()) => Failure::Suspended,
+        (300..=399, _) if is_suspension_redirect(reply.location.as_deref()) => Failure::Suspended,
         (300..=399 | 404, _) => Failure::SiteMisconfigured,
         // Without WordPress' words a 401 is the web server's own password, not a member's token.
         (401, Some(_)) => Failure::TokenRefused,
         (403, Some(fault)) if fault.code == "bp_rest_authorization_required" => forbidden,
-        (403, Some(fault)) => fault.token_verdict().unwrap_or(unavailable),
+        (403, Some(fault)) => fault.token_failure().unwrap_or(unavailable),
         (429, _) => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
         _ => unavailable,
     }

@@ -46,8 +46,8 @@ impl Message {
         self.html.len() + MESSAGE_OVERHEAD
     }
 
-    fn told(&self) -> StoredMessage {
-        StoredMessage { id: self.id, sent_at: rfc3339(self.unix_s), html: self.html.clone() }
+    fn to_stored_message(&self) -> StoredMessage {
+        StoredMessage { id: self.id, sent_at: format_rfc3339(self.unix_s), html: self.html.clone() }
     }
 }
 
@@ -102,7 +102,7 @@ impl Store {
         let post = match ask {
             Ask::Post(post) => post,
             Ask::Prove(credential) => {
-                return Answer::Proven(Proven { user: number_of(&credential), expires_s: None });
+                return Answer::Proven(Proven { user: user_id_of(&credential), expires_s: None });
             }
             // Everyone may write anywhere here, so that there is no list.
             Ask::List { .. } => return Answer::Failed(Failure::NotParticipant),
@@ -122,7 +122,7 @@ impl Store {
     fn post(&mut self, post: Post, unix_s: u64) -> Result<Stored, Failure> {
         let sender = match (post.claimed, &post.credential) {
             (Some(claimed), _) => claimed,
-            (None, Some(token)) => Id::number(number_of(token)),
+            (None, Some(token)) => Id::number(user_id_of(token)),
             (None, None) => return Err(Failure::TokenMissing),
         };
         let thread = match post.target {
@@ -135,25 +135,25 @@ impl Store {
                 if recipient == sender.key {
                     return Err(Failure::CannotWrite);
                 }
-                self.thread_of_two(sender.key.clone(), recipient)
+                self.find_or_create_pair_thread(sender.key.clone(), recipient)
             }
         };
         self.last_message += 1;
-        let html = html_of(&post.text);
+        let html = to_html(&post.text);
         let message = Message { id: self.last_message, sender: sender.clone(), unix_s, html };
-        let told = message.told();
+        let told = message.to_stored_message();
         self.write(thread, message);
         Ok(Stored { thread, sender, message: Some(told), participants: None, expires_s: None })
     }
 
     /// What has become of a message, which the stand-in's own answer has told already.
     fn look(&self, look: &Look, now: Now) -> Looked {
-        let number = || Id::number(number_of(&look.credential));
+        let number = || Id::number(user_id_of(&look.credential));
         let sender = look.sender.clone().unwrap_or_else(number);
         let thread = match look.target {
             Target::Thread(thread) => Some(thread),
             Target::NewThread { recipient } => {
-                self.pairs.get(&pair_of(sender.key.clone(), IdKey::Number(recipient))).copied()
+                self.pairs.get(&ordered_pair(sender.key.clone(), IdKey::Number(recipient))).copied()
             }
         };
         let after_s = now.instant.saturating_duration_since(look.posted).as_secs();
@@ -163,16 +163,16 @@ impl Store {
             mine.filter(|m| m.unix_s >= begun_s).map(|message| (thread, message))
         });
         let Some((thread, message)) = mine else { return Looked::Nothing };
-        if message.html != html_of(&look.text) {
+        if message.html != to_html(&look.text) {
             return Looked::Other { thread, sender, message: message.id };
         }
-        let message = Some(message.told());
+        let message = Some(message.to_stored_message());
         Looked::Same(Stored { thread, sender, message, participants: None, expires_s: None })
     }
 
     /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
-    fn thread_of_two(&mut self, one: IdKey, other: IdKey) -> u64 {
-        let pair = pair_of(one, other);
+    fn find_or_create_pair_thread(&mut self, one: IdKey, other: IdKey) -> u64 {
+        let pair = ordered_pair(one, other);
         if let Some(id) = self.pairs.get(&pair) {
             return *id;
         }
@@ -253,7 +253,7 @@ impl Store {
 
 /// Whom a token stands for: the number it ends in, as in `user-7`, else a made-up one that is the
 /// same each time. The token itself is not kept.
-fn number_of(credential: &Credential) -> u64 {
+fn user_id_of(credential: &Credential) -> u64 {
     /// Above any number a community would have; 40 bits more hardly ever meet by chance.
     const MADE_UP: u64 = 1_000_000_000_000;
     let text = credential.secret();
@@ -268,19 +268,19 @@ fn number_of(credential: &Credential) -> u64 {
     }
 }
 
-fn rfc3339(unix_s: u64) -> String {
+fn format_rfc3339(unix_s: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_s)).to_string()
 }
 
-fn pair_of(one: IdKey, other: IdKey) -> Pair {
+fn ordered_pair(one: IdKey, other: IdKey) -> Pair {
     if one <= other { (one, other) } else { (other, one) }
 }
 
-fn html_of(text: &str) -> String {
-    format!("<p>{}</p>\n", escaped(text))
+fn to_html(text: &str) -> String {
+    format!("<p>{}</p>\n", escape_html(text))
 }
 
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     let mut html = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {

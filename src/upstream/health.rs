@@ -11,36 +11,36 @@ use super::buddyboss::Reply;
 
 /// The word of one answer, or of its absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum Health {
     /// WordPress works: it has done what was asked, or has refused it in its own words.
     Alive,
     /// The site fails.
     Failing {
         /// How long it asks to be left alone, where it says so.
-        wait: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// Neither.
-    Nothing,
+    Neutral,
 }
 
-impl Sign {
+impl Health {
     /// No answer came: not reached, too late, or lost on the way.
-    pub const SILENCE: Sign = Sign::Failing { wait: None };
+    pub const NO_REPLY: Health = Health::Failing { retry_after: None };
 
     /// The sign in an answer that came; `good` if it is one that was hoped for.
-    pub fn of(reply: &Reply, good: bool) -> Sign {
-        let wait = reply.retry_after_s().map(|s| Duration::from_secs(s.into()));
-        let own_word = || reply.fault().map(|fault| fault.code != "wp_die");
+    pub fn from_reply(reply: &Reply, good: bool) -> Health {
+        let retry_after = reply.retry_after_s().map(|s| Duration::from_secs(s.into()));
+        let own_word = || reply.wp_error().map(|fault| fault.code != "wp_die");
         match reply.status {
-            429 => Sign::Failing { wait },
-            503 if wait.is_some() => Sign::Failing { wait },
+            429 => Health::Failing { retry_after },
+            503 if retry_after.is_some() => Health::Failing { retry_after },
             // A PHP error is WordPress' word about this request: a text may have caused it. Its
             // word `wp_die` is about all of them: no database, or maintenance (CONTRACT 6).
-            500..=599 if own_word() == Some(true) => Sign::Alive,
-            500..=599 => Sign::SILENCE,
-            _ if reply.cut_off => Sign::SILENCE,
-            _ if good || own_word() == Some(true) => Sign::Alive,
-            _ => Sign::Nothing,
+            500..=599 if own_word() == Some(true) => Health::Alive,
+            500..=599 => Health::NO_REPLY,
+            _ if reply.truncated => Health::NO_REPLY,
+            _ if good || own_word() == Some(true) => Health::Alive,
+            _ => Health::Neutral,
         }
     }
 }

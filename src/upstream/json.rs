@@ -11,10 +11,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// A struct that stands in JSON as an object; anything else is an error, and so is a key of it that
 /// comes twice.
-pub struct Object<T>(pub T);
+pub struct StrictObject<T>(pub T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for StrictObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StrictObject<T>, D::Error> {
         deserializer.deserialize_map(Reader(PhantomData))
     }
 }
@@ -22,20 +22,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 struct Reader<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
-    type Value = Object<T>;
+    type Value = StrictObject<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StrictObject<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(StrictObject)
     }
 }
 
 /// The whole of `bytes` as one object of this shape.
-pub fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    serde_json::from_slice::<Object<T>>(bytes).ok().map(|Object(value)| value)
+pub fn parse_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    serde_json::from_slice::<StrictObject<T>>(bytes).ok().map(|StrictObject(value)| value)
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn an_object_is_an_object() {
-        let read = |text: &str| object::<Me>(text.as_bytes()).map(|me| me.id);
+        let read = |text: &str| parse_object::<Me>(text.as_bytes()).map(|me| me.id);
         assert_eq!(read(r#" {"id": 7, "x": [1], "x": 2} "#), Some(7));
         for odd in ["[7]", "7", "null", r#"{"id":7,"id":7}"#, r#"{"id":7}{}"#, r#"{"id":7.0}"#, ""]
         {

@@ -11,7 +11,7 @@ use ring::hmac;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-use super::json::{Object, object};
+use super::json::{StrictObject, parse_object};
 use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Failure, Proven};
@@ -51,7 +51,7 @@ impl Verifier {
         if claims.nbf.is_some_and(|nbf| nbf > now_unix_s.saturating_add(SKEW_S)) {
             return Err(Failure::TokenRefused);
         }
-        let exp = time(claims.exp).ok_or(Failure::TokenRefused)?;
+        let exp = valid_time(claims.exp).ok_or(Failure::TokenRefused)?;
         match exp <= now_unix_s {
             true => Err(Failure::TokenExpired),
             false => Ok(Proven { user, expires_s: Some(exp) }),
@@ -60,7 +60,7 @@ impl Verifier {
 
     /// Why a token of this site may have been refused by mistake, for the operator, who alone can
     /// set it right; `None` where that is nothing but the client's affair.
-    pub fn remark(&self, token: &str) -> Option<String> {
+    pub fn log_detail(&self, token: &str) -> Option<String> {
         #[derive(Deserialize)]
         struct Issuer {
             iss: String,
@@ -76,9 +76,9 @@ impl Verifier {
                 )
             });
         }
-        let segments = Segments::of(token)?;
-        let header: Header = object(&decoded(segments.header)?)?;
-        let issuer: Issuer = object(&decoded(segments.claims)?)?;
+        let segments = Segments::split(token)?;
+        let header: Header = parse_object(&decode_base64url(segments.header)?)?;
+        let issuer: Issuer = parse_object(&decode_base64url(segments.claims)?)?;
         if SiteUrl::parse(&issuer.iss).as_ref() != Ok(&self.issuer) {
             return None;
         }
@@ -91,17 +91,17 @@ impl Verifier {
 
     /// What the token says, once it is certain that the site says so.
     fn signed_claims(&self, token: &str) -> Option<Claims> {
-        let Segments { header, claims, signature, signed } = Segments::of(token)?;
-        let header: Header = object(&decoded(header)?)?;
+        let Segments { header, claims, signature, signed } = Segments::split(token)?;
+        let header: Header = parse_object(&decode_base64url(header)?)?;
         if header.alg != "HS256" || header.crit {
             return None;
         }
-        let signature = decoded(signature)?;
+        let signature = decode_base64url(signature)?;
         // In constant time (`ring`), and before anything is believed that anybody could have
         // written.
         let signed = signed.as_bytes();
         let good = self.keys.iter().any(|key| hmac::verify(key, signed, &signature).is_ok());
-        if good { object(&decoded(claims)?) } else { None }
+        if good { parse_object(&decode_base64url(claims)?) } else { None }
     }
 }
 
@@ -120,8 +120,8 @@ pub fn expiry(credential: &Credential) -> Option<u64> {
     }
     match credential.scheme() {
         Scheme::Bearer => {
-            let claims = decoded(Segments::of(credential.secret())?.claims)?;
-            time(object::<Expiry>(&claims)?.exp)
+            let claims = decode_base64url(Segments::split(credential.secret())?.claims)?;
+            valid_time(parse_object::<Expiry>(&claims)?.exp)
         }
         Scheme::Basic => None,
     }
@@ -138,7 +138,7 @@ struct Segments<'a> {
 
 impl Segments<'_> {
     /// Exactly three (RFC 7515 3.1).
-    fn of(token: &str) -> Option<Segments<'_>> {
+    fn split(token: &str) -> Option<Segments<'_>> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         (!claims.contains('.')).then_some(Segments { header, claims, signature, signed })
@@ -146,12 +146,12 @@ impl Segments<'_> {
 }
 
 /// Base64url in the one form in which it can be written (RFC 7515 2): no padding, no spare bits.
-fn decoded(segment: &str) -> Option<Vec<u8>> {
+fn decode_base64url(segment: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(segment).ok()
 }
 
 /// A time that can be one; beyond it, sums could overflow.
-fn time(unix_s: u64) -> Option<u64> {
+fn valid_time(unix_s: u64) -> Option<u64> {
     (unix_s <= SITE_ID_MAX).then_some(unix_s)
 }
 
@@ -173,7 +173,7 @@ struct Claims {
     exp: u64,
     #[serde(default, deserialize_with = "not_null")]
     nbf: Option<u64>,
-    data: Object<Data>,
+    data: StrictObject<Data>,
 }
 
 /// There or not there; `null` is neither.
@@ -183,7 +183,7 @@ fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
 
 #[derive(Deserialize)]
 struct Data {
-    user: Object<User>,
+    user: StrictObject<User>,
 }
 
 #[derive(Deserialize)]

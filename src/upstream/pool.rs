@@ -1,7 +1,7 @@
 //! The worker pool: asks out, answers back, both bounded.
 //!
 //! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls
-//! (`pool/work.rs`). Between them are two channels and a waker, and nothing else is shared.
+//! (`pool/worker.rs`). Between them are two channels and a waker, and nothing else is shared.
 //!
 //! **Bounds.** No message is taken while `queue + workers` are outstanding: accepted, and their
 //! answers not collected; checks have a bound of their own (`pool/queue.rs`). What waits stays on
@@ -14,8 +14,8 @@
 //! that was sent. What the loop can answer without the site goes on.
 
 mod queue;
-mod remarks;
-pub(crate) mod work;
+mod warnings;
+pub(crate) mod worker;
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,32 +26,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::SiteSettings;
-use super::address::Form;
-use super::breaker::{Breaker, Change};
-use super::buddyboss::refusal;
-use super::health::Sign;
+use super::breaker::{Breaker, Transition};
+use super::buddyboss::precheck;
+use super::health::Health;
 use super::jwt::Verifier;
-use super::site::{Outcome, Probed, Site};
-use super::tally::{Answered, Load, Tally};
+use super::site::{Outcome, ProbeOutcome, Site};
+use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
+use super::url_style::UrlStyle;
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 use crate::protocol::credential::Scheme;
 use queue::Queue;
-use remarks::Remarks;
-use work::{Done, Job, What};
+use warnings::Warnings;
+use worker::{AskKind, Completion, Task};
 
 /// A site that has worked within this time may work again in a moment.
-const LATELY: Duration = Duration::from_secs(5);
+const READY_GRACE: Duration = Duration::from_secs(5);
 
 /// A probe for the form of address is not repeated sooner than this.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and
 /// none is waited for.
 pub struct Pool {
     site: Site,
     /// `None` once the pool is being dropped.
-    jobs: Option<Sender<Job>>,
-    done: Receiver<Done>,
+    tasks: Option<Sender<Task>>,
+    done: Receiver<Completion>,
     verifier: Option<Verifier>,
     queue: Queue,
     breaker: Breaker,
@@ -61,18 +61,18 @@ pub struct Pool {
     ready: VecDeque<(RequestId, Answer)>,
     /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
     /// better.
-    form: Form,
+    url_style: UrlStyle,
     /// The form that the next probe tries first.
-    probe_first: Form,
+    probe_first: UrlStyle,
     /// Whether the form is to be found out again.
     probe_wanted: bool,
     probed_at: Option<Instant>,
     /// When an answer last made us doubt the form.
-    doubted_at: Option<Instant>,
-    remarks: Remarks,
-    tally: Tally,
+    rechecked_at: Option<Instant>,
+    warnings: Warnings,
+    stats: UpstreamStats,
     /// When the site last worked.
-    worked: Option<Instant>,
+    last_success: Option<Instant>,
     /// When the loop last said what time it is.
     now: Instant,
 }
@@ -85,31 +85,33 @@ impl Pool {
         now: Instant,
     ) -> io::Result<Pool> {
         let workers = settings.workers.max(1);
-        let (jobs, todo) = bounded(workers);
+        let (tasks, todo) = bounded(workers);
         let (answers, done) = bounded(workers);
         let site = Site::new(settings);
         for n in 0..workers {
             let (site, todo) = (site.clone(), todo.clone());
             let (answers, waker) = (answers.clone(), waker.clone());
-            let work = move || work::work(&todo, &answers, &waker, |job| work::run(&site, job));
+            let work = move || {
+                worker::run_worker(&todo, &answers, &waker, |task| worker::run(&site, task))
+            };
             thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
         }
         let mut pool = Pool {
             site,
-            jobs: Some(jobs),
+            tasks: Some(tasks),
             done,
             verifier: settings.verifier.clone(),
             queue: Queue::new(workers, settings.queue.max(1)),
             breaker: Breaker::default(),
             ready: VecDeque::new(),
-            form: Form::RestRoute,
-            probe_first: Form::Pretty,
+            url_style: UrlStyle::RestRoute,
+            probe_first: UrlStyle::Pretty,
             probe_wanted: true,
             probed_at: None,
-            doubted_at: None,
-            remarks: Remarks::new(settings.url.clone()),
-            tally: Tally::default(),
-            worked: None,
+            rechecked_at: None,
+            warnings: Warnings::new(settings.url.clone()),
+            stats: UpstreamStats::default(),
+            last_success: None,
             now,
         };
         pool.probe_if_due();
@@ -122,23 +124,23 @@ impl Pool {
     /// once, and `SiteUnavailable` while the site is not asked.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = now.instant;
-        let told_under = ask.told_under(request);
-        let what = What::of(&ask);
-        let failure = match self.without_the_site(&ask, now) {
+        let log_request = ask.log_request(request);
+        let what = AskKind::from_ask(&ask);
+        let failure = match self.answer_locally(&ask, now) {
             Some(answer) => return self.ready.push_back((request, answer)),
             None if !self.breaker.is_closed() => {
-                self.tally.not_asked(what, Answered::Unavailable);
+                self.stats.record_rejected(what, OutcomeKind::Unavailable);
                 self.unavailable()
             }
             None if self.queue.push(request, ask) => {
-                self.tally.asked(request, what, self.now);
+                self.stats.record_queued(request, what, self.now);
                 self.probe_if_due();
-                return self.hand_out();
+                return self.dispatch();
             }
             None => {
                 let full = "the queue of requests is full (--upstream-queue)";
-                self.remarks.warn_of(told_under, full, self.now);
-                self.tally.not_asked(what, Answered::Overloaded);
+                self.warnings.warn_for(log_request, full, self.now);
+                self.stats.record_rejected(what, OutcomeKind::Overloaded);
                 Failure::Overloaded
             }
         };
@@ -170,22 +172,22 @@ impl Pool {
         // worker must not hide the one that says that the site is back.
         while let Ok(done) = self.done.try_recv() {
             let answered = match done {
-                Done::Probed(probed) => {
-                    self.queue.finished(None);
-                    self.tally.probed(&probed, self.now);
-                    self.note_sign(probed.sign);
-                    self.probed(&probed);
+                Completion::ProbeOutcome(probed) => {
+                    self.queue.finish(None);
+                    self.stats.record_probe(&probed, self.now);
+                    self.record_health(probed.health);
+                    self.apply_probe(&probed);
                     None
                 }
-                Done::Asked { request, told_under, what, form, outcome } => {
-                    self.queue.finished(Some(what));
-                    self.tally.answered(request, &outcome.answer, self.now);
-                    self.note_sign(outcome.sign);
-                    self.note(what, told_under, form, &outcome);
+                Completion::AskOutcome { request, log_request, what, url_style, outcome } => {
+                    self.queue.finish(Some(what));
+                    self.stats.record_answer(request, &outcome.answer, self.now);
+                    self.record_health(outcome.health);
+                    self.record_outcome(what, log_request, url_style, &outcome);
                     Some((request, outcome.answer))
                 }
             };
-            self.hand_out();
+            self.dispatch();
             if answered.is_some() {
                 return answered;
             }
@@ -200,7 +202,7 @@ impl Pool {
 
     /// How many asks were accepted whose answers have not been collected.
     pub fn outstanding(&self) -> usize {
-        self.queue.taken() + self.ready.len()
+        self.queue.outstanding() + self.ready.len()
     }
 
     /// Checks tokens with this from now on.
@@ -209,49 +211,49 @@ impl Pool {
     }
 
     /// Whether it has the site's JWT secret.
-    pub fn checks_signatures(&self) -> bool {
+    pub fn has_verifier(&self) -> bool {
         self.verifier.is_some()
     }
 
     /// The form of address that the next ask is sent to.
-    pub fn form(&self) -> Form {
-        self.form
+    pub fn url_style(&self) -> UrlStyle {
+        self.url_style
     }
 
     /// Whether the site has worked within the last seconds.
-    pub fn has_worked_lately(&self, now: Instant) -> bool {
-        self.worked.is_some_and(|then| now.saturating_duration_since(then) < LATELY)
+    pub fn has_recent_success(&self, now: Instant) -> bool {
+        self.last_success.is_some_and(|then| now.saturating_duration_since(then) < READY_GRACE)
     }
 
     /// What has been counted.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn stats(&self) -> &UpstreamStats {
+        &self.stats
     }
 
     /// How much is to do.
-    pub fn load(&self) -> Load {
+    pub fn status(&self) -> PoolStatus {
         let [messages, checks, busy] = self.queue.lengths();
-        Load { messages, checks, busy, breaker: self.breaker.state() }
+        PoolStatus { messages, checks, busy, breaker: self.breaker.state() }
     }
 
-    fn note_sign(&mut self, sign: Sign) {
-        if sign == Sign::Alive {
-            self.worked = Some(self.now);
+    fn record_health(&mut self, health: Health) {
+        if health == Health::Alive {
+            self.last_success = Some(self.now);
         }
     }
 
     /// What the site would not hear about, and what need not be asked.
-    fn without_the_site(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
-        if let Some(failure) = refusal(ask) {
+    fn answer_locally(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
+        if let Some(failure) = precheck(ask) {
             return Some(Answer::Failed(failure));
         }
         match (ask, &self.verifier) {
             (Ask::Prove(credential), Some(verifier)) if credential.scheme() == Scheme::Bearer => {
                 let result = verifier.verify(credential.secret(), now.unix_s);
-                self.tally.verified(result.is_ok());
+                self.stats.record_verification(result.is_ok());
                 if result == Err(Failure::TokenRefused) {
-                    if let Some(remark) = verifier.remark(credential.secret()) {
-                        self.remarks.say(log::Level::Warn, None, remark, self.now);
+                    if let Some(log_detail) = verifier.log_detail(credential.secret()) {
+                        self.warnings.log_once(log::Level::Warn, None, log_detail, self.now);
                     }
                 }
                 Some(result.map_or_else(Answer::Failed, Answer::Proven))
@@ -261,109 +263,115 @@ impl Pool {
     }
 
     fn unavailable(&self) -> Failure {
-        Failure::SiteUnavailable { retry_after_s: self.breaker.wait_s(self.now) }
+        Failure::SiteUnavailable { retry_after_s: self.breaker.retry_after_s(self.now) }
     }
 
     /// Gives free workers what waits.
-    fn hand_out(&mut self) {
-        let Some(jobs) = &self.jobs else { return };
-        while let Some(job) = self.queue.next(self.form) {
-            self.tally.given(&job, self.now);
+    fn dispatch(&mut self) {
+        let Some(tasks) = &self.tasks else { return };
+        while let Some(task) = self.queue.next(self.url_style) {
+            self.stats.record_dispatch(&task, self.now);
             // The queue counts whom it has given work, and the channel has room for all of them;
             // a worker ends only after this end of the channel.
-            jobs.try_send(job).expect("a free worker takes a job");
+            tasks.try_send(task).expect("a free worker takes a job");
         }
     }
 
     /// A probe goes out: one that the breaker needs, or one for the form of address, which is
     /// looked for once a minute.
     fn probe_if_due(&mut self) {
-        let rested = self.probed_at.is_none_or(|then| self.since(then) >= PATIENCE);
-        if self.breaker.take_probe(self.probe_wanted && rested, self.now) {
+        let rested = self.probed_at.is_none_or(|then| self.elapsed_since(then) >= PROBE_INTERVAL);
+        if self.breaker.try_start_probe(self.probe_wanted && rested, self.now) {
             self.probe_wanted = false;
             self.probed_at = Some(self.now);
             self.queue.push_probe(self.probe_first);
-            self.hand_out();
+            self.dispatch();
         }
     }
 
-    fn since(&self, then: Instant) -> Duration {
+    fn elapsed_since(&self, then: Instant) -> Duration {
         self.now.saturating_duration_since(then)
     }
 
-    fn probed(&mut self, probed: &Probed) {
+    fn apply_probe(&mut self, probed: &ProbeOutcome) {
         let why = match &probed.found {
-            Ok(form) => {
-                self.form = *form;
-                self.remarks.found(*form);
+            Ok(url_style) => {
+                self.url_style = *url_style;
+                self.warnings.log_url_style(*url_style);
                 None
             }
             Err(finding) => {
                 self.probe_wanted = true;
-                Some(Remarks::found_instead(finding))
+                Some(Warnings::describe_probe(finding))
             }
         };
         let was_closed = self.breaker.is_closed();
-        let change = self.breaker.probed(probed.sign, self.now);
+        let change = self.breaker.record_probe(probed.health, self.now);
         match (change, why) {
-            (Some(Change::Opened { pause }), why) => {
+            (Some(Transition::Opened { pause }), why) => {
                 let why = why.as_deref().unwrap_or("a probe fails");
-                self.remarks.opened(probed.sign, why, pause, self.now);
-                self.give_up();
+                self.warnings.warn_opened(probed.health, why, pause, self.now);
+                self.fail_queued();
             }
-            (Some(Change::Reopened { pause }), Some(why)) => {
+            (Some(Transition::Reopened { pause }), Some(why)) => {
                 log::debug!("the site still fails, asking again in {} s: {why}", pause.as_secs());
             }
-            (Some(Change::Closed), why) => {
-                self.remarks.answers_again(self.now);
-                why.inspect(|why| self.remarks.warn(why, self.now));
+            (Some(Transition::Closed), why) => {
+                self.warnings.log_recovery(self.now);
+                why.inspect(|why| self.warnings.warn(why, self.now));
             }
-            (_, Some(why)) if was_closed => self.remarks.warn(&why, self.now),
+            (_, Some(why)) if was_closed => self.warnings.warn(&why, self.now),
             _ => {}
         }
     }
 
     /// What an answer says about the site.
-    fn note(&mut self, what: What, request: RequestId, form: Form, outcome: &Outcome) {
-        self.remarks.token(&outcome.answer, self.now);
+    fn record_outcome(
+        &mut self,
+        what: AskKind,
+        request: RequestId,
+        url_style: UrlStyle,
+        outcome: &Outcome,
+    ) {
+        self.warnings.track_token(&outcome.answer, self.now);
         let was_closed = self.breaker.is_closed();
-        match self.breaker.heard(outcome.sign, self.now) {
-            Some(Change::Opened { pause }) => {
-                let why = outcome.remark.as_deref().unwrap_or("no answer");
-                self.remarks.opened(outcome.sign, why, pause, self.now);
-                self.give_up();
+        match self.breaker.record(outcome.health, self.now) {
+            Some(Transition::Opened { pause }) => {
+                let why = outcome.log_detail.as_deref().unwrap_or("no answer");
+                self.warnings.warn_opened(outcome.health, why, pause, self.now);
+                self.fail_queued();
             }
-            Some(Change::Closed) => {
-                self.remarks.answers_again(self.now);
-                self.remarks.answered(what, request, outcome, self.now);
+            Some(Transition::Closed) => {
+                self.warnings.log_recovery(self.now);
+                self.warnings.warn_outcome(what, request, outcome, self.now);
             }
-            _ if was_closed => self.remarks.answered(what, request, outcome, self.now),
-            _ => self.remarks.answered_late(what, request, outcome),
+            _ if was_closed => self.warnings.warn_outcome(what, request, outcome, self.now),
+            _ => self.warnings.debug_outcome(what, request, outcome),
         }
-        if outcome.doubtful && form == self.form {
-            self.doubt(what);
+        if outcome.suspect_url && url_style == self.url_style {
+            self.recheck_url_style(what);
         }
     }
 
     /// Answers all that waits: it was never sent.
-    fn give_up(&mut self) {
+    fn fail_queued(&mut self) {
         let answer = Answer::Failed(self.unavailable());
-        let given_up = self.queue.give_up();
-        given_up.iter().for_each(|request| self.tally.given_up(*request));
-        self.tally.opened += 1;
-        self.ready.extend(given_up.into_iter().map(|request| (request, answer.clone())));
+        let failed = self.queue.fail_queued();
+        failed.iter().for_each(|request| self.stats.record_cancelled(*request));
+        self.stats.opened += 1;
+        self.ready.extend(failed.into_iter().map(|request| (request, answer.clone())));
     }
 
     /// An ask was answered as if its address were the wrong one. Perhaps the site's permalinks have
     /// changed, perhaps something in front of it refused this one request: the other form is used
     /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
     /// twice for everything.
-    fn doubt(&mut self, what: What) {
-        if self.doubted_at.is_none_or(|then| self.since(then) >= PATIENCE) {
+    fn recheck_url_style(&mut self, what: AskKind) {
+        if self.rechecked_at.is_none_or(|then| self.elapsed_since(then) >= PROBE_INTERVAL) {
             let line = format!("{what} was answered as if its address were wrong; probing again");
-            self.remarks.warn(&line, self.now);
-            self.doubted_at = Some(self.now);
-            self.probe_first = self.form.other();
+            self.warnings.warn(&line, self.now);
+            self.rechecked_at = Some(self.now);
+            self.probe_first = self.url_style.other();
             self.probe_wanted = true;
             self.probed_at = None;
             self.probe_if_due();
@@ -375,7 +383,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // Idle workers end with the channel, busy ones after their call, which fails at once. One
         // that is connecting ends when its timeout does; nobody waits for it.
-        self.jobs = None;
+        self.tasks = None;
         self.site.shut_down();
     }
 }

@@ -14,11 +14,11 @@ use ureq::http::{self, HeaderMap, Response};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use super::SiteSettings;
-use super::address::Form;
-use super::buddyboss::{self, Finding, Reply, Request};
-use super::checks::{self, Roll, Step};
-use super::health::Sign;
-use super::lookups;
+use super::buddyboss::{self, ProbeFinding, Reply, Request};
+use super::checks::{self, PageProgress, ParticipantPages};
+use super::health::Health;
+use super::reconcile;
+use super::url_style::UrlStyle;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Look, Post};
@@ -48,23 +48,23 @@ pub(super) struct Site {
 pub(super) struct Outcome {
     pub answer: Answer,
     /// What happened, in our words, for the log; `None` when all is well.
-    pub remark: Option<String>,
+    pub log_detail: Option<String>,
     /// Whether the address form may be the wrong one.
-    pub doubtful: bool,
+    pub suspect_url: bool,
     /// What it says about the site as a whole.
-    pub sign: Sign,
+    pub health: Health,
 }
 
 /// What came of a probe.
-pub(super) struct Probed {
+pub(super) struct ProbeOutcome {
     /// The form of address that the site answers to.
-    pub found: Result<Form, Finding>,
+    pub found: Result<UrlStyle, ProbeFinding>,
     /// What it says about the site as a whole.
-    pub sign: Sign,
+    pub health: Health,
 }
 
 /// What came of a call.
-enum Call {
+enum HttpOutcome {
     Replied(Reply),
     /// It failed before the body was touched: the site cannot have stored anything.
     NotSent(&'static str),
@@ -110,83 +110,91 @@ impl Site {
     }
 
     /// Puts an ask to the site. Takes as long as it takes, bounded by the request timeout.
-    pub fn put(&self, ask: &Ask, form: Form) -> Outcome {
-        if let Some(failure) = buddyboss::refusal(ask) {
+    pub fn execute(&self, ask: &Ask, url_style: UrlStyle) -> Outcome {
+        if let Some(failure) = buddyboss::precheck(ask) {
             return Outcome::failed(failure, None);
         }
         match ask {
-            Ask::Post(post) => self.post(post, form),
-            Ask::Prove(credential) => self.prove(credential, form),
-            Ask::List { thread, credential } => self.list(*thread, credential, form),
-            Ask::Look(look) => self.look(look, form),
+            Ask::Post(post) => self.post(post, url_style),
+            Ask::Prove(credential) => self.prove(credential, url_style),
+            Ask::List { thread, credential } => self.list(*thread, credential, url_style),
+            Ask::Look(look) => self.look(look, url_style),
         }
     }
 
-    fn post(&self, post: &Post, form: Form) -> Outcome {
-        let request = buddyboss::post_request(post, form);
-        match self.call(&request, self.request_timeout) {
-            Call::Replied(reply) => Outcome::of(buddyboss::answer(post, &reply), &reply, None),
-            Call::NotSent(why) => Outcome::unavailable(why),
-            Call::Lost(why) => Outcome::failed(Failure::Unknown, Some(why)),
-        }
-    }
-
-    fn prove(&self, credential: &Credential, form: Form) -> Outcome {
-        let request = checks::prove_request(credential, form);
-        match self.call(&request, self.request_timeout) {
-            Call::Replied(reply) => Outcome::of(checks::proven(credential, &reply), &reply, None),
-            Call::NotSent(why) | Call::Lost(why) => Outcome::unavailable(why),
-        }
-    }
-
-    fn look(&self, look: &Look, form: Form) -> Outcome {
-        let request = lookups::look_request(look, form);
-        match self.call(&request, self.request_timeout) {
-            Call::Replied(reply) => {
-                let answer = lookups::looked(look, &reply, look.posted.elapsed());
-                Outcome::of(answer, &reply, None)
+    fn post(&self, post: &Post, url_style: UrlStyle) -> Outcome {
+        let request = buddyboss::post_request(post, url_style);
+        match self.send(&request, self.request_timeout) {
+            HttpOutcome::Replied(reply) => {
+                Outcome::from_reply(buddyboss::parse_post_reply(post, &reply), &reply, None)
             }
-            Call::NotSent(why) | Call::Lost(why) => Outcome::unavailable(why),
+            HttpOutcome::NotSent(why) => Outcome::unavailable(why),
+            HttpOutcome::Lost(why) => Outcome::failed(Failure::Unknown, Some(why)),
+        }
+    }
+
+    fn prove(&self, credential: &Credential, url_style: UrlStyle) -> Outcome {
+        let request = checks::prove_request(credential, url_style);
+        match self.send(&request, self.request_timeout) {
+            HttpOutcome::Replied(reply) => {
+                Outcome::from_reply(checks::parse_prove_reply(credential, &reply), &reply, None)
+            }
+            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Outcome::unavailable(why),
+        }
+    }
+
+    fn look(&self, look: &Look, url_style: UrlStyle) -> Outcome {
+        let request = reconcile::look_request(look, url_style);
+        match self.send(&request, self.request_timeout) {
+            HttpOutcome::Replied(reply) => {
+                let answer = reconcile::parse_look_reply(look, &reply, look.posted.elapsed());
+                Outcome::from_reply(answer, &reply, None)
+            }
+            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Outcome::unavailable(why),
         }
     }
 
     /// Page after page, and all of them within the time of one request.
-    fn list(&self, thread: u64, credential: &Credential, form: Form) -> Outcome {
-        let begun = Instant::now();
-        let mut roll = Roll::new(thread);
+    fn list(&self, thread: u64, credential: &Credential, url_style: UrlStyle) -> Outcome {
+        let started = Instant::now();
+        let mut pages = ParticipantPages::new(thread);
         loop {
-            let left = self.request_timeout.saturating_sub(begun.elapsed());
+            let left = self.request_timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
                 let outcome = Outcome::unavailable("the answers take too long");
-                return Outcome { sign: Sign::Nothing, ..outcome };
+                return Outcome { health: Health::Neutral, ..outcome };
             }
-            let request = checks::list_request(thread, roll.page(), credential, form);
-            match self.call(&request, left) {
-                Call::Replied(reply) => match roll.take(&reply) {
-                    Step::More => {}
-                    Step::Done(answer, why) => return Outcome::of(answer, &reply, why),
+            let request = checks::list_request(thread, pages.page(), credential, url_style);
+            match self.send(&request, left) {
+                HttpOutcome::Replied(reply) => match pages.add_page(&reply) {
+                    PageProgress::More => {}
+                    PageProgress::Done(answer, why) => {
+                        return Outcome::from_reply(answer, &reply, why);
+                    }
                 },
                 // Pages came: it is this thread that takes long, not the site that is silent.
-                Call::NotSent(why) | Call::Lost(why) if roll.page() > 1 => {
-                    return Outcome { sign: Sign::Nothing, ..Outcome::unavailable(why) };
+                HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) if pages.page() > 1 => {
+                    return Outcome { health: Health::Neutral, ..Outcome::unavailable(why) };
                 }
-                Call::NotSent(why) | Call::Lost(why) => return Outcome::unavailable(why),
+                HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => {
+                    return Outcome::unavailable(why);
+                }
             }
         }
     }
 
     /// Finds out which form of address the site answers to, if any, and tries `first` first. Takes
     /// no longer than four times the connect timeout.
-    pub fn probe(&self, first: Form) -> Probed {
-        let (finding, sign) = self.find(first);
-        let (form, (finding, sign)) = match finding {
-            Finding::Api => (first, (finding, sign)),
+    pub fn probe(&self, first: UrlStyle) -> ProbeOutcome {
+        let (finding, health) = self.probe_style(first);
+        let (url_style, (finding, health)) = match finding {
+            ProbeFinding::Api => (first, (finding, health)),
             // A site that fails is not asked twice.
-            _ if matches!(sign, Sign::Failing { .. }) => (first, (finding, sign)),
-            _ => (first.other(), self.find(first.other())),
+            _ if matches!(health, Health::Failing { .. }) => (first, (finding, health)),
+            _ => (first.other(), self.probe_style(first.other())),
         };
-        let found = if finding == Finding::Api { Ok(form) } else { Err(finding) };
-        Probed { found, sign }
+        let found = if finding == ProbeFinding::Api { Ok(url_style) } else { Err(finding) };
+        ProbeOutcome { found, health }
     }
 
     /// Asks, and leaves it to the caller what the answer means.
@@ -195,25 +203,27 @@ impl Site {
     ///
     /// Why no answer came, in our words.
     pub fn ask(&self, request: &Request<'_>, timeout: Duration) -> Result<Reply, &'static str> {
-        match self.call(request, timeout) {
-            Call::Replied(reply) => Ok(reply),
-            Call::NotSent(why) | Call::Lost(why) => Err(why),
+        match self.send(request, timeout) {
+            HttpOutcome::Replied(reply) => Ok(reply),
+            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Err(why),
         }
     }
 
-    fn find(&self, form: Form) -> (Finding, Sign) {
+    fn probe_style(&self, url_style: UrlStyle) -> (ProbeFinding, Health) {
         // Nobody's message should wait for it long.
-        match self.call(&buddyboss::probe_request(form), self.probe_timeout) {
-            Call::Replied(reply) => {
-                let finding = buddyboss::finding(&reply);
-                let sign = Sign::of(&reply, finding == Finding::Api);
-                (finding, sign)
+        match self.send(&buddyboss::probe_request(url_style), self.probe_timeout) {
+            HttpOutcome::Replied(reply) => {
+                let finding = buddyboss::classify_probe_reply(&reply);
+                let health = Health::from_reply(&reply, finding == ProbeFinding::Api);
+                (finding, health)
             }
-            Call::NotSent(why) | Call::Lost(why) => (Finding::Unreachable(why), Sign::SILENCE),
+            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => {
+                (ProbeFinding::Unreachable(why), Health::NO_REPLY)
+            }
         }
     }
 
-    fn call(&self, request: &Request<'_>, timeout: Duration) -> Call {
+    fn send(&self, request: &Request<'_>, timeout: Duration) -> HttpOutcome {
         let mut wanted = http::Request::builder()
             .method(request.method)
             .uri(format!("{}{}", self.url, request.path));
@@ -221,7 +231,7 @@ impl Site {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_str(&value);
             let (Ok(name), Ok(mut value)) = (name, value) else {
-                return Call::NotSent("a header value cannot be written");
+                return HttpOutcome::NotSent("a header value cannot be written");
             };
             // Sensitive values print as such, wherever ureq prints them.
             let secret = name == AUTHORIZATION || name == self.token_header.name();
@@ -229,24 +239,26 @@ impl Site {
             wanted = wanted.header(name, value);
         }
         let Some(body) = &request.body else {
-            let Ok(wanted) = wanted.body(()) else { return Call::NotSent("not a valid request") };
+            let Ok(wanted) = wanted.body(()) else {
+                return HttpOutcome::NotSent("not a valid request");
+            };
             let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
             return match self.agent.run(wanted) {
-                Ok(response) => Call::Replied(self.read(response)),
-                Err(error) => Call::Lost(words(&error)),
+                Ok(response) => HttpOutcome::Replied(self.read(response)),
+                Err(error) => HttpOutcome::Lost(describe_error(&error)),
             };
         };
-        let mut sent = SentBody { rest: body.as_bytes(), begun: false };
+        let mut sent = TrackedBody { rest: body.as_bytes(), started: false };
         // Without a length ureq would send chunks, which not every server hands to PHP.
         wanted = wanted.header("Content-Length", body.len());
         let Ok(wanted) = wanted.body(SendBody::from_reader(&mut sent)) else {
-            return Call::NotSent("not a valid request");
+            return HttpOutcome::NotSent("not a valid request");
         };
         let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
         match self.agent.run(wanted) {
-            Ok(response) => Call::Replied(self.read(response)),
-            Err(error) if sent.begun => Call::Lost(words(&error)),
-            Err(error) => Call::NotSent(words(&error)),
+            Ok(response) => HttpOutcome::Replied(self.read(response)),
+            Err(error) if sent.started => HttpOutcome::Lost(describe_error(&error)),
+            Err(error) => HttpOutcome::NotSent(describe_error(&error)),
         }
     }
 
@@ -254,22 +266,22 @@ impl Site {
         let (head, body) = response.into_parts();
         let mut reply = Reply {
             status: head.status.as_u16(),
-            content_type: text_of(&head.headers, "content-type"),
-            retry_after: text_of(&head.headers, "retry-after"),
-            date: text_of(&head.headers, "date"),
-            age: text_of(&head.headers, "age"),
-            location: text_of(&head.headers, "location"),
+            content_type: header_text(&head.headers, "content-type"),
+            retry_after: header_text(&head.headers, "retry-after"),
+            date: header_text(&head.headers, "date"),
+            age: header_text(&head.headers, "age"),
+            location: header_text(&head.headers, "location"),
             body: None,
-            cut_off: false,
+            truncated: false,
         };
         // Only JSON is ever looked into. Any other body is left unread, and the connection with it.
-        if reply.says_json() && !head.status.is_redirection() {
+        if reply.is_json() && !head.status.is_redirection() {
             let mut bytes = Vec::new();
             // The limit counts what comes out of the decompression.
             let mut reader = body.into_with_config().limit(self.body_max).reader();
             match reader.read_to_end(&mut bytes) {
                 Ok(_) => reply.body = Some(bytes),
-                Err(fault) => reply.cut_off = is_loss(&ureq::Error::from(fault)),
+                Err(fault) => reply.truncated = is_truncation(&ureq::Error::from(fault)),
             }
         }
         reply
@@ -278,13 +290,13 @@ impl Site {
 
 impl Outcome {
     /// An answer that follows from this reply; `why` where that does not show what happened.
-    fn of(answer: Answer, reply: &Reply, why: Option<&'static str>) -> Outcome {
+    fn from_reply(answer: Answer, reply: &Reply, why: Option<&'static str>) -> Outcome {
         let failed = matches!(answer, Answer::Failed(_));
         let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
         Outcome {
-            doubtful: lost || (reply.status == 200 && !reply.says_json()),
-            remark: failed.then(|| why.map_or_else(|| reply.remark(), str::to_owned)),
-            sign: Sign::of(reply, !failed),
+            suspect_url: lost || (reply.status == 200 && !reply.is_json()),
+            log_detail: failed.then(|| why.map_or_else(|| reply.log_detail(), str::to_owned)),
+            health: Health::from_reply(reply, !failed),
             answer,
         }
     }
@@ -295,10 +307,10 @@ impl Outcome {
 
     /// A failure without a reply. With a remark, which says what happened on the way, it is the
     /// site's silence; without, the site has not been asked.
-    pub fn failed(failure: Failure, remark: Option<&'static str>) -> Outcome {
-        let sign = remark.map_or(Sign::Nothing, |_| Sign::SILENCE);
-        let remark = remark.map(str::to_owned);
-        Outcome { answer: Answer::Failed(failure), remark, doubtful: false, sign }
+    pub fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
+        let health = log_detail.map_or(Health::Neutral, |_| Health::NO_REPLY);
+        let log_detail = log_detail.map(str::to_owned);
+        Outcome { answer: Answer::Failed(failure), log_detail, suspect_url: false, health }
     }
 }
 
@@ -307,24 +319,24 @@ impl Outcome {
 /// ureq connects, shakes hands and sends the headers first, and its errors do not tell these from
 /// what comes after: a reset is an `Io` error at any time, and the global timeout strikes anywhere.
 /// This tells: a site that has seen nothing of the body has nothing to store.
-struct SentBody<'a> {
+struct TrackedBody<'a> {
     rest: &'a [u8],
-    begun: bool,
+    started: bool,
 }
 
-impl Read for SentBody<'_> {
+impl Read for TrackedBody<'_> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        self.begun = true;
+        self.started = true;
         self.rest.read(to)
     }
 }
 
-fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
 /// Whether a body's end did not come, rather than lying beyond the limit or being malformed.
-fn is_loss(error: &ureq::Error) -> bool {
+fn is_truncation(error: &ureq::Error) -> bool {
     use io::ErrorKind as Kind;
     match error {
         ureq::Error::Timeout(_) => true,
@@ -341,7 +353,7 @@ fn is_loss(error: &ureq::Error) -> bool {
 }
 
 /// What went wrong, in words that cannot hold anything of a request.
-fn words(error: &ureq::Error) -> &'static str {
+fn describe_error(error: &ureq::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match error {
         ureq::Error::HostNotFound => "the host name is not known",

@@ -63,7 +63,7 @@ impl Rules {
     pub fn new(config: &Config) -> Rules {
         Rules {
             readiness: Readiness::Ready,
-            try_page: config.shows_try_page(),
+            try_page: config.is_try_page_enabled(),
             origins: config.origins(),
             proxies: config.proxies(),
             head_bytes_max: config.limits().max_head_bytes,
@@ -154,14 +154,14 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
 
 /// Whether a request comes from a page that may connect, or from no page.
 pub(super) fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
-    if !origins.are_checked() {
+    if !origins.is_restricted() {
         return true;
     }
     let mut found = lines(request, "origin");
     match (found.next(), found.next()) {
         (None, _) => true,
         (Some(origin), None) => match std::str::from_utf8(origin) {
-            Ok(origin) => origins.allow(origin.trim(), only(request, "host")),
+            Ok(origin) => origins.is_allowed(origin.trim(), only(request, "host")),
             Err(_) => false,
         },
         // No browser says two things.

@@ -10,8 +10,8 @@ use buddyline::hub::interface::{
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
-use buddyline::upstream::address::Form;
 use buddyline::upstream::pool::Pool;
+use buddyline::upstream::url_style::UrlStyle;
 
 use super::site::Site;
 
@@ -58,7 +58,7 @@ impl Desk {
             site.add_thread(thread, &[7, 8]);
         }
         let mut desk = Desk::with(&site.url(), change);
-        desk.await_form(Form::Pretty);
+        desk.await_url_style(UrlStyle::Pretty);
         desk
     }
 
@@ -104,9 +104,9 @@ impl Desk {
     }
 
     /// Waits until the probe has said this, collecting nothing but the probe.
-    pub fn await_form(&mut self, form: Form) {
+    pub fn await_url_style(&mut self, form: UrlStyle) {
         let until = Instant::now() + LONG;
-        while self.pool.form() != form {
+        while self.pool.url_style() != form {
             assert_eq!(self.pool.next_answer(), None);
             assert!(Instant::now() < until, "the probe has not found {form:?}");
             std::thread::sleep(Duration::from_millis(2));

@@ -1,24 +1,24 @@
 //! The way of the clients: through the proxy to the server.
 
-use super::{WayNames, milliseconds, way};
+use super::{ReachabilityNames, judge_reachability, milliseconds};
 use crate::doctor::finding::Finding;
-use crate::doctor::seen::{PublicSeen, Upgrade};
+use crate::doctor::observations::{PublicObservation, Upgrade};
 
 const NAME: &str = "public WebSocket";
-const NAMES: WayNames =
-    WayNames { resolves: "public name", connects: "public connection", tls: "public TLS" };
+const NAMES: ReachabilityNames =
+    ReachabilityNames { resolves: "public name", connects: "public connection", tls: "public TLS" };
 
-const FORGOTTEN: &str = "The proxy drops the upgrade. In its location for this path, nginx needs: \
+const UPGRADE_DROPPED: &str = "The proxy drops the upgrade. In its location for this path, nginx needs: \
                          proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
                          proxy_set_header Connection \"upgrade\";";
 
 /// Judges it; `None` where no address was given.
-pub fn judge(seen: Option<&PublicSeen>) -> Vec<Finding> {
+pub fn judge(seen: Option<&PublicObservation>) -> Vec<Finding> {
     let Some(seen) = seen else {
         let why = "give --public-url to see whether a WebSocket opens through the proxy";
         return vec![Finding::skipped(NAME, why)];
     };
-    let (mut findings, _) = way(&seen.way, &NAMES, ["ws://", "wss://"]);
+    let (mut findings, _) = judge_reachability(&seen.reachability, &NAMES, ["ws://", "wss://"]);
     findings.push(match &seen.upgrade {
         None => Finding::skipped(NAME, "there is no way to it, or no time was left"),
         Some(upgrade) => judge_upgrade(upgrade),
@@ -45,9 +45,9 @@ fn judge_upgrade(upgrade: &Upgrade) -> Finding {
              and that no cache keeps the answer.",
         ),
         Upgrade::Answered { status, location, body } => {
-            answered(*status, location.as_deref(), body)
+            judge_reply(*status, location.as_deref(), body)
         }
-        Upgrade::Nothing(why) => Finding::failed(
+        Upgrade::NoReply(why) => Finding::failed(
             NAME,
             format!("no answer: {why}"),
             "Look into the proxy's error log, and whether buddyline is running.",
@@ -57,7 +57,7 @@ fn judge_upgrade(upgrade: &Upgrade) -> Finding {
 
 /// What it means that a WebSocket was asked for and something else came. The words in bodies are
 /// those of `wire/handshake.rs`.
-fn answered(status: u16, location: Option<&str>, body: &str) -> Finding {
+fn judge_reply(status: u16, location: Option<&str>, body: &str) -> Finding {
     let failed = |seen: &str, remedy: &str| {
         Finding::failed(NAME, format!("status {status}: {seen}"), remedy)
     };
@@ -80,7 +80,10 @@ fn answered(status: u16, location: Option<&str>, body: &str) -> Finding {
     }
     // It saw no header Upgrade, so it took it for a request for a page.
     if says("There is nothing at this path") || says("buddyline speaks WebSocket here") {
-        return failed("buddyline is there, and the header Upgrade does not reach it", FORGOTTEN);
+        return failed(
+            "buddyline is there, and the header Upgrade does not reach it",
+            UPGRADE_DROPPED,
+        );
     }
     if says("Pages of this origin may not connect") {
         let remedy = "Let the proxy set no header Origin.";
@@ -93,14 +96,14 @@ fn answered(status: u16, location: Option<&str>, body: &str) -> Finding {
     match status {
         200..=299 => failed(
             "a page, and no WebSocket: the upgrade is dropped, or the path is another program's",
-            FORGOTTEN,
+            UPGRADE_DROPPED,
         ),
         300..=399 => failed(
             &format!("it redirects to {}", location.unwrap_or("nowhere")),
             "Apps do not follow redirects: give them the address where it ends, wss:// instead of \
              ws:// if that is the difference.",
         ),
-        400 => failed("the proxy, or what it passes this path on to, refuses it", FORGOTTEN),
+        400 => failed("the proxy, or what it passes this path on to, refuses it", UPGRADE_DROPPED),
         401 | 403 => failed(
             "the proxy, or a firewall in front of it, refuses it",
             "Let this path through without a password; who someone is is buddyline's to find out.",
@@ -114,6 +117,6 @@ fn answered(status: u16, location: Option<&str>, body: &str) -> Finding {
             "the proxy does not reach buddyline",
             "Is it running, and does proxy_pass name the address that it listens on?",
         ),
-        _ => failed("that is no WebSocket", FORGOTTEN),
+        _ => failed("that is no WebSocket", UPGRADE_DROPPED),
     }
 }

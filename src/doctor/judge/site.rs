@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::{WayNames, milliseconds, way};
+use super::{ReachabilityNames, judge_reachability, milliseconds};
 use crate::config::site_url::SiteUrl;
 use crate::doctor::finding::Finding;
-use crate::doctor::seen::{Call, SecretSeen, Seen, SiteSeen};
+use crate::doctor::observations::{Observations, SecretCheck, SiteObservation, TimedReply};
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
-use crate::upstream::address::Form;
-use crate::upstream::buddyboss::{self, Finding as Found};
+use crate::upstream::buddyboss::{self, ProbeFinding};
 use crate::upstream::jwt::SKEW_S;
-use crate::upstream::visit::{self, Index};
+use crate::upstream::probe_client::{self, RestIndex};
+use crate::upstream::url_style::UrlStyle;
 
-const NAMES: WayNames =
-    WayNames { resolves: "site name", connects: "site connection", tls: "site TLS" };
+const NAMES: ReachabilityNames =
+    ReachabilityNames { resolves: "site name", connects: "site connection", tls: "site TLS" };
 
 const REDIRECTS: &str = "redirects";
 const REST: &str = "REST API";
@@ -31,16 +31,16 @@ const SKEW_SMALL_S: u64 = 5;
 /// A site that takes longer than this for a thread is slow (CONTRACT 9 has 0.12 to 0.34 s).
 const SLOW: Duration = Duration::from_secs(1);
 /// A post costs so many times what a look at its thread does (CONTRACT 9).
-const POST_PER_THREAD: f64 = 1.4;
+const POST_COST_RATIO: f64 = 1.4;
 /// A token that ends before this is of no use for a look at tomorrow.
-const ENDS_SOON_S: u64 = 3600;
+const EXPIRES_SOON_S: u64 = 3600;
 
-const EATEN: &str = "The web server takes it away before WordPress sees it. Apache: CGIPassAuth On, \
+const AUTHORIZATION_STRIPPED: &str = "The web server takes it away before WordPress sees it. Apache: CGIPassAuth On, \
                      or SetEnvIf Authorization \"(.*)\" HTTP_AUTHORIZATION=$1; nginx: \
                      fastcgi_param HTTP_AUTHORIZATION $http_authorization;";
 
 /// Judges all of it.
-pub fn judge(seen: &Seen) -> Vec<Finding> {
+pub fn judge(seen: &Observations) -> Vec<Finding> {
     let Some(site) = &seen.site else {
         return vec![Finding::warning(
             "site",
@@ -48,7 +48,8 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
             "Set --buddyboss-url, such as https://community.example.",
         )];
     };
-    let (mut findings, leads) = way(&site.way, &NAMES, ["http://", "https://"]);
+    let (mut findings, leads) =
+        judge_reachability(&site.reachability, &NAMES, ["http://", "https://"]);
     let rest = [MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
     if !leads || site.probes.is_empty() {
         let why = "the site is not reached, or no time was left";
@@ -56,62 +57,64 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
         findings.extend(names.map(|name| Finding::skipped(name, why)));
         return findings;
     }
-    findings.extend(api(site));
-    if form(site).is_none() {
+    findings.extend(judge_api(site));
+    if url_style(site).is_none() {
         let unanswered = rest.into_iter().filter(|name| *name != CLOCK);
         let why = "the REST API does not answer";
         findings.extend(unanswered.map(|name| Finding::skipped(name, why)));
-        findings.push(clock(site));
+        findings.push(judge_clock(site));
         return findings;
     }
-    let index = site.index.iter().find_map(|call| visit::index(call.answer()?));
+    let index = site.index.iter().find_map(|call| probe_client::parse_index(call.answer()?));
     let owner = owner(site);
-    findings.push(messages(site));
-    findings.push(header(site, index.as_ref(), owner));
-    findings.push(token(site, owner));
-    findings.push(secret(site, owner));
-    findings.push(issuer(site, index.as_ref()));
-    findings.push(clock(site));
-    findings.push(speed(site));
+    findings.push(judge_messages(site));
+    findings.push(judge_header(site, index.as_ref(), owner));
+    findings.push(judge_token(site, owner));
+    findings.push(judge_secret(site, owner));
+    findings.push(judge_issuer(site, index.as_ref()));
+    findings.push(judge_clock(site));
+    findings.push(judge_speed(site));
     findings
 }
 
 /// The form of address under which the REST API answers, if it does.
-pub fn form(site: &SiteSeen) -> Option<Form> {
-    let answers = |call: &Call| call.answer().map(buddyboss::finding) == Some(Found::Api);
-    site.probes.iter().find(|(_, call)| answers(call)).map(|(form, _)| *form)
+pub fn url_style(site: &SiteObservation) -> Option<UrlStyle> {
+    let answers = |call: &TimedReply| {
+        call.answer().map(buddyboss::classify_probe_reply) == Some(ProbeFinding::Api)
+    };
+    site.probes.iter().find(|(_, call)| answers(call)).map(|(url_style, _)| *url_style)
 }
 
 /// Whose the token is, if the site says so.
-pub fn owner(site: &SiteSeen) -> Option<u64> {
-    site.me.iter().find_map(|call| visit::member(call.answer()?))
+pub fn owner(site: &SiteObservation) -> Option<u64> {
+    site.me.iter().find_map(|call| probe_client::parse_member(call.answer()?))
 }
 
 /// Redirects, and the form of address.
-fn api(site: &SiteSeen) -> [Finding; 2] {
+fn judge_api(site: &SiteObservation) -> [Finding; 2] {
     let no_redirect = || Finding::ok(REDIRECTS, "none");
-    if let Some(form) = form(site) {
-        let words = form.words();
-        let seen = match form {
-            Form::Pretty => format!("it answers under {words}"),
-            Form::RestRoute => format!("it answers under {words}, and not under /wp-json/"),
+    if let Some(url_style) = url_style(site) {
+        let words = url_style.prefix();
+        let seen = match url_style {
+            UrlStyle::Pretty => format!("it answers under {words}"),
+            UrlStyle::RestRoute => format!("it answers under {words}, and not under /wp-json/"),
         };
         return [no_redirect(), Finding::ok(REST, seen)];
     }
-    let found: Vec<Found> = site
+    let found: Vec<ProbeFinding> = site
         .probes
         .iter()
         .map(|(_, call)| match &call.reply {
-            Ok(reply) => buddyboss::finding(reply),
-            Err(why) => Found::Unreachable(why),
+            Ok(reply) => buddyboss::classify_probe_reply(reply),
+            Err(why) => ProbeFinding::Unreachable(why),
         })
         .collect();
     let redirect = found.iter().find_map(|found| match found {
-        Found::Redirect(to) => Some(to),
+        ProbeFinding::Redirect(to) => Some(to),
         _ => None,
     });
     if let Some(to) = redirect {
-        let remedy = match redirected(to).filter(|there| *there != site.url) {
+        let remedy = match redirect_target(to).filter(|there| *there != site.url) {
             Some(there) => format!("Set --buddyboss-url {there}: tokens do not follow redirects."),
             None => "A plugin or the web server sends strangers away: let the paths under \
                      /wp-json/ through."
@@ -121,7 +124,7 @@ fn api(site: &SiteSeen) -> [Finding; 2] {
         return [failed, Finding::skipped(REST, "not beyond a redirect")];
     }
     let failed = |seen: String, remedy: &str| [no_redirect(), Finding::failed(REST, seen, remedy)];
-    if found.contains(&Found::NoRoute) {
+    if found.contains(&ProbeFinding::NoRoute) {
         return failed(
             "WordPress answers, and BuddyBoss does not: it has no members/me".to_owned(),
             "Activate the plugin BuddyBoss Platform, and see that no plugin closes its REST API.",
@@ -130,13 +133,13 @@ fn api(site: &SiteSeen) -> [Finding; 2] {
     let replies = || site.probes.iter().filter_map(|(_, call)| call.answer());
     if let Some(reply) = replies().find(|reply| matches!(reply.status, 500..=599)) {
         return failed(
-            format!("the site fails: {}", reply.remark()),
+            format!("the site fails: {}", reply.log_detail()),
             "Maintenance, a database that is down or a PHP error: look into the site's own log.",
         );
     }
     match replies().next() {
         Some(reply) => failed(
-            format!("what answers is no REST API: {}", reply.remark()),
+            format!("what answers is no REST API: {}", reply.log_detail()),
             "Is this WordPress' address? A firewall, a password in front of the site or a plugin \
              that closes the REST API answers like that as well.",
         ),
@@ -151,7 +154,7 @@ fn api(site: &SiteSeen) -> [Finding; 2] {
 }
 
 /// The address of the site to which a redirect leads, where that can be told.
-fn redirected(to: &str) -> Option<SiteUrl> {
+fn redirect_target(to: &str) -> Option<SiteUrl> {
     if to.contains("wp-login") {
         return None;
     }
@@ -159,10 +162,10 @@ fn redirected(to: &str) -> Option<SiteUrl> {
     SiteUrl::parse(&to[..end]).ok()
 }
 
-fn messages(site: &SiteSeen) -> Finding {
+fn judge_messages(site: &SiteObservation) -> Finding {
     let Some(call) = &site.messages else { return Finding::skipped(MESSAGES, "no time was left") };
     let Some(reply) = call.answer() else { return no_answer(MESSAGES, call) };
-    let word = visit::word(reply);
+    let word = probe_client::error_code(reply);
     match (reply.status, word.as_deref()) {
         (404, Some("rest_no_route")) => Finding::failed(
             MESSAGES,
@@ -175,22 +178,22 @@ fn messages(site: &SiteSeen) -> Finding {
         }
         _ => Finding::warning(
             MESSAGES,
-            format!("not certain: {}", reply.remark()),
+            format!("not certain: {}", reply.log_detail()),
             "Give a member's token (--token-file): this site does not tell strangers.",
         ),
     }
 }
 
 /// Whether tokens reach WordPress.
-fn header(site: &SiteSeen, index: Option<&Index>, owner: Option<u64>) -> Finding {
+fn judge_header(site: &SiteObservation, index: Option<&RestIndex>, owner: Option<u64>) -> Finding {
     let usual = site.token_header.is_authorization();
     let name = if usual { "Authorization" } else { site.token_header.name() };
     if owner.is_some() && site.scheme == Some(Scheme::Bearer) {
         return Finding::ok(HEADER, format!("{name} reaches WordPress: the token is understood"));
     }
-    let word = |call: Option<&Call>| visit::word(call?.answer()?);
+    let word = |call: Option<&TimedReply>| probe_client::error_code(call?.answer()?);
     let jwt = |word: Option<String>| word.is_some_and(|word| word.starts_with("jwt_auth_"));
-    if jwt(word(site.junk.as_ref())) || jwt(word(site.me.first())) {
+    if jwt(word(site.bad_token.as_ref())) || jwt(word(site.me.first())) {
         let seen = format!("{name} reaches WordPress: its JWT plugin has read it");
         return Finding::ok(HEADER, seen);
     }
@@ -198,14 +201,14 @@ fn header(site: &SiteSeen, index: Option<&Index>, owner: Option<u64>) -> Finding
         // As an Application Password, which stands in the same header.
         return Finding::ok(HEADER, "Authorization reaches WordPress: the password is understood");
     }
-    let Some(call) = &site.junk else { return Finding::skipped(HEADER, "no time was left") };
+    let Some(call) = &site.bad_token else { return Finding::skipped(HEADER, "no time was left") };
     let Some(reply) = call.answer() else { return no_answer(HEADER, call) };
-    let has_plugin = index.map(|index| index.has("jwt-auth/"));
-    match (usual, visit::word(reply).as_deref(), has_plugin) {
+    let has_plugin = index.map(|index| index.has_namespace("jwt-auth/"));
+    match (usual, probe_client::error_code(reply).as_deref(), has_plugin) {
         (true, Some("rest_not_logged_in"), Some(true)) => Finding::failed(
             HEADER,
             "Authorization does not reach WordPress: a bad token is answered as if there were none",
-            EATEN,
+            AUTHORIZATION_STRIPPED,
         ),
         (true, _, Some(false)) => Finding::warning(
             HEADER,
@@ -215,13 +218,13 @@ fn header(site: &SiteSeen, index: Option<&Index>, owner: Option<u64>) -> Finding
         ),
         _ => Finding::warning(
             HEADER,
-            format!("not certain whether {name} reaches WordPress: {}", reply.remark()),
+            format!("not certain whether {name} reaches WordPress: {}", reply.log_detail()),
             "Give a member's token with --token-file.",
         ),
     }
 }
 
-fn token(site: &SiteSeen, owner: Option<u64>) -> Finding {
+fn judge_token(site: &SiteObservation, owner: Option<u64>) -> Finding {
     if site.scheme.is_none() {
         return Finding::skipped(TOKEN, "none given (--token-file or BUDDYLINE_DOCTOR_TOKEN)");
     }
@@ -233,20 +236,22 @@ fn token(site: &SiteSeen, owner: Option<u64>) -> Finding {
         let left = ends.saturating_sub(call.at_s);
         let words = humantime::format_duration(Duration::from_secs(left - left % 60)).to_string();
         let seen = format!("accepted, it is member {owner}'s and holds for {words}");
-        return match left < ENDS_SOON_S {
+        return match left < EXPIRES_SOON_S {
             true => Finding::warning(TOKEN, seen, "Apps should get a new one in time."),
             false => Finding::ok(TOKEN, seen),
         };
     }
     let Some(reply) = call.answer() else { return no_answer(TOKEN, call) };
     let refused = |seen: &str, remedy: &str| Finding::failed(TOKEN, seen, remedy);
-    match visit::refusal(reply) {
+    match probe_client::token_failure(reply) {
         Failure::TokenExpired => refused("refused: it has expired", "Get a new one."),
         Failure::Suspended => refused(
             "refused: its member is suspended",
             "Take the token of a member in good standing.",
         ),
-        Failure::TokenRefused if visit::word(reply).as_deref() == Some("jwt_auth_bad_iss") => {
+        Failure::TokenRefused
+            if probe_client::error_code(reply).as_deref() == Some("jwt_auth_bad_iss") =>
+        {
             refused("refused: it is another site's", "Take a token that this site has issued.")
         }
         Failure::TokenRefused if reply.status == 401 => refused(
@@ -255,43 +260,46 @@ fn token(site: &SiteSeen, owner: Option<u64>) -> Finding {
              Password revoked.",
         ),
         Failure::TokenRefused => refused(
-            &format!("refused: {}", reply.remark()),
+            &format!("refused: {}", reply.log_detail()),
             "Take a whole token that this site has issued, on one line. Has its \
              JWT_AUTH_SECRET_KEY changed since?",
         ),
-        _ => refused(&format!("no word about it: {}", reply.remark()), "Look into the site's log."),
+        _ => refused(
+            &format!("no word about it: {}", reply.log_detail()),
+            "Look into the site's log.",
+        ),
     }
 }
 
-fn secret(site: &SiteSeen, owner: Option<u64>) -> Finding {
+fn judge_secret(site: &SiteObservation, owner: Option<u64>) -> Finding {
     match (&site.secret, site.scheme, owner) {
-        (SecretSeen::None, _, _) => Finding::skipped(
+        (SecretCheck::None, _, _) => Finding::skipped(
             SECRET,
             "none is set: each new token costs the site a request (--jwt-secret-file)",
         ),
         (_, Some(Scheme::Basic), _) => {
             Finding::skipped(SECRET, "an Application Password is not signed with it")
         }
-        (SecretSeen::Untried, ..) => {
+        (SecretCheck::Untried, ..) => {
             Finding::skipped(SECRET, "give a member's token to try it with (--token-file)")
         }
-        (SecretSeen::Tried(Ok(user), _), _, Some(owner)) if *user == owner => {
+        (SecretCheck::Tried(Ok(user), _), _, Some(owner)) if *user == owner => {
             Finding::ok(SECRET, "it is the site's: the token is signed with it")
         }
-        (SecretSeen::Tried(Ok(user), _), _, Some(owner)) => Finding::failed(
+        (SecretCheck::Tried(Ok(user), _), _, Some(owner)) => Finding::failed(
             SECRET,
             format!("by the secret the token is member {user}'s, by the site member {owner}'s"),
             "Leave the secret out: something at the site changes who a token is.",
         ),
-        (SecretSeen::Tried(Ok(user), _), _, None) => Finding::warning(
+        (SecretCheck::Tried(Ok(user), _), _, None) => Finding::warning(
             SECRET,
             format!("the token of member {user} is signed with it, and the site does not take it"),
             "See the line about the token: is the secret an old one of the site's?",
         ),
-        (SecretSeen::Tried(Err(Failure::TokenExpired), _), ..) => {
+        (SecretCheck::Tried(Err(Failure::TokenExpired), _), ..) => {
             Finding::ok(SECRET, "the token is signed with it, and has expired")
         }
-        (SecretSeen::Tried(Err(_), why), ..) => Finding::failed(
+        (SecretCheck::Tried(Err(_), why), ..) => Finding::failed(
             SECRET,
             match why {
                 Some(why) => why.clone(),
@@ -304,8 +312,8 @@ fn secret(site: &SiteSeen, owner: Option<u64>) -> Finding {
 }
 
 /// The issuer, without needing a token: the site writes its own address.
-fn issuer(site: &SiteSeen, index: Option<&Index>) -> Finding {
-    if matches!(site.secret, SecretSeen::None) {
+fn judge_issuer(site: &SiteObservation, index: Option<&RestIndex>) -> Finding {
+    if matches!(site.secret, SecretCheck::None) {
         return Finding::skipped(ISSUER, "it does not matter without a secret");
     }
     let home = index.and_then(|index| SiteUrl::parse(index.home.as_deref()?).ok());
@@ -321,10 +329,10 @@ fn issuer(site: &SiteSeen, index: Option<&Index>) -> Finding {
     }
 }
 
-fn clock(site: &SiteSeen) -> Finding {
+fn judge_clock(site: &SiteObservation) -> Finding {
     let calls = site.probes.iter().map(|(_, call)| call).chain(&site.me).chain(&site.index);
     let skews = calls.filter_map(|call| {
-        let theirs = visit::clock_s(call.answer()?)?;
+        let theirs = probe_client::server_clock_s(call.answer()?)?;
         // `Date` is of some moment while the answer was on its way.
         Some((theirs.abs_diff(call.at_s).saturating_sub(call.took.as_secs()), theirs > call.at_s))
     });
@@ -339,7 +347,7 @@ fn clock(site: &SiteSeen) -> Finding {
         (0..=SKEW_SMALL_S, _) => {
             Finding::ok(CLOCK, format!("the site's is within {SKEW_SMALL_S}s of this machine's"))
         }
-        (_, SecretSeen::None) => Finding::warning(CLOCK, seen, remedy),
+        (_, SecretCheck::None) => Finding::warning(CLOCK, seen, remedy),
         (skew, _) if skew <= SKEW_S => Finding::warning(CLOCK, seen, remedy),
         _ => Finding::failed(
             CLOCK,
@@ -349,7 +357,7 @@ fn clock(site: &SiteSeen) -> Finding {
     }
 }
 
-fn speed(site: &SiteSeen) -> Finding {
+fn judge_speed(site: &SiteObservation) -> Finding {
     let asked = [("REST index", &site.index), ("members/me", &site.me), ("thread", &site.thread)];
     let known: Vec<(&str, Duration)> = asked
         .into_iter()
@@ -369,7 +377,7 @@ fn speed(site: &SiteSeen) -> Finding {
     match known.iter().find(|(what, _)| *what == "thread") {
         Some((_, took)) => {
             let workers = site.workers;
-            let rate = f64::from(workers) / (POST_PER_THREAD * took.as_secs_f64().max(0.001));
+            let rate = f64::from(workers) / (POST_COST_RATIO * took.as_secs_f64().max(0.001));
             let rate = if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
             seen += &format!(
                 "; with {workers} workers at most about {rate} messages a second, and no more than \
@@ -392,11 +400,11 @@ fn speed(site: &SiteSeen) -> Finding {
     }
 }
 
-fn is_good(call: &Call) -> bool {
-    call.answer().is_some_and(|reply| reply.status == 200 && reply.says_json())
+fn is_good(call: &TimedReply) -> bool {
+    call.answer().is_some_and(|reply| reply.status == 200 && reply.is_json())
 }
 
-fn no_answer(name: &'static str, call: &Call) -> Finding {
+fn no_answer(name: &'static str, call: &TimedReply) -> Finding {
     let why = call.reply.as_ref().err().copied().unwrap_or("it is empty");
     let took = milliseconds(call.took);
     let remedy = "It answered before: does a firewall or a rate limit stop this machine?";

@@ -12,7 +12,7 @@ use slab::Slab;
 use crate::hub::deadlines::{DeadlineKey, Deadlines};
 use crate::hub::failure::Failure;
 use crate::hub::interface::{ConnId, Now, Proven};
-use crate::metrics::Hits;
+use crate::metrics::HitCounter;
 use crate::protocol::credential::{Credential, Fingerprint};
 
 /// A credential's place in the table.
@@ -84,7 +84,7 @@ pub struct Proofs {
     /// Those in line for which nobody waits any more.
     unwanted: Vec<ProofIx>,
     /// How often it was known what a credential proves.
-    hits: Hits,
+    hits: HitCounter,
 }
 
 impl Proofs {
@@ -141,7 +141,7 @@ impl Proofs {
     /// What is known of a credential that a connection brings.
     pub fn judge(&mut self, ix: ProofIx, now: Now) -> Offer {
         let offer = self.word(ix, now);
-        self.hits.note(!matches!(offer, Offer::Ask(_) | Offer::Wait));
+        self.hits.record(!matches!(offer, Offer::Ask(_) | Offer::Wait));
         offer
     }
 
@@ -311,7 +311,7 @@ impl Proofs {
 
 impl super::Identity {
     /// How often it was known what a credential proves.
-    pub fn proof_hits(&self) -> Hits {
+    pub fn proof_hits(&self) -> HitCounter {
         self.proofs.hits
     }
 }

@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::work::{Job, What};
+use super::worker::{AskKind, Task};
 use crate::hub::interface::{Ask, RequestId};
-use crate::upstream::address::Form;
+use crate::upstream::url_style::UrlStyle;
 
 /// Both lines, the probe, and how many workers are free.
 pub(super) struct Queue {
@@ -18,22 +18,22 @@ pub(super) struct Queue {
     /// The checks among them.
     busy_checks: usize,
     /// The form of address that a waiting probe is to try first.
-    probe: Option<Form>,
-    messages: Line,
-    checks: Line,
+    probe: Option<UrlStyle>,
+    messages: Fifo,
+    checks: Fifo,
 }
 
-struct Line {
+struct Fifo {
     waiting: VecDeque<(RequestId, Ask)>,
     /// Those that wait, and those whose answers have not been collected.
-    taken: usize,
+    outstanding: usize,
     /// How many may be taken.
     max: usize,
 }
 
-impl Line {
-    fn new(max: usize) -> Line {
-        Line { waiting: VecDeque::new(), taken: 0, max }
+impl Fifo {
+    fn new(max: usize) -> Fifo {
+        Fifo { waiting: VecDeque::new(), outstanding: 0, max }
     }
 }
 
@@ -41,69 +41,69 @@ impl Queue {
     /// Empty, with room for the work of the workers and `queue` messages more, and for as many
     /// checks as there are workers.
     pub fn new(workers: usize, queue: usize) -> Queue {
-        let (messages, checks) = (Line::new(workers + queue), Line::new(workers));
+        let (messages, checks) = (Fifo::new(workers + queue), Fifo::new(workers));
         Queue { workers, busy: 0, busy_checks: 0, probe: None, messages, checks }
     }
 
     /// Takes an ask into its line; false if there is no room.
     pub fn push(&mut self, request: RequestId, ask: Ask) -> bool {
-        let line = self.line(What::of(&ask));
-        if line.taken >= line.max {
+        let fifo = self.fifo(AskKind::from_ask(&ask));
+        if fifo.outstanding >= fifo.max {
             return false;
         }
-        line.taken += 1;
-        line.waiting.push_back((request, ask));
+        fifo.outstanding += 1;
+        fifo.waiting.push_back((request, ask));
         true
     }
 
     /// Puts the probe before everything else. There is one at most.
-    pub fn push_probe(&mut self, first: Form) {
+    pub fn push_probe(&mut self, first: UrlStyle) {
         self.probe = Some(first);
     }
 
     /// The next job for a free worker, who then counts as busy until the job is
-    /// [`Queue::finished`].
-    pub fn next(&mut self, form: Form) -> Option<Job> {
+    /// [`Queue::finish`].
+    pub fn next(&mut self, url_style: UrlStyle) -> Option<Task> {
         if self.busy >= self.workers {
             return None;
         }
-        let job = match self.probe.take() {
-            Some(first) => Job::Probe(first),
+        let task = match self.probe.take() {
+            Some(first) => Task::Probe(first),
             None => {
                 let share = (self.workers / 2).max(1);
                 let checks_first = self.busy_checks < share || self.messages.waiting.is_empty();
                 let check = if checks_first { self.checks.waiting.pop_front() } else { None };
                 self.busy_checks += usize::from(check.is_some());
                 let (request, ask) = check.or_else(|| self.messages.waiting.pop_front())?;
-                Job::Ask { request, ask, form }
+                Task::Ask { request, ask, url_style }
             }
         };
         self.busy += 1;
-        Some(job)
+        Some(task)
     }
 
     /// Notes that the answer to a job has been collected; `None` is the probe.
-    pub fn finished(&mut self, what: Option<What>) {
+    pub fn finish(&mut self, what: Option<AskKind>) {
         self.busy -= 1;
         if let Some(what) = what {
-            self.line(what).taken -= 1;
+            self.fifo(what).outstanding -= 1;
             self.busy_checks -= usize::from(what.is_check());
         }
     }
 
     /// Takes everything out of both lines, the oldest of each first.
-    pub fn give_up(&mut self) -> Vec<RequestId> {
-        let mut given_up = Vec::new();
-        for line in [&mut self.checks, &mut self.messages] {
-            line.taken -= line.waiting.len();
-            given_up.extend(line.waiting.drain(..).map(|(request, _)| request));
+    pub fn fail_queued(&mut self) -> Vec<RequestId> {
+        let mut failed = Vec::new();
+        for fifo in [&mut self.checks, &mut self.messages] {
+            fifo.outstanding -= fifo.waiting.len();
+            failed.extend(fifo.waiting.drain(..).map(|(request, _)| request));
         }
-        given_up
+        failed
     }
 
     /// How many asks were taken whose answers have not been collected.
-    pub fn taken(&self) -> usize {
-        self.messages.taken + self.checks.taken
+    pub fn outstanding(&self) -> usize {
+        self.messages.outstanding + self.checks.outstanding
     }
 
     /// Messages that wait, checks that wait, and jobs with the workers.
@@ -111,7 +111,7 @@ impl Queue {
         [self.messages.waiting.len(), self.checks.waiting.len(), self.busy]
     }
 
-    fn line(&mut self, what: What) -> &mut Line {
+    fn fifo(&mut self, what: AskKind) -> &mut Fifo {
         if what.is_check() { &mut self.checks } else { &mut self.messages }
     }
 }
@@ -139,12 +139,12 @@ mod tests {
     }
 
     /// What free workers get, likewise, a probe being `p`.
-    fn hand_out(queue: &mut Queue) -> String {
-        std::iter::from_fn(|| queue.next(Form::Pretty))
-            .map(|job| match job {
-                Job::Ask { ask: Ask::Post(_), .. } => 'm',
-                Job::Ask { .. } => 'c',
-                Job::Probe(_) => 'p',
+    fn dispatch(queue: &mut Queue) -> String {
+        std::iter::from_fn(|| queue.next(UrlStyle::Pretty))
+            .map(|task| match task {
+                Task::Ask { ask: Ask::Post(_), .. } => 'm',
+                Task::Ask { .. } => 'c',
+                Task::Probe(_) => 'p',
             })
             .collect()
     }
@@ -153,34 +153,34 @@ mod tests {
     fn checks_come_first_and_messages_keep_half_of_the_workers() {
         let mut queue = Queue::new(4, 8);
         push(&mut queue, "mmmmmmcccc");
-        assert_eq!(hand_out(&mut queue), "ccmm");
-        queue.finished(Some(What::Message));
-        assert_eq!(hand_out(&mut queue), "m", "the checks have their half");
-        queue.finished(Some(What::Token));
-        assert_eq!(hand_out(&mut queue), "c");
-        queue.push_probe(Form::Pretty);
+        assert_eq!(dispatch(&mut queue), "ccmm");
+        queue.finish(Some(AskKind::Message));
+        assert_eq!(dispatch(&mut queue), "m", "the checks have their half");
+        queue.finish(Some(AskKind::Token));
+        assert_eq!(dispatch(&mut queue), "c");
+        queue.push_probe(UrlStyle::Pretty);
         for _ in 0..2 {
-            queue.finished(Some(What::Message));
+            queue.finish(Some(AskKind::Message));
         }
-        assert_eq!(hand_out(&mut queue), "pm", "nobody's message waits long for the probe");
-        queue.finished(None);
-        assert_eq!(hand_out(&mut queue), "m");
+        assert_eq!(dispatch(&mut queue), "pm", "nobody's message waits long for the probe");
+        queue.finish(None);
+        assert_eq!(dispatch(&mut queue), "m");
 
         // Whoever is alone has all workers.
         let mut queue = Queue::new(4, 8);
         push(&mut queue, "cccc");
-        assert_eq!(hand_out(&mut queue), "cccc");
+        assert_eq!(dispatch(&mut queue), "cccc");
         // And of one worker both have their turns: a check finds room when the one before it has
         // been collected, and by then the worker has a message.
         let mut queue = Queue::new(1, 8);
         push(&mut queue, "mmc");
-        assert_eq!(hand_out(&mut queue), "c");
+        assert_eq!(dispatch(&mut queue), "c");
         assert_eq!(push(&mut queue, "c"), [false]);
-        queue.finished(Some(What::Token));
-        assert_eq!(hand_out(&mut queue), "m");
+        queue.finish(Some(AskKind::Token));
+        assert_eq!(dispatch(&mut queue), "m");
         assert_eq!(push(&mut queue, "c"), [true]);
-        queue.finished(Some(What::Message));
-        assert_eq!(hand_out(&mut queue), "c");
+        queue.finish(Some(AskKind::Message));
+        assert_eq!(dispatch(&mut queue), "c");
     }
 
     #[test]
@@ -188,14 +188,14 @@ mod tests {
         let mut queue = Queue::new(2, 3);
         assert_eq!(push(&mut queue, "mmmmmmm"), [true, true, true, true, true, false, false]);
         assert_eq!(push(&mut queue, "ccc"), [true, true, false], "beside a full line of messages");
-        assert_eq!(hand_out(&mut queue), "cm");
+        assert_eq!(dispatch(&mut queue), "cm");
         assert_eq!(push(&mut queue, "mc"), [false, false], "with a worker is not gone");
-        assert_eq!(queue.taken(), 7);
-        assert_eq!(queue.give_up().len(), 5);
-        assert_eq!(queue.taken(), 2);
-        queue.finished(Some(What::Message));
-        queue.finished(Some(What::Token));
-        assert_eq!((queue.taken(), hand_out(&mut queue)), (0, String::new()));
+        assert_eq!(queue.outstanding(), 7);
+        assert_eq!(queue.fail_queued().len(), 5);
+        assert_eq!(queue.outstanding(), 2);
+        queue.finish(Some(AskKind::Message));
+        queue.finish(Some(AskKind::Token));
+        assert_eq!((queue.outstanding(), dispatch(&mut queue)), (0, String::new()));
         assert_eq!(push(&mut queue, "mmmmmm"), [true, true, true, true, true, false]);
     }
 }

@@ -18,12 +18,14 @@ use buddyline::hub::interface::{
 use buddyline::protocol::Id;
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
-use buddyline::upstream::address::Form;
-use buddyline::upstream::buddyboss::{self, Finding, RETRY_AFTER_MAX_S, Reply};
-use buddyline::upstream::checks::{PAGES_MAX, Roll, Step, list_request, proven};
+use buddyline::upstream::buddyboss::{self, ProbeFinding, RETRY_AFTER_MAX_S, Reply};
+use buddyline::upstream::checks::{
+    PAGES_MAX, PageProgress, ParticipantPages, list_request, parse_prove_reply,
+};
 use buddyline::upstream::jwt::{self, Verifier};
-use buddyline::upstream::lookups::looked;
-use buddyline::upstream::text::comparable;
+use buddyline::upstream::normalize::normalize_text;
+use buddyline::upstream::reconcile::parse_look_reply;
+use buddyline::upstream::url_style::UrlStyle;
 use ring::hmac;
 
 const SECRET: &[u8] = b"put your unique phrase here, all of it";
@@ -59,14 +61,14 @@ pub fn run(data: &[u8]) {
         date: date.clone(),
         location: location.clone(),
         body: (!no_body).then(|| body.to_vec()),
-        cut_off: no_body && body.is_empty(),
+        truncated: no_body && body.is_empty(),
         age: None,
     };
     one_answer(&reply(body));
     pages(body.split(|byte| *byte == 0x1e).map(reply).collect());
 
     let text = String::from_utf8_lossy(body);
-    assert!(comparable(&text).len() <= text.len(), "comparing adds nothing");
+    assert!(normalize_text(&text).len() <= text.len(), "comparing adds nothing");
 }
 
 fn one_answer(reply: &Reply) {
@@ -77,7 +79,7 @@ fn one_answer(reply: &Reply) {
     for target in [Target::Thread(THREAD), Target::NewThread { recipient: 2 }] {
         let token = Some(credential.clone());
         let post = Post { credential: token, target, text: TEXT.into(), claimed: None };
-        let answer = buddyboss::answer(&post, reply);
+        let answer = buddyboss::parse_post_reply(&post, reply);
         check(&answer);
         match &answer {
             Answer::Stored(stored) if target == Target::Thread(THREAD) => {
@@ -88,7 +90,7 @@ fn one_answer(reply: &Reply) {
         }
         look(target, &credential, reply);
     }
-    let answer = proven(&credential, reply);
+    let answer = parse_prove_reply(&credential, reply);
     assert!(matches!(answer, Answer::Proven(_) | Answer::Failed(_)), "{answer:?}");
     // A GET changes nothing: what came of it is never in doubt.
     assert_ne!(answer, Answer::Failed(Failure::Unknown));
@@ -107,7 +109,7 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         post: RequestId(1),
     };
     for after in [0, 30, u64::MAX / 4] {
-        let answer = looked(&look, reply, Duration::from_secs(after));
+        let answer = parse_look_reply(&look, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
             Answer::Looked(Looked::Same(stored)) => {
@@ -123,7 +125,7 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
 
 /// What may be said in a log of this reply.
 fn check_log(reply: &Reply) {
-    let remark = reply.remark();
+    let remark = reply.log_detail();
     let rest = remark.strip_prefix(&format!("status {}, ", reply.status)).expect("the status");
     match rest.strip_prefix("code ") {
         Some(code) => {
@@ -132,14 +134,14 @@ fn check_log(reply: &Reply) {
         }
         None => assert!(REMARKS.contains(&rest), "{remark}"),
     }
-    match buddyboss::finding(reply) {
-        Finding::Redirect(place) => {
+    match buddyboss::classify_probe_reply(reply) {
+        ProbeFinding::Redirect(place) => {
             assert!(place.len() <= 220 && place.bytes().all(|b| b.is_ascii_graphic()), "{place:?}");
             assert!(!place.contains(['?', '#']), "a query may have a secret: {place}");
             assert!(!place.contains('@'), "a user name, or more: {place}");
         }
-        Finding::Unreachable(_) => panic!("it has answered"),
-        Finding::Api | Finding::NoRoute | Finding::Other(_) => {}
+        ProbeFinding::Unreachable(_) => panic!("it has answered"),
+        ProbeFinding::Api | ProbeFinding::NoRoute | ProbeFinding::Other(_) => {}
     }
 }
 
@@ -193,17 +195,17 @@ fn is_id(number: u64) -> bool {
 /// A thread's participants, page by page, the last one again and again.
 fn pages(replies: Vec<Reply>) {
     let credential = Credential::parse("user-7").expect("a token");
-    let mut roll = Roll::new(THREAD);
+    let mut roll = ParticipantPages::new(THREAD);
     let last = replies.len() - 1;
     for asked in 1..=PAGES_MAX + 1 {
-        for form in [Form::Pretty, Form::RestRoute] {
+        for form in [UrlStyle::Pretty, UrlStyle::RestRoute] {
             let request = list_request(THREAD, roll.page(), &credential, form);
             assert!(request.path.bytes().all(|b| b.is_ascii_graphic()), "{}", request.path);
         }
         let reply = &replies[last.min(asked as usize - 1)];
-        match roll.take(reply) {
-            Step::More => assert_eq!(roll.page(), asked + 1),
-            Step::Done(answer, _) => {
+        match roll.add_page(reply) {
+            PageProgress::More => assert_eq!(roll.page(), asked + 1),
+            PageProgress::Done(answer, _) => {
                 assert!(matches!(answer, Answer::Listed(_) | Answer::Failed(_)), "{answer:?}");
                 assert_ne!(answer, Answer::Failed(Failure::Unknown));
                 return check(&answer);
@@ -233,7 +235,7 @@ fn token(header: &str, claims: &str) {
                 Err(why) => assert!(matches!(why, Failure::TokenRefused | Failure::TokenExpired)),
             }
         }
-        if let Some(remark) = verifier.remark(token) {
+        if let Some(remark) = verifier.log_detail(token) {
             let printable = remark.chars().all(|c| !c.is_control());
             assert!(printable && !remark.contains(&proof), "{remark}");
         }

@@ -1,6 +1,6 @@
 //! The loop that connects, sends and counts.
 
-mod hear;
+mod receive;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IsTerminal, Write};
@@ -12,103 +12,103 @@ use socket2::{Domain, Socket, Type};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use zeroize::Zeroizing;
 
+use super::client::{Client, MARK, State, write_frame};
 use super::histogram::Histogram;
-use super::peer::{MARK, Peer, State, put_frame};
 use super::report::{Count, Report, Usage};
-use super::{Kind, Options, Pace, Target};
+use super::{Kind, Options, Pace, ServerUrl};
 use crate::process;
 
-const S: u64 = 1_000_000_000;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// Clients that are on their way in at one time.
-const ARRIVING_MAX: usize = 128;
+const JOINING_MAX: usize = 128;
 /// How long one may take to be in its thread, and all together.
-const ARRIVAL_LASTS: u64 = 10 * S;
-const ARRIVALS_LAST: u64 = 120 * S;
+const JOIN_TIMEOUT: u64 = 10 * NANOS_PER_SEC;
+const ALL_JOINED_TIMEOUT: u64 = 120 * NANOS_PER_SEC;
 /// After so many failures in a row no more is tried.
 const FAILURES_MAX: u32 = 16;
 /// So long without any frame, news of who has come are over; and how long that is waited for.
-const QUIET: u64 = S / 4;
-const QUIET_LASTS: u64 = 5 * S;
+const QUIET_FOR: u64 = NANOS_PER_SEC / 4;
+const QUIET_TIMEOUT: u64 = 5 * NANOS_PER_SEC;
 /// After the last frame: how long nothing may come, and how long is waited at the most.
-const LATE: u64 = 2 * S;
-const LATE_LASTS: u64 = 10 * S;
+const IDLE_TIMEOUT: u64 = 2 * NANOS_PER_SEC;
+const DELIVERY_TIMEOUT: u64 = 10 * NANOS_PER_SEC;
 /// What is counted for each sender at each hearer: 64 MiB.
 const COUNTERS_MAX: usize = 16 << 20;
 /// Connections from one address of this machine, of some 28,000 ports.
-const PER_SOURCE: usize = 20_000;
+const CONNECTIONS_PER_SOURCE: usize = 20_000;
 /// What one client may leave unread; then it sends no more until it has gone out.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// The key needs not be a secret here; the answer to it is checked.
 const KEY: &str = "YnVkZHlsaW5lIGJlbmNoIQ==";
 
-pub(super) struct Drive<'a> {
+pub(super) struct Runner<'a> {
     options: &'a Options,
-    target: Target,
+    target: ServerUrl,
     tokens: Vec<Zeroizing<String>>,
     poll: Poll,
     start: Instant,
-    peers: Vec<Peer>,
+    clients: Vec<Client>,
     users: HashMap<u64, u32>,
     /// Who may have said more than was read in one go.
-    again: Vec<u32>,
+    pending_reads: Vec<u32>,
     /// Who is on the way in, in the order of setting out.
-    arriving: VecDeque<u32>,
+    joining: VecDeque<u32>,
     failures_in_a_row: u32,
     /// Hearers in each thread, now.
-    hearers: Vec<u32>,
+    subscribers: Vec<u32>,
     /// Senders in each thread.
     senders: usize,
     /// When each sender sent, and of each of them how many a hearer has heard.
     sent_at: Vec<Vec<u64>>,
-    heard: Vec<u32>,
-    last_heard: u64,
+    typing_counts: Vec<u32>,
+    last_received: u64,
     last_delivery: u64,
     next_sender: usize,
     random: u64,
-    ending: bool,
+    closing: bool,
     handshakes: Histogram,
-    arrivals: Histogram,
+    joins: Histogram,
     latencies: Histogram,
     lags: Histogram,
     report: Report,
-    shown: Option<u64>,
+    progress_at: Option<u64>,
 }
 
-impl<'a> Drive<'a> {
+impl<'a> Runner<'a> {
     pub(super) fn new(
         options: &'a Options,
-        target: Target,
+        target: ServerUrl,
         tokens: Vec<Zeroizing<String>>,
-    ) -> io::Result<Drive<'a>> {
+    ) -> io::Result<Runner<'a>> {
         let (all, size) = (options.connections as usize, options.thread_size as usize);
         let senders = size.min(all).min((COUNTERS_MAX / all).max(1));
         let counters = if options.kind == Kind::Typing { all * senders } else { 0 };
-        Ok(Drive {
+        Ok(Runner {
             options,
             target,
             tokens,
             poll: Poll::new()?,
             start: Instant::now(),
-            peers: Vec::with_capacity(all),
+            clients: Vec::with_capacity(all),
             users: HashMap::new(),
-            again: Vec::new(),
-            arriving: VecDeque::new(),
+            pending_reads: Vec::new(),
+            joining: VecDeque::new(),
             failures_in_a_row: 0,
-            hearers: vec![0; all.div_ceil(size)],
+            subscribers: vec![0; all.div_ceil(size)],
             senders,
             sent_at: vec![Vec::new(); all],
-            heard: vec![0; counters],
-            last_heard: 0,
+            typing_counts: vec![0; counters],
+            last_received: 0,
             last_delivery: 0,
             next_sender: 0,
             random: 0x9e37_79b9_7f4a_7c15,
-            ending: false,
+            closing: false,
             handshakes: Histogram::default(),
-            arrivals: Histogram::default(),
+            joins: Histogram::default(),
             latencies: Histogram::default(),
             lags: Histogram::default(),
             report: Report::default(),
-            shown: io::stderr().is_terminal().then_some(0),
+            progress_at: io::stderr().is_terminal().then_some(0),
         })
     }
 
@@ -116,38 +116,39 @@ impl<'a> Drive<'a> {
         let mut events = Events::with_capacity(1024);
         let mut scratch = vec![0; 64 * 1024];
         let before = self.resident();
-        self.arrive(&mut events, &mut scratch)?;
+        self.connect_all(&mut events, &mut scratch)?;
         let from = self.now();
-        while self.now() < (self.last_heard + QUIET).max(from).min(from + QUIET_LASTS) {
-            self.turn(&mut events, &mut scratch, QUIET)?;
+        while self.now() < (self.last_received + QUIET_FOR).max(from).min(from + QUIET_TIMEOUT) {
+            self.poll_once(&mut events, &mut scratch, QUIET_FOR)?;
         }
-        let (used, joined) = (self.processor(), self.resident());
-        let begun = self.now();
-        self.send(begun, &mut events, &mut scratch)?;
+        let (used, joined) = (self.cpu_seconds(), self.resident());
+        let started = self.now();
+        self.send(started, &mut events, &mut scratch)?;
         let from = self.now();
         self.last_delivery = from;
-        while self.report.delivered < self.report.expected && self.is_anyone_there() {
+        while self.report.delivered < self.report.expected && self.has_subscribers() {
             let now = self.now();
-            if now > (self.last_delivery + LATE).min(from + LATE_LASTS) {
+            if now > (self.last_delivery + IDLE_TIMEOUT).min(from + DELIVERY_TIMEOUT) {
                 break;
             }
-            self.turn(&mut events, &mut scratch, S / 10)?;
+            self.poll_once(&mut events, &mut scratch, NANOS_PER_SEC / 10)?;
         }
-        let measured = self.now() - begun;
-        self.report.server = used.zip(self.processor()).map(|(before_it, after)| Usage {
+        let measured = self.now() - started;
+        self.report.server = used.zip(self.cpu_seconds()).map(|(before_it, after)| Usage {
             kib_before: before.unwrap_or_default(),
             kib_joined: joined.unwrap_or_default(),
             kib_after: self.resident().unwrap_or_default(),
-            processor_percent: (after - before_it) * 100.0 / (measured as f64 / S as f64),
+            processor_percent: (after - before_it) * 100.0
+                / (measured as f64 / NANOS_PER_SEC as f64),
         });
-        self.goodbye(&mut events, &mut scratch)?;
-        if self.shown.is_some() {
+        self.close_all(&mut events, &mut scratch)?;
+        if self.progress_at.is_some() {
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
         self.report.connections = self.options.connections.into();
         self.report.missing = self.report.expected.saturating_sub(self.report.delivered);
         self.report.handshake = self.handshakes.summary();
-        self.report.arrival = self.arrivals.summary();
+        self.report.arrival = self.joins.summary();
         self.report.latency = self.latencies.summary();
         self.report.lag = self.lags.summary();
         Ok(self.report)
@@ -161,74 +162,74 @@ impl<'a> Drive<'a> {
         process::resident_kib(self.options.pid?).ok()
     }
 
-    fn processor(&self) -> Option<f64> {
+    fn cpu_seconds(&self) -> Option<f64> {
         Some(process::processor_time(self.options.pid?).ok()?.as_secs_f64())
     }
 
-    fn is_anyone_there(&self) -> bool {
-        self.hearers.iter().any(|count| *count > 0)
+    fn has_subscribers(&self) -> bool {
+        self.subscribers.iter().any(|count| *count > 0)
     }
 
     /// Lets everyone come in, a few at a time.
-    fn arrive(&mut self, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
+    fn connect_all(&mut self, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
         loop {
             let now = self.now();
             let given_up = self.failures_in_a_row >= FAILURES_MAX;
-            while let Some(&first) = self.arriving.front() {
-                let peer = &self.peers[first as usize];
-                let is_late = now > peer.begun + ARRIVAL_LASTS;
-                if !matches!(peer.state, State::Closed | State::Joined) {
+            while let Some(&first) = self.joining.front() {
+                let client = &self.clients[first as usize];
+                let is_late = now > client.started + JOIN_TIMEOUT;
+                if !matches!(client.state, State::Closed | State::Joined) {
                     if !is_late {
                         break;
                     }
                     self.fail(first as usize, "no answer within 10 s".to_owned());
                 }
-                self.arriving.pop_front();
+                self.joining.pop_front();
             }
-            self.arriving.retain(|index| {
-                !matches!(self.peers[*index as usize].state, State::Closed | State::Joined)
+            self.joining.retain(|index| {
+                !matches!(self.clients[*index as usize].state, State::Closed | State::Joined)
             });
-            let more = self.peers.len() < self.options.connections as usize
+            let more = self.clients.len() < self.options.connections as usize
                 && !given_up
-                && now < ARRIVALS_LAST;
-            if !more && (self.arriving.is_empty() || given_up) {
+                && now < ALL_JOINED_TIMEOUT;
+            if !more && (self.joining.is_empty() || given_up) {
                 return Ok(());
             }
-            if more && self.arriving.len() < ARRIVING_MAX {
+            if more && self.joining.len() < JOINING_MAX {
                 self.connect();
-                if self.arriving.len() < ARRIVING_MAX && self.arriving.len() % 8 != 0 {
+                if self.joining.len() < JOINING_MAX && self.joining.len() % 8 != 0 {
                     continue;
                 }
             }
-            let room = more && self.arriving.len() < ARRIVING_MAX;
-            self.turn(events, scratch, if room { 0 } else { S / 10 })?;
+            let room = more && self.joining.len() < JOINING_MAX;
+            self.poll_once(events, scratch, if room { 0 } else { NANOS_PER_SEC / 10 })?;
         }
     }
 
     fn connect(&mut self) {
-        let index = self.peers.len();
-        let mut peer = Peer {
+        let index = self.clients.len();
+        let mut client = Client {
             socket: None,
             state: State::Connecting,
-            begun: self.now(),
+            started: self.now(),
             user: None,
             input: Vec::new(),
             output: Vec::new(),
         };
         let registry = self.poll.registry();
-        let opened = open(self.target.address, index).and_then(|mut socket| {
+        let opened = open_socket(self.target.address, index).and_then(|mut socket| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut socket, Token(index), interest)?;
             Ok(socket)
         });
         match opened {
             Ok(socket) => {
-                peer.socket = Some(socket);
-                self.peers.push(peer);
-                self.arriving.push_back(index as u32);
+                client.socket = Some(socket);
+                self.clients.push(client);
+                self.joining.push_back(index as u32);
             }
             Err(fault) => {
-                self.peers.push(peer);
+                self.clients.push(client);
                 self.fail(index, fault.to_string());
             }
         }
@@ -236,41 +237,41 @@ impl<'a> Drive<'a> {
 
     /// One does not come in.
     fn fail(&mut self, index: usize, why: String) {
-        self.peers[index].state = State::Closed;
-        self.peers[index].socket = None;
+        self.clients[index].state = State::Closed;
+        self.clients[index].socket = None;
         self.failures_in_a_row += 1;
         self.report.refused.count(why);
     }
 
     /// One has gone.
-    fn gone(&mut self, index: usize, why: String) {
-        match self.peers[index].state {
+    fn close(&mut self, index: usize, why: String) {
+        match self.clients[index].state {
             State::Closed => return,
             State::Joined => {
-                self.hearers[index / self.options.thread_size as usize] -= 1;
-                if !self.ending {
+                self.subscribers[index / self.options.thread_size as usize] -= 1;
+                if !self.closing {
                     self.report.closed.count(why);
                 }
             }
             _ => return self.fail(index, why),
         }
-        self.peers[index].state = State::Closed;
-        self.peers[index].socket = None;
+        self.clients[index].state = State::Closed;
+        self.clients[index].socket = None;
     }
 
     /// Sends at the rate, and hears meanwhile.
-    fn send(&mut self, begun: u64, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
-        let end = begun + u64::from(self.options.seconds) * S;
-        let mean = S as f64 / f64::from(self.options.rate);
-        let mut due = begun as f64;
-        while self.is_anyone_there() {
+    fn send(&mut self, started: u64, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
+        let end = started + u64::from(self.options.seconds) * NANOS_PER_SEC;
+        let mean = NANOS_PER_SEC as f64 / f64::from(self.options.rate);
+        let mut due = started as f64;
+        while self.has_subscribers() {
             let now = self.now();
             let mut burst = 0;
             while due <= now.min(end) as f64 && burst < 256 {
                 let planned = due as u64;
                 due += match self.options.pace {
                     Pace::Even => mean,
-                    Pace::Random => mean * -self.fraction().ln(),
+                    Pace::Random => mean * -self.random_fraction().ln(),
                 };
                 self.send_one(planned);
                 burst += 1;
@@ -279,7 +280,7 @@ impl<'a> Drive<'a> {
                 break;
             }
             let wait = (due.min(end as f64) as u64).saturating_sub(self.now());
-            self.turn(events, scratch, wait)?;
+            self.poll_once(events, scratch, wait)?;
         }
         Ok(())
     }
@@ -287,15 +288,15 @@ impl<'a> Drive<'a> {
     /// One frame of the next sender that can.
     fn send_one(&mut self, planned: u64) {
         let size = self.options.thread_size as usize;
-        let threads = self.hearers.len();
+        let threads = self.subscribers.len();
         for _ in 0..threads * self.senders {
             // First one of each thread, then the second of each.
             let turn = self.next_sender;
             self.next_sender = (turn + 1) % (threads * self.senders);
             let (thread, slot) = (turn % threads, turn / threads);
             let index = thread * size + slot;
-            let ready = |p: &Peer| p.state == State::Joined && p.output.len() < OUTPUT_BYTES_MAX;
-            if !self.peers.get(index).is_some_and(ready) {
+            let ready = |p: &Client| p.state == State::Joined && p.output.len() < OUTPUT_BYTES_MAX;
+            if !self.clients.get(index).is_some_and(ready) {
                 continue;
             }
             let id = self.options.first_thread + thread as u64;
@@ -311,77 +312,77 @@ impl<'a> Drive<'a> {
                 self.sent_at[index].push(now);
             }
             self.report.sent += 1;
-            self.report.expected += u64::from(self.hearers[thread]);
-            self.say(index, OpCode::Data(Data::Text), text.as_bytes());
+            self.report.expected += u64::from(self.subscribers[thread]);
+            self.queue_frame(index, OpCode::Data(Data::Text), text.as_bytes());
             return self.flush(index);
         }
         self.report.not_sent += 1;
     }
 
-    fn fraction(&mut self) -> f64 {
-        self.draw();
+    fn random_fraction(&mut self) -> f64 {
+        self.next_random();
         ((self.random >> 11) as f64 + 1.0) / (1u64 << 53) as f64
     }
 
     /// Marsaglia's xorshift: enough for the distances of frames and for masks.
-    fn draw(&mut self) {
+    fn next_random(&mut self) {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
     }
 
-    fn say(&mut self, index: usize, opcode: OpCode, payload: &[u8]) {
-        self.draw();
+    fn queue_frame(&mut self, index: usize, opcode: OpCode, payload: &[u8]) {
+        self.next_random();
         let mask = (self.random as u32).to_be_bytes();
-        put_frame(&mut self.peers[index].output, opcode, payload, mask);
+        write_frame(&mut self.clients[index].output, opcode, payload, mask);
     }
 
-    fn goodbye(&mut self, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
-        self.ending = true;
-        let until = self.now() + 2 * S;
-        for index in 0..self.peers.len() {
-            if self.peers[index].state == State::Joined {
-                self.say(index, OpCode::Control(Control::Close), &1000u16.to_be_bytes());
+    fn close_all(&mut self, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
+        self.closing = true;
+        let until = self.now() + 2 * NANOS_PER_SEC;
+        for index in 0..self.clients.len() {
+            if self.clients[index].state == State::Joined {
+                self.queue_frame(index, OpCode::Control(Control::Close), &1000u16.to_be_bytes());
                 self.flush(index);
             }
         }
-        while self.is_anyone_there() && self.now() < until {
-            self.turn(events, scratch, S / 10)?;
+        while self.has_subscribers() && self.now() < until {
+            self.poll_once(events, scratch, NANOS_PER_SEC / 10)?;
         }
         Ok(())
     }
 
     /// Waits so many nanoseconds at the most, and takes in what has come.
-    fn turn(&mut self, events: &mut Events, scratch: &mut [u8], wait: u64) -> io::Result<()> {
-        let again = std::mem::take(&mut self.again);
-        let wait = if again.is_empty() { wait.min(S / 10) } else { 0 };
+    fn poll_once(&mut self, events: &mut Events, scratch: &mut [u8], wait: u64) -> io::Result<()> {
+        let pending_reads = std::mem::take(&mut self.pending_reads);
+        let wait = if pending_reads.is_empty() { wait.min(NANOS_PER_SEC / 10) } else { 0 };
         match self.poll.poll(events, Some(Duration::from_nanos(wait))) {
             Err(fault) if fault.kind() != io::ErrorKind::Interrupted => return Err(fault),
             _ => {}
         }
         for event in events.iter() {
             let index = event.token().0;
-            if self.peers[index].state == State::Connecting {
-                self.connected(index);
+            if self.clients[index].state == State::Connecting {
+                self.start_handshake(index);
             }
             self.flush(index);
-            self.take_in(index, scratch);
+            self.read_from(index, scratch);
         }
-        for index in again {
-            self.take_in(index as usize, scratch);
+        for index in pending_reads {
+            self.read_from(index as usize, scratch);
         }
-        self.progress();
+        self.show_progress();
         Ok(())
     }
 
-    fn progress(&mut self) {
+    fn show_progress(&mut self) {
         let now = self.now();
-        if self.shown.is_some_and(|shown| now >= shown + S) {
-            self.shown = Some(now);
-            let (report, joined) = (&self.report, self.hearers.iter().sum::<u32>());
+        if self.progress_at.is_some_and(|progress_at| now >= progress_at + NANOS_PER_SEC) {
+            self.progress_at = Some(now);
+            let (report, joined) = (&self.report, self.subscribers.iter().sum::<u32>());
             let line = format!(
                 "\r{} s: {joined} connections, {} sent, {} of {} delivered\x1b[K",
-                now / S,
+                now / NANOS_PER_SEC,
                 report.sent,
                 report.delivered,
                 report.expected
@@ -390,14 +391,14 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn connected(&mut self, index: usize) {
-        let Some(socket) = &self.peers[index].socket else { return };
+    fn start_handshake(&mut self, index: usize) {
+        let Some(socket) = &self.clients[index].socket else { return };
         match socket.take_error().and_then(|fault| fault.map_or(Ok(()), Err)) {
             Ok(()) if socket.peer_addr().is_err() => return,
             Ok(()) => {}
             Err(fault) => return self.fail(index, fault.to_string()),
         }
-        let Target { host, path, .. } = &self.target;
+        let ServerUrl { host, path, .. } = &self.target;
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n"
@@ -406,18 +407,18 @@ impl<'a> Drive<'a> {
             request.extend(["Authorization: ", token.as_str(), "\r\n"]);
         }
         request.push_str("\r\n");
-        self.peers[index].output = request.into_bytes();
-        self.peers[index].state = State::Handshake;
+        self.clients[index].output = request.into_bytes();
+        self.clients[index].state = State::Handshake;
     }
 }
 
 /// A socket on its way. One address of this machine has too few ports for all: on Linux, the others
 /// of 127.0.0.0/8 lend theirs.
-fn open(to: SocketAddr, index: usize) -> io::Result<mio::net::TcpStream> {
+fn open_socket(to: SocketAddr, index: usize) -> io::Result<mio::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    let source = (index / PER_SOURCE) as u8;
+    let source = (index / CONNECTIONS_PER_SOURCE) as u8;
     if source > 0 && to.is_ipv4() && to.ip().is_loopback() && cfg!(target_os = "linux") {
         let source = IpAddr::V4(Ipv4Addr::new(127, 0, source, 1));
         socket.bind(&SocketAddr::new(source, 0).into())?;

@@ -8,23 +8,23 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket};
 
-use super::Time;
+use super::TimeBudget;
 use super::net::{self, Stream};
 use crate::config::public_url::PublicUrl;
-use crate::doctor::seen::{PublicSeen, Upgrade};
-use crate::upstream::buddyboss::host_and_path;
+use crate::doctor::observations::{PublicObservation, Upgrade};
+use crate::upstream::buddyboss::redact_location;
 
 /// The largest head, and the largest beginning of a body, that is read.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const BODY_BYTES_MAX: usize = 2 << 10;
 /// For the answer to a ping.
-const PONG: Duration = Duration::from_secs(3);
+const PONG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Goes the way of an app that is no web page: without an origin, and without a token.
-pub fn look(url: &PublicUrl, time: Time) -> PublicSeen {
-    let (way, stream) = net::go(&url.host, url.port, url.secure, time);
-    let upgrade = stream.and_then(|stream| Some(ask(url, stream, time.left()?)));
-    PublicSeen { way, upgrade }
+pub fn collect(url: &PublicUrl, time: TimeBudget) -> PublicObservation {
+    let (reachability, stream) = net::open_stream(&url.host, url.port, url.secure, time);
+    let upgrade = stream.and_then(|stream| Some(ask(url, stream, time.remaining()?)));
+    PublicObservation { reachability, upgrade }
 }
 
 fn ask(url: &PublicUrl, mut stream: Stream, within: Duration) -> Upgrade {
@@ -37,15 +37,15 @@ fn ask(url: &PublicUrl, mut stream: Stream, within: Duration) -> Upgrade {
         url.authority,
         env!("CARGO_PKG_VERSION"),
     );
-    stream.ends_at(until);
+    stream.set_deadline(until);
     let sent = stream.write_all(request.as_bytes());
     if let Err(fault) = sent.and_then(|()| stream.flush()) {
-        return Upgrade::Nothing(net::in_words(&fault));
+        return Upgrade::NoReply(net::describe_error(&fault));
     }
     let mut bytes = Vec::new();
     let head = match read_head(&mut stream, &mut bytes) {
         Ok(head) => head,
-        Err(why) => return Upgrade::Nothing(why),
+        Err(why) => return Upgrade::NoReply(why),
     };
     if head.status != 101 {
         // What has come of it; its end may be long in coming.
@@ -54,7 +54,7 @@ fn ask(url: &PublicUrl, mut stream: Stream, within: Duration) -> Upgrade {
         let body = &body[..body.len().min(BODY_BYTES_MAX)];
         return Upgrade::Answered {
             status: head.status,
-            location: head.location.as_deref().map(host_and_path),
+            location: head.location.as_deref().map(redact_location),
             body: String::from_utf8_lossy(body).into_owned(),
         };
     }
@@ -102,14 +102,14 @@ fn read_head(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<Head, String> {
         match stream.read(&mut piece) {
             Ok(0) => return Err("the connection is closed without an answer".to_owned()),
             Ok(read) => bytes.extend_from_slice(&piece[..read]),
-            Err(fault) => return Err(net::in_words(&fault)),
+            Err(fault) => return Err(net::describe_error(&fault)),
         }
     }
 }
 
 /// Reads on until enough of the body is there, or nothing more comes.
 fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>, head: usize, until: Instant) {
-    stream.ends_at(until.min(Instant::now() + Duration::from_secs(1)));
+    stream.set_deadline(until.min(Instant::now() + Duration::from_secs(1)));
     let mut piece = [0; 1 << 10];
     while bytes.len() < head + BODY_BYTES_MAX {
         match stream.read(&mut piece) {
@@ -122,7 +122,7 @@ fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>, head: usize, until: Insta
 /// How long it takes until a ping of the protocol is answered. It is a frame of text, so that it
 /// passes all that messages pass.
 fn ping(mut stream: Stream, rest: Vec<u8>, until: Instant) -> Option<Duration> {
-    stream.ends_at(until.min(Instant::now() + PONG));
+    stream.set_deadline(until.min(Instant::now() + PONG_TIMEOUT));
     let mut socket = WebSocket::from_partially_read(stream, rest, Role::Client, None);
     let begun = Instant::now();
     socket.send(Message::text(r#"{"type":"ping","clientId":"doctor"}"#)).ok()?;

@@ -5,7 +5,7 @@
 
 /// A text without what the site adds or takes away: tags gone, entities decoded, control characters
 /// dropped, white space made single and trimmed.
-pub fn comparable(text: &str) -> String {
+pub fn normalize_text(text: &str) -> String {
     let decoded = decode_entities(&strip_tags(text));
     let mut plain = String::with_capacity(decoded.len());
     for word in decoded.split(|c: char| c.is_whitespace() || c == '\0') {
@@ -44,7 +44,7 @@ fn decode_entities(text: &str) -> String {
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
         let end = rest.bytes().take(LONGEST).position(|b| b == b';');
-        match end.and_then(|end| Some((end, entity(&rest[1..end])?))) {
+        match end.and_then(|end| Some((end, decode_entity(&rest[1..end])?))) {
             Some((end, c)) => {
                 plain.push(c);
                 rest = &rest[end + 1..];
@@ -59,7 +59,7 @@ fn decode_entities(text: &str) -> String {
     plain
 }
 
-fn entity(name: &str) -> Option<char> {
+fn decode_entity(name: &str) -> Option<char> {
     if let Some(number) = name.strip_prefix('#') {
         let code = match number.strip_prefix(['x', 'X']) {
             Some(hex) => u32::from_str_radix(hex, 16),
@@ -96,7 +96,7 @@ mod tests {
             ("&nbsp;", "&nbsp;"),
             ("line one\r\nline two", "line one\nline two"),
         ] {
-            assert_eq!(comparable(sent), comparable(raw), "{sent}");
+            assert_eq!(normalize_text(sent), normalize_text(raw), "{sent}");
         }
     }
 
@@ -104,7 +104,7 @@ mod tests {
     fn different_texts_stay_different() {
         for (one, other) in [("a", "b"), ("a b", "ab"), ("1 < 2", "1 > 2"), ("a &", "a &amp;amp;")]
         {
-            assert_ne!(comparable(one), comparable(other));
+            assert_ne!(normalize_text(one), normalize_text(other));
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn broken_entities_are_left_as_they_are() {
         for text in ["&", "&;", "&#;", "&#x;", "&#xd800;", "&bogus;", "&amp", "&😀;", "&#99999999;"]
         {
-            assert_eq!(comparable(text), text);
+            assert_eq!(normalize_text(text), text);
         }
     }
 }

@@ -9,22 +9,22 @@ use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
-use crate::upstream::address::Form;
 use crate::upstream::buddyboss::Reply;
+use crate::upstream::url_style::UrlStyle;
 
 /// All that an examination sees.
-pub struct Seen {
+pub struct Observations {
     /// The site, where one is set.
-    pub site: Option<SiteSeen>,
+    pub site: Option<SiteObservation>,
     /// This machine.
-    pub machine: MachineSeen,
+    pub machine: MachineObservation,
     /// The way of the clients, where an address was given.
-    pub public: Option<PublicSeen>,
+    pub public: Option<PublicObservation>,
 }
 
 /// The way to a host: its name, a connection, TLS. Each is `None` where it was not tried.
 #[derive(Debug, Default)]
-pub struct WaySeen {
+pub struct Reachability {
     /// As it was written, without brackets.
     pub host: String,
     /// The port.
@@ -47,7 +47,7 @@ pub enum Tls {
         /// `TLSv1.3`
         version: String,
         /// Whether the certificate is one that no longer holds in 14 days.
-        ends_soon: bool,
+        expires_soon: bool,
     },
     /// The certificate is not to be believed; why, in a few words.
     Certificate(String),
@@ -59,7 +59,7 @@ pub enum Tls {
 
 /// One question to the site.
 #[derive(Clone)]
-pub struct Call {
+pub struct TimedReply {
     /// The answer, or why there is none.
     pub reply: Result<Reply, &'static str>,
     /// How long it took.
@@ -68,7 +68,7 @@ pub struct Call {
     pub at_s: u64,
 }
 
-impl Call {
+impl TimedReply {
     /// The answer, if one came.
     pub fn answer(&self) -> Option<&Reply> {
         self.reply.as_ref().ok()
@@ -76,7 +76,7 @@ impl Call {
 }
 
 /// The site. What was not asked is `None`.
-pub struct SiteSeen {
+pub struct SiteObservation {
     /// Its address.
     pub url: SiteUrl,
     /// The header for tokens.
@@ -86,33 +86,33 @@ pub struct SiteSeen {
     /// `--upstream-timeout`
     pub timeout: Duration,
     /// The way there.
-    pub way: WaySeen,
+    pub reachability: Reachability,
     /// Who am I, as nobody, in one form and perhaps in the other.
-    pub probes: Vec<(Form, Call)>,
+    pub probes: Vec<(UrlStyle, TimedReply)>,
     /// What the REST API says of itself, several times.
-    pub index: Vec<Call>,
+    pub index: Vec<TimedReply>,
     /// A thread, asked for as nobody or with the token.
-    pub messages: Option<Call>,
+    pub messages: Option<TimedReply>,
     /// Who am I, with a token that is none.
-    pub junk: Option<Call>,
+    pub bad_token: Option<TimedReply>,
     /// How the token that was given is written, if one was.
     pub scheme: Option<Scheme>,
     /// Who am I, with that token, several times.
-    pub me: Vec<Call>,
+    pub me: Vec<TimedReply>,
     /// Its owner's newest thread.
-    pub newest_thread: Option<Call>,
+    pub newest_thread: Option<TimedReply>,
     /// That thread's participants, several times.
-    pub thread: Vec<Call>,
+    pub thread: Vec<TimedReply>,
     /// When the token ends, in seconds since 1970, where it says so.
     pub expires_s: Option<u64>,
     /// What the JWT secret says of the token.
-    pub secret: SecretSeen,
+    pub secret: SecretCheck,
     /// The issuer that tokens are expected to name.
     pub issuer: SiteUrl,
 }
 
 /// What the JWT secret says.
-pub enum SecretSeen {
+pub enum SecretCheck {
     /// None is set.
     None,
     /// There is one, and no token to try it with.
@@ -122,7 +122,7 @@ pub enum SecretSeen {
 }
 
 /// This machine.
-pub struct MachineSeen {
+pub struct MachineObservation {
     /// Each address to listen on, and what came of listening there.
     pub listens: Vec<(SocketAddr, Result<(), io::ErrorKind>)>,
     /// Whether what listens there already answers as this server does.
@@ -136,9 +136,9 @@ pub struct MachineSeen {
 }
 
 /// The way of the clients.
-pub struct PublicSeen {
+pub struct PublicObservation {
     /// The way to what stands in front of the server.
-    pub way: WaySeen,
+    pub reachability: Reachability,
     /// What came of asking for a WebSocket there; `None` where it was not tried.
     pub upgrade: Option<Upgrade>,
 }
@@ -163,7 +163,7 @@ pub enum Upgrade {
         body: String,
     },
     /// None, and why.
-    Nothing(String),
+    NoReply(String),
 }
 
 /// What the JWT secret is tried with.

@@ -71,7 +71,7 @@ impl Tally {
     pub(super) fn tick_ends(&mut self, now: Instant) {
         if let Some(began) = self.tick_began.take() {
             let took = now.saturating_duration_since(began).as_micros();
-            self.ticks.note(u64::try_from(took).unwrap_or(u64::MAX));
+            self.ticks.record(u64::try_from(took).unwrap_or(u64::MAX));
         }
     }
 }

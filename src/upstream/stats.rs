@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::pool::work::{Job, What};
-use super::site::Probed;
+use super::pool::worker::{AskKind, Task};
+use super::site::ProbeOutcome;
 use crate::hub::interface::{Answer, Failure, RequestId};
-use crate::metrics::histogram::{Histogram, Ranges};
+use crate::metrics::histogram::{Buckets, Histogram};
 
-use super::health::Sign;
+use super::health::Health;
 
 /// Microseconds: from the best that a site in the same building does to what nobody waits for.
 static BOUNDS: [u64; 12] = [
@@ -17,13 +17,13 @@ static BOUNDS: [u64; 12] = [
     30_000_000, 60_000_000,
 ];
 
-/// What the site is asked, in the order of `What`; the pool's own probe is the last.
+/// What the site is asked, in the order of `AskKind`; the pool's own probe is the last.
 pub const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
 const PROBE: usize = 4;
 
 /// What comes of a question, in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
+pub(super) enum OutcomeKind {
     /// As was hoped for.
     Good,
     /// The site says no, or the request was none that it could have granted.
@@ -44,9 +44,9 @@ pub(super) enum Answered {
 pub const OUTCOMES: [&str; 7] =
     ["ok", "refused", "busy", "unavailable", "misconfigured", "overloaded", "unknown"];
 
-impl Answered {
-    fn of(answer: &Answer) -> Answered {
-        let Answer::Failed(failure) = answer else { return Answered::Good };
+impl OutcomeKind {
+    fn from_answer(answer: &Answer) -> OutcomeKind {
+        let Answer::Failed(failure) = answer else { return OutcomeKind::Good };
         match failure {
             Failure::TokenMissing
             | Failure::TokenRefused
@@ -57,33 +57,33 @@ impl Answered {
             | Failure::CannotWrite
             | Failure::RefusedBySite
             | Failure::TooLarge
-            | Failure::NotStored => Answered::Refused,
-            Failure::SiteBusy { .. } => Answered::Busy,
-            Failure::SiteUnavailable { .. } => Answered::Unavailable,
-            Failure::SiteMisconfigured => Answered::Misconfigured,
-            Failure::Overloaded => Answered::Overloaded,
-            Failure::Unknown | Failure::Unusable => Answered::Unknown,
+            | Failure::NotStored => OutcomeKind::Refused,
+            Failure::SiteBusy { .. } => OutcomeKind::Busy,
+            Failure::SiteUnavailable { .. } => OutcomeKind::Unavailable,
+            Failure::SiteMisconfigured => OutcomeKind::Misconfigured,
+            Failure::Overloaded => OutcomeKind::Overloaded,
+            Failure::Unknown | Failure::Unusable => OutcomeKind::Unknown,
         }
     }
 }
 
 /// A question that has no answer yet.
 #[derive(Debug)]
-struct Open {
-    what: What,
+struct InFlight {
+    what: AskKind,
     /// When it came, and later when it was given to a worker.
     since: Instant,
 }
 
 /// The counts. Times are as the loop sees them, to within one turn of it.
 #[derive(Debug)]
-pub struct Tally {
+pub struct UpstreamStats {
     /// As many as the pool has taken, which has its bounds.
-    open: HashMap<RequestId, Open>,
+    in_flight: HashMap<RequestId, InFlight>,
     probe_since: Option<Instant>,
     outcomes: [[u64; OUTCOMES.len()]; KINDS.len()],
-    takes: [Histogram<12>; KINDS.len()],
-    waits: Histogram<12>,
+    latencies: [Histogram<12>; KINDS.len()],
+    queue_waits: Histogram<12>,
     /// Tokens that were checked without the site: good ones and refused ones.
     verified: [u64; 2],
     /// How often the breaker has opened.
@@ -92,7 +92,7 @@ pub struct Tally {
 
 /// How much is to do for the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct PoolStatus {
     /// Messages and look-ups that wait for a worker.
     pub messages: usize,
     /// Questions about people and threads that do.
@@ -103,75 +103,75 @@ pub struct Load {
     pub breaker: usize,
 }
 
-impl Default for Tally {
-    fn default() -> Tally {
+impl Default for UpstreamStats {
+    fn default() -> UpstreamStats {
         let empty = Histogram::new(&BOUNDS);
-        Tally {
-            open: HashMap::new(),
+        UpstreamStats {
+            in_flight: HashMap::new(),
             probe_since: None,
             outcomes: [[0; OUTCOMES.len()]; KINDS.len()],
-            takes: std::array::from_fn(|_| empty.clone()),
-            waits: empty,
+            latencies: std::array::from_fn(|_| empty.clone()),
+            queue_waits: empty,
             verified: [0; 2],
             opened: 0,
         }
     }
 }
 
-impl Tally {
+impl UpstreamStats {
     /// Notes that a question has been taken.
-    pub(super) fn asked(&mut self, request: RequestId, what: What, now: Instant) {
-        self.open.insert(request, Open { what, since: now });
+    pub(super) fn record_queued(&mut self, request: RequestId, what: AskKind, now: Instant) {
+        self.in_flight.insert(request, InFlight { what, since: now });
     }
 
     /// Notes that a question was answered without being taken.
-    pub(super) fn not_asked(&mut self, what: What, answered: Answered) {
-        self.outcomes[what as usize][answered as usize] += 1;
+    pub(super) fn record_rejected(&mut self, what: AskKind, outcome: OutcomeKind) {
+        self.outcomes[what as usize][outcome as usize] += 1;
     }
 
     /// Notes that a job goes to a worker.
-    pub(super) fn given(&mut self, job: &Job, now: Instant) {
-        match job {
-            Job::Probe(_) => self.probe_since = Some(now),
-            Job::Ask { request, .. } => {
-                if let Some(open) = self.open.get_mut(request) {
-                    let since = std::mem::replace(&mut open.since, now);
-                    self.waits.note(micros(now.saturating_duration_since(since)));
+    pub(super) fn record_dispatch(&mut self, task: &Task, now: Instant) {
+        match task {
+            Task::Probe(_) => self.probe_since = Some(now),
+            Task::Ask { request, .. } => {
+                if let Some(in_flight) = self.in_flight.get_mut(request) {
+                    let since = std::mem::replace(&mut in_flight.since, now);
+                    self.queue_waits.record(micros(now.saturating_duration_since(since)));
                 }
             }
         }
     }
 
     /// Notes the answer that a worker has brought.
-    pub(super) fn answered(&mut self, request: RequestId, answer: &Answer, now: Instant) {
-        if let Some(Open { what, since }) = self.open.remove(&request) {
-            self.outcomes[what as usize][Answered::of(answer) as usize] += 1;
-            self.takes[what as usize].note(micros(now.saturating_duration_since(since)));
+    pub(super) fn record_answer(&mut self, request: RequestId, answer: &Answer, now: Instant) {
+        if let Some(InFlight { what, since }) = self.in_flight.remove(&request) {
+            self.outcomes[what as usize][OutcomeKind::from_answer(answer) as usize] += 1;
+            self.latencies[what as usize].record(micros(now.saturating_duration_since(since)));
         }
     }
 
     /// Notes that a question is answered that was never sent, for the site fails.
-    pub(super) fn given_up(&mut self, request: RequestId) {
-        if let Some(Open { what, .. }) = self.open.remove(&request) {
-            self.not_asked(what, Answered::Unavailable);
+    pub(super) fn record_cancelled(&mut self, request: RequestId) {
+        if let Some(InFlight { what, .. }) = self.in_flight.remove(&request) {
+            self.record_rejected(what, OutcomeKind::Unavailable);
         }
     }
 
     /// Notes what came of a probe.
-    pub(super) fn probed(&mut self, probed: &Probed, now: Instant) {
-        let answered = match (&probed.found, probed.sign) {
-            (Ok(_), _) => Answered::Good,
-            (Err(_), Sign::Failing { .. }) => Answered::Unavailable,
-            (Err(_), _) => Answered::Misconfigured,
+    pub(super) fn record_probe(&mut self, probed: &ProbeOutcome, now: Instant) {
+        let outcome = match (&probed.found, probed.health) {
+            (Ok(_), _) => OutcomeKind::Good,
+            (Err(_), Health::Failing { .. }) => OutcomeKind::Unavailable,
+            (Err(_), _) => OutcomeKind::Misconfigured,
         };
-        self.outcomes[PROBE][answered as usize] += 1;
+        self.outcomes[PROBE][outcome as usize] += 1;
         if let Some(since) = self.probe_since.take() {
-            self.takes[PROBE].note(micros(now.saturating_duration_since(since)));
+            self.latencies[PROBE].record(micros(now.saturating_duration_since(since)));
         }
     }
 
     /// Notes that a token was checked without the site.
-    pub(super) fn verified(&mut self, good: bool) {
+    pub(super) fn record_verification(&mut self, good: bool) {
         self.verified[usize::from(!good)] += 1;
     }
 
@@ -189,13 +189,13 @@ impl Tally {
     }
 
     /// How long the site takes, in microseconds, for each kind.
-    pub fn takes(&self) -> impl Iterator<Item = (&'static str, Ranges<'_>)> {
-        KINDS.into_iter().zip(self.takes.iter().map(Histogram::ranges))
+    pub fn latencies(&self) -> impl Iterator<Item = (&'static str, Buckets<'_>)> {
+        KINDS.into_iter().zip(self.latencies.iter().map(Histogram::buckets))
     }
 
     /// How long questions wait for a worker, in microseconds.
-    pub fn waits(&self) -> Ranges<'_> {
-        self.waits.ranges()
+    pub fn queue_waits(&self) -> Buckets<'_> {
+        self.queue_waits.buckets()
     }
 }
 
@@ -208,42 +208,48 @@ mod tests {
     use super::*;
     use crate::hub::interface::Proven;
     use crate::protocol::credential::Credential;
-    use crate::upstream::address::Form;
+    use crate::upstream::url_style::UrlStyle;
 
     #[test]
     fn a_question_counts_once_with_its_kind_its_end_and_its_times() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let (mut stats, start) = (UpstreamStats::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let proven = Answer::Proven(Proven { user: 7, expires_s: None });
-        let job = |n| Job::Ask {
+        let task = |n| Task::Ask {
             request: RequestId(n),
             ask: crate::hub::interface::Ask::Prove(Credential::parse("user-7").unwrap()),
-            form: Form::Pretty,
+            url_style: UrlStyle::Pretty,
         };
-        tally.asked(RequestId(1), What::Token, at(0));
-        tally.given(&job(1), at(20));
-        tally.answered(RequestId(1), &proven, at(90));
-        tally.asked(RequestId(2), What::Message, at(0));
-        tally.given_up(RequestId(2));
+        stats.record_queued(RequestId(1), AskKind::Token, at(0));
+        stats.record_dispatch(&task(1), at(20));
+        stats.record_answer(RequestId(1), &proven, at(90));
+        stats.record_queued(RequestId(2), AskKind::Message, at(0));
+        stats.record_cancelled(RequestId(2));
         // Nobody's answer.
-        tally.answered(RequestId(2), &proven, at(90));
-        tally.not_asked(What::Message, Answered::Overloaded);
-        let counted: Vec<_> = tally.outcomes().filter(|(.., count)| *count > 0).collect();
+        stats.record_answer(RequestId(2), &proven, at(90));
+        stats.record_rejected(AskKind::Message, OutcomeKind::Overloaded);
+        let counted: Vec<_> = stats.outcomes().filter(|(.., count)| *count > 0).collect();
         let message = [("message", "unavailable", 1), ("message", "overloaded", 1)];
         assert_eq!(counted, [&message[..], &[("token", "ok", 1)]].concat());
-        let (_, token) = tally.takes().nth(1).unwrap();
+        let (_, token) = stats.latencies().nth(1).unwrap();
         assert_eq!((token.sum, token.counts.iter().sum::<u64>()), (70_000, 1));
-        assert_eq!(tally.waits().sum, 20_000);
-        assert!(tally.open.is_empty());
+        assert_eq!(stats.queue_waits().sum, 20_000);
+        assert!(stats.in_flight.is_empty());
     }
 
     #[test]
     fn the_words_stand_in_the_order_of_the_numbers() {
-        assert_eq!((What::Message as usize, What::Look as usize, PROBE), (0, 3, KINDS.len() - 1));
-        assert_eq!(KINDS[What::Token as usize], "token");
-        assert_eq!(KINDS[What::List as usize], "list");
-        assert_eq!((Answered::Good as usize, Answered::Unknown as usize), (0, OUTCOMES.len() - 1));
-        assert_eq!(OUTCOMES[Answered::Refused as usize], "refused");
-        assert_eq!(OUTCOMES[Answered::Misconfigured as usize], "misconfigured");
+        assert_eq!(
+            (AskKind::Message as usize, AskKind::Look as usize, PROBE),
+            (0, 3, KINDS.len() - 1)
+        );
+        assert_eq!(KINDS[AskKind::Token as usize], "token");
+        assert_eq!(KINDS[AskKind::List as usize], "list");
+        assert_eq!(
+            (OutcomeKind::Good as usize, OutcomeKind::Unknown as usize),
+            (0, OUTCOMES.len() - 1)
+        );
+        assert_eq!(OUTCOMES[OutcomeKind::Refused as usize], "refused");
+        assert_eq!(OUTCOMES[OutcomeKind::Misconfigured as usize], "misconfigured");
     }
 }

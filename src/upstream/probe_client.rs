@@ -10,21 +10,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::SiteSettings;
-use super::address::Form;
 use super::buddyboss::{self, Reply, Request, is_id};
 use super::checks;
 use super::site::Site;
+use super::url_style::UrlStyle;
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Credential;
 
 /// Someone who looks at a site.
-pub struct Visitor {
+pub struct ProbeClient {
     site: Site,
 }
 
 /// What the REST API says of itself.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct Index {
+pub struct RestIndex {
     /// The site's address as it sees it itself, which it writes into its tokens.
     #[serde(default)]
     pub home: Option<String>,
@@ -32,10 +32,10 @@ pub struct Index {
     pub namespaces: Vec<String>,
 }
 
-impl Visitor {
+impl ProbeClient {
     /// To this site.
-    pub fn new(settings: &SiteSettings) -> Visitor {
-        Visitor { site: Site::new(settings) }
+    pub fn new(settings: &SiteSettings) -> ProbeClient {
+        ProbeClient { site: Site::new(settings) }
     }
 
     /// The question of the probe: who am I, perhaps with a credential.
@@ -45,41 +45,41 @@ impl Visitor {
     /// As for every question here, why no answer came, in our words.
     pub fn me(
         &self,
-        form: Form,
+        url_style: UrlStyle,
         credential: Option<&Credential>,
         within: Duration,
     ) -> Result<Reply, &'static str> {
         let request = match credential {
-            Some(credential) => checks::prove_request(credential, form),
-            None => buddyboss::probe_request(form),
+            Some(credential) => checks::prove_request(credential, url_style),
+            None => buddyboss::probe_request(url_style),
         };
         self.site.ask(&request, within)
     }
 
     /// What the REST API says of itself.
-    pub fn index(&self, form: Form, within: Duration) -> Result<Reply, &'static str> {
-        self.get(Cow::Borrowed(form.index()), None, within)
+    pub fn index(&self, url_style: UrlStyle, within: Duration) -> Result<Reply, &'static str> {
+        self.get(Cow::Borrowed(url_style.index()), None, within)
     }
 
     /// The caller's newest thread.
     pub fn newest_thread(
         &self,
-        form: Form,
+        url_style: UrlStyle,
         credential: &Credential,
         within: Duration,
     ) -> Result<Reply, &'static str> {
-        self.get(Cow::Owned(form.newest_thread()), Some(credential), within)
+        self.get(Cow::Owned(url_style.newest_thread()), Some(credential), within)
     }
 
     /// The first participants of a thread, as the server asks for them.
     pub fn participants(
         &self,
-        form: Form,
+        url_style: UrlStyle,
         thread: u64,
         credential: Option<&Credential>,
         within: Duration,
     ) -> Result<Reply, &'static str> {
-        self.get(Cow::Owned(form.participants(thread, 1)), credential, within)
+        self.get(Cow::Owned(url_style.participants(thread, 1)), credential, within)
     }
 
     fn get(
@@ -94,23 +94,23 @@ impl Visitor {
 
 /// WordPress' word for a fault, such as `rest_no_route`, if it can be shown; and nothing for an
 /// answer that has none.
-pub fn word(reply: &Reply) -> Option<String> {
-    reply.fault()?.loggable().map(str::to_owned)
+pub fn error_code(reply: &Reply) -> Option<String> {
+    reply.wp_error()?.loggable_code().map(str::to_owned)
 }
 
-/// What [`Visitor::index`] has brought.
-pub fn index(reply: &Reply) -> Option<Index> {
+/// What [`ProbeClient::index`] has brought.
+pub fn parse_index(reply: &Reply) -> Option<RestIndex> {
     reply.json().filter(|_| reply.status == 200)
 }
 
-/// The number of the thread that [`Visitor::newest_thread`] has brought: `Some(None)` where the
+/// The number of the thread that [`ProbeClient::newest_thread`] has brought: `Some(None)` where the
 /// caller has none, `None` where the answer is of no use.
-pub fn newest_thread(reply: &Reply) -> Option<Option<u64>> {
+pub fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
     #[derive(Deserialize)]
     struct Thread {
         id: u64,
     }
-    let body = reply.body.as_deref().filter(|_| reply.says_json() && reply.status == 200)?;
+    let body = reply.body.as_deref().filter(|_| reply.is_json() && reply.status == 200)?;
     let list = serde_json::from_slice::<Vec<&RawValue>>(body).ok()?;
     let Some(first) = list.first() else { return Some(None) };
     let thread: Thread = serde_json::from_str(first.get()).ok()?;
@@ -119,13 +119,13 @@ pub fn newest_thread(reply: &Reply) -> Option<Option<u64>> {
 
 /// What the site's clock said when it answered, in seconds since 1970: `None` where it says
 /// nothing, or where a cache has kept the answer.
-pub fn clock_s(reply: &Reply) -> Option<u64> {
+pub fn server_clock_s(reply: &Reply) -> Option<u64> {
     let fresh = reply.age.as_deref().is_none_or(|age| age.trim() == "0");
-    buddyboss::http_date_s(reply.date.as_deref().filter(|_| fresh)?)
+    buddyboss::parse_http_date_s(reply.date.as_deref().filter(|_| fresh)?)
 }
 
-/// Whose the credential was that [`Visitor::me`] was asked with, where the site says so.
-pub fn member(reply: &Reply) -> Option<u64> {
+/// Whose the credential was that [`ProbeClient::me`] was asked with, where the site says so.
+pub fn parse_member(reply: &Reply) -> Option<u64> {
     #[derive(Deserialize)]
     struct Me {
         id: u64,
@@ -134,14 +134,14 @@ pub fn member(reply: &Reply) -> Option<u64> {
     is_id(me.id).then_some(me.id)
 }
 
-/// What an answer to [`Visitor::me`] that names nobody says of the credential.
-pub fn refusal(reply: &Reply) -> Failure {
+/// What an answer to [`ProbeClient::me`] that names nobody says of the credential.
+pub fn token_failure(reply: &Reply) -> Failure {
     checks::failure(reply, Failure::TokenRefused)
 }
 
-impl Index {
+impl RestIndex {
     /// Whether something is offered whose name begins like this.
-    pub fn has(&self, start: &str) -> bool {
+    pub fn has_namespace(&self, start: &str) -> bool {
         self.namespaces.iter().any(|name| name.starts_with(start))
     }
 }

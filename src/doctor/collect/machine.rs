@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::limits::UNLIMITED;
-use crate::doctor::seen::MachineSeen;
+use crate::doctor::observations::MachineObservation;
 
 /// For an answer of this machine to itself.
-const NEAR: Duration = Duration::from_secs(1);
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Far more than the answer of `GET /healthz` has.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;
 
 /// Looks. A port that is free is taken for a moment; nobody is accepted on it.
-pub fn look(config: &Config) -> MachineSeen {
+pub fn collect(config: &Config) -> MachineObservation {
     let listens: Vec<(SocketAddr, Result<(), ErrorKind>)> = config
         .listen
-        .resolved()
+        .resolve()
         // Whoever could not be found has ended the start.
         .unwrap_or_default()
         .iter()
@@ -33,7 +33,7 @@ pub fn look(config: &Config) -> MachineSeen {
     // The server raises the soft limit itself, as far as the hard one lets it.
     let most = rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(_, hard)| hard);
     let most = most.map(|hard| config.nofile.map_or(hard, |asked| hard.min(asked)));
-    MachineSeen {
+    MachineObservation {
         is_ours: taken.is_some_and(|(address, _)| is_ours(*address)),
         listens,
         files: most.map_err(|fault| fault.to_string()),
@@ -52,9 +52,9 @@ fn is_ours(address: SocketAddr) -> bool {
         });
     }
     let answer = || {
-        let mut socket = TcpStream::connect_timeout(&to, NEAR)?;
-        socket.set_read_timeout(Some(NEAR))?;
-        socket.set_write_timeout(Some(NEAR))?;
+        let mut socket = TcpStream::connect_timeout(&to, LOCAL_TIMEOUT)?;
+        socket.set_read_timeout(Some(LOCAL_TIMEOUT))?;
+        socket.set_write_timeout(Some(LOCAL_TIMEOUT))?;
         socket
             .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = Vec::new();

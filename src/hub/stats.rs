@@ -2,7 +2,7 @@
 //! operator, on which nothing depends.
 
 use super::Hub;
-use crate::metrics::Hits;
+use crate::metrics::HitCounter;
 use crate::protocol::ErrorCode;
 use crate::protocol::client::FrameType;
 
@@ -16,7 +16,7 @@ pub struct Tally {
     /// Binary frames.
     pub binary: u64,
     /// How often it was known who takes part in a thread.
-    pub lists: Hits,
+    pub lists: HitCounter,
 }
 
 impl Tally {
@@ -36,8 +36,8 @@ impl Tally {
 
 impl Hub {
     /// What has been counted since the start.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn stats(&self) -> &Tally {
+        &self.stats
     }
 
     /// Errors that have been told, by their codes.
@@ -51,7 +51,7 @@ impl Hub {
     }
 
     /// How often it was known what a credential proves.
-    pub fn proof_hits(&self) -> Hits {
+    pub fn proof_hits(&self) -> HitCounter {
         self.identity.proof_hits()
     }
 }
@@ -62,14 +62,14 @@ mod tests {
 
     #[test]
     fn each_type_has_its_own_count() {
-        let mut tally = Tally::default();
+        let mut stats = Tally::default();
         for (n, (kind, _)) in FrameType::ALL.into_iter().enumerate() {
-            (0..n).for_each(|_| tally.heard(Some(kind)));
+            (0..n).for_each(|_| stats.heard(Some(kind)));
         }
-        tally.heard(None);
-        let counts: Vec<_> = tally.typed().collect();
+        stats.heard(None);
+        let counts: Vec<_> = stats.typed().collect();
         let words = FrameType::ALL.map(|(_, word)| word);
         assert_eq!(counts, words.into_iter().zip(0..).collect::<Vec<_>>());
-        assert_eq!(tally.unreadable, 1);
+        assert_eq!(stats.unreadable, 1);
     }
 }

@@ -13,24 +13,24 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConnection, Error, RootCertStore, StreamOwned};
 
-use super::{Time, now_s};
-use crate::doctor::seen::{Tls, WaySeen};
+use super::{TimeBudget, now_s};
+use crate::doctor::observations::{Reachability, Tls};
 
 /// A certificate that ends within this is worth a word: those of Let's Encrypt are renewed 30 days
 /// before their end.
-const ENDS_SOON_S: u64 = 14 * 24 * 60 * 60;
+const EXPIRES_SOON_S: u64 = 14 * 24 * 60 * 60;
 /// The longest part of a library's words that is told, in characters.
 const WORDS_MAX: usize = 160;
 
 /// A socket that is used until a time, and not a moment longer: a library that reads until it has
 /// a whole record or frame would let a peer that drips keep it for ever.
-pub struct Timed {
+pub struct DeadlineSocket {
     socket: TcpStream,
     until: Instant,
 }
 
-impl Timed {
-    fn left(&self) -> io::Result<Duration> {
+impl DeadlineSocket {
+    fn remaining(&self) -> io::Result<Duration> {
         match self.until.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
             left => Ok(left),
@@ -38,16 +38,16 @@ impl Timed {
     }
 }
 
-impl Read for Timed {
+impl Read for DeadlineSocket {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.set_read_timeout(Some(self.remaining()?))?;
         self.socket.read(to)
     }
 }
 
-impl Write for Timed {
+impl Write for DeadlineSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.set_write_timeout(Some(self.remaining()?))?;
         self.socket.write(bytes)
     }
 
@@ -59,14 +59,14 @@ impl Write for Timed {
 /// A connection, with or without TLS.
 pub enum Stream {
     /// Without.
-    Plain(Timed),
+    Plain(DeadlineSocket),
     /// With.
-    Tls(Box<StreamOwned<ClientConnection, Timed>>),
+    Tls(Box<StreamOwned<ClientConnection, DeadlineSocket>>),
 }
 
 impl Stream {
     /// It is used until then.
-    pub fn ends_at(&mut self, until: Instant) {
+    pub fn set_deadline(&mut self, until: Instant) {
         match self {
             Stream::Plain(timed) => timed.until = until,
             Stream::Tls(stream) => stream.sock.until = until,
@@ -100,37 +100,49 @@ impl Write for Stream {
 }
 
 /// Goes all the way; the stream is there if all of it works.
-pub fn go(host: &str, port: u16, secure: bool, time: Time) -> (WaySeen, Option<Stream>) {
-    let mut way = WaySeen { host: host.to_owned(), port, secure, ..WaySeen::default() };
-    let Some(left) = time.left() else { return (way, None) };
+pub fn open_stream(
+    host: &str,
+    port: u16,
+    secure: bool,
+    time: TimeBudget,
+) -> (Reachability, Option<Stream>) {
+    let mut reachability =
+        Reachability { host: host.to_owned(), port, secure, ..Reachability::default() };
+    let Some(left) = time.remaining() else { return (reachability, None) };
     let addresses = resolve(host, port, left);
     let targets = addresses.clone();
-    way.addresses = Some(addresses.map(|all| all.iter().map(SocketAddr::ip).collect()));
-    let (Ok(targets), Some(left)) = (targets, time.left()) else { return (way, None) };
+    reachability.addresses = Some(addresses.map(|all| all.iter().map(SocketAddr::ip).collect()));
+    let (Ok(targets), Some(left)) = (targets, time.remaining()) else {
+        return (reachability, None);
+    };
     let socket = match connect(&targets, left) {
         Ok((socket, to, took)) => {
-            way.connected = Some(Ok((to, took)));
+            reachability.connected = Some(Ok((to, took)));
             socket
         }
         Err(why) => {
-            way.connected = Some(Err(why));
-            return (way, None);
+            reachability.connected = Some(Err(why));
+            return (reachability, None);
         }
     };
     if !secure {
-        return (way, Some(Stream::Plain(Timed { socket, until: Instant::now() })));
+        return (
+            reachability,
+            Some(Stream::Plain(DeadlineSocket { socket, until: Instant::now() })),
+        );
     }
-    let Some(left) = time.left() else { return (way, None) };
-    match shake_hands(socket, host, left, authorities(), 0) {
+    let Some(left) = time.remaining() else { return (reachability, None) };
+    match tls_handshake(socket, host, left, root_store(), 0) {
         Ok(stream) => {
             let version = stream.conn.protocol_version().and_then(|version| version.as_str());
             let version = version.unwrap_or("TLS").replace("TLSv1_", "TLSv1.");
-            way.tls = Some(Tls::Works { version, ends_soon: ends_soon(&way, time) });
-            (way, Some(Stream::Tls(Box::new(stream))))
+            reachability.tls =
+                Some(Tls::Works { version, expires_soon: expires_soon(&reachability, time) });
+            (reachability, Some(Stream::Tls(Box::new(stream))))
         }
         Err(fault) => {
-            way.tls = Some(fault);
-            (way, None)
+            reachability.tls = Some(fault);
+            (reachability, None)
         }
     }
 }
@@ -141,17 +153,17 @@ fn resolve(host: &str, port: u16, within: Duration) -> Result<Vec<SocketAddr>, S
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let (tell, told) = channel();
+    let (tx, rx) = channel();
     let name = host.to_owned();
-    let look = move || {
+    let collect = move || {
         let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
         // Nobody listens any more if it took too long.
-        let _ = tell.send(found);
+        let _ = tx.send(found);
     };
-    if thread::Builder::new().name("resolver".into()).spawn(look).is_err() {
+    if thread::Builder::new().name("resolver".into()).spawn(collect).is_err() {
         return Err("no thread could be started to look it up".to_owned());
     }
-    match told.recv_timeout(within) {
+    match rx.recv_timeout(within) {
         Ok(Ok(addresses)) => {
             let mut addresses: Vec<SocketAddr> = addresses;
             let mut known = Vec::new();
@@ -163,7 +175,7 @@ fn resolve(host: &str, port: u16, within: Duration) -> Result<Vec<SocketAddr>, S
             });
             if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
         }
-        Ok(Err(fault)) => Err(readable(&fault.to_string())),
+        Ok(Err(fault)) => Err(sanitize(&fault.to_string())),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
             Err(format!("the resolver has no answer after {} s", within.as_secs()))
         }
@@ -181,44 +193,45 @@ fn connect(
         let begun = Instant::now();
         match TcpStream::connect_timeout(target, share.max(Duration::from_millis(1))) {
             Ok(socket) => return Ok((socket, *target, begun.elapsed())),
-            Err(fault) => why = in_words(&fault),
+            Err(fault) => why = describe_error(&fault),
         }
     }
     Err(why)
 }
 
 /// The authorities that the server's own client believes.
-fn authorities() -> RootCertStore {
+fn root_store() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
 /// A TLS handshake as it would be so many seconds later, by the clock that certificates are held
 /// to.
-fn shake_hands(
+fn tls_handshake(
     socket: TcpStream,
     host: &str,
     within: Duration,
     roots: RootCertStore,
     later_s: u64,
-) -> Result<StreamOwned<ClientConnection, Timed>, Tls> {
-    let failed = |fault: &dyn std::fmt::Display| Tls::Failed(readable(&fault.to_string()));
+) -> Result<StreamOwned<ClientConnection, DeadlineSocket>, Tls> {
+    let failed = |fault: &dyn std::fmt::Display| Tls::Failed(sanitize(&fault.to_string()));
     let name = ServerName::try_from(host.to_owned()).map_err(|fault| failed(&fault))?;
     let provider = Arc::new(default_provider());
-    let config = ClientConfig::builder_with_details(provider, Arc::new(Later(later_s)))
+    let config = ClientConfig::builder_with_details(provider, Arc::new(ShiftedClock(later_s)))
         .with_safe_default_protocol_versions()
         .map_err(|fault| failed(&fault))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     let conn = ClientConnection::new(Arc::new(config), name).map_err(|fault| failed(&fault))?;
-    let mut stream = StreamOwned { conn, sock: Timed { socket, until: Instant::now() + within } };
+    let mut stream =
+        StreamOwned { conn, sock: DeadlineSocket { socket, until: Instant::now() + within } };
     while stream.conn.is_handshaking() {
-        one_step(&mut stream).map_err(|fault| tls_fault(&fault))?;
+        handshake_step(&mut stream).map_err(|fault| tls_fault(&fault))?;
     }
     Ok(stream)
 }
 
 /// What there is to write of a handshake, and one read.
-fn one_step(stream: &mut StreamOwned<ClientConnection, Timed>) -> io::Result<()> {
+fn handshake_step(stream: &mut StreamOwned<ClientConnection, DeadlineSocket>) -> io::Result<()> {
     while stream.conn.wants_write() {
         stream.conn.write_tls(&mut stream.sock)?;
     }
@@ -236,10 +249,12 @@ fn one_step(stream: &mut StreamOwned<ClientConnection, Timed>) -> io::Result<()>
 }
 
 /// Whether the certificate no longer holds in two weeks, by a second handshake then.
-fn ends_soon(way: &WaySeen, time: Time) -> bool {
-    let (Some(Ok((to, _))), Some(left)) = (&way.connected, time.left()) else { return false };
+fn expires_soon(reachability: &Reachability, time: TimeBudget) -> bool {
+    let (Some(Ok((to, _))), Some(left)) = (&reachability.connected, time.remaining()) else {
+        return false;
+    };
     let Ok(socket) = TcpStream::connect_timeout(to, left) else { return false };
-    let later = shake_hands(socket, &way.host, left, authorities(), ENDS_SOON_S);
+    let later = tls_handshake(socket, &reachability.host, left, root_store(), EXPIRES_SOON_S);
     matches!(later, Err(Tls::Certificate(why)) if why == EXPIRED)
 }
 
@@ -260,16 +275,16 @@ fn tls_fault(fault: &io::Error) -> Tls {
                 "it is for another name".into()
             }
             CertificateError::Revoked => "it has been revoked".into(),
-            other => readable(&format!("{other:?}")),
+            other => sanitize(&format!("{other:?}")),
         }),
         Some(Error::InvalidMessage(_)) => Tls::NoTls,
-        Some(other) => Tls::Failed(readable(&other.to_string())),
-        None => Tls::Failed(in_words(fault)),
+        Some(other) => Tls::Failed(sanitize(&other.to_string())),
+        None => Tls::Failed(describe_error(fault)),
     }
 }
 
 /// What went wrong with a socket.
-pub fn in_words(fault: &io::Error) -> String {
+pub fn describe_error(fault: &io::Error) -> String {
     use io::ErrorKind as Kind;
     match fault.kind() {
         Kind::ConnectionRefused => "the connection is refused".into(),
@@ -281,20 +296,20 @@ pub fn in_words(fault: &io::Error) -> String {
         Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
             "there is no way to the host".into()
         }
-        _ => readable(&fault.to_string()),
+        _ => sanitize(&fault.to_string()),
     }
 }
 
 /// The beginning of somebody else's words, without control characters.
-fn readable(words: &str) -> String {
+fn sanitize(words: &str) -> String {
     words.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
 }
 
 /// A clock that goes ahead by so many seconds.
 #[derive(Debug)]
-struct Later(u64);
+struct ShiftedClock(u64);
 
-impl TimeProvider for Later {
+impl TimeProvider for ShiftedClock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(now_s() + self.0)))
     }
@@ -345,7 +360,7 @@ mod tests {
             let _ = conn.complete_io(&mut socket);
         });
         let socket = TcpStream::connect(address).unwrap();
-        let came = shake_hands(socket, host, LONG, roots, later_s).map(drop);
+        let came = tls_handshake(socket, host, LONG, roots, later_s).map(drop);
         server.join().unwrap();
         came
     }
@@ -356,7 +371,7 @@ mod tests {
         assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
         assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
         assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), refused(EXPIRED));
-        let unknown = shake("localhost", authorities(), 0).unwrap_err();
+        let unknown = shake("localhost", root_store(), 0).unwrap_err();
         assert!(matches!(unknown, Tls::Certificate(why) if why.contains("authority")));
     }
 
@@ -366,8 +381,8 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let begun = Instant::now();
         let within = Duration::from_millis(200);
-        let came = shake_hands(socket, "localhost", within, authorities(), 0).map(drop);
+        let came = tls_handshake(socket, "localhost", within, root_store(), 0).map(drop);
         assert!(begun.elapsed() < LONG);
-        assert_eq!(came, Err(Tls::Failed(in_words(&ErrorKind::TimedOut.into()))));
+        assert_eq!(came, Err(Tls::Failed(describe_error(&ErrorKind::TimedOut.into()))));
     }
 }

@@ -6,84 +6,84 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::super::Kind;
-use super::super::peer::{Heard, State, frame};
+use super::super::client::{ServerFrame, State, parse_frame};
 use super::super::report::Count;
-use super::{Drive, KEY, OUTPUT_BYTES_MAX};
+use super::{KEY, OUTPUT_BYTES_MAX, Runner};
 
 /// Reads from one client before the others have their turn.
 const READS_MAX: usize = 16;
 
-impl Drive<'_> {
+impl Runner<'_> {
     pub(super) fn flush(&mut self, index: usize) {
-        let peer = &mut self.peers[index];
-        let Some(socket) = &mut peer.socket else { return };
-        if peer.state == State::Connecting {
+        let client = &mut self.clients[index];
+        let Some(socket) = &mut client.socket else { return };
+        if client.state == State::Connecting {
             return;
         }
         let mut sent = 0;
-        while sent < peer.output.len() {
-            match socket.write(&peer.output[sent..]) {
+        while sent < client.output.len() {
+            match socket.write(&client.output[sent..]) {
                 Ok(bytes) => sent += bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
                 // What is wrong is heard by reading.
                 Err(_) => break,
             }
         }
-        peer.output.drain(..sent);
+        client.output.drain(..sent);
     }
 
-    pub(super) fn take_in(&mut self, index: usize, scratch: &mut [u8]) {
+    pub(super) fn read_from(&mut self, index: usize, scratch: &mut [u8]) {
         for _ in 0..READS_MAX {
-            let peer = &mut self.peers[index];
-            let Some(socket) = &mut peer.socket else { return };
+            let client = &mut self.clients[index];
+            let Some(socket) = &mut client.socket else { return };
             let read = match socket.read(scratch) {
-                Ok(0) => return self.gone(index, "without a close frame".to_owned()),
+                Ok(0) => return self.close(index, "without a close frame".to_owned()),
                 Ok(read) => read,
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
-                Err(fault) => return self.gone(index, fault.to_string()),
+                Err(fault) => return self.close(index, fault.to_string()),
             };
-            self.last_heard = self.start.elapsed().as_nanos() as u64;
-            if peer.input.is_empty() {
-                let used = self.understand(index, &scratch[..read]);
-                self.peers[index].input.extend_from_slice(&scratch[used..read]);
+            self.last_received = self.start.elapsed().as_nanos() as u64;
+            if client.input.is_empty() {
+                let used = self.parse_input(index, &scratch[..read]);
+                self.clients[index].input.extend_from_slice(&scratch[used..read]);
             } else {
-                let mut input = std::mem::take(&mut peer.input);
+                let mut input = std::mem::take(&mut client.input);
                 input.extend_from_slice(&scratch[..read]);
-                let used = self.understand(index, &input);
+                let used = self.parse_input(index, &input);
                 input.drain(..used);
                 // Most of the time there is nothing left, and nothing is to be kept for it.
-                self.peers[index].input = if input.is_empty() { Vec::new() } else { input };
+                self.clients[index].input = if input.is_empty() { Vec::new() } else { input };
             }
         }
         // The others, and the time, have their turn first.
-        self.again.push(index as u32);
+        self.pending_reads.push(index as u32);
     }
 
     /// Returns how many of the bytes are done with.
-    fn understand(&mut self, index: usize, bytes: &[u8]) -> usize {
+    fn parse_input(&mut self, index: usize, bytes: &[u8]) -> usize {
         let mut used = 0;
-        if self.peers[index].state == State::Handshake {
-            match self.answered(index, bytes) {
+        if self.clients[index].state == State::Handshake {
+            match self.parse_handshake(index, bytes) {
                 Some(head) => used = head,
                 None => return 0,
             }
         }
-        while self.peers[index].state != State::Closed {
-            match frame(&bytes[used..]) {
+        while self.clients[index].state != State::Closed {
+            match parse_frame(&bytes[used..]) {
                 Ok(Some((opcode, payload, length))) => {
                     used += length;
-                    self.hear(index, opcode, payload);
+                    self.handle_frame(index, opcode, payload);
                 }
                 Ok(None) => return used,
-                Err(()) => self.gone(index, "a frame that cannot be read".to_owned()),
+                Err(()) => self.close(index, "a frame that cannot be read".to_owned()),
             }
         }
         bytes.len()
     }
 
     /// The answer to the request: how long it is, if it is whole and good.
-    fn answered(&mut self, index: usize, bytes: &[u8]) -> Option<usize> {
+    fn parse_handshake(&mut self, index: usize, bytes: &[u8]) -> Option<usize> {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
         let head = match response.parse(bytes) {
@@ -104,72 +104,72 @@ impl Drive<'_> {
             self.fail(index, format!("HTTP {status}"));
             return None;
         }
-        self.handshakes.add(self.last_heard - self.peers[index].begun);
-        self.peers[index].state = State::Joining;
+        self.handshakes.add(self.last_received - self.clients[index].started);
+        self.clients[index].state = State::Joining;
         let thread = self.options.first_thread + (index / self.options.thread_size as usize) as u64;
         if self.tokens.is_empty() {
             let user = self.options.first_user + index as u64;
-            self.identified(index, user);
+            self.set_user(index, user);
             let text = format!(r#"{{"type":"user_connected","userId":{user}}}"#);
-            self.say(index, OpCode::Data(Data::Text), text.as_bytes());
+            self.queue_frame(index, OpCode::Data(Data::Text), text.as_bytes());
         }
         let text = format!(r#"{{"type":"join_thread","threadId":{thread}}}"#);
-        self.say(index, OpCode::Data(Data::Text), text.as_bytes());
+        self.queue_frame(index, OpCode::Data(Data::Text), text.as_bytes());
         self.flush(index);
         Some(head)
     }
 
-    fn identified(&mut self, index: usize, user: u64) {
-        self.peers[index].user = Some(user);
+    fn set_user(&mut self, index: usize, user: u64) {
+        self.clients[index].user = Some(user);
         if self.users.insert(user, index as u32).is_some() {
             self.fail(index, "a second token of the same user".to_owned());
         }
     }
 
-    fn hear(&mut self, index: usize, opcode: OpCode, payload: &[u8]) {
+    fn handle_frame(&mut self, index: usize, opcode: OpCode, payload: &[u8]) {
         match opcode {
             OpCode::Data(Data::Text) => {}
             OpCode::Control(Control::Ping) => {
-                if self.peers[index].output.len() > OUTPUT_BYTES_MAX {
-                    return self.gone(index, "it pings without end and does not read".to_owned());
+                if self.clients[index].output.len() > OUTPUT_BYTES_MAX {
+                    return self.close(index, "it pings without end and does not read".to_owned());
                 }
-                self.say(index, OpCode::Control(Control::Pong), payload);
+                self.queue_frame(index, OpCode::Control(Control::Pong), payload);
                 return self.flush(index);
             }
             OpCode::Control(Control::Close) => {
                 let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                return self.gone(index, code.map_or("no code".to_owned(), |c| c.to_string()));
+                return self.close(index, code.map_or("no code".to_owned(), |c| c.to_string()));
             }
             _ => return,
         }
-        let Ok(heard) = serde_json::from_slice::<Heard>(payload) else {
+        let Ok(frame) = serde_json::from_slice::<ServerFrame>(payload) else {
             return self.report.errors.count("not JSON as expected".to_owned());
         };
-        match heard.kind {
+        match frame.kind {
             // A `false` is said by the server, when someone's typing has run out.
-            "typing" if heard.typing == Some(true) => self.typing(index, heard.user()),
+            "typing" if frame.typing == Some(true) => self.count_typing(index, frame.user()),
             "message" => {
-                if let Some(sent) = heard.sent_at().filter(|_| self.options.kind == Kind::Message) {
-                    self.delivered(sent);
+                if let Some(sent) = frame.sent_at().filter(|_| self.options.kind == Kind::Message) {
+                    self.record_delivery(sent);
                 }
             }
-            "thread_joined" if self.peers[index].state == State::Joining => {
-                self.peers[index].state = State::Joined;
-                self.hearers[index / self.options.thread_size as usize] += 1;
+            "thread_joined" if self.clients[index].state == State::Joining => {
+                self.clients[index].state = State::Joined;
+                self.subscribers[index / self.options.thread_size as usize] += 1;
                 self.failures_in_a_row = 0;
                 self.report.joined += 1;
-                self.arrivals.add(self.last_heard - self.peers[index].begun);
+                self.joins.add(self.last_received - self.clients[index].started);
             }
             "user_connected" => {
                 self.report.presence += 1;
                 // Before its token is proven, a client hears of nobody: the first is itself.
-                if let (None, Some(user)) = (self.peers[index].user, heard.user()) {
-                    self.identified(index, user);
+                if let (None, Some(user)) = (self.clients[index].user, frame.user()) {
+                    self.set_user(index, user);
                 }
             }
             "user_disconnected" => self.report.presence += 1,
             "error" => {
-                let code = heard.code.unwrap_or("no code").to_owned();
+                let code = frame.code.unwrap_or("no code").to_owned();
                 self.report.errors.count(code);
             }
             _ => {}
@@ -177,7 +177,7 @@ impl Drive<'_> {
     }
 
     /// The n-th that is heard of a sender is its n-th: what others wrote is not passed on.
-    fn typing(&mut self, index: usize, user: Option<u64>) {
+    fn count_typing(&mut self, index: usize, user: Option<u64>) {
         let size = self.options.thread_size as usize;
         let sender = user.and_then(|user| self.users.get(&user)).map(|sender| *sender as usize);
         let Some(sender) = sender.filter(|s| s / size == index / size && s % size < self.senders)
@@ -187,17 +187,17 @@ impl Drive<'_> {
         if self.options.kind != Kind::Typing {
             return;
         }
-        let count = &mut self.heard[index * self.senders + sender % size];
+        let count = &mut self.typing_counts[index * self.senders + sender % size];
         // Those before a hearer came are not among what it is to hear: everyone is there by then.
         if let Some(sent) = self.sent_at[sender].get(*count as usize).copied() {
             *count += 1;
-            self.delivered(sent);
+            self.record_delivery(sent);
         }
     }
 
-    fn delivered(&mut self, sent: u64) {
+    fn record_delivery(&mut self, sent: u64) {
         self.report.delivered += 1;
-        self.last_delivery = self.last_heard;
-        self.latencies.add(self.last_heard.saturating_sub(sent));
+        self.last_delivery = self.last_received;
+        self.latencies.add(self.last_received.saturating_sub(sent));
     }
 }

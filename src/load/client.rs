@@ -24,11 +24,11 @@ pub(super) enum State {
 }
 
 /// One client.
-pub(super) struct Peer {
+pub(super) struct Client {
     pub(super) socket: Option<TcpStream>,
     pub(super) state: State,
     /// Nanoseconds since the start.
-    pub(super) begun: u64,
+    pub(super) started: u64,
     pub(super) user: Option<u64>,
     /// The start of a head or frame whose rest is still to come.
     pub(super) input: Vec<u8>,
@@ -42,7 +42,7 @@ const FRAME_BYTES_MAX: u64 = 4 << 20;
 type Frame<'a> = (OpCode, &'a [u8], usize);
 
 /// A frame at the start of these bytes. `None`: its rest is still to come.
-pub(super) fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
+pub(super) fn parse_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
     let mut cursor = Cursor::new(bytes);
     let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(drop)? else {
         return Ok(None);
@@ -57,7 +57,7 @@ pub(super) fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
 }
 
 /// Adds a masked frame.
-pub(super) fn put_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: [u8; 4]) {
+pub(super) fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: [u8; 4]) {
     let header = FrameHeader { opcode, is_final: true, mask: Some(mask), ..FrameHeader::default() };
     // A Vec takes every byte: no error can come of it.
     let _ = header.format(payload.len() as u64, out);
@@ -66,7 +66,7 @@ pub(super) fn put_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask:
 
 /// What is looked at in a frame of the server.
 #[derive(Deserialize)]
-pub(super) struct Heard<'a> {
+pub(super) struct ServerFrame<'a> {
     #[serde(borrow, rename = "type")]
     pub(super) kind: &'a str,
     #[serde(borrow, rename = "userId")]
@@ -80,7 +80,7 @@ pub(super) struct Heard<'a> {
 /// Stands before the time in a message.
 pub(super) const MARK: &str = "buddyline bench ";
 
-impl Heard<'_> {
+impl ServerFrame<'_> {
     pub(super) fn user(&self) -> Option<u64> {
         self.user?.get().trim_matches('"').parse().ok()
     }
@@ -101,25 +101,25 @@ mod tests {
     fn a_frame_is_read_once_it_is_whole() {
         let bytes = b"\x81\x03abc\x81\x01d";
         for cut in 0..5 {
-            assert_eq!(frame(&bytes[..cut]), Ok(None), "{cut}");
+            assert_eq!(parse_frame(&bytes[..cut]), Ok(None), "{cut}");
         }
-        assert_eq!(frame(bytes), Ok(Some((OpCode::Data(Data::Text), &b"abc"[..], 5))));
+        assert_eq!(parse_frame(bytes), Ok(Some((OpCode::Data(Data::Text), &b"abc"[..], 5))));
         for bad in [&b"\x01\x03abc"[..], b"\x81\x83abcdefg", b"\x81\x7f\x7f\0\0\0\0\0\0\0"] {
-            assert_eq!(frame(bad), Err(()), "{bad:?}");
+            assert_eq!(parse_frame(bad), Err(()), "{bad:?}");
         }
     }
 
     #[test]
     fn a_frame_is_sent_masked() {
         let mut out = Vec::new();
-        put_frame(&mut out, OpCode::Data(Data::Text), b"abcde", [1, 2, 3, 4]);
+        write_frame(&mut out, OpCode::Data(Data::Text), b"abcde", [1, 2, 3, 4]);
         assert_eq!(out, [0x81, 0x85, 1, 2, 3, 4, b'a' ^ 1, b'b' ^ 2, b'c' ^ 3, b'd' ^ 4, b'e' ^ 1]);
     }
 
     #[test]
     fn the_time_in_a_message_and_the_user_are_read() {
         let text = r#"{"type":"message","threadId":1,"message":"buddyline bench 17","userId":"5"}"#;
-        let heard: Heard = serde_json::from_str(text).unwrap();
+        let heard: ServerFrame = serde_json::from_str(text).unwrap();
         assert_eq!((heard.sent_at(), heard.user(), heard.typing), (Some(17), Some(5), None));
     }
 }

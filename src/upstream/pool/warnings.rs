@@ -3,64 +3,76 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::work::What;
+use super::worker::AskKind;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Failure, RequestId};
-use crate::upstream::address::Form;
 use crate::upstream::breaker::FAILURES_MAX;
-use crate::upstream::buddyboss::Finding;
-use crate::upstream::health::Sign;
+use crate::upstream::buddyboss::ProbeFinding;
+use crate::upstream::health::Health;
 use crate::upstream::site::Outcome;
+use crate::upstream::url_style::UrlStyle;
 
 /// The same is said once in this time: a site that is down fails every ask.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// So many different lines are remembered.
 const LINES_MAX: usize = 16;
 
 /// So many refused tokens before any was accepted are no accident.
-const REFUSED_FROM_THE_START: u32 = 3;
+const REFUSALS_BEFORE_WARNING: u32 = 3;
 
 /// What was said, and what is known of the site's state.
-pub(super) struct Remarks {
+pub(super) struct Warnings {
     url: SiteUrl,
     /// What was said within the last minute, and when; the oldest first.
-    said: VecDeque<(String, Instant)>,
+    recent: VecDeque<(String, Instant)>,
     /// Since when the site has been in trouble, if it is.
-    failing: Option<Instant>,
+    failing_since: Option<Instant>,
     /// Tokens that the site has refused, while it has accepted none.
     refused: Option<u32>,
     /// The form of address that was last said to work.
-    form: Option<Form>,
+    url_style: Option<UrlStyle>,
 }
 
-impl Remarks {
-    pub fn new(url: SiteUrl) -> Remarks {
-        Remarks { url, said: VecDeque::new(), failing: None, refused: Some(0), form: None }
+impl Warnings {
+    pub fn new(url: SiteUrl) -> Warnings {
+        Warnings {
+            url,
+            recent: VecDeque::new(),
+            failing_since: None,
+            refused: Some(0),
+            url_style: None,
+        }
     }
 
     /// Warns, with the site's address.
     pub fn warn(&mut self, what: &str, now: Instant) {
-        self.say(log::Level::Warn, None, format!("{}: {what}", self.url), now);
+        self.log_once(log::Level::Warn, None, format!("{}: {what}", self.url), now);
     }
 
     /// The same, because of a request.
-    pub fn warn_of(&mut self, request: RequestId, what: &str, now: Instant) {
-        self.say(log::Level::Warn, Some(request), format!("{}: {what}", self.url), now);
+    pub fn warn_for(&mut self, request: RequestId, what: &str, now: Instant) {
+        self.log_once(log::Level::Warn, Some(request), format!("{}: {what}", self.url), now);
     }
 
     /// What an operator should know of an answer, while the site is asked.
-    pub fn answered(&mut self, what: What, request: RequestId, outcome: &Outcome, now: Instant) {
+    pub fn warn_outcome(
+        &mut self,
+        what: AskKind,
+        request: RequestId,
+        outcome: &Outcome,
+        now: Instant,
+    ) {
         if outcome.answer.is_the_sites() {
-            self.answers_again(now);
+            self.log_recovery(now);
         }
         let Answer::Failed(failure) = &outcome.answer else { return };
-        let Some(line) = Remarks::line(what, outcome) else { return };
+        let Some(line) = Warnings::describe(what, outcome) else { return };
         if !outcome.answer.is_the_sites() {
-            self.failing = self.failing.or(Some(now));
-            self.warn_of(request, &line, now);
+            self.failing_since = self.failing_since.or(Some(now));
+            self.warn_for(request, &line, now);
         } else if matches!(failure, Failure::ThreadTooLarge | Failure::NotStored) {
-            self.warn_of(request, &line, now);
+            self.warn_for(request, &line, now);
         } else {
             // The member's affair, not the operator's.
             log::debug!(request = request.0; "{}: {line}", self.url);
@@ -68,72 +80,72 @@ impl Remarks {
     }
 
     /// The same, while it is not asked any more: that was said when it began.
-    pub fn answered_late(&mut self, what: What, request: RequestId, outcome: &Outcome) {
-        if let Some(line) = Remarks::line(what, outcome) {
+    pub fn debug_outcome(&mut self, what: AskKind, request: RequestId, outcome: &Outcome) {
+        if let Some(line) = Warnings::describe(what, outcome) {
             log::debug!(request = request.0; "{}: {line}", self.url);
         }
     }
 
-    fn line(what: What, outcome: &Outcome) -> Option<String> {
-        let remark = outcome.remark.as_deref()?;
+    fn describe(what: AskKind, outcome: &Outcome) -> Option<String> {
+        let remark = outcome.log_detail.as_deref()?;
         Some(format!("{what} has no good answer: {remark}"))
     }
 
     /// The site is not asked for a while, because of this sign, of which `why` says more.
-    pub fn opened(&mut self, sign: Sign, why: &str, pause: Duration, now: Instant) {
-        self.failing = self.failing.or(Some(now));
+    pub fn warn_opened(&mut self, health: Health, why: &str, pause: Duration, now: Instant) {
+        self.failing_since = self.failing_since.or(Some(now));
         let pause = pause.as_secs();
-        let line = match sign {
-            Sign::Failing { wait: Some(_) } => format!("it asks for a pause ({why})"),
+        let line = match health {
+            Health::Failing { retry_after: Some(_) } => format!("it asks for a pause ({why})"),
             _ => format!("{FAILURES_MAX} failures in a row, the last: {why}"),
         };
         self.warn(&format!("{line}; it is asked again in {pause} s"), now);
     }
 
     /// The site is in order; said if it was not.
-    pub fn answers_again(&mut self, now: Instant) {
-        if let Some(since) = self.failing.take() {
+    pub fn log_recovery(&mut self, now: Instant) {
+        if let Some(since) = self.failing_since.take() {
             let lasted = now.saturating_duration_since(since).as_secs();
             let line = format!("{}: it answers again, after {lasted} s", self.url);
-            self.say(log::Level::Info, None, line, now);
+            self.log_once(log::Level::Info, None, line, now);
         }
     }
 
     /// What a probe has found.
-    pub fn found(&mut self, form: Form) {
-        if self.form.replace(form) != Some(form) {
-            let way = match form {
-                Form::Pretty => "/wp-json/",
-                Form::RestRoute => "/?rest_route=/",
+    pub fn log_url_style(&mut self, url_style: UrlStyle) {
+        if self.url_style.replace(url_style) != Some(url_style) {
+            let way = match url_style {
+                UrlStyle::Pretty => "/wp-json/",
+                UrlStyle::RestRoute => "/?rest_route=/",
             };
             log::info!("{}: the BuddyBoss REST API answers at {way}", self.url);
         }
     }
 
     /// What a probe has found instead, in words.
-    pub fn found_instead(finding: &Finding) -> String {
+    pub fn describe_probe(finding: &ProbeFinding) -> String {
         match finding {
-            Finding::Redirect(to) => format!(
+            ProbeFinding::Redirect(to) => format!(
                 "it redirects to {to}; set the address of the site to the one it redirects to"
             ),
-            Finding::NoRoute => {
+            ProbeFinding::NoRoute => {
                 "WordPress answers, but the BuddyBoss REST API is not there".to_owned()
             }
-            Finding::Other(status) => {
+            ProbeFinding::Other(status) => {
                 format!("it answers with status {status} and no REST API")
             }
-            Finding::Unreachable(why) => format!("it is not reached: {why}"),
-            Finding::Api => "the probe failed".to_owned(),
+            ProbeFinding::Unreachable(why) => format!("it is not reached: {why}"),
+            ProbeFinding::Api => "the probe failed".to_owned(),
         }
     }
 
     /// A site that accepts no token at all is perhaps not shown any.
-    pub fn token(&mut self, answer: &Answer, now: Instant) {
+    pub fn track_token(&mut self, answer: &Answer, now: Instant) {
         match answer {
             Answer::Failed(Failure::TokenRefused) => {
                 let Some(refused) = &mut self.refused else { return };
                 *refused = refused.saturating_add(1);
-                if *refused >= REFUSED_FROM_THE_START {
+                if *refused >= REFUSALS_BEFORE_WARNING {
                     self.warn(
                         "it has accepted no token so far: does its web server pass the header \
                          Authorization on to WordPress, and is --token-header what it expects?",
@@ -147,7 +159,7 @@ impl Remarks {
     }
 
     /// Says the same at most once a minute, of whichever request.
-    pub fn say(
+    pub fn log_once(
         &mut self,
         level: log::Level,
         request: Option<RequestId>,
@@ -155,14 +167,14 @@ impl Remarks {
         now: Instant,
     ) {
         let request = request.map(|request| request.0);
-        self.said.retain(|(_, then)| now.saturating_duration_since(*then) < PATIENCE);
-        if self.said.iter().any(|(said, _)| *said == line) {
+        self.recent.retain(|(_, then)| now.saturating_duration_since(*then) < WARN_INTERVAL);
+        if self.recent.iter().any(|(recent, _)| *recent == line) {
             return log::debug!(request; "{line}");
         }
         log::log!(level, request; "{line}");
-        if self.said.len() >= LINES_MAX {
-            self.said.pop_front();
+        if self.recent.len() >= LINES_MAX {
+            self.recent.pop_front();
         }
-        self.said.push_back((line, now));
+        self.recent.push_back((line, now));
     }
 }
