@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
-use buddyline::connection::{Connection, Flushed, Moment, Outlet, Received};
+use buddyline::connection::{ActiveTime, Connection, Flushed, Received, SendContext};
 use buddyline::hub::interface::ConnId;
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::handshake::{Readiness, Rules};
@@ -55,7 +55,7 @@ fn main() -> io::Result<()> {
     let mut echo = Echo {
         codec: Codec::new(MESSAGE_BYTES_MAX, rules),
         connections: Slab::new(),
-        outlet: Outlet::default(),
+        send_context: SendContext::default(),
         serial: 0,
         scratch: vec![0; READ_BYTES],
     };
@@ -100,7 +100,7 @@ fn main() -> io::Result<()> {
 struct Echo {
     codec: Codec,
     connections: Slab<Connection>,
-    outlet: Outlet,
+    send_context: SendContext,
     serial: u32,
     scratch: Vec<u8>,
 }
@@ -126,14 +126,14 @@ impl Echo {
         poll.registry().register(&mut socket, Token(entry.key()), both)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
-        entry.insert(Connection::new(id, socket, peer.ip(), Moment::default()));
+        entry.insert(Connection::new(id, socket, peer.ip(), ActiveTime::default()));
         Ok(())
     }
 
     /// Ends a connection, which closes its socket.
     fn remove(&mut self, slot: usize) {
         if let Some(mut connection) = self.connections.try_remove(slot) {
-            connection.outbox.clear(&mut self.outlet.ledger);
+            connection.outbox.clear(&mut self.send_context.ledger);
         }
     }
 
@@ -154,7 +154,7 @@ impl Echo {
                 }
             },
         };
-        match connection.flush(WRITE_BYTES, &mut self.outlet) {
+        match connection.flush(WRITE_BYTES, &mut self.send_context) {
             Flushed::Gone => Served::Gone,
             Flushed::More => Served::Part,
             // A writable event follows, and brings the next read along.

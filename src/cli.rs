@@ -102,7 +102,7 @@ impl Cli {
     ///
     /// What is wrong and what is expected; also what `--help` and `--version` say.
     pub fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-        let Some(name) = env_file_of(arguments) else {
+        let Some(name) = find_env_file(arguments) else {
             return Cli::try_parse_from(arguments);
         };
         let refuse = |fault: String| Cli::command().error(ErrorKind::ValueValidation, fault);
@@ -119,7 +119,7 @@ impl Cli {
         let from_file = settings
             .get_arguments()
             .filter(|setting| takes(setting.get_id()))
-            .filter_map(|setting| argument_of(setting, &file, arguments));
+            .filter_map(|setting| argument_from_file(setting, &file, arguments));
         let from_file: Vec<OsString> = from_file.collect();
         let mut all: Vec<OsString> = arguments.iter().take(begins).cloned().collect();
         all.extend(from_file);
@@ -142,7 +142,7 @@ pub fn without_advice(fault: &clap::Error) -> String {
 }
 
 /// The file that is named, by a flag or by the environment.
-fn env_file_of(arguments: &[OsString]) -> Option<OsString> {
+fn find_env_file(arguments: &[OsString]) -> Option<OsString> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if argument == env_file::FLAG {
@@ -178,7 +178,7 @@ fn is_known(settings: &clap::Command, name: &str) -> bool {
 
 /// What the file says of a setting, as an argument; `None` where it says nothing or the command
 /// line says it already.
-fn argument_of(setting: &Arg, file: &EnvFile, arguments: &[OsString]) -> Option<OsString> {
+fn argument_from_file(setting: &Arg, file: &EnvFile, arguments: &[OsString]) -> Option<OsString> {
     let value = file.get(setting.get_env()?.to_str()?).filter(|value| !value.is_empty())?;
     let flag = format!("--{}", setting.get_long()?);
     let says = |argument: &OsString| {

@@ -1,9 +1,9 @@
 //! One socket with its wire, its outbox, and what the loop has to do about it.
 
 pub mod rate;
-mod sealed;
 #[cfg_attr(not(feature = "tls"), path = "connection/no_tls.rs")]
 mod tls;
+mod tls_io;
 
 use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Shutdown};
@@ -17,55 +17,55 @@ use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::Wire;
 use crate::wire::outbox::{Ledger, Outbox};
-use rate::Ahead;
-pub use sealed::Inlet;
-use tls::Session;
+use rate::RateState;
+use tls::TlsSession;
+pub use tls_io::RecvContext;
 
 /// Large frames that leave in one system call. With more, their bytes outweigh the call.
-const GATHER_MAX: usize = 64;
+const IOVEC_MAX: usize = 64;
 /// What small frames are copied into, to leave in one piece.
 const COPY_BYTES: usize = 64 * 1024;
 /// Frames that are larger than this, on the average, are not copied: for each piece of a vector the
 /// kernel needs as long as for copying some hundred bytes.
-const COPIED_BYTES_MAX: usize = 512;
+const COPY_FRAME_BYTES_MAX: usize = 512;
 
 /// Fewer frames are copied anew for each: to look whether they are the same takes as long.
-const COMPARED_MIN: usize = 4;
+const CACHE_FRAMES_MIN: usize = 4;
 
 /// What all connections share when they send.
 #[derive(Debug, Default)]
-pub struct Outlet {
+pub struct SendContext {
     /// What waits for those that do not read.
     pub ledger: Ledger,
-    copies: Copies,
-    sealed: sealed::Records,
+    copy_cache: CopyCache,
+    sealed: tls_io::RecordBuffers,
 }
 
 /// Small frames that leave together, in one piece. Those who hear the same thread are written to
 /// one after the other, and what waits for one of them is mostly what waited for the last.
 #[derive(Default)]
-struct Copies {
+struct CopyCache {
     bytes: Vec<u8>,
     /// What they are copies of.
     frames: Vec<EncodedFrame>,
     /// Of a few frames.
-    few: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 /// The bytes are what people wrote: they are not shown.
-impl std::fmt::Debug for Copies {
+impl std::fmt::Debug for CopyCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Copies").field("frames", &self.frames.len()).finish_non_exhaustive()
+        f.debug_struct("CopyCache").field("frames", &self.frames.len()).finish_non_exhaustive()
     }
 }
 
-impl Copies {
+impl CopyCache {
     /// The next of what waits in an outbox, in one piece.
-    fn of(&mut self, outbox: &Outbox) -> &[u8] {
-        if outbox.count() < COMPARED_MIN {
-            self.few.clear();
-            outbox.copy_into(&mut self.few, COPY_BYTES, |_| {});
-            return &self.few;
+    fn coalesce(&mut self, outbox: &Outbox) -> &[u8] {
+        if outbox.count() < CACHE_FRAMES_MIN {
+            self.scratch.clear();
+            outbox.copy_into(&mut self.scratch, COPY_BYTES, |_| {});
+            return &self.scratch;
         }
         if !outbox.begins_with(&self.frames) {
             self.frames.clear();
@@ -82,16 +82,16 @@ impl Copies {
 /// A time by the server's own watch, which stands still while the whole process does: tenths of a
 /// second since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(u32);
+pub struct ActiveTime(u32);
 
-impl Moment {
+impl ActiveTime {
     /// This long after the start.
-    pub fn after(since_start: Duration) -> Moment {
-        Moment(u32::try_from(since_start.as_millis() / 100).unwrap_or(u32::MAX))
+    pub fn from_start(since_start: Duration) -> ActiveTime {
+        ActiveTime(u32::try_from(since_start.as_millis() / 100).unwrap_or(u32::MAX))
     }
 
     /// How long ago another one was.
-    pub fn since(self, earlier: Moment) -> Duration {
+    pub fn since(self, earlier: ActiveTime) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 100)
     }
 }
@@ -109,27 +109,27 @@ pub struct Connection {
     pub outbox: Outbox,
     /// When what it is to finish began: its request, a frame of which the rest is missing, its
     /// goodbye. Without meaning in between.
-    pub since: Moment,
+    pub since: ActiveTime,
     /// When something last came from it.
-    pub heard: Moment,
+    pub last_received: ActiveTime,
     /// Signs of life that it has been asked for since.
     pub pings: u8,
     /// What it has said, against the rate.
-    pub ahead: Ahead,
+    pub rate_state: RateState,
     /// It counts among those of its client's address.
-    pub counted: bool,
+    pub counts_for_address: bool,
     /// The hub knows it.
-    pub opened: bool,
+    pub registered: bool,
     /// More waits for it than it may, and it takes nothing.
     pub overflowed: bool,
     /// It stands among those that are written to at the end of the tick.
     pub dirty: bool,
     /// It stands in the queue of those for whom something waits that is for many.
-    pub queued: bool,
+    pub in_fanout_queue: bool,
     /// The poll says when the kernel takes more: since it has once taken less than there was.
-    pub watched: bool,
+    pub write_interest: bool,
     /// It stands on the again list.
-    pub again: bool,
+    pub read_pending: bool,
     /// It is about to be buried.
     pub doomed: bool,
     /// The kernel takes nothing before it says so by an event.
@@ -138,7 +138,7 @@ pub struct Connection {
     half_closed: bool,
     socket: TcpStream,
     /// What stands between the socket and the wire where the server speaks TLS.
-    tls: Option<Box<Session>>,
+    tls: Option<Box<TlsSession>>,
 }
 
 /// How a flush ended.
@@ -167,23 +167,23 @@ pub enum Received {
 
 impl Connection {
     /// A socket that has just been accepted from this peer.
-    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: Moment) -> Connection {
+    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: ActiveTime) -> Connection {
         Connection {
             id,
             client: peer,
             wire: Wire::new(peer),
             outbox: Outbox::default(),
             since: now,
-            heard: now,
+            last_received: now,
             pings: 0,
-            ahead: Ahead::default(),
-            counted: false,
-            opened: false,
+            rate_state: RateState::default(),
+            counts_for_address: false,
+            registered: false,
             overflowed: false,
             dirty: false,
-            queued: false,
-            watched: false,
-            again: false,
+            in_fanout_queue: false,
+            write_interest: false,
+            read_pending: false,
             doomed: false,
             blocked: false,
             half_closed: false,
@@ -197,8 +197,8 @@ impl Connection {
     /// # Errors
     ///
     /// The library refuses its own settings.
-    pub fn secure(&mut self, identity: &TlsIdentity) -> Result<(), String> {
-        self.tls = Some(Box::new(Session::new(identity)?));
+    pub fn enable_tls(&mut self, identity: &TlsIdentity) -> Result<(), String> {
+        self.tls = Some(Box::new(TlsSession::new(identity)?));
         Ok(())
     }
 
@@ -222,21 +222,21 @@ impl Connection {
 
     /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
     /// left sends the end of the stream. What the kernel does not take is entered in the ledger.
-    pub fn flush(&mut self, budget: usize, outlet: &mut Outlet) -> Flushed {
+    pub fn flush(&mut self, budget: usize, send_context: &mut SendContext) -> Flushed {
         if self.tls.is_some() {
-            return self.flush_sealed(budget, outlet);
+            return self.flush_tls(budget, send_context);
         }
         let mut left = budget;
         while !self.outbox.is_empty() {
             if self.blocked {
-                self.outbox.enter(&mut outlet.ledger);
+                self.outbox.enter(&mut send_context.ledger);
                 return Flushed::Blocked;
             }
-            let (offered, written) = self.write(&mut outlet.copies);
+            let (offered, written) = self.write(&mut send_context.copy_cache);
             match written {
                 Ok(0) => return Flushed::Gone,
                 Ok(bytes) => {
-                    self.outbox.consume(bytes, &mut outlet.ledger);
+                    self.outbox.consume(bytes, &mut send_context.ledger);
                     left = left.saturating_sub(bytes);
                     // A short write says that the kernel's buffer is full: no second call to hear
                     // it again. The writable event is still to come.
@@ -266,16 +266,16 @@ impl Connection {
     }
 
     /// One system call: how many bytes it was offered, and what came of it.
-    fn write(&mut self, copies: &mut Copies) -> (usize, io::Result<usize>) {
+    fn write(&mut self, copy_cache: &mut CopyCache) -> (usize, io::Result<usize>) {
         // A vector of one costs the kernel more than the bytes themselves.
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), send(&self.socket, bytes));
         }
-        if self.outbox.bytes() <= COPIED_BYTES_MAX * self.outbox.count() {
-            let bytes = copies.of(&self.outbox);
+        if self.outbox.bytes() <= COPY_FRAME_BYTES_MAX * self.outbox.count() {
+            let bytes = copy_cache.coalesce(&self.outbox);
             return (bytes.len(), send(&self.socket, bytes));
         }
-        let mut slices = [IoSlice::new(&[]); GATHER_MAX];
+        let mut slices = [IoSlice::new(&[]); IOVEC_MAX];
         let filled = self.outbox.gather(&mut slices);
         let slices = &slices[..filled];
         (slices.iter().map(|slice| slice.len()).sum(), self.socket.write_vectored(slices))

@@ -4,10 +4,10 @@
 //! never fails with it. A line is formatted where it is logged and goes into a bounded channel; if
 //! that is full the line is lost, and the next one that is not says how many were.
 
+mod bounded_text;
 mod fields;
 mod format;
 mod json;
-mod room;
 mod text;
 mod writer;
 
@@ -23,14 +23,14 @@ use simple_logger::SimpleLogger;
 use crate::config::LogFormat;
 use crate::metrics::LOG_LINES_LOST;
 use format::Format;
-use writer::{Entry, What};
+use writer::{Entry, LogCommand};
 
 /// Lines that wait for the writer.
 const LINES_MAX: usize = 4_096;
 /// Bytes of one line; the rest of what it should say is cut off.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 /// How long the end of the process waits for the writer.
-const FLUSH_LASTS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is logged, and the way to the writer.
 struct Journal {
@@ -78,24 +78,24 @@ fn levels() -> SimpleLogger {
 
 /// Says why the process ends, as an error, whatever the log level and with or without a log. If
 /// nobody can hear it within a second, the exit code has to be enough.
-pub fn say(format: LogFormat, text: &str) {
+pub fn print_error(format: LogFormat, text: &str) {
     log::logger().flush();
-    let text = Format::of(format).last_words(text);
+    let text = Format::of(format).final_error(text);
     let (said, done) = bounded(1);
     let speaker = thread::Builder::new().spawn(move || {
         let _ = io::stderr().write_all(text.as_bytes());
         let _ = said.send(());
     });
     if speaker.is_ok() {
-        let _ = done.recv_timeout(FLUSH_LASTS);
+        let _ = done.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
 impl Journal {
     /// Hands a line to the writer, or counts it as lost.
-    fn enter(&self, line: String) {
+    fn submit(&self, line: String) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        let entry = Entry { lost, what: What::Line(line) };
+        let entry = Entry { lost, command: LogCommand::Line(line) };
         if self.entries.try_send(entry).is_err() {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
             LOG_LINES_LOST.record();
@@ -110,16 +110,16 @@ impl Log for Journal {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.enter(self.format.line(record));
+            self.submit(self.format.line(record));
         }
     }
 
     /// Waits until all is written, for a second at most.
     fn flush(&self) {
-        let until = Instant::now() + FLUSH_LASTS;
+        let until = Instant::now() + FLUSH_TIMEOUT;
         let (written, done) = bounded(1);
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        let entry = Entry { lost, what: What::Flush(written) };
+        let entry = Entry { lost, command: LogCommand::Flush(written) };
         // A writer that does not get on is left behind.
         if self.entries.send_deadline(entry, until).is_ok() {
             let _ = done.recv_deadline(until);
@@ -288,7 +288,8 @@ mod tests {
         }
         assert!(LOG_LINES_LOST.count() >= before + 5, "for the monitor as well");
         for n in 1..=2 {
-            let Entry { lost: 0, what: What::Line(line) } = received.recv().unwrap() else {
+            let Entry { lost: 0, command: LogCommand::Line(line) } = received.recv().unwrap()
+            else {
                 panic!("line {n}, with nothing lost before it");
             };
             assert!(line.ends_with(&format!("] line {n}\n")), "{line}");
@@ -309,7 +310,7 @@ mod tests {
         let begun = Instant::now();
         stuck.flush();
         let waited = begun.elapsed();
-        assert!(waited >= FLUSH_LASTS && waited < 2 * FLUSH_LASTS, "{waited:?}");
+        assert!(waited >= FLUSH_TIMEOUT && waited < 2 * FLUSH_TIMEOUT, "{waited:?}");
         drop(received);
 
         let (entries, received) = bounded(8);

@@ -12,7 +12,7 @@ use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
 use buddyline::load;
-use buddyline::server::{Server, Source};
+use buddyline::server::{ConfigSource, Server};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use listenfd::ListenFd;
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(fault) if fault.use_stderr() => {
             // It repeats the value, which may be an address with a password in it.
-            let text = without_passwords(&fault.render().to_string());
-            journal::say(LogFormat::Auto, &text);
+            let text = redact_passwords(&fault.render().to_string());
+            journal::print_error(LogFormat::Auto, &text);
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),
@@ -40,15 +40,15 @@ fn main() -> ExitCode {
         None => serve(&cli.config, arguments, &mut inherited),
         Some(Command::CheckConfig { config }) => check_config(&config),
         Some(Command::Bench { options }) => bench(&options),
-        Some(Command::Doctor { config, options }) => examine(&config, options),
+        Some(Command::Doctor { config, options }) => run_doctor(&config, options),
     }
 }
 
 /// The server, until it is told to end.
 fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> ExitCode {
-    check(config);
+    exit_if_invalid(config);
     if let Err(fault) = journal::start(config.log_level, config.log_format) {
-        journal::say(config.log_format, &format!("buddyline: cannot log: {fault}\n"));
+        journal::print_error(config.log_format, &format!("buddyline: cannot log: {fault}\n"));
         return ExitCode::FAILURE;
     }
     let ended = run(config, arguments, inherited);
@@ -57,32 +57,32 @@ fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) ->
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             // Said whatever the log level: nothing else says why there is no server.
-            journal::say(config.log_format, &format!("buddyline: {fault}\n"));
+            journal::print_error(config.log_format, &format!("buddyline: {fault}\n"));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Ends the process if the settings do not go together, as for any other value that is not allowed.
-fn check(config: &Config) {
+fn exit_if_invalid(config: &Config) {
     if let Err(fault) = config.check() {
         let fault = Cli::command().error(ErrorKind::ValueValidation, fault);
-        journal::say(config.log_format, &fault.render().to_string());
+        journal::print_error(config.log_format, &fault.render().to_string());
         std::process::exit(2);
     }
 }
 
 /// Says whether the server would start with these settings.
 fn check_config(config: &Config) -> ExitCode {
-    check(config);
+    exit_if_invalid(config);
     match doctor::check_machine(config) {
         Ok(findings) => {
             let good = report::has_no_failures(&findings);
             let verdict = if good { "the settings are good" } else { "the server cannot start" };
             let lines = report::format_text(&findings, io::stdout().is_terminal());
-            told(&format!("{lines}{verdict}\n"), good)
+            print_report(&format!("{lines}{verdict}\n"), good)
         }
-        Err(fault) => bad_setting(&fault),
+        Err(fault) => report_bad_setting(&fault),
     }
 }
 
@@ -91,8 +91,8 @@ fn bench(options: &load::Options) -> ExitCode {
     let report = match load::run(options) {
         Ok(report) => report,
         Err(fault) => {
-            let text = without_passwords(&format!("buddyline bench: {fault}\n"));
-            journal::say(LogFormat::Text, &text);
+            let text = redact_passwords(&format!("buddyline bench: {fault}\n"));
+            journal::print_error(LogFormat::Text, &text);
             return ExitCode::from(2);
         }
     };
@@ -100,15 +100,15 @@ fn bench(options: &load::Options) -> ExitCode {
         true => serde_json::to_string(&report).map(|text| text + "\n"),
         false => Ok(report.to_string()),
     };
-    text.map_or(ExitCode::FAILURE, |text| told(&text, report.is_good()))
+    text.map_or(ExitCode::FAILURE, |text| print_report(&text, report.is_good()))
 }
 
 /// Looks at everything, and says what it means.
-fn examine(config: &Config, options: DoctorOptions) -> ExitCode {
-    check(config);
+fn run_doctor(config: &Config, options: DoctorOptions) -> ExitCode {
+    exit_if_invalid(config);
     let credential = match doctor::token::read(options.token_file.as_deref()) {
         Ok(credential) => credential,
-        Err(fault) => return bad_setting(&fault),
+        Err(fault) => return report_bad_setting(&fault),
     };
     let DoctorOptions { public_url, within, json, .. } = options;
     match doctor::examine(config, &ExamineOptions { credential, public_url, within }) {
@@ -117,14 +117,14 @@ fn examine(config: &Config, options: DoctorOptions) -> ExitCode {
                 true => report::format_json(&findings),
                 false => report::format_text(&findings, io::stdout().is_terminal()),
             };
-            told(&text, report::has_no_failures(&findings))
+            print_report(&text, report::has_no_failures(&findings))
         }
-        Err(fault) => bad_setting(&fault),
+        Err(fault) => report_bad_setting(&fault),
     }
 }
 
 /// Writes a report; a program that stops reading has not heard that all is well.
-fn told(text: &str, good: bool) -> ExitCode {
+fn print_report(text: &str, good: bool) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) if good => ExitCode::SUCCESS,
@@ -132,8 +132,8 @@ fn told(text: &str, good: bool) -> ExitCode {
     }
 }
 
-fn bad_setting(fault: &str) -> ExitCode {
-    journal::say(LogFormat::Text, &format!("error: {fault}\n"));
+fn report_bad_setting(fault: &str) -> ExitCode {
+    journal::print_error(LogFormat::Text, &format!("error: {fault}\n"));
     ExitCode::from(2)
 }
 
@@ -151,9 +151,9 @@ fn run(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> R
     let in_words = |fault: io::Error| fault.to_string();
     let sockets = sockets(inherited).map_err(in_words)?;
     let mut server = Server::start(config, sockets).map_err(in_words)?;
-    server.stop_on_signals().map_err(in_words)?;
-    server.reload_from(Box::new(CommandLine { arguments }));
-    banner(config, &server);
+    server.install_signal_handlers().map_err(in_words)?;
+    server.set_config_source(Box::new(CommandLine { arguments }));
+    log_banner(config, &server);
     server.run().map_err(in_words)
 }
 
@@ -173,22 +173,22 @@ struct CommandLine {
     arguments: Vec<OsString>,
 }
 
-impl Source for CommandLine {
+impl ConfigSource for CommandLine {
     fn read(&mut self) -> Result<(Config, Secrets), String> {
-        let in_words = |fault: clap::Error| without_passwords(&cli::without_advice(&fault));
+        let in_words = |fault: clap::Error| redact_passwords(&cli::without_advice(&fault));
         let cli = Cli::read(&self.arguments).map_err(in_words)?;
         let secrets = cli.config.load_secrets()?;
         cli.config.check_combinations()?;
         Ok((cli.config, secrets))
     }
 
-    fn applied(&mut self, config: &Config) {
+    fn on_applied(&mut self, config: &Config) {
         journal::set_level(config.log_level);
     }
 }
 
 /// A text without what stands between `://`, or the scheme of a TURN server, and `@`.
-fn without_passwords(text: &str) -> String {
+fn redact_passwords(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     let begins = |text: &str| {
@@ -211,7 +211,7 @@ fn without_passwords(text: &str) -> String {
     clean
 }
 
-fn banner(config: &Config, server: &Server) {
+fn log_banner(config: &Config, server: &Server) {
     log::info!("buddyline {}", env!("CARGO_PKG_VERSION"));
     match &config.buddyboss_url {
         Some(url) => {
@@ -245,7 +245,7 @@ fn banner(config: &Config, server: &Server) {
     if config.limits().no_limits {
         log::warn!("--no-limits: any client can take all that this machine has");
     }
-    let [ws, http] = if server.speaks_tls() { ["wss", "https"] } else { ["ws", "http"] };
+    let [ws, http] = if server.has_tls() { ["wss", "https"] } else { ["ws", "http"] };
     for address in server.addresses() {
         log::info!("listening on {ws}://{address}");
     }

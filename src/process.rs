@@ -12,7 +12,7 @@ const TICK_MS: u64 = 10;
 /// # Errors
 ///
 /// There is no such process, or this system has no `/proc`.
-pub fn processor_time(pid: u32) -> io::Result<Duration> {
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let ticks = ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
     Ok(Duration::from_millis(ticks * TICK_MS))
@@ -25,7 +25,7 @@ pub fn processor_time(pid: u32) -> io::Result<Duration> {
 /// As above.
 pub fn resident_kib(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    resident(&status).ok_or(io::ErrorKind::InvalidData.into())
+    parse_rss(&status).ok_or(io::ErrorKind::InvalidData.into())
 }
 
 fn ticks(stat: &str) -> Option<u64> {
@@ -36,7 +36,7 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn resident(status: &str) -> Option<u64> {
+fn parse_rss(status: &str) -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
@@ -50,6 +50,6 @@ mod tests {
         let stat = "7 (a) b ) S 1 2 3 4 5 6 7 8 9 10 31 11 0 0 20";
         assert_eq!(ticks(stat), Some(42));
         assert_eq!(ticks("7 (a) S 1"), None);
-        assert_eq!(resident("Name:\tx\nVmRSS:\t  1234 kB\n"), Some(1_234));
+        assert_eq!(parse_rss("Name:\tx\nVmRSS:\t  1234 kB\n"), Some(1_234));
     }
 }

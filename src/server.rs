@@ -6,25 +6,25 @@
 //! the next turn, which then does not sleep.
 
 mod admission;
-mod asked;
-mod bulk;
-mod crowd;
+mod budget;
+mod call_http;
+mod connections;
 mod drain;
+mod fanout_queue;
 mod input;
-mod intake;
 mod listeners;
-mod numbers;
-mod refusals;
+mod metrics_listener;
+mod metrics_page;
+mod origin_warnings;
+mod query_log;
+mod read_batch;
 mod reload;
-mod scrapes;
+mod service_manager;
 mod setup;
 mod signals;
 mod stats;
-mod supervisor;
-mod sweep;
+mod timeouts;
 mod tls;
-mod traces;
-mod turn;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -36,8 +36,8 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Config;
 use crate::config::tls::TlsIdentity;
-use crate::connection::Moment;
-use crate::connection::rate::Rate;
+use crate::connection::ActiveTime;
+use crate::connection::rate::RateLimit;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::protocol::kinds::FrameKind;
@@ -45,43 +45,43 @@ use crate::upstream::Upstream;
 use crate::wire::Codec;
 use crate::wire::handshake::Rules;
 use admission::Admission;
-use crowd::Crowd;
+use budget::{ActiveClock, SlowTicks, TickWork, TimeBudget};
+use connections::Connections;
 use drain::Drain;
-use intake::Intake;
 use listeners::{BACKLOG, Listeners};
-use refusals::Refusals;
-pub use reload::Source;
-use scrapes::Scrapes;
-use stats::Tally;
-use supervisor::Supervisor;
-use sweep::{Patience, SWEEP_EVERY};
-use turn::{Phase, SlowTicks, Watch, Work};
+use metrics_listener::MetricsListener;
+use origin_warnings::OriginWarnings;
+use read_batch::ReadBatch;
+pub use reload::ConfigSource;
+use service_manager::ServiceManager;
+use stats::ServerStats;
+use timeouts::{SWEEP_INTERVAL, Timeouts};
 
 /// Events taken from one poll. Enough that frames of one thread which come together leave together,
 /// and not so many that the first waits long for the last.
 const EVENTS_PER_TICK: usize = 1024;
 /// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
 /// take in all, since the last step of a phase may be a long one.
-const READS_LAST: Duration = Duration::from_millis(8);
+const READ_BUDGET: Duration = Duration::from_millis(8);
 /// To write to those for whom something waits that is not for many.
-const FLUSH_LASTS: Duration = Duration::from_millis(6);
+const FLUSH_BUDGET: Duration = Duration::from_millis(6);
 /// To write to those for whom it is: a part of their round.
-const BULK_LASTS: Duration = Duration::from_micros(250);
+const FANOUT_FLUSH_BUDGET: Duration = Duration::from_micros(250);
 /// While more is said to many than leaves: a little of what is said is read, and much is written.
-const READS_LAST_BEHIND: Duration = Duration::from_millis(1);
-const BULK_LASTS_BEHIND: Duration = Duration::from_millis(12);
+const READ_BUDGET_BACKLOGGED: Duration = Duration::from_millis(1);
+const FANOUT_FLUSH_BUDGET_BACKLOGGED: Duration = Duration::from_millis(12);
 /// To agree on TLS with those who come: a signature takes from a tenth of a millisecond to a few.
-const AGREEMENTS_LAST: Duration = Duration::from_millis(4);
-const BURIALS_LAST: Duration = Duration::from_millis(4);
+const TLS_HANDSHAKE_BUDGET: Duration = Duration::from_millis(4);
+const REAP_BUDGET: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
-const TICK_WORTH_TIMING: usize = 64;
+const MIN_WORK_TO_TIME: usize = 64;
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
-/// Listener number n has the token `LISTENERS - n`.
-const LISTENERS: usize = usize::MAX - 2;
+/// Listener number n has the token `LISTENER_TOKENS - n`.
+const LISTENER_TOKENS: usize = usize::MAX - 2;
 /// The tokens from here to those of the listeners are the monitors'.
-const SCRAPES: usize = usize::MAX - 4_096;
+const METRICS_TOKENS: usize = usize::MAX - 4_096;
 
 /// The server: everything is owned here, by the one thread that runs it.
 pub struct Server {
@@ -89,45 +89,45 @@ pub struct Server {
     events: Events,
     signals: Option<Signals>,
     listeners: Listeners,
-    crowd: Crowd,
+    connections: Connections,
     admission: Admission,
-    patience: Patience,
-    rate: Rate,
+    timeouts: Timeouts,
+    rate: RateLimit,
     codec: Codec,
     hub: Hub,
     upstream: Upstream,
-    intake: Intake,
-    refusals: Refusals,
-    scrapes: Scrapes,
-    counts: Counts,
-    stats: Tally,
+    read_batch: ReadBatch,
+    origin_warnings: OriginWarnings,
+    metrics_listener: MetricsListener,
+    counts: ServerCounters,
+    stats: ServerStats,
     slow_ticks: SlowTicks,
     started: Instant,
     /// The time of this tick by the clock, since the start.
     since_start: Duration,
-    watch: Watch,
+    active_clock: ActiveClock,
     /// The time of this tick by the watch.
-    moment: Moment,
-    work: Work,
-    reads: Phase,
+    active_now: ActiveTime,
+    work: TickWork,
+    read_budget: TimeBudget,
     /// The part of the reads that is for agreeing on TLS.
-    agreements: Phase,
+    tls_budget: TimeBudget,
     identity: Option<TlsIdentity>,
-    swept: Instant,
+    last_sweep: Instant,
     /// The slot that is looked at next, while connections are looked at.
-    sweeping: Option<usize>,
+    sweep_next: Option<usize>,
     /// What it works by: changed by a reload.
     config: Config,
     /// Where a reload gets its settings from.
-    source: Option<Box<dyn Source>>,
-    supervisor: Supervisor,
+    source: Option<Box<dyn ConfigSource>>,
+    service_manager: ServiceManager,
     /// It is about to end.
-    ending: Option<Drain>,
+    draining: Option<Drain>,
 }
 
 /// What happened, for the log line at the end and for tests.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub struct ServerCounters {
     /// Connections accepted.
     pub accepted: u64,
     /// Connections refused at a limit.
@@ -186,11 +186,12 @@ impl Server {
         let listeners = match inherited.is_empty() {
             true => {
                 let addresses = config.listen.resolve().map_err(io::Error::other)?;
-                Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENERS)?
+                Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENER_TOKENS)?
             }
-            false => Listeners::inherit(inherited, poll.registry(), LISTENERS)?,
+            false => Listeners::inherit(inherited, poll.registry(), LISTENER_TOKENS)?,
         };
-        let scrapes = Scrapes::bind(config.metrics_listen.as_ref(), poll.registry())?;
+        let metrics_listener =
+            MetricsListener::bind(config.metrics_listen.as_ref(), poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
@@ -200,33 +201,36 @@ impl Server {
             events: Events::with_capacity(EVENTS_PER_TICK),
             signals: None,
             listeners,
-            crowd: Crowd::new(setup::buffers(&limits), poll.registry().try_clone()?),
+            connections: Connections::new(
+                setup::buffer_limits(&limits),
+                poll.registry().try_clone()?,
+            ),
             admission: setup::admission(config)?,
-            patience: setup::patience(&limits),
-            rate: Rate::new(limits.max_frames_per_second, limits.max_frames_burst),
+            timeouts: setup::timeouts(&limits),
+            rate: RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst),
             codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
             hub: Hub::new(setup::hub_settings(config, turn_secret)),
             upstream,
-            intake: Intake::new(),
-            refusals: Refusals::default(),
-            scrapes,
-            counts: Counts::default(),
-            stats: Tally::new(now),
+            read_batch: ReadBatch::new(),
+            origin_warnings: OriginWarnings::default(),
+            metrics_listener,
+            counts: ServerCounters::default(),
+            stats: ServerStats::new(now),
             slow_ticks: SlowTicks::default(),
             started,
             since_start: Duration::ZERO,
-            watch: Watch::new(started),
-            moment: Moment::default(),
-            work: Work::default(),
-            reads: Phase::new(READS_LAST, 0),
-            agreements: Phase::new(AGREEMENTS_LAST, 0),
+            active_clock: ActiveClock::new(started),
+            active_now: ActiveTime::default(),
+            work: TickWork::default(),
+            read_budget: TimeBudget::new(READ_BUDGET, 0),
+            tls_budget: TimeBudget::new(TLS_HANDSHAKE_BUDGET, 0),
             identity: config.tls().map_err(io::Error::other)?,
-            swept: started,
-            sweeping: None,
+            last_sweep: started,
+            sweep_next: None,
             config: config.clone(),
             source: None,
-            supervisor: Supervisor::of_process(started),
-            ending: None,
+            service_manager: ServiceManager::from_env(started),
+            draining: None,
             poll,
         })
     }
@@ -242,9 +246,9 @@ impl Server {
     }
 
     /// What happened so far.
-    pub fn counts(&self) -> Counts {
-        let Crowd { sent, stale, missed, .. } = self.crowd;
-        Counts { sent, stale, missed, slow_ticks: self.slow_ticks.count, ..self.counts }
+    pub fn counts(&self) -> ServerCounters {
+        let Connections { sent, stale, missed, .. } = self.connections;
+        ServerCounters { sent, stale, missed, slow_ticks: self.slow_ticks.count, ..self.counts }
     }
 
     /// One turn of the loop.
@@ -260,46 +264,47 @@ impl Server {
         }
         let now = clock();
         self.since_start = now.instant.duration_since(self.started);
-        self.moment = Moment::after(self.watch.look(now.instant));
-        self.work = Work::default();
-        let sent_before = self.crowd.sent;
-        self.stats.tick_begins(now.instant);
+        self.active_now = ActiveTime::from_start(self.active_clock.advance(now.instant));
+        self.work = TickWork::default();
+        let sent_before = self.connections.sent;
+        self.stats.begin_tick(now.instant);
         self.codec.set_readiness(self.readiness(now.instant));
 
-        let reads = if self.crowd.is_behind() { READS_LAST_BEHIND } else { READS_LAST };
-        self.reads = Phase::of_short_steps(reads, sent_before);
-        self.agreements = Phase::new(AGREEMENTS_LAST, 0);
+        let read_budget =
+            if self.connections.is_backlogged() { READ_BUDGET_BACKLOGGED } else { READ_BUDGET };
+        self.read_budget = TimeBudget::with_short_steps(read_budget, sent_before);
+        self.tls_budget = TimeBudget::new(TLS_HANDSHAKE_BUDGET, 0);
         // Who was stopped by a budget in the last tick comes first.
-        for slot in self.crowd.take_again() {
+        for slot in self.connections.take_pending_reads() {
             // The event that spoke of the peer's end may have come in an earlier tick.
             self.read(slot, true, now);
         }
         // An event may be for one of these as well.
-        self.take_in_all(now);
+        self.process_reads(now);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.work.events += 1;
-            self.event(event, now);
+            self.handle_event(event, now);
         }
         self.events = events;
-        self.take_in_all(now);
+        self.process_reads(now);
         self.accept();
         self.upstream.advance(now.instant);
         self.collect_answers(now);
-        self.do_what_is_due(now);
+        self.run_timers(now);
         // Whose own pongs are too many to hold has caused no effect that was drained before.
-        self.drain(now);
-        self.sweep(now);
-        self.tell_supervisor(now);
-        self.let_go(now);
+        self.apply_effects(now);
+        self.check_timeouts(now);
+        self.notify_service_manager(now);
+        self.drain_some(now);
         self.flush(now);
-        self.crowd.shed();
-        self.drain(now);
-        self.bury(now);
-        self.serve_scrapes(now);
-        self.work.deliveries = self.crowd.sent - sent_before;
-        let Work { events, frames, deliveries, swept, .. } = self.work;
-        if events + frames + swept + deliveries as usize > TICK_WORTH_TIMING {
+        self.connections.shed();
+        self.apply_effects(now);
+        self.reap(now);
+        self.serve_metrics(now);
+        self.work.deliveries = self.connections.sent - sent_before;
+        let TickWork { events, frames, deliveries, swept, .. } = self.work;
+        if events + frames + swept + deliveries as usize > MIN_WORK_TO_TIME {
             self.slow_ticks.record(now.instant, Instant::now(), &self.work);
         }
         Ok(())
@@ -307,22 +312,23 @@ impl Server {
 
     /// How long nothing will happen, as far as can be known.
     fn sleep(&mut self) -> Duration {
-        let accepts = self.listeners.has_more() && self.admission.is_open(self.crowd.len());
-        let left_over =
-            self.crowd.has_left_over() || self.sweeping.is_some() || self.upstream.has_answer();
+        let accepts = self.listeners.has_more() && self.admission.is_open(self.connections.len());
+        let left_over = self.connections.has_pending_work()
+            || self.sweep_next.is_some()
+            || self.upstream.has_answer();
         // The clock that says how long to sleep says when the last tick has ended as well.
         let now = Instant::now();
-        self.stats.tick_ends(now);
-        if left_over || accepts || self.scrapes.has_left_over() {
+        self.stats.end_tick(now);
+        if left_over || accepts || self.metrics_listener.has_pending_work() {
             return Duration::ZERO;
         }
-        if self.ending.is_some() && self.crowd.next_bulk(now).is_none() {
-            return drain::POLL;
+        if self.draining.is_some() && self.connections.next_fanout_flush(now).is_none() {
+            return drain::DRAIN_POLL;
         }
-        let sweep = self.swept + SWEEP_EVERY;
-        let bulk = self.crowd.next_bulk(now);
-        let told = self.supervisor.next_deadline();
-        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), bulk, told];
+        let sweep = self.last_sweep + SWEEP_INTERVAL;
+        let fanout = self.connections.next_fanout_flush(now);
+        let notify = self.service_manager.next_deadline();
+        let deadlines = [self.hub.next_deadline(), self.upstream.next_deadline(), fanout, notify];
         let wake = deadlines.into_iter().flatten().fold(sweep, Instant::min);
         wake.saturating_duration_since(now)
     }
@@ -331,82 +337,83 @@ impl Server {
 
     /// Writes to who has something to send, for as long as a tick may.
     fn flush(&mut self, now: Now) {
-        self.work.flushed = self.crowd.flush(&mut Phase::of_short_steps(FLUSH_LASTS, 0));
-        if self.crowd.next_bulk(now.instant).is_some_and(|at| at <= now.instant) {
+        self.work.flushed =
+            self.connections.flush(&mut TimeBudget::with_short_steps(FLUSH_BUDGET, 0));
+        if self.connections.next_fanout_flush(now.instant).is_some_and(|at| at <= now.instant) {
             let read = now.instant.elapsed();
-            let lasts = match self.crowd.is_behind() {
-                true => BULK_LASTS_BEHIND,
-                false => BULK_LASTS.max(read + read / 2),
+            let lasts = match self.connections.is_backlogged() {
+                true => FANOUT_FLUSH_BUDGET_BACKLOGGED,
+                false => FANOUT_FLUSH_BUDGET.max(read + read / 2),
             };
-            self.work.flushed += self.crowd.flush_bulk(&mut Phase::new(lasts, 0));
+            self.work.flushed += self.connections.flush_fanout(&mut TimeBudget::new(lasts, 0));
         }
     }
 
     /// Carries out what the hub wants done.
-    fn drain(&mut self, now: Now) {
+    fn apply_effects(&mut self, now: Now) {
         loop {
             while let Some(effect) = self.hub.next_effect() {
-                let sent = self.crowd.sent;
+                let sent = self.connections.sent;
                 match effect {
                     Effect::Send { to, frame } => {
                         let kind = FrameKind::of(&frame);
-                        self.crowd.deliver(to, frame, false);
-                        self.stats.sent(kind, self.crowd.sent - sent);
+                        self.connections.deliver(to, frame, false);
+                        self.stats.count_sent(kind, self.connections.sent - sent);
                     }
                     Effect::Hint { to, frame } => {
                         let kind = FrameKind::of(&frame);
-                        self.crowd.deliver(to, frame, true);
-                        self.stats.sent(kind, self.crowd.sent - sent);
+                        self.connections.deliver(to, frame, true);
+                        self.stats.count_sent(kind, self.connections.sent - sent);
                     }
                     Effect::Spread { to, frame, can_be_missed } => {
                         let receivers = self.hub.receivers(to);
                         self.stats.fan_outs.record(receivers.len() as u64);
-                        self.crowd.spread(receivers, &frame, can_be_missed);
-                        self.stats.sent(FrameKind::of(&frame), self.crowd.sent - sent);
+                        self.connections.broadcast(receivers, &frame, can_be_missed);
+                        self.stats.count_sent(FrameKind::of(&frame), self.connections.sent - sent);
                     }
                     Effect::Ask { request, ask } => {
-                        traces::asked(&self.hub, request, &ask);
+                        query_log::log_query(&self.hub, request, &ask);
                         self.upstream.submit(request, *ask, now);
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
-                    Effect::TellCall { conn, told } => self.tell_call(conn, &told),
+                    Effect::TellCall { conn, told } => self.send_call_status(conn, &told),
                     Effect::Wake(event) => {
-                        self.stats.woken += 1;
-                        traces::nobody_there(&event);
+                        self.stats.offline_callees += 1;
+                        query_log::log_offline_callee(&event);
                     }
                 }
             }
             // Telling the hub that a connection is closed may give it more to do.
-            let Some(slot) = self.crowd.next_overflowed() else {
+            let Some(slot) = self.connections.next_overflowed() else {
                 return;
             };
             self.counts.overflowed += 1;
-            self.dismiss(slot, 1013, "too slow", now);
+            self.close_slot(slot, 1013, "too slow", now);
         }
     }
 
     // ---- the end of connections
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str, now: Now) {
-        if self.crowd.get(conn.slot).is_some_and(|connection| connection.id == conn) {
-            self.dismiss(conn.slot, code, reason, now);
+        if self.connections.get(conn.slot).is_some_and(|connection| connection.id == conn) {
+            self.close_slot(conn.slot, code, reason, now);
         }
     }
 
     /// Says goodbye to a connection, and tells the hub.
-    fn dismiss(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
-        if let Some(connection) = self.crowd.get(slot) {
+    fn close_slot(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
+        if let Some(connection) = self.connections.get(slot) {
             let connection = connection.id.serial;
             log::debug!(connection; "closing with {code}, {reason}");
         }
-        self.crowd.close(slot, code, reason, self.moment);
-        self.tell_closed(slot, now);
+        self.connections.close(slot, code, reason, self.active_now);
+        self.notify_closed(slot, now);
     }
 
     /// Tells the hub, once, that nothing more reaches a connection.
-    fn tell_closed(&mut self, slot: u32, now: Now) {
-        if let Some(connection) = self.crowd.get(slot) {
-            if std::mem::take(&mut connection.opened) {
+    fn notify_closed(&mut self, slot: u32, now: Now) {
+        if let Some(connection) = self.connections.get(slot) {
+            if std::mem::take(&mut connection.registered) {
                 let conn = connection.id;
                 log::debug!(connection = conn.serial; "closed");
                 self.hub.handle(Input::Closed { conn }, now);
@@ -415,17 +422,17 @@ impl Server {
     }
 
     /// Buries the doomed. Nobody is removed before, so no event of a batch meets a reused slot.
-    fn bury(&mut self, now: Now) {
-        let mut phase = Phase::new(BURIALS_LAST, self.crowd.sent);
-        while !phase.is_over(self.crowd.sent) {
-            let Some(slot) = self.crowd.next_doomed() else { return };
-            self.tell_closed(slot, now);
-            let buried = self.crowd.bury(slot);
-            if let Some(connection) = buried.filter(|connection| connection.counted) {
-                self.admission.leave(connection.client);
+    fn reap(&mut self, now: Now) {
+        let mut budget = TimeBudget::new(REAP_BUDGET, self.connections.sent);
+        while !budget.is_exhausted(self.connections.sent) {
+            let Some(slot) = self.connections.next_doomed() else { return };
+            self.notify_closed(slot, now);
+            let buried = self.connections.reap(slot);
+            if let Some(connection) = buried.filter(|connection| connection.counts_for_address) {
+                self.admission.release(connection.client);
             }
-            self.work.buried += 1;
-            self.drain(now);
+            self.work.reaped += 1;
+            self.apply_effects(now);
         }
     }
 }

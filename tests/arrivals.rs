@@ -179,11 +179,11 @@ struct Cost {
 
 /// Lets them arrive, and tells what it has cost.
 fn measure(what: &str, server: &Server, people: &[Person]) -> Cost {
-    let (all, of_loop) = server.processor_time();
+    let (all, of_loop) = server.cpu_time();
     let begun = Instant::now();
     let open = arrive(server.address(), people);
     let lasted = begun.elapsed();
-    let (all_after, of_loop_after) = server.processor_time();
+    let (all_after, of_loop_after) = server.cpu_time();
     let each = |time: Duration| time.as_secs_f64() * 1e6 / open.len() as f64;
     let cost = Cost { total_us: each(all_after - all), loop_us: each(of_loop_after - of_loop) };
     println!(

@@ -541,7 +541,7 @@ impl House {
         let config = config.clone();
         thread::spawn(move || {
             let mut server = buddyline::server::Server::bind(&config).unwrap();
-            assert!(server.speaks_tls());
+            assert!(server.has_tls());
             tells.send(server.addresses()[0]).unwrap();
             loop {
                 server.tick().unwrap();

@@ -4,14 +4,14 @@ use std::io;
 
 use mio::net::TcpStream;
 
-use super::sealed::Taken;
+use super::tls_io::TlsRead;
 use crate::config::tls::TlsIdentity;
 
 #[derive(Debug)]
-pub(super) enum Session {}
+pub(super) enum TlsSession {}
 
-impl Session {
-    pub(super) fn new(identity: &TlsIdentity) -> Result<Session, String> {
+impl TlsSession {
+    pub(super) fn new(identity: &TlsIdentity) -> Result<TlsSession, String> {
         match *identity {}
     }
 
@@ -23,7 +23,7 @@ impl Session {
         match *self {}
     }
 
-    pub(super) fn pending_bytes(&self) -> usize {
+    pub(super) fn tls_output_bytes(&self) -> usize {
         match *self {}
     }
 
@@ -35,7 +35,7 @@ impl Session {
         match *self {}
     }
 
-    pub(super) fn forget_held(&mut self) {
+    pub(super) fn discard_buffers(&mut self) {
         match *self {}
     }
 
@@ -43,7 +43,7 @@ impl Session {
         match *self {}
     }
 
-    pub(super) fn say_goodbye(&mut self) {
+    pub(super) fn queue_close(&mut self) {
         match *self {}
     }
 
@@ -52,7 +52,7 @@ impl Session {
         _socket: &TcpStream,
         _sealed: &mut Vec<u8>,
         _plain: &mut [u8],
-    ) -> io::Result<Taken> {
+    ) -> io::Result<TlsRead> {
         match *self {}
     }
 }

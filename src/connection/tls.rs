@@ -11,21 +11,21 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
 use super::recv;
-use super::sealed::{SEALED_AT_ONCE, Taken};
+use super::tls_io::{RECORD_PLAINTEXT_MAX, TlsRead};
 use crate::config::tls::TlsIdentity;
 
 /// A record's header (RFC 8446 5.1): a type, a version, and how much follows.
 const HEADER_BYTES: usize = 5;
 /// The longest record that TLS 1.2 allows (RFC 5246 6.2.3); a longer first flight is refused
 /// as well.
-const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_AT_ONCE + 2048;
+const RECORD_BYTES_MAX: usize = HEADER_BYTES + RECORD_PLAINTEXT_MAX + 2048;
 /// What TLS itself may have to say and the kernel does not take: a certificate chain is far less.
-const PENDING_BYTES_MAX: usize = 128 * 1024;
+const TLS_OUTPUT_BYTES_MAX: usize = 128 * 1024;
 /// The goodbye of TLS, sealed, with room to spare.
 const ALERT_BYTES_MAX: usize = 128;
 
 /// A session, from the first byte of its handshake.
-pub(super) struct Session {
+pub(super) struct TlsSession {
     connection: UnbufferedServerConnection,
     /// A record in part, or records with a message of TLS in part, which rustls remembers: it has
     /// to be shown them whenever it is asked for anything, and would panic without.
@@ -35,32 +35,32 @@ pub(super) struct Session {
     /// Its handshake is over.
     established: bool,
     /// Nothing that comes is looked at any more.
-    deaf: bool,
+    ignores_input: bool,
     /// Nothing comes any more.
-    over: bool,
+    input_ended: bool,
     /// The last that will be sealed has been.
     ended: bool,
     fault: Option<Box<str>>,
 }
 
 /// What has come in part is not shown, nor any key.
-impl fmt::Debug for Session {
+impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("established", &self.established).finish_non_exhaustive()
+        f.debug_struct("TlsSession").field("established", &self.established).finish_non_exhaustive()
     }
 }
 
-impl Session {
-    pub(super) fn new(identity: &TlsIdentity) -> Result<Session, String> {
+impl TlsSession {
+    pub(super) fn new(identity: &TlsIdentity) -> Result<TlsSession, String> {
         let connection = UnbufferedServerConnection::new(identity.settings())
             .map_err(|fault| fault.to_string())?;
-        Ok(Session {
+        Ok(TlsSession {
             connection,
             partial: Vec::new(),
             pending: Vec::new(),
             established: false,
-            deaf: false,
-            over: false,
+            ignores_input: false,
+            input_ended: false,
             ended: false,
             fault: None,
         })
@@ -76,7 +76,7 @@ impl Session {
     }
 
     /// How many bytes of records the kernel has not taken.
-    pub(super) fn pending_bytes(&self) -> usize {
+    pub(super) fn tls_output_bytes(&self) -> usize {
         self.pending.len()
     }
 
@@ -92,10 +92,10 @@ impl Session {
 
     /// Gives up what has come in part, and what has not left: nothing more is listened to, and
     /// nothing can follow on a record that has left in part.
-    pub(super) fn forget_held(&mut self) {
+    pub(super) fn discard_buffers(&mut self) {
         self.ended |= !self.pending.is_empty() || !self.partial.is_empty();
         (self.pending, self.partial) = (Vec::new(), Vec::new());
-        self.deaf = true;
+        self.ignores_input = true;
     }
 
     /// Reads once, and opens all whole records. What comes fits: a record's plain bytes are fewer
@@ -105,43 +105,43 @@ impl Session {
         socket: &TcpStream,
         sealed: &mut Vec<u8>,
         plain: &mut [u8],
-    ) -> io::Result<Taken> {
-        let end_of_all = Taken { plain: 0, more: false, ended: true };
-        if self.over {
-            return Ok(end_of_all);
+    ) -> io::Result<TlsRead> {
+        let eof = TlsRead { plain: 0, more: false, ended: true };
+        if self.input_ended {
+            return Ok(eof);
         }
         sealed.resize(RECORD_BYTES_MAX, 0);
         let held = self.partial.len();
         let end = match self.partial[..] {
             [_, _, _, high, low, ..] => {
                 let record = HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
-                record.clamp(SEALED_AT_ONCE, RECORD_BYTES_MAX)
+                record.clamp(RECORD_PLAINTEXT_MAX, RECORD_BYTES_MAX)
             }
-            _ => SEALED_AT_ONCE,
+            _ => RECORD_PLAINTEXT_MAX,
         };
         if held >= end {
             // A message of the handshake that goes on over many records.
             self.refuse("a message of the handshake is too long");
-            return Ok(end_of_all);
+            return Ok(eof);
         }
         let came = recv(socket, &mut sealed[held..end])?;
         if came == 0 {
-            return Ok(end_of_all);
+            return Ok(eof);
         }
         let more = came == end - held;
-        if self.deaf {
-            return Ok(Taken { plain: 0, more, ended: false });
+        if self.ignores_input {
+            return Ok(TlsRead { plain: 0, more, ended: false });
         }
         sealed[..held].copy_from_slice(&self.partial);
         let (opened, rest, ended) = self.open(&mut sealed[..held + came], plain);
-        self.over = ended;
+        self.input_ended = ended;
         if ended || rest == held + came {
             self.partial = Vec::new();
         } else {
             // Exact, and its own: most of the time there is none.
             self.partial = sealed[rest..held + came].to_vec();
         }
-        Ok(Taken { plain: opened, more, ended })
+        Ok(TlsRead { plain: opened, more, ended })
     }
 
     /// Opens the records in a buffer: how many plain bytes came out, where the rest begins, and
@@ -179,7 +179,7 @@ impl Session {
                 Err(error) => fault = Some(error.to_string()),
             }
             begin += discard;
-            if self.pending.len() > PENDING_BYTES_MAX {
+            if self.pending.len() > TLS_OUTPUT_BYTES_MAX {
                 fault = Some("what TLS has to say is not read".to_owned());
             }
             if let Some(fault) = fault {
@@ -199,11 +199,11 @@ impl Session {
     /// Ends the session for a fault of the peer.
     fn refuse(&mut self, fault: &str) {
         self.fault = Some(fault.into());
-        (self.deaf, self.over, self.ended) = (true, true, true);
+        (self.ignores_input, self.input_ended, self.ended) = (true, true, true);
         self.partial = Vec::new();
     }
 
-    /// Seals plain bytes, at most [`SEALED_AT_ONCE`], into records: how long these are. `None` if
+    /// Seals plain bytes, at most [`RECORD_PLAINTEXT_MAX`], into records: how long these are. `None` if
     /// nothing can be sealed.
     pub(super) fn seal(&mut self, plain: &[u8], records: &mut [u8]) -> Option<usize> {
         if self.ended {
@@ -217,7 +217,7 @@ impl Session {
     }
 
     /// Says that nothing follows (RFC 8446 6.1), once.
-    pub(super) fn say_goodbye(&mut self) {
+    pub(super) fn queue_close(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }

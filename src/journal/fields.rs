@@ -6,17 +6,17 @@ use log::Record;
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use serde_json::{Map, Value as Json};
 
-use super::room::{Room, plain};
+use super::bounded_text::{BoundedText, replace_control};
 
 /// Fields of one line; those beyond are left out.
 const FIELDS_MAX: usize = 8;
 /// Bytes of a field's text; the rest is cut off.
 const TEXT_BYTES_MAX: usize = 256;
 /// What each line in JSON has by itself.
-const TAKEN: [&str; 4] = ["time", "level", "target", "message"];
+const RESERVED: [&str; 4] = ["time", "level", "target", "message"];
 
 /// The fields of a record by their names; those without a value are left out.
-pub(super) fn of(record: &Record<'_>) -> Map<String, Json> {
+pub(super) fn collect(record: &Record<'_>) -> Map<String, Json> {
     let mut fields = Fields(Map::new());
     // Its only fault is that of a visitor, and this one has none.
     let _ = record.key_values().visit(&mut fields);
@@ -27,7 +27,7 @@ struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        if self.0.len() < FIELDS_MAX && !TAKEN.contains(&key.as_str()) {
+        if self.0.len() < FIELDS_MAX && !RESERVED.contains(&key.as_str()) {
             let mut field = Field(Json::Null);
             value.visit(&mut field)?;
             if field.0 != Json::Null {
@@ -67,7 +67,7 @@ impl VisitValue<'_> for Field {
 }
 
 fn text(value: impl std::fmt::Display) -> String {
-    let mut room = Room::new(TEXT_BYTES_MAX, plain);
+    let mut room = BoundedText::new(TEXT_BYTES_MAX, replace_control);
     // It fails when it is full.
     let _ = write!(room, "{value}");
     room.into_text()

@@ -27,7 +27,7 @@ impl Format {
     /// What a setting means for this process.
     pub fn of(setting: LogFormat) -> Format {
         match setting {
-            LogFormat::Auto if leads_to_the_journal() => Format::Journal,
+            LogFormat::Auto if is_journal_stderr() => Format::Journal,
             LogFormat::Auto | LogFormat::Text => {
                 let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
                 Format::Text { coloured: wanted && io::stderr().is_terminal() }
@@ -47,18 +47,18 @@ impl Format {
     }
 
     /// A line of the log about itself.
-    pub fn remark(self, level: Level, words: &str) -> String {
+    pub fn internal_line(self, level: Level, words: &str) -> String {
         let mut record = Record::builder();
         record.target("buddyline::journal").level(level);
         self.line(&record.args(format_args!("{words}")).build())
     }
 
     /// An error that is the last thing to be said: for people as it is.
-    pub fn last_words(self, words: &str) -> String {
+    pub fn final_error(self, words: &str) -> String {
         match self {
             Format::Text { .. } => words.to_owned(),
-            Format::Journal => text::journal_words(Level::Error, words),
-            Format::Json => self.remark(Level::Error, words.trim_end()),
+            Format::Journal => text::journal_lines(Level::Error, words),
+            Format::Json => self.internal_line(Level::Error, words.trim_end()),
         }
     }
 }
@@ -74,7 +74,7 @@ fn time(now: SystemTime) -> String {
 
 /// Whether standard error is the stream to the journal that systemd has opened for this service.
 /// The variable alone says little: whoever is started from a service inherits it (systemd.exec(5)).
-fn leads_to_the_journal() -> bool {
+fn is_journal_stderr() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
     let found = stderr.and_then(|stderr| stderr.metadata());
@@ -98,10 +98,10 @@ mod tests {
     #[test]
     fn last_words_of_several_lines_are_errors_in_each_form() {
         let words = "error: no such thing\n\nTry --help.\n";
-        assert_eq!(Format::Text { coloured: false }.last_words(words), words);
-        let journal = Format::Journal.last_words(words);
+        assert_eq!(Format::Text { coloured: false }.final_error(words), words);
+        let journal = Format::Journal.final_error(words);
         assert_eq!(journal, "<3>error: no such thing\n<3>Try --help.\n");
-        let json = Format::Json.last_words(words);
+        let json = Format::Json.final_error(words);
         let line: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json.matches('\n').count(), 1);
         assert_eq!((&line["level"], &line["message"]), (&"error".into(), &words.trim_end().into()));

@@ -6,14 +6,14 @@ use log::Record;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::room::Room;
+use super::bounded_text::BoundedText;
 use super::{LINE_BYTES_MAX, fields};
 
 /// The longest mark at the end of what was cut, and the line feed.
 const END_BYTES: usize = 4;
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     time: &'a str,
     level: &'a str,
     target: &'a str,
@@ -24,25 +24,25 @@ struct Line<'a> {
 
 /// Time, level, target, message, and the fields of the record.
 pub(super) fn line(record: &Record<'_>, time: &str) -> String {
-    let mut target = Room::new(256, as_json);
+    let mut target = BoundedText::new(256, as_json);
     // Both fail when they are full.
     let _ = target.write_str(record.target());
-    let mut line = Line {
+    let mut line = JsonLine {
         time,
         level: &record.level().as_str().to_ascii_lowercase(),
         target: &target.into_text(),
         message: "",
-        fields: fields::of(record),
+        fields: fields::collect(record),
     };
-    let taken = written(&line).len() + END_BYTES;
-    let mut message = Room::new(LINE_BYTES_MAX.saturating_sub(taken), as_json);
+    let taken = to_json_line(&line).len() + END_BYTES;
+    let mut message = BoundedText::new(LINE_BYTES_MAX.saturating_sub(taken), as_json);
     let _ = message.write_fmt(*record.args());
     let message = message.into_text();
     line.message = &message;
-    written(&line)
+    to_json_line(&line)
 }
 
-fn written(line: &Line<'_>) -> String {
+fn to_json_line(line: &JsonLine<'_>) -> String {
     let text = serde_json::to_string(line);
     // It fails for names that are no texts, of which there are none here.
     let mut text = text.unwrap_or_default();

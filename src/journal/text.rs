@@ -5,7 +5,7 @@ use std::fmt::Write;
 use log::{Level, Record};
 use serde_json::Value;
 
-use super::room::{Room, plain};
+use super::bounded_text::{BoundedText, replace_control};
 use super::{LINE_BYTES_MAX, fields};
 
 /// Time, level, target and text.
@@ -18,19 +18,19 @@ pub(super) fn line(record: &Record<'_>, time: &str, coloured: bool) -> String {
         Level::Info => 36,
         Level::Debug | Level::Trace => 35,
     };
-    ended(match coloured {
-        true => format!("{time} \x1b[{colour}m{level:<5}\x1b[0m {}", rest(record)),
-        false => format!("{time} {level:<5} {}", rest(record)),
+    with_newline(match coloured {
+        true => format!("{time} \x1b[{colour}m{level:<5}\x1b[0m {}", body(record)),
+        false => format!("{time} {level:<5} {}", body(record)),
     })
 }
 
 /// A priority, target and text (sd-daemon(3)).
 pub(super) fn journal_line(record: &Record<'_>) -> String {
-    ended(format!("{}{}", priority(record.level()), rest(record)))
+    with_newline(format!("{}{}", priority(record.level()), body(record)))
 }
 
 /// Words of several lines for the journal: the priority holds for one line only.
-pub(super) fn journal_words(level: Level, words: &str) -> String {
+pub(super) fn journal_lines(level: Level, words: &str) -> String {
     let lines = words.lines().filter(|line| !line.is_empty());
     lines.map(|line| format!("{}{line}\n", priority(level))).collect()
 }
@@ -46,18 +46,18 @@ fn priority(level: Level) -> &'static str {
 }
 
 /// Where it was logged, what it is about, and the words: "[…] connection 17: closed".
-fn rest(record: &Record<'_>) -> String {
+fn body(record: &Record<'_>) -> String {
     // What stands before it in a line has its place in what is left.
-    let mut room = Room::new(LINE_BYTES_MAX - 64, plain);
+    let mut room = BoundedText::new(LINE_BYTES_MAX - 64, replace_control);
     // It fails when it is full.
     let _ = write(&mut room, record);
     room.into_text()
 }
 
-fn write(room: &mut Room, record: &Record<'_>) -> std::fmt::Result {
+fn write(room: &mut BoundedText, record: &Record<'_>) -> std::fmt::Result {
     write!(room, "[{}] ", record.target())?;
     let mut before = "";
-    for (name, value) in fields::of(record) {
+    for (name, value) in fields::collect(record) {
         match value {
             Value::String(text) => write!(room, "{before}{name} {text}")?,
             value => write!(room, "{before}{name} {value}")?,
@@ -70,7 +70,7 @@ fn write(room: &mut Room, record: &Record<'_>) -> std::fmt::Result {
     room.write_fmt(*record.args())
 }
 
-fn ended(mut line: String) -> String {
+fn with_newline(mut line: String) -> String {
     line.push('\n');
     line
 }

@@ -12,10 +12,10 @@ use crate::metrics::LOG_LINES_LOST;
 pub(super) struct Entry {
     /// Lines that were lost before this one.
     pub lost: u64,
-    pub what: What,
+    pub command: LogCommand,
 }
 
-pub(super) enum What {
+pub(super) enum LogCommand {
     /// Write this, which ends in a line feed.
     Line(String),
     /// Say when all that came before is written.
@@ -24,13 +24,13 @@ pub(super) enum What {
 
 /// The writer: until the process ends.
 pub(super) fn write_all(entries: &Receiver<Entry>, format: Format, out: &mut impl Write) {
-    let mut writer = Writer { out, format, lost: 0, torn: false };
-    for Entry { lost, what } in entries {
+    let mut writer = Writer { out, format, lost: 0, partial_line: false };
+    for Entry { lost, command } in entries {
         writer.lost += lost;
-        match what {
-            What::Line(line) => writer.line(&line),
-            What::Flush(written) => {
-                writer.tell_losses();
+        match command {
+            LogCommand::Line(line) => writer.line(&line),
+            LogCommand::Flush(written) => {
+                writer.report_lost();
                 // Who asked may have left.
                 let _ = written.send(());
             }
@@ -45,33 +45,33 @@ struct Writer<'a, W> {
     /// Lines that nobody has read, and nobody has been told of.
     lost: u64,
     /// The last line stopped in the middle.
-    torn: bool,
+    partial_line: bool,
 }
 
 impl<W: Write> Writer<'_, W> {
     fn line(&mut self, line: &str) {
-        if !self.tell_losses() || !self.put(line) {
+        if !self.report_lost() || !self.put(line) {
             self.lost += 1;
             LOG_LINES_LOST.record();
         }
     }
 
     /// Says how many lines were lost; false if even that was.
-    fn tell_losses(&mut self) -> bool {
+    fn report_lost(&mut self) -> bool {
         let lost = match self.lost {
             0 => return true,
             1 => "1 log line was lost".to_owned(),
             lost => format!("{lost} log lines were lost"),
         };
-        let told = self.put(&self.format.remark(Level::Warn, &lost));
-        if told {
+        let reported = self.put(&self.format.internal_line(Level::Warn, &lost));
+        if reported {
             self.lost = 0;
         }
-        told
+        reported
     }
 
     fn put(&mut self, line: &str) -> bool {
-        let whole = match std::mem::take(&mut self.torn) {
+        let whole = match std::mem::take(&mut self.partial_line) {
             true => format!("\n{line}"),
             false => line.to_owned(),
         };
@@ -81,7 +81,7 @@ impl<W: Write> Writer<'_, W> {
                 Ok(written) if written > 0 => rest = &rest[written..],
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => {
-                    self.torn = rest.len() < whole.len() || whole.len() > line.len();
+                    self.partial_line = rest.len() < whole.len() || whole.len() > line.len();
                     return false;
                 }
             }
@@ -127,7 +127,7 @@ mod tests {
         let (entries, received) = bounded(count);
         for n in 1..=count {
             entries
-                .send(Entry { lost: 0, what: What::Line(format!("this is line {n}\n")) })
+                .send(Entry { lost: 0, command: LogCommand::Line(format!("this is line {n}\n")) })
                 .unwrap();
         }
         drop(entries);

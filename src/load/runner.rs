@@ -163,7 +163,7 @@ impl<'a> Runner<'a> {
     }
 
     fn cpu_seconds(&self) -> Option<f64> {
-        Some(process::processor_time(self.options.pid?).ok()?.as_secs_f64())
+        Some(process::cpu_time(self.options.pid?).ok()?.as_secs_f64())
     }
 
     fn has_subscribers(&self) -> bool {

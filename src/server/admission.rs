@@ -16,7 +16,7 @@ pub(super) struct Admission {
     /// Nobody is accepted before there are so few.
     paused_until: Option<usize>,
     /// Accepting has failed; it is not known whether these connections are the reason.
-    failed: bool,
+    accept_failed: bool,
     /// How often it has stopped, for want of descriptors or after a failure.
     pauses: u64,
     addresses: HashMap<IpAddr, usize>,
@@ -26,7 +26,7 @@ pub(super) struct Admission {
 
 /// Once accepting has stopped, this part of the connections has to go before it begins again:
 /// otherwise each that goes would begin and end it once more.
-const ROOM_TO_RESUME: usize = 50;
+const RESUME_DIVISOR: usize = 50;
 /// At the limit it may stop and resume many times a minute.
 const PAUSES_PER_WARNING: u64 = 64;
 
@@ -41,7 +41,7 @@ impl Admission {
             connections_max,
             room,
             paused_until: None,
-            failed: false,
+            accept_failed: false,
             pauses: 0,
             addresses: HashMap::new(),
             per_address_max,
@@ -65,7 +65,7 @@ impl Admission {
     pub(super) fn is_open(&mut self, open: usize) -> bool {
         match self.paused_until {
             // Where nobody is, nobody can go: after a failure only time helps then.
-            Some(few) if open > few || (self.failed && open == 0) => return false,
+            Some(few) if open > few || (self.accept_failed && open == 0) => return false,
             Some(_) => self.paused_until = None,
             None => {}
         }
@@ -86,28 +86,28 @@ impl Admission {
 
     fn pause(&mut self, open: usize) {
         self.pauses += 1;
-        self.paused_until = Some(open.saturating_sub(open.div_ceil(ROOM_TO_RESUME)));
+        self.paused_until = Some(open.saturating_sub(open.div_ceil(RESUME_DIVISOR)));
     }
 
     /// Stops accepting after a failure, until it is tried again or some connections have gone.
-    pub(super) fn failed(&mut self, open: usize, fault: &io::Error) {
+    pub(super) fn pause_after_error(&mut self, open: usize, fault: &io::Error) {
         if self.pauses % PAUSES_PER_WARNING == 0 {
             log::warn!("cannot accept connections: {fault}; trying again each second");
         }
-        self.failed = true;
+        self.accept_failed = true;
         self.pause(open);
     }
 
     /// Tries again after a failure: it may have had another cause than these connections.
-    pub(super) fn try_again(&mut self) {
-        if std::mem::take(&mut self.failed) {
+    pub(super) fn retry(&mut self) {
+        if std::mem::take(&mut self.accept_failed) {
             self.paused_until = None;
         }
     }
 
     /// Counts a connection from this address; false if there are as many as may be.
-    pub(super) fn enter(&mut self, address: IpAddr) -> bool {
-        let count = self.addresses.entry(network(address)).or_default();
+    pub(super) fn admit(&mut self, address: IpAddr) -> bool {
+        let count = self.addresses.entry(address_key(address)).or_default();
         let has_room = *count < self.per_address_max;
         if has_room {
             *count += 1;
@@ -117,13 +117,13 @@ impl Admission {
 
     /// Whether connections from this address are counted: those of a proxy are many people's. One
     /// on this machine need not be named as trusted to be one.
-    pub(super) fn counts(&self, address: IpAddr) -> bool {
+    pub(super) fn is_counted(&self, address: IpAddr) -> bool {
         !address.is_loopback() && !self.proxies.is_trusted(address)
     }
 
     /// A connection that was counted has gone.
-    pub(super) fn leave(&mut self, address: IpAddr) {
-        let key = network(address);
+    pub(super) fn release(&mut self, address: IpAddr) {
+        let key = address_key(address);
         if let Some(count) = self.addresses.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
@@ -134,7 +134,7 @@ impl Admission {
 }
 
 /// Who has an IPv6 network of 64 bits, the least that is given to anyone, has all its addresses.
-fn network(address: IpAddr) -> IpAddr {
+fn address_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {
@@ -161,13 +161,13 @@ mod tests {
     fn an_address_has_as_many_as_it_may_and_its_neighbours_do_not_care() {
         let mut admission = admission(100, 2);
         let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
-        assert!(admission.enter(one) && admission.enter(one));
-        assert!(!admission.enter(one));
-        assert!(admission.enter(other));
-        admission.leave(one);
-        assert!(admission.enter(one) && !admission.enter(one));
+        assert!(admission.admit(one) && admission.admit(one));
+        assert!(!admission.admit(one));
+        assert!(admission.admit(other));
+        admission.release(one);
+        assert!(admission.admit(one) && !admission.admit(one));
         for address in [one, one, other] {
-            admission.leave(address);
+            admission.release(address);
         }
         assert!(admission.addresses.is_empty());
     }
@@ -175,18 +175,18 @@ mod tests {
     #[test]
     fn an_ipv6_network_of_64_bits_is_one_address() {
         let mut admission = admission(100, 1);
-        assert!(admission.enter(ip("2001:db8:0:1::1")));
-        assert!(!admission.enter(ip("2001:db8:0:1:ffff::2")));
-        assert!(admission.enter(ip("2001:db8:0:2::1")));
+        assert!(admission.admit(ip("2001:db8:0:1::1")));
+        assert!(!admission.admit(ip("2001:db8:0:1:ffff::2")));
+        assert!(admission.admit(ip("2001:db8:0:2::1")));
     }
 
     #[test]
     fn proxies_and_this_machine_are_not_counted() {
         let admission = admission(100, 1);
         for address in ["127.0.0.1", "127.9.9.9", "::1", "10.1.2.3"] {
-            assert!(!admission.counts(ip(address)), "{address}");
+            assert!(!admission.is_counted(ip(address)), "{address}");
         }
-        assert!(admission.counts(ip("192.0.2.1")));
+        assert!(admission.is_counted(ip("192.0.2.1")));
     }
 
     #[test]
@@ -210,21 +210,21 @@ mod tests {
     #[test]
     fn after_a_failure_it_is_tried_again() {
         let mut admission = admission(100, 1);
-        admission.failed(50, &io::ErrorKind::OutOfMemory.into());
+        admission.pause_after_error(50, &io::ErrorKind::OutOfMemory.into());
         assert!(!admission.is_open(50));
-        admission.try_again();
+        admission.retry();
         assert!(admission.is_open(50));
         assert!(!admission.is_open(100));
-        admission.try_again();
+        admission.retry();
         assert!(!admission.is_open(99), "this was no failure");
     }
 
     #[test]
     fn after_a_failure_without_connections_only_time_helps() {
         let mut admission = admission(100, 1);
-        admission.failed(0, &io::ErrorKind::OutOfMemory.into());
+        admission.pause_after_error(0, &io::ErrorKind::OutOfMemory.into());
         assert!(!admission.is_open(0), "nobody is there to go");
-        admission.try_again();
+        admission.retry();
         assert!(admission.is_open(0));
     }
 }

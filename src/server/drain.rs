@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::turn::Phase;
+use super::budget::TimeBudget;
 use super::{Server, clock};
 use crate::hub::interface::{ConnId, Now};
 use crate::wire::handshake::Readiness;
 
 /// The longest sleep of a server that is about to end: how finely it spreads the ends.
-pub(super) const POLL: Duration = Duration::from_millis(20);
+pub(super) const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long the last bytes may take to be read.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -21,19 +21,19 @@ const PER_SECOND: f64 = 200.0;
 const BURST: Duration = Duration::from_millis(100);
 
 /// Service restart (the IANA registry of close codes), and words for developers.
-const CODE: u16 = 1012;
-const REASON: &str = "the server is restarting";
+const CLOSE_CODE: u16 = 1012;
+const CLOSE_REASON: &str = "the server is restarting";
 
 /// A server that is about to end.
 pub(super) struct Drain {
-    pace: Pace,
+    pace: DrainPace,
     /// Who is still to be sent away, in the order of their slots; who waits for an outcome stands
     /// back.
-    waiting: VecDeque<ConnId>,
+    to_close: VecDeque<ConnId>,
     /// Nobody is left to wait for, or the time is over.
-    over: bool,
+    done: bool,
     /// It was asked again.
-    hurried: bool,
+    forced: bool,
 }
 
 impl Server {
@@ -45,16 +45,16 @@ impl Server {
     pub fn run(&mut self) -> io::Result<()> {
         let now = clock();
         self.warn_of_certificate(now);
-        self.supervisor.ready(now.instant);
-        while !self.ending.as_ref().is_some_and(|drain| drain.over) {
+        self.service_manager.ready(now.instant);
+        while !self.draining.as_ref().is_some_and(|drain| drain.done) {
             self.tick()?;
         }
-        self.end()
+        self.shut_down()
     }
 
     /// What `GET /readyz` says, and whether WebSockets are opened.
     pub(super) fn readiness(&self, now: Instant) -> Readiness {
-        match self.ending {
+        match self.draining {
             Some(_) => Readiness::Draining,
             None if !self.upstream.is_ready(now) => Readiness::SiteUnavailable,
             None => Readiness::Ready,
@@ -62,30 +62,30 @@ impl Server {
     }
 
     /// Begins to drain; a second time, ends at once.
-    pub(super) fn begin_end(&mut self, signal: &str, now: Now) {
-        if let Some(drain) = &mut self.ending {
+    pub(super) fn begin_drain(&mut self, signal: &str, now: Now) {
+        if let Some(drain) = &mut self.draining {
             log::info!("{signal} again: ending at once");
-            (drain.over, drain.hurried) = (true, true);
+            (drain.done, drain.forced) = (true, true);
             return;
         }
         let lasts = self.config.drain_timeout;
-        let mut waiting = VecDeque::new();
-        for slot in self.crowd.slots() {
+        let mut to_close = VecDeque::new();
+        for slot in self.connections.slots() {
             // Who has not asked for anything yet may be a balancer: its request is answered.
-            let opened = self.crowd.get(slot).filter(|connection| connection.opened);
-            waiting.extend(opened.map(|connection| connection.id));
+            let registered = self.connections.get(slot).filter(|connection| connection.registered);
+            to_close.extend(registered.map(|connection| connection.id));
         }
         log::info!(
             "{signal}: draining for at most {}; {} connections, {} messages on their way",
             humantime::format_duration(lasts),
-            waiting.len(),
+            to_close.len(),
             self.hub.census().deliveries,
         );
         self.hub.begin_drain();
-        let pace = Pace::new(now.instant, lasts);
-        self.ending = Some(Drain { pace, waiting, over: false, hurried: false });
+        let pace = DrainPace::new(now.instant, lasts);
+        self.draining = Some(Drain { pace, to_close, done: false, forced: false });
         self.codec.set_readiness(Readiness::Draining);
-        self.supervisor.stopping(now.instant);
+        self.service_manager.stopping(now.instant);
         if self.listeners.are_inherited() {
             // Who comes now waits for the next server, instead of being sent away by this one.
             self.listeners.close(self.poll.registry());
@@ -93,61 +93,64 @@ impl Server {
     }
 
     /// Sends away whose turn it is.
-    pub(super) fn let_go(&mut self, now: Now) {
-        let Some(mut drain) = self.ending.take_if(|drain| !drain.over) else {
+    pub(super) fn drain_some(&mut self, now: Now) {
+        let Some(mut drain) = self.draining.take_if(|drain| !drain.done) else {
             return;
         };
-        let mut granted = drain.pace.grant(drain.waiting.len(), now.instant);
-        for _ in 0..drain.waiting.len() {
+        let mut granted = drain.pace.grant(drain.to_close.len(), now.instant);
+        for _ in 0..drain.to_close.len() {
             if granted == 0 {
                 break;
             }
-            let Some(conn) = drain.waiting.pop_front() else {
+            let Some(conn) = drain.to_close.pop_front() else {
                 break;
             };
-            let connection = self.crowd.get(conn.slot);
-            if !connection.is_some_and(|connection| connection.id == conn && connection.opened) {
+            let connection = self.connections.get(conn.slot);
+            if !connection.is_some_and(|connection| connection.id == conn && connection.registered)
+            {
                 // Gone by itself.
             } else if self.hub.awaits_outcome(conn) {
-                drain.waiting.push_back(conn);
+                drain.to_close.push_back(conn);
             } else {
                 granted -= 1;
-                self.close(conn, CODE, REASON, now);
-                self.drain(now);
+                self.close(conn, CLOSE_CODE, CLOSE_REASON, now);
+                self.apply_effects(now);
             }
         }
         // A message whose sender has left is on its way all the same.
-        let done = drain.waiting.is_empty() && self.hub.census().deliveries == 0;
-        drain.over = done || drain.pace.is_over(now.instant);
-        self.ending = Some(drain);
+        let done = drain.to_close.is_empty() && self.hub.census().deliveries == 0;
+        drain.done = done || drain.pace.is_over(now.instant);
+        self.draining = Some(drain);
     }
 
     /// Gives every message that is left its outcome, closes every connection that is left, and
     /// waits a little for the last bytes to be read.
-    fn end(&mut self) -> io::Result<()> {
+    fn shut_down(&mut self) -> io::Result<()> {
         let now = clock();
         self.listeners.close(self.poll.registry());
         let messages = self.hub.census().deliveries;
         self.hub.stop();
-        self.drain(now);
+        self.apply_effects(now);
         let mut left = 0;
-        for slot in self.crowd.slots() {
-            left += usize::from(self.crowd.get(slot).is_some_and(|connection| connection.opened));
-            self.crowd.close(slot, CODE, REASON, self.moment);
+        for slot in self.connections.slots() {
+            left += usize::from(
+                self.connections.get(slot).is_some_and(|connection| connection.registered),
+            );
+            self.connections.close(slot, CLOSE_CODE, CLOSE_REASON, self.active_now);
         }
         if left + messages > 0 {
             log::info!("closing {left} connections at once, {messages} messages without an answer");
         }
         // Only then, so that nobody's end is told to those who are to go next.
-        for slot in self.crowd.slots() {
-            self.tell_closed(slot, now);
-            self.drain(now);
+        for slot in self.connections.slots() {
+            self.notify_closed(slot, now);
+            self.apply_effects(now);
         }
-        self.crowd.flush(&mut Phase::new(LINGER, 0));
+        self.connections.flush(&mut TimeBudget::new(LINGER, 0));
         let until = now.instant + LINGER;
-        while self.crowd.len() > 0
+        while self.connections.len() > 0
             && Instant::now() < until
-            && !self.ending.as_ref().is_some_and(|drain| drain.hurried)
+            && !self.draining.as_ref().is_some_and(|drain| drain.forced)
         {
             self.tick()?;
         }
@@ -157,33 +160,33 @@ impl Server {
 }
 
 /// How many may be sent away, as time goes by: as many in each second, until the time is over.
-struct Pace {
-    ends: Instant,
-    counted: Instant,
+struct DrainPace {
+    deadline: Instant,
+    last_grant: Instant,
     /// Granted by the clock, and a fraction that is not a whole connection yet.
-    saved: f64,
+    credit: f64,
 }
 
-impl Pace {
-    fn new(now: Instant, lasts: Duration) -> Pace {
-        Pace { ends: now + lasts, counted: now, saved: 0.0 }
+impl DrainPace {
+    fn new(now: Instant, lasts: Duration) -> DrainPace {
+        DrainPace { deadline: now + lasts, last_grant: now, credit: 0.0 }
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        now >= self.ends
+        now >= self.deadline
     }
 
     /// How many of those who are left may go now. What is not used is not saved.
     fn grant(&mut self, left: usize, now: Instant) -> usize {
-        let remains = self.ends.saturating_duration_since(self.counted).as_secs_f64();
-        let passed = now.saturating_duration_since(self.counted).min(BURST).as_secs_f64();
-        self.counted = now;
+        let remains = self.deadline.saturating_duration_since(self.last_grant).as_secs_f64();
+        let passed = now.saturating_duration_since(self.last_grant).min(BURST).as_secs_f64();
+        self.last_grant = now;
         // At the end the quotient grows large, and `min` keeps it to what there is.
         let per_second = (left as f64 / remains.max(0.001)).max(PER_SECOND);
-        self.saved = (self.saved + passed * per_second).min(left as f64);
+        self.credit = (self.credit + passed * per_second).min(left as f64);
         // Not negative, and not more than `left`.
-        let granted = self.saved as usize;
-        self.saved -= granted as f64;
+        let granted = self.credit as usize;
+        self.credit -= granted as f64;
         granted
     }
 }
@@ -197,7 +200,7 @@ mod tests {
     /// How many go in each second, if all may go.
     fn seconds(connections: usize, lasts: Duration, tick: Duration) -> Vec<usize> {
         let begun = Instant::now();
-        let mut pace = Pace::new(begun, lasts);
+        let mut pace = DrainPace::new(begun, lasts);
         let (mut left, mut now, mut seconds) = (connections, begun, Vec::new());
         while left > 0 && !pace.is_over(now) {
             now += tick;
@@ -214,7 +217,7 @@ mod tests {
     #[test]
     fn a_few_connections_are_gone_at_once() {
         let begun = Instant::now();
-        let mut pace = Pace::new(begun, Duration::from_secs(25));
+        let mut pace = DrainPace::new(begun, Duration::from_secs(25));
         let granted: usize = (1..=3).map(|tick| pace.grant(10, begun + tick * TICK)).sum();
         assert!(granted >= 10, "{granted}");
         assert_eq!(seconds(200, Duration::from_secs(25), TICK).len(), 1);
@@ -233,7 +236,7 @@ mod tests {
     #[test]
     fn what_a_stopped_process_has_missed_is_spread_over_the_rest() {
         let begun = Instant::now();
-        let mut pace = Pace::new(begun, Duration::from_secs(20));
+        let mut pace = DrainPace::new(begun, Duration::from_secs(20));
         let mut left = 10_000;
         let after_the_stop = pace.grant(left, begun + Duration::from_secs(10));
         assert!(after_the_stop <= 100, "{after_the_stop}");
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn what_could_not_be_used_is_not_saved_for_a_stampede() {
         let begun = Instant::now();
-        let mut pace = Pace::new(begun, Duration::from_secs(25));
+        let mut pace = DrainPace::new(begun, Duration::from_secs(25));
         for tick in 1..=1_000 {
             // Everybody waits for an outcome: nobody goes.
             pace.grant(1_000, begun + tick * TICK);
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn no_time_and_no_connections_are_no_trouble() {
         let now = Instant::now();
-        let mut pace = Pace::new(now, Duration::ZERO);
+        let mut pace = DrainPace::new(now, Duration::ZERO);
         assert!(pace.is_over(now));
         assert_eq!(pace.grant(0, now), 0);
         assert!(pace.grant(7, now + TICK) <= 7);

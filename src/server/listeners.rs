@@ -55,8 +55,8 @@ impl Listeners {
         let mut listeners = Listeners { all: Vec::new(), inherited: false };
         let mut absent = None;
         for address in addresses {
-            let bound =
-                bind(*address, backlog).map_err(|fault| (fault.kind(), naming(*address, &fault)));
+            let bound = bind(*address, backlog)
+                .map_err(|fault| (fault.kind(), with_address(*address, &fault)));
             match bound {
                 Ok(listener) => listeners.add(listener, registry, first)?,
                 Err((io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported, fault)) => {
@@ -192,7 +192,7 @@ fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)
 }
 
-fn naming(address: SocketAddr, fault: &io::Error) -> io::Error {
+fn with_address(address: SocketAddr, fault: &io::Error) -> io::Error {
     io::Error::new(fault.kind(), format!("cannot listen on {address}: {fault}"))
 }
 

@@ -1,13 +1,13 @@
 //! New settings for a server that goes on.
 
-use super::{Codec, Rate, Rules, Server, setup};
+use super::{Codec, RateLimit, Rules, Server, setup};
 use crate::config::Config;
 use crate::config::files::Secrets;
 use crate::config::limits::Limits;
 use crate::hub::interface::Now;
 
 /// Where the settings come from, again.
-pub trait Source {
+pub trait ConfigSource {
     /// Reads and checks them, and what they name.
     ///
     /// # Errors
@@ -16,12 +16,12 @@ pub trait Source {
     fn read(&mut self) -> Result<(Config, Secrets), String>;
 
     /// They are in force.
-    fn applied(&mut self, config: &Config);
+    fn on_applied(&mut self, config: &Config);
 }
 
 impl Server {
     /// Lets a SIGHUP read the settings anew from here.
-    pub fn reload_from(&mut self, source: Box<dyn Source>) {
+    pub fn set_config_source(&mut self, source: Box<dyn ConfigSource>) {
         self.source = Some(source);
     }
 
@@ -31,10 +31,10 @@ impl Server {
         let Some(mut source) = self.source.take() else {
             return log::info!("SIGHUP: there are no settings that could be read anew");
         };
-        self.supervisor.reloading();
+        self.service_manager.reloading();
         match source.read().and_then(|(config, secrets)| self.apply(&config, secrets, now)) {
             Ok(()) => {
-                source.applied(&self.config);
+                source.on_applied(&self.config);
                 self.warn_of_certificate(now);
                 log::info!("SIGHUP: the settings are read anew");
             }
@@ -44,31 +44,31 @@ impl Server {
             ),
         }
         self.source = Some(source);
-        self.supervisor.ready(now.instant);
+        self.service_manager.ready(now.instant);
     }
 
     /// Everything that can fail comes first.
     fn apply(&mut self, config: &Config, secrets: Secrets, now: Now) -> Result<(), String> {
         let identity = self.next_identity(secrets.identity)?;
-        let stays = self.config.restart_only_changes(config);
+        let restart_flags = self.config.restart_only_changes(config);
         let config = config.with_startup_settings(&self.config);
         // With the trust that stays.
         let hub_settings = setup::hub_settings(&config, secrets.turn);
         // The site stays the one that it was, and with it who issues its tokens.
         let verifier = setup::verifier(&config, secrets.keys);
         secrets.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        for flag in stays {
+        for flag in restart_flags {
             log::warn!("{flag} has changed: it holds from the next start");
         }
         let limits: Limits = config.limits();
-        self.crowd.set_buffers(setup::buffers(&limits));
+        self.connections.set_buffer_limits(setup::buffer_limits(&limits));
         self.admission.set_limits(
             limits.max_connections,
             limits.max_connections_per_address,
             config.proxies(),
         );
-        self.patience = setup::patience(&limits);
-        self.rate = Rate::new(limits.max_frames_per_second, limits.max_frames_burst);
+        self.timeouts = setup::timeouts(&limits);
+        self.rate = RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst);
         // Between two messages it has no state; a message in fragments has its own.
         self.codec = Codec::new(limits.max_frame_bytes, Rules::new(&config));
         self.codec.set_readiness(self.readiness(now.instant));
@@ -80,13 +80,13 @@ impl Server {
     }
 
     /// Tells the service manager what is due.
-    pub(super) fn tell_supervisor(&mut self, now: Now) {
-        let Server { supervisor, crowd, hub, upstream, ending, .. } = self;
-        supervisor.advance(now.instant, || {
+    pub(super) fn notify_service_manager(&mut self, now: Now) {
+        let Server { service_manager, connections, hub, upstream, draining, .. } = self;
+        service_manager.advance(now.instant, || {
             let census = hub.census();
             let site = if upstream.is_available() { "" } else { ", the site does not answer" };
-            let drains = if ending.is_some() { "draining, " } else { "" };
-            format!("{drains}{} connections, {} threads{site}", crowd.len(), census.threads)
+            let drains = if draining.is_some() { "draining, " } else { "" };
+            format!("{drains}{} connections, {} threads{site}", connections.len(), census.threads)
         });
     }
 }

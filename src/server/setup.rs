@@ -3,8 +3,8 @@
 use std::io;
 
 use super::admission::Admission;
-use super::crowd::Buffers;
-use super::sweep::Patience;
+use super::connections::BufferLimits;
+use super::timeouts::Timeouts;
 use crate::config::Config;
 use crate::config::calls::WhenBusy;
 use crate::config::ice::{IceUrl, TurnSecret};
@@ -40,22 +40,22 @@ pub(super) fn admission(config: &Config) -> io::Result<Admission> {
 }
 
 /// What may be held for clients that are slow.
-pub(super) fn buffers(limits: &Limits) -> Buffers {
-    Buffers {
+pub(super) fn buffer_limits(limits: &Limits) -> BufferLimits {
+    BufferLimits {
         soft: limits.soft_outbox_bytes.min(limits.max_outbox_bytes),
         hard: limits.max_outbox_bytes,
-        all: limits.max_buffer_bytes,
+        total: limits.max_buffer_bytes,
     }
 }
 
 /// How long clients may take.
-pub(super) fn patience(limits: &Limits) -> Patience {
-    Patience { handshake_lasts: limits.handshake_lasts, ping_every: limits.ping_every }
+pub(super) fn timeouts(limits: &Limits) -> Timeouts {
+    Timeouts { handshake_lasts: limits.handshake_lasts, ping_every: limits.ping_every }
 }
 
 /// Frames that wait for the site's word on people and threads, and their bytes.
-const WAITING_MAX: usize = 50_000;
-const WAITING_BYTES_MAX: usize = 64 << 20;
+const HELD_FRAMES_MAX: usize = 50_000;
+const HELD_FRAME_BYTES_MAX: usize = 64 << 20;
 
 /// What the hub needs to know. Fails when the TURN secret cannot be read.
 pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Settings {
@@ -78,8 +78,8 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
             bytes: limits.max_sending_bytes,
         },
         waiting: WaitBounds {
-            total: WAITING_MAX,
-            bytes: WAITING_BYTES_MAX,
+            total: HELD_FRAMES_MAX,
+            bytes: HELD_FRAME_BYTES_MAX,
             // An app may join all its threads at once.
             per_connection: limits.max_joins.saturating_add(64),
             bytes_per_connection: limits.max_frame_bytes.saturating_mul(2),

@@ -17,7 +17,7 @@ static OUTBOX_BOUNDS: [u64; 7] = [0, 1_024, 16_384, 65_536, 262_144, 1_048_576, 
 
 /// The counts.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct ServerStats {
     /// When the server was started, in seconds since 1970.
     pub(super) started_unix_s: u64,
     /// Bytes read from clients.
@@ -25,7 +25,7 @@ pub(super) struct Tally {
     /// Pings and pongs of clients.
     pub(super) control: u64,
     /// People who were called and were not there.
-    pub(super) woken: u64,
+    pub(super) offline_callees: u64,
     /// Frames put into outboxes, in the order of [`FrameKind::ALL`].
     sent: [u64; FrameKind::ALL.len()],
     /// To how many each frame goes that is for several.
@@ -37,13 +37,13 @@ pub(super) struct Tally {
     tick_began: Option<Instant>,
 }
 
-impl Tally {
-    pub(super) fn new(now: Now) -> Tally {
-        Tally {
+impl ServerStats {
+    pub(super) fn new(now: Now) -> ServerStats {
+        ServerStats {
             started_unix_s: now.unix_s,
             received_bytes: 0,
             control: 0,
-            woken: 0,
+            offline_callees: 0,
             sent: [0; FrameKind::ALL.len()],
             fan_outs: Histogram::new(&FAN_OUT_BOUNDS),
             outboxes: Histogram::new(&OUTBOX_BOUNDS),
@@ -53,7 +53,7 @@ impl Tally {
     }
 
     /// Counts a frame that has been put into so many outboxes.
-    pub(super) fn sent(&mut self, kind: FrameKind, receivers: u64) {
+    pub(super) fn count_sent(&mut self, kind: FrameKind, receivers: u64) {
         self.sent[kind as usize] += receivers;
     }
 
@@ -63,12 +63,12 @@ impl Tally {
     }
 
     /// The sleep is over.
-    pub(super) fn tick_begins(&mut self, now: Instant) {
+    pub(super) fn begin_tick(&mut self, now: Instant) {
         self.tick_began = Some(now);
     }
 
     /// The next sleep is about to begin.
-    pub(super) fn tick_ends(&mut self, now: Instant) {
+    pub(super) fn end_tick(&mut self, now: Instant) {
         if let Some(began) = self.tick_began.take() {
             let took = now.saturating_duration_since(began).as_micros();
             self.ticks.record(u64::try_from(took).unwrap_or(u64::MAX));

@@ -7,7 +7,7 @@ use crate::hub::interface::Now;
 
 impl Server {
     /// Whether TLS is spoken on all addresses, and nothing else.
-    pub fn speaks_tls(&self) -> bool {
+    pub fn has_tls(&self) -> bool {
         self.identity.is_some()
     }
 
@@ -51,17 +51,18 @@ impl Server {
 
     /// Whether a connection has to wait with its handshake: so much of a tick is for those, and
     /// whoever is through with it does not wait for them.
-    pub(super) fn agrees_later(&mut self, slot: u32) -> bool {
+    pub(super) fn is_handshake_deferred(&mut self, slot: u32) -> bool {
         if self.identity.is_none() {
             return false;
         }
-        let agrees = self.crowd.get(slot).is_some_and(|connection| connection.is_agreeing());
-        agrees && self.agreements.is_over_now()
+        let agrees =
+            self.connections.get(slot).is_some_and(|connection| connection.in_tls_handshake());
+        agrees && self.tls_budget.is_exhausted_now()
     }
 
     /// Notes why a connection is not listened to any more, if it is TLS that says so.
     pub(super) fn note_tls_fault(&mut self, slot: u32) {
-        let Some(connection) = self.crowd.get(slot) else { return };
+        let Some(connection) = self.connections.get(slot) else { return };
         if let Some(fault) = connection.tls_fault() {
             self.counts.tls_faults += 1;
             // One line for each whom a scanner sends would be for the scanner to choose.

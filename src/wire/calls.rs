@@ -159,7 +159,7 @@ impl Wire {
     }
 
     /// Answers who has asked how a call is; the conversation is over by that.
-    pub fn tell_call(&mut self, told: &CallTold, outbox: &mut Outbox) {
+    pub fn send_call_status(&mut self, told: &CallTold, outbox: &mut Outbox) {
         if let Phase::Asking(form) = &self.phase {
             outbox.push(form.answer(told).into_bytes().into());
             self.phase = Phase::Closing;

@@ -167,7 +167,7 @@ impl Server {
     }
 
     /// Processor time used so far by all threads, and by the first of them, which is the loop.
-    pub fn processor_time(&self) -> (Duration, Duration) {
+    pub fn cpu_time(&self) -> (Duration, Duration) {
         let mut all = Duration::ZERO;
         let mut of_loop = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.id())).unwrap() {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::Instant;
 
-use buddyline::connection::rate::Ahead;
+use buddyline::connection::rate::RateState;
 use buddyline::hub::interface::ConnId;
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::Wire;
@@ -33,7 +33,7 @@ pub struct Link {
     pub since: Instant,
     pub heard: Instant,
     pub pings: u8,
-    pub ahead: Ahead,
+    pub ahead: RateState,
     /// What was put into the outbox by the hub and has not been read.
     pub expected: VecDeque<EncodedFrame>,
     // The network.
@@ -68,7 +68,7 @@ impl Link {
             since: now,
             heard: now,
             pings: 0,
-            ahead: Ahead::default(),
+            ahead: RateState::default(),
             expected: VecDeque::new(),
             up: Vec::new(),
             down: VecDeque::new(),

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use buddyline::connection::rate::{Rate, Verdict};
+use buddyline::connection::rate::{RateLimit, RateVerdict};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::{Ask, ConnId, Effect, Input, Now};
 use buddyline::protocol::server::EncodedFrame;
@@ -36,7 +36,7 @@ pub struct World<'a> {
     pub codec: Codec,
     pub links: Vec<Option<Link>>,
     pub ledger: Ledger,
-    rate: Rate,
+    rate: RateLimit,
     serial: u32,
     begun: Instant,
     pub now: Now,
@@ -63,7 +63,7 @@ impl<'a> World<'a> {
             codec: bytes::codec_of(FRAME_MAX, false),
             links: Vec::new(),
             ledger: Ledger::default(),
-            rate: Rate::new(plan.per_second, plan.burst),
+            rate: RateLimit::new(plan.per_second, plan.burst),
             plan,
             serial: 0,
             begun,
@@ -164,31 +164,31 @@ impl<'a> World<'a> {
             Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
             Event::Text(text) => {
                 let text = &*text;
-                match self.judge(slot) {
-                    Verdict::Accepted => {
+                match self.check(slot) {
+                    RateVerdict::Accepted => {
                         self.shadow.said(conn, text);
                         self.hub.handle(Input::Frame { conn, text }, self.now);
                     }
-                    Verdict::Refused => {
+                    RateVerdict::Refused => {
                         self.shadow.said(conn, text);
                         self.hub.handle(Input::Refused { conn, text: Some(text) }, self.now);
                     }
-                    Verdict::Flood => return self.end_flood(slot),
+                    RateVerdict::Flood => return self.end_flood(slot),
                 }
             }
-            Event::Binary(_) => match self.judge(slot) {
-                Verdict::Accepted => self.hub.handle(Input::Binary { conn }, self.now),
-                Verdict::Refused => {
+            Event::Binary(_) => match self.check(slot) {
+                RateVerdict::Accepted => self.hub.handle(Input::Binary { conn }, self.now),
+                RateVerdict::Refused => {
                     self.hub.handle(Input::Refused { conn, text: None }, self.now);
                 }
-                Verdict::Flood => return self.end_flood(slot),
+                RateVerdict::Flood => return self.end_flood(slot),
             },
-            Event::Control => match self.judge(slot) {
-                Verdict::Accepted => return true,
-                Verdict::Refused => {
+            Event::Control => match self.check(slot) {
+                RateVerdict::Accepted => return true,
+                RateVerdict::Refused => {
                     self.hub.handle(Input::Refused { conn, text: None }, self.now);
                 }
-                Verdict::Flood => return self.end_flood(slot),
+                RateVerdict::Flood => return self.end_flood(slot),
             },
             Event::Closing => self.tell_closed(slot),
         }
@@ -196,10 +196,10 @@ impl<'a> World<'a> {
         true
     }
 
-    fn judge(&mut self, slot: usize) -> Verdict {
+    fn check(&mut self, slot: usize) -> RateVerdict {
         let since_start = self.now.instant - self.begun;
         let link = self.links[slot].as_mut().expect("who speaks is there");
-        self.rate.judge(&mut link.ahead, since_start)
+        self.rate.check(&mut link.ahead, since_start)
     }
 
     fn end_flood(&mut self, slot: usize) -> bool {

@@ -10,52 +10,52 @@ use std::ops::Range;
 /// frames, each of which may be for a whole thread.
 pub(super) const READ_BYTES: usize = 16 * 1024;
 /// Reads in a row.
-const READS: usize = 32;
+const READS_MAX: usize = 32;
 
 /// What one connection said.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct ReadChunk {
     pub(super) slot: u32,
     /// Where in the buffer that is.
-    pub(super) place: Range<usize>,
+    pub(super) range: Range<usize>,
 }
 
 /// A buffer that all connections share, and what stands in it.
 #[derive(Debug, Default)]
-pub(super) struct Intake {
+pub(super) struct ReadBatch {
     pub(super) buffer: Box<[u8]>,
-    pub(super) arrivals: Vec<Arrival>,
+    pub(super) chunks: Vec<ReadChunk>,
     filled: usize,
 }
 
-impl Intake {
-    pub(super) fn new() -> Intake {
+impl ReadBatch {
+    pub(super) fn new() -> ReadBatch {
         let buffer = vec![0; 2 * READ_BYTES].into_boxed_slice();
-        Intake { buffer, arrivals: Vec::with_capacity(READS), filled: 0 }
+        ReadBatch { buffer, chunks: Vec::with_capacity(READS_MAX), filled: 0 }
     }
 
     /// Room for one read. There is some unless the intake is full.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(super) fn spare(&mut self) -> &mut [u8] {
         &mut self.buffer[self.filled..][..READ_BYTES]
     }
 
     /// Notes that a connection has said so much, which stands in the room. It has said nothing else
     /// that is not looked at yet: of that only the last would be kept, if there were no time left.
     pub(super) fn note(&mut self, slot: u32, bytes: usize) {
-        debug_assert!(self.arrivals.iter().all(|arrival| arrival.slot != slot), "read once");
-        let place = self.filled..self.filled + bytes;
-        self.filled = place.end;
-        self.arrivals.push(Arrival { slot, place });
+        debug_assert!(self.chunks.iter().all(|chunk| chunk.slot != slot), "read once");
+        let range = self.filled..self.filled + bytes;
+        self.filled = range.end;
+        self.chunks.push(ReadChunk { slot, range });
     }
 
     /// Whether it is time to look at what has come.
     pub(super) fn is_full(&self) -> bool {
-        self.arrivals.len() >= READS || self.filled > self.buffer.len() - READ_BYTES
+        self.chunks.len() >= READS_MAX || self.filled > self.buffer.len() - READ_BYTES
     }
 
     /// All has been looked at.
     pub(super) fn clear(&mut self) {
-        self.arrivals.clear();
+        self.chunks.clear();
         self.filled = 0;
     }
 }
@@ -67,21 +67,21 @@ mod tests {
     #[test]
     fn there_is_room_for_a_whole_read_until_it_is_full() {
         for bytes in [1, 100, READ_BYTES / 3, READ_BYTES] {
-            let mut intake = Intake::new();
+            let mut read_batch = ReadBatch::new();
             let mut slot = 0;
-            while !intake.is_full() {
-                assert_eq!(intake.room().len(), READ_BYTES);
-                intake.room()[..bytes].fill(slot as u8);
-                intake.note(slot, bytes);
+            while !read_batch.is_full() {
+                assert_eq!(read_batch.spare().len(), READ_BYTES);
+                read_batch.spare()[..bytes].fill(slot as u8);
+                read_batch.note(slot, bytes);
                 slot += 1;
             }
-            assert!(slot as usize == READS || slot as usize * bytes > READ_BYTES, "{bytes}");
-            for Arrival { slot, place } in &intake.arrivals {
-                assert_eq!(place.len(), bytes);
-                assert!(intake.buffer[place.clone()].iter().all(|byte| *byte == *slot as u8));
+            assert!(slot as usize == READS_MAX || slot as usize * bytes > READ_BYTES, "{bytes}");
+            for ReadChunk { slot, range } in &read_batch.chunks {
+                assert_eq!(range.len(), bytes);
+                assert!(read_batch.buffer[range.clone()].iter().all(|byte| *byte == *slot as u8));
             }
-            intake.clear();
-            assert!(!intake.is_full() && intake.arrivals.is_empty());
+            read_batch.clear();
+            assert!(!read_batch.is_full() && read_batch.chunks.is_empty());
         }
     }
 }

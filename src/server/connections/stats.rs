@@ -1,10 +1,10 @@
 //! What there is of connections: looked at only when a monitor asks.
 
-use super::Crowd;
+use super::Connections;
 
 /// Connections by their states, and what waits for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) struct Survey {
+pub(in crate::server) struct ConnectionStats {
     /// Their request has not been answered yet.
     pub(in crate::server) handshakes: u64,
     /// WebSockets.
@@ -17,32 +17,32 @@ pub(in crate::server) struct Survey {
     pub(in crate::server) waiting_bytes: u64,
 }
 
-impl Crowd {
+impl Connections {
     /// Looks at all connections: some nanoseconds for each.
-    pub(in crate::server) fn survey(&self) -> Survey {
-        let mut survey = Survey::default();
-        for (_, connection) in &self.connections {
+    pub(in crate::server) fn stats(&self) -> ConnectionStats {
+        let mut stats = ConnectionStats::default();
+        for (_, connection) in &self.slab {
             let state = if connection.wire.is_closing() {
-                &mut survey.closing
+                &mut stats.closing
             } else if connection.wire.in_handshake() || connection.wire.is_asking() {
-                &mut survey.handshakes
+                &mut stats.handshakes
             } else {
-                &mut survey.open
+                &mut stats.open
             };
             *state += 1;
-            survey.waiting += u64::from(!connection.outbox.is_empty());
-            survey.waiting_bytes += connection.outbox.bytes() as u64;
+            stats.waiting += u64::from(!connection.outbox.is_empty());
+            stats.waiting_bytes += connection.outbox.bytes() as u64;
         }
-        survey
+        stats
     }
 
     /// Bytes of memory that are held for those who are slow, and the limit.
     pub(in crate::server) fn held_bytes(&self) -> (usize, usize) {
-        (self.outlet.ledger.bytes() + self.unfinished, self.buffers.all)
+        (self.send_context.ledger.bytes() + self.partial_bytes, self.buffer_limits.total)
     }
 
     /// Connections for whom something waits that is for many.
-    pub(in crate::server) fn bulk_len(&self) -> usize {
-        self.bulk.len()
+    pub(in crate::server) fn fanout_len(&self) -> usize {
+        self.fanout.len()
     }
 }

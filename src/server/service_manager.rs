@@ -19,29 +19,29 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 const EXTEND_EVERY: Duration = Duration::from_secs(2);
 const EXTEND_BY: Duration = Duration::from_secs(15);
 /// How often the watchdog is fed while it waits: a late tick or two are no death.
-const FEEDS: u32 = 4;
+const WATCHDOG_PINGS: u32 = 4;
 /// And no more often than this, however little it waits.
-const FEED_EVERY_MIN: Duration = Duration::from_millis(1);
+const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// How long a word that must not be missed waits until it is said again.
-const REPEAT_AFTER: Duration = Duration::from_millis(100);
+const READY_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The service manager, if there is one.
-pub(super) struct Supervisor {
+pub(super) struct ServiceManager {
     socket: Option<UnixDatagram>,
     /// How often the watchdog is fed.
-    feed_every: Option<Duration>,
-    fed: Instant,
-    told: Instant,
+    watchdog_interval: Option<Duration>,
+    watchdog_sent: Instant,
+    status_sent: Instant,
     status: String,
     /// Since when more time is asked for.
-    extended: Option<Instant>,
+    extension_sent: Option<Instant>,
     /// The manager did not take the word that the server is up, at this time at the latest.
-    owed: Option<Instant>,
+    ready_unsent_since: Option<Instant>,
 }
 
-impl Supervisor {
+impl ServiceManager {
     /// The manager that the environment names, and how long it waits for a sign of life.
-    pub(super) fn of_process(now: Instant) -> Supervisor {
+    pub(super) fn from_env(now: Instant) -> ServiceManager {
         let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let socket = name.and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
@@ -51,45 +51,46 @@ impl Supervisor {
             }
         });
         let watchdog = sd_notify::watchdog_enabled().filter(|lasts| !lasts.is_zero());
-        Supervisor {
+        ServiceManager {
             socket,
-            feed_every: watchdog.map(|lasts| (lasts / FEEDS).max(FEED_EVERY_MIN)),
-            fed: now,
-            told: now,
+            watchdog_interval: watchdog
+                .map(|lasts| (lasts / WATCHDOG_PINGS).max(WATCHDOG_INTERVAL_MIN)),
+            watchdog_sent: now,
+            status_sent: now,
             status: String::new(),
-            extended: None,
-            owed: None,
+            extension_sent: None,
+            ready_unsent_since: None,
         }
     }
 
     /// The server is up, or has done with its reload.
     pub(super) fn ready(&mut self, now: Instant) {
         // Who has not heard it waits, and ends the server in the end.
-        self.owed = (!self.tell(&[NotifyState::Ready])).then_some(now);
+        self.ready_unsent_since = (!self.notify(&[NotifyState::Ready])).then_some(now);
     }
 
     /// The settings are being read.
     pub(super) fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(_) => self.tell(&[NotifyState::Reloading]),
+            Ok(now) => self.notify(&[NotifyState::Reloading, now]),
+            Err(_) => self.notify(&[NotifyState::Reloading]),
         };
     }
 
     /// The server is about to end.
     pub(super) fn stopping(&mut self, now: Instant) {
-        (self.extended, self.owed) = (Some(now), None);
+        (self.extension_sent, self.ready_unsent_since) = (Some(now), None);
         // It is to be told anew at once.
         self.status.clear();
-        self.tell(&[NotifyState::Stopping, extension()]);
+        self.notify(&[NotifyState::Stopping, extension()]);
     }
 
     /// When there is something to say, though nothing happens until then.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.socket.as_ref()?;
-        let feed = self.feed_every.map(|every| self.fed + every);
-        let extend = self.extended.map(|at| at + EXTEND_EVERY);
-        let repeat = self.owed.map(|at| at + REPEAT_AFTER);
+        let feed = self.watchdog_interval.map(|every| self.watchdog_sent + every);
+        let extend = self.extension_sent.map(|at| at + EXTEND_EVERY);
+        let repeat = self.ready_unsent_since.map(|at| at + READY_RETRY_AFTER);
         [feed, extend, repeat].into_iter().flatten().min()
     }
 
@@ -98,29 +99,32 @@ impl Supervisor {
         if self.socket.is_none() {
             return;
         }
-        if self.owed.is_some_and(|at| now.duration_since(at) >= REPEAT_AFTER) {
+        if self.ready_unsent_since.is_some_and(|at| now.duration_since(at) >= READY_RETRY_AFTER) {
             self.ready(now);
         }
-        if self.feed_every.is_some_and(|every| now.duration_since(self.fed) >= every) {
-            self.fed = now;
-            self.tell(&[NotifyState::Watchdog]);
+        if self
+            .watchdog_interval
+            .is_some_and(|every| now.duration_since(self.watchdog_sent) >= every)
+        {
+            self.watchdog_sent = now;
+            self.notify(&[NotifyState::Watchdog]);
         }
-        if self.extended.is_some_and(|at| now.duration_since(at) >= EXTEND_EVERY) {
-            self.extended = Some(now);
-            self.tell(&[extension()]);
+        if self.extension_sent.is_some_and(|at| now.duration_since(at) >= EXTEND_EVERY) {
+            self.extension_sent = Some(now);
+            self.notify(&[extension()]);
         }
-        if self.status.is_empty() || now.duration_since(self.told) >= STATUS_EVERY {
-            self.told = now;
+        if self.status.is_empty() || now.duration_since(self.status_sent) >= STATUS_EVERY {
+            self.status_sent = now;
             let status = status();
             if status != self.status {
-                self.tell(&[NotifyState::Status(&status)]);
+                self.notify(&[NotifyState::Status(&status)]);
                 self.status = status;
             }
         }
     }
 
     /// Whether it has not been missed.
-    fn tell(&self, states: &[NotifyState<'_>]) -> bool {
+    fn notify(&self, states: &[NotifyState<'_>]) -> bool {
         let Some(socket) = &self.socket else { return true };
         let words: String = states.iter().map(|state| format!("{state}\n")).collect();
         match socket.send(words.as_bytes()) {

@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::listeners::Listeners;
-use super::{SCRAPES, Server};
+use super::{METRICS_TOKENS, Server};
 use crate::config::Listen;
 use crate::hub::interface::Now;
 use crate::wire::handshake::Readiness;
@@ -20,59 +20,62 @@ use crate::wire::monitor::{self, Asked, HEAD_BYTES_MAX};
 
 /// Monitors at a time. One more takes the place of the one that has been there longest, or waits
 /// in the kernel's queue until that one has had its time.
-const SCRAPES_MAX: usize = 8;
+const CONNECTIONS_MAX: usize = 8;
 /// Those that the kernel keeps meanwhile. Eight a second have their turn, whatever they are: with
 /// as many as clients may be, a crowd that says nothing would keep a monitor out for minutes.
-const WAITING_MAX: i32 = 64;
+const METRICS_BACKLOG: i32 = 64;
 /// What nobody takes from a monitor.
-const UNDISTURBED: Duration = Duration::from_secs(1);
+const EVICT_AFTER: Duration = Duration::from_secs(1);
 /// How long a monitor may take, from accept to its end of the stream.
-const LASTS: Duration = Duration::from_secs(5);
-/// Listener number n has the token `LISTENERS - n`.
-const LISTENERS: usize = SCRAPES + 2_048;
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Listener number n has the token `LISTENER_TOKENS - n`.
+const LISTENER_TOKENS: usize = METRICS_TOKENS + 2_048;
 /// What a monitor may say after its request, before it is closed on.
-const AFTERWORDS_MAX: usize = 16 * 1024;
+const TRAILING_BYTES_MAX: usize = 16 * 1024;
 
 /// The listener, if there is one, and who asks.
-pub(super) struct Scrapes {
+pub(super) struct MetricsListener {
     listeners: Listeners,
     /// Accepting has failed, as it does without descriptors; the next sweep lets it try again.
-    failed: bool,
-    open: [Option<Scrape>; SCRAPES_MAX],
+    accept_failed: bool,
+    connections: [Option<MetricsConnection>; CONNECTIONS_MAX],
 }
 
 /// One monitor.
-struct Scrape {
+struct MetricsConnection {
     socket: TcpStream,
     since: Instant,
     /// Something has happened to its socket that has not been looked at.
-    stirs: bool,
-    stage: Stage,
+    has_event: bool,
+    state: State,
 }
 
 /// How far a monitor is.
-enum Stage {
+enum State {
     /// Its request is not complete.
-    Asks(Vec<u8>),
+    Reading(Vec<u8>),
     /// It waits for the numbers, or only for the head of the answer.
-    Wants { head_only: bool },
+    Ready { head_only: bool },
     /// It is answered; so many bytes have left.
-    Hears(Vec<u8>, usize),
+    Writing(Vec<u8>, usize),
     /// Its end of the stream is awaited: closed earlier, what it has not read could be lost. It has
     /// said so many bytes since.
-    Parts(usize),
+    Lingering(usize),
 }
 
-impl Scrapes {
+impl MetricsListener {
     /// Listens, if an address is given.
     ///
     /// # Errors
     ///
     /// It cannot be listened on.
-    pub(super) fn bind(listen: Option<&Listen>, registry: &Registry) -> io::Result<Scrapes> {
+    pub(super) fn bind(
+        listen: Option<&Listen>,
+        registry: &Registry,
+    ) -> io::Result<MetricsListener> {
         let addresses = listen.map(Listen::resolve).transpose().map_err(io::Error::other)?;
         let addresses = addresses.unwrap_or_default();
-        let listeners = Listeners::bind(&addresses, WAITING_MAX, registry, LISTENERS)?;
+        let listeners = Listeners::bind(&addresses, METRICS_BACKLOG, registry, LISTENER_TOKENS)?;
         for address in listeners.addresses() {
             log::info!("metrics on http://{address}/metrics");
             if !address.ip().is_loopback() {
@@ -82,33 +85,44 @@ impl Scrapes {
                 );
             }
         }
-        Ok(Scrapes { listeners, failed: false, open: std::array::from_fn(|_| None) })
+        Ok(MetricsListener {
+            listeners,
+            accept_failed: false,
+            connections: std::array::from_fn(|_| None),
+        })
     }
 
     /// Notes an event, which is looked at at the end of the tick.
-    pub(super) fn event(&mut self, token: usize) {
-        match self.open.get_mut(token - SCRAPES) {
-            Some(scrape) => scrape.iter_mut().for_each(|scrape| scrape.stirs = true),
-            None => self.listeners.note_ready(LISTENERS - token),
+    pub(super) fn handle_event(&mut self, token: usize) {
+        match self.connections.get_mut(token - METRICS_TOKENS) {
+            Some(connection) => {
+                connection.iter_mut().for_each(|connection| connection.has_event = true)
+            }
+            None => self.listeners.note_ready(LISTENER_TOKENS - token),
         }
     }
 
     /// Whether the next tick has something to do without any event.
-    pub(super) fn has_left_over(&self) -> bool {
-        let may_enter = self.has_more() && self.open.iter().any(Option::is_none);
-        may_enter || self.open.iter().flatten().any(|scrape| scrape.stirs || scrape.wants())
+    pub(super) fn has_pending_work(&self) -> bool {
+        let can_accept = self.has_more() && self.connections.iter().any(Option::is_none);
+        can_accept
+            || self
+                .connections
+                .iter()
+                .flatten()
+                .any(|connection| connection.has_event || connection.is_ready())
     }
 
     fn has_more(&self) -> bool {
-        self.listeners.has_more() && !self.failed
+        self.listeners.has_more() && !self.accept_failed
     }
 
     /// Sends those away who take too long.
-    pub(super) fn sweep(&mut self, now: Instant) {
-        self.failed = false;
-        for place in &mut self.open {
-            if place.as_ref().is_some_and(|scrape| scrape.lasts(now) >= LASTS) {
-                *place = None;
+    pub(super) fn check_timeouts(&mut self, now: Instant) {
+        self.accept_failed = false;
+        for slot in &mut self.connections {
+            if slot.as_ref().is_some_and(|connection| connection.age(now) >= TIMEOUT) {
+                *slot = None;
             }
         }
     }
@@ -116,10 +130,10 @@ impl Scrapes {
     /// Accepts, reads, and writes what is there to write.
     fn advance(&mut self, registry: &Registry, readiness: Readiness, now: Instant) {
         self.accept(registry, now);
-        for place in &mut self.open {
-            let Some(scrape) = place else { continue };
-            if std::mem::take(&mut scrape.stirs) && !scrape.advance(readiness) {
-                *place = None;
+        for slot in &mut self.connections {
+            let Some(connection) = slot else { continue };
+            if std::mem::take(&mut connection.has_event) && !connection.advance(readiness) {
+                *slot = None;
             }
         }
     }
@@ -127,44 +141,47 @@ impl Scrapes {
     /// Accepts as long as there is somebody and a place; the rest is tried again in each tick.
     fn accept(&mut self, registry: &Registry, now: Instant) {
         while self.has_more() {
-            let Some(place) = self.place(now) else { return };
+            let Some(slot) = self.slot(now) else { return };
             let accepted = self.listeners.accept();
-            self.failed = accepted.is_err();
+            self.accept_failed = accepted.is_err();
             let Ok(Some((mut socket, _))) = accepted else { return };
             let both = Interest::READABLE | Interest::WRITABLE;
-            if registry.register(&mut socket, Token(SCRAPES + place), both).is_ok() {
-                let stage = Stage::Asks(Vec::new());
-                self.open[place] = Some(Scrape { socket, since: now, stirs: true, stage });
+            if registry.register(&mut socket, Token(METRICS_TOKENS + slot), both).is_ok() {
+                let state = State::Reading(Vec::new());
+                self.connections[slot] =
+                    Some(MetricsConnection { socket, since: now, has_event: true, state });
             }
         }
     }
 
     /// A free place, or that of who has been there longest and long enough.
-    fn place(&self, now: Instant) -> Option<usize> {
-        let places = self.open.iter().enumerate();
-        let lasts = |scrape: &Option<Scrape>| {
-            scrape.as_ref().map_or(Duration::MAX, |scrape| scrape.lasts(now))
+    fn slot(&self, now: Instant) -> Option<usize> {
+        let places = self.connections.iter().enumerate();
+        let age = |connection: &Option<MetricsConnection>| {
+            connection.as_ref().map_or(Duration::MAX, |connection| connection.age(now))
         };
-        let (place, scrape) = places.max_by_key(|(_, scrape)| lasts(scrape))?;
-        (lasts(scrape) >= UNDISTURBED).then_some(place)
+        let (slot, connection) = places.max_by_key(|(_, connection)| age(connection))?;
+        (age(connection) >= EVICT_AFTER).then_some(slot)
     }
 
     /// Who waits for the numbers, the one that has waited longest.
-    fn next_wanting(&mut self) -> Option<&mut Option<Scrape>> {
-        let wants = |place: &&mut Option<Scrape>| place.as_ref().is_some_and(Scrape::wants);
-        self.open
+    fn next_ready(&mut self) -> Option<&mut Option<MetricsConnection>> {
+        let is_ready = |slot: &&mut Option<MetricsConnection>| {
+            slot.as_ref().is_some_and(MetricsConnection::is_ready)
+        };
+        self.connections
             .iter_mut()
-            .filter(wants)
-            .min_by_key(|place| place.as_ref().map(|scrape| scrape.since))
+            .filter(is_ready)
+            .min_by_key(|slot| slot.as_ref().map(|connection| connection.since))
     }
 }
 
-impl Scrape {
-    fn wants(&self) -> bool {
-        matches!(self.stage, Stage::Wants { .. })
+impl MetricsConnection {
+    fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
     }
 
-    fn lasts(&self, now: Instant) -> Duration {
+    fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }
 
@@ -177,28 +194,28 @@ impl Scrape {
         let mut piece = [0; 1024];
         loop {
             let bytes = match self.socket.read(&mut piece) {
-                Ok(0) => return matches!(self.stage, Stage::Wants { .. } | Stage::Hears(..)),
+                Ok(0) => return matches!(self.state, State::Ready { .. } | State::Writing(..)),
                 Ok(bytes) => bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
                 Err(fault) => return fault.kind() == io::ErrorKind::WouldBlock,
             };
-            match &mut self.stage {
-                Stage::Asks(head) => {
+            match &mut self.state {
+                State::Reading(head) => {
                     head.extend_from_slice(&piece[..bytes]);
                     debug_assert!(head.len() < HEAD_BYTES_MAX + piece.len());
                     match monitor::receive(head, readiness) {
                         Asked::Incomplete => {}
-                        Asked::Metrics { head_only } => self.stage = Stage::Wants { head_only },
+                        Asked::Metrics { head_only } => self.state = State::Ready { head_only },
                         Asked::Respond(response) => {
-                            self.stage = Stage::Hears(response.into_bytes(), 0);
+                            self.state = State::Writing(response.into_bytes(), 0);
                         }
                     }
                 }
                 // It has said what there is to say: its next event finds the rest.
-                Stage::Wants { .. } | Stage::Hears(..) => return true,
-                Stage::Parts(said) => {
+                State::Ready { .. } | State::Writing(..) => return true,
+                State::Lingering(said) => {
                     *said += bytes;
-                    if *said > AFTERWORDS_MAX {
+                    if *said > TRAILING_BYTES_MAX {
                         return false;
                     }
                 }
@@ -207,7 +224,7 @@ impl Scrape {
     }
 
     fn write(&mut self) -> bool {
-        let Stage::Hears(response, sent) = &mut self.stage else { return true };
+        let State::Writing(response, sent) = &mut self.state else { return true };
         while *sent < response.len() {
             match self.socket.write(&response[*sent..]) {
                 Ok(0) => return false,
@@ -216,33 +233,35 @@ impl Scrape {
                 Err(fault) => return fault.kind() == io::ErrorKind::WouldBlock,
             }
         }
-        self.stage = Stage::Parts(0);
+        self.state = State::Lingering(0);
         // What it has said already may have been read over: its end of the stream among it.
-        self.stirs = true;
+        self.has_event = true;
         self.socket.shutdown(Shutdown::Write).is_ok()
     }
 }
 
 impl Server {
     /// Serves the monitors, at the end of a tick, when all is counted.
-    pub(super) fn serve_scrapes(&mut self, now: Now) {
-        let scrapes = &self.scrapes;
-        if !scrapes.listeners.has_more() && scrapes.open.iter().all(Option::is_none) {
+    pub(super) fn serve_metrics(&mut self, now: Now) {
+        let metrics_listener = &self.metrics_listener;
+        if !metrics_listener.listeners.has_more()
+            && metrics_listener.connections.iter().all(Option::is_none)
+        {
             return;
         }
         let readiness = self.readiness(now.instant);
-        self.scrapes.advance(self.poll.registry(), readiness, now.instant);
-        if self.scrapes.next_wanting().is_none() {
+        self.metrics_listener.advance(self.poll.registry(), readiness, now.instant);
+        if self.metrics_listener.next_ready().is_none() {
             return;
         }
-        let page = self.numbers(now);
-        let Some(place) = self.scrapes.next_wanting() else { return };
-        if let Some(scrape) = place {
-            let head_only = matches!(scrape.stage, Stage::Wants { head_only: true });
+        let page = self.metrics_page(now);
+        let Some(slot) = self.metrics_listener.next_ready() else { return };
+        if let Some(connection) = slot {
+            let head_only = matches!(connection.state, State::Ready { head_only: true });
             let response = monitor::metrics(&page, head_only);
-            scrape.stage = Stage::Hears(response.into_bytes(), 0);
-            if !scrape.write() {
-                *place = None;
+            connection.state = State::Writing(response.into_bytes(), 0);
+            if !connection.write() {
+                *slot = None;
             }
         }
     }

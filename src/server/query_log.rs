@@ -8,7 +8,7 @@ use crate::hub::interface::{Answer, Ask, CallEvent, Looked, RequestId, Target};
 use crate::protocol::Id;
 
 /// A question is put to the site.
-pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
+pub(super) fn log_query(hub: &Hub, request: RequestId, ask: &Ask) {
     if !log_enabled!(Level::Debug) {
         return;
     }
@@ -30,14 +30,14 @@ pub(super) fn asked(hub: &Hub, request: RequestId, ask: &Ask) {
 }
 
 /// Someone is called who is not there. What could wake their phone is told here once there is such.
-pub(super) fn nobody_there(event: &CallEvent) {
+pub(super) fn log_offline_callee(event: &CallEvent) {
     let thread = event.thread.as_ref().map_or_else(|| "none".to_owned(), Id::to_json);
     let [call, caller, called] = [&event.call, &event.caller, &event.called].map(Id::to_json);
     log::debug!("call {call} of user {caller} for user {called}, who is offline; thread {thread}");
 }
 
 /// An answer, until it is known what has become of it.
-pub(super) struct Trace {
+pub(super) struct AnswerLog {
     /// Under which it is told.
     request: RequestId,
     /// Whether it is about a message whose fate was not decided.
@@ -45,9 +45,9 @@ pub(super) struct Trace {
     words: String,
 }
 
-impl Trace {
+impl AnswerLog {
     /// Nothing where nothing is logged.
-    pub(super) fn of(hub: &Hub, request: RequestId, answer: &Answer) -> Option<Trace> {
+    pub(super) fn new(hub: &Hub, request: RequestId, answer: &Answer) -> Option<AnswerLog> {
         if !log_enabled!(Level::Debug) {
             return None;
         }
@@ -65,12 +65,12 @@ impl Trace {
             Answer::Failed(failure) => format!("{failure:?}"),
         };
         let request = hub.log_request(request);
-        Some(Trace { request, is_message: hub.sender_of(request).is_some(), words })
+        Some(AnswerLog { request, is_message: hub.sender_of(request).is_some(), words })
     }
 
     /// Once the hub has been told of it.
-    pub(super) fn answered(&self, hub: &Hub) {
-        let Trace { request, is_message, words } = self;
+    pub(super) fn log_answer(&self, hub: &Hub) {
+        let AnswerLog { request, is_message, words } = self;
         match *is_message && hub.sender_of(*request).is_some() {
             true => log::debug!(request = request.0; "{words}; its fate is not decided"),
             false => log::debug!(request = request.0; "{words}"),

@@ -11,11 +11,11 @@ const WARNINGS_MAX: usize = 16;
 
 /// Of which pages the operator was warned, and when; the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct OriginWarnings {
     warned: VecDeque<(String, Instant)>,
 }
 
-impl Refusals {
+impl OriginWarnings {
     /// Tells of one refusal: as a warning once a minute for each page.
     pub(super) fn note(&mut self, origin: &str, now: Instant) {
         self.warned.retain(|(_, then)| now.duration_since(*then) < WARN_EVERY);

@@ -5,26 +5,26 @@
 use std::time::Duration;
 
 use super::Server;
-use crate::connection::{Connection, Moment};
+use crate::connection::{ActiveTime, Connection};
 use crate::hub::interface::Now;
 
 /// How often all are looked at.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections looked at in one tick. Each may be sent a ping, which is a system call.
 const SLOTS_PER_TICK: usize = 512;
 /// How long a client may take for the rest of a frame, or of a message in fragments.
-const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
+const PARTIAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long who has asked how a call is may wait for the answer: an app that a push has woken has
 /// less time than a site may take.
-const ASKED_LASTS: Duration = Duration::from_secs(10);
+const CALL_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a closing connection may take to read its last bytes and close its end.
-const CLOSING_LASTS: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pings that may remain without an answer.
-const PINGS_MAX: u8 = 2;
+const UNANSWERED_PINGS_MAX: u8 = 2;
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     pub(super) handshake_lasts: Duration,
     pub(super) ping_every: Duration,
 }
@@ -33,95 +33,97 @@ pub(super) struct Patience {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overdue {
     /// Its request does not come.
-    Request,
+    Handshake,
     /// The answer to its request is not known.
-    Answer,
+    CallStatus,
     /// It does not read its goodbye, or does not answer it.
-    Goodbye,
+    Close,
     /// The rest of its frame or message does not come.
-    Rest,
+    PartialMessage,
     /// It is to give a sign of life.
-    Sign,
+    PingDue,
     /// It has not given one.
-    Life,
+    Unresponsive,
 }
 
-impl Patience {
+impl Timeouts {
     /// What is overdue of a connection; `None` is the rule.
-    fn overdue(&self, connection: &Connection, now: Moment) -> Option<Overdue> {
+    fn overdue(&self, connection: &Connection, now: ActiveTime) -> Option<Overdue> {
         let takes = now.since(connection.since);
         let wire = &connection.wire;
         if wire.in_handshake() {
-            return (takes >= self.handshake_lasts).then_some(Overdue::Request);
+            return (takes >= self.handshake_lasts).then_some(Overdue::Handshake);
         }
         if wire.is_asking() {
-            return (takes >= ASKED_LASTS).then_some(Overdue::Answer);
+            return (takes >= CALL_STATUS_TIMEOUT).then_some(Overdue::CallStatus);
         }
         if wire.is_closing() {
-            return (takes >= CLOSING_LASTS).then_some(Overdue::Goodbye);
+            return (takes >= CLOSE_TIMEOUT).then_some(Overdue::Close);
         }
-        if wire.is_unfinished() && takes >= UNFINISHED_LASTS {
-            return Some(Overdue::Rest);
+        if wire.is_unfinished() && takes >= PARTIAL_MESSAGE_TIMEOUT {
+            return Some(Overdue::PartialMessage);
         }
         let pings = connection.pings;
-        if now.since(connection.heard) < self.ping_every * (u32::from(pings) + 1) {
+        if now.since(connection.last_received) < self.ping_every * (u32::from(pings) + 1) {
             return None;
         }
-        Some(if pings < PINGS_MAX { Overdue::Sign } else { Overdue::Life })
+        Some(if pings < UNANSWERED_PINGS_MAX { Overdue::PingDue } else { Overdue::Unresponsive })
     }
 }
 
 impl Server {
     /// Looks at some connections, if it is time.
-    pub(super) fn sweep(&mut self, now: Now) {
-        if self.sweeping.is_none() && now.instant.duration_since(self.swept) >= SWEEP_EVERY {
-            self.swept = now.instant;
-            self.sweeping = Some(0);
-            self.admission.try_again();
-            self.scrapes.sweep(now.instant);
+    pub(super) fn check_timeouts(&mut self, now: Now) {
+        if self.sweep_next.is_none()
+            && now.instant.duration_since(self.last_sweep) >= SWEEP_INTERVAL
+        {
+            self.last_sweep = now.instant;
+            self.sweep_next = Some(0);
+            self.admission.retry();
+            self.metrics_listener.check_timeouts(now.instant);
         }
-        let Some(first) = self.sweeping else { return };
-        let end = self.crowd.slots_end();
+        let Some(first) = self.sweep_next else { return };
+        let end = self.connections.slot_capacity();
         let next = end.min(first + SLOTS_PER_TICK);
         for slot in first..next {
-            self.look_at(slot as u32, now);
+            self.check_connection(slot as u32, now);
         }
         self.work.swept = next - first.min(next);
-        self.sweeping = Some(next).filter(|next| *next < end);
+        self.sweep_next = Some(next).filter(|next| *next < end);
     }
 
-    fn look_at(&mut self, slot: u32, now: Now) {
-        let moment = self.moment;
-        let Some(connection) = self.crowd.get(slot) else { return };
-        let overdue = self.patience.overdue(connection, moment);
+    fn check_connection(&mut self, slot: u32, now: Now) {
+        let active_now = self.active_now;
+        let Some(connection) = self.connections.get(slot) else { return };
+        let overdue = self.timeouts.overdue(connection, active_now);
         self.stats.outboxes.record(connection.outbox.bytes() as u64);
         if connection.blocked {
             // The kernel says when it takes more; if it has ever failed to, this is the way out.
-            self.crowd.note_writable(slot);
+            self.connections.note_writable(slot);
         }
         match overdue {
             None => {}
-            Some(Overdue::Request) => {
+            Some(Overdue::Handshake) => {
                 self.counts.late += 1;
-                self.crowd.time_out(slot, moment);
+                self.connections.time_out(slot, active_now);
             }
-            Some(Overdue::Answer) => {
-                self.crowd.time_out(slot, moment);
-                self.tell_closed(slot, now);
+            Some(Overdue::CallStatus) => {
+                self.connections.time_out(slot, active_now);
+                self.notify_closed(slot, now);
             }
-            Some(Overdue::Goodbye) => self.crowd.doom(slot),
-            Some(Overdue::Rest) => {
-                self.dismiss(slot, 1008, "the rest of a frame did not come", now);
+            Some(Overdue::Close) => self.connections.mark_doomed(slot),
+            Some(Overdue::PartialMessage) => {
+                self.close_slot(slot, 1008, "the rest of a frame did not come", now);
             }
-            Some(Overdue::Sign) => {
-                let Some(connection) = self.crowd.get(slot) else { return };
+            Some(Overdue::PingDue) => {
+                let Some(connection) = self.connections.get(slot) else { return };
                 connection.pings += 1;
                 connection.wire.ping(&self.codec, &mut connection.outbox);
-                self.crowd.note_output(slot);
+                self.connections.note_output(slot);
             }
-            Some(Overdue::Life) => {
+            Some(Overdue::Unresponsive) => {
                 self.counts.silent += 1;
-                self.dismiss(slot, 1001, "no sign of life", now);
+                self.close_slot(slot, 1001, "no sign of life", now);
             }
         }
     }
@@ -141,11 +143,11 @@ mod tests {
     use crate::wire::handshake::{Readiness, Rules};
     use crate::wire::outbox::Outbox;
 
-    const PATIENCE: Patience =
-        Patience { handshake_lasts: Duration::from_secs(5), ping_every: Duration::from_secs(25) };
+    const TIMEOUTS: Timeouts =
+        Timeouts { handshake_lasts: Duration::from_secs(5), ping_every: Duration::from_secs(25) };
 
-    fn at(seconds: u64) -> Moment {
-        Moment::after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> ActiveTime {
+        ActiveTime::from_start(Duration::from_secs(seconds))
     }
 
     fn connection() -> Connection {
@@ -158,10 +160,10 @@ mod tests {
     #[test]
     fn a_request_has_its_time_from_the_first_moment_however_it_drips() {
         let mut connection = connection();
-        connection.heard = at(14);
-        assert_eq!(PATIENCE.overdue(&connection, at(14)), None);
-        assert_eq!(PATIENCE.overdue(&connection, at(15)), Some(Overdue::Request));
-        let never = Patience { handshake_lasts: crate::config::limits::NEVER, ..PATIENCE };
+        connection.last_received = at(14);
+        assert_eq!(TIMEOUTS.overdue(&connection, at(14)), None);
+        assert_eq!(TIMEOUTS.overdue(&connection, at(15)), Some(Overdue::Handshake));
+        let never = Timeouts { handshake_lasts: crate::config::limits::NEVER, ..TIMEOUTS };
         assert_eq!(never.overdue(&connection, at(1_000_000)), None);
     }
 
@@ -175,8 +177,8 @@ mod tests {
         let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
         connection.wire.next(&mut codec, &mut input, &mut outbox);
         assert!(connection.wire.is_asking() && outbox.is_empty());
-        assert_eq!(PATIENCE.overdue(&connection, at(19)), None);
-        assert_eq!(PATIENCE.overdue(&connection, at(20)), Some(Overdue::Answer));
+        assert_eq!(TIMEOUTS.overdue(&connection, at(19)), None);
+        assert_eq!(TIMEOUTS.overdue(&connection, at(20)), Some(Overdue::CallStatus));
         connection.wire.time_out(&mut outbox);
         assert!(connection.wire.is_closing() && !outbox.is_empty());
     }
@@ -185,7 +187,7 @@ mod tests {
     fn a_goodbye_has_three_seconds() {
         let mut connection = connection();
         connection.wire.close(1001, "", &mut Outbox::default());
-        assert_eq!(PATIENCE.overdue(&connection, at(12)), None);
-        assert_eq!(PATIENCE.overdue(&connection, at(13)), Some(Overdue::Goodbye));
+        assert_eq!(TIMEOUTS.overdue(&connection, at(12)), None);
+        assert_eq!(TIMEOUTS.overdue(&connection, at(13)), Some(Overdue::Close));
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing of what clients say stands on it: all labels and their values are words of ours.
 
 use super::Server;
-use super::crowd::survey::Survey;
+use super::connections::stats::ConnectionStats;
 use crate::config::tls::TlsIdentity;
 use crate::hub::interface::Now;
 use crate::metrics::page::Kind::{Counter, Gauge};
@@ -16,19 +16,19 @@ use crate::wire::handshake::Readiness;
 
 impl Server {
     /// The whole page.
-    pub(super) fn numbers(&self, now: Now) -> String {
+    pub(super) fn metrics_page(&self, now: Now) -> String {
         let mut page = Page::default();
-        self.process(&mut page, now);
-        self.connections(&mut page);
-        self.frames(&mut page);
-        self.calls(&mut page);
-        self.output(&mut page);
-        self.work(&mut page);
-        self.site(&mut page);
+        self.write_process(&mut page, now);
+        self.write_connections(&mut page);
+        self.write_frames(&mut page);
+        self.write_calls(&mut page);
+        self.write_output(&mut page);
+        self.write_ticks(&mut page);
+        self.write_upstream(&mut page);
         page.into_text()
     }
 
-    fn process(&self, page: &mut Page, now: Now) {
+    fn write_process(&self, page: &mut Page, now: Now) {
         page.family(Gauge, "buddyline_build_info", "Always 1; the version is its label.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         let help = "When the server was started, in seconds since 1970.";
@@ -48,7 +48,7 @@ impl Server {
             "process_cpu_seconds_total",
             "Processor time of all threads; a loop that is never idle takes one second a second.",
         );
-        if let Ok(time) = process::processor_time(own) {
+        if let Ok(time) = process::cpu_time(own) {
             family.sample(&[], Seconds(time.as_micros() as u64));
         }
         let help =
@@ -63,8 +63,8 @@ impl Server {
         page.metric(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
     }
 
-    fn connections(&self, page: &mut Page) {
-        let Survey { handshakes, open, closing, .. } = self.crowd.survey();
+    fn write_connections(&self, page: &mut Page) {
+        let ConnectionStats { handshakes, open, closing, .. } = self.connections.stats();
         let counts = self.counts();
         page.family(Gauge, "buddyline_connections", "Connections of clients, by their states.")
             .samples("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
@@ -108,15 +108,15 @@ impl Server {
         );
     }
 
-    fn frames(&self, page: &mut Page) {
-        let (stats, heard, counts) = (&self.stats, self.hub.stats(), self.counts());
+    fn write_frames(&self, page: &mut Page) {
+        let (stats, hub_stats, counts) = (&self.stats, self.hub.stats(), self.counts());
         let help = "Bytes that were read from clients.";
         page.metric(Counter, "buddyline_received_bytes_total", help, stats.received_bytes);
         let help = "Bytes to clients that the kernel has taken.";
-        page.metric(Counter, "buddyline_sent_bytes_total", help, self.crowd.sent_bytes);
+        page.metric(Counter, "buddyline_sent_bytes_total", help, self.connections.sent_bytes);
         let others = [
-            ("unreadable", heard.unreadable),
-            ("binary", heard.binary),
+            ("unreadable", hub_stats.unreadable),
+            ("binary", hub_stats.binary),
             ("control", stats.control),
             ("refused", counts.rate_limited),
         ];
@@ -126,7 +126,7 @@ impl Server {
             "Frames of clients by type: the protocol's; unreadable has no type that there is, \
              control is pings and pongs, refused came too fast.",
         )
-        .samples("type", heard.typed().chain(others));
+        .samples("type", hub_stats.typed().chain(others));
         page.family(
             Counter,
             "buddyline_frames_sent_total",
@@ -142,7 +142,11 @@ impl Server {
         )
         .samples(
             "cause",
-            [("missed", counts.missed), ("too_slow", self.crowd.dropped), ("gone", counts.stale)],
+            [
+                ("missed", counts.missed),
+                ("too_slow", self.connections.dropped),
+                ("gone", counts.stale),
+            ],
         );
         let help = "Receivers of each frame that is for several.";
         let all = [(None, stats.fan_outs.buckets())];
@@ -159,7 +163,7 @@ impl Server {
         }
     }
 
-    fn calls(&self, page: &mut Page) {
+    fn write_calls(&self, page: &mut Page) {
         let [ringing, answered] = self.hub.census().calls.map(|count| count as u64);
         page.family(Gauge, "buddyline_calls", "Calls, by their states.")
             .samples("state", [("ringing", ringing), ("answered", answered)]);
@@ -167,11 +171,16 @@ impl Server {
         page.family(Counter, "buddyline_calls_ended_total", help)
             .samples("reason", self.hub.calls_ended());
         let help = "People who were called and had no connection.";
-        page.metric(Counter, "buddyline_calls_offline_callees_total", help, self.stats.woken);
+        page.metric(
+            Counter,
+            "buddyline_calls_offline_callees_total",
+            help,
+            self.stats.offline_callees,
+        );
     }
 
-    fn output(&self, page: &mut Page) {
-        let Survey { waiting, waiting_bytes, .. } = self.crowd.survey();
+    fn write_output(&self, page: &mut Page) {
+        let ConnectionStats { waiting, waiting_bytes, .. } = self.connections.stats();
         let help = "Bytes that wait for a connection; each is looked at once a second.";
         let all = [(None, self.stats.outboxes.buckets())];
         page.histograms("buddyline_outbox_depth_bytes", help, Unit::Raw, all);
@@ -179,14 +188,14 @@ impl Server {
         page.metric(Gauge, "buddyline_outboxes_waiting", help, waiting);
         let help = "Bytes that wait now, a shared frame for each that it is for.";
         page.metric(Gauge, "buddyline_outboxes_waiting_bytes", help, waiting_bytes);
-        let (held, limit) = self.crowd.held_bytes();
+        let (held, limit) = self.connections.held_bytes();
         let help = "Memory held for clients that are slow, shared frames once.";
         page.metric(Gauge, "buddyline_held_bytes", help, held);
         let help = "The same beyond which those with the most are closed.";
         page.metric(Gauge, "buddyline_held_limit_bytes", help, limit);
     }
 
-    fn work(&self, page: &mut Page) {
+    fn write_ticks(&self, page: &mut Page) {
         let help = "How long turns of the loop take, without their sleep.";
         let all = [(None, self.stats.ticks.buckets())];
         page.histograms("buddyline_tick_duration_seconds", help, Unit::Micros, all);
@@ -212,7 +221,7 @@ impl Server {
                 ("upstream_checks", asked),
                 ("held_frames", held),
                 ("unproven", unproven),
-                ("rounds", self.crowd.bulk_len()),
+                ("rounds", self.connections.fanout_len()),
             ]
             .map(|(queue, length)| (queue, length as u64)),
         );
@@ -230,7 +239,7 @@ impl Server {
         }
     }
 
-    fn site(&self, page: &mut Page) {
+    fn write_upstream(&self, page: &mut Page) {
         // Of the stand-in nothing is counted.
         let none = UpstreamStats::default();
         let (stats, load) = self.upstream.stats().unwrap_or((&none, IDLE));

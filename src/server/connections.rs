@@ -9,10 +9,10 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use super::bulk::{Bulk, Part};
-use super::turn::Phase;
+use super::budget::TimeBudget;
+use super::fanout_queue::{FanoutQueue, FlushStats};
 use crate::config::tls::TlsIdentity;
-use crate::connection::{Connection, Flushed, Inlet, Moment, Outlet};
+use crate::connection::{ActiveTime, Connection, Flushed, RecvContext, SendContext};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
@@ -21,48 +21,48 @@ use crate::wire::outbox::Ledger;
 const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
 /// What is for more than so many waits in their queue; who hears it with fewer is written to in the
 /// same tick.
-const FEW: usize = 16;
+const IMMEDIATE_RECEIVERS_MAX: usize = 16;
 
 /// What may be held for clients that are slow, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Buffers {
+pub(super) struct BufferLimits {
     /// In one outbox, before it takes no more of what can be missed.
     pub(super) soft: usize,
     /// In one outbox.
     pub(super) hard: usize,
     /// In all.
-    pub(super) all: usize,
+    pub(super) total: usize,
 }
 
 /// The slab of connections, with lists of slots. A connection stands on a list once, which its
 /// flags see to; in the bulk queue it stands with its serial. A slot on another list may be empty
 /// by the time the list is gone through, or someone else's: there is nothing to do then, and no
 /// harm. Only among the doomed there would be, so nobody is removed but from there.
-pub(super) struct Crowd {
-    connections: Slab<Connection>,
+pub(super) struct Connections {
+    slab: Slab<Connection>,
     registry: Registry,
     serial: u32,
     /// Something to send at the end of the tick; who comes first has waited longest.
     dirty: Vec<u32>,
     /// Those for whom something waits that is for many.
-    bulk: Bulk,
+    fanout: FanoutQueue,
     /// The last flush has not come to the end of its list.
-    behind: bool,
+    flush_incomplete: bool,
     /// Not read at all in the last tick, which had no time left.
-    put_off: Vec<u32>,
+    deferred: Vec<u32>,
     /// More to read than one tick's share.
-    again: Vec<u32>,
+    read_pending: Vec<u32>,
     /// What has been read, and not looked at yet: less than one read, of those on the again list.
     unread: HashMap<u32, Vec<u8>>,
     /// Too much to send: to be closed.
     overflowed: Vec<u32>,
     /// To be buried at the end of this tick.
     doomed: Vec<u32>,
-    buffers: Buffers,
-    outlet: Outlet,
-    inlet: Inlet,
+    buffer_limits: BufferLimits,
+    send_context: SendContext,
+    recv_context: RecvContext,
     /// What was said in part, or has not been looked at yet.
-    unfinished: usize,
+    partial_bytes: usize,
     /// Frames put into outboxes.
     pub(super) sent: u64,
     /// Frames for connections that had gone.
@@ -75,24 +75,24 @@ pub(super) struct Crowd {
     pub(super) sent_bytes: u64,
 }
 
-impl Crowd {
-    pub(super) fn new(buffers: Buffers, registry: Registry) -> Crowd {
-        Crowd {
-            connections: Slab::new(),
+impl Connections {
+    pub(super) fn new(buffer_limits: BufferLimits, registry: Registry) -> Connections {
+        Connections {
+            slab: Slab::new(),
             registry,
             serial: 0,
             dirty: Vec::new(),
-            bulk: Bulk::default(),
-            behind: false,
-            put_off: Vec::new(),
-            again: Vec::new(),
+            fanout: FanoutQueue::default(),
+            flush_incomplete: false,
+            deferred: Vec::new(),
+            read_pending: Vec::new(),
             unread: HashMap::new(),
             overflowed: Vec::new(),
             doomed: Vec::new(),
-            buffers,
-            outlet: Outlet::default(),
-            inlet: Inlet::default(),
-            unfinished: 0,
+            buffer_limits,
+            send_context: SendContext::default(),
+            recv_context: RecvContext::default(),
+            partial_bytes: 0,
             sent: 0,
             stale: 0,
             missed: 0,
@@ -102,55 +102,55 @@ impl Crowd {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.connections.len()
+        self.slab.len()
     }
 
     /// Slots that are or were in use: all connections are below.
-    pub(super) fn slots_end(&self) -> usize {
-        self.connections.capacity()
+    pub(super) fn slot_capacity(&self) -> usize {
+        self.slab.capacity()
     }
 
     /// Whether the next tick has something to do without any event.
-    pub(super) fn has_left_over(&self) -> bool {
-        let input = !self.again.is_empty() || !self.put_off.is_empty();
+    pub(super) fn has_pending_work(&self) -> bool {
+        let input = !self.read_pending.is_empty() || !self.deferred.is_empty();
         input || !self.dirty.is_empty() || !self.doomed.is_empty()
     }
 
     /// Whether more is said to many than leaves.
-    pub(super) fn is_behind(&self) -> bool {
-        self.bulk.is_behind()
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.fanout.is_backlogged()
     }
 
     /// When those for whom something waits that is for many are to be written to, if there are any.
-    pub(super) fn next_bulk(&self, now: Instant) -> Option<Instant> {
-        (!self.bulk.is_empty()).then(|| now + self.bulk.rest(now))
+    pub(super) fn next_fanout_flush(&self, now: Instant) -> Option<Instant> {
+        (!self.fanout.is_empty()).then(|| now + self.fanout.pause_left(now))
     }
 
     pub(super) fn get(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.connections.get_mut(slot as usize)
+        self.slab.get_mut(slot as usize)
     }
 
     pub(super) fn slots(&self) -> Vec<u32> {
-        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+        self.slab.iter().map(|(slot, _)| slot as u32).collect()
     }
 
-    /// Takes a new socket in and has its input watched; see `write_to` for its output.
+    /// Takes a new socket in and has its input watched; see `flush_connection` for its output.
     pub(super) fn add(
         &mut self,
         mut socket: TcpStream,
         peer: IpAddr,
-        counted: bool,
+        counts_for_address: bool,
         identity: Option<&TlsIdentity>,
-        now: Moment,
+        now: ActiveTime,
     ) -> io::Result<()> {
-        let entry = self.connections.vacant_entry();
+        let entry = self.slab.vacant_entry();
         self.registry.register(&mut socket, Token(entry.key()), Interest::READABLE)?;
         self.serial = self.serial.wrapping_add(1);
         let id = ConnId { slot: entry.key() as u32, serial: self.serial };
         let mut connection = Connection::new(id, socket, peer, now);
-        connection.counted = counted;
+        connection.counts_for_address = counts_for_address;
         if let Some(identity) = identity {
-            connection.secure(identity).map_err(io::Error::other)?;
+            connection.enable_tls(identity).map_err(io::Error::other)?;
         }
         entry.insert(connection);
         Ok(())
@@ -159,39 +159,39 @@ impl Crowd {
     // ---- input
 
     /// Notes that a connection has more to read.
-    pub(super) fn read_again(&mut self, slot: u32) {
-        if self.is_new_on_lists(slot) {
-            self.again.push(slot);
+    pub(super) fn requeue_read(&mut self, slot: u32) {
+        if self.mark_read_pending(slot) {
+            self.read_pending.push(slot);
         }
     }
 
     /// Notes that there was no time to read a connection at all.
-    pub(super) fn put_off(&mut self, slot: u32) {
-        if self.is_new_on_lists(slot) {
-            self.put_off.push(slot);
+    pub(super) fn defer_read(&mut self, slot: u32) {
+        if self.mark_read_pending(slot) {
+            self.deferred.push(slot);
         }
     }
 
     /// Whether a connection stands on neither list of those that are to be read; now it does.
-    fn is_new_on_lists(&mut self, slot: u32) -> bool {
-        let connection = self.connections.get_mut(slot as usize);
-        connection.is_some_and(|connection| !std::mem::replace(&mut connection.again, true))
+    fn mark_read_pending(&mut self, slot: u32) -> bool {
+        let connection = self.slab.get_mut(slot as usize);
+        connection.is_some_and(|connection| !std::mem::replace(&mut connection.read_pending, true))
     }
 
     /// Who is to be read without an event: first those for whom there was no time, then those who
     /// have had their share. As long as output has not left, only one of these: who says more than
     /// can be sent must wait, and everyone else need not.
-    pub(super) fn take_again(&mut self) -> Vec<u32> {
-        let mut slots = std::mem::take(&mut self.put_off);
-        let shares = if self.behind || self.bulk.is_behind() {
-            self.again.len().min(1)
+    pub(super) fn take_pending_reads(&mut self) -> Vec<u32> {
+        let mut slots = std::mem::take(&mut self.deferred);
+        let shares = if self.flush_incomplete || self.fanout.is_backlogged() {
+            self.read_pending.len().min(1)
         } else {
-            self.again.len()
+            self.read_pending.len()
         };
-        slots.extend(self.again.drain(..shares));
+        slots.extend(self.read_pending.drain(..shares));
         for slot in &slots {
-            if let Some(connection) = self.connections.get_mut(*slot as usize) {
-                connection.again = false;
+            if let Some(connection) = self.slab.get_mut(*slot as usize) {
+                connection.read_pending = false;
             }
         }
         slots
@@ -201,9 +201,9 @@ impl Crowd {
     /// is not sent to the end of a list of those who have.
     pub(super) fn keep_unread(&mut self, slot: u32, input: &[u8]) {
         if !input.is_empty() {
-            self.unfinished += input.len();
+            self.partial_bytes += input.len();
             self.unread.insert(slot, input.to_vec());
-            self.read_again(slot);
+            self.requeue_read(slot);
         }
     }
 
@@ -213,56 +213,56 @@ impl Crowd {
             return None;
         }
         let bytes = self.unread.remove(&slot)?;
-        self.unfinished -= bytes.len();
+        self.partial_bytes -= bytes.len();
         buffer[..bytes.len()].copy_from_slice(&bytes);
         Some(bytes.len())
     }
 
     /// Notes that a connection holds so much of what was said in part instead of `before`.
     pub(super) fn note_held(&mut self, before: usize, now: usize) {
-        self.unfinished = self.unfinished + now - before;
+        self.partial_bytes = self.partial_bytes + now - before;
     }
 
     // ---- output
 
     /// Puts a frame into an outbox, to leave in this tick.
     pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
-        self.put(to, frame, can_be_missed, false);
+        self.enqueue(to, frame, can_be_missed, false);
     }
 
     /// Puts a frame into several outboxes. If they are many, it leaves in their turn.
-    pub(super) fn spread(&mut self, to: &[ConnId], frame: &EncodedFrame, can_be_missed: bool) {
-        let many = to.len() > FEW;
+    pub(super) fn broadcast(&mut self, to: &[ConnId], frame: &EncodedFrame, can_be_missed: bool) {
+        let many = to.len() > IMMEDIATE_RECEIVERS_MAX;
         for to in to {
-            self.put(*to, EncodedFrame::clone(frame), can_be_missed, many);
+            self.enqueue(*to, EncodedFrame::clone(frame), can_be_missed, many);
         }
     }
 
     /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
     /// less is too much.
-    fn put(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool, for_many: bool) {
-        let known = self.connections.get_mut(to.slot as usize);
+    fn enqueue(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool, is_fanout: bool) {
+        let known = self.slab.get_mut(to.slot as usize);
         let Some(mut connection) = known.filter(|c| c.id == to && !c.wire.is_closing()) else {
             self.stale += 1;
             return;
         };
-        if connection.outbox.weight() > self.buffers.soft {
-            if can_be_missed && !self.has_room(to.slot, self.buffers.soft) {
+        if connection.outbox.weight() > self.buffer_limits.soft {
+            if can_be_missed && !self.make_room(to.slot, self.buffer_limits.soft) {
                 self.missed += 1;
                 return;
             }
             // A frame of any size finds its place: it is the reader who is judged, not the frame.
-            if !self.has_room_or_overflows(to.slot) {
+            if !self.enforce_hard_limit(to.slot) {
                 self.dropped += 1;
                 return;
             }
-            connection = &mut self.connections[to.slot as usize];
+            connection = &mut self.slab[to.slot as usize];
         }
         connection.outbox.push(frame);
         self.sent += 1;
-        if for_many {
-            if !std::mem::replace(&mut connection.queued, true) {
-                self.bulk.push(to);
+        if is_fanout {
+            if !std::mem::replace(&mut connection.in_fanout_queue, true) {
+                self.fanout.push(to);
             }
         } else if !std::mem::replace(&mut connection.dirty, true) {
             self.dirty.push(to.slot);
@@ -271,19 +271,19 @@ impl Crowd {
 
     /// Notes what a connection's own wire has put into its outbox, or that it is closing.
     pub(super) fn note_output(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        let Some(connection) = self.slab.get_mut(slot as usize) else { return };
         let closing = connection.wire.is_closing();
         if closing || connection.has_output() {
             self.mark_dirty(slot);
             if !closing {
-                self.has_room_or_overflows(slot);
+                self.enforce_hard_limit(slot);
             }
         }
     }
 
     /// The kernel takes more of a connection's output.
     pub(super) fn note_writable(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
+        if let Some(connection) = self.slab.get_mut(slot as usize) {
             connection.blocked = false;
             if connection.wire.is_closing() || connection.has_output() {
                 self.mark_dirty(slot);
@@ -293,39 +293,39 @@ impl Crowd {
 
     /// Puts a connection on the list of those that are written to at the end of the tick.
     fn mark_dirty(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.connections[slot as usize].dirty, true) {
+        if !std::mem::replace(&mut self.slab[slot as usize].dirty, true) {
             self.dirty.push(slot);
         }
     }
 
     /// Puts a connection into the queue of those for whom something waits that is for many.
-    fn queue(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        if !std::mem::replace(&mut connection.queued, true) {
-            self.bulk.push(connection.id);
+    fn enqueue_fanout(&mut self, slot: u32) {
+        let connection = &mut self.slab[slot as usize];
+        if !std::mem::replace(&mut connection.in_fanout_queue, true) {
+            self.fanout.push(connection.id);
         }
     }
 
     /// Whether no more waits for a connection than this. If so much does, it is written to first:
     /// the limit is for who does not read, not for who has not been written to yet.
-    fn has_room(&mut self, slot: u32, max: usize) -> bool {
-        if self.connections[slot as usize].outbox.weight() > max {
-            self.write_to(slot, usize::MAX);
+    fn make_room(&mut self, slot: u32, max: usize) -> bool {
+        if self.slab[slot as usize].outbox.weight() > max {
+            self.flush_connection(slot, usize::MAX);
         }
-        self.connections[slot as usize].outbox.weight() <= max
+        self.slab[slot as usize].outbox.weight() <= max
     }
 
     /// Whether less waits for a connection than may; otherwise it is to be closed.
-    fn has_room_or_overflows(&mut self, slot: u32) -> bool {
-        let has_room = self.has_room(slot, self.buffers.hard);
+    fn enforce_hard_limit(&mut self, slot: u32) -> bool {
+        let has_room = self.make_room(slot, self.buffer_limits.hard);
         if !has_room {
-            self.overflow(slot);
+            self.mark_overflowed(slot);
         }
         has_room
     }
 
-    fn overflow(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.connections[slot as usize].overflowed, true) {
+    fn mark_overflowed(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.slab[slot as usize].overflowed, true) {
             self.overflowed.push(slot);
         }
     }
@@ -334,9 +334,9 @@ impl Crowd {
     pub(super) fn next_overflowed(&mut self) -> Option<u32> {
         while let Some(slot) = self.overflowed.pop() {
             // Its own wire may have begun to close it since.
-            let connection = self.connections.get_mut(slot as usize);
+            let connection = self.slab.get_mut(slot as usize);
             if let Some(connection) = connection.filter(|c| c.overflowed && !c.wire.is_closing()) {
-                self.dropped += connection.outbox.drop_unsent(&mut self.outlet.ledger) as u64;
+                self.dropped += connection.outbox.drop_unsent(&mut self.send_context.ledger) as u64;
                 return Some(slot);
             }
         }
@@ -346,21 +346,21 @@ impl Crowd {
     /// Writes to each connection that has something to send in this tick, once, until the phase is
     /// over. Who is stopped by a budget stays on the list; who is stopped by the kernel waits for a
     /// writable event. Returns how many it has written to.
-    pub(super) fn flush(&mut self, phase: &mut Phase) -> usize {
+    pub(super) fn flush(&mut self, budget: &mut TimeBudget) -> usize {
         let slots = std::mem::take(&mut self.dirty);
         let mut done = 0;
-        while done < slots.len() && !phase.is_over(0) {
+        while done < slots.len() && !budget.is_exhausted(0) {
             let slot = slots[done];
-            if let Some(connection) = self.connections.get_mut(slot as usize) {
+            if let Some(connection) = self.slab.get_mut(slot as usize) {
                 connection.dirty = false;
-                if self.write_to(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
+                if self.flush_connection(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
                     self.mark_dirty(slot);
                 }
             }
             done += 1;
         }
-        self.behind = done < slots.len();
-        if !self.behind && self.dirty.is_empty() {
+        self.flush_incomplete = done < slots.len();
+        if !self.flush_incomplete && self.dirty.is_empty() {
             // Its memory serves the next tick.
             self.dirty = slots;
             self.dirty.clear();
@@ -374,45 +374,45 @@ impl Crowd {
 
     /// Writes to those for whom something waits that is for many, until the phase is over; in the
     /// next tick it goes on. Returns how many it has written to.
-    pub(super) fn flush_bulk(&mut self, phase: &mut Phase) -> usize {
+    pub(super) fn flush_fanout(&mut self, budget: &mut TimeBudget) -> usize {
         let began = Instant::now();
         let (mut writes, mut frames) = (0, 0);
-        while !phase.is_over(0) {
-            let Some(ConnId { slot, serial }) = self.bulk.pop() else { break };
-            let connection = self.connections.get_mut(slot as usize);
+        while !budget.is_exhausted(0) {
+            let Some(ConnId { slot, serial }) = self.fanout.pop() else { break };
+            let connection = self.slab.get_mut(slot as usize);
             let Some(connection) = connection.filter(|c| c.id.serial == serial) else { continue };
-            connection.queued = false;
+            connection.in_fanout_queue = false;
             let waits = connection.outbox.count();
             if waits > 0 {
                 (writes, frames) = (writes + 1, frames + waits);
-                if self.write_to(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
-                    self.queue(slot);
+                if self.flush_connection(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
+                    self.enqueue_fanout(slot);
                 }
             }
         }
-        self.bulk.note(Part { began, ended: Instant::now(), writes, frames });
+        self.fanout.note(FlushStats { began, ended: Instant::now(), writes, frames });
         writes
     }
 
     /// Writes what waits for a connection, up to about `budget` bytes. From the first time on that
     /// the kernel does not take all of it, the poll watches for when it does. Most never need that,
     /// and the event with which such a watch begins would be one more for each that arrives.
-    fn write_to(&mut self, slot: u32, budget: usize) -> Flushed {
-        let connection = &mut self.connections[slot as usize];
+    fn flush_connection(&mut self, slot: u32, budget: usize) -> Flushed {
+        let connection = &mut self.slab[slot as usize];
         let waited = connection.outbox.bytes();
-        let mut flushed = connection.flush(budget, &mut self.outlet);
+        let mut flushed = connection.flush(budget, &mut self.send_context);
         self.sent_bytes += (waited - connection.outbox.bytes()) as u64;
-        if connection.blocked && !connection.watched {
+        if connection.blocked && !connection.write_interest {
             let both = Interest::READABLE | Interest::WRITABLE;
             let token = Token(slot as usize);
             // Readiness that is there already is told of once more: none is lost between the two.
             match self.registry.reregister(connection.socket(), token, both) {
-                Ok(()) => connection.watched = true,
+                Ok(()) => connection.write_interest = true,
                 Err(_) => flushed = Flushed::Gone,
             }
         }
         if flushed == Flushed::Gone {
-            self.doom(slot);
+            self.mark_doomed(slot);
         }
         flushed
     }
@@ -420,45 +420,45 @@ impl Crowd {
     // ---- the end of connections
 
     /// Says goodbye to a connection; it is buried when it has heard it, or soon after.
-    pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: Moment) {
-        self.part_with(slot, now, |connection, _| {
+    pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: ActiveTime) {
+        self.begin_close(slot, now, |connection, _| {
             connection.wire.close(code, reason, &mut connection.outbox);
         });
     }
 
     /// Says nothing but this, instead of an answer to a request that has not left yet.
-    pub(super) fn refuse(&mut self, slot: u32, response: String, now: Moment) {
-        self.part_with(slot, now, |connection, ledger| {
+    pub(super) fn refuse(&mut self, slot: u32, response: String, now: ActiveTime) {
+        self.begin_close(slot, now, |connection, ledger| {
             connection.wire.refuse(response, &mut connection.outbox, ledger);
         });
     }
 
     /// Ends a request that takes too long.
-    pub(super) fn time_out(&mut self, slot: u32, now: Moment) {
-        self.part_with(slot, now, |connection, _| {
+    pub(super) fn time_out(&mut self, slot: u32, now: ActiveTime) {
+        self.begin_close(slot, now, |connection, _| {
             connection.wire.time_out(&mut connection.outbox);
         });
     }
 
     /// Begins the end of a connection with these last words, unless it has begun: what it has said
     /// in part is not held any longer.
-    fn part_with(
+    fn begin_close(
         &mut self,
         slot: u32,
-        now: Moment,
-        last_words: impl FnOnce(&mut Connection, &mut Ledger),
+        now: ActiveTime,
+        send_last: impl FnOnce(&mut Connection, &mut Ledger),
     ) {
-        let connection = self.connections.get_mut(slot as usize);
+        let connection = self.slab.get_mut(slot as usize);
         let Some(connection) = connection.filter(|c| !c.wire.is_closing()) else { return };
-        self.unfinished -= connection.wire.held_bytes();
-        last_words(connection, &mut self.outlet.ledger);
+        self.partial_bytes -= connection.wire.held_bytes();
+        send_last(connection, &mut self.send_context.ledger);
         connection.since = now;
         self.note_output(slot);
     }
 
     /// Notes that a socket is of no use any more.
-    pub(super) fn doom(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get_mut(slot as usize) {
+    pub(super) fn mark_doomed(&mut self, slot: u32) {
+        if let Some(connection) = self.slab.get_mut(slot as usize) {
             if !std::mem::replace(&mut connection.doomed, true) {
                 self.doomed.push(slot);
             }
@@ -470,24 +470,24 @@ impl Crowd {
     }
 
     /// Removes a connection, which closes its socket and so takes it out of the poll.
-    pub(super) fn bury(&mut self, slot: u32) -> Option<Connection> {
-        let mut connection = self.connections.try_remove(slot as usize)?;
-        connection.outbox.clear(&mut self.outlet.ledger);
-        self.outlet.ledger.note_held(connection.pending_bytes(), 0);
-        self.unfinished -= connection.wire.held_bytes() + connection.sealed_bytes();
+    pub(super) fn reap(&mut self, slot: u32) -> Option<Connection> {
+        let mut connection = self.slab.try_remove(slot as usize)?;
+        connection.outbox.clear(&mut self.send_context.ledger);
+        self.send_context.ledger.note_held(connection.tls_output_bytes(), 0);
+        self.partial_bytes -= connection.wire.held_bytes() + connection.tls_input_bytes();
         self.drop_unread(slot);
         Some(connection)
     }
 
     fn drop_unread(&mut self, slot: u32) {
         if let Some(unread) = self.unread.remove(&slot) {
-            self.unfinished -= unread.len();
+            self.partial_bytes -= unread.len();
         }
     }
 }
 
-mod receiving;
-mod shedding;
-pub(super) mod survey;
+mod receive;
+mod shed;
 #[cfg(test)]
-mod trials;
+mod socket_tests;
+pub(super) mod stats;
