@@ -75,7 +75,7 @@ fn outbox(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("compared", count), |bencher| {
             bencher.iter(|| {
                 frames[..count].iter().for_each(|frame| outbox.push(EncodedFrame::clone(frame)));
-                assert!(outbox.begins_with(black_box(&frames[..count])));
+                assert!(outbox.starts_with(black_box(&frames[..count])));
                 outbox.consume(outbox.bytes(), &mut ledger);
             });
         });

@@ -168,9 +168,9 @@ impl Echo {
 /// Takes in the next thing that a client said and sends it back; false when there is no more.
 fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8]) -> bool {
     let frame = match connection.wire.next(codec, input, &mut connection.outbox) {
-        Event::Drained => return false,
+        Event::NeedsInput => return false,
         Event::Opened(_)
-        | Event::CallAsked(_)
+        | Event::CallStatusRequest(_)
         | Event::OriginRefused { .. }
         | Event::Control
         | Event::Closing => {

@@ -67,7 +67,7 @@ impl CopyCache {
             outbox.copy_into(&mut self.scratch, COPY_BYTES, |_| {});
             return &self.scratch;
         }
-        if !outbox.begins_with(&self.frames) {
+        if !outbox.starts_with(&self.frames) {
             self.frames.clear();
             self.bytes.clear();
             // One huge frame may have stood among many small ones.
@@ -229,7 +229,7 @@ impl Connection {
         let mut left = budget;
         while !self.outbox.is_empty() {
             if self.blocked {
-                self.outbox.enter(&mut send_context.ledger);
+                self.outbox.charge(&mut send_context.ledger);
                 return Flushed::Blocked;
             }
             let (offered, written) = self.write(&mut send_context.copy_cache);

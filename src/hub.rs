@@ -5,13 +5,13 @@
 //!
 //! What the hub decides is in this file and in nine more: [`entrance`] (who a connection is),
 //! [`gate`] (who may do what in a thread), [`posting`] (what becomes of a message), [`outcomes`]
-//! (who is told of it), [`switchboard`] (who calls whom), [`asking`] (who asks how a call is),
+//! (who is told of it), [`signalling`] (who calls whom), [`call_status`] (who asks how a call is),
 //! [`ice`] (who is told of TURN servers), [`telling`] (who is told anything) and [`draining`] (what
 //! begins no more).
 //! The other rooms keep tables and answer questions; they do not call each other.
 
 pub mod announcements;
-pub mod asking;
+pub mod call_status;
 pub mod calls;
 pub mod capacity;
 pub mod checks;
@@ -32,8 +32,8 @@ pub mod outcomes;
 pub mod posting;
 pub mod presence;
 pub mod repeats;
+pub mod signalling;
 pub mod stats;
-pub mod switchboard;
 pub mod telling;
 pub mod threads;
 pub mod told;
@@ -47,7 +47,7 @@ use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::{EncodedFrame, Encoder, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 use announcements::Announcements;
-use asking::Asking;
+use call_status::StatusRequests;
 use calls::Calls;
 use checks::Checks;
 use delivery::{Delivery, Requests};
@@ -84,7 +84,7 @@ pub struct Hub {
     repeats: Repeats,
     heirs: Heirs,
     calls: Calls,
-    asking: Asking,
+    status_requests: StatusRequests,
     identity: Identity,
     membership: Membership,
     checks: Checks,
@@ -122,7 +122,7 @@ impl Hub {
             repeats: Repeats::default(),
             heirs: Heirs::default(),
             calls: Calls::default(),
-            asking: Asking::default(),
+            status_requests: StatusRequests::default(),
             identity: Identity::default(),
             membership,
             checks: Checks::default(),
@@ -161,10 +161,12 @@ impl Hub {
                 let reply = text.map(|text| parse(text).0).unwrap_or_default();
                 self.error(conn, &reply, &failure::too_fast());
             }
-            Input::CallAsked { conn, credential, call } => {
-                self.call_asked(conn, credential, call, now);
+            Input::CallStatusRequest { conn, credential, call } => {
+                self.handle_call_status(conn, credential, call, now);
             }
-            Input::Closed { conn } if self.asking.has(conn) => self.stops_asking(conn, now),
+            Input::Closed { conn } if self.status_requests.has(conn) => {
+                self.cancel_status_request(conn, now)
+            }
             Input::Closed { conn } => self.closed(conn, now),
             Input::Answered { request, answer } => self.answered(request, answer, now),
         }
@@ -218,7 +220,7 @@ impl Hub {
         } else if let Some((conn, due)) = self.identity.due(now) {
             self.time_is_up(conn, due, now);
         } else if self.calls.advance(now.instant) {
-            self.tell_of_calls();
+            self.send_call_notifications();
         } else if !self.turn_is_over(now) && !self.look_up_message(now) {
             return self.repeats.forget(now.instant);
         }
@@ -317,7 +319,7 @@ impl Hub {
                     self.typing(conn, &thread, typing, client_id, now);
                 }
             }
-            ClientFrame::Call(call) => self.call(conn, call, reply, text, now)?,
+            ClientFrame::Call(call) => self.handle_call(conn, call, reply, text, now)?,
             ClientFrame::OnlineUsers { thread } => {
                 let admitted = match &thread {
                     Some(thread) => self.admits(conn, thread, text, no_time, now)?,
@@ -464,7 +466,7 @@ impl Hub {
             users: self.presence.count(),
             threads: self.threads.count(),
             deliveries: self.delivery.count(),
-            calls: self.calls.census(),
+            calls: self.calls.ringing_and_answered(),
         }
     }
 

@@ -8,8 +8,8 @@ pub mod call;
 pub mod client;
 pub mod credential;
 mod fields;
+pub mod frame_kind;
 pub mod ice;
-pub mod kinds;
 pub mod server;
 pub mod status;
 
@@ -50,7 +50,7 @@ impl Id {
 
     /// An id that a client wrote as a JSON string.
     pub fn string(text: &str) -> Id {
-        Id { key: IdKey::of_text(text), quoted: true }
+        Id { key: IdKey::from_text(text), quoted: true }
     }
 
     /// The id as JSON, in the form in which its author wrote it.
@@ -69,12 +69,12 @@ impl Id {
 }
 
 impl IdKey {
-    fn of_text(text: &str) -> IdKey {
-        IdKey::canonical(text).map_or_else(|| IdKey::Text(text.into()), IdKey::Number)
+    fn from_text(text: &str) -> IdKey {
+        IdKey::parse_canonical(text).map_or_else(|| IdKey::Text(text.into()), IdKey::Number)
     }
 
     /// The number that a text is in canonical decimal.
-    fn canonical(text: &str) -> Option<u64> {
+    fn parse_canonical(text: &str) -> Option<u64> {
         match text.as_bytes() {
             // A digit in front, so that no sign is; the parser sees to the others.
             b"0" | [b'1'..=b'9', ..] => text.parse().ok(),

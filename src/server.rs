@@ -40,7 +40,7 @@ use crate::connection::ActiveTime;
 use crate::connection::rate::RateLimit;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
-use crate::protocol::kinds::FrameKind;
+use crate::protocol::frame_kind::ServerFrameKind;
 use crate::upstream::Upstream;
 use crate::wire::Codec;
 use crate::wire::handshake::Rules;
@@ -356,12 +356,12 @@ impl Server {
                 let sent = self.connections.sent;
                 match effect {
                     Effect::Send { to, frame } => {
-                        let kind = FrameKind::of(&frame);
+                        let kind = ServerFrameKind::classify(&frame);
                         self.connections.deliver(to, frame, false);
                         self.stats.count_sent(kind, self.connections.sent - sent);
                     }
                     Effect::Hint { to, frame } => {
-                        let kind = FrameKind::of(&frame);
+                        let kind = ServerFrameKind::classify(&frame);
                         self.connections.deliver(to, frame, true);
                         self.stats.count_sent(kind, self.connections.sent - sent);
                     }
@@ -369,14 +369,17 @@ impl Server {
                         let receivers = self.hub.receivers(to);
                         self.stats.fan_outs.record(receivers.len() as u64);
                         self.connections.broadcast(receivers, &frame, can_be_missed);
-                        self.stats.count_sent(FrameKind::of(&frame), self.connections.sent - sent);
+                        self.stats.count_sent(
+                            ServerFrameKind::classify(&frame),
+                            self.connections.sent - sent,
+                        );
                     }
                     Effect::Ask { request, ask } => {
                         query_log::log_query(&self.hub, request, &ask);
                         self.upstream.submit(request, *ask, now);
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
-                    Effect::TellCall { conn, told } => self.send_call_status(conn, &told),
+                    Effect::SendCallStatus { conn, reply } => self.send_call_status(conn, &reply),
                     Effect::Wake(event) => {
                         self.stats.offline_callees += 1;
                         query_log::log_offline_callee(&event);

@@ -6,10 +6,10 @@
 //! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
 //! own only while a message is in fragments.
 
-pub mod calls;
+pub mod call_status;
 mod framing;
 pub mod handshake;
-pub mod monitor;
+pub mod metrics_http;
 pub mod outbox;
 mod token;
 mod try_page;
@@ -25,9 +25,9 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Bytes, Error, Message};
 
 use crate::protocol::server::EncodedFrame;
-use calls::{CallAsked, Form};
+use call_status::{CallStatusRequest, ResponseFormat};
 use framing::{
-    Cut, FrameSize, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
+    FrameSize, NextFrame, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
 };
 use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
@@ -42,7 +42,7 @@ const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub struct Codec {
     frame_bytes_max: usize,
     rules: Rules,
-    idle: WebSocketContext,
+    shared_context: WebSocketContext,
     /// RFC 6455 section 5.5.2, without a payload; shared by all that it is sent to.
     ping: EncodedFrame,
 }
@@ -51,7 +51,7 @@ impl Codec {
     /// A codec for messages of at most `frame_bytes_max` bytes, and for requests by these rules.
     pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
         let ping = EncodedFrame::from([0x89, 0].as_slice());
-        Codec { frame_bytes_max, rules, idle: context(frame_bytes_max), ping }
+        Codec { frame_bytes_max, rules, shared_context: context(frame_bytes_max), ping }
     }
 
     /// Says whether WebSockets are opened from now on, and what `GET /readyz` tells.
@@ -63,7 +63,7 @@ impl Codec {
 /// The context's buffer has held what people wrote: it is not shown.
 impl fmt::Debug for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Codec { frame_bytes_max, rules, idle: _, ping: _ } = self;
+        let Codec { frame_bytes_max, rules, shared_context: _, ping: _ } = self;
         let mut codec = f.debug_struct("Codec");
         codec.field("frame_bytes_max", frame_bytes_max).field("rules", rules);
         codec.finish_non_exhaustive()
@@ -91,8 +91,8 @@ pub enum Event<'a> {
         /// Where it comes from, fit for a line in a log.
         origin: String,
     },
-    /// Someone asks how a call is: [`Wire::tell_call`] is the answer.
-    CallAsked(CallAsked),
+    /// Someone asks how a call is: [`Wire::send_call_status`] is the answer.
+    CallStatusRequest(CallStatusRequest),
     /// A text message; mostly it stands where it has been read.
     Text(Cow<'a, str>),
     /// A binary message.
@@ -103,7 +103,7 @@ pub enum Event<'a> {
     /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
     Closing,
     /// All input is used up.
-    Drained,
+    NeedsInput,
 }
 
 impl Event<'_> {
@@ -117,30 +117,30 @@ impl Event<'_> {
         match self {
             Event::Text(text) => Event::Text(Cow::Owned(text.into_owned())),
             Event::Opened(opened) => Event::Opened(opened),
-            Event::CallAsked(asked) => Event::CallAsked(asked),
+            Event::CallStatusRequest(status_request) => Event::CallStatusRequest(status_request),
             Event::OriginRefused { origin } => Event::OriginRefused { origin },
             Event::Binary(bytes) => Event::Binary(bytes),
             Event::Control => Event::Control,
             Event::Closing => Event::Closing,
-            Event::Drained => Event::Drained,
+            Event::NeedsInput => Event::NeedsInput,
         }
     }
 }
 
 /// One conversation, from the first byte of its request.
 pub struct Wire {
-    phase: Phase,
+    state: WireState,
     /// An incomplete request head or frame; empty and without memory most of the time.
     partial: Vec<u8>,
 }
 
-enum Phase {
+enum WireState {
     Handshake {
         /// Whose address the socket has.
         peer: IpAddr,
     },
     /// It has asked how a call is, and is to be answered in this form.
-    Asking(Box<Form>),
+    AwaitingStatus(Box<ResponseFormat>),
     Open,
     /// Open, and a message is in fragments: its context, and how many bytes that holds.
     Fragments(Box<WebSocketContext>, usize),
@@ -150,26 +150,26 @@ enum Phase {
 /// What has come in may be a token or what people wrote: only its length is shown.
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = match &self.phase {
-            Phase::Handshake { .. } => "Handshake",
-            Phase::Asking(_) => "Asking",
-            Phase::Open => "Open",
-            Phase::Fragments(..) => "Fragments",
-            Phase::Closing => "Closing",
+        let state = match &self.state {
+            WireState::Handshake { .. } => "Handshake",
+            WireState::AwaitingStatus(_) => "Asking",
+            WireState::Open => "Open",
+            WireState::Fragments(..) => "Fragments",
+            WireState::Closing => "Closing",
         };
         let mut wire = f.debug_struct("Wire");
-        wire.field("phase", &phase).field("partial_bytes", &self.partial.len()).finish()
+        wire.field("phase", &state).field("partial_bytes", &self.partial.len()).finish()
     }
 }
 
 impl Wire {
     /// A conversation with this peer: the address of the socket's other end, which may be a proxy.
     pub fn new(peer: IpAddr) -> Wire {
-        Wire { phase: Phase::Handshake { peer }, partial: Vec::new() }
+        Wire { state: WireState::Handshake { peer }, partial: Vec::new() }
     }
 
     /// Takes in the next of `input`, up to the next event. Call it until it says
-    /// [`Event::Drained`], or that the conversation has come to its end. What is masked is unmasked
+    /// [`Event::NeedsInput`], or that the conversation has come to its end. What is masked is unmasked
     /// where it stands: nothing looks at it a second time.
     pub fn next<'a>(
         &mut self,
@@ -177,12 +177,12 @@ impl Wire {
         input: &mut &'a mut [u8],
         outbox: &mut Outbox,
     ) -> Event<'a> {
-        match self.phase {
-            Phase::Handshake { peer } => self.handshake(peer, codec, input, outbox),
-            Phase::Open | Phase::Fragments(..) => self.frames(codec, input, outbox),
-            Phase::Asking(_) | Phase::Closing => {
+        match self.state {
+            WireState::Handshake { peer } => self.handshake(peer, codec, input, outbox),
+            WireState::Open | WireState::Fragments(..) => self.frames(codec, input, outbox),
+            WireState::AwaitingStatus(_) | WireState::Closing => {
                 *input = &mut [];
-                Event::Drained
+                Event::NeedsInput
             }
         }
     }
@@ -190,7 +190,7 @@ impl Wire {
     /// Says goodbye, if the conversation is open: a close frame goes into the outbox, and nothing
     /// may follow it.
     pub fn close(&mut self, code: u16, reason: &'static str, outbox: &mut Outbox) {
-        if matches!(self.phase, Phase::Open | Phase::Fragments(..)) {
+        if matches!(self.state, WireState::Open | WireState::Fragments(..)) {
             let code = CloseCode::from(code);
             let frame = Frame::close(Some(CloseFrame { code, reason: reason.into() }));
             let mut bytes = Vec::with_capacity(frame.len());
@@ -198,18 +198,18 @@ impl Wire {
             let _ = frame.format(&mut bytes);
             outbox.push(bytes.into());
         }
-        self.leave_unanswered(true, outbox);
-        self.phase = Phase::Closing;
+        self.fail_call_status(true, outbox);
+        self.state = WireState::Closing;
         self.partial = Vec::new();
     }
 
     /// Says that the request took too long, if any of it has come, or its answer.
     pub fn time_out(&mut self, outbox: &mut Outbox) {
-        if self.in_handshake() && !self.partial.is_empty() {
-            outbox.push(handshake::timed_out().into_bytes().into());
+        if self.is_in_handshake() && !self.partial.is_empty() {
+            outbox.push(handshake::request_timeout().into_bytes().into());
         }
-        self.leave_unanswered(false, outbox);
-        self.phase = Phase::Closing;
+        self.fail_call_status(false, outbox);
+        self.state = WireState::Closing;
         self.partial = Vec::new();
     }
 
@@ -217,7 +217,7 @@ impl Wire {
     pub fn refuse(&mut self, response: String, outbox: &mut Outbox, ledger: &mut Ledger) {
         outbox.drop_unsent(ledger);
         outbox.push(response.into_bytes().into());
-        self.phase = Phase::Closing;
+        self.state = WireState::Closing;
         self.partial = Vec::new();
     }
 
@@ -228,8 +228,8 @@ impl Wire {
 
     /// Bytes of memory that are held for what has come in part.
     pub fn held_bytes(&self) -> usize {
-        let fragments = match self.phase {
-            Phase::Fragments(_, bytes) => bytes,
+        let fragments = match self.state {
+            WireState::Fragments(_, bytes) => bytes,
             _ => 0,
         };
         self.partial.len() + fragments
@@ -238,33 +238,35 @@ impl Wire {
     /// Gives up what has come in part: nothing more is listened to.
     pub fn forget_held(&mut self) {
         self.partial = Vec::new();
-        if matches!(self.phase, Phase::Fragments(..)) {
-            self.phase = Phase::Open;
+        if matches!(self.state, WireState::Fragments(..)) {
+            self.state = WireState::Open;
         }
     }
 
     /// Whether the request is still to come, in whole or in part.
-    pub fn in_handshake(&self) -> bool {
-        matches!(self.phase, Phase::Handshake { .. })
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.state, WireState::Handshake { .. })
     }
 
     /// Whether the rest of a frame, or of a message in fragments, is still to come.
-    pub fn is_unfinished(&self) -> bool {
-        match self.phase {
-            Phase::Open => !self.partial.is_empty(),
-            Phase::Fragments(..) => true,
-            Phase::Handshake { .. } | Phase::Asking(_) | Phase::Closing => false,
+    pub fn has_partial_message(&self) -> bool {
+        match self.state {
+            WireState::Open => !self.partial.is_empty(),
+            WireState::Fragments(..) => true,
+            WireState::Handshake { .. } | WireState::AwaitingStatus(_) | WireState::Closing => {
+                false
+            }
         }
     }
 
     /// Whether the conversation is open and nothing of the next message has come.
     pub fn is_between_messages(&self) -> bool {
-        matches!(self.phase, Phase::Open) && self.partial.is_empty()
+        matches!(self.state, WireState::Open) && self.partial.is_empty()
     }
 
     /// Whether nothing more is said or listened to.
     pub fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing)
+        matches!(self.state, WireState::Closing)
     }
 
     fn handshake<'a>(
@@ -284,32 +286,32 @@ impl Wire {
             self.partial.extend_from_slice(&input[..room]);
             &self.partial
         };
-        let (response, phase, event) = match handshake::receive(received, peer, &codec.rules) {
+        let (response, state, event) = match handshake::receive(received, peer, &codec.rules) {
             Handshake::Incomplete => {
                 if before == 0 {
                     self.partial.extend_from_slice(input);
                 }
                 *input = &mut [];
-                return Event::Drained;
+                return Event::NeedsInput;
             }
             Handshake::Upgrade { response, head_bytes, opened } => {
                 take(input, head_bytes - before);
-                (response, Phase::Open, Event::Opened(opened))
+                (response, WireState::Open, Event::Opened(opened))
             }
-            Handshake::AskCall { asked, form } => {
+            Handshake::CallStatusRequest { status_request, format } => {
                 *input = &mut [];
                 self.partial = Vec::new();
-                self.phase = Phase::Asking(Box::new(form));
-                return Event::CallAsked(asked);
+                self.state = WireState::AwaitingStatus(Box::new(format));
+                return Event::CallStatusRequest(status_request);
             }
-            Handshake::Respond { response } => (response, Phase::Closing, Event::Closing),
+            Handshake::Respond { response } => (response, WireState::Closing, Event::Closing),
             Handshake::RefuseOrigin { response, origin } => {
-                (response, Phase::Closing, Event::OriginRefused { origin })
+                (response, WireState::Closing, Event::OriginRefused { origin })
             }
         };
         outbox.push(response.into_bytes().into());
         self.partial = Vec::new();
-        self.phase = phase;
+        self.state = state;
         event
     }
 
@@ -319,16 +321,18 @@ impl Wire {
         input: &mut &'a mut [u8],
         outbox: &mut Outbox,
     ) -> Event<'a> {
-        if let (Phase::Open, true) = (&self.phase, self.partial.is_empty()) {
+        if let (WireState::Open, true) = (&self.state, self.partial.is_empty()) {
             if let Some((bytes, mask)) = short_text(codec, input) {
                 let payload = &mut take(input, bytes)[SHORT_HEADER_BYTES..];
                 return text(payload, mask).unwrap_or_else(|fault| self.fail(&fault, outbox));
             }
         }
         let event = match self.next_frame(codec, input) {
-            Ok(Cut::Incomplete) => return Event::Drained,
-            Ok(Cut::Whole(size)) => self.feed(codec, &size, take(input, size.bytes), outbox),
-            Ok(Cut::InPartial(size)) => {
+            Ok(NextFrame::Incomplete) => return Event::NeedsInput,
+            Ok(NextFrame::InInput(size)) => {
+                self.feed(codec, &size, take(input, size.bytes), outbox)
+            }
+            Ok(NextFrame::InPartial(size)) => {
                 let mut whole = std::mem::take(&mut self.partial);
                 self.feed(codec, &size, &mut whole, outbox).map(Event::into_owned)
             }
@@ -345,26 +349,28 @@ impl Wire {
     }
 
     /// Finds the end of the next frame. What is cut off at the end of the input is kept.
-    fn next_frame(&mut self, codec: &Codec, input: &mut &mut [u8]) -> Result<Cut, Error> {
+    fn next_frame(&mut self, codec: &Codec, input: &mut &mut [u8]) -> Result<NextFrame, Error> {
         if self.partial.is_empty() {
             return match frame_size(codec, input)? {
-                Some(size) if size.bytes <= input.len() => Ok(Cut::Whole(size)),
+                Some(size) if size.bytes <= input.len() => Ok(NextFrame::InInput(size)),
                 _ => {
                     self.partial.extend_from_slice(input);
                     *input = &mut [];
-                    Ok(Cut::Incomplete)
+                    Ok(NextFrame::Incomplete)
                 }
             };
         }
         loop {
             let missing = match frame_size(codec, &self.partial)? {
-                Some(size) if size.bytes == self.partial.len() => return Ok(Cut::InPartial(size)),
+                Some(size) if size.bytes == self.partial.len() => {
+                    return Ok(NextFrame::InPartial(size));
+                }
                 Some(size) => size.bytes - self.partial.len(),
                 // Byte by byte, not to take any of the next frame: a header has fourteen at most.
                 None => 1,
             };
             if input.is_empty() {
-                return Ok(Cut::Incomplete);
+                return Ok(NextFrame::Incomplete);
             }
             let missing = missing.min(input.len());
             self.partial.extend_from_slice(take(input, missing));
@@ -380,46 +386,46 @@ impl Wire {
         outbox: &mut Outbox,
     ) -> Result<Event<'a>, Error> {
         let header = &size.header;
-        if let (Phase::Open, Some(mask)) = (&self.phase, plain_text_mask(header)) {
+        if let (WireState::Open, Some(mask)) = (&self.state, plain_text_mask(header)) {
             return text(&mut frame[size.payload_at..], mask);
         }
         let starts_fragments =
             !header.is_final && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
-        if starts_fragments && matches!(self.phase, Phase::Open) {
-            self.phase = Phase::Fragments(Box::new(context(codec.frame_bytes_max)), 0);
+        if starts_fragments && matches!(self.state, WireState::Open) {
+            self.state = WireState::Fragments(Box::new(context(codec.frame_bytes_max)), 0);
         }
-        let (context, shared) = match &mut self.phase {
-            Phase::Fragments(own, bytes) => {
+        let (context, shared) = match &mut self.state {
+            WireState::Fragments(own, bytes) => {
                 // What the context keeps are the payloads; a header may be smaller than this.
                 if matches!(header.opcode, OpCode::Data(_)) {
                     *bytes += frame.len().saturating_sub(header.len(frame.len() as u64));
                 }
                 (own.as_mut(), false)
             }
-            _ => (&mut codec.idle, true),
+            _ => (&mut codec.shared_context, true),
         };
-        let read = read_whole(context, frame, outbox);
+        let read = read_frame(context, frame, outbox);
         match &read {
             // In fragments, a message that is complete ends the need for a context.
-            Ok(Heard::Message(_)) if !shared => self.phase = Phase::Open,
+            Ok(Received::Message(_)) if !shared => self.state = WireState::Open,
             // A context that has seen the end or an error is of no use to anyone else.
-            Ok(Heard::Closed) | Err(_) if shared => {
-                codec.idle = self::context(codec.frame_bytes_max)
+            Ok(Received::Closed) | Err(_) if shared => {
+                codec.shared_context = self::context(codec.frame_bytes_max)
             }
             _ => {}
         }
         match read? {
-            Heard::Message(event) => Ok(event),
-            Heard::Control | Heard::Nothing => Ok(Event::Control),
-            Heard::Closed => {
-                self.phase = Phase::Closing;
+            Received::Message(event) => Ok(event),
+            Received::Control | Received::Nothing => Ok(Event::Control),
+            Received::Closed => {
+                self.state = WireState::Closing;
                 Ok(Event::Closing)
             }
         }
     }
 }
 
-enum Heard {
+enum Received {
     Message(Event<'static>),
     Control,
     Nothing,
@@ -427,26 +433,26 @@ enum Heard {
 }
 
 /// Feeds one whole frame, and reads until the context has said all that it has to say.
-fn read_whole(
+fn read_frame(
     context: &mut WebSocketContext,
     frame: &[u8],
     outbox: &mut Outbox,
-) -> Result<Heard, Error> {
-    let mut memory = Memory { input: frame, outbox };
+) -> Result<Received, Error> {
+    let mut stream = FrameStream { input: frame, outbox };
     let mut control = false;
     loop {
-        match context.read(&mut memory) {
+        match context.read(&mut stream) {
             Ok(Message::Text(text)) => {
                 let text = Cow::Owned(text.as_str().to_owned());
-                return Ok(Heard::Message(Event::Text(text)));
+                return Ok(Received::Message(Event::Text(text)));
             }
-            Ok(Message::Binary(bytes)) => return Ok(Heard::Message(Event::Binary(bytes))),
+            Ok(Message::Binary(bytes)) => return Ok(Received::Message(Event::Binary(bytes))),
             // The answer to a ping or a close is written by the next read.
             Ok(_) => control = true,
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(if control { Heard::Control } else { Heard::Nothing });
+                return Ok(if control { Received::Control } else { Received::Nothing });
             }
-            Err(Error::ConnectionClosed) => return Ok(Heard::Closed),
+            Err(Error::ConnectionClosed) => return Ok(Received::Closed),
             Err(fault) => return Err(fault),
         }
     }
@@ -463,12 +469,12 @@ fn close_code(fault: &Error) -> (u16, &'static str) {
 
 /// The stream that a context sees: it reads what is given and writes into the outbox. With a
 /// write buffer of 0 bytes each pong or close arrives as one whole frame.
-struct Memory<'a> {
+struct FrameStream<'a> {
     input: &'a [u8],
     outbox: &'a mut Outbox,
 }
 
-impl Read for Memory<'_> {
+impl Read for FrameStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.input.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -477,7 +483,7 @@ impl Read for Memory<'_> {
     }
 }
 
-impl Write for Memory<'_> {
+impl Write for FrameStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.outbox.push(bytes.into());
         Ok(bytes.len())

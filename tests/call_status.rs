@@ -21,7 +21,7 @@ use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::hub::interface::{CallSettings, ConnId, Failure, Settings};
 use buddyline::protocol::Id;
-use buddyline::protocol::status::CallTold;
+use buddyline::protocol::status::CallStatusReply;
 use buddyline::wire::handshake::{Readiness, Rules};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event};
@@ -52,19 +52,19 @@ fn asked(path: &str) -> Result<Id, String> {
     let mut talk = Talk::default();
     talk.hear(&mut codec(), &request("GET", path, ""));
     match talk.take_events().pop() {
-        Some(Event::CallAsked(asked)) => Ok(asked.call),
+        Some(Event::CallStatusRequest(asked)) => Ok(asked.call),
         _ => Err(talk.answer()),
     }
 }
 
 /// What a wire that has asked like this is told.
-fn answered(codec: &mut Codec, request: &[u8], told: &CallTold) -> String {
+fn answered(codec: &mut Codec, request: &[u8], told: &CallStatusReply) -> String {
     let mut talk = Talk::default();
     talk.hear(codec, request);
-    assert!(talk.wire.is_asking(), "{}", talk.answer());
+    assert!(talk.wire.is_awaiting_status(), "{}", talk.answer());
     assert!(talk.output.is_empty());
     let mut outbox = Outbox::default();
-    talk.wire.tell_call(told, &mut outbox);
+    talk.wire.send_call_status(told, &mut outbox);
     assert!(talk.wire.is_closing());
     let answer = String::from_utf8(outbox.only().unwrap().to_vec()).unwrap();
     assert_eq!(header_of(&answer, "connection").as_deref(), Some("close"));
@@ -108,10 +108,10 @@ fn a_request_waits_for_its_answer_and_nothing_else_is_heard_from_it() {
     let whole = request("GET", "/calls/c?token=s3cr3t", "Accept: */*\r\n");
     let (first, rest) = whole.split_at(30);
     talk.hear(&mut codec, first);
-    assert!(talk.wire.in_handshake() && talk.events.is_empty());
+    assert!(talk.wire.is_in_handshake() && talk.events.is_empty());
     talk.hear(&mut codec, rest);
     let events = talk.take_events();
-    let [Event::CallAsked(asked)] = &events[..] else { panic!("{events:?}") };
+    let [Event::CallStatusRequest(asked)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(asked.client, PEER);
     let secret = asked.credential.as_ref().unwrap().as_ref().unwrap().secret();
     assert_eq!(secret, "s3cr3t");
@@ -119,7 +119,7 @@ fn a_request_waits_for_its_answer_and_nothing_else_is_heard_from_it() {
     assert_eq!(talk.wire.held_bytes(), 0);
     talk.hear(&mut codec, &whole);
     assert!(talk.events.is_empty() && talk.output.is_empty());
-    assert!(talk.wire.is_asking() && !talk.wire.is_between_messages());
+    assert!(talk.wire.is_awaiting_status() && !talk.wire.is_between_messages());
 }
 
 #[test]
@@ -131,15 +131,18 @@ fn each_way_in_which_a_handshake_brings_a_token_is_understood() {
     ] {
         let mut talk = Talk::default();
         talk.hear(&mut codec(), &request("GET", path, more));
-        let Some(Event::CallAsked(asked)) = talk.take_events().pop() else { panic!("{path}") };
+        let Some(Event::CallStatusRequest(asked)) = talk.take_events().pop() else {
+            panic!("{path}")
+        };
         assert_eq!(asked.credential.unwrap().unwrap().secret(), "s3cr3t");
     }
 }
 
 #[test]
 fn head_gets_the_same_without_the_body_and_other_methods_are_refused() {
-    let get = answered(&mut codec(), &request("GET", "/calls/c", ""), &CallTold::NoSuchCall);
-    let head = answered(&mut codec(), &request("HEAD", "/calls/c", ""), &CallTold::NoSuchCall);
+    let get = answered(&mut codec(), &request("GET", "/calls/c", ""), &CallStatusReply::NoSuchCall);
+    let head =
+        answered(&mut codec(), &request("HEAD", "/calls/c", ""), &CallStatusReply::NoSuchCall);
     assert!(get.starts_with("HTTP/1.1 404 ") && !body(&get).is_empty(), "{get}");
     assert_eq!(head, get.split_inclusive("\r\n\r\n").next().unwrap());
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
@@ -156,7 +159,9 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
     let mut codec = Codec::new(LIMIT, rules(Origins::only(&[pattern], None)));
     let of = |origin: &str| format!("Origin: {origin}\r\n");
     let app = of("https://app.example.org");
-    for (told, status) in [(CallTold::NoSuchCall, "404"), (CallTold::TokenMissing, "401")] {
+    for (told, status) in
+        [(CallStatusReply::NoSuchCall, "404"), (CallStatusReply::TokenMissing, "401")]
+    {
         let answer = answered(&mut codec, &request("GET", "/calls/c", &app), &told);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         let allowed = header_of(&answer, "access-control-allow-origin");
@@ -165,10 +170,11 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
         assert_eq!(header_of(&answer, "vary").as_deref(), Some("Origin"));
     }
     // No page, and the page of this address, for which a browser asks no more.
-    let answer = answered(&mut codec, &request("GET", "/calls/c", ""), &CallTold::NoSuchCall);
+    let answer =
+        answered(&mut codec, &request("GET", "/calls/c", ""), &CallStatusReply::NoSuchCall);
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
     let own = of("https://live.example");
-    answered(&mut codec, &request("GET", "/calls/c", &own), &CallTold::NoSuchCall);
+    answered(&mut codec, &request("GET", "/calls/c", &own), &CallStatusReply::NoSuchCall);
 
     let mut talk = Talk::default();
     let ask = "Access-Control-Request-Method: GET\r\n\
@@ -198,10 +204,12 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
 #[test]
 fn a_page_of_any_origin_is_told_its_own_only_once() {
     let twice = "Origin: https://a.example\r\nOrigin: https://b.example\r\n";
-    let answer = answered(&mut codec(), &request("GET", "/calls/c", twice), &CallTold::NoSuchCall);
+    let answer =
+        answered(&mut codec(), &request("GET", "/calls/c", twice), &CallStatusReply::NoSuchCall);
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
     let odd = "Origin: https://a.example, evil\r\n";
-    let answer = answered(&mut codec(), &request("GET", "/calls/c", odd), &CallTold::NoSuchCall);
+    let answer =
+        answered(&mut codec(), &request("GET", "/calls/c", odd), &CallStatusReply::NoSuchCall);
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
 }
 
@@ -224,7 +232,7 @@ fn a_server_that_ends_and_an_answer_that_takes_too_long_say_503() {
         }
         later(std::str::from_utf8(outbox.only().unwrap()).unwrap());
         assert!(talk.wire.is_closing());
-        talk.wire.tell_call(&CallTold::NoSuchCall, &mut outbox);
+        talk.wire.send_call_status(&CallStatusReply::NoSuchCall, &mut outbox);
         assert_eq!(outbox.count(), 1, "it has its answer");
     }
     codec.set_readiness(Readiness::Draining);
@@ -240,7 +248,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What has been told since, of which there is one.
 #[track_caller]
-fn told(town: &mut Town, conn: ConnId) -> CallTold {
+fn told(town: &mut Town, conn: ConnId) -> CallStatusReply {
     let mut all = std::mem::take(&mut town.told);
     assert_eq!(all.len(), 1, "{all:?}");
     let (to, told) = all.remove(0);
@@ -249,9 +257,9 @@ fn told(town: &mut Town, conn: ConnId) -> CallTold {
 }
 
 #[track_caller]
-fn status(told: &CallTold) -> Value {
+fn status(told: &CallStatusReply) -> Value {
     match told {
-        CallTold::Status(status) => serde_json::to_value(status).unwrap(),
+        CallStatusReply::Status(status) => serde_json::to_value(status).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -284,12 +292,12 @@ fn who_is_called_and_was_woken_hears_how_the_call_is_and_is_not_there() {
 
     let asker = town.ask_call(1, Some("token-of-8"), "c");
     let (request, credential) = town.asked_proof();
-    assert_eq!((credential.secret(), town.hub.askers()), ("token-of-8", 1));
+    assert_eq!((credential.secret(), town.hub.status_requests()), ("token-of-8", 1));
     assert!(town.told.is_empty() && town.hub.awaits_outcome(asker));
     town.prove(request, 8, None);
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
     assert_eq!(status(&told(&mut town, asker)), expected);
-    assert_eq!((town.hub.askers(), town.hub.unsettled()), (0, [0, 0, 0]));
+    assert_eq!((town.hub.status_requests(), town.hub.unsettled()), (0, [0, 0, 0]));
     // No end is told of who never came.
     town.pass(10 * SECOND);
     town.hears_nothing();
@@ -319,7 +327,7 @@ fn who_is_called_and_was_woken_hears_how_the_call_is_and_is_not_there() {
     town.pass(61 * SECOND);
     town.open_proven(3, 8);
     let asker = town.ask_call(2, Some("token-of-8"), "c");
-    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn anyone_else_is_told_that_there_is_no_such_call() {
         let user = token.rsplit('-').next().unwrap().parse().unwrap();
         let (request, _) = town.asked_proof();
         town.prove(request, user, None);
-        assert_eq!(told(&mut town, asker), CallTold::NoSuchCall, "{token} {call}");
+        assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall, "{token} {call}");
     }
 }
 
@@ -340,9 +348,9 @@ fn who_proves_nothing_is_told_why_and_the_site_is_asked_once() {
     let (mut town, seven) = calling(&[8]);
     say(&mut town, seven, &ring(Some(8), "c"));
     let asker = town.ask_call(1, None, "c");
-    assert_eq!(told(&mut town, asker), CallTold::TokenMissing);
+    assert_eq!(told(&mut town, asker), CallStatusReply::TokenMissing);
     let asker = town.ask_call(1, Some("two words"), "c");
-    assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)));
+    assert!(matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)));
     for (token, failure) in [
         ("refused", Failure::TokenRefused),
         ("expired", Failure::TokenExpired),
@@ -351,9 +359,15 @@ fn who_proves_nothing_is_told_why_and_the_site_is_asked_once() {
         let asker = town.ask_call(1, Some(token), "c");
         let (request, _) = town.asked_proof();
         town.fail(request, failure);
-        assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)), "{token}");
+        assert!(
+            matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)),
+            "{token}"
+        );
         let again = town.ask_call(1, Some(token), "c");
-        assert!(matches!(told(&mut town, again), CallTold::NotProven(_)), "{token}");
+        assert!(
+            matches!(told(&mut town, again), CallStatusReply::CredentialRejected(_)),
+            "{token}"
+        );
     }
     // Known to be somebody's, and expired since.
     let asker = town.ask_call(1, Some("short"), "c");
@@ -362,7 +376,7 @@ fn who_proves_nothing_is_told_why_and_the_site_is_asked_once() {
     assert_eq!(status(&told(&mut town, asker))["state"], "ringing");
     town.pass(30 * SECOND);
     let asker = town.ask_call(1, Some("short"), "c");
-    assert!(matches!(told(&mut town, asker), CallTold::NotProven(_)));
+    assert!(matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)));
     assert_eq!(town.questions(), 0);
 }
 
@@ -380,7 +394,9 @@ fn a_site_that_does_not_say_makes_nobody_a_stranger() {
         let (request, _) = town.asked_proof();
         town.fail(request, failure);
         match told(&mut town, asker) {
-            CallTold::NotKnown { retry_after_s, .. } => assert_eq!(retry_after_s, seconds),
+            CallStatusReply::Unavailable { retry_after_s, .. } => {
+                assert_eq!(retry_after_s, seconds)
+            }
             other => panic!("{other:?}"),
         }
         town.pass(5 * SECOND);
@@ -399,7 +415,7 @@ fn two_who_ask_and_a_websocket_share_one_question() {
     assert_eq!(town.questions(), 0);
     town.close(first);
     town.prove(request, 8, None);
-    assert_eq!(told(&mut town, second), CallTold::NoSuchCall);
+    assert_eq!(told(&mut town, second), CallStatusReply::NoSuchCall);
     let to_eight = town.heard().into_iter().filter(|(to, _)| *to == eight).count();
     assert_eq!(to_eight, 2, "who it is, and that it rings");
 }
@@ -412,14 +428,14 @@ fn who_goes_before_the_answer_takes_the_question_along() {
     let askers = [1, 2, 3].map(|n| town.ask_call(n, Some(&format!("token-{n}")), "c"));
     assert_eq!((town.questions(), town.hub.unsettled()[1]), (2, 3));
     town.close(askers[2]);
-    assert_eq!((town.hub.askers(), town.hub.unsettled()[1]), (2, 2));
+    assert_eq!((town.hub.status_requests(), town.hub.unsettled()[1]), (2, 2));
     town.close(askers[0]);
     let (request, _) = town.asked_proof();
     town.prove(request, 8, None);
     assert!(town.told.is_empty(), "{:?}", town.told);
     let (request, _) = town.asked_proof();
     town.fail(request, Failure::TokenRefused);
-    assert!(matches!(told(&mut town, askers[1]), CallTold::NotProven(_)));
+    assert!(matches!(told(&mut town, askers[1]), CallStatusReply::CredentialRejected(_)));
     assert_eq!((town.questions(), town.hub.unsettled()), (0, [0, 0, 0]));
 }
 
@@ -432,13 +448,16 @@ fn no_more_wait_than_the_site_could_answer_in_time() {
     assert!(town.told.is_empty());
     let asker = town.ask_call(256, Some("token-256"), "c");
     let overloaded = told(&mut town, asker);
-    assert!(matches!(overloaded, CallTold::NotKnown { retry_after_s: 5, .. }), "{overloaded:?}");
+    assert!(
+        matches!(overloaded, CallStatusReply::Unavailable { retry_after_s: 5, .. }),
+        "{overloaded:?}"
+    );
     // Who is known need not wait.
     let (request, _) = town.asked_proof();
     town.prove(request, 8, None);
     town.told.clear();
     let asker = town.ask_call(256, Some("token-0"), "c");
-    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
     let waits = town.ask_call(0, Some("token-256"), "c");
     assert!(town.told.is_empty() && town.hub.awaits_outcome(waits));
 }
@@ -460,7 +479,7 @@ fn who_is_called_to_a_group_and_was_not_there_may_ask_as_long_as_they_take_part(
     let (request, ..) = town.asked_list();
     town.list(request, &[7, 8]);
     let asker = town.ask_call(2, Some("token-of-9"), "g");
-    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
     assert_eq!(town.hub.census().calls, [1, 0]);
 }
 
@@ -506,7 +525,7 @@ fn in_open_trust_everyone_is_told_whatever_they_bring() {
     let asker = town.ask_call(1, None, "7");
     assert_eq!(status(&told(&mut town, asker))["reason"], "cancelled");
     let asker = town.ask_call(1, None, "8");
-    assert_eq!(told(&mut town, asker), CallTold::NoSuchCall);
+    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
     assert_eq!((town.questions(), town.hub.census().users), (0, 1));
 }
 

@@ -362,7 +362,7 @@ fn of_two_old_apps_that_call_each_other_the_first_call_stands() {
 #[test]
 fn who_is_in_a_call_is_rung_by_others_or_busy_as_it_is_set() {
     for refuses in [false, true] {
-        let calls = CallSettings { refuses_when_busy: refuses, ..CallSettings::default() };
+        let calls = CallSettings { reject_when_busy: refuses, ..CallSettings::default() };
         let mut s = Scene::with(Settings { calls, ..settings() });
         let carol = s.town.open_in(3, "4", "12");
         s.say(s.alice, "offer");
@@ -741,7 +741,7 @@ fn old_apps_that_begin_with_an_offer_ring_all_devices_each_time() {
 
 #[test]
 fn who_was_told_busy_hears_it_again_when_they_ask() {
-    let calls = CallSettings { refuses_when_busy: true, ..CallSettings::default() };
+    let calls = CallSettings { reject_when_busy: true, ..CallSettings::default() };
     let mut s = Scene::with(Settings { calls, ..settings() });
     let carol = s.town.open_in(3, "4", "12");
     s.say(s.alice, "offer");

@@ -312,7 +312,7 @@ fn a_named_call_to_someone_offline_rings_on_and_one_without_a_name_is_over() {
 
 #[test]
 fn a_server_that_refuses_says_busy_to_the_caller_alone() {
-    let calls = CallSettings { refuses_when_busy: true, ..CallSettings::default() };
+    let calls = CallSettings { reject_when_busy: true, ..CallSettings::default() };
     let mut town = Town::new(Settings { calls, ..settings() });
     let [alice, bob, carol] = [(1, "2"), (2, "3"), (3, "4")].map(|(n, id)| town.open_as(n, id));
     town.say(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);

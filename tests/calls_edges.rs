@@ -222,7 +222,7 @@ fn a_group_call_that_rings_no_more_keeps_nothing_for_who_would_ring() {
 
 #[test]
 fn a_call_that_another_has_given_way_to_is_not_refused_as_busy() {
-    let calls = CallSettings { refuses_when_busy: true, ..CallSettings::default() };
+    let calls = CallSettings { reject_when_busy: true, ..CallSettings::default() };
     let mut s = Scene::with(Settings { calls, ..settings() });
     let carol = s.town.open_as(3, "4");
     s.say(s.alice, r#"{"type":"offer","offer":"o","recipientId":4,"callId":"z"}"#);

@@ -119,8 +119,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(trust: Trust, refuses_when_busy: bool) -> Stage {
-        let calls = CallSettings { refuses_when_busy, attempts: 1_000, ..CallSettings::default() };
+    fn new(trust: Trust, reject_when_busy: bool) -> Stage {
+        let calls = CallSettings { reject_when_busy, attempts: 1_000, ..CallSettings::default() };
         let of_trust = if trust == Trust::Verified { verified() } else { settings() };
         let mut stage =
             Stage { town: Town::new(Settings { calls, ..of_trust }), trust, devices: [None; 8] };
@@ -208,10 +208,10 @@ proptest! {
     fn whatever_is_said_of_calls_the_tables_agree_and_none_outlives_everybody(
         steps in prop::collection::vec(step(), 1..150),
         is_verified in any::<bool>(),
-        refuses_when_busy in any::<bool>(),
+        reject_when_busy in any::<bool>(),
     ) {
         let trust = if is_verified { Trust::Verified } else { Trust::Open };
-        let mut stage = Stage::new(trust, refuses_when_busy);
+        let mut stage = Stage::new(trust, reject_when_busy);
         for step in &steps {
             stage.play(step);
         }

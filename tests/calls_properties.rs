@@ -118,8 +118,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(refuses_when_busy: bool) -> Stage {
-        let calls = CallSettings { refuses_when_busy, attempts: 1_000, ..CallSettings::default() };
+    fn new(reject_when_busy: bool) -> Stage {
+        let calls = CallSettings { reject_when_busy, attempts: 1_000, ..CallSettings::default() };
         let town = Town::new(Settings { calls, ..settings() });
         let (devices, knows, calls, blind) = Default::default();
         let mut stage = Stage { town, devices, knows, calls, blind, names: 0 };
@@ -351,9 +351,9 @@ proptest! {
     #[test]
     fn every_ring_ends_once_on_every_device_and_one_answer_wins(
         steps in prop::collection::vec(step(), 1..80),
-        refuses_when_busy in any::<bool>(),
+        reject_when_busy in any::<bool>(),
     ) {
-        let mut stage = Stage::new(refuses_when_busy);
+        let mut stage = Stage::new(reject_when_busy);
         for step in &steps {
             stage.play(step);
         }

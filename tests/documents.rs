@@ -15,7 +15,7 @@ use std::time::Duration;
 use buddyline::config::Config;
 use buddyline::config::secrets;
 use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
-use buddyline::protocol::call::Relayed;
+use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
 use buddyline::protocol::server::{
     CallState, Encoder, EndReason, ErrorFrame, LeftReason, MessageFrame, ServerFrame,
@@ -158,8 +158,8 @@ fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
         let is_group = !example.contains_key("recipientId");
         let author = Id::number(if said_by_bob.contains(&kind) { 3 } else { 2 });
         let shown = Some(&author).filter(|_| is_group || !documented.contains(&kind));
-        let relayed = Relayed::read(&block.text, &author.key).expect("an example is good");
-        let relayed: Object = serde_json::from_str(&relayed.naming(None, shown)).expect("JSON");
+        let relayed = RelayedFrame::read(&block.text, &author.key).expect("an example is good");
+        let relayed: Object = serde_json::from_str(&relayed.with_ids(None, shown)).expect("JSON");
         if !own.contains_key(kind) && kind != "call_resume" {
             expected.push(relayed);
         }

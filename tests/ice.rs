@@ -17,7 +17,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use buddyline::hub::interface::Settings;
-use buddyline::protocol::ice::{IceServers, Turn};
+use buddyline::protocol::ice::{IceServers, TurnServers};
 use client::Client;
 use files::SecretFile;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ const SECRET: &str = "a secret of the tests, which is long";
 
 /// One STUN server, and one TURN server whose credentials hold for a minute.
 fn with_servers(settings: Settings) -> Settings {
-    let turn = Turn::new(vec!["turn:b".into()], SECRET.as_bytes(), 60);
+    let turn = TurnServers::new(vec!["turn:b".into()], SECRET.as_bytes(), 60);
     let ice = IceServers { stun_urls: vec!["stun:a".into()], turn: Some(turn) };
     Settings { ice, ..settings }
 }

@@ -89,7 +89,7 @@ impl Place {
                 Effect::Send { .. } | Effect::Hint { .. } => 1,
                 Effect::Spread { to, .. } => self.hub.receivers(to).len() as u32,
                 Effect::Ask { .. } | Effect::Close { .. } | Effect::Wake(_) => 0,
-                Effect::TellCall { .. } => 0,
+                Effect::SendCallStatus { .. } => 0,
             };
         }
     }

@@ -8,7 +8,7 @@ mod bytes;
 mod nonsense;
 
 use buddyline::protocol::IdKey;
-use buddyline::protocol::call::Relayed;
+use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::parse;
 use buddyline::wire::Event;
 use bytes::*;
@@ -160,7 +160,7 @@ proptest! {
             prop_assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
         }
         // Relaying is asked for after parsing only, and must survive anything all the same.
-        let _ = Relayed::read(&text, &IdKey::Number(2));
+        let _ = RelayedFrame::read(&text, &IdKey::Number(2));
     }
 
     #[test]
@@ -177,7 +177,7 @@ proptest! {
         let cut_off = format!(r#"{frame},"token":"{token}"#);
         let alone = format!(r#"{{"type":"{wrong}","token":"{token}"}}"#);
         for text in [text, bad_token, cut_off, alone] {
-            for fault in [parse(&text).1.err(), Relayed::read(&text, &IdKey::Number(2)).err()].into_iter().flatten() {
+            for fault in [parse(&text).1.err(), RelayedFrame::read(&text, &IdKey::Number(2)).err()].into_iter().flatten() {
                 prop_assert!(!fault.text.contains(&token[..8]), "{}", fault.text);
                 prop_assert!(longest_quote(&wrong, &fault.text) <= 40, "{}", fault.text);
             }
@@ -199,7 +199,7 @@ fn nesting_of_any_depth_is_survived() {
             ),
         ] {
             let _ = parse(&text);
-            let _ = Relayed::read(&text, &IdKey::Number(2));
+            let _ = RelayedFrame::read(&text, &IdKey::Number(2));
         }
     }
 }

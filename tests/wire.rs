@@ -310,10 +310,10 @@ fn the_servers_close_is_the_last_thing_it_says() {
 fn a_wire_that_is_not_open_says_nothing_when_it_is_closed() {
     let mut outbox = Outbox::default();
     let mut wire = Wire::new(PEER);
-    assert!(wire.in_handshake());
+    assert!(wire.is_in_handshake());
     wire.close(1001, "bye", &mut outbox);
     assert!(outbox.is_empty(), "who has not been answered speaks no WebSocket yet");
-    assert!(wire.is_closing() && !wire.in_handshake());
+    assert!(wire.is_closing() && !wire.is_in_handshake());
 }
 
 #[test]

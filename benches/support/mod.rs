@@ -184,7 +184,7 @@ impl Community {
                 Effect::Send { to, frame } | Effect::Hint { to, frame } => post.put(&[to], frame),
                 Effect::Spread { to, frame, .. } => post.put(self.hub.receivers(to), frame),
                 Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
-                Effect::TellCall { told, .. } => panic!("nobody asks: {told:?}"),
+                Effect::SendCallStatus { reply, .. } => panic!("nobody asks: {reply:?}"),
                 Effect::Wake(event) => panic!("nobody is called: {event:?}"),
                 Effect::Close { reason, .. } => panic!("nobody is sent away: {reason}"),
             }
@@ -225,7 +225,7 @@ impl Ears {
             match wire.next(&mut self.codec, &mut input, outbox) {
                 Event::Text(frame) => text(&frame),
                 Event::Opened(_) => {}
-                Event::Drained => return frames,
+                Event::NeedsInput => return frames,
                 odd => panic!("{odd:?}"),
             }
             frames += 1;

@@ -125,7 +125,7 @@ impl Connection {
                 break;
             }
             if self.blocked {
-                self.outbox.enter(&mut send_context.ledger);
+                self.outbox.charge(&mut send_context.ledger);
                 return Flushed::Blocked;
             }
             if left == 0 {
@@ -154,7 +154,7 @@ impl Connection {
         let pending = session.pending();
         while !pending.is_empty() {
             if self.blocked {
-                self.outbox.enter(&mut send_context.ledger);
+                self.outbox.charge(&mut send_context.ledger);
                 return Flushed::Blocked;
             }
             match send(&self.socket, pending) {

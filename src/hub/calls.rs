@@ -1,15 +1,15 @@
 //! Calls: whom it rings, who is in, and how each ends.
 //!
 //! A device is a connection. It is told of a call when it begins to ring or to call, and then of
-//! exactly one end: each device that this table names gets one [`Step::Ended`].
+//! exactly one end: each device that this table names gets one [`Notification::Ended`].
 
 mod attempts;
 mod call;
-mod census;
-mod ending;
-mod over;
-mod shown;
-mod speech;
+mod counts;
+mod ended;
+mod relay;
+mod status;
+mod teardown;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -22,9 +22,9 @@ use super::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 use attempts::Attempts;
-use call::{Call, Party, Place};
-use over::Ends;
-pub use over::{Over, Told};
+use call::{Call, Party, PartyState};
+use ended::EndedCalls;
+pub use ended::{CallEnd, EndedCall};
 
 /// A call's place in the table, valid while it lasts.
 pub type CallIx = u32;
@@ -36,7 +36,7 @@ const RINGING_MAX: usize = 8;
 /// Answered calls of one user. Apps that know no hanging up leave theirs behind; the oldest ends.
 const ANSWERED_MAX: usize = 4;
 /// Bytes that are kept for the devices of all calls.
-const KEPT_BYTES_MAX: usize = 16 << 20;
+const BUFFERED_BYTES_MAX: usize = 16 << 20;
 
 /// Bounds and times of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct CallSettings {
     /// How long a call that rings waits for its caller's.
     pub ring_grace: Duration,
     /// Whether who is in a call is busy for others.
-    pub refuses_when_busy: bool,
+    pub reject_when_busy: bool,
 }
 
 impl Default for CallSettings {
@@ -63,16 +63,16 @@ impl Default for CallSettings {
             ring_lasts: Duration::from_secs(45),
             grace: Duration::from_secs(30),
             ring_grace: Duration::from_secs(5),
-            refuses_when_busy: false,
+            reject_when_busy: false,
         }
     }
 }
 
 /// What a device is to be told, in order.
 #[derive(Debug)]
-pub enum Step {
+pub enum Notification {
     /// What another device of the call has said.
-    Tell {
+    Frame {
         /// Whom.
         to: Few<ConnId>,
         /// What.
@@ -83,7 +83,7 @@ pub enum Step {
         /// Whom.
         to: Few<ConnId>,
         /// Which call, and why.
-        told: Told,
+        end: CallEnd,
     },
     /// That someone is no longer in a group call.
     Left {
@@ -94,13 +94,13 @@ pub enum Step {
         /// Who.
         user: Id,
         /// Of which call, and why.
-        told: Told,
+        end: CallEnd,
     },
 }
 
 /// A call that is to begin.
 #[derive(Debug)]
-pub struct Beginning<'a> {
+pub struct NewCall<'a> {
     /// What it is called.
     pub id: Id,
     /// Where it is.
@@ -110,7 +110,7 @@ pub struct Beginning<'a> {
     /// On which device.
     pub device: ConnId,
     /// Its app knows of calls.
-    pub knows_calls: bool,
+    pub call_aware: bool,
     /// Who is called, on which devices.
     pub called: Vec<(Id, &'a [ConnId])>,
     /// Of several.
@@ -123,20 +123,20 @@ pub struct Beginning<'a> {
 
 /// Where a device stands in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seat {
+pub enum DeviceState {
     /// It rings.
     Ringing,
     /// It is the one that is in.
-    In,
+    Joined,
     /// Its user is in, and the device has lost its connection.
-    Vacant,
+    Disconnected,
     /// Its user is in on another device.
-    Elsewhere,
+    OnOtherDevice,
 }
 
 /// Why no call begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum CallLimit {
     /// The caller has begun too many within a minute.
     Attempts,
     /// Too many ring the caller, or with too many they ring others.
@@ -148,27 +148,27 @@ pub enum Full {
 }
 
 #[derive(Clone, Debug)]
-enum Due {
+enum CallTimer {
     /// It has rung for long enough.
-    Ring(CallIx),
+    RingTimeout(CallIx),
     /// Nobody has taken the place of a device that was lost.
-    Loss(CallIx, IdKey),
+    ReconnectTimeout(CallIx, IdKey),
 }
 
 /// All calls.
 #[derive(Debug, Default)]
 pub struct Calls {
     calls: Slab<Call>,
-    of_user: HashMap<IdKey, Few<CallIx>>,
-    of_thread: HashMap<IdKey, Few<CallIx>>,
-    due: Deadlines<Due>,
-    ends: Ends,
+    by_user: HashMap<IdKey, Few<CallIx>>,
+    by_thread: HashMap<IdKey, Few<CallIx>>,
+    timers: Deadlines<CallTimer>,
+    ended_calls: EndedCalls,
     attempts: Attempts,
-    kept_bytes: usize,
-    made: u32,
+    buffered_bytes: usize,
+    generated_ids: u32,
     /// Calls that have ended, by reason.
     ended: [u64; EndReason::ALL.len()],
-    steps: Vec<Step>,
+    notifications: Vec<Notification>,
 }
 
 impl Calls {
@@ -190,43 +190,43 @@ impl Calls {
                 None => is_with == Some(true) && !call.is_group,
             }
         };
-        self.of_user.get(me)?.iter().copied().find(fits)
+        self.by_user.get(me)?.iter().copied().find(fits)
     }
 
     /// The call between these two.
-    pub fn between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
+    pub fn find_between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
         self.find(me, Some(other), None)
     }
 
     /// The group call in a thread; there is one at most.
-    pub fn group_in(&self, thread: &IdKey) -> Option<CallIx> {
-        let all = self.of_thread.get(thread)?;
+    pub fn find_group(&self, thread: &IdKey) -> Option<CallIx> {
+        let all = self.by_thread.get(thread)?;
         all.iter().copied().find(|ix| self.get(*ix).is_group)
     }
 
     /// The calls in a thread, and their parties.
-    pub fn parties_in(&self, thread: &IdKey) -> Vec<(CallIx, Id)> {
-        let all = self.of_thread.get(thread).into_iter().flatten();
+    pub fn parties_in_thread(&self, thread: &IdKey) -> Vec<(CallIx, Id)> {
+        let all = self.by_thread.get(thread).into_iter().flatten();
         let parties =
             all.flat_map(|ix| self.get(*ix).parties.iter().map(|p| (*ix, p.user.clone())));
         parties.collect()
     }
 
     /// Where a device of this user stands.
-    pub fn seat(&self, ix: CallIx, user: &IdKey, device: ConnId) -> Option<Seat> {
+    pub fn device_state(&self, ix: CallIx, user: &IdKey, device: ConnId) -> Option<DeviceState> {
         let call = self.get(ix);
-        Some(match &call.parties[call.party(user)?].place {
-            Place::Rings(_) => Seat::Ringing,
-            Place::In(seated) if *seated == device => Seat::In,
-            Place::In(_) => Seat::Elsewhere,
-            Place::Lost(_) => Seat::Vacant,
+        Some(match &call.parties[call.party(user)?].state {
+            PartyState::Ringing(_) => DeviceState::Ringing,
+            PartyState::Joined(current) if *current == device => DeviceState::Joined,
+            PartyState::Joined(_) => DeviceState::OnOtherDevice,
+            PartyState::Disconnected(_) => DeviceState::Disconnected,
         })
     }
 
     /// A call of this user's that has not begun, for a reason that they have been told.
-    pub fn note_end(&mut self, caller: &Id, over: Told, now: Instant) {
+    pub fn record_end(&mut self, caller: &Id, end: CallEnd, now: Instant) {
         let users = Few::from_iter([caller.key.clone()]);
-        self.ends.note(caller.clone(), over, users, Few::new(), now);
+        self.ended_calls.record(caller.clone(), end, users, Few::new(), now);
     }
 
     /// Whether there is such a call, and this user takes part.
@@ -241,34 +241,34 @@ impl Calls {
 
     /// Whether this user is in an answered call.
     pub fn is_busy(&self, user: &IdKey) -> bool {
-        self.answered(user).next().is_some()
+        self.answered_calls(user).next().is_some()
     }
 
-    fn answered(&self, user: &IdKey) -> impl Iterator<Item = CallIx> + '_ {
+    fn answered_calls(&self, user: &IdKey) -> impl Iterator<Item = CallIx> + '_ {
         let user = user.clone();
-        self.of_user.get(&user).into_iter().flatten().copied().filter(move |ix| {
+        self.by_user.get(&user).into_iter().flatten().copied().filter(move |ix| {
             let call = self.get(*ix);
-            let is_in = call.party(&user).is_some_and(|at| call.parties[at].is_in());
-            is_in && (call.is_group || !call.rings())
+            let joined = call.party(&user).is_some_and(|at| call.parties[at].has_joined());
+            joined && (call.is_group || !call.is_ringing())
         })
     }
 
     /// A call of this user's that has ended lately.
-    pub fn ended(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&Over> {
-        self.ends.find(user, id, now)
+    pub fn find_ended(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+        self.ended_calls.find(user, id, now)
     }
 
     // ---- beginning
 
     /// A name for a call whose caller gave it none.
-    pub fn make_id(&mut self, unix_s: u64) -> Id {
-        self.made = self.made.wrapping_add(1);
-        Id::string(&format!("{:08x}-{:08x}", unix_s as u32, self.made))
+    pub fn generate_id(&mut self, unix_s: u64) -> Id {
+        self.generated_ids = self.generated_ids.wrapping_add(1);
+        Id::string(&format!("{:08x}-{:08x}", unix_s as u32, self.generated_ids))
     }
 
     /// Whether a call of this name could be mistaken for another of these users'.
-    pub fn is_taken<'a>(&self, id: &IdKey, users: impl IntoIterator<Item = &'a IdKey>) -> bool {
-        let mut calls = users.into_iter().filter_map(|user| self.of_user.get(user)).flatten();
+    pub fn is_id_taken<'a>(&self, id: &IdKey, users: impl IntoIterator<Item = &'a IdKey>) -> bool {
+        let mut calls = users.into_iter().filter_map(|user| self.by_user.get(user)).flatten();
         calls.any(|ix| self.get(*ix).id.key == *id)
     }
 
@@ -277,14 +277,14 @@ impl Calls {
     /// # Errors
     ///
     /// There were too many.
-    pub fn attempt(
+    pub fn count_attempt(
         &mut self,
         caller: &IdKey,
         settings: &CallSettings,
         now: Instant,
-    ) -> Result<(), Full> {
+    ) -> Result<(), CallLimit> {
         let counts = self.attempts.count(caller, settings.attempts, now);
-        if counts { Ok(()) } else { Err(Full::Attempts) }
+        if counts { Ok(()) } else { Err(CallLimit::Attempts) }
     }
 
     /// Counts an attempt to call, and says whether there is room for it.
@@ -292,42 +292,42 @@ impl Calls {
     /// # Errors
     ///
     /// There is none.
-    pub fn room<'a>(
+    pub fn check_limits<'a>(
         &mut self,
         caller: &IdKey,
         called: impl IntoIterator<Item = &'a IdKey>,
         settings: &CallSettings,
         now: Instant,
-    ) -> Result<(), Full> {
-        self.attempt(caller, settings, now)?;
+    ) -> Result<(), CallLimit> {
+        self.count_attempt(caller, settings, now)?;
         let rung = |user: &IdKey| {
-            let calls = self.of_user.get(user).into_iter().flatten();
+            let calls = self.by_user.get(user).into_iter().flatten();
             calls.filter(|ix| self.get(**ix).ring.is_some()).count() >= RINGING_MAX
         };
         if self.calls.len() >= settings.total {
-            Err(Full::Server)
+            Err(CallLimit::Server)
         } else if rung(caller) {
-            Err(Full::Caller)
+            Err(CallLimit::Caller)
         } else if called.into_iter().any(rung) {
-            Err(Full::Called)
+            Err(CallLimit::Called)
         } else {
             Ok(())
         }
     }
 
     /// Begins a call, and rings.
-    pub fn begin(&mut self, new: Beginning<'_>, settings: &CallSettings, now: Instant) -> CallIx {
+    pub fn begin(&mut self, new: NewCall<'_>, settings: &CallSettings, now: Instant) -> CallIx {
         let mut call = Call::new(new.id, new.thread, new.is_group, now);
-        call.parties.push(Party::caller(new.caller, new.device, new.knows_calls));
+        call.parties.push(Party::caller(new.caller, new.device, new.call_aware));
         call.parties.extend(new.called.into_iter().map(|(user, on)| Party::called(user, on)));
         let ix = self.calls.insert(call) as CallIx;
         let call = &mut self.calls[ix as usize];
-        call.ring = Some(self.due.set(now + settings.ring_lasts, Due::Ring(ix)));
+        call.ring = Some(self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix)));
         for party in &call.parties {
-            self.of_user.entry(party.user.key.clone()).or_default().push(ix);
+            self.by_user.entry(party.user.key.clone()).or_default().push(ix);
         }
         if let Some(thread) = &call.thread {
-            self.of_thread.entry(thread.key.clone()).or_default().push(ix);
+            self.by_thread.entry(thread.key.clone()).or_default().push(ix);
         }
         self.ring(ix, new.frame, new.is_offer);
         ix
@@ -342,9 +342,9 @@ impl Calls {
         now: Instant,
     ) {
         if !is_offer {
-            let until = self.due.set(now + settings.ring_lasts, Due::Ring(ix));
+            let until = self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix));
             if let Some(before) = self.calls[ix as usize].ring.replace(until) {
-                self.due.cancel(before);
+                self.timers.cancel(before);
             }
         }
         self.ring(ix, frame, is_offer);
@@ -352,8 +352,8 @@ impl Calls {
 
     fn ring(&mut self, ix: CallIx, frame: &EncodedFrame, is_offer: bool) {
         let to = self.get(ix).ringing_devices();
-        self.steps.push(Step::Tell { to, frame: EncodedFrame::clone(frame) });
-        self.keeping(ix, |call, room| call.keep_beginning(frame, is_offer, room));
+        self.notifications.push(Notification::Frame { to, frame: EncodedFrame::clone(frame) });
+        self.account_buffer(ix, |call, room| call.buffer_setup_frame(frame, is_offer, room));
     }
 
     // ---- answering
@@ -361,7 +361,7 @@ impl Calls {
     /// The called user takes a call of two on this device, with an answer or with an offer of their
     /// own. It no longer rings on the others. False if the caller has lost their connection, and
     /// the frame can't be kept for them.
-    pub fn accept(
+    pub fn accept_call(
         &mut self,
         ix: CallIx,
         (user, device): (&IdKey, ConnId),
@@ -369,46 +369,47 @@ impl Calls {
         settings: &CallSettings,
         now: Instant,
     ) -> bool {
-        self.sit(ix, user, device);
-        self.waits_longer(ix, now + settings.grace);
+        self.attach_device(ix, user, device);
+        self.extend_reconnect_timers(ix, now + settings.grace);
         let call = &mut self.calls[ix as usize];
         call.state = if is_offer { CallState::Connecting } else { CallState::Active };
         let at = call.party(user).unwrap_or_default();
         let other = call.other(at);
-        let (early, candidates) =
-            self.keeping(ix, |call, _| (call.answered_by(device), call.take_candidates()));
-        let reaches = self.pass(ix, other, frame);
-        for frame in early {
-            self.pass(ix, other, &frame);
+        let (early_candidates, candidates) = self.account_buffer(ix, |call, _| {
+            (call.take_early_candidates(device), call.take_candidates())
+        });
+        let delivered = self.relay_to(ix, other, frame);
+        for frame in early_candidates {
+            self.relay_to(ix, other, &frame);
         }
         for frame in candidates {
-            self.steps.push(Step::Tell { to: Few::from_slice(&[device]), frame });
+            self.notifications.push(Notification::Frame { to: Few::from_slice(&[device]), frame });
         }
         if !is_offer {
-            self.is_answered(ix, now);
+            self.mark_answered(ix, now);
         }
-        reaches
+        delivered
     }
 
     /// The descriptions have been exchanged: nobody has to wait for the end of the ringing.
-    pub fn is_answered(&mut self, ix: CallIx, now: Instant) {
+    pub fn mark_answered(&mut self, ix: CallIx, now: Instant) {
         let call = &mut self.calls[ix as usize];
         call.state = CallState::Active;
         if let Some(ring) = call.ring.take() {
-            self.due.cancel(ring);
+            self.timers.cancel(ring);
         }
-        self.end_calls_before(ix, now);
+        self.enforce_answered_limit(ix, now);
     }
 
     /// Ends the oldest other call of each who is in this one and in too many.
-    fn end_calls_before(&mut self, ix: CallIx, now: Instant) {
-        let is_in = self.get(ix).parties.iter().filter(|party| party.is_in());
-        let users: Few<IdKey> = is_in.map(|party| party.user.key.clone()).collect();
+    fn enforce_answered_limit(&mut self, ix: CallIx, now: Instant) {
+        let joined = self.get(ix).parties.iter().filter(|party| party.has_joined());
+        let users: Few<IdKey> = joined.map(|party| party.user.key.clone()).collect();
         for user in &users {
-            if self.answered(user).count() <= ANSWERED_MAX {
+            if self.answered_calls(user).count() <= ANSWERED_MAX {
                 continue;
             }
-            let others = self.answered(user).filter(|other| *other != ix);
+            let others = self.answered_calls(user).filter(|other| *other != ix);
             if let Some(oldest) = others.min_by_key(|other| self.get(*other).begun) {
                 self.leave(oldest, user, EndReason::Hangup, now);
             }
@@ -417,7 +418,7 @@ impl Calls {
 
     /// Makes a device the one on which its user is in the call, and returns what was kept for it.
     /// The user's other devices are out.
-    pub fn sit(&mut self, ix: CallIx, user: &IdKey, device: ConnId) -> Vec<EncodedFrame> {
+    pub fn attach_device(&mut self, ix: CallIx, user: &IdKey, device: ConnId) -> Vec<EncodedFrame> {
         let call = &mut self.calls[ix as usize];
         let Some(at) = call.party(user) else {
             debug_assert!(false, "who sits down is a party");
@@ -426,30 +427,32 @@ impl Calls {
         let party = &mut call.parties[at];
         let others = party.devices().iter().copied().filter(|other| *other != device);
         let to: Few<ConnId> = others.collect();
-        if let Place::Lost(loss) = std::mem::replace(&mut party.place, Place::In(device)) {
-            party.missed = party.missed.saturating_sub(1);
-            if let Some(loss) = loss {
-                self.due.cancel(loss);
+        if let PartyState::Disconnected(timer) =
+            std::mem::replace(&mut party.state, PartyState::Joined(device))
+        {
+            party.unnotified_devices = party.unnotified_devices.saturating_sub(1);
+            if let Some(timer) = timer {
+                self.timers.cancel(timer);
             }
         }
-        let kept = self.keeping(ix, |call, _| call.take_kept(at));
+        let buffered = self.account_buffer(ix, |call, _| call.take_buffered(at));
         if !to.is_empty() {
-            let told = self.get(ix).end_elsewhere();
-            self.steps.push(Step::Ended { to, told });
+            let end = self.get(ix).answered_elsewhere();
+            self.notifications.push(Notification::Ended { to, end });
         }
-        kept
+        buffered
     }
 
     /// Whether one of the parties has an app that knows of calls.
-    pub fn is_known(&self, ix: CallIx) -> bool {
-        self.get(ix).parties.iter().any(|party| party.knows_calls)
+    pub fn has_call_aware_party(&self, ix: CallIx) -> bool {
+        self.get(ix).parties.iter().any(|party| party.call_aware)
     }
 
     /// Notes that a user's app knows of calls.
-    pub fn knows_calls(&mut self, ix: CallIx, user: &IdKey) {
+    pub fn mark_call_aware(&mut self, ix: CallIx, user: &IdKey) {
         let call = &mut self.calls[ix as usize];
         if let Some(at) = call.party(user) {
-            call.parties[at].knows_calls = true;
+            call.parties[at].call_aware = true;
         }
     }
 
@@ -459,23 +462,23 @@ impl Calls {
     pub fn join(&mut self, ix: CallIx, user: &Id, device: ConnId, now: Instant) -> bool {
         let call = &mut self.calls[ix as usize];
         let at = call.party(&user.key);
-        let is_in = at.is_some_and(|at| call.parties[at].is_in());
-        if !is_in && call.count_in() >= GROUP_MAX {
+        let joined = at.is_some_and(|at| call.parties[at].has_joined());
+        if !joined && call.count_joined() >= GROUP_MAX {
             return false;
         }
         if at.is_none() {
             call.parties.push(Party::called(user.clone(), &[]));
-            self.of_user.entry(user.key.clone()).or_default().push(ix);
+            self.by_user.entry(user.key.clone()).or_default().push(ix);
         }
-        self.sit(ix, &user.key, device);
-        self.may_ring_no_more(ix);
+        self.attach_device(ix, &user.key, device);
+        self.stop_ringing_if_answered(ix);
         // It may be the first who comes, and by that one of the caller's answered calls.
-        self.end_calls_before(ix, now);
+        self.enforce_answered_limit(ix, now);
         true
     }
 
     /// What devices are to be told since the last time.
-    pub fn take_steps(&mut self) -> Vec<Step> {
-        std::mem::take(&mut self.steps)
+    pub fn take_notifications(&mut self) -> Vec<Notification> {
+        std::mem::take(&mut self.notifications)
     }
 }

@@ -36,7 +36,7 @@ impl Hub {
     /// Whether a connection is still to get an outcome: of what it has said itself, or of a message
     /// that its user sent on a connection that has gone. Who asks how a call is gets an answer.
     pub fn awaits_outcome(&self, conn: ConnId) -> bool {
-        if self.asking.has(conn) {
+        if self.status_requests.has(conn) {
             return true;
         }
         if !self.is_open(conn) {

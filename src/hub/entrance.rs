@@ -72,7 +72,7 @@ impl Hub {
         }
         if let Some(user) = self.presence.user_of(conn) {
             self.heirs.closed(conn, &user.key, self.has_sent(conn), now.instant);
-            self.calls.lost(conn, &user.key, &self.settings.calls, now.instant);
+            self.calls.disconnect_device(conn, &user.key, &self.settings.calls, now.instant);
         }
         self.presence.leave(conn, now.instant, self.settings.presence_grace);
     }
@@ -92,8 +92,8 @@ impl Hub {
         for frame in self.heirs.arrived(conn, &user.key) {
             self.effects.push_back(Effect::Send { to: conn, frame });
         }
-        self.calls.arrived(conn, &user.key, now.instant);
-        self.tell_of_calls();
+        self.calls.connect_device(conn, &user.key, now.instant);
+        self.send_call_notifications();
     }
 
     /// Makes a connection this user's, or says to it that it is.
@@ -108,7 +108,12 @@ impl Hub {
                 if let Some(before) = before {
                     let with_messages = self.has_sent(conn);
                     self.heirs.closed(conn, &before.key, with_messages, now.instant);
-                    self.calls.lost(conn, &before.key, &self.settings.calls, now.instant);
+                    self.calls.disconnect_device(
+                        conn,
+                        &before.key,
+                        &self.settings.calls,
+                        now.instant,
+                    );
                     if self.settings.trust == Trust::Verified {
                         self.leave_everything(conn);
                     }
@@ -283,7 +288,9 @@ impl Hub {
         }
         for conn in waiting {
             match result {
-                _ if self.asking.has(conn) => self.asker_is_judged(conn, result, now),
+                _ if self.status_requests.has(conn) => {
+                    self.finish_status_request(conn, result, now)
+                }
                 // The message that brought it comes first among what waits, and says the rest.
                 _ if self.identity.takes_message_back(conn, now) => {
                     self.go_on(conn, now);

@@ -187,9 +187,9 @@ impl Hub {
             Some(Failure::NotParticipant) => {
                 let conns = self.presence.conns_of(&IdKey::Number(user)).to_vec();
                 self.turn_out_these(thread, &conns);
-                let mut gone = self.calls.parties_in(&IdKey::Number(thread));
+                let mut gone = self.calls.parties_in_thread(&IdKey::Number(thread));
                 gone.retain(|(_, party)| party.key == IdKey::Number(user));
-                self.end_calls_of(gone, now);
+                self.remove_from_calls(gone, now);
             }
             Some(failure) if failure.condemns() => {
                 // Their outcome comes before the end of their connection.
@@ -216,11 +216,11 @@ impl Hub {
         let gone: Vec<ConnId> =
             hearers.map(|hearer| hearer.conn).filter(|conn| !takes_part(*conn)).collect();
         self.turn_out_these(thread, &gone);
-        let mut gone = self.calls.parties_in(&IdKey::Number(thread));
+        let mut gone = self.calls.parties_in_thread(&IdKey::Number(thread));
         let lists =
             |user: &Id| user.site_number().is_some_and(|n| self.membership.lists(thread, n));
         gone.retain(|(_, user)| !lists(user));
-        self.end_calls_of(gone, now);
+        self.remove_from_calls(gone, now);
     }
 
     fn turn_out_these(&mut self, thread: u64, conns: &[ConnId]) {

@@ -12,7 +12,7 @@ use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;
 use crate::protocol::server::EncodedFrame;
-use crate::protocol::status::CallTold;
+use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, Id};
 
 /// One socket from accept to burial: a slot that is used again, and a serial that never is.
@@ -69,8 +69,8 @@ pub enum Input<'a> {
         text: Option<&'a str>,
     },
     /// A connection that is no WebSocket asks how a call is. It gets exactly one
-    /// [`Effect::TellCall`], unless it is closed before.
-    CallAsked {
+    /// [`Effect::SendCallStatus`], unless it is closed before.
+    CallStatusRequest {
         /// Who asks; the hub forgets it with the answer.
         conn: ConnId,
         /// What its request brought along to prove whose it is, or what is wrong with that.
@@ -144,11 +144,11 @@ pub enum Effect {
         reason: &'static str,
     },
     /// Answer who has asked how a call is. Nothing more comes of that connection.
-    TellCall {
+    SendCallStatus {
         /// Who has asked.
         conn: ConnId,
         /// What they are told.
-        told: Box<CallTold>,
+        reply: Box<CallStatusReply>,
     },
     /// Someone is called who has no connection: whoever can wake their phone may do so.
     Wake(Box<CallEvent>),

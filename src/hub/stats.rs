@@ -47,7 +47,7 @@ impl Hub {
 
     /// Calls that have ended, by reason.
     pub fn calls_ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.calls.ended_so_far()
+        self.calls.ended_by_reason()
     }
 
     /// How often it was known what a credential proves.

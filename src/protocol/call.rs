@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::client::{missing, optional_id};
+use super::client::{missing_field, optional_id};
 use super::{ClientError, ErrorCode, Id, IdKey};
 
 /// What a call frame does.
@@ -44,7 +44,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// Whether it ends the call, or the user's part in it.
-    pub fn ends(self) -> bool {
+    pub fn is_end(self) -> bool {
         matches!(
             self,
             CallKind::Rejected
@@ -56,7 +56,7 @@ impl CallKind {
     }
 
     /// Whether it is one of the four that apps have always sent (`PROTOCOL.md` 1).
-    pub fn is_documented(self) -> bool {
+    pub fn is_baseline(self) -> bool {
         matches!(
             self,
             CallKind::Initiated | CallKind::Offer | CallKind::Answer | CallKind::Candidate
@@ -64,9 +64,9 @@ impl CallKind {
     }
 }
 
-/// A call frame's addresses; the object itself travels as [`Relayed`] makes it.
+/// A call frame's addresses; the object itself travels as [`RelayedFrame`] makes it.
 #[derive(Debug)]
-pub struct Call {
+pub struct CallFrame {
     /// What it does.
     pub kind: CallKind,
     /// The call that it names.
@@ -77,17 +77,17 @@ pub struct Call {
     pub recipient: Option<Id>,
 }
 
-impl Call {
+impl CallFrame {
     /// Whether it names enough to find its call, or to begin one.
-    pub(super) fn check(&self, names_thread: bool) -> Result<(), ClientError> {
+    pub(super) fn validate(&self, names_thread: bool) -> Result<(), ClientError> {
         match self.kind {
             CallKind::Initiated if self.recipient.is_some() || names_thread => Ok(()),
             CallKind::Resume | CallKind::Joined | CallKind::Left if self.call.is_none() => {
-                Err(missing("callId"))
+                Err(missing_field("callId"))
             }
             _ if self.call.is_some() || self.recipient.is_some() => Ok(()),
             CallKind::Initiated | CallKind::Offer | CallKind::Answer | CallKind::Candidate => {
-                Err(missing("recipientId"))
+                Err(missing_field("recipientId"))
             }
             _ => Err(ClientError::new(
                 ErrorCode::MissingField,
@@ -129,30 +129,30 @@ impl Call {
 /// `token` and `clientId`, which are between the author and the server, and without a `userId` that
 /// is not theirs: nobody is made to seem to speak who does not.
 #[derive(Debug)]
-pub struct Relayed {
+pub struct RelayedFrame {
     /// The object without its last brace.
     text: String,
-    names_call: bool,
-    names_user: bool,
+    has_call_id: bool,
+    has_user_id: bool,
 }
 
-impl Relayed {
+impl RelayedFrame {
     /// Reads the object that this user has sent.
     ///
     /// # Errors
     ///
     /// A field that stands twice, since two readers could take it for two different frames; or more
     /// than 64 fields.
-    pub fn read(text: &str, me: &IdKey) -> Result<Relayed, ClientError> {
-        let relayed = serde_json::Deserializer::from_str(text).deserialize_map(Reader { me });
+    pub fn read(text: &str, me: &IdKey) -> Result<RelayedFrame, ClientError> {
+        let relayed = serde_json::Deserializer::from_str(text).deserialize_map(RelayVisitor { me });
         relayed.map_err(|fault| ClientError::new(ErrorCode::InvalidFrame, format!("{fault}.")))
     }
 
     /// The object, with the call and its author where these are given and it does not name them.
-    pub fn naming(&self, call: Option<&Id>, author: Option<&Id>) -> String {
+    pub fn with_ids(&self, call: Option<&Id>, author: Option<&Id>) -> String {
         let mut text = self.text.clone();
         for (field, id, named) in
-            [("callId", call, self.names_call), ("userId", author, self.names_user)]
+            [("callId", call, self.has_call_id), ("userId", author, self.has_user_id)]
         {
             if let Some(id) = id.filter(|_| !named) {
                 put(&mut text, field, &id.to_json());
@@ -173,21 +173,22 @@ fn put(object: &mut String, field: &str, json: &str) {
     object.push_str(json);
 }
 
-struct Reader<'a> {
+struct RelayVisitor<'a> {
     me: &'a IdKey,
 }
 
-impl<'de> Visitor<'de> for Reader<'_> {
-    type Value = Relayed;
+impl<'de> Visitor<'de> for RelayVisitor<'_> {
+    type Value = RelayedFrame;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Relayed, A::Error> {
-        let mut seen: Vec<Key<'de>> = Vec::new();
-        let mut out = Relayed { text: String::from("{"), names_call: false, names_user: false };
-        while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RelayedFrame, A::Error> {
+        let mut seen: Vec<FieldName<'de>> = Vec::new();
+        let mut out =
+            RelayedFrame { text: String::from("{"), has_call_id: false, has_user_id: false };
+        while let Some((key, value)) = map.next_entry::<FieldName<'de>, &'de RawValue>()? {
             if seen.contains(&key) {
                 return Err(serde::de::Error::custom("Each field may stand once"));
             }
@@ -197,13 +198,13 @@ impl<'de> Visitor<'de> for Reader<'_> {
             let passes = match key.0.as_ref() {
                 "token" | "clientId" => false,
                 "callId" => {
-                    out.names_call = value.get() != "null";
-                    out.names_call
+                    out.has_call_id = value.get() != "null";
+                    out.has_call_id
                 }
                 "userId" => {
                     let id = optional_id(Some(value.into()), "userId");
-                    out.names_user = matches!(id, Ok(Some(id)) if id.key == *self.me);
-                    out.names_user
+                    out.has_user_id = matches!(id, Ok(Some(id)) if id.key == *self.me);
+                    out.has_user_id
                 }
                 _ => true,
             };
@@ -226,4 +227,4 @@ impl<'de> Visitor<'de> for Reader<'_> {
 const FIELDS_MAX: usize = 64;
 
 #[derive(Deserialize, PartialEq, Eq)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);

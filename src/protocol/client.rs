@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
-use super::call::{Call, CallKind};
+use super::call::{CallFrame, CallKind};
 use super::fields::{Fields, Raw};
 use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
 
@@ -83,7 +83,7 @@ impl FrameType {
         (FrameType::IceServers, "ice_servers"),
     ];
 
-    fn of(word: &str) -> Option<FrameType> {
+    fn from_name(word: &str) -> Option<FrameType> {
         Self::ALL.iter().find(|(_, w)| *w == word).map(|(kind, _)| *kind)
     }
 }
@@ -118,7 +118,7 @@ pub enum ClientFrame<'a> {
         typing: bool,
     },
     /// A call frame.
-    Call(Call),
+    Call(CallFrame),
     /// Asks who is online.
     OnlineUsers {
         /// Only those who hear this thread.
@@ -168,26 +168,26 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
     if !text.trim_ascii_start().starts_with('{') {
         return Err(match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => error(ErrorCode::InvalidFrame, "Expected a JSON object with a type."),
-            Err(fault) => not_json(&fault),
+            Err(fault) => invalid_json(&fault),
         });
     }
     let fields = Fields::read(text).map_err(|fault| match fault.is_data() {
         true => error(ErrorCode::InvalidFrame, format!("Each field may stand once: {fault}.")),
-        false => not_json(&fault),
+        false => invalid_json(&fault),
     })?;
 
     let word = match fields.kind {
-        Some(raw) => text_of(raw, "type")?,
+        Some(raw) => string_value(raw, "type")?,
         None => return Err(error(ErrorCode::InvalidFrame, "The object has no type.")),
     };
-    let kind = FrameType::of(&word);
+    let kind = FrameType::from_name(&word);
     reply.kind = kind;
     reply.client_id = optional_id(fields.client_id, "clientId")?;
     let Some(kind) = kind else {
         return Err(unknown_type(&word));
     };
-    if kind == FrameType::SendMessage && names_no_thread(fields.thread_id) {
-        return send_message(&fields, None);
+    if kind == FrameType::SendMessage && is_no_thread(fields.thread_id) {
+        return parse_send_message(&fields, None);
     }
     reply.thread = optional_id(fields.thread_id, "threadId")?;
     let thread = reply.thread.clone();
@@ -197,50 +197,54 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
             let user = id(fields.user_id, "userId")?;
             ClientFrame::UserConnected { user, token: optional_text(fields.token, "token")? }
         }
-        FrameType::JoinThread => ClientFrame::JoinThread { thread: needed(thread, "threadId")? },
-        FrameType::LeaveThread => ClientFrame::LeaveThread { thread: needed(thread, "threadId")? },
-        FrameType::SendMessage => return send_message(&fields, thread),
+        FrameType::JoinThread => ClientFrame::JoinThread { thread: require(thread, "threadId")? },
+        FrameType::LeaveThread => ClientFrame::LeaveThread { thread: require(thread, "threadId")? },
+        FrameType::SendMessage => return parse_send_message(&fields, thread),
         FrameType::Typing => ClientFrame::Typing {
-            thread: needed(thread, "threadId")?,
+            thread: require(thread, "threadId")?,
             typing: match fields.typing.map(|raw| (raw, raw.get())) {
                 None | Some((_, "true")) => true,
                 Some((_, "false")) => false,
-                Some((raw, _)) => return Err(wrong("typing", "true or false", raw)),
+                Some((raw, _)) => return Err(wrong_type("typing", "true or false", raw)),
             },
         },
-        FrameType::CallInitiated => call(&fields, CallKind::Initiated, reply)?,
+        FrameType::CallInitiated => parse_call(&fields, CallKind::Initiated, reply)?,
         FrameType::Offer => {
-            payload(fields.offer, "offer")?;
-            call(&fields, CallKind::Offer, reply)?
+            check_payload(fields.offer, "offer")?;
+            parse_call(&fields, CallKind::Offer, reply)?
         }
         FrameType::Answer => {
-            payload(fields.answer, "answer")?;
-            call(&fields, CallKind::Answer, reply)?
+            check_payload(fields.answer, "answer")?;
+            parse_call(&fields, CallKind::Answer, reply)?
         }
         FrameType::IceCandidate => {
             if fields.candidate.is_none_or(|raw| raw.get() != "null") {
-                payload(fields.candidate, "candidate")?;
+                check_payload(fields.candidate, "candidate")?;
             }
-            call(&fields, CallKind::Candidate, reply)?
+            parse_call(&fields, CallKind::Candidate, reply)?
         }
-        FrameType::CallRinging => call(&fields, CallKind::Ringing, reply)?,
-        FrameType::CallRejected => call(&fields, CallKind::Rejected, reply)?,
-        FrameType::CallCancelled => call(&fields, CallKind::Cancelled, reply)?,
+        FrameType::CallRinging => parse_call(&fields, CallKind::Ringing, reply)?,
+        FrameType::CallRejected => parse_call(&fields, CallKind::Rejected, reply)?,
+        FrameType::CallCancelled => parse_call(&fields, CallKind::Cancelled, reply)?,
         FrameType::CallHangup => {
             let reason = optional_text(fields.reason, "reason")?;
-            call(&fields, CallKind::Hangup { failed: reason.as_deref() == Some("failed") }, reply)?
+            parse_call(
+                &fields,
+                CallKind::Hangup { failed: reason.as_deref() == Some("failed") },
+                reply,
+            )?
         }
-        FrameType::CallBusy => call(&fields, CallKind::Busy, reply)?,
-        FrameType::CallResume => call(&fields, CallKind::Resume, reply)?,
-        FrameType::CallJoined => call(&fields, CallKind::Joined, reply)?,
-        FrameType::CallLeft => call(&fields, CallKind::Left, reply)?,
+        FrameType::CallBusy => parse_call(&fields, CallKind::Busy, reply)?,
+        FrameType::CallResume => parse_call(&fields, CallKind::Resume, reply)?,
+        FrameType::CallJoined => parse_call(&fields, CallKind::Joined, reply)?,
+        FrameType::CallLeft => parse_call(&fields, CallKind::Left, reply)?,
         FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
         FrameType::Ping => ClientFrame::Ping,
         FrameType::IceServers => ClientFrame::IceServers,
     })
 }
 
-fn send_message<'a>(
+fn parse_send_message<'a>(
     fields: &Fields<'a>,
     thread: Option<Id>,
 ) -> Result<ClientFrame<'a>, ClientError> {
@@ -250,8 +254,8 @@ fn send_message<'a>(
         raw => optional_id(raw, "recipientId")?,
     };
     let text = match fields.message {
-        Some(raw) => text_of(raw, "message")?,
-        None => return Err(missing("message")),
+        Some(raw) => string_value(raw, "message")?,
+        None => return Err(missing_field("message")),
     };
     if text.is_empty() {
         return Err(error(ErrorCode::InvalidField, "message must not be empty."));
@@ -267,40 +271,40 @@ fn send_message<'a>(
 }
 
 /// Absent, null, empty or 0 (`PROTOCOL.md` 2.5).
-fn names_no_thread(raw: Option<Raw<'_>>) -> bool {
+fn is_no_thread(raw: Option<Raw<'_>>) -> bool {
     raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
 }
 
-fn call<'a>(
+fn parse_call<'a>(
     fields: &Fields<'a>,
     kind: CallKind,
     reply: &mut ReplyTo,
 ) -> Result<ClientFrame<'a>, ClientError> {
     reply.call = optional_id(fields.call_id, "callId")?;
-    let call = Call {
+    let call = CallFrame {
         kind,
         call: reply.call.clone(),
         sender: optional_id(fields.sender_id, "senderId")?,
         recipient: optional_id(fields.recipient_id, "recipientId")?,
     };
-    call.check(reply.thread.is_some())?;
+    call.validate(reply.thread.is_some())?;
     Ok(ClientFrame::Call(call))
 }
 
-fn payload(raw: Option<Raw<'_>>, field: &'static str) -> Result<(), ClientError> {
+fn check_payload(raw: Option<Raw<'_>>, field: &'static str) -> Result<(), ClientError> {
     match raw {
         Some(raw) if raw.get().starts_with(['"', '{']) => Ok(()),
-        Some(raw) => Err(wrong(field, "a string or an object", raw)),
-        None => Err(missing(field)),
+        Some(raw) => Err(wrong_type(field, "a string or an object", raw)),
+        None => Err(missing_field(field)),
     }
 }
 
-fn needed(id: Option<Id>, field: &'static str) -> Result<Id, ClientError> {
-    id.ok_or_else(|| missing(field))
+fn require(id: Option<Id>, field: &'static str) -> Result<Id, ClientError> {
+    id.ok_or_else(|| missing_field(field))
 }
 
 fn id(raw: Option<Raw<'_>>, field: &'static str) -> Result<Id, ClientError> {
-    needed(optional_id(raw, field)?, field)
+    require(optional_id(raw, field)?, field)
 }
 
 /// An id as `PROTOCOL.md` 2.1 allows it: a string of 1 to 64 bytes, or an integer.
@@ -313,10 +317,10 @@ pub(super) fn optional_id(
     };
     if let Some(quoted) = raw.get().strip_prefix('"') {
         // Most ids are numbers, and a number has no escapes to look for.
-        if let Some(n) = quoted.strip_suffix('"').and_then(IdKey::canonical) {
+        if let Some(n) = quoted.strip_suffix('"').and_then(IdKey::parse_canonical) {
             return Ok(Some(Id { key: IdKey::Number(n), quoted: true }));
         }
-        let text = text_of(raw, field)?;
+        let text = string_value(raw, field)?;
         return match text.len() {
             0 => Err(error(ErrorCode::InvalidField, format!("{field} must not be empty."))),
             1..=ID_BYTES_MAX => Ok(Some(Id::string(&text))),
@@ -336,7 +340,7 @@ pub(super) fn optional_id(
         };
         Ok(Some(Id { key, quoted: false }))
     } else {
-        Err(wrong(field, "a string or a whole number of at most 64 bits", raw))
+        Err(wrong_type(field, "a string or a whole number of at most 64 bits", raw))
     }
 }
 
@@ -345,14 +349,14 @@ fn optional_text<'a>(
     raw: Option<Raw<'a>>,
     field: &'static str,
 ) -> Result<Option<Cow<'a, str>>, ClientError> {
-    let text = raw.map(|raw| text_of(raw, field)).transpose()?;
+    let text = raw.map(|raw| string_value(raw, field)).transpose()?;
     Ok(text.filter(|text| !text.is_empty()))
 }
 
 /// The text of a JSON string, borrowed where it has no escapes.
-fn text_of<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
+fn string_value<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
     let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
-        return Err(wrong(field, "a string", raw));
+        return Err(wrong_type(field, "a string", raw));
     };
     if !inner.contains('\\') {
         return Ok(Cow::Borrowed(inner));
@@ -368,11 +372,11 @@ fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
 }
 
 /// The error that a field is absent which its type needs.
-pub fn missing(field: &'static str) -> ClientError {
+pub fn missing_field(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
 
-fn wrong(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError {
+fn wrong_type(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError {
     let got = match got.get().as_bytes().first() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",
@@ -385,7 +389,7 @@ fn wrong(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError {
     error(ErrorCode::InvalidField, format!("{field} must be {expected}, not {got}."))
 }
 
-fn not_json(fault: &serde_json::Error) -> ClientError {
+fn invalid_json(fault: &serde_json::Error) -> ClientError {
     error(ErrorCode::InvalidJson, format!("Not valid JSON: {fault}."))
 }
 

@@ -65,10 +65,10 @@ impl Credential {
     /// Reads the value of an `Authorization` header; `None` if its scheme is neither `Bearer` nor
     /// `Basic`, or nothing follows it.
     pub fn from_authorization(value: &str) -> Option<Result<Credential, ClientError>> {
-        if let Some(token) = after_word(value, "Bearer") {
+        if let Some(token) = strip_scheme(value, "Bearer") {
             return Some(Credential::bearer(token));
         }
-        after_word(value, "Basic").map(Credential::basic)
+        strip_scheme(value, "Basic").map(Credential::basic)
     }
 
     fn bearer(text: &str) -> Result<Credential, ClientError> {
@@ -135,7 +135,7 @@ impl fmt::Debug for Credential {
 }
 
 /// What follows a scheme's word, in any letters (RFC 9110 11.1), and one or more spaces.
-fn after_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+fn strip_scheme<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (first, rest) = text.split_once(' ')?;
     let rest = rest.trim_start_matches(' ');
     (first.eq_ignore_ascii_case(word) && !rest.is_empty()).then_some(rest)

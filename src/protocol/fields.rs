@@ -47,7 +47,7 @@ pub(super) struct Fields<'a> {
 }
 
 /// Longer texts are serde's: it looks at eight bytes at a time.
-const PLAIN_BYTES_MAX: usize = 256;
+const FAST_PATH_BYTES_MAX: usize = 256;
 
 impl<'a> Fields<'a> {
     /// The fields of a JSON object.
@@ -56,14 +56,14 @@ impl<'a> Fields<'a> {
     ///
     /// It is none, or has one of them twice.
     pub(super) fn read(text: &'a str) -> Result<Fields<'a>, serde_json::Error> {
-        match Fields::plain(text) {
+        match Fields::parse_fast(text) {
             Some(fields) => Ok(fields),
             None => serde_json::from_str(text),
         }
     }
 
     /// The place of the field with this name, and the name.
-    fn place(&mut self, name: &str) -> Option<(&'static str, &mut Option<Raw<'a>>)> {
+    fn slot(&mut self, name: &str) -> Option<(&'static str, &mut Option<Raw<'a>>)> {
         Some(match name {
             "type" => ("type", &mut self.kind),
             "userId" => ("userId", &mut self.user_id),
@@ -85,20 +85,20 @@ impl<'a> Fields<'a> {
 
     /// Those of an object without spaces, escapes, nesting and `null`, in which each stands once.
     /// `None` is not to say that it is no object.
-    fn plain(text: &'a str) -> Option<Fields<'a>> {
-        if text.len() > PLAIN_BYTES_MAX {
+    fn parse_fast(text: &'a str) -> Option<Fields<'a>> {
+        if text.len() > FAST_PATH_BYTES_MAX {
             return None;
         }
         let mut fields = Fields::default();
         let mut rest = text.strip_prefix('{')?;
         loop {
             let name;
-            (name, rest) = string(rest)?;
+            (name, rest) = split_string(rest)?;
             rest = rest.strip_prefix(':')?;
             let value;
-            (value, rest) = scalar(rest)?;
-            if let Some((_, place)) = fields.place(&name[1..name.len() - 1]) {
-                if place.replace(Raw(value)).is_some() {
+            (value, rest) = split_scalar(rest)?;
+            if let Some((_, slot)) = fields.slot(&name[1..name.len() - 1]) {
+                if slot.replace(Raw(value)).is_some() {
                     return None;
                 }
             }
@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
 }
 
 /// A string with its quotes, and what follows it.
-fn string(text: &str) -> Option<(&str, &str)> {
+fn split_string(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('"')?;
     let end = inner.bytes().position(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))?;
     if inner.as_bytes()[end] != b'"' {
@@ -122,9 +122,9 @@ fn string(text: &str) -> Option<(&str, &str)> {
 }
 
 /// A string, a whole number that is not negative, or a boolean, and what follows it.
-fn scalar(text: &str) -> Option<(&str, &str)> {
+fn split_scalar(text: &str) -> Option<(&str, &str)> {
     let length = match text.as_bytes() {
-        [b'"', ..] => return string(text),
+        [b'"', ..] => return split_string(text),
         [b'0', ..] => 1,
         [b'1'..=b'9', ..] => text.bytes().position(|byte| !byte.is_ascii_digit())?,
         [b't', b'r', b'u', b'e', ..] => 4,
@@ -136,17 +136,17 @@ fn scalar(text: &str) -> Option<(&str, &str)> {
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Fields<'de>, D::Error> {
-        from.deserialize_map(Reader)
+        from.deserialize_map(FieldsVisitor)
     }
 }
 
 /// A field's name.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-struct Reader;
+struct FieldsVisitor;
 
-impl<'de> Visitor<'de> for Reader {
+impl<'de> Visitor<'de> for FieldsVisitor {
     type Value = Fields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,8 +156,8 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
         let mut seen = Vec::new();
-        while let Some(Name(name)) = map.next_key()? {
-            let Some((name, place)) = fields.place(&name) else {
+        while let Some(FieldName(name)) = map.next_key()? {
+            let Some((name, slot)) = fields.slot(&name) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for Reader {
             let value = map.next_value::<&RawValue>()?;
             // As if it were not there.
             let absent = value.get() == "null" && name != "candidate";
-            *place = (!absent).then_some(value.into());
+            *slot = (!absent).then_some(value.into());
         }
         Ok(fields)
     }
@@ -194,7 +194,7 @@ mod tests {
             r#"{"type":"send_message","threadId":0,"message":"hé, {you}","token":"a.b.c"}"#,
             r#"{"type":"ping","clientId":"","x":true}"#,
         ] {
-            let fields = Fields::plain(text);
+            let fields = Fields::parse_fast(text);
             assert!(fields.is_some(), "{text}");
             assert_eq!(fields, by_serde(text), "{text}");
         }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_not_plain_is_left_to_serde() {
-        let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(PLAIN_BYTES_MAX));
+        let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(FAST_PATH_BYTES_MAX));
         for text in [
             "",
             "{",
@@ -229,7 +229,7 @@ mod tests {
             "{type:1}",
             &long,
         ] {
-            assert_eq!(Fields::plain(text), None, "{text}");
+            assert_eq!(Fields::parse_fast(text), None, "{text}");
         }
     }
 
@@ -285,7 +285,7 @@ mod tests {
         ) {
             let text = parts.concat();
             for text in [format!("{{{text}}}"), format!("{{\"x\":{text}}}"), text] {
-                if let Some(fields) = Fields::plain(&text) {
+                if let Some(fields) = Fields::parse_fast(&text) {
                     prop_assert_eq!(Some(fields), by_serde(&text));
                 }
             }
@@ -302,7 +302,7 @@ mod tests {
                 _ => {}
             }
             let text = String::from_utf8(bytes).unwrap();
-            if let Some(fields) = Fields::plain(&text) {
+            if let Some(fields) = Fields::parse_fast(&text) {
                 prop_assert_eq!(Some(fields), by_serde(&text));
             }
         }

@@ -21,12 +21,12 @@ pub struct IceServers {
     /// Addresses of STUN servers, such as `stun:turn.example.org:3478` (RFC 7064).
     pub stun_urls: Vec<Box<str>>,
     /// TURN servers, where there are any.
-    pub turn: Option<Turn>,
+    pub turn: Option<TurnServers>,
 }
 
 /// TURN servers that share a secret with this one.
 #[derive(Clone, Debug)]
-pub struct Turn {
+pub struct TurnServers {
     urls: Vec<Box<str>>,
     /// Prints as the name of its algorithm.
     key: hmac::Key,
@@ -52,13 +52,13 @@ impl fmt::Debug for IceServer<'_> {
     }
 }
 
-impl Turn {
+impl TurnServers {
     /// Servers at these addresses (RFC 7065), which share this secret. What they are given for a
     /// user holds for so many seconds.
-    pub fn new(urls: Vec<Box<str>>, secret: &[u8], ttl_s: u64) -> Turn {
+    pub fn new(urls: Vec<Box<str>>, secret: &[u8], ttl_s: u64) -> TurnServers {
         // The convention has no other; as a MAC, SHA-1 is not broken (RFC 6194).
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
-        Turn { urls, key, ttl_s }
+        TurnServers { urls, key, ttl_s }
     }
 
     fn server(&self, user: &IdKey, now_unix_s: u64) -> IceServer<'_> {
@@ -115,7 +115,10 @@ mod tests {
 
     fn turn(secret: &str, ttl_s: u64) -> IceServers {
         let urls = vec!["turn:a".into(), "turn:a?transport=tcp".into()];
-        IceServers { stun_urls: Vec::new(), turn: Some(Turn::new(urls, secret.as_bytes(), ttl_s)) }
+        IceServers {
+            stun_urls: Vec::new(),
+            turn: Some(TurnServers::new(urls, secret.as_bytes(), ttl_s)),
+        }
     }
 
     fn name_and_password(servers: &IceServers, user: &IdKey, now: u64) -> (String, String) {

@@ -292,12 +292,12 @@ impl Encoder {
         if let ServerFrame::Error(error) = frame {
             self.errors[error.code as usize] += 1;
         }
-        self.framed(|buffer| write(buffer, frame))
+        self.encode_with(|buffer| write_frame(buffer, frame))
     }
 
     /// A text that is a frame already, as a call's relayed object is.
     pub fn encode_text(&mut self, text: &str) -> EncodedFrame {
-        self.framed(|buffer| buffer.extend_from_slice(text.as_bytes()))
+        self.encode_with(|buffer| buffer.extend_from_slice(text.as_bytes()))
     }
 
     /// How many frames it has made of errors, by their codes.
@@ -305,7 +305,7 @@ impl Encoder {
         ErrorCode::ALL.into_iter().zip(self.errors)
     }
 
-    fn framed(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> EncodedFrame {
+    fn encode_with(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> EncodedFrame {
         self.buffer.clear();
         self.buffer.resize(HEADER_BYTES_MAX, 0);
         fill(&mut self.buffer);
@@ -326,7 +326,7 @@ impl Encoder {
 
 /// The frames that crowds cause are written by hand, in less than half of the time that serde
 /// takes. It writes the others, and says what these look like: a test holds them to it.
-fn write(out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
+fn write_frame(out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
     match frame {
         ServerFrame::UserConnected { user_id, client_id } => {
             put(out, r#"{"type":"user_connected","userId":"#);

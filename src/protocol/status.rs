@@ -29,7 +29,7 @@ pub struct CallStatus {
 
 /// The answer to who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallTold {
+pub enum CallStatusReply {
     /// It is theirs, or they are called.
     Status(CallStatus),
     /// There is no such call, or it is none of theirs: which of these is not told.
@@ -37,9 +37,9 @@ pub enum CallTold {
     /// They have brought no token.
     TokenMissing,
     /// What they have brought proves nothing.
-    NotProven(ClientError),
+    CredentialRejected(ClientError),
     /// Whose token it is cannot be found out now.
-    NotKnown {
+    Unavailable {
         /// Why not.
         fault: ClientError,
         /// When to ask again, in seconds from now.

@@ -4,26 +4,26 @@ use std::net::IpAddr;
 
 use super::Server;
 use crate::hub::interface::{ConnId, Input, Now};
-use crate::protocol::status::CallTold;
-use crate::wire::calls::CallAsked;
+use crate::protocol::status::CallStatusReply;
+use crate::wire::call_status::CallStatusRequest;
 use crate::wire::handshake;
 
 impl Server {
     /// A request has come that only the hub can answer, perhaps not at once.
-    pub(super) fn handle_call_status(&mut self, slot: u32, asked: CallAsked, now: Now) {
-        let CallAsked { client, credential, call } = asked;
+    pub(super) fn handle_call_status(&mut self, slot: u32, asked: CallStatusRequest, now: Now) {
+        let CallStatusRequest { client, credential, call } = asked;
         if let Some(conn) = self.admit(slot, client) {
             log::debug!(connection = conn.serial; "how a call is, for {client}");
-            self.hub.handle(Input::CallAsked { conn, credential, call }, now);
+            self.hub.handle(Input::CallStatusRequest { conn, credential, call }, now);
         }
     }
 
     /// The hub knows the answer, and nothing of the connection from then on.
-    pub(super) fn send_call_status(&mut self, conn: ConnId, told: &CallTold) {
+    pub(super) fn send_call_status(&mut self, conn: ConnId, reply: &CallStatusReply) {
         let connection = self.connections.get(conn.slot).filter(|connection| connection.id == conn);
         let Some(connection) = connection else { return };
         connection.registered = false;
-        connection.wire.send_call_status(told, &mut connection.outbox);
+        connection.wire.send_call_status(reply, &mut connection.outbox);
         connection.since = self.active_now;
         self.connections.note_output(conn.slot);
     }
@@ -40,7 +40,7 @@ impl Server {
             connection.counts_for_address = false;
             self.counts.refused += 1;
             self.counts.refused_address += 1;
-            self.connections.refuse(slot, handshake::too_many_from_there(), self.active_now);
+            self.connections.refuse(slot, handshake::too_many_from_address(), self.active_now);
             return None;
         }
         connection.registered = true;

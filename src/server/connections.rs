@@ -246,7 +246,7 @@ impl Connections {
             self.stale += 1;
             return;
         };
-        if connection.outbox.weight() > self.buffer_limits.soft {
+        if connection.outbox.memory_bytes() > self.buffer_limits.soft {
             if can_be_missed && !self.make_room(to.slot, self.buffer_limits.soft) {
                 self.missed += 1;
                 return;
@@ -309,10 +309,10 @@ impl Connections {
     /// Whether no more waits for a connection than this. If so much does, it is written to first:
     /// the limit is for who does not read, not for who has not been written to yet.
     fn make_room(&mut self, slot: u32, max: usize) -> bool {
-        if self.slab[slot as usize].outbox.weight() > max {
+        if self.slab[slot as usize].outbox.memory_bytes() > max {
             self.flush_connection(slot, usize::MAX);
         }
-        self.slab[slot as usize].outbox.weight() <= max
+        self.slab[slot as usize].outbox.memory_bytes() <= max
     }
 
     /// Whether less waits for a connection than may; otherwise it is to be closed.

@@ -81,7 +81,7 @@ impl Server {
             if counted && !self.admission.admit(peer) {
                 self.counts.refused += 1;
                 self.counts.refused_address += 1;
-                listeners::refuse(socket, plain.then(handshake::too_many_from_there));
+                listeners::refuse(socket, plain.then(handshake::too_many_from_address));
                 continue;
             }
             self.counts.accepted += 1;
@@ -181,7 +181,7 @@ impl Server {
         let event = connection.wire.next(&mut self.codec, input, &mut connection.outbox);
         let holds = connection.wire.held_bytes();
         // A ping between the fragments of a message gives its rest no more time.
-        if !matches!(event, wire::Event::Drained) && !connection.wire.is_unfinished() {
+        if !matches!(event, wire::Event::NeedsInput) && !connection.wire.has_partial_message() {
             connection.since = self.active_now;
         }
         let verdict = if event.is_frame() {
@@ -208,9 +208,9 @@ impl Server {
                 self.stats.control += 1;
                 return true;
             }
-            (wire::Event::Drained, _) => return false,
+            (wire::Event::NeedsInput, _) => return false,
             (wire::Event::Opened(opened), _) => self.handle_open(slot, opened, now),
-            (wire::Event::CallAsked(asked), _) => self.handle_call_status(slot, asked, now),
+            (wire::Event::CallStatusRequest(asked), _) => self.handle_call_status(slot, asked, now),
             (wire::Event::OriginRefused { origin }, _) => {
                 self.counts.refused_pages += 1;
                 self.origin_warnings.note(&origin, now.instant);

@@ -12,7 +12,7 @@ use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
-use crate::protocol::ice::{IceServers, Turn};
+use crate::protocol::ice::{IceServers, TurnServers};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
 
@@ -90,7 +90,7 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
             ring_lasts: calls.ring_lasts,
             grace: calls.call_grace,
             ring_grace: config.presence_grace,
-            refuses_when_busy: calls.when_busy == WhenBusy::Refuse,
+            reject_when_busy: calls.when_busy == WhenBusy::Refuse,
         },
         ice: ice_servers(config, turn),
     }
@@ -100,8 +100,9 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
 fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
     let urls = |urls: &[IceUrl]| urls.iter().map(|url| url.as_str().into()).collect();
     let ice = &config.ice;
-    let turn =
-        secret.map(|secret| Turn::new(urls(&ice.turn_url), secret.bytes(), ice.turn_ttl.as_secs()));
+    let turn = secret.map(|secret| {
+        TurnServers::new(urls(&ice.turn_url), secret.bytes(), ice.turn_ttl.as_secs())
+    });
     IceServers { stun_urls: urls(&ice.stun_url), turn }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::hub::interface::Now;
 use crate::metrics::histogram::Histogram;
-use crate::protocol::kinds::FrameKind;
+use crate::protocol::frame_kind::ServerFrameKind;
 
 /// Microseconds that a tick takes: most are below the second, and one of the last but two has kept
 /// everyone waiting.
@@ -26,8 +26,8 @@ pub(super) struct ServerStats {
     pub(super) control: u64,
     /// People who were called and were not there.
     pub(super) offline_callees: u64,
-    /// Frames put into outboxes, in the order of [`FrameKind::ALL`].
-    sent: [u64; FrameKind::ALL.len()],
+    /// Frames put into outboxes, in the order of [`ServerFrameKind::ALL`].
+    sent: [u64; ServerFrameKind::ALL.len()],
     /// To how many each frame goes that is for several.
     pub(super) fan_outs: Histogram<9>,
     /// How much waits for each connection, whenever the sweep looks at it.
@@ -44,7 +44,7 @@ impl ServerStats {
             received_bytes: 0,
             control: 0,
             offline_callees: 0,
-            sent: [0; FrameKind::ALL.len()],
+            sent: [0; ServerFrameKind::ALL.len()],
             fan_outs: Histogram::new(&FAN_OUT_BOUNDS),
             outboxes: Histogram::new(&OUTBOX_BOUNDS),
             ticks: Histogram::new(&TICK_BOUNDS),
@@ -53,13 +53,13 @@ impl ServerStats {
     }
 
     /// Counts a frame that has been put into so many outboxes.
-    pub(super) fn count_sent(&mut self, kind: FrameKind, receivers: u64) {
+    pub(super) fn count_sent(&mut self, kind: ServerFrameKind, receivers: u64) {
         self.sent[kind as usize] += receivers;
     }
 
     /// Frames put into outboxes, by their kinds.
     pub(super) fn sent_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        FrameKind::ALL.into_iter().map(|(_, word)| word).zip(self.sent)
+        ServerFrameKind::ALL.into_iter().map(|(_, word)| word).zip(self.sent)
     }
 
     /// The sleep is over.

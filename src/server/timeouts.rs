@@ -51,16 +51,16 @@ impl Timeouts {
     fn overdue(&self, connection: &Connection, now: ActiveTime) -> Option<Overdue> {
         let takes = now.since(connection.since);
         let wire = &connection.wire;
-        if wire.in_handshake() {
+        if wire.is_in_handshake() {
             return (takes >= self.handshake_lasts).then_some(Overdue::Handshake);
         }
-        if wire.is_asking() {
+        if wire.is_awaiting_status() {
             return (takes >= CALL_STATUS_TIMEOUT).then_some(Overdue::CallStatus);
         }
         if wire.is_closing() {
             return (takes >= CLOSE_TIMEOUT).then_some(Overdue::Close);
         }
-        if wire.is_unfinished() && takes >= PARTIAL_MESSAGE_TIMEOUT {
+        if wire.has_partial_message() && takes >= PARTIAL_MESSAGE_TIMEOUT {
             return Some(Overdue::PartialMessage);
         }
         let pings = connection.pings;
@@ -176,7 +176,7 @@ mod tests {
         let mut request = *b"GET /calls/c HTTP/1.1\r\n\r\n";
         let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
         connection.wire.next(&mut codec, &mut input, &mut outbox);
-        assert!(connection.wire.is_asking() && outbox.is_empty());
+        assert!(connection.wire.is_awaiting_status() && outbox.is_empty());
         assert_eq!(TIMEOUTS.overdue(&connection, at(19)), None);
         assert_eq!(TIMEOUTS.overdue(&connection, at(20)), Some(Overdue::CallStatus));
         connection.wire.time_out(&mut outbox);

@@ -16,10 +16,10 @@ pub(super) fn take<'a>(input: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
     taken
 }
 
-pub(super) enum Cut {
+pub(super) enum NextFrame {
     Incomplete,
     /// At the start of the input.
-    Whole(FrameSize),
+    InInput(FrameSize),
     /// All that is in `partial`.
     InPartial(FrameSize),
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::calls::{self, CallAsked, Form};
+use super::call_status::{self, CallStatusRequest, ResponseFormat};
 use super::token;
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use crate::config::Config;
@@ -30,7 +30,7 @@ pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
 /// The longest part of a refused `Origin` that is told, in characters.
-const ORIGIN_TOLD_MAX: usize = 100;
+const ORIGIN_LOGGED_MAX: usize = 100;
 
 /// Whether the server can be given work: what `GET /readyz` says to who shares it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +95,11 @@ pub enum Handshake {
         opened: Opened,
     },
     /// Someone asks how a call is, and waits for the answer.
-    AskCall {
+    CallStatusRequest {
         /// Who asks for what.
-        asked: CallAsked,
+        status_request: CallStatusRequest,
         /// How the answer is to be written.
-        form: Form,
+        format: ResponseFormat,
     },
     /// Send this and close.
     Respond {
@@ -124,19 +124,19 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let bytes = &bytes[..bytes.len().min(rules.head_bytes_max)];
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
-            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
-            Ok(Some(_)) if !may_come_in(&request, &rules.origins) => refuse_origin(&request),
+            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining_response()),
+            Ok(Some(_)) if !is_origin_allowed(&request, &rules.origins) => refuse_origin(&request),
             Ok(Some(key)) => Handshake::Upgrade {
-                response: switch(&request, key),
+                response: switching_protocols(&request, key),
                 head_bytes,
                 opened: Opened {
                     client: client(&request, peer, &rules.proxies),
                     credential: token::credential(&request),
                 },
             },
-            Ok(None) => match calls::name_in(&request) {
-                Some(call) => calls::ask(&request, call, peer, rules),
-                None => respond(plain_http(&request, rules)),
+            Ok(None) => match call_status::call_id_in(&request) {
+                Some(call) => call_status::accept(&request, call, peer, rules),
+                None => respond(respond_plain_http(&request, rules)),
             },
             Err(refusal) => respond(refusal),
         },
@@ -153,15 +153,15 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
 }
 
 /// Whether a request comes from a page that may connect, or from no page.
-pub(super) fn may_come_in(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
+pub(super) fn is_origin_allowed(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
     if !origins.is_restricted() {
         return true;
     }
-    let mut found = lines(request, "origin");
+    let mut found = header_values(request, "origin");
     match (found.next(), found.next()) {
         (None, _) => true,
         (Some(origin), None) => match std::str::from_utf8(origin) {
-            Ok(origin) => origins.is_allowed(origin.trim(), only(request, "host")),
+            Ok(origin) => origins.is_allowed(origin.trim(), single_header(request, "host")),
             Err(_) => false,
         },
         // No browser says two things.
@@ -177,12 +177,12 @@ pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
         _ => '?',
     };
     let mut origin = String::new();
-    for line in lines(request, "origin") {
+    for line in header_values(request, "origin") {
         origin.extend((!origin.is_empty()).then_some(" and "));
-        let room = ORIGIN_TOLD_MAX.saturating_sub(origin.len());
+        let room = ORIGIN_LOGGED_MAX.saturating_sub(origin.len());
         origin.extend(line.iter().take(room).map(|byte| tellable(*byte)));
     }
-    origin.truncate(ORIGIN_TOLD_MAX);
+    origin.truncate(ORIGIN_LOGGED_MAX);
     let line = "Pages of this origin may not connect; the server's setting --allowed-origin says \
                 which may.";
     Handshake::RefuseOrigin { response: text("403 Forbidden", "", line), origin }
@@ -196,8 +196,8 @@ pub(super) fn client(
 ) -> IpAddr {
     // Several lines are one list (RFC 9110 section 5.3), and its end is what counts.
     let headers = request.headers.iter().rev();
-    let lines = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
-    proxies.client(peer, lines.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
+    let values = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
+    proxies.client(peer, values.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
 }
 
 pub(super) fn respond(response: String) -> Handshake {
@@ -206,14 +206,18 @@ pub(super) fn respond(response: String) -> Handshake {
 
 /// The client's key if it asks for a WebSocket, `None` if it asks for something else.
 fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str>, String> {
-    if !has_word(request, "upgrade", "websocket") {
+    if !has_header_token(request, "upgrade", "websocket") {
         return Ok(None);
     }
     if request.method != Some("GET") || request.version != Some(1) {
-        return Err(bad("A WebSocket opens with GET over HTTP/1.1 (RFC 6455 section 4.1)."));
+        return Err(bad_request(
+            "A WebSocket opens with GET over HTTP/1.1 (RFC 6455 section 4.1).",
+        ));
     }
-    if !has_word(request, "connection", "upgrade") {
-        return Err(bad("The header Connection: Upgrade is missing; does a proxy drop it?"));
+    if !has_header_token(request, "connection", "upgrade") {
+        return Err(bad_request(
+            "The header Connection: Upgrade is missing; does a proxy drop it?",
+        ));
     }
     if header(request, "sec-websocket-version") != Some("13") {
         let version = "Sec-WebSocket-Version: 13\r\n";
@@ -221,7 +225,9 @@ fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str
     }
     match header(request, "sec-websocket-key") {
         Some(key) if is_sixteen_bytes(key) => Ok(Some(key)),
-        _ => Err(bad("The header Sec-WebSocket-Key is missing or is not 16 bytes in base64.")),
+        _ => Err(bad_request(
+            "The header Sec-WebSocket-Key is missing or is not 16 bytes in base64.",
+        )),
     }
 }
 
@@ -231,13 +237,13 @@ fn is_sixteen_bytes(key: &str) -> bool {
     key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(digit)
 }
 
-fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {
+fn switching_protocols(request: &httparse::Request<'_, '_>, key: &str) -> String {
     let mut response = String::with_capacity(192);
     response.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
     response.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
     response.push_str(&derive_accept_key(key.as_bytes()));
     // A browser that named subprotocols fails the connection unless one is chosen.
-    if has_word(request, "sec-websocket-protocol", SUBPROTOCOL) {
+    if has_header_token(request, "sec-websocket-protocol", SUBPROTOCOL) {
         response.push_str("\r\nSec-WebSocket-Protocol: ");
         response.push_str(SUBPROTOCOL);
     }
@@ -245,18 +251,18 @@ fn switch(request: &httparse::Request<'_, '_>, key: &str) -> String {
     response
 }
 
-fn plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
+fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => healthy(),
-        (Some("GET" | "HEAD"), "/readyz") => ready(rules.readiness),
+        (Some("GET" | "HEAD"), "/healthz") => healthz_response(),
+        (Some("GET" | "HEAD"), "/readyz") => readyz_response(rules.readiness),
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")
         }
         (Some("GET" | "HEAD"), _) => text("404 Not Found", "", "There is nothing at this path."),
-        _ => bad("Only GET and HEAD are answered here."),
+        _ => bad_request("Only GET and HEAD are answered here."),
     };
     if request.method == Some("HEAD") { without_body(response) } else { response }
 }
@@ -268,11 +274,11 @@ pub(super) fn without_body(mut response: String) -> String {
     response
 }
 
-pub(super) fn healthy() -> String {
+pub(super) fn healthz_response() -> String {
     text("200 OK", NO_STORE, "ok")
 }
 
-pub(super) fn ready(readiness: Readiness) -> String {
+pub(super) fn readyz_response(readiness: Readiness) -> String {
     let not = |why| text("503 Service Unavailable", NO_STORE, why);
     match readiness {
         Readiness::Ready => text("200 OK", NO_STORE, "ready"),
@@ -282,11 +288,11 @@ pub(super) fn ready(readiness: Readiness) -> String {
 }
 
 /// The refusal of who comes while the server drains: its successor may be there in a moment.
-pub(super) fn draining() -> String {
+pub(super) fn draining_response() -> String {
     text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
 }
 
-pub(super) fn bad(why: &str) -> String {
+pub(super) fn bad_request(why: &str) -> String {
     text("400 Bad Request", "", why)
 }
 
@@ -311,29 +317,32 @@ pub fn too_many_connections() -> String {
 }
 
 /// The same for one from an address that has as many as it may.
-pub fn too_many_from_there() -> String {
+pub fn too_many_from_address() -> String {
     let line = "Too many connections from your address; try again later.";
     text("429 Too Many Requests", "Retry-After: 60\r\n", line)
 }
 
 /// The answer to a request that does not come to its end.
-pub(super) fn timed_out() -> String {
+pub(super) fn request_timeout() -> String {
     text("408 Request Timeout", "", "The request took too long.")
 }
 
 fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    std::str::from_utf8(lines(request, name).next()?).ok().map(str::trim)
+    std::str::from_utf8(header_values(request, name).next()?).ok().map(str::trim)
 }
 
 /// The value of a header that stands once.
-pub(super) fn only<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    let mut found = lines(request, name);
+pub(super) fn single_header<'a>(
+    request: &httparse::Request<'_, 'a>,
+    name: &str,
+) -> Option<&'a str> {
+    let mut found = header_values(request, name);
     let value = found.next().filter(|_| found.next().is_none())?;
     std::str::from_utf8(value).ok().map(str::trim)
 }
 
 /// The values of a header, line by line.
-pub(super) fn lines<'a>(
+pub(super) fn header_values<'a>(
     request: &httparse::Request<'_, 'a>,
     name: &str,
 ) -> impl Iterator<Item = &'a [u8]> {
@@ -342,15 +351,19 @@ pub(super) fn lines<'a>(
 }
 
 /// The entries of a comma-separated header, perhaps on several lines.
-pub(super) fn entries<'a>(
+pub(super) fn header_tokens<'a>(
     request: &httparse::Request<'_, 'a>,
     name: &str,
 ) -> impl Iterator<Item = &'a [u8]> {
-    let parts = lines(request, name).flat_map(|line| line.split(|byte| *byte == b','));
+    let parts = header_values(request, name).flat_map(|line| line.split(|byte| *byte == b','));
     parts.map(<[u8]>::trim_ascii)
 }
 
 /// Whether a comma-separated header, perhaps on several lines, has this word.
-pub(super) fn has_word(request: &httparse::Request<'_, '_>, name: &str, word: &str) -> bool {
-    entries(request, name).any(|entry| entry.eq_ignore_ascii_case(word.as_bytes()))
+pub(super) fn has_header_token(
+    request: &httparse::Request<'_, '_>,
+    name: &str,
+    word: &str,
+) -> bool {
+    header_tokens(request, name).any(|entry| entry.eq_ignore_ascii_case(word.as_bytes()))
 }

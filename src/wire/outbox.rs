@@ -25,7 +25,7 @@ pub struct Outbox {
     /// How much of the first frame has left.
     sent: usize,
     /// How many of the frames, from the first, are entered in a ledger.
-    entered: usize,
+    charged: usize,
 }
 
 /// Room for frames when a third one comes: where there are three, there are soon more.
@@ -53,13 +53,13 @@ impl Ledger {
         self.bytes = self.bytes + now - before;
     }
 
-    fn enter(&mut self, frame: &EncodedFrame) {
+    fn charge(&mut self, frame: &EncodedFrame) {
         let waiting = self.waiting.entry(frame.as_ptr().addr()).or_default();
         *waiting += 1;
         self.bytes += FRAME_OVERHEAD_BYTES + if *waiting == 1 { frame.len() } else { 0 };
     }
 
-    fn leave(&mut self, frame: &EncodedFrame) {
+    fn release(&mut self, frame: &EncodedFrame) {
         let Some(waiting) = self.waiting.get_mut(&frame.as_ptr().addr()) else {
             debug_assert!(false, "who leaves has been entered");
             return;
@@ -93,7 +93,7 @@ impl Outbox {
     }
 
     /// What waits, in bytes of memory, as if none of it were shared.
-    pub fn weight(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         self.bytes + self.count() * FRAME_OVERHEAD_BYTES
     }
 
@@ -119,7 +119,7 @@ impl Outbox {
     }
 
     /// What leaves next, piece by piece.
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let skipped = std::iter::once(self.sent).chain(std::iter::repeat(0));
         self.frames().zip(skipped).map(|(frame, sent)| &frame[sent..])
     }
@@ -127,7 +127,7 @@ impl Outbox {
     /// Fills `slices` with what leaves next; returns how many it filled.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        for (slice, bytes) in slices.iter_mut().zip(self.pieces()) {
+        for (slice, bytes) in slices.iter_mut().zip(self.chunks()) {
             *slice = IoSlice::new(bytes);
             filled += 1;
         }
@@ -135,7 +135,7 @@ impl Outbox {
     }
 
     /// Whether what leaves next is these very frames, from their beginnings on.
-    pub fn begins_with(&self, frames: &[EncodedFrame]) -> bool {
+    pub fn starts_with(&self, frames: &[EncodedFrame]) -> bool {
         let same = |(one, other): (&EncodedFrame, &EncodedFrame)| EncodedFrame::ptr_eq(one, other);
         self.sent == 0
             && !frames.is_empty()
@@ -166,7 +166,7 @@ impl Outbox {
     /// Copies what leaves next, at most `max` bytes of it.
     pub fn copy_at_most(&self, bytes: &mut Vec<u8>, max: usize) {
         let mut room = max;
-        for piece in self.pieces() {
+        for piece in self.chunks() {
             let taken = piece.len().min(room);
             bytes.extend_from_slice(&piece[..taken]);
             room -= taken;
@@ -179,7 +179,7 @@ impl Outbox {
     /// Notes that so many bytes have left.
     pub fn consume(&mut self, mut bytes: usize, ledger: &mut Ledger) {
         debug_assert!(bytes <= self.bytes, "only what waits can leave");
-        if bytes == self.bytes && self.entered == 0 {
+        if bytes == self.bytes && self.charged == 0 {
             // All of it, as mostly.
             *self = Outbox::default();
             return;
@@ -193,9 +193,9 @@ impl Outbox {
             }
             bytes -= left;
             self.sent = 0;
-            if self.entered > 0 {
-                self.entered -= 1;
-                ledger.leave(first);
+            if self.charged > 0 {
+                self.charged -= 1;
+                ledger.release(first);
             }
             self.first = self.second.take();
             if let Some(rest) = &mut self.rest {
@@ -208,14 +208,14 @@ impl Outbox {
     }
 
     /// Enters what waits in the ledger: its reader is slow.
-    pub fn enter(&mut self, ledger: &mut Ledger) {
-        self.frames().skip(self.entered).for_each(|frame| ledger.enter(frame));
-        self.entered = self.count();
+    pub fn charge(&mut self, ledger: &mut Ledger) {
+        self.frames().skip(self.charged).for_each(|frame| ledger.charge(frame));
+        self.charged = self.count();
     }
 
     /// Whether some of what waits is entered in a ledger.
-    pub fn is_entered(&self) -> bool {
-        self.entered > 0
+    pub fn is_charged(&self) -> bool {
+        self.charged > 0
     }
 
     /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
@@ -223,8 +223,8 @@ impl Outbox {
     pub fn drop_unsent(&mut self, ledger: &mut Ledger) -> usize {
         let kept = usize::from(self.sent > 0);
         let dropped = self.count().saturating_sub(kept);
-        self.frames().take(self.entered).skip(kept).for_each(|frame| ledger.leave(frame));
-        self.entered = self.entered.min(kept);
+        self.frames().take(self.charged).skip(kept).for_each(|frame| ledger.release(frame));
+        self.charged = self.charged.min(kept);
         if kept == 0 {
             self.first = None;
         }
@@ -280,12 +280,12 @@ mod tests {
         half_sent.consume(1, ledger);
         assert_eq!(half_sent.drop_unsent(ledger), 1);
         assert_eq!(waiting(&half_sent), "ne");
-        assert_eq!(half_sent.weight(), 2 + FRAME_OVERHEAD_BYTES);
+        assert_eq!(half_sent.memory_bytes(), 2 + FRAME_OVERHEAD_BYTES);
 
         let mut at_a_boundary = outbox(&["one", "two"]);
         at_a_boundary.consume(3, ledger);
         assert_eq!(at_a_boundary.drop_unsent(ledger), 1);
-        assert_eq!(at_a_boundary.weight(), 0);
+        assert_eq!(at_a_boundary.memory_bytes(), 0);
         at_a_boundary.push(b"bye".as_slice().into());
         assert_eq!(waiting(&at_a_boundary), "bye");
     }
@@ -298,9 +298,9 @@ mod tests {
         for outbox in &mut both {
             outbox.push(EncodedFrame::clone(&shared));
             outbox.push(b"own".as_slice().into());
-            outbox.enter(ledger);
+            outbox.charge(ledger);
             // It stands there already.
-            outbox.enter(ledger);
+            outbox.charge(ledger);
         }
         assert_eq!(ledger.bytes(), 10 + 2 * 3 + 4 * FRAME_OVERHEAD_BYTES);
         both[0].consume(10, ledger);
@@ -327,17 +327,17 @@ mod tests {
         {
             let (text, frames) = copy(&outbox, enough);
             assert_eq!((text.as_str(), frames.len()), (copied, count));
-            assert!(outbox.begins_with(&frames));
+            assert!(outbox.starts_with(&frames));
         }
         let (_, frames) = copy(&outbox, 99);
         outbox.consume(1, &mut Ledger::default());
-        assert!(!outbox.begins_with(&frames), "the first has begun to leave");
+        assert!(!outbox.starts_with(&frames), "the first has begun to leave");
         assert_eq!(copy(&outbox, 99), ("nethreefour".to_owned(), Vec::new()));
         // With the empty one behind it.
         outbox.consume(2, &mut Ledger::default());
-        assert!(outbox.begins_with(&frames[2..]) && outbox.begins_with(&frames[2..3]));
-        assert!(!outbox.begins_with(&frames) && !outbox.begins_with(&frames[3..]));
-        assert!(!outbox.begins_with(&[]));
+        assert!(outbox.starts_with(&frames[2..]) && outbox.starts_with(&frames[2..3]));
+        assert!(!outbox.starts_with(&frames) && !outbox.starts_with(&frames[3..]));
+        assert!(!outbox.starts_with(&[]));
     }
 
     #[test]

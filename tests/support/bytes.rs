@@ -109,7 +109,7 @@ pub fn close(code: u16) -> Vec<u8> {
 pub struct Talk {
     pub wire: Wire,
     outbox: Outbox,
-    /// All events but `Drained`.
+    /// All events but `NeedsInput`.
     pub events: Vec<Event<'static>>,
     /// All bytes that a client would have got.
     pub output: Vec<u8>,
@@ -141,7 +141,7 @@ impl Talk {
         for _ in 0..bytes.len() + 2 {
             let event = self.wire.next(codec, &mut input, &mut self.outbox).into_owned();
             self.collect();
-            if event == Event::Drained {
+            if event == Event::NeedsInput {
                 assert!(input.is_empty(), "drained with {} bytes left", input.len());
                 return;
             }

@@ -18,7 +18,7 @@ use buddyline::hub::interface::{
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::ice::IceServers;
-use buddyline::protocol::status::CallTold;
+use buddyline::protocol::status::CallStatusReply;
 use frames::frames;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ pub struct Town {
     /// Who has been called and was not there.
     pub woken: Vec<CallEvent>,
     /// What those have been told who asked how a call is.
-    pub told: Vec<(ConnId, CallTold)>,
+    pub told: Vec<(ConnId, CallStatusReply)>,
     next_message: u64,
 }
 
@@ -140,7 +140,7 @@ impl Town {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
         let (credential, call) = (token.map(Credential::parse), Id::string(call));
-        self.handle(Input::CallAsked { conn, credential, call });
+        self.handle(Input::CallStatusRequest { conn, credential, call });
         conn
     }
 
@@ -183,7 +183,7 @@ impl Town {
                     self.asked.push_back((request, *ask));
                 }
                 Effect::Wake(event) => self.woken.push(*event),
-                Effect::TellCall { conn, told } => self.told.push((conn, *told)),
+                Effect::SendCallStatus { conn, reply } => self.told.push((conn, *reply)),
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, code, .. } => {
                     if !self.closed.contains(&(conn, code)) {

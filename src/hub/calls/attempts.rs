@@ -14,22 +14,22 @@ const USERS_MAX: usize = 50_000;
 /// The attempts of all users.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    of_user: HashMap<IdKey, u32>,
-    ends: Deadlines<IdKey>,
+    by_user: HashMap<IdKey, u32>,
+    resets: Deadlines<IdKey>,
 }
 
 impl Attempts {
     /// Counts an attempt, if there were fewer than `max` in the minute that began with the first.
     pub fn count(&mut self, user: &IdKey, max: usize, now: Instant) -> bool {
-        while let Some(user) = self.ends.pop_due(now) {
-            self.of_user.remove(&user);
+        while let Some(user) = self.resets.pop_due(now) {
+            self.by_user.remove(&user);
         }
-        if self.ends.count() > USERS_MAX {
-            let oldest = self.ends.next().and_then(|at| self.ends.pop_due(at));
-            oldest.map(|user| self.of_user.remove(&user));
+        if self.resets.count() > USERS_MAX {
+            let oldest = self.resets.next().and_then(|at| self.resets.pop_due(at));
+            oldest.map(|user| self.by_user.remove(&user));
         }
-        let attempts = self.of_user.entry(user.clone()).or_insert_with(|| {
-            self.ends.set(now + MINUTE, user.clone());
+        let attempts = self.by_user.entry(user.clone()).or_insert_with(|| {
+            self.resets.set(now + MINUTE, user.clone());
             0
         });
         if *attempts as usize >= max {
@@ -55,8 +55,8 @@ mod tests {
         assert!(!attempts.count(&alice, 3, start + Duration::from_secs(59)));
         assert!(attempts.count(&bob, 3, start + Duration::from_secs(59)));
         assert!(attempts.count(&alice, 3, start + MINUTE));
-        assert_eq!(attempts.of_user.len(), 2);
+        assert_eq!(attempts.by_user.len(), 2);
         assert!(attempts.count(&alice, 3, start + MINUTE * 3));
-        assert_eq!(attempts.of_user.len(), 1, "who calls no more is forgotten");
+        assert_eq!(attempts.by_user.len(), 1, "who calls no more is forgotten");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::Told;
+use super::CallEnd;
 use crate::hub::capacity::Few;
 use crate::hub::deadlines::DeadlineKey;
 use crate::hub::interface::ConnId;
@@ -13,19 +13,19 @@ use crate::protocol::{Id, IdKey};
 
 /// Frames that are kept for the devices of one call, and their bytes: a description and what is
 /// found of candidates in half a minute, several times over.
-const KEPT_FRAMES_MAX: usize = 128;
-const KEPT_BYTES_MAX: usize = 64 << 10;
+const BUFFERED_FRAMES_MAX: usize = 128;
+const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
 /// Where a party of a call is.
 #[derive(Debug)]
-pub enum Place {
+pub enum PartyState {
     /// It rings on these devices; there may be none for now.
-    Rings(Few<ConnId>),
+    Ringing(Few<ConnId>),
     /// In the call, on this device.
-    In(ConnId),
+    Joined(ConnId),
     /// In the call, but the device has lost its connection; until then another may take its place.
     /// `None` when that time is over.
-    Lost(Option<DeadlineKey>),
+    Disconnected(Option<DeadlineKey>),
 }
 
 /// A user in a call.
@@ -34,41 +34,41 @@ pub struct Party {
     /// Who, in the form in which they were first written.
     pub user: Id,
     /// Where they are.
-    pub place: Place,
+    pub state: PartyState,
     /// Their app knows of calls: it names one, or has sent a frame that only such an app does.
-    pub knows_calls: bool,
+    pub call_aware: bool,
     /// How many of their devices lost their connection and have not been told how the call went on.
-    pub missed: u32,
+    pub unnotified_devices: u32,
     /// What others said while the device had no connection.
-    kept: Vec<EncodedFrame>,
+    buffered: Vec<EncodedFrame>,
 }
 
 impl Party {
     /// A party who has been in from the start.
-    pub fn caller(user: Id, device: ConnId, knows_calls: bool) -> Party {
-        Party { knows_calls, ..Party::with(user, Place::In(device)) }
+    pub fn caller(user: Id, device: ConnId, call_aware: bool) -> Party {
+        Party { call_aware, ..Party::with(user, PartyState::Joined(device)) }
     }
 
     /// A party whom it rings.
     pub fn called(user: Id, devices: &[ConnId]) -> Party {
-        Party::with(user, Place::Rings(devices.into()))
+        Party::with(user, PartyState::Ringing(devices.into()))
     }
 
-    fn with(user: Id, place: Place) -> Party {
-        Party { user, place, knows_calls: false, missed: 0, kept: Vec::new() }
+    fn with(user: Id, state: PartyState) -> Party {
+        Party { user, state, call_aware: false, unnotified_devices: 0, buffered: Vec::new() }
     }
 
     /// In the call, with a connection or without.
-    pub fn is_in(&self) -> bool {
-        !matches!(self.place, Place::Rings(_))
+    pub fn has_joined(&self) -> bool {
+        !matches!(self.state, PartyState::Ringing(_))
     }
 
     /// The devices that have been told of the call and not of its end.
     pub fn devices(&self) -> &[ConnId] {
-        match &self.place {
-            Place::Rings(devices) => devices,
-            Place::In(device) => std::slice::from_ref(device),
-            Place::Lost(_) => &[],
+        match &self.state {
+            PartyState::Ringing(devices) => devices,
+            PartyState::Joined(device) => std::slice::from_ref(device),
+            PartyState::Disconnected(_) => &[],
         }
     }
 }
@@ -85,7 +85,7 @@ pub struct Call {
     /// Who began it, and then who was called; of a group also who came later.
     pub parties: SmallVec<[Party; 2]>,
     /// Who was called to a group and was not there: no parties, but they may ask and join.
-    pub woken: Few<IdKey>,
+    pub invited_offline: Few<IdKey>,
     /// How far it is; of a group, active from the start.
     pub state: CallState,
     /// When it began.
@@ -98,15 +98,15 @@ pub struct Call {
     /// The caller's candidates, for the device that will answer.
     candidates: Vec<EncodedFrame>,
     /// Too many to be kept: they go to all devices at once.
-    pub(super) trickles: bool,
+    pub(super) relays_candidates: bool,
     /// Candidates of devices that have not answered.
-    early: Vec<(ConnId, EncodedFrame)>,
-    kept_bytes: usize,
+    early_candidates: Vec<(ConnId, EncodedFrame)>,
+    buffered_bytes: usize,
 }
 
 /// Whether a frame is kept for later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Buffered {
     /// It is.
     Yes,
     /// As much is kept as may be.
@@ -121,16 +121,16 @@ impl Call {
             thread,
             is_group,
             parties: SmallVec::new(),
-            woken: Few::new(),
+            invited_offline: Few::new(),
             state: if is_group { CallState::Active } else { CallState::Ringing },
             begun: now,
             ring: None,
             initiated: None,
             offer: None,
             candidates: Vec::new(),
-            trickles: false,
-            early: Vec::new(),
-            kept_bytes: 0,
+            relays_candidates: false,
+            early_candidates: Vec::new(),
+            buffered_bytes: 0,
         }
     }
 
@@ -145,18 +145,18 @@ impl Call {
     }
 
     /// How many are in.
-    pub fn count_in(&self) -> usize {
-        self.parties.iter().filter(|party| party.is_in()).count()
+    pub fn count_joined(&self) -> usize {
+        self.parties.iter().filter(|party| party.has_joined()).count()
     }
 
     /// Whether it rings anybody, on a device or on none for now.
-    pub fn rings(&self) -> bool {
-        self.parties.iter().any(|party| !party.is_in())
+    pub fn is_ringing(&self) -> bool {
+        self.parties.iter().any(|party| !party.has_joined())
     }
 
     /// How far it is, for who asks.
-    pub fn shown_state(&self) -> CallState {
-        let nobody_came = self.is_group && self.count_in() < 2;
+    pub fn reported_state(&self) -> CallState {
+        let nobody_came = self.is_group && self.count_joined() < 2;
         if nobody_came { CallState::Ringing } else { self.state }
     }
 
@@ -167,133 +167,151 @@ impl Call {
 
     /// The devices on which it rings.
     pub fn ringing_devices(&self) -> Few<ConnId> {
-        let rung = self.parties.iter().filter(|party| !party.is_in());
+        let rung = self.parties.iter().filter(|party| !party.has_joined());
         rung.flat_map(Party::devices).copied().collect()
     }
 
     /// What a device is told whose user is in the call on another.
-    pub fn end_elsewhere(&self) -> Told {
+    pub fn answered_elsewhere(&self) -> CallEnd {
         let (id, thread) = (self.id.clone(), self.thread.clone());
-        Told { id, thread, reason: EndReason::AnsweredElsewhere, continues_as: None }
+        CallEnd { id, thread, reason: EndReason::AnsweredElsewhere, continues_as: None }
     }
 
     // ---- what is kept
 
     /// Bytes that are kept.
-    pub fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
     }
 
-    fn kept_frames(&self) -> usize {
-        let of_parties = self.parties.iter().map(|party| party.kept.len());
+    fn buffered_frames(&self) -> usize {
+        let of_parties = self.parties.iter().map(|party| party.buffered.len());
         let begun = usize::from(self.initiated.is_some()) + usize::from(self.offer.is_some());
-        begun + self.candidates.len() + self.early.len() + of_parties.sum::<usize>()
+        begun + self.candidates.len() + self.early_candidates.len() + of_parties.sum::<usize>()
     }
 
-    fn room(&mut self, frame: &EncodedFrame, room: usize) -> Kept {
+    fn reserve(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
         let bytes = frame.len();
-        let fits = bytes <= room.min(KEPT_BYTES_MAX - self.kept_bytes);
-        if !fits || self.kept_frames() == KEPT_FRAMES_MAX {
-            return Kept::No;
+        let fits = bytes <= room.min(BUFFERED_BYTES_MAX - self.buffered_bytes);
+        if !fits || self.buffered_frames() == BUFFERED_FRAMES_MAX {
+            return Buffered::No;
         }
-        self.kept_bytes += bytes;
-        Kept::Yes
+        self.buffered_bytes += bytes;
+        Buffered::Yes
     }
 
     /// Keeps what begins the call for devices that come while it rings, in place of an earlier one.
     /// Without room it is not kept.
-    pub fn keep_beginning(&mut self, frame: &EncodedFrame, is_offer: bool, room: usize) {
+    pub fn buffer_setup_frame(&mut self, frame: &EncodedFrame, is_offer: bool, room: usize) {
         let before = if is_offer { self.offer.take() } else { self.initiated.take() };
-        self.kept_bytes -= before.map_or(0, |frame| frame.len());
-        if self.room(frame, room) == Kept::Yes {
-            let place = if is_offer { &mut self.offer } else { &mut self.initiated };
-            *place = Some(EncodedFrame::clone(frame));
+        self.buffered_bytes -= before.map_or(0, |frame| frame.len());
+        if self.reserve(frame, room) == Buffered::Yes {
+            let slot = if is_offer { &mut self.offer } else { &mut self.initiated };
+            *slot = Some(EncodedFrame::clone(frame));
         }
     }
 
     /// What a device gets that begins to ring.
-    pub fn beginning(&self) -> impl Iterator<Item = &EncodedFrame> {
+    pub fn setup_frames(&self) -> impl Iterator<Item = &EncodedFrame> {
         [&self.initiated, &self.offer].into_iter().flatten()
     }
 
     /// It rings nobody any more: no device will get it.
-    pub fn forget_beginning(&mut self) {
+    pub fn drop_setup_frames(&mut self) {
         for frame in self.initiated.take().into_iter().chain(self.offer.take()) {
-            self.kept_bytes -= frame.len();
+            self.buffered_bytes -= frame.len();
         }
     }
 
     /// Keeps a candidate of the caller's for the device that will answer.
-    pub fn keep_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Kept {
-        let kept = self.room(frame, room);
-        if kept == Kept::Yes {
+    pub fn buffer_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
+        let buffered = self.reserve(frame, room);
+        if buffered == Buffered::Yes {
             self.candidates.push(EncodedFrame::clone(frame));
         }
-        kept
+        buffered
     }
 
     /// The candidates that have been kept.
     pub fn take_candidates(&mut self) -> Vec<EncodedFrame> {
         let taken = std::mem::take(&mut self.candidates);
-        self.kept_bytes -= bytes_of(&taken);
+        self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
     /// Keeps a candidate of a device that has not answered.
-    pub fn keep_early(&mut self, device: ConnId, frame: &EncodedFrame, room: usize) -> Kept {
-        let kept = self.room(frame, room);
-        if kept == Kept::Yes {
-            self.early.push((device, EncodedFrame::clone(frame)));
+    pub fn buffer_early_candidate(
+        &mut self,
+        device: ConnId,
+        frame: &EncodedFrame,
+        room: usize,
+    ) -> Buffered {
+        let buffered = self.reserve(frame, room);
+        if buffered == Buffered::Yes {
+            self.early_candidates.push((device, EncodedFrame::clone(frame)));
         }
-        kept
+        buffered
     }
 
     /// This device has answered: its candidates, and nothing more is kept for who rings.
-    pub fn answered_by(&mut self, device: ConnId) -> Vec<EncodedFrame> {
-        self.forget_beginning();
-        let early = std::mem::take(&mut self.early);
-        self.kept_bytes -= early.iter().map(|(_, frame)| frame.len()).sum::<usize>();
-        early.into_iter().filter(|(from, _)| *from == device).map(|(_, frame)| frame).collect()
+    pub fn take_early_candidates(&mut self, device: ConnId) -> Vec<EncodedFrame> {
+        self.drop_setup_frames();
+        let early_candidates = std::mem::take(&mut self.early_candidates);
+        self.buffered_bytes -= early_candidates.iter().map(|(_, frame)| frame.len()).sum::<usize>();
+        early_candidates
+            .into_iter()
+            .filter(|(from, _)| *from == device)
+            .map(|(_, frame)| frame)
+            .collect()
     }
 
     /// Keeps what was said to a party whose device has no connection.
-    pub fn keep_for(&mut self, at: usize, frame: &EncodedFrame, room: usize) -> Kept {
-        let kept = self.room(frame, room);
-        if kept == Kept::Yes {
-            self.parties[at].kept.push(EncodedFrame::clone(frame));
+    pub fn buffer_for(&mut self, at: usize, frame: &EncodedFrame, room: usize) -> Buffered {
+        let buffered = self.reserve(frame, room);
+        if buffered == Buffered::Yes {
+            self.parties[at].buffered.push(EncodedFrame::clone(frame));
         }
-        kept
+        buffered
     }
 
     /// What was kept for a party.
-    pub fn take_kept(&mut self, at: usize) -> Vec<EncodedFrame> {
-        let taken = std::mem::take(&mut self.parties[at].kept);
-        self.kept_bytes -= bytes_of(&taken);
+    pub fn take_buffered(&mut self, at: usize) -> Vec<EncodedFrame> {
+        let taken = std::mem::take(&mut self.parties[at].buffered);
+        self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
     /// Takes a party out.
     pub fn remove(&mut self, at: usize) -> Party {
         let party = self.parties.remove(at);
-        self.kept_bytes -= bytes_of(&party.kept);
+        self.buffered_bytes -= bytes_of(&party.buffered);
         party
     }
 
     /// Asserts that what is counted is there.
     pub fn check_invariants(&self) {
-        let parties = self.parties.iter().map(|party| bytes_of(&party.kept)).sum::<usize>();
-        let early: usize = self.early.iter().map(|(_, frame)| frame.len()).sum();
-        let begun: usize = self.beginning().map(|frame| frame.len()).sum();
-        assert_eq!(self.kept_bytes, parties + early + begun + bytes_of(&self.candidates));
-        assert!(self.kept_bytes <= KEPT_BYTES_MAX && self.kept_frames() <= KEPT_FRAMES_MAX);
+        let parties = self.parties.iter().map(|party| bytes_of(&party.buffered)).sum::<usize>();
+        let early_candidates: usize =
+            self.early_candidates.iter().map(|(_, frame)| frame.len()).sum();
+        let begun: usize = self.setup_frames().map(|frame| frame.len()).sum();
+        assert_eq!(
+            self.buffered_bytes,
+            parties + early_candidates + begun + bytes_of(&self.candidates)
+        );
+        assert!(
+            self.buffered_bytes <= BUFFERED_BYTES_MAX
+                && self.buffered_frames() <= BUFFERED_FRAMES_MAX
+        );
         assert!(self.is_group || self.parties.len() == 2);
         for (at, party) in self.parties.iter().enumerate() {
             assert_eq!(self.party(&party.user.key), Some(at), "a user is one party");
-            assert!(party.kept.is_empty() || matches!(party.place, Place::Lost(_)));
+            assert!(
+                party.buffered.is_empty() || matches!(party.state, PartyState::Disconnected(_))
+            );
         }
         let answered = matches!(self.state, CallState::Active | CallState::Connecting);
         assert!(
-            self.is_group || answered != self.rings(),
+            self.is_group || answered != self.is_ringing(),
             "a call of two is answered by the other"
         );
     }

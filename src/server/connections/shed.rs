@@ -25,8 +25,11 @@ impl Connections {
             .iter()
             .filter(|(_, connection)| !connection.wire.is_closing())
             .map(|(slot, connection)| {
-                let waits =
-                    if connection.outbox.is_entered() { connection.outbox.weight() } else { 0 };
+                let waits = if connection.outbox.is_charged() {
+                    connection.outbox.memory_bytes()
+                } else {
+                    0
+                };
                 let unread = self.unread.get(&(slot as u32)).map_or(0, Vec::len);
                 let sealed = connection.tls_input_bytes() + connection.tls_output_bytes();
                 let holds = connection.wire.held_bytes() + sealed;

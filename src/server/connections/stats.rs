@@ -24,7 +24,7 @@ impl Connections {
         for (_, connection) in &self.slab {
             let state = if connection.wire.is_closing() {
                 &mut stats.closing
-            } else if connection.wire.in_handshake() || connection.wire.is_asking() {
+            } else if connection.wire.is_in_handshake() || connection.wire.is_awaiting_status() {
                 &mut stats.handshakes
             } else {
                 &mut stats.open

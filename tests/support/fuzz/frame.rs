@@ -22,10 +22,10 @@ use buddyline::hub::interface::{
     Answer, Ask, Bounds, CallSettings, ConnId, Effect, Failure, Input, Looked, Now, Proven,
     RequestId, Settings, Stored, StoredMessage, Target, WaitBounds,
 };
-use buddyline::protocol::call::Relayed;
+use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::parse;
 use buddyline::protocol::credential::Credential;
-use buddyline::protocol::ice::{IceServers, Turn};
+use buddyline::protocol::ice::{IceServers, TurnServers};
 use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
 use frames::frames;
 use serde_json::value::RawValue;
@@ -66,8 +66,8 @@ fn read(text: &str) {
     if let Err(fault) = &frame {
         assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
     }
-    if let Ok(passed_on) = Relayed::read(text, &IdKey::Number(2)) {
-        let passed_on = passed_on.naming(Some(&Id::number(5)), Some(&Id::number(2)));
+    if let Ok(passed_on) = RelayedFrame::read(text, &IdKey::Number(2)) {
+        let passed_on = passed_on.with_ids(Some(&Id::number(5)), Some(&Id::number(2)));
         let fields = object(&passed_on);
         assert!(!fields.contains_key("token") && !fields.contains_key("clientId"));
         if frame.is_ok() {
@@ -88,7 +88,7 @@ fn read(text: &str) {
 }
 
 fn settings() -> Settings {
-    let turn = Turn::new(vec!["turn:a".into()], b"a secret of the tests", 60);
+    let turn = TurnServers::new(vec!["turn:a".into()], b"a secret of the tests", 60);
     Settings {
         trust: Trust::Open,
         presence: PresenceScope::All,
@@ -274,7 +274,7 @@ impl Stage {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
-                Effect::Wake(_) | Effect::TellCall { .. } => {}
+                Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
                 // As the server does it: the hub hears at once that the connection is gone.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {

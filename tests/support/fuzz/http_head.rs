@@ -31,10 +31,10 @@ pub fn run(data: &[u8]) {
             check_answer(&response, head);
             check_opened(&opened, peer, &rules);
         }
-        Handshake::AskCall { asked, .. } => {
+        Handshake::CallStatusRequest { status_request, .. } => {
             assert_ne!(rules.readiness, Readiness::Draining, "no new questions");
             check_opened(
-                &Opened { client: asked.client, credential: asked.credential },
+                &Opened { client: status_request.client, credential: status_request.credential },
                 peer,
                 &rules,
             );
@@ -165,11 +165,11 @@ fn hear(
         let mut read = part.to_vec();
         let mut input = &mut *read;
         let event = wire.next(codec, &mut input, &mut outbox).into_owned();
-        if event != Event::Drained {
+        if event != Event::NeedsInput {
             let answer = outbox.only().map(<[u8]>::to_vec).unwrap_or_default();
             return (Some(event), answer);
         }
-        assert!(input.is_empty() && wire.in_handshake());
+        assert!(input.is_empty() && wire.is_in_handshake());
     }
     assert!(outbox.is_empty());
     (None, Vec::new())

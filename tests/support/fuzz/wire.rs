@@ -84,7 +84,7 @@ fn hear(
         talk.hear(codec, now);
         let kept = talk.wire.held_bytes();
         // Fragments up to the limit, and a frame; a header has fourteen bytes at most.
-        let may_be_kept = if talk.wire.in_handshake() {
+        let may_be_kept = if talk.wire.is_in_handshake() {
             HEAD_BYTES_MAX + 1
         } else {
             limit.saturating_mul(2).saturating_add(14)
@@ -99,14 +99,14 @@ fn agree(whole: &Talk, cut: &Talk) {
     assert_eq!(whole.events, cut.events, "the cuts show");
     assert_eq!(whole.output, cut.output, "the cuts show");
     assert_eq!(whole.wire.is_closing(), cut.wire.is_closing(), "the cuts show");
-    assert_eq!(whole.wire.is_unfinished(), cut.wire.is_unfinished(), "the cuts show");
+    assert_eq!(whole.wire.has_partial_message(), cut.wire.has_partial_message(), "the cuts show");
 }
 
 fn check_output(talk: &Talk, received: usize) {
     let output = &talk.output;
     assert!(output.len() <= received + ANSWER_BYTES_MAX, "more goes out than comes in");
     if output.is_empty() {
-        assert!(talk.wire.in_handshake() || talk.events.is_empty());
+        assert!(talk.wire.is_in_handshake() || talk.events.is_empty());
         return;
     }
     assert!(output.starts_with(b"HTTP/1.1 "), "the answer to the request comes first");

@@ -90,7 +90,7 @@ impl Link {
         while !self.outbox.is_empty() {
             let room = self.room.saturating_sub(self.down.len());
             if room == 0 {
-                return self.outbox.enter(ledger);
+                return self.outbox.charge(ledger);
             }
             let mut slices = [IoSlice::new(&[]); 4];
             let filled = self.outbox.gather(&mut slices);

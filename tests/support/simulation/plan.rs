@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
-use buddyline::protocol::ice::{IceServers, Turn};
+use buddyline::protocol::ice::{IceServers, TurnServers};
 
 use crate::dice::Dice;
 
@@ -41,7 +41,7 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
     let scopes = [PresenceScope::All, PresenceScope::Threads, PresenceScope::Off];
     let wide = dice.chance(60);
     let soft = if wide { 20_000 } else { dice.between(100, 1_000) as usize };
-    let turn = Turn::new(vec!["turn:a".into()], b"a secret of the tests", 60);
+    let turn = TurnServers::new(vec!["turn:a".into()], b"a secret of the tests", 60);
     let hub = Settings {
         trust: if dice.chance(60) { Trust::Verified } else { Trust::Open },
         presence: dice.pick(&scopes),

@@ -148,11 +148,11 @@ impl<'a> World<'a> {
         let Some(link) = self.links[slot].as_mut() else { return false };
         let conn = link.id;
         let event = link.wire.next(&mut self.codec, input, &mut link.outbox);
-        if !matches!(event, Event::Drained) {
+        if !matches!(event, Event::NeedsInput) {
             link.since = now;
         }
         match event {
-            Event::Drained => return false,
+            Event::NeedsInput => return false,
             Event::Opened(opened) => {
                 link.opened = true;
                 let credential = opened.credential;
@@ -160,7 +160,7 @@ impl<'a> World<'a> {
                 self.shadow.opened(conn, token.map(|token| token.secret()));
                 self.hub.handle(Input::Opened { conn, credential }, self.now);
             }
-            Event::CallAsked(asked) => panic!("nobody asks for a call: {asked:?}"),
+            Event::CallStatusRequest(asked) => panic!("nobody asks for a call: {asked:?}"),
             Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
             Event::Text(text) => {
                 let text = &*text;
@@ -230,7 +230,7 @@ impl<'a> World<'a> {
                         let asked = self.site.ask(request, *ask, now, &mut self.dice);
                         self.note(&format!("  asks {} {asked}", request.0));
                     }
-                    Effect::Wake(_) | Effect::TellCall { .. } => {}
+                    Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
                     Effect::Close { conn, code, reason } => {
                         let slot = conn.slot as usize;
                         if self.link(slot).is_some_and(|link| link.id == conn) {
@@ -266,13 +266,13 @@ impl<'a> World<'a> {
         if link.id != to || link.wire.is_closing() {
             return;
         }
-        if link.outbox.weight() > soft {
+        if link.outbox.memory_bytes() > soft {
             link.flush(&mut self.ledger);
-            if hint && link.outbox.weight() > soft {
+            if hint && link.outbox.memory_bytes() > soft {
                 self.missed += 1;
                 return;
             }
-            if link.outbox.weight() > hard {
+            if link.outbox.memory_bytes() > hard {
                 return self.overflow(slot);
             }
         }
@@ -285,7 +285,7 @@ impl<'a> World<'a> {
         let hard = self.plan.hard;
         let Some(link) = self.links[slot].as_mut() else { return };
         link.flush(&mut self.ledger);
-        if !link.wire.is_closing() && link.outbox.weight() > hard {
+        if !link.wire.is_closing() && link.outbox.memory_bytes() > hard {
             self.overflow(slot);
         }
     }
@@ -350,7 +350,8 @@ impl<'a> World<'a> {
                 self.cut(slot);
             }
         }
-        let waiting: Vec<usize> = self.links.iter().flatten().map(|l| l.outbox.weight()).collect();
+        let waiting: Vec<usize> =
+            self.links.iter().flatten().map(|l| l.outbox.memory_bytes()).collect();
         // One frame of any size finds its place, and a relayed one is the largest.
         let frame = FRAME_MAX + 1_000;
         let heaviest = waiting.iter().max().copied().unwrap_or(0);
@@ -428,7 +429,7 @@ impl<'a> World<'a> {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
             let takes = now - link.since;
-            if link.wire.in_handshake() {
+            if link.wire.is_in_handshake() {
                 if takes >= HANDSHAKE_LASTS {
                     link.wire.time_out(&mut link.outbox);
                     link.since = now;
@@ -437,7 +438,7 @@ impl<'a> World<'a> {
                 if takes >= CLOSING_LASTS {
                     self.cut(slot);
                 }
-            } else if link.wire.is_unfinished() && takes >= UNFINISHED_LASTS {
+            } else if link.wire.has_partial_message() && takes >= UNFINISHED_LASTS {
                 self.dismiss(slot, 1008, "the rest of a frame did not come");
                 self.drain();
             } else if let Some(every) = self.plan.ping_every {

@@ -5,7 +5,7 @@
 
 /// The kind of what leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameKind {
+pub enum ServerFrameKind {
     /// Someone has come online.
     UserConnected,
     /// Someone has gone.
@@ -27,65 +27,65 @@ pub enum FrameKind {
     /// A call frame, as its sender wrote it.
     Call,
     /// Several who have come or gone, in one piece.
-    Gathered,
+    Batch,
     /// STUN and TURN servers.
     IceServers,
 }
 
 /// How each frame of the server's own begins.
-const BEGINNING: &[u8] = br#"{"type":""#;
+const FRAME_PREFIX: &[u8] = br#"{"type":""#;
 
-impl FrameKind {
+impl ServerFrameKind {
     /// Every kind, with its word, in the order of their numbers.
-    pub const ALL: [(FrameKind, &'static str); 12] = [
-        (FrameKind::UserConnected, "user_connected"),
-        (FrameKind::UserDisconnected, "user_disconnected"),
-        (FrameKind::ThreadJoined, "thread_joined"),
-        (FrameKind::ThreadLeft, "thread_left"),
-        (FrameKind::Message, "message"),
-        (FrameKind::Typing, "typing"),
-        (FrameKind::OnlineUsers, "online_users"),
-        (FrameKind::Pong, "pong"),
-        (FrameKind::Error, "error"),
-        (FrameKind::Call, "call"),
-        (FrameKind::Gathered, "gathered"),
-        (FrameKind::IceServers, "ice_servers"),
+    pub const ALL: [(ServerFrameKind, &'static str); 12] = [
+        (ServerFrameKind::UserConnected, "user_connected"),
+        (ServerFrameKind::UserDisconnected, "user_disconnected"),
+        (ServerFrameKind::ThreadJoined, "thread_joined"),
+        (ServerFrameKind::ThreadLeft, "thread_left"),
+        (ServerFrameKind::Message, "message"),
+        (ServerFrameKind::Typing, "typing"),
+        (ServerFrameKind::OnlineUsers, "online_users"),
+        (ServerFrameKind::Pong, "pong"),
+        (ServerFrameKind::Error, "error"),
+        (ServerFrameKind::Call, "call"),
+        (ServerFrameKind::Batch, "gathered"),
+        (ServerFrameKind::IceServers, "ice_servers"),
     ];
 
     /// The kind of a text frame, header included; a few letters tell. What is not one of the
     /// server's own is a call's.
-    pub fn of(frame: &[u8]) -> FrameKind {
+    pub fn classify(frame: &[u8]) -> ServerFrameKind {
         let (head, payload) = match frame {
             [_, 127, a, b, c, d, e, f, g, h, ..] => {
                 (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
             }
             [_, 126, a, b, ..] => (4, u64::from(u16::from_be_bytes([*a, *b]))),
             [_, length, ..] => (2, u64::from(*length)),
-            _ => return FrameKind::Call,
+            _ => return ServerFrameKind::Call,
         };
-        let Some(text) = frame.get(head..) else { return FrameKind::Call };
+        let Some(text) = frame.get(head..) else { return ServerFrameKind::Call };
         if text.len() as u64 != payload {
-            return FrameKind::Gathered;
+            return ServerFrameKind::Batch;
         }
-        match text.strip_prefix(BEGINNING) {
-            Some([b'u', _, _, _, _, b'c', ..]) => FrameKind::UserConnected,
-            Some([b'u', _, _, _, _, b'd', ..]) => FrameKind::UserDisconnected,
-            Some([b't', b'h', _, _, _, _, _, b'j', ..]) => FrameKind::ThreadJoined,
-            Some([b't', b'h', _, _, _, _, _, b'l', ..]) => FrameKind::ThreadLeft,
-            Some([b'm', ..]) => FrameKind::Message,
-            Some([b't', b'y', ..]) => FrameKind::Typing,
-            Some([b'o', b'n', ..]) => FrameKind::OnlineUsers,
-            Some([b'p', ..]) => FrameKind::Pong,
-            Some([b'i', b'c', b'e', b'_', ..]) => FrameKind::IceServers,
-            Some([b'e', ..]) => FrameKind::Error,
-            _ => FrameKind::Call,
+        match text.strip_prefix(FRAME_PREFIX) {
+            Some([b'u', _, _, _, _, b'c', ..]) => ServerFrameKind::UserConnected,
+            Some([b'u', _, _, _, _, b'd', ..]) => ServerFrameKind::UserDisconnected,
+            Some([b't', b'h', _, _, _, _, _, b'j', ..]) => ServerFrameKind::ThreadJoined,
+            Some([b't', b'h', _, _, _, _, _, b'l', ..]) => ServerFrameKind::ThreadLeft,
+            Some([b'm', ..]) => ServerFrameKind::Message,
+            Some([b't', b'y', ..]) => ServerFrameKind::Typing,
+            Some([b'o', b'n', ..]) => ServerFrameKind::OnlineUsers,
+            Some([b'p', ..]) => ServerFrameKind::Pong,
+            Some([b'i', b'c', b'e', b'_', ..]) => ServerFrameKind::IceServers,
+            Some([b'e', ..]) => ServerFrameKind::Error,
+            _ => ServerFrameKind::Call,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::call::Relayed;
+    use super::super::call::RelayedFrame;
     use super::super::client::{FrameType, ReplyTo};
     use super::super::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
     use super::super::{ClientError, ErrorCode, Id, IdKey};
@@ -129,10 +129,13 @@ mod tests {
             ] {
                 let json = serde_json::to_value(&frame).unwrap();
                 let encoded = encoder.encode(&frame);
-                let kind = FrameKind::of(&encoded);
-                assert_eq!(FrameKind::ALL[kind as usize], (kind, json["type"].as_str().unwrap()));
+                let kind = ServerFrameKind::classify(&encoded);
+                assert_eq!(
+                    ServerFrameKind::ALL[kind as usize],
+                    (kind, json["type"].as_str().unwrap())
+                );
                 let two = [&encoded[..], &encoded[..]].concat();
-                assert_eq!(FrameKind::of(&two), FrameKind::Gathered);
+                assert_eq!(ServerFrameKind::classify(&two), ServerFrameKind::Batch);
             }
         }
     }
@@ -146,17 +149,22 @@ mod tests {
                 format!(r#"{{"recipientId":8,"type":"{word}"}}"#),
                 r#"{"x":"{\"type\":\"message\"}"}"#.to_owned(),
             ] {
-                let text = Relayed::read(&text, &IdKey::Number(7)).unwrap().naming(None, None);
-                assert_eq!(FrameKind::of(&encoder.encode_text(&text)), FrameKind::Call, "{text}");
+                let text =
+                    RelayedFrame::read(&text, &IdKey::Number(7)).unwrap().with_ids(None, None);
+                assert_eq!(
+                    ServerFrameKind::classify(&encoder.encode_text(&text)),
+                    ServerFrameKind::Call,
+                    "{text}"
+                );
             }
         }
         for bytes in [&[][..], &[0x81], &[0x81, 127, 0], &[0x81, 0]] {
-            FrameKind::of(bytes);
+            ServerFrameKind::classify(bytes);
         }
     }
 
     #[test]
     fn the_kinds_stand_in_the_order_of_their_numbers() {
-        assert!(FrameKind::ALL.iter().enumerate().all(|(n, (kind, _))| *kind as usize == n));
+        assert!(ServerFrameKind::ALL.iter().enumerate().all(|(n, (kind, _))| *kind as usize == n));
     }
 }

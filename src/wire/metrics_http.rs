@@ -12,7 +12,7 @@ const HEADERS_MAX: usize = 32;
 
 /// What the bytes so far ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum MetricsRequest {
     /// The head is not complete.
     Incomplete,
     /// The numbers, or only the head of the answer with them.
@@ -25,32 +25,40 @@ pub enum Asked {
 }
 
 /// Reads a request from the first bytes of a connection.
-pub fn receive(bytes: &[u8], readiness: Readiness) -> Asked {
+pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Asked::Incomplete,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => {
+            return MetricsRequest::Incomplete;
+        }
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
             let status = "431 Request Header Fields Too Large";
-            return Asked::Respond(handshake::text(status, "", "The request's head is too large."));
+            return MetricsRequest::Respond(handshake::text(
+                status,
+                "",
+                "The request's head is too large.",
+            ));
         }
-        Err(_) => return Asked::Respond(handshake::bad("This is no HTTP/1.1 request.")),
+        Err(_) => {
+            return MetricsRequest::Respond(handshake::bad_request("This is no HTTP/1.1 request."));
+        }
     }
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let head_only = request.method == Some("HEAD");
     let response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/metrics") => return Asked::Metrics { head_only },
-        (Some("GET" | "HEAD"), "/healthz") => handshake::healthy(),
-        (Some("GET" | "HEAD"), "/readyz") => handshake::ready(readiness),
+        (Some("GET" | "HEAD"), "/metrics") => return MetricsRequest::Metrics { head_only },
+        (Some("GET" | "HEAD"), "/healthz") => handshake::healthz_response(),
+        (Some("GET" | "HEAD"), "/readyz") => handshake::readyz_response(readiness),
         (Some("GET" | "HEAD"), _) => {
             let paths = "There are /metrics, /healthz and /readyz here.";
             handshake::text("404 Not Found", "", paths)
         }
-        _ => handshake::bad("Only GET and HEAD are answered here."),
+        _ => handshake::bad_request("Only GET and HEAD are answered here."),
     };
-    Asked::Respond(if head_only { handshake::without_body(response) } else { response })
+    MetricsRequest::Respond(if head_only { handshake::without_body(response) } else { response })
 }
 
 /// The answer with the numbers.
@@ -64,13 +72,13 @@ pub fn metrics(page: &str, head_only: bool) -> String {
 mod tests {
     use super::*;
 
-    fn ask(bytes: &[u8]) -> Asked {
+    fn ask(bytes: &[u8]) -> MetricsRequest {
         receive(bytes, Readiness::Draining)
     }
 
     /// The first line of the answer, and its body.
     fn answer(bytes: &[u8]) -> (String, String) {
-        let Asked::Respond(response) = ask(bytes) else { panic!("it is answered") };
+        let MetricsRequest::Respond(response) = ask(bytes) else { panic!("it is answered") };
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("\r\nConnection: close"), "{head}");
         (head.lines().next().unwrap().to_owned(), body.to_owned())
@@ -78,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_monitor_asks_for_numbers_for_health_and_for_readiness() {
-        let metrics = |head_only| Asked::Metrics { head_only };
+        let metrics = |head_only| MetricsRequest::Metrics { head_only };
         assert_eq!(ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
         assert_eq!(ask(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
         assert_eq!(ask(b"HEAD /metrics HTTP/1.1\r\n\r\n"), metrics(true));
@@ -110,10 +118,10 @@ mod tests {
     #[test]
     fn a_head_may_come_in_pieces_and_has_its_limit() {
         let whole = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-        assert!((0..whole.len()).all(|n| ask(&whole[..n]) == Asked::Incomplete));
+        assert!((0..whole.len()).all(|n| ask(&whole[..n]) == MetricsRequest::Incomplete));
         let mut long = b"GET /metrics HTTP/1.1\r\nX: ".to_vec();
         long.resize(HEAD_BYTES_MAX - 1, b'x');
-        assert_eq!(ask(&long), Asked::Incomplete);
+        assert_eq!(ask(&long), MetricsRequest::Incomplete);
         long.push(b'x');
         assert!(answer(&long).0.starts_with("HTTP/1.1 431 "));
         let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));

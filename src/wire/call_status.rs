@@ -12,9 +12,9 @@ use percent_encoding::percent_decode_str;
 
 use super::handshake::{self, Handshake, NO_STORE, Readiness, Rules};
 use super::outbox::Outbox;
-use super::{Phase, Wire, token};
+use super::{Wire, WireState, token};
 use crate::protocol::credential::Credential;
-use crate::protocol::status::CallTold;
+use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, ID_BYTES_MAX, Id};
 
 /// For a body that is JSON, and nothing else to any browser.
@@ -28,7 +28,7 @@ const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD\r\n\
 
 /// Who asks, and for which call.
 #[derive(Debug, PartialEq, Eq)]
-pub struct CallAsked {
+pub struct CallStatusRequest {
     /// The address at the other end, behind trusted proxies if there are any.
     pub client: IpAddr,
     /// What proves who it is, or what is wrong with that.
@@ -39,21 +39,21 @@ pub struct CallAsked {
 
 /// How an answer is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Form {
+pub struct ResponseFormat {
     /// As HEAD gets it.
     without_body: bool,
     /// The page that may read it, or none.
     origin: Option<Box<str>>,
 }
 
-impl Form {
-    fn of(request: &httparse::Request<'_, '_>) -> Form {
+impl ResponseFormat {
+    fn from_request(request: &httparse::Request<'_, '_>) -> ResponseFormat {
         // What no browser writes is said back to nobody.
-        let origin = handshake::only(request, "origin").filter(|origin| {
+        let origin = handshake::single_header(request, "origin").filter(|origin| {
             !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic())
         });
         let without_body = request.method == Some("HEAD");
-        Form { without_body, origin: origin.map(Into::into) }
+        ResponseFormat { without_body, origin: origin.map(Into::into) }
     }
 
     fn headers(&self, more: &str) -> String {
@@ -66,40 +66,42 @@ impl Form {
     }
 
     fn text(&self, status: &str, more: &str, line: &str) -> String {
-        self.whole(handshake::text(status, &self.headers(more), line))
+        self.finish(handshake::text(status, &self.headers(more), line))
     }
 
-    fn whole(&self, response: String) -> String {
+    fn finish(&self, response: String) -> String {
         if self.without_body { handshake::without_body(response) } else { response }
     }
 
     /// The whole answer.
-    fn answer(&self, told: &CallTold) -> String {
-        match told {
-            CallTold::Status(status) => {
+    fn response(&self, reply: &CallStatusReply) -> String {
+        match reply {
+            CallStatusReply::Status(status) => {
                 // Of ids and words: no error can come of it.
                 let body = serde_json::to_string(status).unwrap_or_default();
-                self.whole(handshake::page("200 OK", &self.headers(JSON), &body))
+                self.finish(handshake::page("200 OK", &self.headers(JSON), &body))
             }
-            CallTold::NoSuchCall => {
+            CallStatusReply::NoSuchCall => {
                 self.text("404 Not Found", "", "You are in no such call; it may be long over.")
             }
-            CallTold::TokenMissing => self.text(
+            CallStatusReply::TokenMissing => self.text(
                 "401 Unauthorized",
                 "WWW-Authenticate: Bearer\r\n",
                 "Nothing proves who you are: send Authorization: Bearer and your token.",
             ),
             // RFC 6750 section 3.1.
-            CallTold::NotProven(fault) => self.text(
+            CallStatusReply::CredentialRejected(fault) => self.text(
                 "401 Unauthorized",
                 "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n",
                 &fault.text,
             ),
-            CallTold::NotKnown { fault, retry_after_s } => self.later(*retry_after_s, &fault.text),
+            CallStatusReply::Unavailable { fault, retry_after_s } => {
+                self.unavailable(*retry_after_s, &fault.text)
+            }
         }
     }
 
-    fn later(&self, seconds: u32, line: &str) -> String {
+    fn unavailable(&self, seconds: u32, line: &str) -> String {
         let more =
             format!("Retry-After: {seconds}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
         self.text("503 Service Unavailable", &more, line)
@@ -108,7 +110,7 @@ impl Form {
 
 /// The name of the call that a request asks for, as it is written; `None` if it asks for something
 /// else. As with WebSockets, the path may have anything before: proxies pass on what they get.
-pub(super) fn name_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str> {
+pub(super) fn call_id_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str> {
     let path = request.path?;
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let (before, name) = path.rsplit_once('/')?;
@@ -116,65 +118,69 @@ pub(super) fn name_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str
 }
 
 /// What becomes of such a request.
-pub(super) fn ask(
+pub(super) fn accept(
     request: &httparse::Request<'_, '_>,
     name: &str,
     peer: IpAddr,
     rules: &Rules,
 ) -> Handshake {
-    if !handshake::may_come_in(request, &rules.origins) {
+    if !handshake::is_origin_allowed(request, &rules.origins) {
         return handshake::refuse_origin(request);
     }
-    let form = Form::of(request);
+    let format = ResponseFormat::from_request(request);
     match request.method {
         Some("GET" | "HEAD") => {}
         // A page may send a token along only if its browser has asked whether it may.
-        Some("OPTIONS") if form.origin.is_some() => {
-            let response = handshake::page("200 OK", &form.headers(PREFLIGHT), "");
+        Some("OPTIONS") if format.origin.is_some() => {
+            let response = handshake::page("200 OK", &format.headers(PREFLIGHT), "");
             return handshake::respond(response);
         }
-        _ => return handshake::respond(handshake::bad("Only GET and HEAD are answered here.")),
+        _ => {
+            return handshake::respond(handshake::bad_request(
+                "Only GET and HEAD are answered here.",
+            ));
+        }
     }
     if rules.readiness == Readiness::Draining {
         let line = "The server is restarting; try again.";
-        return handshake::respond(form.later(RETRY_AFTER_S, line));
+        return handshake::respond(format.unavailable(RETRY_AFTER_S, line));
     }
     let text = percent_decode_str(name).decode_utf8();
     let Some(text) = text.ok().filter(|text| (1..=ID_BYTES_MAX).contains(&text.len())) else {
         let line = format!("A callId has 1 to {ID_BYTES_MAX} bytes of UTF-8, percent-encoded.");
-        return handshake::respond(form.text("400 Bad Request", "", &line));
+        return handshake::respond(format.text("400 Bad Request", "", &line));
     };
-    let asked = CallAsked {
+    let status_request = CallStatusRequest {
         client: handshake::client(request, peer, &rules.proxies),
         credential: token::credential(request),
         call: Id::string(&text),
     };
-    Handshake::AskCall { asked, form }
+    Handshake::CallStatusRequest { status_request, format }
 }
 
 impl Wire {
     /// Whether it has asked how a call is, and has not been answered.
-    pub fn is_asking(&self) -> bool {
-        matches!(self.phase, Phase::Asking(_))
+    pub fn is_awaiting_status(&self) -> bool {
+        matches!(self.state, WireState::AwaitingStatus(_))
     }
 
     /// Answers who has asked how a call is; the conversation is over by that.
-    pub fn send_call_status(&mut self, told: &CallTold, outbox: &mut Outbox) {
-        if let Phase::Asking(form) = &self.phase {
-            outbox.push(form.answer(told).into_bytes().into());
-            self.phase = Phase::Closing;
+    pub fn send_call_status(&mut self, reply: &CallStatusReply, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            outbox.push(format.response(reply).into_bytes().into());
+            self.state = WireState::Closing;
         }
     }
 
     /// Says to who has asked how a call is that there is no answer: the server ends, or it has
     /// taken too long.
-    pub(super) fn leave_unanswered(&mut self, ends: bool, outbox: &mut Outbox) {
-        if let Phase::Asking(form) = &self.phase {
-            let line = match ends {
+    pub(super) fn fail_call_status(&mut self, is_draining: bool, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            let line = match is_draining {
                 true => "The server is restarting; try again.",
                 false => "The site has not said in time whose the token is; try again.",
             };
-            outbox.push(form.later(RETRY_AFTER_S, line).into_bytes().into());
+            outbox.push(format.unavailable(RETRY_AFTER_S, line).into_bytes().into());
         }
     }
 }
