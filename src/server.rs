@@ -365,10 +365,10 @@ impl Server {
                         self.connections.deliver(to, frame, true);
                         self.stats.count_sent(kind, self.connections.sent - sent);
                     }
-                    Effect::Spread { to, frame, can_be_missed } => {
+                    Effect::Spread { to, frame, droppable } => {
                         let receivers = self.hub.receivers(to);
                         self.stats.fan_outs.record(receivers.len() as u64);
-                        self.connections.broadcast(receivers, &frame, can_be_missed);
+                        self.connections.broadcast(receivers, &frame, droppable);
                         self.stats.count_sent(
                             ServerFrameKind::classify(&frame),
                             self.connections.sent - sent,

@@ -293,15 +293,15 @@ fn who_is_called_and_was_woken_hears_how_the_call_is_and_is_not_there() {
     let asker = town.ask_call(1, Some("token-of-8"), "c");
     let (request, credential) = town.asked_proof();
     assert_eq!((credential.secret(), town.hub.status_requests()), ("token-of-8", 1));
-    assert!(town.told.is_empty() && town.hub.awaits_outcome(asker));
+    assert!(town.told.is_empty() && town.hub.is_awaiting_outcome(asker));
     town.prove(request, 8, None);
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
     assert_eq!(status(&told(&mut town, asker)), expected);
-    assert_eq!((town.hub.status_requests(), town.hub.unsettled()), (0, [0, 0, 0]));
+    assert_eq!((town.hub.status_requests(), town.hub.backlog()), (0, [0, 0, 0]));
     // No end is told of who never came.
     town.pass(10 * SECOND);
     town.hears_nothing();
-    assert_eq!((town.hub.census().users, town.hub.census().connections), (1, 1));
+    assert_eq!((town.hub.counts().users, town.hub.counts().connections), (1, 1));
 
     // The proof is remembered: for another question, and for the WebSocket.
     let asker = town.ask_call(1, Some("token-of-8"), "c");
@@ -426,9 +426,9 @@ fn who_goes_before_the_answer_takes_the_question_along() {
     say(&mut town, seven, &ring(Some(8), "c"));
     // Two are with the site, the third is in line.
     let askers = [1, 2, 3].map(|n| town.ask_call(n, Some(&format!("token-{n}")), "c"));
-    assert_eq!((town.questions(), town.hub.unsettled()[1]), (2, 3));
+    assert_eq!((town.questions(), town.hub.backlog()[1]), (2, 3));
     town.close(askers[2]);
-    assert_eq!((town.hub.status_requests(), town.hub.unsettled()[1]), (2, 2));
+    assert_eq!((town.hub.status_requests(), town.hub.backlog()[1]), (2, 2));
     town.close(askers[0]);
     let (request, _) = town.asked_proof();
     town.prove(request, 8, None);
@@ -436,7 +436,7 @@ fn who_goes_before_the_answer_takes_the_question_along() {
     let (request, _) = town.asked_proof();
     town.fail(request, Failure::TokenRefused);
     assert!(matches!(told(&mut town, askers[1]), CallStatusReply::CredentialRejected(_)));
-    assert_eq!((town.questions(), town.hub.unsettled()), (0, [0, 0, 0]));
+    assert_eq!((town.questions(), town.hub.backlog()), (0, [0, 0, 0]));
 }
 
 #[test]
@@ -459,7 +459,7 @@ fn no_more_wait_than_the_site_could_answer_in_time() {
     let asker = town.ask_call(256, Some("token-0"), "c");
     assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
     let waits = town.ask_call(0, Some("token-256"), "c");
-    assert!(town.told.is_empty() && town.hub.awaits_outcome(waits));
+    assert!(town.told.is_empty() && town.hub.is_awaiting_outcome(waits));
 }
 
 #[test]
@@ -480,7 +480,7 @@ fn who_is_called_to_a_group_and_was_not_there_may_ask_as_long_as_they_take_part(
     town.list(request, &[7, 8]);
     let asker = town.ask_call(2, Some("token-of-9"), "g");
     assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
-    assert_eq!(town.hub.census().calls, [1, 0]);
+    assert_eq!(town.hub.counts().calls, [1, 0]);
 }
 
 #[test]
@@ -526,7 +526,7 @@ fn in_open_trust_everyone_is_told_whatever_they_bring() {
     assert_eq!(status(&told(&mut town, asker))["reason"], "cancelled");
     let asker = town.ask_call(1, None, "8");
     assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
-    assert_eq!((town.questions(), town.hub.census().users), (0, 1));
+    assert_eq!((town.questions(), town.hub.counts().users), (0, 1));
 }
 
 // ---- the whole server

@@ -80,7 +80,7 @@ impl Scene {
     /// Nobody is in a call or rings.
     #[track_caller]
     fn is_silent(&self) {
-        assert_eq!(self.town.hub.census().calls, [0, 0]);
+        assert_eq!(self.town.hub.counts().calls, [0, 0]);
     }
 }
 
@@ -206,7 +206,7 @@ fn the_callee_may_make_the_offer() {
     s.hears(&[(s.laptop, "answer")]);
     s.town.pass(60 * SECOND);
     s.town.hears_nothing();
-    assert_eq!(s.town.hub.census().calls, [0, 1]);
+    assert_eq!(s.town.hub.counts().calls, [0, 1]);
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn of_two_who_call_each_other_the_call_with_the_lesser_id_stands() {
     assert_eq!(text(&heard[0].1, "continuesAs"), "1");
     s.say_in(s.alice, "answer", Some("1"));
     s.hears(&[(s.phone, "answer")]);
-    assert_eq!(s.town.hub.census().calls, [0, 1]);
+    assert_eq!(s.town.hub.counts().calls, [0, 1]);
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn a_call_without_a_name_to_someone_offline_is_over_at_once() {
     town.say(alice, &frame("call_initiated", 2, 3, None).to_string());
     let fault = town.hears_error(alice, "recipient_offline");
     assert!(fault["callId"].is_string());
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
     assert_eq!(town.woken.len(), 1);
     let bob = town.open(1);
     town.say(bob, r#"{"type":"user_connected","userId":3}"#);
@@ -646,7 +646,7 @@ fn in_verified_trust_a_call_is_for_participants_and_ends_for_who_is_taken_out() 
     let heard = told(&mut town);
     assert!(heard.contains(&(seven, "ended c failed".into())), "{heard:?}");
     assert!(heard.contains(&(eight, "ended c failed".into())), "{heard:?}");
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
 }
 
 // ---- what is on its way when something else happens
@@ -677,7 +677,7 @@ fn what_the_loser_of_two_calls_still_says_of_its_own_is_not_answered() {
     s.say(s.alice, "ice-candidate");
     s.say(s.alice, "offer");
     s.town.hears_nothing();
-    assert_eq!(s.town.hub.census().calls, [1, 0]);
+    assert_eq!(s.town.hub.counts().calls, [1, 0]);
 }
 
 #[test]
@@ -694,7 +694,7 @@ fn a_cancel_does_not_overtake_a_call_that_waits_for_the_sites_word() {
     let of_eight = heard.iter().filter(|(to, _)| *to == eight).map(|(_, words)| words.as_str());
     let expected = ["call_initiated", "call_cancelled", "ended c cancelled"];
     assert_eq!(of_eight.collect::<Vec<_>>(), expected);
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
 }
 
 #[test]
@@ -736,7 +736,7 @@ fn old_apps_that_begin_with_an_offer_ring_all_devices_each_time() {
         s.say_in(s.laptop, "answer", None);
         assert!(s.heard().contains(&(s.alice, "answer".to_owned())));
     }
-    assert_eq!(s.town.hub.census().calls, [0, 1]);
+    assert_eq!(s.town.hub.counts().calls, [0, 1]);
 }
 
 #[test]
@@ -826,7 +826,7 @@ fn a_group_call_goes_on_without_those_who_do_not_come() {
         3,
         "{heard:?}"
     );
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
 }
 
 #[test]
@@ -943,7 +943,7 @@ fn of_more_answered_calls_than_a_user_has_the_oldest_ends() {
             _ => assert_eq!(heard, [(conn, "answer".to_owned())]),
         }
     }
-    assert_eq!(town.hub.census().calls, [0, 4]);
+    assert_eq!(town.hub.counts().calls, [0, 4]);
 }
 
 #[test]

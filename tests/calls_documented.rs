@@ -242,7 +242,7 @@ fn who_comes_back_before_the_loss_is_known_resumes_and_can_then_hang_up() {
     let heard = town.heard();
     let told = heard.iter().filter(|(conn, f)| *conn == phone && f["type"] == "call_ended");
     assert!(told.map(|(_, f)| &f["reason"]).eq(["answered_elsewhere"]), "{heard:?}");
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn a_named_call_to_someone_offline_rings_on_and_one_without_a_name_is_over() {
     let alice = town.open_as(1, "2");
     town.say(alice, r#"{"type":"call_initiated","recipientId":3}"#);
     town.hears_error(alice, "recipient_offline");
-    assert_eq!(town.hub.census().calls, [0, 0]);
+    assert_eq!(town.hub.counts().calls, [0, 0]);
     town.say(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     assert_eq!(town.hears_error(alice, "recipient_offline")["callId"], "c");
     let (_, heard) = comes(&mut town, 2, 3);

@@ -198,7 +198,7 @@ fn of_more_answered_group_calls_than_a_user_has_the_oldest_ends_for_its_caller_t
         let ended = heard.contains(&(alice, "ended g0 hangup".to_owned()));
         assert_eq!(ended, n == 4, "{heard:?}");
     }
-    assert_eq!(town.hub.census().calls, [0, 4]);
+    assert_eq!(town.hub.counts().calls, [0, 4]);
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Stage {
         let (request, ask) = self.town.asked_anything();
         let answer = match ask {
             _ if fails => Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }),
-            Ask::List { .. } => Answer::Listed(list.into()),
+            Ask::Participants { .. } => Answer::Participants(list.into()),
             Ask::Prove(credential) => {
                 let user = credential.secret().trim_start_matches("of-").parse();
                 Answer::Proven(Proven { user: user.expect("a user"), expires_s: None })
@@ -197,7 +197,7 @@ impl Stage {
             self.site_says(&[], false);
         }
         self.town.pass(Duration::from_secs(46));
-        assert_eq!(self.town.hub.census().calls, [0, 0]);
+        assert_eq!(self.town.hub.counts().calls, [0, 0]);
     }
 }
 

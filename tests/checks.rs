@@ -32,7 +32,7 @@ fn failed(failure: F) -> Answer {
 }
 
 fn are(people: &[u64]) -> Answer {
-    Answer::Listed(people.into())
+    Answer::Participants(people.into())
 }
 
 // ---------------------------------------------------------------- every recording

@@ -146,9 +146,9 @@ fn a_steady_clock_that_jumps_by_a_week_does_everything_that_was_due() {
     let heard = town.heard();
     assert_eq!(of(&heard, eight, "user_disconnected").len(), 1, "{heard:?}");
     assert!(town.closed().contains(&(stranger, 1008)));
-    assert_eq!(town.hub.census().deliveries, 1, "what the site has not answered is on its way");
+    assert_eq!(town.hub.counts().deliveries, 1, "what the site has not answered is on its way");
     town.fail(request, Failure::NotStored);
-    assert_eq!(town.hub.census().deliveries, 0);
+    assert_eq!(town.hub.counts().deliveries, 0);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_hub_that_drains_refuses_what_is_new_and_tells_nobody_who_leaves() {
     let (seven, eight) = two(&mut town);
     town.say(seven, &send("before"));
     let (request, _) = town.asked();
-    assert!(town.hub.awaits_outcome(seven) && !town.hub.awaits_outcome(eight));
+    assert!(town.hub.is_awaiting_outcome(seven) && !town.hub.is_awaiting_outcome(eight));
     town.hub.begin_drain();
     town.say(seven, &send("after"));
     town.hears_error(seven, "not_stored");
@@ -169,5 +169,5 @@ fn a_hub_that_drains_refuses_what_is_new_and_tells_nobody_who_leaves() {
     assert_eq!(of(&town.heard(), seven, "user_disconnected").len(), 0, "they will be back");
     town.store_among(request, 41, 7, Some(&[7, 8]));
     assert_eq!(of(&town.heard(), seven, "message").len(), 1);
-    assert!(!town.hub.awaits_outcome(seven));
+    assert!(!town.hub.is_awaiting_outcome(seven));
 }

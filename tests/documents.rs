@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use buddyline::config::Config;
 use buddyline::config::secrets;
-use buddyline::hub::interface::{About, ConnId, Failure, Input, Settings};
+use buddyline::hub::interface::{ConnId, Failure, FailureContext, Input, Settings};
 use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
 use buddyline::protocol::server::{
@@ -400,7 +400,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         town.say(alice, text);
     }
     town.handle(Input::Binary { conn: alice });
-    town.handle(Input::Refused { conn: alice, text: None });
+    town.handle(Input::RateLimited { conn: alice, text: None });
     let mut heard = town.heard();
     heard.extend(errors_of_proofs());
     heard.extend(errors_of_calls());
@@ -427,7 +427,7 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::Unknown,
         Failure::Unusable,
     ];
-    let abouts = [About::Message, About::Token, About::Thread];
+    let abouts = [FailureContext::Message, FailureContext::Token, FailureContext::Thread];
     let failed =
         failures.iter().flat_map(|failure| abouts.map(|about| failure.client_error(about)));
     heard.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()

@@ -59,7 +59,7 @@ fn who_was_not_rung_joins_a_group_call_by_its_thread_and_it_ends_with_the_last_t
     town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     town.say(bob, r#"{"type":"call_rejected","callId":"g"}"#);
     town.heard();
-    assert_eq!(town.hub.census().calls, [0, 0], "one is alone and nobody rings");
+    assert_eq!(town.hub.counts().calls, [0, 0], "one is alone and nobody rings");
 
     town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"h"}"#);
     town.say(bob, r#"{"type":"call_joined","callId":"h"}"#);

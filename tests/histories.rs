@@ -8,7 +8,9 @@ mod town;
 use std::time::{Duration, Instant};
 
 use buddyline::config::Trust;
-use buddyline::hub::interface::{Answer, Ask, Bounds, ConnId, Failure, Settings, WaitBounds};
+use buddyline::hub::interface::{
+    Answer, Ask, ConnId, DeliveryLimits, Failure, HeldFrameLimits, Settings,
+};
 use town::{Town, settings, verified};
 
 const S: Duration = Duration::from_secs(1);
@@ -17,10 +19,10 @@ const S: Duration = Duration::from_secs(1);
 fn real() -> Settings {
     Settings {
         trust: Trust::Verified,
-        checks: 4,
+        site_queries: 4,
         joins_per_connection: 1000,
-        deliveries: Bounds { total: 10_000, per_connection: 64, bytes: 64 << 20 },
-        waiting: WaitBounds {
+        deliveries: DeliveryLimits { total: 10_000, per_connection: 64, bytes: 64 << 20 },
+        held_frames: HeldFrameLimits {
             total: 50_000,
             bytes: 64 << 20,
             per_connection: 1064,
@@ -359,7 +361,7 @@ fn one_account_that_has_gone_keeps_nobody_waiting() {
         );
         while let Some(effect) = town.hub.next_effect() {
             if let buddyline::hub::interface::Effect::Ask { request, ask } = effect {
-                if let Ask::List { thread, .. } = *ask {
+                if let Ask::Participants { thread, .. } = *ask {
                     if thread == 1 {
                         panic!("alice waits behind {asked} questions of who has gone: {heard:?}");
                     }
@@ -406,7 +408,7 @@ fn one_account_does_not_use_up_the_room_of_all() {
 // judge (a firewall's page, a 404, a time-out).
 #[test]
 fn an_expired_token_does_not_stay_proven() {
-    let mut town = Town::new(Settings { checks: 8, ..verified() });
+    let mut town = Town::new(Settings { site_queries: 8, ..verified() });
     let mallory = town.open_with(0, "token-of-7");
     let (proof, _) = town.asked_proof();
     town.prove(proof, 7, Some(town.now.unix_s + 100));
@@ -443,7 +445,7 @@ fn an_expired_token_does_not_stay_proven() {
                         town.fail(request, Failure::SiteUnavailable { retry_after_s: None });
                         break;
                     }
-                    (request, Ask::List { .. }) => town.list(request, &[2, 7]),
+                    (request, Ask::Participants { .. }) => town.list(request, &[2, 7]),
                     other => panic!("{other:?}"),
                 }
             }
@@ -454,7 +456,7 @@ fn an_expired_token_does_not_stay_proven() {
     town.say(alice, &typing(1));
     while town.questions() > 0 {
         match town.asked_anything() {
-            (request, Ask::List { .. }) => town.list(request, &[2, 7]),
+            (request, Ask::Participants { .. }) => town.list(request, &[2, 7]),
             (request, Ask::Prove(credential)) if credential.secret() == "token-of-2" => {
                 town.prove(request, 2, None);
             }
@@ -523,8 +525,8 @@ fn many_held_claims_do_not_go_deep() {
     let n: usize = std::env::var("CLAIMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1064);
     let run = move || {
         let mut settings = real();
-        settings.waiting.per_connection = n;
-        settings.waiting.bytes_per_connection = 1 << 30;
+        settings.held_frames.per_connection = n;
+        settings.held_frames.bytes_per_connection = 1 << 30;
         let mut town = Town::new(settings);
         let alice = town.open_with(0, "t");
         for _ in 0..n {
@@ -547,7 +549,7 @@ fn many_held_claims_do_not_go_deep() {
 // What shedding costs when the oldest are busy.
 #[test]
 fn shedding_is_cheap_when_the_oldest_are_busy() {
-    use buddyline::hub::delivery::Asked;
+    use buddyline::hub::delivery::RequestTime;
     use buddyline::hub::interface::RequestId;
     use buddyline::hub::membership::Membership;
     use buddyline::protocol::credential::Credential;
@@ -557,19 +559,19 @@ fn shedding_is_cheap_when_the_oldest_are_busy() {
     for busy in [1000_u64, 2000, 4000, 8000] {
         let mut membership = Membership::new(60 * S, false);
         for thread in 1..=50_000 {
-            let asked = Asked { at: now, after: RequestId(thread) };
-            membership.set(thread, Box::new([7]), asked);
+            let asked = RequestTime { at: now, after: RequestId(thread) };
+            membership.set_list(thread, Box::new([7]), asked);
         }
         for thread in 1..=busy {
-            membership.want(thread, 7, &credential);
+            membership.request_list(thread, 7, &credential);
         }
         let begun = Instant::now();
         for n in 1..busy {
-            membership.want(100_000 + n, 7, &credential);
+            membership.request_list(100_000 + n, 7, &credential);
         }
         let all = begun.elapsed();
         let begun = Instant::now();
-        membership.want(200_000, 7, &credential);
+        membership.request_list(200_000, 7, &credential);
         costs.push((busy, begun.elapsed(), all, membership.count()));
     }
     // It was forty milliseconds.
@@ -579,8 +581,8 @@ fn shedding_is_cheap_when_the_oldest_are_busy() {
 // The question is counted as asked before there is room for the message, and is never put.
 #[test]
 fn a_message_that_finds_no_room_leaves_its_token_usable() {
-    let waiting = WaitBounds { total: 1, ..settings().waiting };
-    let mut town = Town::new(Settings { waiting, ..verified() });
+    let held_frames = HeldFrameLimits { total: 1, ..settings().held_frames };
+    let mut town = Town::new(Settings { held_frames, ..verified() });
     let mallory = town.open_with(0, "garbage");
     town.say(mallory, &join(1));
     let alice = town.open(1);
@@ -677,8 +679,8 @@ fn stop_tells_who_waits_for_a_proof() {
 // Each message that was said while the site was asked counts as a token without a verdict.
 #[test]
 fn one_unanswered_question_closes_no_connection() {
-    let waiting = WaitBounds { per_connection: 1064, ..settings().waiting };
-    let mut town = Town::new(Settings { waiting, ..verified() });
+    let held_frames = HeldFrameLimits { per_connection: 1064, ..settings().held_frames };
+    let mut town = Town::new(Settings { held_frames, ..verified() });
     let alice = town.open_with(0, "alices");
     for n in 0..12 {
         let text =
@@ -729,7 +731,7 @@ fn coming_and_going_does_not_lengthen_the_line_of_threads() {
         (1..=8).for_each(|thread| town.say(mallory, &join(100 + thread)));
         town.close(mallory);
     }
-    let [frames, checks, _] = town.hub.unsettled();
+    let [frames, checks, _] = town.hub.backlog();
     assert_eq!(frames, 2);
     assert!(checks < 100, "{checks} in line");
 }
@@ -743,7 +745,7 @@ fn coming_and_going_does_not_lengthen_the_line_of_proofs() {
         let mallory = town.open_with(2, &format!("garbage-{n}"));
         town.close(mallory);
     }
-    let [_, checks, _] = town.hub.unsettled();
+    let [_, checks, _] = town.hub.backlog();
     assert!(checks < 100, "{checks} in line");
 }
 
@@ -769,13 +771,13 @@ fn an_outcome_of_a_user_who_was_relieved_is_kept_for_them() {
 // For each frame that waits the whole line of its thread is made anew.
 #[test]
 fn a_connection_goes_quickly_though_many_wait_in_its_thread() {
-    let waiting = WaitBounds {
+    let held_frames = HeldFrameLimits {
         total: 50_000,
         bytes: 64 << 20,
         per_connection: 1064,
         bytes_per_connection: 512 << 10,
     };
-    let mut town = Town::new(Settings { waiting, ..verified() });
+    let mut town = Town::new(Settings { held_frames, ..verified() });
     let conns: Vec<_> = (0..10).map(|n| town.open_proven(n, 10 + u64::from(n))).collect();
     for conn in &conns {
         for _ in 0..1000 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use buddyline::hub::Hub;
 use buddyline::hub::interface::{
-    Answer, ConnId, Effect, Failure, Input, Looked, Now, Settings, Stored, Target,
+    Answer, ConnId, Effect, Failure, Input, LookupResult, Now, Settings, Stored, Target,
 };
 use buddyline::protocol::Id;
 use serde_json::{Value, json};
@@ -706,8 +706,8 @@ fn an_outcome_whose_connection_has_gone_goes_to_its_users_next_one() {
     town.fail(first, Failure::Unusable);
     town.pass(Duration::from_millis(500));
     let (look, _) = town.asked_look();
-    let other = Looked::Other { thread: 41, sender: Id::number(7), message: 5 };
-    town.answer(look, Answer::Looked(other));
+    let other = LookupResult::Mismatch { thread: 41, sender: Id::number(7), message: 5 };
+    town.answer(look, Answer::LookupResult(other));
     town.hears_nothing();
     let (second, _) = town.asked();
     let back = town.open(3);
@@ -770,12 +770,12 @@ fn a_frame_too_many_is_not_heard_and_its_sender_learns_which() {
     let alice = town.open_as(0, "2");
     town.heard();
     let text = r#"{"type":"send_message","threadId":12,"message":"x","token":"t","clientId":"c"}"#;
-    town.handle(Input::Refused { conn: alice, text: Some(text) });
+    town.handle(Input::RateLimited { conn: alice, text: Some(text) });
     let fault = town.hears_error(alice, "rate_limited");
     assert_eq!(fault["replyTo"], "send_message");
     assert_eq!((&fault["threadId"], &fault["clientId"]), (&json!(12), &json!("c")));
     assert_eq!(town.questions(), 0, "nothing was sent");
-    town.handle(Input::Refused { conn: alice, text: None });
+    town.handle(Input::RateLimited { conn: alice, text: None });
     town.hears_error(alice, "rate_limited");
 }
 
@@ -791,7 +791,7 @@ fn of_a_flood_of_arrivals_everyone_hears_all_in_a_few_pieces_that_are_not_too_la
     let (mut heard, mut pieces, mut largest) = ([0; CROWD as usize], 0, 0);
     let mut drain = |hub: &mut Hub| {
         while let Some(effect) = hub.next_effect() {
-            if let Effect::Spread { to, frame, can_be_missed: true } = effect {
+            if let Effect::Spread { to, frame, droppable: true } = effect {
                 pieces += 1;
                 largest = largest.max(frame.len());
                 let told = town::frames::frames(&frame).len();

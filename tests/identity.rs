@@ -8,7 +8,7 @@ mod town;
 use std::time::Duration;
 
 use buddyline::config::PresenceScope;
-use buddyline::hub::interface::{ConnId, Failure, Settings, WaitBounds};
+use buddyline::hub::interface::{ConnId, Failure, HeldFrameLimits, Settings};
 use serde_json::json;
 use town::{Town, verified};
 
@@ -271,7 +271,7 @@ fn a_deleted_users_connections_end_when_the_site_says_so() {
 fn who_proves_nothing_is_closed_after_a_time_that_does_not_run_while_the_site_thinks() {
     let mut town = town();
     let silent = town.open(0);
-    let waiting = town.open_with(1, "slow");
+    let slow = town.open_with(1, "slow");
     let refused = town.open_with(2, "forged");
     let (slow, _) = town.asked_proof();
     let (forged, _) = town.asked_proof();
@@ -286,7 +286,7 @@ fn who_proves_nothing_is_closed_after_a_time_that_does_not_run_while_the_site_th
     assert_eq!(town.closed(), [(refused, 4401)]);
     town.pass(200 * SECOND);
     town.prove(slow, 7, None);
-    town.hears(&[(waiting, r#"{"type":"user_connected","userId":7}"#)]);
+    town.hears(&[(slow, r#"{"type":"user_connected","userId":7}"#)]);
     town.pass(3600 * SECOND);
     assert_eq!(town.closed(), []);
 }
@@ -648,13 +648,13 @@ fn what_waits_never_prints() {
 
 #[test]
 fn a_thousand_introductions_in_a_row_are_a_loop_and_no_recursion() {
-    let waiting = WaitBounds {
+    let held_frames = HeldFrameLimits {
         total: 100_000,
         bytes: 100_000_000,
         per_connection: 100_000,
         bytes_per_connection: 100_000_000,
     };
-    let mut town = Town::new(Settings { waiting, ..verified() });
+    let mut town = Town::new(Settings { held_frames, ..verified() });
     let known = town.open_proven(0, 7);
     let conn = town.open_with(1, "slow");
     for _ in 0..50_000 {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, ConnId, Failure, Looked, Proven, RequestId, Settings, Target, WaitBounds,
+    Answer, Ask, ConnId, DeliveryLimits, Failure, HeldFrameLimits, LookupResult, Proven, RequestId,
+    Settings, Target,
 };
 use buddyline::protocol::Id;
 use proptest::collection::vec;
@@ -28,13 +29,13 @@ fn small() -> Settings {
         membership_lasts: Duration::from_secs(20),
         message_turn_lasts: Some(Duration::from_secs(20)),
         joins_per_connection: 2,
-        waiting: WaitBounds {
+        held_frames: HeldFrameLimits {
             total: 4,
             bytes: 3_000,
             per_connection: 3,
             bytes_per_connection: 1_000,
         },
-        deliveries: Bounds { total: 5, per_connection: 3, bytes: 1_000 },
+        deliveries: DeliveryLimits { total: 5, per_connection: 3, bytes: 1_000 },
         ..verified()
     }
 }
@@ -329,12 +330,12 @@ impl World {
                 Token { user, good: true } => Answer::Proven(Proven { user, expires_s: None }),
                 _ => Answer::Failed(Failure::TokenRefused),
             },
-            Ask::List { thread, credential } => match Token::of(credential.secret()) {
+            Ask::Participants { thread, credential } => match Token::of(credential.secret()) {
                 Token { good: false, .. } => Answer::Failed(Failure::TokenRefused),
                 Token { user, .. } if user == *thread => Answer::Failed(Failure::NotParticipant),
-                _ => Answer::Listed(people(*thread)),
+                _ => Answer::Participants(people(*thread)),
             },
-            Ask::Look(look) => {
+            Ask::Lookup(look) => {
                 let Token { user, good } = Token::of(look.credential.secret());
                 if !good {
                     return Answer::Failed(Failure::TokenRefused);
@@ -345,15 +346,17 @@ impl World {
                 let thread = thread_of(look.target, user);
                 let newest = self.kept.iter().rfind(|k| k.thread == thread && k.user == user);
                 let since = look.posted - Duration::from_secs(2);
-                Answer::Looked(match newest.filter(|kept| kept.at >= since) {
-                    None => Looked::Nothing,
+                Answer::LookupResult(match newest.filter(|kept| kept.at >= since) {
+                    None => LookupResult::Absent,
                     Some(kept) if *kept.text == *look.text => {
                         let people = (n % 2 == 0).then(|| people(thread));
-                        Looked::Same(town::stored(thread, user, kept.id, people.as_deref()))
+                        LookupResult::Match(town::stored(thread, user, kept.id, people.as_deref()))
                     }
-                    Some(kept) => {
-                        Looked::Other { thread, sender: Id::number(user), message: kept.id }
-                    }
+                    Some(kept) => LookupResult::Mismatch {
+                        thread,
+                        sender: Id::number(user),
+                        message: kept.id,
+                    },
                 })
             }
             Ask::Post(post) => {
@@ -468,10 +471,10 @@ impl World {
                 assert!(!stored, "{id} is stored, and is told as {outcomes:?}");
             }
         }
-        assert_eq!(self.town.hub.unsettled(), [0; 3], "frames, checks, pending connections");
-        let census = self.town.hub.census();
-        assert_eq!(census.deliveries, 0);
-        assert_eq!(census.connections, self.here.len());
+        assert_eq!(self.town.hub.backlog(), [0; 3], "frames, checks, pending connections");
+        let counts = self.town.hub.counts();
+        assert_eq!(counts.deliveries, 0);
+        assert_eq!(counts.connections, self.here.len());
     }
 }
 

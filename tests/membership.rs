@@ -233,7 +233,7 @@ fn who_has_just_failed_to_ask_waits_for_the_answer_to_another() {
         let ids = |of| heard.iter().filter(|(to, _)| *to == of).map(id_of).collect::<Vec<_>>();
         let all = if failure.is_none() { [vec![1, 2], vec![1, 2]] } else { [vec![1], vec![2]] };
         assert_eq!([ids(seven), ids(eight)], all);
-        assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+        assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
     }
 }
 

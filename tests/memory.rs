@@ -23,7 +23,7 @@ use allocation_counter::measure;
 use buddyline::config::{Config, PresenceScope};
 use buddyline::connection::Connection;
 use buddyline::hub::Hub;
-use buddyline::hub::interface::{Census, ConnId, Effect, Input, Now, Settings};
+use buddyline::hub::interface::{ConnId, Effect, HubCounts, Input, Now, Settings};
 use buddyline::server::Server;
 use clap::Parser;
 
@@ -197,8 +197,8 @@ fn when_all_have_gone_the_tables_wait_empty_for_the_next() {
     });
     place.counts("gone", Place::close);
     assert_eq!(
-        place.hub.census(),
-        Census { connections: 0, users: 0, threads: 0, deliveries: 0, calls: [0, 0] }
+        place.hub.counts(),
+        HubCounts { connections: 0, users: 0, threads: 0, deliveries: 0, calls: [0, 0] }
     );
     // The tables have their capacity still, and nothing else is left.
     assert!(place.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", place.held);

@@ -6,11 +6,11 @@ mod town;
 
 use std::time::{Duration, Instant};
 
+use buddyline::hub::dedup::{Dedup, DedupKey, DedupResult, Sender};
 use buddyline::hub::interface::{
-    Answer, Bounds, ConnId, Failure, Looked, RequestId, Settings, Target,
+    Answer, ConnId, DeliveryLimits, Failure, LookupResult, RequestId, Settings, Target,
 };
-use buddyline::hub::repeats::{Known, Name, Repeats, Who};
-use buddyline::hub::told::{Told, Whose};
+use buddyline::hub::settled::{Settled, SettledWhen};
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::protocol::{Id, IdKey};
 use serde_json::Value;
@@ -47,7 +47,7 @@ fn outcomes(town: &mut Town, conn: ConnId, client_id: &str) -> Vec<Value> {
 }
 
 fn other(message: u64) -> Answer {
-    Answer::Looked(Looked::Other { thread: 7, sender: Id::number(2), message })
+    Answer::LookupResult(LookupResult::Mismatch { thread: 7, sender: Id::number(2), message })
 }
 
 // ---- the look-up
@@ -71,7 +71,7 @@ fn after_an_answer_of_no_use_the_thread_is_looked_up_once_and_decides() {
     let others = own.replace(r#","clientId":"a""#, "");
     town.hears(&[(alice, own), (bob, &others)]);
     town.pass(60 * S);
-    assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn what_the_thread_does_not_have_after_an_answer_of_no_use_is_not_stored() {
     let fault = town.hears_error(alice, "not_stored");
     assert_eq!((&fault["clientId"], &fault["threadId"]), (&"a".into(), &7.into()));
     town.pass(60 * S);
-    assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn a_found_message_tells_who_takes_part() {
     town.pass(S / 2);
     let (look, asked) = town.asked_look();
     assert_eq!(asked.credential.secret(), "token-of-2");
-    town.answer(look, Answer::Looked(Looked::Same(stored(1, 2, 10, Some(&[2, 3])))));
+    town.answer(look, Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))));
     let heard = town.heard();
     assert!(heard.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"), "{heard:?}");
     assert!(!heard.iter().any(|(to, f)| *to == carol && f["type"] == "message"), "{heard:?}");
@@ -330,7 +330,7 @@ fn a_server_that_stops_still_answers_repeats_and_takes_nothing_new() {
     town.hears_error(nobody, "not_stored");
     town.store(post, 7, 2);
     assert_eq!(outcomes(&mut town, alice, "b").len(), 2);
-    assert_eq!((town.questions(), town.hub.census().deliveries), (0, 0));
+    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
@@ -340,10 +340,10 @@ fn a_server_that_stops_waits_for_an_inherited_outcome_though_anothers_connection
     let phone = town.open_as(1, "2");
     let bob = town.open_as(0, "3");
     town.say(bob, &send(8, "hi", "b"));
-    assert!(town.hub.awaits_outcome(phone));
+    assert!(town.hub.is_awaiting_outcome(phone));
     town.store(post, 7, 2);
     assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
-    assert!(!town.hub.awaits_outcome(phone) && town.hub.awaits_outcome(bob));
+    assert!(!town.hub.is_awaiting_outcome(phone) && town.hub.is_awaiting_outcome(bob));
 }
 
 // ---- waiting for a turn
@@ -366,7 +366,7 @@ fn a_message_waits_forty_seconds_for_its_turn_and_is_then_never_posted() {
     let (_, next) = town.asked();
     assert_eq!(&*next.text, "third");
     assert_eq!(town.questions(), 0);
-    assert_eq!(town.hub.census().deliveries, 1);
+    assert_eq!(town.hub.counts().deliveries, 1);
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn without_a_limit_a_message_waits_for_its_turn_for_ever() {
     town.say(alice, &send(7, "second", "b"));
     town.pass(3_000 * S);
     town.hears_nothing();
-    assert_eq!(town.hub.census().deliveries, 2);
+    assert_eq!(town.hub.counts().deliveries, 2);
 }
 
 // ---- repeats
@@ -574,7 +574,7 @@ fn a_client_id_is_the_same_as_a_number_and_as_a_string_and_another_users_is_anot
     town.say(alice, &frame("\"5\""));
     town.say(bob, &frame("5"));
     town.say(nobody, &frame("5"));
-    assert_eq!(town.hub.census().deliveries, 3);
+    assert_eq!(town.hub.counts().deliveries, 3);
 }
 
 #[test]
@@ -597,7 +597,7 @@ fn without_a_client_id_each_is_a_message_of_its_own() {
     for _ in 0..2 {
         town.say(alice, r#"{"type":"send_message","threadId":7,"message":"x"}"#);
     }
-    assert_eq!(town.hub.census().deliveries, 2);
+    assert_eq!(town.hub.counts().deliveries, 2);
 }
 
 #[test]
@@ -618,7 +618,7 @@ fn no_more_than_eight_repeats_wait_for_one_message() {
 #[test]
 fn a_message_that_found_no_room_may_come_again() {
     let mut town = Town::new(Settings {
-        deliveries: Bounds { total: 1, ..settings().deliveries },
+        deliveries: DeliveryLimits { total: 1, ..settings().deliveries },
         ..settings()
     });
     let alice = town.open_in(0, "2", "7");
@@ -636,43 +636,44 @@ fn a_message_that_found_no_room_may_come_again() {
 fn the_outcomes_that_are_remembered_are_bounded_by_count_and_bytes() {
     let now = Instant::now();
     let conn = ConnId { slot: 0, serial: 1 };
-    let name = |id: u64| Name { who: Who::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
+    let key =
+        |id: u64| DedupKey { sender: Sender::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
     let is_known =
-        |repeats: &mut Repeats, id| matches!(repeats.find(&name(id), conn, now), Known::Outcome(_));
+        |dedup: &mut Dedup, id| matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_));
     for (bytes, kept) in [(100, 20_000), (64 << 10, 255), (17 << 20, 0)] {
-        let mut repeats = Repeats::default();
+        let mut dedup = Dedup::default();
         let frame: EncodedFrame = vec![0; bytes].into();
         for id in 0..20_010 {
-            repeats.accepted(name(id), now);
-            repeats.told(&name(id), &frame, true);
+            dedup.insert(key(id), now);
+            dedup.settle(&key(id), &frame, true);
         }
-        repeats.check_invariants();
-        assert_eq!(repeats.count(), kept);
+        dedup.check_invariants();
+        assert_eq!(dedup.count(), kept);
         let oldest = 20_010 - kept as u64;
-        assert!(!is_known(&mut repeats, oldest - 1), "the oldest goes");
-        assert!(kept == 0 || (is_known(&mut repeats, oldest) && is_known(&mut repeats, 20_009)));
+        assert!(!is_known(&mut dedup, oldest - 1), "the oldest goes");
+        assert!(kept == 0 || (is_known(&mut dedup, oldest) && is_known(&mut dedup, 20_009)));
         // None is forgotten too late, and not all in one go.
         let end = now + 600 * S;
         let mut goes = 0;
-        while repeats.forget(end) {
+        while dedup.forget(end) {
             goes += 1;
         }
-        assert_eq!((repeats.count(), goes), (0, kept.div_ceil(256)));
-        repeats.check_invariants();
+        assert_eq!((dedup.count(), goes), (0, kept.div_ceil(256)));
+        dedup.check_invariants();
     }
 }
 
 #[test]
 fn the_messages_that_are_known_are_bounded() {
-    let mut told = Told::default();
+    let mut settled = Settled::default();
     let alice = IdKey::Number(2);
     for thread in 1..=10_010 {
-        told.note(thread, &alice, 5, RequestId(1));
+        settled.note(thread, &alice, 5, RequestId(1));
     }
-    told.check_invariants();
-    assert_eq!(told.whose(10, &alice, 5, RequestId(2)), Whose::Nobodys);
-    assert_eq!(told.whose(11, &alice, 5, RequestId(2)), Whose::Earlier);
-    assert_eq!(told.whose(11, &alice, 5, RequestId(1)), Whose::Meanwhile);
-    assert_eq!(told.whose(11, &alice, 6, RequestId(2)), Whose::Nobodys);
-    assert_eq!(told.whose(11, &IdKey::Number(3), 5, RequestId(2)), Whose::Nobodys);
+    settled.check_invariants();
+    assert_eq!(settled.settled_when(10, &alice, 5, RequestId(2)), SettledWhen::Never);
+    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(2)), SettledWhen::BeforePost);
+    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(1)), SettledWhen::AfterPost);
+    assert_eq!(settled.settled_when(11, &alice, 6, RequestId(2)), SettledWhen::Never);
+    assert_eq!(settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)), SettledWhen::Never);
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::interface::{
-    Answer, Ask, ConnId, Failure, Looked, Proven, RequestId, Settings, Stored, Target, WaitBounds,
+    Answer, Ask, ConnId, Failure, HeldFrameLimits, LookupResult, Proven, RequestId, Settings,
+    Stored, Target,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -32,7 +33,7 @@ fn verified() -> Settings {
         presence: PresenceScope::Threads,
         membership_lasts: Duration::from_secs(LIST_S),
         joins_per_connection: 100,
-        waiting: WaitBounds {
+        held_frames: HeldFrameLimits {
             total: 1_000,
             bytes: 100_000,
             per_connection: 1_000,
@@ -168,16 +169,16 @@ impl Site {
             Ask::Prove(credential) => {
                 Answer::Proven(Proven { user: user(credential), expires_s: None })
             }
-            Ask::List { thread, credential } => {
+            Ask::Participants { thread, credential } => {
                 let users = self.now(*thread);
                 // One user is a moderator, who may see what they take no part in.
                 match users.contains(&user(credential)) || user(credential) == USERS {
-                    true => Answer::Listed(users.into_iter().collect()),
+                    true => Answer::Participants(users.into_iter().collect()),
                     false => Answer::Failed(Failure::NotParticipant),
                 }
             }
             // Its posts do not fail like this.
-            Ask::Look(_) => Answer::Looked(Looked::Nothing),
+            Ask::Lookup(_) => Answer::LookupResult(LookupResult::Absent),
             Ask::Post(post) => {
                 let sender = user(post.credential.as_ref().unwrap());
                 let thread = match post.target {

@@ -8,7 +8,7 @@ mod town;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use buddyline::hub::interface::{Bounds, CallSettings, Settings};
+use buddyline::hub::interface::{CallSettings, DeliveryLimits, Settings};
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn roomy() -> Settings {
         presence_grace: Duration::from_secs(GRACE_S),
         joins_per_connection: 100,
         calls: CallSettings::default(),
-        deliveries: Bounds { total: 1_000, per_connection: 1_000, bytes: 10_000 },
+        deliveries: DeliveryLimits { total: 1_000, per_connection: 1_000, bytes: 10_000 },
         ..town::settings()
     }
 }
@@ -278,7 +278,7 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
         }
         heard.extend(town.heard());
     }
-    prop_assert_eq!(town.hub.census().deliveries, 0);
+    prop_assert_eq!(town.hub.counts().deliveries, 0);
     prop_assert_eq!(fate.len(), sent.len());
     for (n, slot, _) in &sent {
         let conn = conns[*slot as usize];

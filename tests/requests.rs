@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use buddyline::config::token_header::TokenHeader;
-use buddyline::hub::interface::{Ask, Failure as F, Look, Post, RequestId, Target};
+use buddyline::hub::interface::{Ask, Failure as F, Lookup, Post, RequestId, Target};
 use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::buddyboss::{
@@ -88,7 +88,7 @@ fn a_request_that_the_site_must_not_see_is_not_made() {
         assert_eq!(precheck(&Ask::Post(post)), Some(failure));
     }
     for thread in [0, SITE_ID_MAX + 1] {
-        let ask = Ask::List { thread, credential: token("secret") };
+        let ask = Ask::Participants { thread, credential: token("secret") };
         assert_eq!(precheck(&ask), Some(F::NotParticipant));
     }
 }
@@ -164,7 +164,7 @@ fn no_question_prints_its_credential() {
     let credential = token("s3cret-token");
     for ask in [
         Ask::Prove(credential.clone()),
-        Ask::List { thread: 1, credential: credential.clone() },
+        Ask::Participants { thread: 1, credential: credential.clone() },
         Ask::Post(Post { credential: Some(credential), ..post(Target::Thread(1), "x") }),
     ] {
         assert!(!format!("{ask:?}").contains("s3cret"), "{ask:?}");
@@ -210,7 +210,7 @@ proptest! {
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
             let (text, posted, post) = ("x".into(), Instant::now(), RequestId(1));
             let credential = credential.clone();
-            let look = Look { credential, target, text, sender: None, posted, post };
+            let look = Lookup { credential, target, text, sender: None, posted, post };
             parse_look_reply(&look, &reply, after);
         }
     }

@@ -7,7 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use buddyline::hub::interface::{Answer, Failure as F, Look, Looked, RequestId, Target};
+use buddyline::hub::interface::{Answer, Failure as F, Lookup, LookupResult, RequestId, Target};
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::buddyboss::Reply;
@@ -20,8 +20,8 @@ use support::site::{Fault, Site};
 
 const S: Duration = Duration::from_secs(1);
 
-fn ask(target: Target, sender: Option<u64>, text: &str) -> Look {
-    Look {
+fn ask(target: Target, sender: Option<u64>, text: &str) -> Lookup {
+    Lookup {
         credential: Credential::parse("secret").unwrap(),
         target,
         text: text.into(),
@@ -37,16 +37,16 @@ fn at(name: &str, time: &str) -> Reply {
 }
 
 fn other(thread: u64, sender: u64, message: u64) -> Answer {
-    Answer::Looked(Looked::Other { thread, sender: Id::number(sender), message })
+    Answer::LookupResult(LookupResult::Mismatch { thread, sender: Id::number(sender), message })
 }
 
-const NOTHING: Answer = Answer::Looked(Looked::Nothing);
+const NOTHING: Answer = Answer::LookupResult(LookupResult::Absent);
 const PROVES_NOTHING: Answer = Answer::Failed(UNAVAILABLE);
 
 /// The number of the message that was found.
 fn same(answer: Answer) -> Option<u64> {
     match answer {
-        Answer::Looked(Looked::Same(stored)) => stored.message.map(|m| m.id),
+        Answer::LookupResult(LookupResult::Match(stored)) => stored.message.map(|m| m.id),
         _ => None,
     }
 }
@@ -89,7 +89,9 @@ fn the_senders_newest_message_is_found_with_what_the_site_made_of_it() {
     // 11:00:44 in thread 4: "csv" by member 2.
     let look = ask(Target::Thread(4), Some(2), "csv");
     let reply = at("thread-get-recipients-pagination", "11:00:50");
-    let Answer::Looked(Looked::Same(stored)) = read(&look, &reply, 7 * S) else { panic!() };
+    let Answer::LookupResult(LookupResult::Match(stored)) = read(&look, &reply, 7 * S) else {
+        panic!()
+    };
     assert_eq!((stored.thread, stored.sender), (4, Id::number(2)));
     let message = stored.message.unwrap();
     assert_eq!((message.id, &*message.sent_at), (28, "2026-11-22T11:00:44Z"));
@@ -312,14 +314,14 @@ fn a_post_that_went_wrong_is_looked_up_at_the_site() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |_| ());
     let thread = Target::Thread(1);
-    assert_eq!(looked(desk.ask(look(thread, "hi", S))), Looked::Nothing);
+    assert_eq!(looked(desk.ask(look(thread, "hi", S))), LookupResult::Absent);
     site.fail_next(Fault::FatalAfterStoring);
     assert_eq!(failed(desk.ask(post(1, "hi"))), F::Unusable);
-    let Looked::Same(stored) = looked(desk.ask(look(thread, "hi", S))) else { panic!() };
+    let LookupResult::Match(stored) = looked(desk.ask(look(thread, "hi", S))) else { panic!() };
     assert_eq!((stored.thread, stored.message.unwrap().id), (1, 1));
     assert_eq!(stored.participants.as_deref(), Some(&[7, 8][..]));
     let sender = Id::number(7);
-    let not_this = Looked::Other { thread: 1, sender, message: 1 };
+    let not_this = LookupResult::Mismatch { thread: 1, sender, message: 1 };
     assert_eq!(looked(desk.ask(look(thread, "bye", S))), not_this);
     assert_eq!(failed(desk.ask(look(Target::Thread(99), "hi", S))), F::NotParticipant);
     assert_eq!((site.posts().len(), site.looks().len()), (1, 4));
@@ -331,13 +333,13 @@ fn a_new_conversation_is_looked_up_by_its_recipient() {
     let site = Site::start();
     let mut desk = Desk::ready(&site, |_| ());
     let with = |recipient| look(Target::NewThread { recipient }, "hi", S);
-    assert_eq!(looked(desk.ask(with(9))), Looked::Nothing);
+    assert_eq!(looked(desk.ask(with(9))), LookupResult::Absent);
     site.add_thread(50, &[7, 9]);
-    assert_eq!(looked(desk.ask(with(9))), Looked::Nothing);
+    assert_eq!(looked(desk.ask(with(9))), LookupResult::Absent);
     site.fail_next(Fault::CloseAfterStoring);
     let to_nine = Target::NewThread { recipient: 9 };
     assert_eq!(failed(desk.ask(support::desk::post_as("user-7", to_nine, "hi"))), F::Unknown);
-    let Looked::Same(stored) = looked(desk.ask(with(9))) else { panic!() };
+    let LookupResult::Match(stored) = looked(desk.ask(with(9))) else { panic!() };
     assert_eq!(stored.thread, 50);
 }
 

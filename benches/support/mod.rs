@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::PresenceScope;
 use buddyline::hub::Hub;
-use buddyline::hub::interface::{Bounds, ConnId, Effect, Input, Now, Settings};
+use buddyline::hub::interface::{ConnId, DeliveryLimits, Effect, Input, Now, Settings};
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::upstream::Upstream;
 use buddyline::wire::outbox::{Ledger, Outbox};
@@ -127,7 +127,7 @@ impl Community {
         let settings = Settings {
             presence: PresenceScope::All,
             threads: 100_000,
-            deliveries: Bounds { total: 1_000, per_connection: 64, bytes: 1 << 20 },
+            deliveries: DeliveryLimits { total: 1_000, per_connection: 64, bytes: 1 << 20 },
             ..town::settings()
         };
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 use super::Hub;
+use super::authentication::proofs::{CredentialStatus, RETRY_AFTER};
 use super::calls::CallIx;
-use super::identity::proofs::{Offer, RETRY_AFTER};
-use super::interface::{About, ConnId, Effect, Failure, Now, Proven};
+use super::interface::{ConnId, Effect, Failure, FailureContext, Now, Proven};
 use crate::config::Trust;
 use crate::protocol::credential::Credential;
 use crate::protocol::server::CallState;
@@ -63,18 +63,24 @@ impl Hub {
             }
             Some(Ok(credential)) => credential,
         };
-        match self.identity.offer(conn, credential, None, now) {
-            Offer::Known(proven) => self.answer_status_request(conn, &call, Ok(proven), now),
-            Offer::Failed(failure) => self.answer_status_request(conn, &call, Err(failure), now),
-            Offer::Ask(_) | Offer::Wait if self.status_requests.count() >= STATUS_REQUESTS_MAX => {
+        match self.authentication.authenticate(conn, credential, None, now) {
+            CredentialStatus::Valid(proven) => {
+                self.answer_status_request(conn, &call, Ok(proven), now)
+            }
+            CredentialStatus::Failed(failure) => {
+                self.answer_status_request(conn, &call, Err(failure), now)
+            }
+            CredentialStatus::Ask(_) | CredentialStatus::Wait
+                if self.status_requests.count() >= STATUS_REQUESTS_MAX =>
+            {
                 self.answer_status_request(conn, &call, Err(Failure::Overloaded), now);
             }
-            Offer::Ask(proof) => {
+            CredentialStatus::Ask(proof) => {
                 self.status_requests.calls.insert(conn, call);
-                self.checks.push_proof(proof);
-                self.ask_checks(now);
+                self.site_queries.push_proof(proof);
+                self.send_site_queries(now);
             }
-            Offer::Wait => {
+            CredentialStatus::Wait => {
                 self.status_requests.calls.insert(conn, call);
             }
         }
@@ -110,14 +116,16 @@ impl Hub {
             // As a message's would be, a token that has expired meanwhile.
             Ok(proven) if proven.expires_s.is_some_and(|at| at <= now.unix_s) => {
                 CallStatusReply::CredentialRejected(
-                    Failure::TokenExpired.client_error(About::Token),
+                    Failure::TokenExpired.client_error(FailureContext::Token),
                 )
             }
             Ok(proven) => self.find_call_status(Some(proven.user), call, now),
             Err(failure) => {
-                let fault = failure.client_error(About::Token);
+                let fault = failure.client_error(FailureContext::Token);
                 match failure {
-                    _ if failure.condemns() => CallStatusReply::CredentialRejected(fault),
+                    _ if failure.is_credential_rejection() => {
+                        CallStatusReply::CredentialRejected(fault)
+                    }
                     Failure::SiteBusy { retry_after_s }
                     | Failure::SiteUnavailable { retry_after_s } => CallStatusReply::Unavailable {
                         fault,
@@ -135,10 +143,10 @@ impl Hub {
 
     /// Lets go of the credential, whose proof is remembered for the WebSocket that comes next.
     fn release_credential(&mut self, conn: ConnId, now: Now) {
-        let held = self.identity.close(conn, now.instant);
+        let held = self.authentication.close(conn, now.instant);
         debug_assert!(held.is_empty(), "who asks says nothing else");
-        for proof in self.identity.take_unwanted() {
-            self.checks.drop_proof(proof);
+        for proof in self.authentication.take_cancelled() {
+            self.site_queries.remove_proof(proof);
         }
     }
 
@@ -171,7 +179,7 @@ impl Hub {
         let thread =
             invited_offline.and_then(|ix| self.calls.get(ix).thread.as_ref()?.site_number());
         match (invited_offline, thread, user) {
-            (Some(ix), Some(thread), Some(user)) if self.membership.lists(thread, user) => {
+            (Some(ix), Some(thread), Some(user)) if self.membership.is_member(thread, user) => {
                 self.live_call_status(ix)
             }
             _ => CallStatusReply::NoSuchCall,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::capacity::Few;
+use super::capacity::SmallList;
 use super::deadlines::Deadlines;
 use super::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
@@ -74,14 +74,14 @@ pub enum Notification {
     /// What another device of the call has said.
     Frame {
         /// Whom.
-        to: Few<ConnId>,
+        to: SmallList<ConnId>,
         /// What.
         frame: EncodedFrame,
     },
     /// That the call is over for these.
     Ended {
         /// Whom.
-        to: Few<ConnId>,
+        to: SmallList<ConnId>,
         /// Which call, and why.
         end: CallEnd,
     },
@@ -90,7 +90,7 @@ pub enum Notification {
         /// The call, which may have ended with it.
         ix: CallIx,
         /// Whom; it is kept for who has lost their connection.
-        to: Few<ConnId>,
+        to: SmallList<ConnId>,
         /// Who.
         user: Id,
         /// Of which call, and why.
@@ -159,8 +159,8 @@ enum CallTimer {
 #[derive(Debug, Default)]
 pub struct Calls {
     calls: Slab<Call>,
-    by_user: HashMap<IdKey, Few<CallIx>>,
-    by_thread: HashMap<IdKey, Few<CallIx>>,
+    by_user: HashMap<IdKey, SmallList<CallIx>>,
+    by_thread: HashMap<IdKey, SmallList<CallIx>>,
     timers: Deadlines<CallTimer>,
     ended_calls: EndedCalls,
     attempts: Attempts,
@@ -225,8 +225,8 @@ impl Calls {
 
     /// A call of this user's that has not begun, for a reason that they have been told.
     pub fn record_end(&mut self, caller: &Id, end: CallEnd, now: Instant) {
-        let users = Few::from_iter([caller.key.clone()]);
-        self.ended_calls.record(caller.clone(), end, users, Few::new(), now);
+        let users = SmallList::from_iter([caller.key.clone()]);
+        self.ended_calls.record(caller.clone(), end, users, SmallList::new(), now);
     }
 
     /// Whether there is such a call, and this user takes part.
@@ -383,7 +383,8 @@ impl Calls {
             self.relay_to(ix, other, &frame);
         }
         for frame in candidates {
-            self.notifications.push(Notification::Frame { to: Few::from_slice(&[device]), frame });
+            self.notifications
+                .push(Notification::Frame { to: SmallList::from_slice(&[device]), frame });
         }
         if !is_offer {
             self.mark_answered(ix, now);
@@ -404,7 +405,7 @@ impl Calls {
     /// Ends the oldest other call of each who is in this one and in too many.
     fn enforce_answered_limit(&mut self, ix: CallIx, now: Instant) {
         let joined = self.get(ix).parties.iter().filter(|party| party.has_joined());
-        let users: Few<IdKey> = joined.map(|party| party.user.key.clone()).collect();
+        let users: SmallList<IdKey> = joined.map(|party| party.user.key.clone()).collect();
         for user in &users {
             if self.answered_calls(user).count() <= ANSWERED_MAX {
                 continue;
@@ -426,7 +427,7 @@ impl Calls {
         };
         let party = &mut call.parties[at];
         let others = party.devices().iter().copied().filter(|other| *other != device);
-        let to: Few<ConnId> = others.collect();
+        let to: SmallList<ConnId> = others.collect();
         if let PartyState::Disconnected(timer) =
             std::mem::replace(&mut party.state, PartyState::Joined(device))
         {

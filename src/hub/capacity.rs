@@ -7,10 +7,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 /// A list that mostly has one entry or two, which then need no block of their own.
-pub type Few<T> = SmallVec<[T; 2]>;
+pub type SmallList<T> = SmallVec<[T; 2]>;
 
 /// Gives a table a place for a connection.
-pub fn reach<T: Default>(table: &mut Vec<T>, slot: u32) {
+pub fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
     let (len, needed) = (table.len(), slot as usize + 1);
     if needed > table.capacity() {
         table.reserve_exact(needed - len + len / 4);
@@ -30,7 +30,7 @@ pub fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
 }
 
 /// Gives back what a list is too long for, when it has become a quarter of that.
-pub fn shed<T>(list: &mut Few<T>) {
+pub fn shrink<T>(list: &mut SmallList<T>) {
     if list.spilled() && list.len() * 4 <= list.capacity() {
         list.grow(list.len() * 2);
     }
@@ -44,23 +44,23 @@ mod tests {
     fn at_most_a_fifth_of_a_big_table_is_kept_for_nobody() {
         let (mut table, mut slab) = (Vec::<u32>::new(), Slab::new());
         for slot in 0..20_000 {
-            reach(&mut table, slot);
+            ensure_slot(&mut table, slot);
             insert(&mut slab, slot);
             if slot >= 100 {
                 assert!(table.capacity() - table.len() <= table.capacity() / 5, "{slot}");
                 assert!(slab.capacity() - slab.len() <= slab.capacity() / 5 + 4, "{slot}");
             }
         }
-        reach(&mut table, 5);
+        ensure_slot(&mut table, 5);
         assert_eq!(table.len(), 20_000, "who comes to an earlier place loses nobody theirs");
     }
 
     #[test]
     fn a_list_that_has_become_short_has_no_block_of_its_own() {
-        let mut list: Few<u64> = (0..1_000).collect();
+        let mut list: SmallList<u64> = (0..1_000).collect();
         while list.len() > 1 {
             list.pop();
-            shed(&mut list);
+            shrink(&mut list);
             assert!(list.capacity() <= (list.len() * 4).max(2), "{}", list.len());
         }
         assert!(!list.spilled());

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::deadlines::{DeadlineKey, Deadlines};
-use super::interface::{Ask, Bounds, ConnId, Look, Now, Post, RequestId, Target};
-use super::repeats::Name;
+use super::dedup::DedupKey;
+use super::interface::{Ask, ConnId, DeliveryLimits, Lookup, Now, Post, RequestId, Target};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id};
@@ -28,15 +28,15 @@ pub enum Lane {
 
 /// Who waits in a lane behind the one that is with the site.
 #[derive(Debug, Default)]
-struct Line {
-    jobs: VecDeque<Job>,
+struct LaneQueue {
+    messages: VecDeque<PendingMessage>,
     /// When the first of them has waited long enough.
-    first_ends: Option<DeadlineKey>,
+    head_deadline: Option<DeadlineKey>,
 }
 
 /// A message on its way.
 #[derive(Debug)]
-pub struct Job {
+pub struct PendingMessage {
     /// The connection that sent it.
     pub origin: ConnId,
     /// Where its outcome goes: there, or to its user's next one.
@@ -54,14 +54,14 @@ pub struct Job {
     /// For the site alone.
     pub credential: Option<Credential>,
     /// When the site was asked to store it; before that, when it came.
-    pub asked: Asked,
+    pub posted_at: RequestTime,
     /// The same in seconds since 1970.
-    pub asked_s: u64,
+    pub posted_unix_s: u64,
     /// What its sender called it.
-    pub name: Option<Name>,
+    pub dedup_key: Option<DedupKey>,
 }
 
-impl Job {
+impl PendingMessage {
     /// The lane that it is in.
     pub fn lane(&self) -> Lane {
         match self.target {
@@ -80,32 +80,32 @@ impl Job {
     }
 
     /// The question whether it is stored; without a credential nobody can ask.
-    pub fn look(&self) -> Option<Box<Ask>> {
-        Some(Box::new(Ask::Look(Look {
+    pub fn lookup_request(&self) -> Option<Box<Ask>> {
+        Some(Box::new(Ask::Lookup(Lookup {
             credential: self.credential.clone()?,
             target: self.target,
             text: Arc::clone(&self.text),
             sender: self.claimed.clone(),
-            posted: self.asked.at,
-            post: self.asked.after,
+            posted: self.posted_at.at,
+            post: self.posted_at.request_id,
         })))
     }
 }
 
 /// What is said of a message that has waited too long behind others.
-pub fn turn_is_over(lasts: Duration) -> ClientError {
+pub fn waited_too_long(max_wait: Duration) -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         format!(
             "The message was not stored: it has waited {} for its turn behind earlier ones. \
              Send it again in a moment.",
-            humantime::format_duration(lasts)
+            humantime::format_duration(max_wait)
         ),
     )
 }
 
 /// What is said of a message that was never sent because the server stops.
-pub fn stopping() -> ClientError {
+pub fn server_stopping() -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         "The message was not stored: the server is stopping. Send it again in a moment.",
@@ -113,43 +113,43 @@ pub fn stopping() -> ClientError {
 }
 
 /// What to ask the site now, and under which name.
-pub type Question = (RequestId, Box<Ask>);
+pub type PostRequest = (RequestId, Box<Ask>);
 
 /// All messages on their way.
 #[derive(Debug, Default)]
 pub struct Delivery {
     /// Who waits behind the one in flight; a lane stands here exactly while it has one in flight.
-    lanes: HashMap<Lane, Line>,
+    lanes: HashMap<Lane, LaneQueue>,
     /// When the first of each line has waited long enough.
-    turns: Deadlines<Lane>,
+    wait_deadlines: Deadlines<Lane>,
     /// How long one may wait.
-    turn_lasts: Option<Duration>,
+    max_wait: Option<Duration>,
     /// With the site, or with their fate not known.
-    in_flight: HashMap<RequestId, Job>,
+    in_flight: HashMap<RequestId, PendingMessage>,
     /// How many of each connection are on their way, whether or not it is still there.
     per_conn: HashMap<ConnId, usize>,
     /// Answered, and the sender has not been told yet.
-    answered: usize,
+    unsettled: usize,
     total: usize,
     bytes: usize,
 }
 
 /// When a question was put, or an answer taken: by the clock, and among all questions.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct RequestTime {
     /// By the clock.
     pub at: Instant,
     /// After this question, or it is this one.
-    pub after: RequestId,
+    pub request_id: RequestId,
 }
 
 /// Names for questions, in the order in which they are put.
 #[derive(Debug, Default)]
-pub struct Requests(u64);
+pub struct RequestIds(u64);
 
-impl Requests {
+impl RequestIds {
     /// A new one.
-    pub fn name(&mut self) -> RequestId {
+    pub fn allocate(&mut self) -> RequestId {
         self.0 += 1;
         RequestId(self.0)
     }
@@ -162,8 +162,8 @@ impl Requests {
 
 impl Delivery {
     /// No messages; each may wait this long for its turn.
-    pub fn new(turn_lasts: Option<Duration>) -> Delivery {
-        Delivery { turn_lasts, ..Delivery::default() }
+    pub fn new(max_wait: Option<Duration>) -> Delivery {
+        Delivery { max_wait, ..Delivery::default() }
     }
 
     /// Takes a message on. `Ok(Some(…))` is the question to ask now; with `Ok(None)` it waits.
@@ -173,94 +173,101 @@ impl Delivery {
     /// The job back, if too many are on their way.
     pub fn accept(
         &mut self,
-        job: Job,
-        bounds: &Bounds,
-        requests: &mut Requests,
-    ) -> Result<Option<Question>, Box<Job>> {
-        let total_full = self.total >= bounds.total || self.bytes + job.text.len() > bounds.bytes;
-        let of_conn = self.per_conn.get(&job.origin).copied().unwrap_or_default();
-        if total_full || of_conn >= bounds.per_connection {
-            return Err(Box::new(job));
+        pending: PendingMessage,
+        limits: &DeliveryLimits,
+        request_ids: &mut RequestIds,
+    ) -> Result<Option<PostRequest>, Box<PendingMessage>> {
+        let total_full =
+            self.total >= limits.total || self.bytes + pending.text.len() > limits.bytes;
+        let of_conn = self.per_conn.get(&pending.origin).copied().unwrap_or_default();
+        if total_full || of_conn >= limits.per_connection {
+            return Err(Box::new(pending));
         }
-        self.per_conn.insert(job.origin, of_conn + 1);
+        self.per_conn.insert(pending.origin, of_conn + 1);
         self.total += 1;
-        self.bytes += job.text.len();
-        let lane = job.lane();
-        if let Some(line) = self.lanes.get_mut(&lane) {
-            line.jobs.push_back(job);
-            if line.jobs.len() == 1 {
-                self.time_the_first(lane);
+        self.bytes += pending.text.len();
+        let lane = pending.lane();
+        if let Some(queue) = self.lanes.get_mut(&lane) {
+            queue.messages.push_back(pending);
+            if queue.messages.len() == 1 {
+                self.arm_head_deadline(lane);
             }
             return Ok(None);
         }
-        self.lanes.insert(lane, Line::default());
-        Ok(Some(self.send(job, requests.name())))
+        self.lanes.insert(lane, LaneQueue::default());
+        Ok(Some(self.send(pending, request_ids.allocate())))
     }
 
     /// The one that is with the site under this name.
-    pub fn job(&self, request: RequestId) -> Option<&Job> {
+    pub fn get(&self, request: RequestId) -> Option<&PendingMessage> {
         self.in_flight.get(&request)
     }
 
     /// Takes the one whose fate is decided; `None` if there is no such request. It counts until it
     /// is [settled](Delivery::settle), and its lane stands until [`Delivery::next`].
-    pub fn finish(&mut self, request: RequestId) -> Option<Job> {
-        let job = self.in_flight.remove(&request)?;
-        self.answered += 1;
-        Some(job)
+    pub fn finish(&mut self, request: RequestId) -> Option<PendingMessage> {
+        let pending = self.in_flight.remove(&request)?;
+        self.unsettled += 1;
+        Some(pending)
     }
 
     /// What to ask next in a lane whose message is finished.
-    pub fn next(&mut self, lane: Lane, requests: &mut Requests, now: Now) -> Option<Question> {
-        let Some(mut job) = self.pop(lane) else {
+    pub fn next(
+        &mut self,
+        lane: Lane,
+        request_ids: &mut RequestIds,
+        now: Now,
+    ) -> Option<PostRequest> {
+        let Some(mut pending) = self.pop(lane) else {
             self.lanes.remove(&lane);
             return None;
         };
-        (job.asked.at, job.asked_s) = (now.instant, now.unix_s);
-        Some(self.send(job, requests.name()))
+        (pending.posted_at.at, pending.posted_unix_s) = (now.instant, now.unix_s);
+        Some(self.send(pending, request_ids.allocate()))
     }
 
     /// When the next has waited too long.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.turns.next()
+        self.wait_deadlines.next()
     }
 
     /// Takes one that has waited too long, with how long that is. It counts until it is settled.
-    pub fn give_up(&mut self, now: Instant) -> Option<(Job, Duration)> {
-        let lasts = self.turn_lasts?;
-        let lane = self.turns.pop_due(now)?;
-        self.lanes.get_mut(&lane)?.first_ends = None;
-        let job = self.pop(lane)?;
-        self.answered += 1;
-        Some((job, lasts))
+    pub fn expire_waiting(&mut self, now: Instant) -> Option<(PendingMessage, Duration)> {
+        let max_wait = self.max_wait?;
+        let lane = self.wait_deadlines.pop_due(now)?;
+        self.lanes.get_mut(&lane)?.head_deadline = None;
+        let pending = self.pop(lane)?;
+        self.unsettled += 1;
+        Some((pending, max_wait))
     }
 
-    fn pop(&mut self, lane: Lane) -> Option<Job> {
-        let line = self.lanes.get_mut(&lane)?;
-        let job = line.jobs.pop_front()?;
-        if let Some(ends) = line.first_ends.take() {
-            self.turns.cancel(ends);
+    fn pop(&mut self, lane: Lane) -> Option<PendingMessage> {
+        let queue = self.lanes.get_mut(&lane)?;
+        let pending = queue.messages.pop_front()?;
+        if let Some(ends) = queue.head_deadline.take() {
+            self.wait_deadlines.cancel(ends);
         }
-        self.time_the_first(lane);
-        Some(job)
+        self.arm_head_deadline(lane);
+        Some(pending)
     }
 
-    fn time_the_first(&mut self, lane: Lane) {
-        let Some((line, lasts)) = self.lanes.get_mut(&lane).zip(self.turn_lasts) else { return };
-        let first = line.jobs.front();
-        line.first_ends = first.map(|job| self.turns.set(job.asked.at + lasts, lane));
+    fn arm_head_deadline(&mut self, lane: Lane) {
+        let Some((queue, max_wait)) = self.lanes.get_mut(&lane).zip(self.max_wait) else { return };
+        let first = queue.messages.front();
+        queue.head_deadline =
+            first.map(|pending| self.wait_deadlines.set(pending.posted_at.at + max_wait, lane));
     }
 
     /// Strikes off the one whose sender has been told.
-    pub fn settle(&mut self, job: &Job) {
-        self.answered -= 1;
-        self.strike(job);
+    pub fn settle(&mut self, pending: &PendingMessage) {
+        self.unsettled -= 1;
+        self.uncount(pending);
     }
 
     /// Gives up on everything, and says how it ended for each: first for those that were never
     /// sent, then for those in flight.
-    pub fn abandon(&mut self) -> Vec<(Job, ClientError)> {
-        let never_sent = stopping();
+    pub fn abandon(&mut self) -> Vec<(PendingMessage, ClientError)> {
+        let never_sent = server_stopping();
         let sent = ClientError::new(
             ErrorCode::UnknownOutcome,
             "The server stopped before the site answered: the message may or may not be stored. \
@@ -270,14 +277,15 @@ impl Delivery {
         // A map's order differs from run to run.
         in_flight.sort_by_key(|(request, _)| *request);
         let mut ended = Vec::new();
-        for (_, job) in &in_flight {
-            let waiting = self.lanes.remove(&job.lane()).into_iter().flat_map(|line| line.jobs);
-            ended.extend(waiting.map(|job| (job, never_sent.clone())));
+        for (_, pending) in &in_flight {
+            let waiting =
+                self.lanes.remove(&pending.lane()).into_iter().flat_map(|queue| queue.messages);
+            ended.extend(waiting.map(|pending| (pending, never_sent.clone())));
         }
-        ended.extend(in_flight.into_iter().map(|(_, job)| (job, sent.clone())));
-        self.turns = Deadlines::default();
-        for (job, _) in &ended {
-            self.strike(job);
+        ended.extend(in_flight.into_iter().map(|(_, pending)| (pending, sent.clone())));
+        self.wait_deadlines = Deadlines::default();
+        for (pending, _) in &ended {
+            self.uncount(pending);
         }
         ended
     }
@@ -292,20 +300,20 @@ impl Delivery {
         self.total
     }
 
-    fn send(&mut self, mut job: Job, request: RequestId) -> Question {
-        job.asked.after = request;
-        let ask = job.ask();
-        self.in_flight.insert(request, job);
+    fn send(&mut self, mut pending: PendingMessage, request: RequestId) -> PostRequest {
+        pending.posted_at.request_id = request;
+        let ask = pending.ask();
+        self.in_flight.insert(request, pending);
         (request, ask)
     }
 
-    fn strike(&mut self, job: &Job) {
+    fn uncount(&mut self, pending: &PendingMessage) {
         self.total -= 1;
-        self.bytes -= job.text.len();
-        if let Some(count) = self.per_conn.get_mut(&job.origin) {
+        self.bytes -= pending.text.len();
+        if let Some(count) = self.per_conn.get_mut(&pending.origin) {
             *count -= 1;
             if *count == 0 {
-                self.per_conn.remove(&job.origin);
+                self.per_conn.remove(&pending.origin);
             }
         }
     }
@@ -313,20 +321,20 @@ impl Delivery {
     /// Asserts that each request has one owner and each lane one request.
     pub fn check_invariants(&self) {
         assert_eq!(self.lanes.len(), self.in_flight.len());
-        for job in self.in_flight.values() {
-            assert!(self.lanes.contains_key(&job.lane()));
+        for pending in self.in_flight.values() {
+            assert!(self.lanes.contains_key(&pending.lane()));
         }
-        let lines = || self.lanes.values();
-        let waiting: usize = lines().map(|line| line.jobs.len()).sum();
-        assert_eq!(self.total, waiting + self.in_flight.len() + self.answered);
+        let queues = || self.lanes.values();
+        let waiting: usize = queues().map(|queue| queue.messages.len()).sum();
+        assert_eq!(self.total, waiting + self.in_flight.len() + self.unsettled);
         assert_eq!(self.total, self.per_conn.values().sum::<usize>());
         assert!(self.per_conn.values().all(|count| *count > 0));
-        let timed = lines().filter(|line| line.first_ends.is_some()).count();
-        let waited_in = lines().filter(|line| !line.jobs.is_empty()).count();
-        assert_eq!(timed, if self.turn_lasts.is_some() { waited_in } else { 0 });
-        assert_eq!(timed, self.turns.count());
-        let jobs = lines().flat_map(|line| &line.jobs).chain(self.in_flight.values());
-        let bytes = jobs.map(|job| job.text.len()).sum::<usize>();
-        assert!(self.bytes == bytes || (self.answered > 0 && self.bytes > bytes));
+        let timed = queues().filter(|queue| queue.head_deadline.is_some()).count();
+        let occupied = queues().filter(|queue| !queue.messages.is_empty()).count();
+        assert_eq!(timed, if self.max_wait.is_some() { occupied } else { 0 });
+        assert_eq!(timed, self.wait_deadlines.count());
+        let messages = queues().flat_map(|queue| &queue.messages).chain(self.in_flight.values());
+        let bytes = messages.map(|pending| pending.text.len()).sum::<usize>();
+        assert!(self.bytes == bytes || (self.unsettled > 0 && self.bytes > bytes));
     }
 }

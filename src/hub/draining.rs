@@ -1,7 +1,7 @@
 //! The community before its server ends: what is on its way finishes, and nothing new begins.
 
 use super::Hub;
-use super::delivery::stopping;
+use super::delivery::server_stopping;
 use super::interface::{ConnId, Now};
 use crate::protocol::ClientError;
 use crate::protocol::client::ReplyTo;
@@ -10,7 +10,7 @@ impl Hub {
     /// From now on a new message is refused, and nobody's end is told: they are sent away, and will
     /// be back. What is on its way goes on, and so do typing and calls.
     pub fn begin_drain(&mut self) {
-        self.drains = true;
+        self.draining = true;
     }
 
     /// Answers a message that is sent while the server stops: what has been sent before has its
@@ -19,43 +19,45 @@ impl Hub {
     /// # Errors
     ///
     /// It has not been sent before.
-    pub(super) fn repeat_before_the_end(
+    pub(super) fn answer_while_draining(
         &mut self,
         conn: ConnId,
         reply: &ReplyTo,
         now: Now,
     ) -> Result<(), ClientError> {
         if let Some(client_id) = &reply.client_id {
-            if self.first_sent(conn, &client_id.key, now)?.is_none() {
+            if self.check_repeat(conn, &client_id.key, now)?.is_none() {
                 return Ok(());
             }
         }
-        Err(stopping())
+        Err(server_stopping())
     }
 
     /// Whether a connection is still to get an outcome: of what it has said itself, or of a message
     /// that its user sent on a connection that has gone. Who asks how a call is gets an answer.
-    pub fn awaits_outcome(&self, conn: ConnId) -> bool {
+    pub fn is_awaiting_outcome(&self, conn: ConnId) -> bool {
         if self.status_requests.has(conn) {
             return true;
         }
         if !self.is_open(conn) {
             return false;
         }
-        self.has_sent(conn)
-            || self.waiting.has(conn)
+        self.has_pending_outcome(conn)
+            || self.held_frames.has(conn)
             || self.presence.user_of(conn).is_some_and(|user| {
-                self.heirs.gone_before(conn, &user.key).any(|gone| self.has_sent(gone))
+                self.undelivered
+                    .predecessors(conn, &user.key)
+                    .any(|gone| self.has_pending_outcome(gone))
             })
     }
 
     /// Gives every message on its way its outcome, before the server stops.
     pub fn stop(&mut self) {
-        self.lookups.clear();
-        for (job, fault) in self.delivery.abandon() {
-            self.fail(&job, &fault);
+        self.reconciler.clear();
+        for (pending, fault) in self.delivery.abandon() {
+            self.send_failure(&pending, &fault);
         }
-        self.show_what_is_stored();
-        self.refuse_what_waits();
+        self.flush_held_messages();
+        self.reject_held_frames();
     }
 }

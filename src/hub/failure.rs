@@ -49,7 +49,7 @@ pub enum Failure {
 
 /// What was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum About {
+pub enum FailureContext {
     /// To store a message.
     Message,
     /// Whose a token is.
@@ -60,11 +60,11 @@ pub enum About {
 
 /// What is known of a site that has given no usable answer to a post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum SiteState {
     /// Its work is over: the message is stored by now, or never will be.
-    Ended,
+    Finished,
     /// It may still be at work.
-    MayGoOn,
+    MayBeRunning,
 }
 
 /// What is said of a message that the thread does not have, after the site has failed.
@@ -77,7 +77,7 @@ pub fn not_in_thread() -> ClientError {
 }
 
 /// What is said of one repeat too many: nothing about the message itself, which may be stored.
-pub fn repeated_too_often() -> ClientError {
+pub fn too_many_repeats() -> ClientError {
     ClientError::new(
         ErrorCode::Overloaded,
         "This message is on its way already, and too many repeats wait for its outcome. \
@@ -87,29 +87,29 @@ pub fn repeated_too_often() -> ClientError {
 
 impl Failure {
     /// Whether a message may be stored for all that, and what is known of the site.
-    pub fn doubt(&self) -> Option<Doubt> {
+    pub fn site_state(&self) -> Option<SiteState> {
         match self {
-            Failure::Unknown => Some(Doubt::MayGoOn),
-            Failure::Unusable => Some(Doubt::Ended),
+            Failure::Unknown => Some(SiteState::MayBeRunning),
+            Failure::Unusable => Some(SiteState::Finished),
             _ => None,
         }
     }
 
     /// Whether it is the site's last word on a credential, rather than a question that failed.
-    pub fn condemns(&self) -> bool {
+    pub fn is_credential_rejection(&self) -> bool {
         matches!(self, Failure::TokenRefused | Failure::TokenExpired | Failure::Suspended)
     }
 
     /// What the client is told: what happened and what to do.
-    pub fn client_error(&self, about: About) -> ClientError {
-        if let (Failure::Unknown | Failure::Unusable, About::Message) = (self, about) {
+    pub fn client_error(&self, about: FailureContext) -> ClientError {
+        if let (Failure::Unknown | Failure::Unusable, FailureContext::Message) = (self, about) {
             return ClientError::new(
                 ErrorCode::UnknownOutcome,
                 "The site gave no usable answer: the message may or may not be stored. \
                  Look into the thread before you send it again.",
             );
         }
-        if let (Failure::NotParticipant, About::Thread) = (self, about) {
+        if let (Failure::NotParticipant, FailureContext::Thread) = (self, about) {
             return ClientError::new(
                 ErrorCode::NotParticipant,
                 "You are not in this thread, or it no longer exists.",
@@ -117,10 +117,10 @@ impl Failure {
         }
         let (code, why) = self.reason();
         let what = match about {
-            About::Message => "The message was not stored",
-            About::Token if self.condemns() => "The token proves nothing",
-            About::Token => "The token could not be checked",
-            About::Thread => "Your part in the thread could not be checked",
+            FailureContext::Message => "The message was not stored",
+            FailureContext::Token if self.is_credential_rejection() => "The token proves nothing",
+            FailureContext::Token => "The token could not be checked",
+            FailureContext::Thread => "Your part in the thread could not be checked",
         };
         let wait = match self {
             Failure::SiteBusy { retry_after_s: Some(s) }
@@ -187,7 +187,7 @@ impl Failure {
 }
 
 /// What is said to who sends more frames than they may.
-pub fn too_fast() -> ClientError {
+pub fn rate_limited() -> ClientError {
     ClientError::new(
         ErrorCode::RateLimited,
         "You send too many frames: this one was not heard. Send fewer, and this one again in a \

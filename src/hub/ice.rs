@@ -11,13 +11,13 @@ impl Hub {
     /// # Errors
     ///
     /// It is not known whose connection this is.
-    pub(super) fn ice_servers(
+    pub(super) fn send_ice_servers(
         &mut self,
         conn: ConnId,
         client_id: Option<&Id>,
         now: Now,
     ) -> Result<(), ClientError> {
-        let user = self.identified(conn)?;
+        let user = self.require_user(conn)?;
         let list = self.settings.ice.list(&user.key, now.unix_s);
         let ttl = self.settings.ice.ttl_s();
         let frame = ServerFrame::IceServers { ice_servers: &list, ttl, client_id };

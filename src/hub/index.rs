@@ -12,26 +12,26 @@ use crate::protocol::IdKey;
 /// Where the entries of a table are, by their keys.
 #[derive(Debug, Default)]
 pub struct Index {
-    places: HashTable<u32>,
+    entries: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl Index {
     /// The place of this key's entry, if it has one.
     pub fn find<'a>(&self, key: &IdKey, key_at: impl Fn(u32) -> &'a IdKey) -> Option<u32> {
-        let found = self.places.find(hash(&self.hasher, key), |place| key_at(*place) == key);
+        let found = self.entries.find(hash(&self.hasher, key), |ix| key_at(*ix) == key);
         found.copied()
     }
 
     /// Notes the place of a key that had none.
-    pub fn insert<'a>(&mut self, place: u32, key_at: impl Fn(u32) -> &'a IdKey) {
-        let hash_at = |place: &u32| hash(&self.hasher, key_at(*place));
-        self.places.insert_unique(hash_at(&place), place, hash_at);
+    pub fn insert<'a>(&mut self, ix: u32, key_at: impl Fn(u32) -> &'a IdKey) {
+        let hash_at = |ix: &u32| hash(&self.hasher, key_at(*ix));
+        self.entries.insert_unique(hash_at(&ix), ix, hash_at);
     }
 
     /// Forgets the place of a key.
-    pub fn remove(&mut self, place: u32, key: &IdKey) {
-        let found = self.places.find_entry(hash(&self.hasher, key), |other| *other == place);
+    pub fn remove(&mut self, ix: u32, key: &IdKey) {
+        let found = self.entries.find_entry(hash(&self.hasher, key), |other| *other == ix);
         debug_assert!(found.is_ok(), "an entry is forgotten once");
         if let Ok(found) = found {
             found.remove();
@@ -40,7 +40,7 @@ impl Index {
 
     /// How many places it knows.
     pub fn count(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 }
 
@@ -63,18 +63,18 @@ mod tests {
                 _ => IdKey::Text(format!("user {n}").into()),
             })
             .collect();
-        let key_at = |place: u32| &keys[place as usize];
+        let key_at = |ix: u32| &keys[ix as usize];
         let mut index = Index::default();
-        for place in 0..1_000 {
-            assert_eq!(index.find(key_at(place), key_at), None);
-            index.insert(place, key_at);
+        for ix in 0..1_000 {
+            assert_eq!(index.find(key_at(ix), key_at), None);
+            index.insert(ix, key_at);
         }
-        for place in (0..1_000).step_by(3) {
-            index.remove(place, key_at(place));
+        for ix in (0..1_000).step_by(3) {
+            index.remove(ix, key_at(ix));
         }
-        for place in 0..1_000 {
-            let there = (place % 3 != 0).then_some(place);
-            assert_eq!(index.find(key_at(place), key_at), there);
+        for ix in 0..1_000 {
+            let there = (ix % 3 != 0).then_some(ix);
+            assert_eq!(index.find(key_at(ix), key_at), there);
         }
         assert_eq!(index.count(), 666);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::calls::CallSettings;
-pub use super::failure::{About, Failure};
-pub use super::waiting::WaitBounds;
+pub use super::failure::{Failure, FailureContext};
+pub use super::held_frames::HeldFrameLimits;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;
@@ -62,7 +62,7 @@ pub enum Input<'a> {
         conn: ConnId,
     },
     /// A connection says more than it may: this is not heard.
-    Refused {
+    RateLimited {
         /// Who said it.
         conn: ConnId,
         /// What, if it was a text frame.
@@ -125,7 +125,7 @@ pub enum Effect {
         /// What they get.
         frame: EncodedFrame,
         /// Whether it is a [`Effect::Hint`] to each of them, or a [`Effect::Send`].
-        can_be_missed: bool,
+        droppable: bool,
     },
     /// Put a question to the site. It gets exactly one [`Input::Answered`].
     Ask {
@@ -179,7 +179,7 @@ pub struct Settings {
     /// How long a connection may stay without having proven who it is.
     pub anonymous_lasts: Duration,
     /// Questions about people and threads that are with the site at the same time, at least 1.
-    pub checks: usize,
+    pub site_queries: usize,
     /// How long a message may wait for its turn; `None` is without a limit.
     pub message_turn_lasts: Option<Duration>,
     /// How long `typing` lasts without a repeat.
@@ -191,9 +191,9 @@ pub struct Settings {
     /// Threads that somebody hears.
     pub threads: usize,
     /// Messages on their way to the site.
-    pub deliveries: Bounds,
+    pub deliveries: DeliveryLimits,
     /// Frames that wait for the site's word on people and threads.
-    pub waiting: WaitBounds,
+    pub held_frames: HeldFrameLimits,
     /// Calls.
     pub calls: CallSettings,
     /// What is told to those who are about to call.
@@ -202,7 +202,7 @@ pub struct Settings {
 
 /// How many messages may be on their way.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct DeliveryLimits {
     /// On the whole server.
     pub total: usize,
     /// Of one connection.
@@ -213,7 +213,7 @@ pub struct Bounds {
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
+pub struct HubCounts {
     /// Open WebSockets.
     pub connections: usize,
     /// Users who are online, those in their grace time among them.
@@ -234,7 +234,7 @@ pub enum Ask {
     /// Whose credential this is (CONTRACT 2). Answers: proven, failed.
     Prove(Credential),
     /// Who takes part in a thread (CONTRACT 3.2). Answers: listed, failed.
-    List {
+    Participants {
         /// The thread, by the site's number.
         thread: u64,
         /// Of someone who says they take part.
@@ -242,14 +242,14 @@ pub enum Ask {
     },
     /// Whether a message is stored whose post had no usable answer (CONTRACT 3.2 and 3.5). Answers:
     /// looked, failed.
-    Look(Look),
+    Lookup(Lookup),
 }
 
 impl Ask {
     /// Under which request the log tells of this one: a look belongs to its message's.
     pub fn log_request(&self, request: RequestId) -> RequestId {
         match self {
-            Ask::Look(look) => look.post,
+            Ask::Lookup(look) => look.post,
             _ => request,
         }
     }
@@ -257,7 +257,7 @@ impl Ask {
 
 /// A message whose fate is not known.
 #[derive(Debug)]
-pub struct Look {
+pub struct Lookup {
     /// Its sender's; nobody else's shows which messages are theirs.
     pub credential: Credential,
     /// Where it should have gone.
@@ -307,16 +307,16 @@ pub enum Answer {
     Proven(Proven),
     /// The thread's participants by the site's numbers, ascending, all of them; those whose
     /// accounts are deleted are not among them. Who asked need not be either (CONTRACT 3.2).
-    Listed(Box<[u64]>),
+    Participants(Box<[u64]>),
     /// What the thread of a message shows of it.
-    Looked(Looked),
+    LookupResult(LookupResult),
     /// It came to nothing, or nobody knows.
     Failed(Failure),
 }
 
 impl Answer {
     /// Whether the site itself has answered, good or bad, as a site does that is in order.
-    pub fn is_the_sites(&self) -> bool {
+    pub fn is_from_site(&self) -> bool {
         !matches!(
             self,
             Answer::Failed(
@@ -334,13 +334,13 @@ impl Answer {
 
 /// What the thread into which a message should have gone shows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Looked {
+pub enum LookupResult {
     /// The sender's newest message says the same and is not older than the post. Whether it is
     /// another post's is for the one who knows these to say. It has a [`Stored::message`].
-    Same(Stored),
+    Match(Stored),
     /// The sender's newest message may be newer than the post and says something else, or is as
     /// good as the post's but for its time.
-    Other {
+    Mismatch {
         /// The thread it is in.
         thread: u64,
         /// Who wrote it.
@@ -349,7 +349,7 @@ pub enum Looked {
         message: u64,
     },
     /// There is no message of the sender's since the post.
-    Nothing,
+    Absent,
 }
 
 /// A stored message, as the site tells it.
@@ -361,7 +361,7 @@ pub struct Stored {
     pub sender: Id,
     /// Which message of the thread it is; `None` when the site's answer no longer held it.
     pub message: Option<StoredMessage>,
-    /// The thread's participants as in [`Answer::Listed`]; `None` when the answer did not hold
+    /// The thread's participants as in [`Answer::Participants`]; `None` when the answer did not hold
     /// all of them (CONTRACT 3.3).
     pub participants: Option<Box<[u64]>>,
     /// When the sender's token expires, in seconds since 1970, where it says so.

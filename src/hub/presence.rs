@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::capacity::{self, Few};
+use super::capacity::{self, SmallList};
 use super::deadlines::{DeadlineKey, Deadlines};
 use super::index::Index;
 use super::interface::ConnId;
@@ -26,17 +26,17 @@ struct User {
     /// In the form in which their first connection wrote it.
     id: Id,
     /// None while their grace time runs.
-    conns: Few<ConnId>,
+    conns: SmallList<ConnId>,
 }
 
 /// Whose connection this is, and how they write it: twice the user's place, one for the quotes, and
 /// one so that nothing is left for nobody.
 #[derive(Clone, Copy, Debug)]
-struct Claim(NonZeroU32);
+struct UserRef(NonZeroU32);
 
-impl Claim {
-    fn new(user: UserIx, quoted: bool) -> Claim {
-        Claim(NonZeroU32::MIN.saturating_add(user << 1 | u32::from(quoted)))
+impl UserRef {
+    fn new(user: UserIx, quoted: bool) -> UserRef {
+        UserRef(NonZeroU32::MIN.saturating_add(user << 1 | u32::from(quoted)))
     }
 
     fn user(self) -> UserIx {
@@ -53,8 +53,8 @@ impl Claim {
 pub struct Presence {
     index: Index,
     users: Slab<User>,
-    claims: Vec<Option<Claim>>,
-    graces: Deadlines<UserIx>,
+    user_refs: Vec<Option<UserRef>>,
+    grace_deadlines: Deadlines<UserIx>,
     /// Who is in their grace time: few, so a user has no room for it.
     in_grace: BTreeMap<UserIx, DeadlineKey>,
 }
@@ -62,50 +62,50 @@ pub struct Presence {
 impl Presence {
     /// Makes room for a connection.
     pub fn open(&mut self, conn: ConnId) {
-        capacity::reach(&mut self.claims, conn.slot);
-        debug_assert!(self.claims[conn.slot as usize].is_none(), "a slot is given on empty");
+        capacity::ensure_slot(&mut self.user_refs, conn.slot);
+        debug_assert!(self.user_refs[conn.slot as usize].is_none(), "a slot is given on empty");
     }
 
     /// Gives a connection that is nobody's to a user. True if they were not online.
-    pub fn arrive(&mut self, conn: ConnId, id: &Id) -> bool {
-        let (ix, first) = match self.place(&id.key) {
+    pub fn connect_user(&mut self, conn: ConnId, id: &Id) -> bool {
+        let (ix, first) = match self.find_ix(&id.key) {
             Some(ix) => (ix, false),
             None => {
-                let user = User { id: id.clone(), conns: Few::new() };
+                let user = User { id: id.clone(), conns: SmallList::new() };
                 let ix = capacity::insert(&mut self.users, user);
                 self.index.insert(ix, |ix| &self.users[ix as usize].id.key);
                 (ix, true)
             }
         };
         if let Some(deadline) = self.in_grace.remove(&ix) {
-            self.graces.cancel(deadline);
+            self.grace_deadlines.cancel(deadline);
         }
         self.users[ix as usize].conns.push(conn);
-        let claim = self.claims[conn.slot as usize].replace(Claim::new(ix, id.quoted));
-        debug_assert!(claim.is_none(), "a connection is one user's at a time");
+        let user_ref = self.user_refs[conn.slot as usize].replace(UserRef::new(ix, id.quoted));
+        debug_assert!(user_ref.is_none(), "a connection is one user's at a time");
         first
     }
 
     /// Takes a connection from its user, whose grace time starts if it was their last.
-    pub fn leave(&mut self, conn: ConnId, now: Instant, grace: Duration) {
-        let Some(claim) = self.claims[conn.slot as usize].take() else {
+    pub fn disconnect(&mut self, conn: ConnId, now: Instant, grace: Duration) {
+        let Some(user_ref) = self.user_refs[conn.slot as usize].take() else {
             return;
         };
-        let user = &mut self.users[claim.user() as usize];
+        let user = &mut self.users[user_ref.user() as usize];
         user.conns.retain(|other| *other != conn);
-        capacity::shed(&mut user.conns);
+        capacity::shrink(&mut user.conns);
         if user.conns.is_empty() {
-            let deadline = self.graces.set(now + grace, claim.user());
-            self.in_grace.insert(claim.user(), deadline);
+            let deadline = self.grace_deadlines.set(now + grace, user_ref.user());
+            self.in_grace.insert(user_ref.user(), deadline);
         }
     }
 
     /// Takes one user whose grace time is over at `now`, or cut short because too many have one,
     /// until there are no more.
-    pub fn depart(&mut self, now: Instant) -> Option<Id> {
-        let too_many = self.graces.count() > GRACES_MAX;
-        let until = if too_many { self.graces.next()? } else { now };
-        let ix = self.graces.pop_due(until)?;
+    pub fn pop_departed(&mut self, now: Instant) -> Option<Id> {
+        let too_many = self.grace_deadlines.count() > GRACES_MAX;
+        let until = if too_many { self.grace_deadlines.next()? } else { now };
+        let ix = self.grace_deadlines.pop_due(until)?;
         self.in_grace.remove(&ix);
         let user = self.users.remove(ix as usize);
         self.index.remove(ix, &user.id.key);
@@ -114,37 +114,37 @@ impl Presence {
 
     /// Whose connection this is, in the form in which it wrote it.
     pub fn user_of(&self, conn: ConnId) -> Option<Id> {
-        let claim = self.claims[conn.slot as usize]?;
-        let key = self.users[claim.user() as usize].id.key.clone();
-        Some(Id { key, quoted: claim.quoted() })
+        let user_ref = self.user_refs[conn.slot as usize]?;
+        let key = self.users[user_ref.user() as usize].id.key.clone();
+        Some(Id { key, quoted: user_ref.quoted() })
     }
 
     /// The site's number of a connection's user.
     pub fn number_of(&self, conn: ConnId) -> Option<u64> {
-        let claim = self.claims[conn.slot as usize]?;
-        self.users[claim.user() as usize].id.site_number()
+        let user_ref = self.user_refs[conn.slot as usize]?;
+        self.users[user_ref.user() as usize].id.site_number()
     }
 
     /// Whether a connection is somebody's.
-    pub fn is_known(&self, conn: ConnId) -> bool {
-        self.claims[conn.slot as usize].is_some()
+    pub fn is_identified(&self, conn: ConnId) -> bool {
+        self.user_refs[conn.slot as usize].is_some()
     }
 
     /// Notes how a connection writes its user.
-    pub fn write_as(&mut self, conn: ConnId, quoted: bool) {
-        if let Some(claim) = &mut self.claims[conn.slot as usize] {
-            *claim = Claim::new(claim.user(), quoted);
+    pub fn set_quoted(&mut self, conn: ConnId, quoted: bool) {
+        if let Some(user_ref) = &mut self.user_refs[conn.slot as usize] {
+            *user_ref = UserRef::new(user_ref.user(), quoted);
         }
     }
 
     /// This user, if online.
     pub fn find(&self, user: &IdKey) -> Option<&Id> {
-        self.place(user).map(|ix| &self.users[ix as usize].id)
+        self.find_ix(user).map(|ix| &self.users[ix as usize].id)
     }
 
     /// A user's connections.
     pub fn conns_of(&self, user: &IdKey) -> &[ConnId] {
-        match self.place(user) {
+        match self.find_ix(user) {
             Some(ix) => &self.users[ix as usize].conns,
             None => &[],
         }
@@ -164,9 +164,9 @@ impl Presence {
     pub fn users_among(&self, conns: impl Iterator<Item = ConnId>) -> Vec<&Id> {
         let mut seen = vec![false; self.users.capacity()];
         let mut ids = Vec::new();
-        for claim in conns.filter_map(|conn| self.claims[conn.slot as usize]) {
-            if !std::mem::replace(&mut seen[claim.user() as usize], true) {
-                ids.push(&self.users[claim.user() as usize].id);
+        for user_ref in conns.filter_map(|conn| self.user_refs[conn.slot as usize]) {
+            if !std::mem::replace(&mut seen[user_ref.user() as usize], true) {
+                ids.push(&self.users[user_ref.user() as usize].id);
             }
         }
         ids
@@ -174,10 +174,10 @@ impl Presence {
 
     /// When the next grace time is over.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.graces.next()
+        self.grace_deadlines.next()
     }
 
-    fn place(&self, user: &IdKey) -> Option<UserIx> {
+    fn find_ix(&self, user: &IdKey) -> Option<UserIx> {
         self.index.find(user, |ix| &self.users[ix as usize].id.key)
     }
 
@@ -186,17 +186,18 @@ impl Presence {
         assert_eq!(self.index.count(), self.users.len());
         for (ix, user) in &self.users {
             let ix = ix as UserIx;
-            assert_eq!(self.place(&user.id.key), Some(ix));
+            assert_eq!(self.find_ix(&user.id.key), Some(ix));
             let in_grace = self.in_grace.contains_key(&ix);
             assert_eq!(user.conns.is_empty(), in_grace, "online by one of the two");
             for conn in &user.conns {
-                let claim = self.claims[conn.slot as usize].expect("a user's connection is theirs");
-                assert_eq!(claim.user(), ix);
+                let user_ref =
+                    self.user_refs[conn.slot as usize].expect("a user's connection is theirs");
+                assert_eq!(user_ref.user(), ix);
             }
         }
-        let claimed = self.claims.iter().flatten().count();
+        let claimed = self.user_refs.iter().flatten().count();
         assert_eq!(claimed, self.users.iter().map(|(_, user)| user.conns.len()).sum::<usize>());
-        assert_eq!(self.graces.count(), self.in_grace.len());
+        assert_eq!(self.grace_deadlines.count(), self.in_grace.len());
         assert!(self.in_grace.keys().all(|ix| self.users.contains(*ix as usize)));
     }
 }
@@ -208,14 +209,14 @@ mod tests {
     #[test]
     fn a_user_and_a_claim_are_as_small_as_they_are_said_to_be() {
         assert_eq!(size_of::<User>(), 48);
-        assert_eq!(size_of::<Option<Claim>>(), 4);
+        assert_eq!(size_of::<Option<UserRef>>(), 4);
     }
 
     #[test]
     fn a_claim_tells_whose_it_is_and_how_they_write_it() {
         for (user, quoted) in [(0, false), (0, true), (1, false), (70_000, true)] {
-            let claim = Claim::new(user, quoted);
-            assert_eq!((claim.user(), claim.quoted()), (user, quoted));
+            let user_ref = UserRef::new(user, quoted);
+            assert_eq!((user_ref.user(), user_ref.quoted()), (user, quoted));
         }
     }
 }

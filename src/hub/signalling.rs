@@ -48,7 +48,7 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<(), ClientError> {
-        let me = self.identified(conn)?;
+        let me = self.require_user(conn)?;
         let mut other = call.other_party(&me.key)?.cloned();
         let id = call.call.as_ref().map(|id| &id.key);
         let found = self.calls.find(&me.key, other.as_ref().map(|other| &other.key), id);
@@ -60,9 +60,9 @@ impl Hub {
         }
         // What begins its call may be waiting for the site's word: it must not overtake that.
         let follows = call.kind.is_end() || (call.kind.is_baseline() && reply.thread.is_none());
-        let before = self.membership.last_wait_of(conn).filter(|_| follows && found.is_none());
+        let before = self.membership.last_held_thread(conn).filter(|_| follows && found.is_none());
         if let Some((thread, user)) = before.zip(self.presence.number_of(conn)) {
-            return self.hold_for_list(thread, conn, user, text, now);
+            return self.hold_for_participants(thread, conn, user, text, now);
         }
         // To end a call needs nobody's leave.
         if !call.kind.is_end() {
@@ -103,7 +103,7 @@ impl Hub {
         };
         let its = self.calls.get(ix).thread.as_ref().map(|thread| &thread.key);
         match thread.filter(|thread| !is_ringing && its == Some(&thread.key)).zip(other) {
-            Some((thread, other)) => self.goes_by_last_list(conn, thread, other, now),
+            Some((thread, other)) => self.check_stale_access(conn, thread, other, now),
             None => false,
         }
     }
@@ -118,9 +118,9 @@ impl Hub {
     ) -> Result<bool, ClientError> {
         match (self.settings.trust, other, thread) {
             (Trust::Open, ..) => Ok(true),
-            (_, Some(other), _) => self.admits_call(conn, thread, other, text, now),
+            (_, Some(other), _) => self.check_call_access(conn, thread, other, text, now),
             (_, None, Some(thread)) => {
-                self.admits(conn, thread, text, std::time::Duration::ZERO, now)
+                self.check_access(conn, thread, text, std::time::Duration::ZERO, now)
             }
             // A call that nobody knows, in no thread: that is said below.
             (_, None, None) => Ok(true),
@@ -437,17 +437,17 @@ impl Hub {
     pub(super) fn send_call_notifications(&mut self) {
         for notification in self.calls.take_notifications() {
             match notification {
-                Notification::Frame { to, frame } => self.spread(to, &frame, false),
+                Notification::Frame { to, frame } => self.fan_out(to, &frame, false),
                 Notification::Ended { to, end } => {
                     let frame = self.encoder.encode(&call_ended_frame(&end));
-                    self.spread(to, &frame, false);
+                    self.fan_out(to, &frame, false);
                 }
                 Notification::Left { ix, to, user, end } => {
                     let (call_id, thread_id, reason) = (&end.id, end.thread.as_ref(), end.reason);
                     let user_id = &user;
                     let frame = ServerFrame::CallLeft { call_id, thread_id, user_id, reason };
                     let frame = self.encoder.encode(&frame);
-                    self.spread(to, &frame, false);
+                    self.fan_out(to, &frame, false);
                     self.calls.buffer_for_disconnected(ix, call_id, &frame);
                 }
             }

@@ -8,35 +8,35 @@ use crate::protocol::client::FrameType;
 
 /// The counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct HubStats {
     /// Text frames in the order of [`FrameType::ALL`].
-    typed: [u64; FrameType::ALL.len()],
+    frames_by_type: [u64; FrameType::ALL.len()],
     /// Texts that are no frame, or none of these types.
     pub unreadable: u64,
     /// Binary frames.
     pub binary: u64,
     /// How often it was known who takes part in a thread.
-    pub lists: HitCounter,
+    pub list_hits: HitCounter,
 }
 
-impl Tally {
+impl HubStats {
     /// Counts a text frame; `None` is one without a type that there is.
-    pub fn heard(&mut self, kind: Option<FrameType>) {
+    pub fn count_frame(&mut self, kind: Option<FrameType>) {
         match kind {
-            Some(kind) => self.typed[kind as usize] += 1,
+            Some(kind) => self.frames_by_type[kind as usize] += 1,
             None => self.unreadable += 1,
         }
     }
 
     /// Text frames by their types.
-    pub fn typed(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        FrameType::ALL.into_iter().map(|(_, word)| word).zip(self.typed)
+    pub fn frames_by_type(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FrameType::ALL.into_iter().map(|(_, word)| word).zip(self.frames_by_type)
     }
 }
 
 impl Hub {
     /// What has been counted since the start.
-    pub fn stats(&self) -> &Tally {
+    pub fn stats(&self) -> &HubStats {
         &self.stats
     }
 
@@ -52,7 +52,7 @@ impl Hub {
 
     /// How often it was known what a credential proves.
     pub fn proof_hits(&self) -> HitCounter {
-        self.identity.proof_hits()
+        self.authentication.proof_hits()
     }
 }
 
@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn each_type_has_its_own_count() {
-        let mut stats = Tally::default();
+        let mut stats = HubStats::default();
         for (n, (kind, _)) in FrameType::ALL.into_iter().enumerate() {
-            (0..n).for_each(|_| stats.heard(Some(kind)));
+            (0..n).for_each(|_| stats.count_frame(Some(kind)));
         }
-        stats.heard(None);
-        let counts: Vec<_> = stats.typed().collect();
+        stats.count_frame(None);
+        let counts: Vec<_> = stats.frames_by_type().collect();
         let words = FrameType::ALL.map(|(_, word)| word);
         assert_eq!(counts, words.into_iter().zip(0..).collect::<Vec<_>>());
         assert_eq!(stats.unreadable, 1);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::capacity::{self, Few};
+use super::capacity::{self, SmallList};
 use super::deadlines::{DeadlineKey, Deadlines};
 use super::index::Index;
 use super::interface::ConnId;
@@ -21,7 +21,7 @@ pub type ThreadIx = u32;
 
 /// A connection that hears a thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Hearer {
+pub struct Subscriber {
     /// Which connection.
     pub conn: ConnId,
 }
@@ -30,7 +30,7 @@ pub struct Hearer {
 struct Join {
     thread: ThreadIx,
     /// Where this connection stands in the thread's hearers.
-    hearer: u32,
+    subscriber: u32,
 }
 
 /// A typist's place in the tables, valid while they type.
@@ -46,7 +46,7 @@ pub struct Typist {
     /// The connection they typed on last.
     pub conn: ConnId,
     key: IdKey,
-    place: ThreadIx,
+    thread_ix: ThreadIx,
     /// They wrote the thread's id as a string.
     quoted: bool,
     until: Instant,
@@ -67,7 +67,7 @@ impl Typist {
     }
 
     /// A user is one typist on all their devices, a nobody is one on each connection.
-    fn is(&self, user: Option<&Id>, conn: ConnId) -> bool {
+    fn matches(&self, user: Option<&Id>, conn: ConnId) -> bool {
         match (&self.user, user) {
             (Some(this), Some(that)) => this.key == that.key,
             (None, None) => self.conn == conn,
@@ -79,23 +79,23 @@ impl Typist {
 #[derive(Debug)]
 struct Thread {
     key: IdKey,
-    hearers: Few<Hearer>,
+    subscribers: SmallList<Subscriber>,
     /// Who types, while someone does.
-    typists: Option<Box<Few<TypistIx>>>,
+    typists: Option<Box<SmallList<TypistIx>>>,
 }
 
 /// What comes of it that someone types.
 #[derive(Debug)]
-pub struct Types {
+pub struct TypingStart {
     /// The thread's.
-    pub place: ThreadIx,
+    pub thread_ix: ThreadIx,
     /// Who thereby stopped elsewhere, at the limit of threads that one connection types in.
-    pub elsewhere: Option<Typist>,
+    pub evicted: Option<Typist>,
 }
 
 /// Whether a connection hears a thread now.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Joined {
+pub enum JoinResult {
     /// From now on.
     New,
     /// It did before.
@@ -103,7 +103,7 @@ pub enum Joined {
     /// It has joined as many as it may.
     TooMany,
     /// All connections together hear as many as they may.
-    TooManyInAll,
+    ServerFull,
 }
 
 /// All threads that somebody hears or types in.
@@ -112,48 +112,48 @@ pub struct Threads {
     index: Index,
     threads: Slab<Thread>,
     /// What each connection has joined.
-    joins: Vec<Few<Join>>,
+    joins: Vec<SmallList<Join>>,
     typists: Slab<Typist>,
     /// Who typed last on each connection, if they still do: where to look first.
-    typed_last: Vec<TypistIx>,
-    typing_ends: Deadlines<TypistIx>,
+    last_typist: Vec<TypistIx>,
+    typing_deadlines: Deadlines<TypistIx>,
     /// Who types, by the slot of their connection, oldest first.
-    types_on: BTreeMap<(u32, u64), TypistIx>,
+    typists_by_connection: BTreeMap<(u32, u64), TypistIx>,
     /// Typists so far.
     serial: u64,
 }
 
 /// A connection types in this many threads at once; beyond it, the oldest has stopped. People
 /// type in one.
-const TYPES_IN_MAX: usize = 8;
+const TYPING_THREADS_MAX: usize = 8;
 
 impl Threads {
     /// Makes room for a connection.
     pub fn open(&mut self, conn: ConnId) {
-        capacity::reach(&mut self.joins, conn.slot);
-        capacity::reach(&mut self.typed_last, conn.slot);
+        capacity::ensure_slot(&mut self.joins, conn.slot);
+        capacity::ensure_slot(&mut self.last_typist, conn.slot);
         debug_assert!(self.joins_of(conn).is_empty(), "a slot is given on empty");
     }
 
     /// Lets a connection hear a thread, if it has joined fewer than `max`, and there are fewer than
     /// `in_all`.
-    pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize, in_all: usize) -> Joined {
+    pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize, in_all: usize) -> JoinResult {
         let found = self.find(key);
-        if found.is_some_and(|thread| self.hears_at(conn, thread)) {
-            return Joined::Already;
+        if found.is_some_and(|thread| self.is_subscribed_at(conn, thread)) {
+            return JoinResult::Already;
         }
         if self.joins_of(conn).len() >= max {
-            return Joined::TooMany;
+            return JoinResult::TooMany;
         }
         if found.is_none() && self.threads.len() >= in_all {
-            return Joined::TooManyInAll;
+            return JoinResult::ServerFull;
         }
         let thread = found.unwrap_or_else(|| self.insert(key));
-        let hearers = &mut self.threads[thread as usize].hearers;
-        let hearer = hearers.len() as u32;
-        hearers.push(Hearer { conn });
-        self.joins[conn.slot as usize].push(Join { thread, hearer });
-        Joined::New
+        let subscribers = &mut self.threads[thread as usize].subscribers;
+        let subscriber = subscribers.len() as u32;
+        subscribers.push(Subscriber { conn });
+        self.joins[conn.slot as usize].push(Join { thread, subscriber });
+        JoinResult::New
     }
 
     /// Ends a connection's hearing of a thread; false if it did not hear it.
@@ -170,7 +170,7 @@ impl Threads {
     }
 
     /// Ends a connection's hearing of one thread, until there are no more.
-    pub fn leave_one(&mut self, conn: ConnId) -> Option<IdKey> {
+    pub fn leave_last(&mut self, conn: ConnId) -> Option<IdKey> {
         let thread = self.joins_of(conn).last()?.thread;
         let key = self.threads[thread as usize].key.clone();
         self.leave(conn, &key);
@@ -179,7 +179,7 @@ impl Threads {
 
     /// Takes a connection out of everything. What it was typing is to be ended before.
     pub fn close(&mut self, conn: ConnId) {
-        debug_assert!(self.typing_on(conn).next().is_none());
+        debug_assert!(self.typists_on(conn).next().is_none());
         while let Some(join) = self.joins_of(conn).last() {
             let thread = join.thread;
             self.unlink(conn, self.joins_of(conn).len() - 1);
@@ -193,18 +193,18 @@ impl Threads {
     }
 
     /// Whether a connection hears a thread.
-    pub fn hears(&self, conn: ConnId, key: &IdKey) -> bool {
-        self.find(key).is_some_and(|thread| self.hears_at(conn, thread))
+    pub fn is_subscribed(&self, conn: ConnId, key: &IdKey) -> bool {
+        self.find(key).is_some_and(|thread| self.is_subscribed_at(conn, thread))
     }
 
     /// Who hears a thread.
-    pub fn hearers(&self, key: &IdKey) -> &[Hearer] {
-        self.find(key).map_or(&[], |thread| self.hearers_at(thread))
+    pub fn subscribers(&self, key: &IdKey) -> &[Subscriber] {
+        self.find(key).map_or(&[], |thread| self.subscribers_at(thread))
     }
 
     /// Who hears the thread at this place, which must be a thread's.
-    pub fn hearers_at(&self, thread: ThreadIx) -> &[Hearer] {
-        &self.threads[thread as usize].hearers
+    pub fn subscribers_at(&self, thread: ThreadIx) -> &[Subscriber] {
+        &self.threads[thread as usize].subscribers
     }
 
     /// Notes that whoever types in a thread on this connection goes on until then, and says where
@@ -212,63 +212,64 @@ impl Threads {
     /// with the thread written like this.
     ///
     /// Who types says so every few seconds: this looks at nothing but them.
-    pub fn goes_on(
+    pub fn renew_typing(
         &mut self,
         conn: ConnId,
         thread: &Id,
         until: Instant,
     ) -> Option<(ThreadIx, EncodedFrame)> {
-        let last = self.typed_last[conn.slot as usize];
+        let last = self.last_typist[conn.slot as usize];
         let typist = self.typists.get_mut(last as usize)?;
         if typist.conn != conn || typist.key != thread.key || typist.quoted != thread.quoted {
             return None;
         }
         // The deadline is looked at when it comes: a repeat costs no change in the table.
         typist.until = until;
-        Some((typist.place, EncodedFrame::clone(typist.frame.as_ref()?)))
+        Some((typist.thread_ix, EncodedFrame::clone(typist.frame.as_ref()?)))
     }
 
     /// Notes that someone types, until then unless they go on.
-    pub fn typing_starts(
+    pub fn start_typing(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
         until: Instant,
-    ) -> Types {
-        let place = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
-        let known = self.typist_at(place, |typist| typist.is(user, conn));
+    ) -> TypingStart {
+        let thread_ix = self.find(&thread.key).unwrap_or_else(|| self.insert(&thread.key));
+        let known = self.find_typist(thread_ix, |typist| typist.matches(user, conn));
         let Some(ix) = known else {
             let Id { key, quoted } = thread.clone();
             let (user, frame, deadline, serial) = (user.cloned(), None, (until, 0), 0);
-            let typist = Typist { conn, key, place, quoted, until, frame, user, deadline, serial };
+            let typist =
+                Typist { conn, key, thread_ix, quoted, until, frame, user, deadline, serial };
             let ix = capacity::insert(&mut self.typists, typist);
-            self.threads[place as usize].typists.get_or_insert_default().push(ix);
-            self.types(ix, conn);
-            return Types { place, elsewhere: self.stops_elsewhere(conn) };
+            self.threads[thread_ix as usize].typists.get_or_insert_default().push(ix);
+            self.register_typist(ix, conn);
+            return TypingStart { thread_ix, evicted: self.evict_oldest_typing(conn) };
         };
         let typist = &mut self.typists[ix as usize];
         typist.until = until;
         if typist.conn == conn {
-            self.typed_last[conn.slot as usize] = ix;
-            return Types { place, elsewhere: None };
+            self.last_typist[conn.slot as usize] = ix;
+            return TypingStart { thread_ix, evicted: None };
         }
-        self.typing_ends.cancel(typist.deadline);
-        self.types_on.remove(&(typist.conn.slot, typist.serial));
-        self.types(ix, conn);
-        Types { place, elsewhere: self.stops_elsewhere(conn) }
+        self.typing_deadlines.cancel(typist.deadline);
+        self.typists_by_connection.remove(&(typist.conn.slot, typist.serial));
+        self.register_typist(ix, conn);
+        TypingStart { thread_ix, evicted: self.evict_oldest_typing(conn) }
     }
 
     /// Keeps the frame that tells who types on this connection, for when they go on. It says who
     /// they are and which thread it is in the forms in which they wrote it.
-    pub fn keep_frame(
+    pub fn cache_typing_frame(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
         thread: &Id,
         frame: &EncodedFrame,
     ) {
-        let last = self.typed_last[conn.slot as usize];
+        let last = self.last_typist[conn.slot as usize];
         let typist = self.typists.get_mut(last as usize).filter(|typist| typist.conn == conn);
         if let Some(typist) = typist.filter(|typist| typist.key == thread.key) {
             (typist.user, typist.quoted) = (user.cloned(), thread.quoted);
@@ -278,79 +279,83 @@ impl Threads {
 
     /// Forgets the frames that tell who types on a connection: its user's id is written otherwise
     /// from now on.
-    pub fn forget_frames(&mut self, conn: ConnId) {
-        let typing: Vec<TypistIx> = self.typing_on(conn).collect();
+    pub fn clear_typing_frames(&mut self, conn: ConnId) {
+        let typing: Vec<TypistIx> = self.typists_on(conn).collect();
         for ix in typing {
             self.typists[ix as usize].frame = None;
         }
     }
 
     /// Who types at a place, by what they are.
-    fn typist_at(&self, place: ThreadIx, which: impl Fn(&Typist) -> bool) -> Option<TypistIx> {
+    fn find_typist(
+        &self,
+        thread_ix: ThreadIx,
+        which: impl Fn(&Typist) -> bool,
+    ) -> Option<TypistIx> {
         let mut typists =
-            self.threads[place as usize].typists.iter().flat_map(|here| here.iter()).copied();
+            self.threads[thread_ix as usize].typists.iter().flat_map(|here| here.iter()).copied();
         typists.find(|ix| which(&self.typists[*ix as usize]))
     }
 
     /// Notes a typist with the connection they type on, and among the deadlines.
-    fn types(&mut self, ix: TypistIx, conn: ConnId) {
+    fn register_typist(&mut self, ix: TypistIx, conn: ConnId) {
         self.serial += 1;
         let typist = &mut self.typists[ix as usize];
         (typist.conn, typist.serial) = (conn, self.serial);
-        typist.deadline = self.typing_ends.set(typist.until, ix);
-        self.types_on.insert((conn.slot, self.serial), ix);
-        self.typed_last[conn.slot as usize] = ix;
+        typist.deadline = self.typing_deadlines.set(typist.until, ix);
+        self.typists_by_connection.insert((conn.slot, self.serial), ix);
+        self.last_typist[conn.slot as usize] = ix;
     }
 
     /// Ends the oldest typing of a connection that types in too many threads.
-    fn stops_elsewhere(&mut self, conn: ConnId) -> Option<Typist> {
+    fn evict_oldest_typing(&mut self, conn: ConnId) -> Option<Typist> {
         let oldest = {
-            let mut typing = self.typing_on(conn);
+            let mut typing = self.typists_on(conn);
             let oldest = typing.next()?;
-            typing.nth(TYPES_IN_MAX - 1).map(|_| oldest)?
+            typing.nth(TYPING_THREADS_MAX - 1).map(|_| oldest)?
         };
         Some(self.stop(oldest))
     }
 
     /// Who types on a connection, oldest first.
-    fn typing_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = TypistIx> {
-        let typing = self.types_on.range((conn.slot, 0)..=(conn.slot, u64::MAX));
+    fn typists_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = TypistIx> {
+        let typing = self.typists_by_connection.range((conn.slot, 0)..=(conn.slot, u64::MAX));
         typing.map(|(_, ix)| *ix)
     }
 
     /// Notes that a user, or the nobody on this connection, has stopped typing in a thread; `None`
     /// if they were not.
-    pub fn typing_stops(
+    pub fn stop_typing(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
         thread: &IdKey,
     ) -> Option<Typist> {
-        let place = self.find(thread)?;
-        let ix = self.typist_at(place, |typist| typist.is(user, conn))?;
+        let thread_ix = self.find(thread)?;
+        let ix = self.find_typist(thread_ix, |typist| typist.matches(user, conn))?;
         Some(self.stop(ix))
     }
 
     /// Notes that this connection no longer types in a thread; `None` if it was another device of
     /// the same user, or nobody.
-    pub fn typing_stops_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
-        let place = self.find(thread)?;
-        let ix = self.typist_at(place, |typist| typist.conn == conn)?;
+    pub fn stop_typing_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
+        let thread_ix = self.find(thread)?;
+        let ix = self.find_typist(thread_ix, |typist| typist.conn == conn)?;
         Some(self.stop(ix))
     }
 
     /// Takes one thread in which this connection types, until there are no more.
-    pub fn typing_stops_on(&mut self, conn: ConnId) -> Option<Typist> {
-        let ix = self.typing_on(conn).next_back()?;
+    pub fn stop_one_typing(&mut self, conn: ConnId) -> Option<Typist> {
+        let ix = self.typists_on(conn).next_back()?;
         Some(self.stop(ix))
     }
 
     /// Takes one typist whose time is over at `now`, until there are no more.
-    pub fn typing_times_out(&mut self, now: Instant) -> Option<Typist> {
-        while let Some(ix) = self.typing_ends.pop_due(now) {
+    pub fn pop_typing_timeout(&mut self, now: Instant) -> Option<Typist> {
+        while let Some(ix) = self.typing_deadlines.pop_due(now) {
             // A typist is taken out together with its deadline, so it is there.
             let typist = &mut self.typists[ix as usize];
-            typist.deadline = self.typing_ends.set(typist.until, ix);
+            typist.deadline = self.typing_deadlines.set(typist.until, ix);
             if typist.until <= now {
                 return Some(self.stop(ix));
             }
@@ -360,7 +365,7 @@ impl Threads {
 
     /// When the next typist may be over.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.typing_ends.next()
+        self.typing_deadlines.next()
     }
 
     /// How many threads somebody hears or types in.
@@ -372,12 +377,12 @@ impl Threads {
         &self.joins[conn.slot as usize]
     }
 
-    fn hears_at(&self, conn: ConnId, thread: ThreadIx) -> bool {
+    fn is_subscribed_at(&self, conn: ConnId, thread: ThreadIx) -> bool {
         self.joins_of(conn).iter().any(|join| join.thread == thread)
     }
 
     fn insert(&mut self, key: &IdKey) -> ThreadIx {
-        let thread = Thread { key: key.clone(), hearers: Few::new(), typists: None };
+        let thread = Thread { key: key.clone(), subscribers: SmallList::new(), typists: None };
         let ix = capacity::insert(&mut self.threads, thread);
         self.index.insert(ix, |ix| &self.threads[ix as usize].key);
         ix
@@ -391,17 +396,17 @@ impl Threads {
             // Nobody types: what thousands needed at once is given back.
             self.typists = Slab::new();
         }
-        let thread = &mut self.threads[typist.place as usize];
+        let thread = &mut self.threads[typist.thread_ix as usize];
         if let Some(typists) = &mut thread.typists {
             typists.retain(|here| *here != ix);
-            capacity::shed(typists);
+            capacity::shrink(typists);
             if typists.is_empty() {
                 thread.typists = None;
             }
         }
-        self.typing_ends.cancel(typist.deadline);
-        self.types_on.remove(&(typist.conn.slot, typist.serial));
-        self.forget_if_empty(typist.place);
+        self.typing_deadlines.cancel(typist.deadline);
+        self.typists_by_connection.remove(&(typist.conn.slot, typist.serial));
+        self.forget_if_empty(typist.thread_ix);
         typist
     }
 
@@ -409,21 +414,21 @@ impl Threads {
     /// that moves into the gap.
     fn unlink(&mut self, conn: ConnId, at: usize) {
         let joins = &mut self.joins[conn.slot as usize];
-        let Join { thread, hearer } = joins.swap_remove(at);
-        capacity::shed(joins);
-        let hearers = &mut self.threads[thread as usize].hearers;
-        hearers.swap_remove(hearer as usize);
-        let moved = hearers.get(hearer as usize).copied();
-        capacity::shed(hearers);
+        let Join { thread, subscriber } = joins.swap_remove(at);
+        capacity::shrink(joins);
+        let subscribers = &mut self.threads[thread as usize].subscribers;
+        subscribers.swap_remove(subscriber as usize);
+        let moved = subscribers.get(subscriber as usize).copied();
+        capacity::shrink(subscribers);
         let joins = moved.map(|moved| &mut self.joins[moved.conn.slot as usize]);
         if let Some(join) = joins.into_iter().flatten().find(|join| join.thread == thread) {
-            join.hearer = hearer;
+            join.subscriber = subscriber;
         }
     }
 
     fn forget_if_empty(&mut self, ix: ThreadIx) {
         let thread = &self.threads[ix as usize];
-        if thread.hearers.is_empty() && thread.typists.is_none() {
+        if thread.subscribers.is_empty() && thread.typists.is_none() {
             let thread = self.threads.remove(ix as usize);
             self.index.remove(ix, &thread.key);
         }
@@ -436,25 +441,25 @@ impl Threads {
         for (ix, thread) in &self.threads {
             let ix = ix as ThreadIx;
             assert_eq!(self.find(&thread.key), Some(ix));
-            assert!(!thread.hearers.is_empty() || thread.typists.is_some());
-            for (at, hearer) in thread.hearers.iter().enumerate() {
-                let mut joins = self.joins_of(hearer.conn).iter();
-                assert!(joins.any(|join| (join.thread, join.hearer) == (ix, at as u32)));
+            assert!(!thread.subscribers.is_empty() || thread.typists.is_some());
+            for (at, subscriber) in thread.subscribers.iter().enumerate() {
+                let mut joins = self.joins_of(subscriber.conn).iter();
+                assert!(joins.any(|join| (join.thread, join.subscriber) == (ix, at as u32)));
             }
             assert!(thread.typists.as_ref().is_none_or(|here| !here.is_empty()), "nothing remains");
             for typist_ix in thread.typists.iter().flat_map(|typists| typists.iter()) {
                 let typist = &self.typists[*typist_ix as usize];
-                assert_eq!((typist.place, &typist.key), (ix, &thread.key));
+                assert_eq!((typist.thread_ix, &typist.key), (ix, &thread.key));
                 let key = (typist.conn.slot, typist.serial);
-                assert_eq!(self.types_on.get(&key), Some(typist_ix));
+                assert_eq!(self.typists_by_connection.get(&key), Some(typist_ix));
                 typists += 1;
             }
         }
-        let hearers: usize = self.threads.iter().map(|(_, t)| t.hearers.len()).sum();
-        assert_eq!(hearers, self.joins.iter().map(|joins| joins.len()).sum::<usize>());
+        let subscribers: usize = self.threads.iter().map(|(_, t)| t.subscribers.len()).sum();
+        assert_eq!(subscribers, self.joins.iter().map(|joins| joins.len()).sum::<usize>());
         assert_eq!(typists, self.typists.len());
-        assert_eq!(typists, self.types_on.len());
-        assert_eq!(typists, self.typing_ends.count());
+        assert_eq!(typists, self.typists_by_connection.len());
+        assert_eq!(typists, self.typing_deadlines.count());
     }
 }
 
@@ -466,8 +471,8 @@ mod tests {
     #[test]
     fn a_thread_and_a_join_are_as_small_as_they_are_said_to_be() {
         assert_eq!(size_of::<Thread>(), 48);
-        assert_eq!(size_of::<Few<Join>>(), 24);
-        assert_eq!(size_of::<Hearer>(), 8);
+        assert_eq!(size_of::<SmallList<Join>>(), 24);
+        assert_eq!(size_of::<Subscriber>(), 8);
         assert_eq!(size_of::<Typist>(), 128);
         assert_eq!(offset_of!(Typist, frame) + size_of::<Option<EncodedFrame>>(), 64);
     }

@@ -226,28 +226,28 @@ impl Connections {
     // ---- output
 
     /// Puts a frame into an outbox, to leave in this tick.
-    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool) {
-        self.enqueue(to, frame, can_be_missed, false);
+    pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, droppable: bool) {
+        self.enqueue(to, frame, droppable, false);
     }
 
     /// Puts a frame into several outboxes. If they are many, it leaves in their turn.
-    pub(super) fn broadcast(&mut self, to: &[ConnId], frame: &EncodedFrame, can_be_missed: bool) {
+    pub(super) fn broadcast(&mut self, to: &[ConnId], frame: &EncodedFrame, droppable: bool) {
         let many = to.len() > IMMEDIATE_RECEIVERS_MAX;
         for to in to {
-            self.enqueue(*to, EncodedFrame::clone(frame), can_be_missed, many);
+            self.enqueue(*to, EncodedFrame::clone(frame), droppable, many);
         }
     }
 
     /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
     /// less is too much.
-    fn enqueue(&mut self, to: ConnId, frame: EncodedFrame, can_be_missed: bool, is_fanout: bool) {
+    fn enqueue(&mut self, to: ConnId, frame: EncodedFrame, droppable: bool, is_fanout: bool) {
         let known = self.slab.get_mut(to.slot as usize);
         let Some(mut connection) = known.filter(|c| c.id == to && !c.wire.is_closing()) else {
             self.stale += 1;
             return;
         };
         if connection.outbox.memory_bytes() > self.buffer_limits.soft {
-            if can_be_missed && !self.make_room(to.slot, self.buffer_limits.soft) {
+            if droppable && !self.make_room(to.slot, self.buffer_limits.soft) {
                 self.missed += 1;
                 return;
             }

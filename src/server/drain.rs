@@ -79,7 +79,7 @@ impl Server {
             "{signal}: draining for at most {}; {} connections, {} messages on their way",
             humantime::format_duration(lasts),
             to_close.len(),
-            self.hub.census().deliveries,
+            self.hub.counts().deliveries,
         );
         self.hub.begin_drain();
         let pace = DrainPace::new(now.instant, lasts);
@@ -109,7 +109,7 @@ impl Server {
             if !connection.is_some_and(|connection| connection.id == conn && connection.registered)
             {
                 // Gone by itself.
-            } else if self.hub.awaits_outcome(conn) {
+            } else if self.hub.is_awaiting_outcome(conn) {
                 drain.to_close.push_back(conn);
             } else {
                 granted -= 1;
@@ -118,7 +118,7 @@ impl Server {
             }
         }
         // A message whose sender has left is on its way all the same.
-        let done = drain.to_close.is_empty() && self.hub.census().deliveries == 0;
+        let done = drain.to_close.is_empty() && self.hub.counts().deliveries == 0;
         drain.done = done || drain.pace.is_over(now.instant);
         self.draining = Some(drain);
     }
@@ -128,7 +128,7 @@ impl Server {
     fn shut_down(&mut self) -> io::Result<()> {
         let now = clock();
         self.listeners.close(self.poll.registry());
-        let messages = self.hub.census().deliveries;
+        let messages = self.hub.counts().deliveries;
         self.hub.stop();
         self.apply_effects(now);
         let mut left = 0;

@@ -200,9 +200,11 @@ impl Server {
                 self.hub.handle(Input::Frame { conn, text: &text }, now);
             }
             (wire::Event::Text(text), RateVerdict::Refused) => {
-                self.hub.handle(Input::Refused { conn, text: Some(&text) }, now);
+                self.hub.handle(Input::RateLimited { conn, text: Some(&text) }, now);
             }
-            (_, RateVerdict::Refused) => self.hub.handle(Input::Refused { conn, text: None }, now),
+            (_, RateVerdict::Refused) => {
+                self.hub.handle(Input::RateLimited { conn, text: None }, now)
+            }
             (wire::Event::Binary(_), _) => self.hub.handle(Input::Binary { conn }, now),
             (wire::Event::Control, _) => {
                 self.stats.control += 1;

@@ -70,11 +70,11 @@ impl Server {
             .samples("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
         let help = "Connections that there is room for.";
         page.metric(Gauge, "buddyline_connections_limit", help, self.admission.limit());
-        let census = self.hub.census();
+        let totals = self.hub.counts();
         let help = "Users who are online, those in their grace time among them.";
-        page.metric(Gauge, "buddyline_users_online", help, census.users);
+        page.metric(Gauge, "buddyline_users_online", help, totals.users);
         let help = "Threads that somebody hears or types in.";
-        page.metric(Gauge, "buddyline_threads", help, census.threads);
+        page.metric(Gauge, "buddyline_threads", help, totals.threads);
         let help = "Connections of clients that were accepted.";
         page.metric(Counter, "buddyline_connections_accepted_total", help, counts.accepted);
         page.family(
@@ -126,7 +126,7 @@ impl Server {
             "Frames of clients by type: the protocol's; unreadable has no type that there is, \
              control is pings and pongs, refused came too fast.",
         )
-        .samples("type", hub_stats.typed().chain(others));
+        .samples("type", hub_stats.frames_by_type().chain(others));
         page.family(
             Counter,
             "buddyline_frames_sent_total",
@@ -164,7 +164,7 @@ impl Server {
     }
 
     fn write_calls(&self, page: &mut Page) {
-        let [ringing, answered] = self.hub.census().calls.map(|count| count as u64);
+        let [ringing, answered] = self.hub.counts().calls.map(|count| count as u64);
         page.family(Gauge, "buddyline_calls", "Calls, by their states.")
             .samples("state", [("ringing", ringing), ("answered", answered)]);
         let help = "Calls that have ended, by the reason that their devices were told.";
@@ -201,7 +201,7 @@ impl Server {
         page.histograms("buddyline_tick_duration_seconds", help, Unit::Micros, all);
         let help = "Turns of the loop that took longer than 50 ms.";
         page.metric(Counter, "buddyline_slow_ticks_total", help, self.slow_ticks.count);
-        let [held, checks, unproven] = self.hub.unsettled();
+        let [held, checks, unproven] = self.hub.backlog();
         let PoolStatus { messages, checks: asked, .. } =
             self.upstream.stats().map_or(IDLE, |(_, l)| l);
         page.family(
@@ -215,7 +215,7 @@ impl Server {
         .samples(
             "queue",
             [
-                ("messages", self.hub.census().deliveries),
+                ("messages", self.hub.counts().deliveries),
                 ("upstream_messages", messages),
                 ("checks", checks),
                 ("upstream_checks", asked),
@@ -232,7 +232,7 @@ impl Server {
              of the site first (miss).",
         );
         for (cache, HitCounter { hits, misses }) in
-            [("proofs", self.hub.proof_hits()), ("lists", self.hub.stats().lists)]
+            [("proofs", self.hub.proof_hits()), ("lists", self.hub.stats().list_hits)]
         {
             family.sample(&[("cache", cache), ("result", "hit")], hits);
             family.sample(&[("cache", cache), ("result", "miss")], misses);

@@ -4,7 +4,7 @@
 use log::{Level, log_enabled};
 
 use crate::hub::Hub;
-use crate::hub::interface::{Answer, Ask, CallEvent, Looked, RequestId, Target};
+use crate::hub::interface::{Answer, Ask, CallEvent, LookupResult, RequestId, Target};
 use crate::protocol::Id;
 
 /// A question is put to the site.
@@ -23,9 +23,11 @@ pub(super) fn log_query(hub: &Hub, request: RequestId, ask: &Ask) {
                 log::debug!(connection, request; "a message for user {recipient}");
             }
         },
-        Ask::Look(_) => log::debug!(request; "its thread is looked up"),
+        Ask::Lookup(_) => log::debug!(request; "its thread is looked up"),
         Ask::Prove(_) => log::debug!(request; "whose a token is"),
-        Ask::List { thread, .. } => log::debug!(request; "who takes part in thread {thread}"),
+        Ask::Participants { thread, .. } => {
+            log::debug!(request; "who takes part in thread {thread}")
+        }
     }
 }
 
@@ -54,14 +56,14 @@ impl AnswerLog {
         let words = match answer {
             Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
             Answer::Proven(proven) => format!("{proven:?}"),
-            Answer::Looked(Looked::Same(stored)) => {
+            Answer::LookupResult(LookupResult::Match(stored)) => {
                 format!("the same is in thread {}", stored.thread)
             }
-            Answer::Looked(Looked::Other { thread, .. }) => {
+            Answer::LookupResult(LookupResult::Mismatch { thread, .. }) => {
                 format!("something else is in thread {thread}")
             }
-            Answer::Looked(Looked::Nothing) => "nothing is there".to_owned(),
-            Answer::Listed(users) => format!("{} take part", users.len()),
+            Answer::LookupResult(LookupResult::Absent) => "nothing is there".to_owned(),
+            Answer::Participants(users) => format!("{} take part", users.len()),
             Answer::Failed(failure) => format!("{failure:?}"),
         };
         let request = hub.log_request(request);

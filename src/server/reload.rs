@@ -83,10 +83,10 @@ impl Server {
     pub(super) fn notify_service_manager(&mut self, now: Now) {
         let Server { service_manager, connections, hub, upstream, draining, .. } = self;
         service_manager.advance(now.instant, || {
-            let census = hub.census();
+            let counts = hub.counts();
             let site = if upstream.is_available() { "" } else { ", the site does not answer" };
             let drains = if draining.is_some() { "draining, " } else { "" };
-            format!("{drains}{} connections, {} threads{site}", connections.len(), census.threads)
+            format!("{drains}{} connections, {} threads{site}", connections.len(), counts.threads)
         });
     }
 }

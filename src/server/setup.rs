@@ -11,7 +11,7 @@ use crate::config::ice::{IceUrl, TurnSecret};
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
-use crate::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
+use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
 use crate::protocol::ice::{IceServers, TurnServers};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
@@ -66,18 +66,18 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
         membership_lasts: config.membership_lasts,
         anonymous_lasts: limits.anonymous_lasts,
         // Messages have the other half.
-        checks: usize::from(config.upstream_workers / 2).max(1),
+        site_queries: usize::from(config.upstream_workers / 2).max(1),
         message_turn_lasts: Some(limits.message_turn_lasts).filter(|lasts| *lasts < NEVER),
         typing_lasts: config.typing_lasts,
         presence_grace: config.presence_grace,
         joins_per_connection: limits.max_joins,
         threads: limits.max_threads,
-        deliveries: Bounds {
+        deliveries: DeliveryLimits {
             total: limits.max_sending,
             per_connection: limits.max_sending_per_connection,
             bytes: limits.max_sending_bytes,
         },
-        waiting: WaitBounds {
+        held_frames: HeldFrameLimits {
             total: HELD_FRAMES_MAX,
             bytes: HELD_FRAME_BYTES_MAX,
             // An app may join all its threads at once.

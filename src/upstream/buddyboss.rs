@@ -82,9 +82,9 @@ pub fn precheck(ask: &Ask) -> Option<Failure> {
             }
         }
         // What is looked up has been posted.
-        Ask::Prove(_) | Ask::Look(_) => None,
+        Ask::Prove(_) | Ask::Lookup(_) => None,
         // There is no such thread, and the site says no more than this of those.
-        Ask::List { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
+        Ask::Participants { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
     }
 }
 

@@ -120,7 +120,7 @@ impl ParticipantPages {
         let agrees = page.recipients_count == count && self.people.add(page.recipients.0);
         // All are there, whatever is said of pages.
         if agrees && self.people.count() == count {
-            return PageProgress::Done(Answer::Listed(self.people.present()), None);
+            return PageProgress::Done(Answer::Participants(self.people.present()), None);
         }
         if !agrees || self.people.count() > count || self.page >= page.recipients_total_pages {
             return unusable(Some("the participants are not as many as the site says"));

@@ -11,7 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::hub::interface::{
-    Answer, Ask, Failure, Look, Looked, Now, Post, Proven, Stored, StoredMessage, Target,
+    Answer, Ask, Failure, Lookup, LookupResult, Now, Post, Proven, Stored, StoredMessage, Target,
 };
 use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey, SITE_ID_MAX};
@@ -105,8 +105,8 @@ impl Store {
                 return Answer::Proven(Proven { user: user_id_of(&credential), expires_s: None });
             }
             // Everyone may write anywhere here, so that there is no list.
-            Ask::List { .. } => return Answer::Failed(Failure::NotParticipant),
-            Ask::Look(look) => return Answer::Looked(self.look(&look, now)),
+            Ask::Participants { .. } => return Answer::Failed(Failure::NotParticipant),
+            Ask::Lookup(look) => return Answer::LookupResult(self.look(&look, now)),
         };
         match self.post(post, now.unix_s.min(UNIX_S_MAX)) {
             Ok(stored) => Answer::Stored(stored),
@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// What has become of a message, which the stand-in's own answer has told already.
-    fn look(&self, look: &Look, now: Now) -> Looked {
+    fn look(&self, look: &Lookup, now: Now) -> LookupResult {
         let number = || Id::number(user_id_of(&look.credential));
         let sender = look.sender.clone().unwrap_or_else(number);
         let thread = match look.target {
@@ -162,12 +162,12 @@ impl Store {
             let mine = self.messages(thread).filter(|m| m.sender.key == sender.key).last();
             mine.filter(|m| m.unix_s >= begun_s).map(|message| (thread, message))
         });
-        let Some((thread, message)) = mine else { return Looked::Nothing };
+        let Some((thread, message)) = mine else { return LookupResult::Absent };
         if message.html != to_html(&look.text) {
-            return Looked::Other { thread, sender, message: message.id };
+            return LookupResult::Mismatch { thread, sender, message: message.id };
         }
         let message = Some(message.to_stored_message());
-        Looked::Same(Stored { thread, sender, message, participants: None, expires_s: None })
+        LookupResult::Match(Stored { thread, sender, message, participants: None, expires_s: None })
     }
 
     /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
@@ -424,21 +424,21 @@ mod tests {
             let credential = Credential::parse("t-2").unwrap();
             let sender = Some(Id::number(sender));
             let (text, post) = (text.into(), RequestId(1));
-            let look = Look { credential, target, text, sender, posted, post };
+            let look = Lookup { credential, target, text, sender, posted, post };
             let now = Now { instant: posted, unix_s: now().unix_s + after_s };
-            match store.answer(Ask::Look(look), now) {
-                Answer::Looked(looked) => looked,
+            match store.answer(Ask::Lookup(look), now) {
+                Answer::LookupResult(looked) => looked,
                 other => panic!("{other:?}"),
             }
         };
-        let other = Looked::Other { thread: 1, sender: Id::number(2), message: 1 };
+        let other = LookupResult::Mismatch { thread: 1, sender: Id::number(2), message: 1 };
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
-            assert_eq!(look(target, 2, "1 < 2", 0), Looked::Same(first.clone()));
-            assert_eq!(look(target, 2, "1 < 2", 5), Looked::Nothing);
+            assert_eq!(look(target, 2, "1 < 2", 0), LookupResult::Match(first.clone()));
+            assert_eq!(look(target, 2, "1 < 2", 5), LookupResult::Absent);
             assert_eq!(look(target, 2, "2 > 1", 0), other);
-            assert_eq!(look(target, 4, "1 < 2", 0), Looked::Nothing);
+            assert_eq!(look(target, 4, "1 < 2", 0), LookupResult::Absent);
         }
-        assert_eq!(look(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), Looked::Nothing);
+        assert_eq!(look(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), LookupResult::Absent);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::buddyboss::{
 use super::normalize::normalize_text;
 use super::url_style::UrlStyle;
 use super::{checks, jwt};
-use crate::hub::interface::{Answer, Failure, Look, Looked, Stored, Target};
+use crate::hub::interface::{Answer, Failure, Lookup, LookupResult, Stored, Target};
 use crate::protocol::Id;
 
 /// The most messages that the site shows of a thread (CONTRACT 3.2).
@@ -27,7 +27,7 @@ const CLOCK_SLACK_MS: u64 = 2_000;
 const UNCERTAIN_MS: u64 = 60_000;
 
 /// The request that looks up the thread into which a message should have gone.
-pub fn look_request(look: &Look, url_style: UrlStyle) -> Request<'_> {
+pub fn look_request(look: &Lookup, url_style: UrlStyle) -> Request<'_> {
     let path = match look.target {
         Target::Thread(thread) => url_style.newest_messages(thread),
         Target::NewThread { recipient } => url_style.search_thread(recipient),
@@ -37,23 +37,23 @@ pub fn look_request(look: &Look, url_style: UrlStyle) -> Request<'_> {
 
 /// What the answer to [`look_request`] means, if it came so long after the message was put to the
 /// site.
-pub fn parse_look_reply(look: &Look, reply: &Reply, after: Duration) -> Answer {
+pub fn parse_look_reply(look: &Lookup, reply: &Reply, after: Duration) -> Answer {
     if reply.status != 200 {
         return Answer::Failed(checks::failure(reply, Failure::NotParticipant));
     }
     // What proves nothing is a look that has failed.
     let nothing = Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
-    match_lookup(look, reply, after).map_or(nothing, Answer::Looked)
+    match_lookup(look, reply, after).map_or(nothing, Answer::LookupResult)
 }
 
-fn match_lookup(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
+fn match_lookup(look: &Lookup, reply: &Reply, after: Duration) -> Option<LookupResult> {
     // What a cache remembers may be older than the post, and shows neither that it is stored nor
     // that it is not.
     if reply.age.as_deref().is_some_and(|age| age.trim() != "0") {
         return None;
     }
     if matches!(look.target, Target::NewThread { .. }) && reply.is_empty_list() {
-        return Some(Looked::Nothing);
+        return Some(LookupResult::Absent);
     }
     let thread: ThreadObject = reply.json()?;
     let me = thread.current_user;
@@ -87,9 +87,10 @@ fn match_lookup(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
         let reaches_back = oldest_ms
             .zip(posted_ms)
             .is_some_and(|(oldest, started)| oldest + CLOCK_SLACK_MS < started);
-        return (all || reaches_back).then_some(Looked::Nothing);
+        return (all || reaches_back).then_some(LookupResult::Absent);
     };
-    let other = Looked::Other { thread: thread.id, sender: Id::number(me), message: newest.id };
+    let other =
+        LookupResult::Mismatch { thread: thread.id, sender: Id::number(me), message: newest.id };
     let sent_ms = parse_date_s(&newest.date_sent)? * 1_000;
     let sent = normalize_text(&look.text);
     let says_the_same = newest.raw().is_some_and(|raw| normalize_text(raw) == sent);
@@ -97,10 +98,10 @@ fn match_lookup(look: &Look, reply: &Reply, after: Duration) -> Option<Looked> {
         None => other,
         Some(posted_ms) if sent_ms + CLOCK_SLACK_MS < posted_ms => {
             let doubtful = says_the_same && sent_ms + UNCERTAIN_MS >= posted_ms;
-            if doubtful { other } else { Looked::Nothing }
+            if doubtful { other } else { LookupResult::Absent }
         }
         // A picture without a text says the same as a text of tags alone.
-        Some(_) if says_the_same && !sent.is_empty() => Looked::Same(Stored {
+        Some(_) if says_the_same && !sent.is_empty() => LookupResult::Match(Stored {
             thread: thread.id,
             sender: Id::number(me),
             message: Some(newest.to_stored_message()),

@@ -21,7 +21,7 @@ use super::reconcile;
 use super::url_style::UrlStyle;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
-use crate::hub::interface::{Answer, Ask, Failure, Look, Post};
+use crate::hub::interface::{Answer, Ask, Failure, Lookup, Post};
 use crate::protocol::credential::Credential;
 
 /// A connection is used again this long after its last answer, no longer: below the 5 s after which
@@ -117,8 +117,8 @@ impl Site {
         match ask {
             Ask::Post(post) => self.post(post, url_style),
             Ask::Prove(credential) => self.prove(credential, url_style),
-            Ask::List { thread, credential } => self.list(*thread, credential, url_style),
-            Ask::Look(look) => self.look(look, url_style),
+            Ask::Participants { thread, credential } => self.list(*thread, credential, url_style),
+            Ask::Lookup(look) => self.look(look, url_style),
         }
     }
 
@@ -143,7 +143,7 @@ impl Site {
         }
     }
 
-    fn look(&self, look: &Look, url_style: UrlStyle) -> Outcome {
+    fn look(&self, look: &Lookup, url_style: UrlStyle) -> Outcome {
         let request = reconcile::look_request(look, url_style);
         match self.send(&request, self.request_timeout) {
             HttpOutcome::Replied(reply) => {

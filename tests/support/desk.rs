@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::site_url::SiteUrl;
 use buddyline::hub::interface::{
-    Answer, Ask, Failure, Look, Looked, Now, Post, Proven, RequestId, Stored, Target,
+    Answer, Ask, Failure, Lookup, LookupResult, Now, Post, Proven, RequestId, Stored, Target,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -147,7 +147,7 @@ pub fn prove(token: &str) -> Ask {
 
 /// The question who takes part in a thread.
 pub fn list(thread: u64, token: &str) -> Ask {
-    Ask::List { thread, credential: Credential::parse(token).unwrap() }
+    Ask::Participants { thread, credential: Credential::parse(token).unwrap() }
 }
 
 /// The good answer to [`prove`].
@@ -161,7 +161,7 @@ pub fn proven(answer: Answer) -> Proven {
 /// The good answer to [`list`].
 pub fn listed(answer: Answer) -> Vec<u64> {
     match answer {
-        Answer::Listed(people) => people.into_vec(),
+        Answer::Participants(people) => people.into_vec(),
         other => panic!("{other:?}"),
     }
 }
@@ -187,7 +187,7 @@ pub const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None 
 
 /// The question whether a post by member 7, put this long ago, is stored.
 pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
-    Ask::Look(Look {
+    Ask::Lookup(Lookup {
         credential: Credential::parse("user-7").unwrap(),
         target,
         text: text.into(),
@@ -198,9 +198,9 @@ pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
 }
 
 /// The good answer to [`look`].
-pub fn looked(answer: Answer) -> Looked {
+pub fn looked(answer: Answer) -> LookupResult {
     match answer {
-        Answer::Looked(looked) => looked,
+        Answer::LookupResult(looked) => looked,
         other => panic!("{other:?}"),
     }
 }

@@ -12,8 +12,8 @@ use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::Settings;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, CallEvent, CallSettings, ConnId, Effect, Failure, Input, Look, Looked,
-    Now, Post, Proven, RequestId, Stored, StoredMessage, WaitBounds,
+    Answer, Ask, CallEvent, CallSettings, ConnId, DeliveryLimits, Effect, Failure, HeldFrameLimits,
+    Input, Lookup, LookupResult, Now, Post, Proven, RequestId, Stored, StoredMessage,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -29,8 +29,8 @@ pub fn settings() -> Settings {
         presence: PresenceScope::All,
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
-        checks: 2,
-        waiting: WaitBounds {
+        site_queries: 2,
+        held_frames: HeldFrameLimits {
             total: 100,
             bytes: 10_000,
             per_connection: 8,
@@ -43,7 +43,7 @@ pub fn settings() -> Settings {
         joins_per_connection: 4,
         threads: 100,
         calls: CallSettings::default(),
-        deliveries: Bounds { total: 6, per_connection: 4, bytes: 10_000 },
+        deliveries: DeliveryLimits { total: 6, per_connection: 4, bytes: 10_000 },
     }
 }
 
@@ -272,7 +272,7 @@ impl Town {
     /// The oldest question, if it is who takes part in a thread.
     pub fn try_list(&mut self) -> Option<(RequestId, u64)> {
         match self.asked.front()? {
-            (request, Ask::List { thread, .. }) => {
+            (request, Ask::Participants { thread, .. }) => {
                 let question = (*request, *thread);
                 self.asked.pop_front();
                 Some(question)
@@ -285,7 +285,7 @@ impl Town {
     #[track_caller]
     pub fn asked_list(&mut self) -> (RequestId, u64, String) {
         match self.asked_anything() {
-            (request, Ask::List { thread, credential }) => {
+            (request, Ask::Participants { thread, credential }) => {
                 (request, thread, credential.secret().to_owned())
             }
             other => panic!("{other:?}"),
@@ -294,9 +294,9 @@ impl Town {
 
     /// The same, if it is whether a message is stored.
     #[track_caller]
-    pub fn asked_look(&mut self) -> (RequestId, Look) {
+    pub fn asked_look(&mut self) -> (RequestId, Lookup) {
         match self.asked_anything() {
-            (request, Ask::Look(look)) => (request, look),
+            (request, Ask::Lookup(look)) => (request, look),
             other => panic!("{other:?}"),
         }
     }
@@ -304,12 +304,12 @@ impl Town {
     /// The thread shows this message, as the one that was looked for.
     pub fn found(&mut self, request: RequestId, thread: u64, sender: u64, message: u64) {
         let stored = stored(thread, sender, message, None);
-        self.answer(request, Answer::Looked(Looked::Same(stored)));
+        self.answer(request, Answer::LookupResult(LookupResult::Match(stored)));
     }
 
     /// The thread shows nothing that could be it.
     pub fn not_found(&mut self, request: RequestId) {
-        self.answer(request, Answer::Looked(Looked::Nothing));
+        self.answer(request, Answer::LookupResult(LookupResult::Absent));
     }
 
     /// The site says whose a credential is.
@@ -319,7 +319,7 @@ impl Town {
 
     /// The site says who takes part.
     pub fn list(&mut self, request: RequestId, users: &[u64]) {
-        self.answer(request, Answer::Listed(users.into()));
+        self.answer(request, Answer::Participants(users.into()));
     }
 
     /// The connections that were closed since the last look, with their codes.

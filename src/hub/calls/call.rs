@@ -5,7 +5,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::CallEnd;
-use crate::hub::capacity::Few;
+use crate::hub::capacity::SmallList;
 use crate::hub::deadlines::DeadlineKey;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
@@ -20,7 +20,7 @@ const BUFFERED_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub enum PartyState {
     /// It rings on these devices; there may be none for now.
-    Ringing(Few<ConnId>),
+    Ringing(SmallList<ConnId>),
     /// In the call, on this device.
     Joined(ConnId),
     /// In the call, but the device has lost its connection; until then another may take its place.
@@ -85,7 +85,7 @@ pub struct Call {
     /// Who began it, and then who was called; of a group also who came later.
     pub parties: SmallVec<[Party; 2]>,
     /// Who was called to a group and was not there: no parties, but they may ask and join.
-    pub invited_offline: Few<IdKey>,
+    pub invited_offline: SmallList<IdKey>,
     /// How far it is; of a group, active from the start.
     pub state: CallState,
     /// When it began.
@@ -121,7 +121,7 @@ impl Call {
             thread,
             is_group,
             parties: SmallVec::new(),
-            invited_offline: Few::new(),
+            invited_offline: SmallList::new(),
             state: if is_group { CallState::Active } else { CallState::Ringing },
             begun: now,
             ring: None,
@@ -166,7 +166,7 @@ impl Call {
     }
 
     /// The devices on which it rings.
-    pub fn ringing_devices(&self) -> Few<ConnId> {
+    pub fn ringing_devices(&self) -> SmallList<ConnId> {
         let rung = self.parties.iter().filter(|party| !party.has_joined());
         rung.flat_map(Party::devices).copied().collect()
     }

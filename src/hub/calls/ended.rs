@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::hub::capacity::Few;
+use crate::hub::capacity::SmallList;
 use crate::protocol::server::EndReason;
 use crate::protocol::{Id, IdKey};
 
@@ -34,9 +34,9 @@ pub struct EndedCall {
     /// Who began it.
     pub caller: Id,
     /// Who was in it or was rung.
-    users: Few<IdKey>,
+    users: SmallList<IdKey>,
     /// Those of them who have a device that does not know.
-    unnotified: Few<IdKey>,
+    unnotified: SmallList<IdKey>,
     until: Instant,
 }
 
@@ -52,8 +52,8 @@ impl EndedCalls {
         &mut self,
         caller: Id,
         end: CallEnd,
-        users: Few<IdKey>,
-        unnotified: Few<IdKey>,
+        users: SmallList<IdKey>,
+        unnotified: SmallList<IdKey>,
         now: Instant,
     ) {
         self.expire(now);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::call::{Party, PartyState};
 use super::{CallEnd, CallIx, CallSettings, CallTimer, Calls, Notification};
-use crate::hub::capacity::Few;
+use crate::hub::capacity::SmallList;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
@@ -24,7 +24,7 @@ impl Calls {
         }
         let (id, thread) = (call.id.clone(), call.thread.clone());
         let joined = call.parties.iter().filter(|party| party.has_joined());
-        let others: Few<ConnId> = joined.flat_map(Party::devices).copied().collect();
+        let others: SmallList<ConnId> = joined.flat_map(Party::devices).copied().collect();
         let (alone, is_ringing) = (call.count_joined(), call.is_ringing());
         let caller = call.parties.first().map_or(&party.user, |party| &party.user).clone();
         self.stop_ringing_if_answered(ix);
@@ -38,9 +38,12 @@ impl Calls {
             user: party.user,
             end: end.clone(),
         });
-        let unnotified =
-            if party.unnotified_devices > 0 { Few::from_iter([user.clone()]) } else { Few::new() };
-        self.ended_calls.record(caller, end, Few::from_iter([user.clone()]), unnotified, now);
+        let unnotified = if party.unnotified_devices > 0 {
+            SmallList::from_iter([user.clone()])
+        } else {
+            SmallList::new()
+        };
+        self.ended_calls.record(caller, end, SmallList::from_iter([user.clone()]), unnotified, now);
         match (alone, is_ringing) {
             (0, _) => self.end(ix, EndReason::Cancelled, None, now),
             (1, false) => self.end(ix, reason, None, now),
@@ -58,7 +61,7 @@ impl Calls {
         if let Some(thread) = &call.thread {
             unindex(&mut self.by_thread, &thread.key, ix);
         }
-        let (mut users, mut unnotified) = (Few::new(), Few::new());
+        let (mut users, mut unnotified) = (SmallList::new(), SmallList::new());
         for party in &call.parties {
             self.unindex_user(&party.user.key, ix);
             if let PartyState::Disconnected(Some(timer)) = party.state {
@@ -140,7 +143,7 @@ impl Calls {
     /// A device of this user has come: what rings the user rings there as well, and it is told how
     /// calls ended whose end a device of theirs has missed.
     pub fn connect_device(&mut self, device: ConnId, user: &IdKey, now: Instant) {
-        let to = || Few::from_slice(&[device]);
+        let to = || SmallList::from_slice(&[device]);
         for ended in self.ended_calls.take_unnotified(user, now) {
             self.notifications.push(Notification::Ended { to: to(), end: ended.end.clone() });
         }
@@ -216,7 +219,7 @@ impl Calls {
     }
 }
 
-fn unindex(of: &mut HashMap<IdKey, Few<CallIx>>, key: &IdKey, ix: CallIx) {
+fn unindex(of: &mut HashMap<IdKey, SmallList<CallIx>>, key: &IdKey, ix: CallIx) {
     if let Some(calls) = of.get_mut(key) {
         calls.retain(|other| *other != ix);
         if calls.is_empty() {

@@ -40,7 +40,7 @@ impl Hub {
                     return Err(offline());
                 }
                 let frame = self.encoder.encode_text(&request.relayed.with_ids(None, None));
-                self.spread(conns, &frame, false);
+                self.fan_out(conns, &frame, false);
                 Ok(())
             }
             (CallKind::Joined, _, Some(id)) => {
@@ -290,11 +290,11 @@ impl Hub {
     /// Who takes part in a thread, or, in open trust, who hears it.
     fn participants(&self, thread: &Id) -> Vec<Id> {
         if self.settings.trust == Trust::Open {
-            let hearers = self.threads.hearers(&thread.key).iter();
-            let users = self.presence.users_among(hearers.map(|hearer| hearer.conn));
+            let subscribers = self.threads.subscribers(&thread.key).iter();
+            let users = self.presence.users_among(subscribers.map(|subscriber| subscriber.conn));
             return users.into_iter().cloned().collect();
         }
-        let people = thread.site_number().into_iter().flat_map(|n| self.membership.people(n));
+        let people = thread.site_number().into_iter().flat_map(|n| self.membership.participants(n));
         people.map(|user| Id::number(*user)).collect()
     }
 }

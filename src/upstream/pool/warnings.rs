@@ -63,12 +63,12 @@ impl Warnings {
         outcome: &Outcome,
         now: Instant,
     ) {
-        if outcome.answer.is_the_sites() {
+        if outcome.answer.is_from_site() {
             self.log_recovery(now);
         }
         let Answer::Failed(failure) = &outcome.answer else { return };
         let Some(line) = Warnings::describe(what, outcome) else { return };
-        if !outcome.answer.is_the_sites() {
+        if !outcome.answer.is_from_site() {
             self.failing_since = self.failing_since.or(Some(now));
             self.warn_for(request, &line, now);
         } else if matches!(failure, Failure::ThreadTooLarge | Failure::NotStored) {

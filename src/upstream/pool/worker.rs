@@ -49,8 +49,8 @@ impl AskKind {
         match ask {
             Ask::Post(_) => AskKind::Message,
             Ask::Prove(_) => AskKind::Token,
-            Ask::List { .. } => AskKind::List,
-            Ask::Look(_) => AskKind::Look,
+            Ask::Participants { .. } => AskKind::List,
+            Ask::Lookup(_) => AskKind::Look,
         }
     }
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use buddyline::config::{PresenceScope, Trust};
 use buddyline::hub::Hub;
 use buddyline::hub::interface::{
-    Answer, Ask, Bounds, CallSettings, ConnId, Effect, Failure, Input, Looked, Now, Proven,
-    RequestId, Settings, Stored, StoredMessage, Target, WaitBounds,
+    Answer, Ask, CallSettings, ConnId, DeliveryLimits, Effect, Failure, HeldFrameLimits, Input,
+    LookupResult, Now, Proven, RequestId, Settings, Stored, StoredMessage, Target,
 };
 use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::parse;
@@ -94,15 +94,15 @@ fn settings() -> Settings {
         presence: PresenceScope::All,
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
-        checks: 2,
+        site_queries: 2,
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: 3,
         threads: 4,
         message_turn_lasts: Some(Duration::from_secs(40)),
         calls: CallSettings::default(),
-        deliveries: Bounds { total: 6, per_connection: 4, bytes: 2_000 },
-        waiting: WaitBounds {
+        deliveries: DeliveryLimits { total: 6, per_connection: 4, bytes: 2_000 },
+        held_frames: HeldFrameLimits {
             total: 12,
             bytes: 3_000,
             per_connection: 6,
@@ -208,10 +208,10 @@ impl Stage {
                 let expires_s = numbers.get(1).map(|n| (*n).min(SITE_ID_MAX));
                 Answer::Proven(Proven { user: id(numbers.first()), expires_s })
             }
-            Ask::List { .. } => Answer::Listed(sorted(numbers)),
-            Ask::Look(look) => match numbers {
-                [] => Answer::Looked(Looked::Nothing),
-                [other] => Answer::Looked(Looked::Other {
+            Ask::Participants { .. } => Answer::Participants(sorted(numbers)),
+            Ask::Lookup(look) => match numbers {
+                [] => Answer::LookupResult(LookupResult::Absent),
+                [other] => Answer::LookupResult(LookupResult::Mismatch {
                     thread: id(Some(other)),
                     sender: Id::number(7),
                     message: id(Some(other)),
@@ -226,7 +226,7 @@ impl Stage {
                         sent_at: "2026-11-22T11:00:38Z".to_owned(),
                         html: "<p>html</p>".to_owned(),
                     };
-                    Answer::Looked(Looked::Same(Stored {
+                    Answer::LookupResult(LookupResult::Match(Stored {
                         thread,
                         sender: Id::number(id(Some(sender))),
                         message: Some(message),
@@ -306,9 +306,9 @@ impl Stage {
             self.pass(20);
         }
         self.pass(100_000);
-        let census = self.hub.census();
-        assert_eq!((census.connections, census.threads, census.deliveries), (0, 0, 0));
-        assert_eq!(self.hub.unsettled(), [0; 3], "frames, questions, proofs");
+        let counts = self.hub.counts();
+        assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
+        assert_eq!(self.hub.backlog(), [0; 3], "frames, questions, proofs");
         assert_eq!(self.hub.next_deadline(), None, "nothing is due any more");
     }
 }

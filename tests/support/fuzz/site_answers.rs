@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use buddyline::config::secrets::JwtKeys;
 use buddyline::config::site_url::SiteUrl;
 use buddyline::hub::interface::{
-    Answer, Failure, Look, Looked, Post, Proven, RequestId, Stored, Target,
+    Answer, Failure, Lookup, LookupResult, Post, Proven, RequestId, Stored, Target,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::SITE_ID_MAX;
@@ -100,7 +100,7 @@ fn one_answer(reply: &Reply) {
 
 /// What the same answer says of a message that may have been stored.
 fn look(target: Target, credential: &Credential, reply: &Reply) {
-    let look = Look {
+    let look = Lookup {
         credential: credential.clone(),
         target,
         text: TEXT.into(),
@@ -112,12 +112,12 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         let answer = parse_look_reply(&look, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
-            Answer::Looked(Looked::Same(stored)) => {
+            Answer::LookupResult(LookupResult::Match(stored)) => {
                 assert!(target != Target::Thread(THREAD) || stored.thread == THREAD);
                 assert_eq!(stored.sender.site_number(), Some(7), "nobody else's");
                 assert!(stored.message.is_some(), "which one it is");
             }
-            Answer::Looked(_) | Answer::Failed(_) => {}
+            Answer::LookupResult(_) | Answer::Failed(_) => {}
             answer => panic!("{answer:?} for a look"),
         }
     }
@@ -151,12 +151,12 @@ fn check(answer: &Answer) {
         Answer::Proven(Proven { user, expires_s }) => {
             assert!(is_id(*user) && expires_s.is_none_or(|at| at <= SITE_ID_MAX));
         }
-        Answer::Listed(people) => check_people(people),
-        Answer::Looked(Looked::Same(stored)) => check_stored(stored),
-        Answer::Looked(Looked::Other { thread, message, .. }) => {
+        Answer::Participants(people) => check_people(people),
+        Answer::LookupResult(LookupResult::Match(stored)) => check_stored(stored),
+        Answer::LookupResult(LookupResult::Mismatch { thread, message, .. }) => {
             assert!(is_id(*thread) && is_id(*message));
         }
-        Answer::Looked(Looked::Nothing) => {}
+        Answer::LookupResult(LookupResult::Absent) => {}
         Answer::Failed(
             Failure::SiteBusy { retry_after_s: Some(seconds) }
             | Failure::SiteUnavailable { retry_after_s: Some(seconds) },
@@ -206,7 +206,10 @@ fn pages(replies: Vec<Reply>) {
         match roll.add_page(reply) {
             PageProgress::More => assert_eq!(roll.page(), asked + 1),
             PageProgress::Done(answer, _) => {
-                assert!(matches!(answer, Answer::Listed(_) | Answer::Failed(_)), "{answer:?}");
+                assert!(
+                    matches!(answer, Answer::Participants(_) | Answer::Failed(_)),
+                    "{answer:?}"
+                );
                 assert_ne!(answer, Answer::Failed(Failure::Unknown));
                 return check(&answer);
             }

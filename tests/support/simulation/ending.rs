@@ -22,7 +22,7 @@ impl World<'_> {
         let Some(until) = self.draining else { return };
         let ready = |world: &Self, slot: usize| {
             let link = world.links[slot].as_ref();
-            link.is_some_and(|link| link.opened && !world.hub.awaits_outcome(link.id))
+            link.is_some_and(|link| link.opened && !world.hub.is_awaiting_outcome(link.id))
         };
         if let Some(slot) = (0..self.links.len()).find(|slot| ready(self, *slot)) {
             let conn = self.links[slot].as_ref().expect("it is there").id;
@@ -33,7 +33,7 @@ impl World<'_> {
             self.drain();
         }
         let left = self.links.iter().flatten().any(|link| link.opened);
-        if (!left && self.hub.census().deliveries == 0) || self.now.instant >= until {
+        if (!left && self.hub.counts().deliveries == 0) || self.now.instant >= until {
             self.end();
         }
     }
@@ -44,7 +44,7 @@ impl World<'_> {
         self.shadow.stops = true;
         self.hub.stop();
         self.drain();
-        assert_eq!(self.hub.census().deliveries, 0, "nothing is on its way");
+        assert_eq!(self.hub.counts().deliveries, 0, "nothing is on its way");
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_ref() else { continue };
             if link.opened {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buddyline::config::{PresenceScope, Trust};
-use buddyline::hub::interface::{Bounds, CallSettings, Settings, WaitBounds};
+use buddyline::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
 use buddyline::protocol::ice::{IceServers, TurnServers};
 
 use crate::dice::Dice;
@@ -47,19 +47,19 @@ pub fn draw_plan(dice: &mut Dice) -> Plan {
         presence: dice.pick(&scopes),
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
-        checks: dice.between(1, 3) as usize,
+        site_queries: dice.between(1, 3) as usize,
         message_turn_lasts: dice.pick(&[None, Some(5), Some(40)]).map(Duration::from_secs),
         typing_lasts: Duration::from_secs(3),
         presence_grace: Duration::from_secs(5),
         joins_per_connection: dice.pick(&[2, 4, 100]),
         threads: dice.pick(&[3, 100]),
         calls: CallSettings::default(),
-        deliveries: Bounds {
+        deliveries: DeliveryLimits {
             total: dice.pick(&[4, 100]),
             per_connection: dice.pick(&[2, 50]),
             bytes: dice.pick(&[500, 100_000]),
         },
-        waiting: WaitBounds {
+        held_frames: HeldFrameLimits {
             total: dice.pick(&[4, 100]),
             bytes: dice.pick(&[1_000, 100_000]),
             per_connection: dice.pick(&[3, 50]),

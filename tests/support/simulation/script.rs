@@ -261,11 +261,11 @@ impl Script<'_> {
         if world.draining.is_some() {
             panic!("a drain has no end");
         }
-        assert_eq!(world.hub.unsettled(), [0; 3], "frames, questions, pending connections");
-        assert_eq!(world.hub.census().deliveries, 0, "messages on their way");
+        assert_eq!(world.hub.backlog(), [0; 3], "frames, questions, pending connections");
+        assert_eq!(world.hub.counts().deliveries, 0, "messages on their way");
         assert_eq!(world.site.waiting(), 0, "questions without an answer");
         let open = world.links.iter().flatten().filter(|link| link.opened).count();
-        assert_eq!(world.hub.census().connections, open);
+        assert_eq!(world.hub.counts().connections, open);
         for link in world.links.iter().flatten().filter(|link| link.opened) {
             assert!(link.expected.is_empty(), "{:?} has not heard all", link.id);
             assert!(link.is_silent() && !link.is_unanswered());
@@ -277,7 +277,7 @@ impl Script<'_> {
             }
         }
         world.pass(Duration::from_secs(20));
-        let census = world.hub.census();
-        assert_eq!((census.connections, census.threads, census.deliveries), (0, 0, 0));
+        let counts = world.hub.counts();
+        assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
     }
 }

@@ -190,7 +190,7 @@ impl Shadow {
 
     fn check_hint(&self, conn: ConnId, frame: &Value, hint: bool) {
         let own = self.conns[&conn].user;
-        let can_be_missed = match frame["type"].as_str().unwrap_or_default() {
+        let droppable = match frame["type"].as_str().unwrap_or_default() {
             "user_disconnected" => true,
             "user_connected" => number(&frame["userId"]) != own,
             "typing" => frame["typing"] == true && (own.is_some() && hint),
@@ -199,7 +199,7 @@ impl Shadow {
         let others_typing = frame["type"] == "typing"
             && frame["typing"] == true
             && number(&frame["userId"]).is_some_and(|user| own.is_some_and(|own| own != user));
-        let must_be = others_typing || (can_be_missed && frame["type"] != "typing");
+        let must_be = others_typing || (droppable && frame["type"] != "typing");
         assert!(hint || !must_be, "is not dropped for who is slow: {frame}");
         let never = [
             "message",

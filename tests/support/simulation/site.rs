@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{
-    Answer, Ask, Failure, Look, Looked, Post, Proven, RequestId, Stored, StoredMessage, Target,
+    Answer, Ask, Failure, Lookup, LookupResult, Post, Proven, RequestId, Stored, StoredMessage,
+    Target,
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
@@ -232,10 +233,10 @@ impl Site {
                     _ => Plan::Lost(dice.pick(&nobody_knows)),
                 }
             }
-            Ask::Prove(_) | Ask::List { .. } if dice.chance(self.mood.silence) => {
+            Ask::Prove(_) | Ask::Participants { .. } if dice.chance(self.mood.silence) => {
                 Plan::Fails(dice.pick(&gone))
             }
-            Ask::Look(_) if dice.chance(self.mood.trouble) => Plan::Fails(dice.pick(&gone)),
+            Ask::Lookup(_) if dice.chance(self.mood.trouble) => Plan::Fails(dice.pick(&gone)),
             _ if dice.chance(self.mood.lies) => Plan::Lies,
             _ => Plan::Well,
         }
@@ -261,7 +262,7 @@ impl Site {
             let Some((n, question)) = next.min_by_key(|(n, q)| (q.works, *n)) else { break };
             let (at, plan) = (question.works, question.plan.clone());
             // The question is taken out for as long as it is worked on.
-            let nothing = Ask::List { thread: 0, credential: nobody() };
+            let nothing = Ask::Participants { thread: 0, credential: nobody() };
             let ask = std::mem::replace(&mut question.ask, nothing);
             let made = match plan {
                 Plan::Fails(failure) => Answer::Failed(failure),
@@ -289,11 +290,11 @@ impl Site {
         let answer = question.made.clone().unwrap_or(Answer::Failed(Failure::Unknown));
         let request = question.request;
         let looked = match &answer {
-            Answer::Looked(Looked::Same(stored)) => Some(stored),
+            Answer::LookupResult(LookupResult::Match(stored)) => Some(stored),
             _ => None,
         };
         match (&question.ask, &answer) {
-            (Ask::Look(look), _) => {
+            (Ask::Lookup(look), _) => {
                 if let Some(stored) = looked {
                     let sender = stored.sender.site_number().expect("the site has numbers");
                     let told = Told { thread: stored.thread, sender };
@@ -308,7 +309,7 @@ impl Site {
                 let secret = post.credential.as_ref().map(|c| c.secret().to_owned());
                 self.proven.extend(secret.map(|secret| (secret, sender)));
             }
-            (Ask::List { thread, .. }, Answer::Failed(_)) => {
+            (Ask::Participants { thread, .. }, Answer::Failed(_)) => {
                 self.doubts.insert(*thread, now);
             }
             (Ask::Prove(credential), Answer::Proven(proven)) => {
@@ -334,12 +335,12 @@ impl Site {
                 }
                 Err(failure) => Answer::Failed(failure),
             },
-            Ask::List { thread, credential } => {
+            Ask::Participants { thread, credential } => {
                 let people = self.people(*thread);
                 match self.caller(credential, at).map(|token| token.user) {
                     // The last user is a moderator, who may see what they take no part in.
                     Ok(user) if people.contains(&user) || user == USERS => {
-                        Answer::Listed(people.into_iter().collect())
+                        Answer::Participants(people.into_iter().collect())
                     }
                     Ok(_) => Answer::Failed(Failure::NotParticipant),
                     Err(failure) => Answer::Failed(failure),
@@ -348,12 +349,14 @@ impl Site {
             Ask::Post(post) => {
                 self.post(post, at, dice).map_or_else(Answer::Failed, Answer::Stored)
             }
-            Ask::Look(look) => self.look(look, at).map_or_else(Answer::Failed, Answer::Looked),
+            Ask::Lookup(look) => {
+                self.look(look, at).map_or_else(Answer::Failed, Answer::LookupResult)
+            }
         }
     }
 
     /// What the sender's newest message in the thread says, as `upstream/lookups.rs` reads it.
-    fn look(&self, look: &Look, at: Instant) -> Result<Looked, Failure> {
+    fn look(&self, look: &Lookup, at: Instant) -> Result<LookupResult, Failure> {
         let token = self.caller(&look.credential, at)?;
         let (me, expires_s) = (token.user, token.expires_s);
         if look.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != me) {
@@ -370,22 +373,24 @@ impl Site {
                     None if self.store.iter().any(|kept| *kept.text == *look.text) => {
                         return Err(Failure::SiteUnavailable { retry_after_s: None });
                     }
-                    None => return Ok(Looked::Nothing),
+                    None => return Ok(LookupResult::Absent),
                 }
             }
         };
         let own = |kept: &&Kept| kept.thread == thread && kept.sender == me;
-        let Some(newest) = self.store.iter().rev().find(own) else { return Ok(Looked::Nothing) };
+        let Some(newest) = self.store.iter().rev().find(own) else {
+            return Ok(LookupResult::Absent);
+        };
         let sender = Id::number(me);
         if newest.at + Duration::from_secs(2) < look.posted {
-            return Ok(Looked::Nothing);
+            return Ok(LookupResult::Absent);
         }
         if *newest.text != *look.text {
-            return Ok(Looked::Other { thread, sender, message: newest.id });
+            return Ok(LookupResult::Mismatch { thread, sender, message: newest.id });
         }
         let message = Some(stored_message(newest.id));
         let participants = Some(self.people(thread).into_iter().collect());
-        Ok(Looked::Same(Stored { thread, sender, message, participants, expires_s }))
+        Ok(LookupResult::Match(Stored { thread, sender, message, participants, expires_s }))
     }
 
     fn post(&mut self, post: &Post, at: Instant, dice: &mut Dice) -> Result<Stored, Failure> {
@@ -425,8 +430,8 @@ impl Site {
     /// The same answer, but for something.
     fn lie(&mut self, ask: &Ask, truth: Answer, at: Instant, dice: &mut Dice) -> Answer {
         match (ask, truth) {
-            (Ask::List { thread, .. }, Answer::Listed(people)) => {
-                Answer::Listed(self.lie_about(*thread, &people, at, dice))
+            (Ask::Participants { thread, .. }, Answer::Participants(people)) => {
+                Answer::Participants(self.lie_about(*thread, &people, at, dice))
             }
             // One that names another thread is of no use to the upstream.
             (_, Answer::Stored(_)) if dice.chance(30) => Answer::Failed(Failure::Unknown),
@@ -475,8 +480,8 @@ fn question(ask: &Ask) -> String {
     match ask {
         Ask::Post(post) => format!("post {:?} {}", post.target, short(&post.text)),
         Ask::Prove(credential) => format!("prove {}", credential.secret()),
-        Ask::List { thread, .. } => format!("list {thread}"),
-        Ask::Look(look) => format!("look {:?} {}", look.target, short(&look.text)),
+        Ask::Participants { thread, .. } => format!("list {thread}"),
+        Ask::Lookup(look) => format!("look {:?} {}", look.target, short(&look.text)),
     }
 }
 

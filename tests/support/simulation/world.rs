@@ -171,7 +171,7 @@ impl<'a> World<'a> {
                     }
                     RateVerdict::Refused => {
                         self.shadow.said(conn, text);
-                        self.hub.handle(Input::Refused { conn, text: Some(text) }, self.now);
+                        self.hub.handle(Input::RateLimited { conn, text: Some(text) }, self.now);
                     }
                     RateVerdict::Flood => return self.end_flood(slot),
                 }
@@ -179,14 +179,14 @@ impl<'a> World<'a> {
             Event::Binary(_) => match self.check(slot) {
                 RateVerdict::Accepted => self.hub.handle(Input::Binary { conn }, self.now),
                 RateVerdict::Refused => {
-                    self.hub.handle(Input::Refused { conn, text: None }, self.now);
+                    self.hub.handle(Input::RateLimited { conn, text: None }, self.now);
                 }
                 RateVerdict::Flood => return self.end_flood(slot),
             },
             Event::Control => match self.check(slot) {
                 RateVerdict::Accepted => return true,
                 RateVerdict::Refused => {
-                    self.hub.handle(Input::Refused { conn, text: None }, self.now);
+                    self.hub.handle(Input::RateLimited { conn, text: None }, self.now);
                 }
                 RateVerdict::Flood => return self.end_flood(slot),
             },
@@ -217,9 +217,9 @@ impl<'a> World<'a> {
                 match effect {
                     Effect::Send { to, frame } => self.deliver(to, &frame, false),
                     Effect::Hint { to, frame } => self.deliver(to, &frame, true),
-                    Effect::Spread { to, frame, can_be_missed } => {
+                    Effect::Spread { to, frame, droppable } => {
                         for to in self.hub.receivers(to).to_vec() {
-                            self.deliver(to, &frame, can_be_missed);
+                            self.deliver(to, &frame, droppable);
                         }
                     }
                     Effect::Ask { request, ask } => {

@@ -13,127 +13,134 @@ use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
 
 /// How long after its acceptance a message is not stored again.
-const LASTS: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_secs(600);
 /// Outcomes that are remembered, and their bytes; the oldest goes.
 const OUTCOMES_MAX: usize = 20_000;
 const BYTES_MAX: usize = 16 << 20;
 /// What an outcome costs beside its frame, in bytes.
-const OVERHEAD: usize = 256;
+const ENTRY_OVERHEAD: usize = 256;
 /// Repeats of one message that may wait for its outcome.
 const WAITERS_MAX: usize = 8;
 /// Outcomes that are forgotten in one go.
-const FORGET_AT_ONCE: usize = 256;
+const FORGET_BATCH: usize = 256;
 
 /// Whose `clientId` it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
+pub enum Sender {
     /// This user's, on any connection.
     User(IdKey),
     /// A connection's that has not said who it is.
-    Nobody(ConnId),
+    Connection(ConnId),
 }
 
 /// A message by the name that its sender gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Name {
+pub struct DedupKey {
     /// Whose.
-    pub who: Who,
+    pub sender: Sender,
     /// The `clientId`.
     pub client_id: IdKey,
 }
 
 /// What is known of a message that is sent.
 #[derive(Debug)]
-pub enum Known {
+pub enum DedupResult {
     /// Nothing: it is the first.
     New,
     /// It has been sent before, and this came of it.
     Outcome(EncodedFrame),
     /// It has been sent before: the connection hears of it together with the first.
-    Waits,
+    InFlight,
     /// The same, and too many wait for it already.
     TooMany,
 }
 
 #[derive(Debug)]
-enum State {
+enum MessageState {
     /// On its way; who has sent it again meanwhile.
-    OnItsWay(Vec<ConnId>),
-    Told {
+    InFlight(Vec<ConnId>),
+    Settled {
         outcome: EncodedFrame,
         ends: DeadlineKey,
     },
 }
 
 #[derive(Debug)]
-struct Entry {
-    accepted: Instant,
-    state: State,
+struct DedupEntry {
+    accepted_at: Instant,
+    state: MessageState,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct Repeats {
-    sent: HashMap<Name, Entry>,
+pub struct Dedup {
+    entries: HashMap<DedupKey, DedupEntry>,
     /// When outcomes are forgotten.
-    ends: Deadlines<Name>,
+    ends: Deadlines<DedupKey>,
     bytes: usize,
     /// How many outcomes each connection waits for here.
-    waits: HashMap<ConnId, usize>,
+    wait_counts: HashMap<ConnId, usize>,
 }
 
-impl Repeats {
+impl Dedup {
     /// What is known of the message of this name, sent by this connection, which waits for it if it
     /// is on its way.
-    pub fn find(&mut self, name: &Name, conn: ConnId, now: Instant) -> Known {
-        let Some(entry) = self.sent.get_mut(name) else { return Known::New };
+    pub fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
+        let Some(entry) = self.entries.get_mut(key) else { return DedupResult::New };
         match &mut entry.state {
-            State::Told { .. } if entry.accepted + LASTS <= now => Known::New,
-            State::Told { outcome, .. } => Known::Outcome(EncodedFrame::clone(outcome)),
-            State::OnItsWay(waiters) if waiters.len() >= WAITERS_MAX => Known::TooMany,
-            State::OnItsWay(waiters) => {
+            MessageState::Settled { .. } if entry.accepted_at + TTL <= now => DedupResult::New,
+            MessageState::Settled { outcome, .. } => {
+                DedupResult::Outcome(EncodedFrame::clone(outcome))
+            }
+            MessageState::InFlight(waiters) if waiters.len() >= WAITERS_MAX => DedupResult::TooMany,
+            MessageState::InFlight(waiters) => {
                 waiters.push(conn);
-                *self.waits.entry(conn).or_default() += 1;
-                Known::Waits
+                *self.wait_counts.entry(conn).or_default() += 1;
+                DedupResult::InFlight
             }
         }
     }
 
     /// Notes that a message has been accepted.
-    pub fn accepted(&mut self, name: Name, now: Instant) {
+    pub fn insert(&mut self, key: DedupKey, now: Instant) {
         // One that has just become too old may still be there.
-        self.forget_one(&name);
-        let state = State::OnItsWay(Vec::new());
-        self.sent.insert(name, Entry { accepted: now, state });
+        self.remove(&key);
+        let state = MessageState::InFlight(Vec::new());
+        self.entries.insert(key, DedupEntry { accepted_at: now, state });
     }
 
-    /// Takes in what came of a message, and who waits to hear it. It is remembered if it `lasts`.
-    pub fn told(&mut self, name: &Name, outcome: &EncodedFrame, lasts: bool) -> Vec<ConnId> {
-        let Some(entry) = self.sent.get_mut(name) else { return Vec::new() };
-        let State::OnItsWay(waiters) = &mut entry.state else { return Vec::new() };
+    /// Takes in what came of a message, and who waits to hear it. It is remembered if it `remember`.
+    pub fn settle(
+        &mut self,
+        key: &DedupKey,
+        outcome: &EncodedFrame,
+        remember: bool,
+    ) -> Vec<ConnId> {
+        let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
+        let MessageState::InFlight(waiters) = &mut entry.state else { return Vec::new() };
         let waiters = std::mem::take(waiters);
-        if lasts {
-            let ends = self.ends.set(entry.accepted + LASTS, name.clone());
-            entry.state = State::Told { outcome: EncodedFrame::clone(outcome), ends };
-            self.bytes += outcome.len() + OVERHEAD;
+        if remember {
+            let ends = self.ends.set(entry.accepted_at + TTL, key.clone());
+            entry.state = MessageState::Settled { outcome: EncodedFrame::clone(outcome), ends };
+            self.bytes += outcome.len() + ENTRY_OVERHEAD;
         } else {
-            self.sent.remove(name);
+            self.entries.remove(key);
         }
         for conn in &waiters {
-            if let Some(count) = self.waits.get_mut(conn) {
+            if let Some(count) = self.wait_counts.get_mut(conn) {
                 *count -= 1;
                 if *count == 0 {
-                    self.waits.remove(conn);
+                    self.wait_counts.remove(conn);
                 }
             }
         }
-        self.shed();
+        self.evict();
         waiters
     }
 
     /// Whether a connection waits for an outcome here.
     pub fn has(&self, conn: ConnId) -> bool {
-        self.waits.contains_key(&conn)
+        self.wait_counts.contains_key(&conn)
     }
 
     /// When the next is forgotten.
@@ -145,7 +152,7 @@ impl Repeats {
     pub fn forget(&mut self, now: Instant) -> bool {
         let due = |this: &mut Self| this.ends.next().is_some_and(|at| at <= now);
         let mut any = false;
-        for _ in 0..FORGET_AT_ONCE {
+        for _ in 0..FORGET_BATCH {
             if !due(self) {
                 break;
             }
@@ -155,7 +162,7 @@ impl Repeats {
         any
     }
 
-    fn shed(&mut self) {
+    fn evict(&mut self) {
         while self.ends.count() > OUTCOMES_MAX || self.bytes > BYTES_MAX {
             if !self.forget_oldest() {
                 return;
@@ -164,18 +171,22 @@ impl Repeats {
     }
 
     fn forget_oldest(&mut self) -> bool {
-        let Some(name) = self.ends.next().and_then(|at| self.ends.pop_due(at)) else {
+        let Some(key) = self.ends.next().and_then(|at| self.ends.pop_due(at)) else {
             return false;
         };
-        if let Some(Entry { state: State::Told { outcome, .. }, .. }) = self.sent.remove(&name) {
-            self.bytes -= outcome.len() + OVERHEAD;
+        if let Some(DedupEntry { state: MessageState::Settled { outcome, .. }, .. }) =
+            self.entries.remove(&key)
+        {
+            self.bytes -= outcome.len() + ENTRY_OVERHEAD;
         }
         true
     }
 
-    fn forget_one(&mut self, name: &Name) {
-        if let Some(Entry { state: State::Told { outcome, ends }, .. }) = self.sent.remove(name) {
-            self.bytes -= outcome.len() + OVERHEAD;
+    fn remove(&mut self, key: &DedupKey) {
+        if let Some(DedupEntry { state: MessageState::Settled { outcome, ends }, .. }) =
+            self.entries.remove(key)
+        {
+            self.bytes -= outcome.len() + ENTRY_OVERHEAD;
             self.ends.cancel(ends);
         }
     }
@@ -187,18 +198,18 @@ impl Repeats {
 
     /// Asserts that the tables agree with each other.
     pub fn check_invariants(&self) {
-        let told = self.sent.values().filter_map(|entry| match &entry.state {
-            State::Told { outcome, .. } => Some(outcome.len() + OVERHEAD),
-            State::OnItsWay(_) => None,
+        let settled = self.entries.values().filter_map(|entry| match &entry.state {
+            MessageState::Settled { outcome, .. } => Some(outcome.len() + ENTRY_OVERHEAD),
+            MessageState::InFlight(_) => None,
         });
-        assert_eq!(told.clone().count(), self.ends.count());
-        assert_eq!(told.sum::<usize>(), self.bytes);
+        assert_eq!(settled.clone().count(), self.ends.count());
+        assert_eq!(settled.sum::<usize>(), self.bytes);
         assert!(self.ends.count() <= OUTCOMES_MAX && self.bytes <= BYTES_MAX);
-        let waiters = self.sent.values().map(|entry| match &entry.state {
-            State::OnItsWay(waiters) => waiters.len(),
-            State::Told { .. } => 0,
+        let waiters = self.entries.values().map(|entry| match &entry.state {
+            MessageState::InFlight(waiters) => waiters.len(),
+            MessageState::Settled { .. } => 0,
         });
-        assert_eq!(waiters.sum::<usize>(), self.waits.values().sum::<usize>());
-        assert!(self.waits.values().all(|count| *count > 0));
+        assert_eq!(waiters.sum::<usize>(), self.wait_counts.values().sum::<usize>());
+        assert!(self.wait_counts.values().all(|count| *count > 0));
     }
 }

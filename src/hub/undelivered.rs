@@ -12,51 +12,51 @@ use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
 
 /// How long after a connection's end its user may come back for outcomes.
-const LASTS: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_secs(600);
 /// Connections that are waited for, and bytes that are kept for them; the oldest goes.
 const LOST_MAX: usize = 4_096;
 const BYTES_MAX: usize = 16 << 20;
 /// Later connections of a user that may inherit, one after the other.
-const HEIRS_MAX: usize = 8;
+const SUCCESSORS_MAX: usize = 8;
 
 /// A user's part of a connection that has gone, or is another's now, with messages on their way.
 #[derive(Debug)]
-struct Lost {
+struct LostConnection {
     /// The user's later connections that are there, in the order in which they came.
-    heirs: Vec<ConnId>,
+    successors: Vec<ConnId>,
     kept: Vec<EncodedFrame>,
 }
 
 /// All of them, by user.
 #[derive(Debug, Default)]
-pub struct Heirs {
-    lost: HashMap<IdKey, Vec<(ConnId, Lost)>>,
+pub struct Undelivered {
+    lost: HashMap<IdKey, Vec<(ConnId, LostConnection)>>,
     ends: Deadlines<(ConnId, IdKey)>,
     bytes: usize,
 }
 
-impl Heirs {
+impl Undelivered {
     /// Notes that a connection is no longer a user's, perhaps with messages on their way.
-    pub fn closed(&mut self, conn: ConnId, user: &IdKey, with_messages: bool, now: Instant) {
+    pub fn register_lost(&mut self, conn: ConnId, user: &IdKey, with_messages: bool, now: Instant) {
         for (_, lost) in self.lost.get_mut(user).into_iter().flatten() {
-            lost.heirs.retain(|heir| *heir != conn);
+            lost.successors.retain(|successor| *successor != conn);
         }
         if !with_messages || self.find(conn, user).is_some() {
             return;
         }
-        self.ends.set(now + LASTS, (conn, user.clone()));
-        let lost = Lost { heirs: Vec::new(), kept: Vec::new() };
+        self.ends.set(now + TTL, (conn, user.clone()));
+        let lost = LostConnection { successors: Vec::new(), kept: Vec::new() };
         self.lost.entry(user.clone()).or_default().push((conn, lost));
-        self.shed();
+        self.evict();
     }
 
     /// Makes a user's new connection an heir of those that have gone, and hands over what was
     /// kept, in order.
-    pub fn arrived(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
+    pub fn hand_over(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
         let mut kept = Vec::new();
         for (gone, lost) in self.lost.get_mut(user).into_iter().flatten() {
-            if *gone != conn && lost.heirs.len() < HEIRS_MAX {
-                lost.heirs.push(conn);
+            if *gone != conn && lost.successors.len() < SUCCESSORS_MAX {
+                lost.successors.push(conn);
             }
             kept.append(&mut lost.kept);
         }
@@ -65,24 +65,24 @@ impl Heirs {
     }
 
     /// Who gets the outcomes of what this user has sent on a connection that has gone.
-    pub fn heir_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
-        self.find(conn, user)?.heirs.first().copied()
+    pub fn successor_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
+        self.find(conn, user)?.successors.first().copied()
     }
 
     /// The connections that have gone whose outcomes go to this one of their user's.
-    pub fn gone_before(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
+    pub fn predecessors(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
         let lost = self.lost.get(user).into_iter().flatten();
-        lost.filter(move |(_, lost)| lost.heirs.first() == Some(&conn)).map(|(gone, _)| *gone)
+        lost.filter(move |(_, lost)| lost.successors.first() == Some(&conn)).map(|(gone, _)| *gone)
     }
 
     /// Keeps an outcome of what this user has sent on a connection that has gone, if they may come
     /// back for it.
-    pub fn keep(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
+    pub fn store(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
         let mut lost = self.lost.get_mut(user).into_iter().flatten();
         if let Some((_, lost)) = lost.find(|(gone, _)| *gone == conn) {
             self.bytes += frame.len();
             lost.kept.push(frame);
-            self.shed();
+            self.evict();
         }
     }
 
@@ -98,12 +98,12 @@ impl Heirs {
         }
     }
 
-    fn find(&self, conn: ConnId, user: &IdKey) -> Option<&Lost> {
+    fn find(&self, conn: ConnId, user: &IdKey) -> Option<&LostConnection> {
         let mut lost = self.lost.get(user).into_iter().flatten();
         lost.find(|(gone, _)| *gone == conn).map(|(_, lost)| lost)
     }
 
-    fn shed(&mut self) {
+    fn evict(&mut self) {
         while self.ends.count() > LOST_MAX || self.bytes > BYTES_MAX {
             let Some((conn, user)) = self.ends.next().and_then(|at| self.ends.pop_due(at)) else {
                 return;

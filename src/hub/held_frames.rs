@@ -36,7 +36,7 @@ impl fmt::Debug for HeldText {
 
 /// Frames that may wait.
 #[derive(Clone, Copy, Debug)]
-pub struct WaitBounds {
+pub struct HeldFrameLimits {
     /// On the whole server.
     pub total: usize,
     /// Their bytes.
@@ -51,13 +51,13 @@ pub struct WaitBounds {
 const CONNECTIONS_PER_USER: usize = 2;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
+struct FrameUsage {
     frames: usize,
     bytes: usize,
 }
 
-impl Load {
-    fn takes(&self, bytes: usize, frames_max: usize, bytes_max: usize) -> bool {
+impl FrameUsage {
+    fn has_room_for(&self, bytes: usize, frames_max: usize, bytes_max: usize) -> bool {
         self.frames < frames_max && self.bytes + bytes <= bytes_max
     }
 
@@ -66,7 +66,7 @@ impl Load {
         self.bytes += bytes;
     }
 
-    fn take(&mut self, bytes: usize) {
+    fn remove(&mut self, bytes: usize) {
         self.frames -= 1;
         self.bytes -= bytes;
     }
@@ -74,38 +74,40 @@ impl Load {
 
 /// What waits now.
 #[derive(Debug, Default)]
-pub struct Waiting {
-    all: Load,
+pub struct HeldFrames {
+    all: FrameUsage,
     /// Of the connection with this serial in each slot.
-    per_slot: Vec<(u32, Load)>,
-    per_user: HashMap<u64, Load>,
+    per_slot: Vec<(u32, FrameUsage)>,
+    by_user: HashMap<u64, FrameUsage>,
 }
 
-impl Waiting {
+impl HeldFrames {
     /// Whether there is room for a frame, of this user where it is known whose it is.
     pub fn has_room(
         &self,
         conn: ConnId,
         user: Option<u64>,
         bytes: usize,
-        bounds: &WaitBounds,
+        limits: &HeldFrameLimits,
     ) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
         // An earlier connection in the same slot had a count of its own.
-        let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, load)| *load);
-        let users = user.and_then(|user| self.per_user.get(&user)).copied();
-        let (frames_max, bytes_max) = (bounds.per_connection, bounds.bytes_per_connection);
+        let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, usage)| *usage);
+        let users = user.and_then(|user| self.by_user.get(&user)).copied();
+        let (frames_max, bytes_max) = (limits.per_connection, limits.bytes_per_connection);
         // Without limits these are as large as numbers get.
         let of_user = |max: usize| max.saturating_mul(CONNECTIONS_PER_USER);
-        self.all.takes(bytes, bounds.total, bounds.bytes)
-            && own.unwrap_or_default().takes(bytes, frames_max, bytes_max)
-            && users.is_none_or(|load| load.takes(bytes, of_user(frames_max), of_user(bytes_max)))
+        self.all.has_room_for(bytes, limits.total, limits.bytes)
+            && own.unwrap_or_default().has_room_for(bytes, frames_max, bytes_max)
+            && users.is_none_or(|usage| {
+                usage.has_room_for(bytes, of_user(frames_max), of_user(bytes_max))
+            })
     }
 
     /// Whether a frame of this connection waits.
     pub fn has(&self, conn: ConnId) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
-        own.is_some_and(|(serial, load)| *serial == conn.serial && load.frames > 0)
+        own.is_some_and(|(serial, usage)| *serial == conn.serial && usage.frames > 0)
     }
 
     /// Counts a frame in; false if there is no room.
@@ -114,32 +116,32 @@ impl Waiting {
         conn: ConnId,
         user: Option<u64>,
         bytes: usize,
-        bounds: &WaitBounds,
+        limits: &HeldFrameLimits,
     ) -> bool {
-        if !self.has_room(conn, user, bytes, bounds) {
+        if !self.has_room(conn, user, bytes, limits) {
             return false;
         }
         let slot = conn.slot as usize;
         if self.per_slot.len() <= slot {
-            self.per_slot.resize(slot + 1, (0, Load::default()));
+            self.per_slot.resize(slot + 1, (0, FrameUsage::default()));
         }
         let (serial, own) = &mut self.per_slot[slot];
         if *serial != conn.serial {
-            (*serial, *own) = (conn.serial, Load::default());
+            (*serial, *own) = (conn.serial, FrameUsage::default());
         }
         self.all.add(bytes);
         own.add(bytes);
         if let Some(user) = user {
-            self.per_user.entry(user).or_default().add(bytes);
+            self.by_user.entry(user).or_default().add(bytes);
         }
         true
     }
 
     /// Counts a frame out, whether or not its connection is still there.
-    pub fn take(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
-        self.all.take(bytes);
-        if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.per_user.entry(user)) {
-            of_user.get_mut().take(bytes);
+    pub fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
+        self.all.remove(bytes);
+        if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.by_user.entry(user)) {
+            of_user.get_mut().remove(bytes);
             if of_user.get().frames == 0 {
                 of_user.remove();
             }
@@ -147,7 +149,7 @@ impl Waiting {
         let (serial, own) = &mut self.per_slot[conn.slot as usize];
         // A later connection in the same slot has a count of its own.
         if *serial == conn.serial {
-            own.take(bytes);
+            own.remove(bytes);
         }
     }
 
