@@ -483,13 +483,13 @@ fn code_word(code: ErrorCode) -> String {
 
 // ---- close codes
 
-/// The files in which a close code is chosen; `server/crowd.rs` passes it on.
+/// The files in which a close code is chosen; `server/connections.rs` passes it on.
 const CLOSERS: [&str; 6] = [
-    "src/hub/entrance.rs",
+    "src/hub/session.rs",
     "src/server.rs",
     "src/server/drain.rs",
     "src/server/input.rs",
-    "src/server/sweep.rs",
+    "src/server/timeouts.rs",
     "src/wire.rs",
 ];
 
@@ -513,7 +513,7 @@ fn the_table_of_close_codes_has_those_that_the_server_sends() {
             sends.extend(close_codes(&text));
         } else {
             let closes = text.contains("Effect::Close") || text.contains("wire.close(");
-            assert!(!closes || name == "src/server/crowd.rs", "{name} closes connections");
+            assert!(!closes || name == "src/server/connections.rs", "{name} closes connections");
         }
     }
     assert_eq!(listed, Vec::from_iter(sends));

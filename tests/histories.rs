@@ -559,7 +559,7 @@ fn shedding_is_cheap_when_the_oldest_are_busy() {
     for busy in [1000_u64, 2000, 4000, 8000] {
         let mut membership = Membership::new(60 * S, false);
         for thread in 1..=50_000 {
-            let asked = RequestTime { at: now, after: RequestId(thread) };
+            let asked = RequestTime { at: now, request_id: RequestId(thread) };
             membership.set_list(thread, Box::new([7]), asked);
         }
         for thread in 1..=busy {

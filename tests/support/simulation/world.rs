@@ -1,5 +1,5 @@
 //! A server without sockets, its clients and its site, in virtual time. The hub, the wire and the
-//! outbox are the real ones; what `server.rs` and `server/crowd.rs` do with sockets is done here
+//! outbox are the real ones; what `server.rs` and `server/connections.rs` do with sockets is done here
 //! with bytes in memory.
 
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::trace::Trace;
 
 /// The largest message, in bytes.
 pub const FRAME_MAX: usize = 4_096;
-/// As in `server/sweep.rs`.
+/// As in `server/timeouts.rs`.
 const PINGS_MAX: u8 = 2;
 const CLOSING_LASTS: Duration = Duration::from_secs(3);
 const HANDSHAKE_LASTS: Duration = Duration::from_secs(5);
@@ -423,7 +423,7 @@ impl<'a> World<'a> {
         self.flow();
     }
 
-    /// As `server/sweep.rs`.
+    /// As `server/timeouts.rs`.
     fn sweep(&mut self) {
         let now = self.now.instant;
         for slot in 0..self.links.len() {
