@@ -271,7 +271,7 @@ fn a_deleted_users_connections_end_when_the_site_says_so() {
 fn who_proves_nothing_is_closed_after_a_time_that_does_not_run_while_the_site_thinks() {
     let mut town = town();
     let silent = town.open(0);
-    let slow = town.open_with(1, "slow");
+    let pending = town.open_with(1, "slow");
     let refused = town.open_with(2, "forged");
     let (slow, _) = town.asked_proof();
     let (forged, _) = town.asked_proof();
@@ -286,7 +286,7 @@ fn who_proves_nothing_is_closed_after_a_time_that_does_not_run_while_the_site_th
     assert_eq!(town.closed(), [(refused, 4401)]);
     town.pass(200 * SECOND);
     town.prove(slow, 7, None);
-    town.hears(&[(slow, r#"{"type":"user_connected","userId":7}"#)]);
+    town.hears(&[(pending, r#"{"type":"user_connected","userId":7}"#)]);
     town.pass(3600 * SECOND);
     assert_eq!(town.closed(), []);
 }
