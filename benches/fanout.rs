@@ -5,23 +5,23 @@
 mod support;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{Community, Outboxes, TYPING, briefly};
+use support::{BenchHub, Outboxes, TYPING, short_run};
 
 fn fanout(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("typing to hearers");
-    for hearers in [10, 100, 1_000, 10_000] {
-        let mut community = Community::of(hearers);
-        let mut outboxes = Outboxes::new(hearers);
-        group.throughput(Throughput::Elements(hearers.into()));
-        group.bench_function(BenchmarkId::from_parameter(hearers), |bencher| {
+    for subscribers in [10, 100, 1_000, 10_000] {
+        let mut hub = BenchHub::of(subscribers);
+        let mut outboxes = Outboxes::new(subscribers);
+        group.throughput(Throughput::Elements(subscribers.into()));
+        group.bench_function(BenchmarkId::from_parameter(subscribers), |bencher| {
             bencher.iter(|| {
-                community.says(0, TYPING, &mut outboxes);
-                outboxes.leave()
+                hub.send(0, TYPING, &mut outboxes);
+                outboxes.flush()
             });
         });
     }
     group.finish();
 }
 
-criterion_group! { name = benches; config = briefly(); targets = fanout }
+criterion_group! { name = benches; config = short_run(); targets = fanout }
 criterion_main!(benches);

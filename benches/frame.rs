@@ -8,7 +8,7 @@ use buddyline::protocol::client::parse;
 use buddyline::protocol::server::{Encoder, MessageFrame, ServerFrame};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use support::briefly;
+use support::short_run;
 
 fn parsing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
@@ -63,5 +63,5 @@ fn encoding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = briefly(); targets = parsing, encoding }
+criterion_group! { name = benches; config = short_run(); targets = parsing, encoding }
 criterion_main!(benches);

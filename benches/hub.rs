@@ -8,34 +8,34 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{
-    Community, JOIN, MESSAGE, Nowhere, Outboxes, TYPING, TYPING_ENDS, briefly, user_connected,
+    BenchHub, Discard, JOIN, MESSAGE, Outboxes, TYPING, TYPING_ENDS, short_run, user_connected,
 };
 
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hub");
-    let mut two = Community::of(2);
+    let mut two = BenchHub::of(2);
     group.bench_function("typing goes on", |bencher| {
-        bencher.iter(|| two.says(0, TYPING, &mut Nowhere));
+        bencher.iter(|| two.send(0, TYPING, &mut Discard));
     });
     group.bench_function("typing starts and ends", |bencher| {
         bencher.iter(|| {
-            two.says(0, TYPING, &mut Nowhere);
-            two.says(0, TYPING_ENDS, &mut Nowhere);
+            two.send(0, TYPING, &mut Discard);
+            two.send(0, TYPING_ENDS, &mut Discard);
         });
     });
-    let mut ten = Community::of(10);
+    let mut ten = BenchHub::of(10);
     group.bench_function("send_message and its answer", |bencher| {
-        bencher.iter(|| ten.says(0, MESSAGE, &mut Nowhere));
+        bencher.iter(|| ten.send(0, MESSAGE, &mut Discard));
     });
     group.bench_function("open, identify, join, close", |bencher| {
         let me = user_connected(11);
         bencher.iter(|| {
-            ten.open(10, &mut Nowhere);
-            ten.says(10, &me, &mut Nowhere);
-            ten.says(10, JOIN, &mut Nowhere);
-            ten.close(10, &mut Nowhere);
+            ten.open(10, &mut Discard);
+            ten.send(10, &me, &mut Discard);
+            ten.send(10, JOIN, &mut Discard);
+            ten.close(10, &mut Discard);
             // They are gone, and the ten others know it.
-            ten.pass(Duration::from_secs(10), &mut Nowhere);
+            ten.advance(Duration::from_secs(10), &mut Discard);
         });
     });
     group.finish();
@@ -49,20 +49,20 @@ fn flood(criterion: &mut Criterion) {
         let users: Vec<String> = (1..=arrivals).map(user_connected).collect();
         group.throughput(Throughput::Elements(arrivals.into()));
         group.bench_function(BenchmarkId::from_parameter(arrivals), |bencher| {
-            let nobody = || (Community::new(), Outboxes::new(arrivals));
+            let nobody = || (BenchHub::new(), Outboxes::new(arrivals));
             bencher.iter_batched_ref(
                 nobody,
-                |(community, outboxes)| {
+                |(hub, outboxes)| {
                     for (slot, user) in (0..).zip(&users) {
-                        community.open(slot, outboxes);
-                        community.says(slot, user, outboxes);
-                        community.pass(Duration::from_micros(100), outboxes);
+                        hub.open(slot, outboxes);
+                        hub.send(slot, user, outboxes);
+                        hub.advance(Duration::from_micros(100), outboxes);
                         if slot % 100 == 99 {
-                            outboxes.leave();
+                            outboxes.flush();
                         }
                     }
-                    community.pass(Duration::from_secs(1), outboxes);
-                    outboxes.leave()
+                    hub.advance(Duration::from_secs(1), outboxes);
+                    outboxes.flush()
                 },
                 BatchSize::PerIteration,
             );
@@ -71,5 +71,5 @@ fn flood(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = briefly(); targets = frames, flood }
+criterion_group! { name = benches; config = short_run(); targets = frames, flood }
 criterion_main!(benches);

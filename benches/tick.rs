@@ -5,20 +5,20 @@
 mod support;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::briefly;
-use support::sockets::Town;
+use support::short_run;
+use support::sockets::Loopback;
 
 fn tick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("typing over sockets to hearers");
-    for hearers in [1, 10, 100] {
-        let mut town = Town::new(hearers);
-        group.throughput(Throughput::Elements(hearers as u64));
-        group.bench_function(BenchmarkId::from_parameter(hearers), |bencher| {
-            bencher.iter(|| town.types());
+    for subscribers in [1, 10, 100] {
+        let mut loopback = Loopback::new(subscribers);
+        group.throughput(Throughput::Elements(subscribers as u64));
+        group.bench_function(BenchmarkId::from_parameter(subscribers), |bencher| {
+            bencher.iter(|| loopback.type_once());
         });
     }
     group.finish();
 }
 
-criterion_group! { name = benches; config = briefly(); targets = tick }
+criterion_group! { name = benches; config = short_run(); targets = tick }
 criterion_main!(benches);

@@ -9,16 +9,16 @@ use buddyline::protocol::server::EncodedFrame;
 use buddyline::wire::Wire;
 use buddyline::wire::outbox::{Ledger, Outbox};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{Ears, MESSAGE, TYPING, briefly, browsers_request, bytes, leave, open_wire};
+use support::{FrameReader, MESSAGE, TYPING, browser_request, bytes, flush, open_wire, short_run};
 
 fn handshake(criterion: &mut Criterion) {
-    let mut ears = Ears::new();
+    let mut reader = FrameReader::new();
     let mut ledger = Ledger::default();
-    let request = browsers_request();
+    let request = browser_request();
     criterion.bench_function("handshake", |bencher| {
         bencher.iter(|| {
             let (mut wire, mut outbox) = (Wire::new(bytes::PEER), Outbox::default());
-            let opened = ears.read(&mut wire, black_box(&request), &mut outbox, |_| {});
+            let opened = reader.read(&mut wire, black_box(&request), &mut outbox, |_| {});
             outbox.consume(outbox.bytes(), &mut ledger);
             opened
         });
@@ -28,7 +28,7 @@ fn handshake(criterion: &mut Criterion) {
 /// From masked bytes to texts that are valid UTF-8.
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
-    let (mut ears, mut wire) = open_wire();
+    let (mut reader, mut wire) = open_wire();
     let mut outbox = Outbox::default();
     let (typing, message) = (bytes::text(TYPING), bytes::text(MESSAGE));
     let offer = bytes::text(&"v=0 o=- 46117317 2 IN IP4 127.0.0.1 ".repeat(112));
@@ -49,7 +49,7 @@ fn frames(criterion: &mut Criterion) {
                     let text = |text: &str| {
                         black_box(text);
                     };
-                    ears.read(&mut wire, black_box(bytes), &mut outbox, text);
+                    reader.read(&mut wire, black_box(bytes), &mut outbox, text);
                 }
             });
         });
@@ -67,7 +67,7 @@ fn outbox(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("copied", count), |bencher| {
             bencher.iter(|| {
                 frames[..count].iter().for_each(|frame| outbox.push(EncodedFrame::clone(frame)));
-                leave(&mut outbox, &mut copies, &mut ledger)
+                flush(&mut outbox, &mut copies, &mut ledger)
             });
         });
     }
@@ -83,5 +83,5 @@ fn outbox(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = briefly(); targets = handshake, frames, outbox }
+criterion_group! { name = benches; config = short_run(); targets = handshake, frames, outbox }
 criterion_main!(benches);

@@ -61,14 +61,14 @@ fn main() -> io::Result<()> {
     };
     let mut events = Events::with_capacity(CONNECTIONS_MAX);
     // Who has more to do than one turn allows. Readiness is edge-triggered: no event will say so.
-    let mut again: Vec<usize> = Vec::new();
+    let mut pending: Vec<usize> = Vec::new();
     loop {
-        let sleep = (!again.is_empty()).then_some(Duration::ZERO);
+        let sleep = (!pending.is_empty()).then_some(Duration::ZERO);
         match poll.poll(&mut events, sleep) {
             Err(fault) if fault.kind() == ErrorKind::Interrupted => continue,
             polled => polled?,
         }
-        let mut turn = std::mem::take(&mut again);
+        let mut ready = std::mem::take(&mut pending);
         for event in &events {
             match event.token() {
                 LISTENER => {
@@ -80,16 +80,16 @@ fn main() -> io::Result<()> {
                     if let Some(connection) = echo.connections.get_mut(slot) {
                         connection.blocked &= !event.is_writable();
                     }
-                    turn.push(slot);
+                    ready.push(slot);
                 }
             }
         }
-        turn.sort_unstable();
-        turn.dedup();
-        for slot in turn {
+        ready.sort_unstable();
+        ready.dedup();
+        for slot in ready {
             match echo.serve(slot) {
                 Served::All => {}
-                Served::Part => again.push(slot),
+                Served::Part => pending.push(slot),
                 Served::Gone => echo.remove(slot),
             }
         }

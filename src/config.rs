@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_the_documented_defaults_hold() {
+    fn defaults_match_the_documentation() {
         let config = read(&[]).unwrap();
         assert!(config.listen.addresses.iter().all(|a| a.port() == 8080 && a.ip().is_loopback()));
         assert!(config.is_try_page_enabled());
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_answered_with_setting_value_and_what_is_allowed() {
+    fn bad_value_names_setting_value_and_allowed_range() {
         for (arguments, parts) in [
             (["--listen", "8080"], ["--listen", "8080", "HOST:PORT"]),
             (["--upstream-timeout", "5 parsecs"], ["--upstream-timeout", "5 parsecs", "1s to 5m"]),

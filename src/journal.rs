@@ -167,7 +167,7 @@ mod tests {
     const TEXT: Format = Format::Text { coloured: false };
 
     #[test]
-    fn a_line_for_people_has_time_level_target_fields_and_text() {
+    fn text_line_has_time_level_target_fields_and_message() {
         let before = std::time::SystemTime::now() - Duration::from_millis(1);
         let lines = lines(TEXT, |journal| {
             say(journal, "listening");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_the_journal_begins_with_its_priority_and_has_no_time() {
+    fn journal_line_starts_with_priority_and_has_no_time() {
         let lines = lines(Format::Journal, |journal| {
             for level in Level::iter() {
                 say_as(journal, "buddyline", level, "words");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_json_has_numbers_and_texts_as_fields_and_leaves_out_what_has_no_value() {
+    fn json_line_has_typed_fields_and_omits_missing_values() {
         let lines = lines(Format::Json, |journal| {
             let fields: [(&str, log::kv::Value<'_>); 6] = [
                 ("connection", 17_u32.into()),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_and_stays_one_line() {
+    fn long_line_is_truncated_and_stays_one_line() {
         for format in [TEXT, Format::Journal] {
             let lines = lines(format, |journal| {
                 say(journal, &"ä".repeat(100_000));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_logged_is_one_object_of_json_that_is_not_too_long() {
+    fn any_record_is_one_bounded_json_object() {
         let texts = ["a", "ä", "😀", "\"", "\\", "\n", "\0", "\x1b", "\x7f", "\u{85}", "\u{2028}"];
         for text in texts {
             for count in [1, 8_000, 100_000] {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_channel_loses_lines_and_the_next_one_says_how_many() {
+    fn full_channel_drops_lines_and_reports_the_count() {
         let (entries, received) = bounded(2);
         let journal = journal(TEXT, entries);
         let before = LOG_LINES_LOST.count();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_waits_for_the_writer_and_not_for_ever() {
+    fn flush_waits_for_the_writer_up_to_a_limit() {
         let (entries, received) = bounded(1);
         let stuck = journal(TEXT, entries);
         say(&stuck, "nobody writes this");

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_loaded_unless_asked() {
+    fn only_loopback_is_loaded_by_default() {
         for here in ["ws://127.0.0.1:8080", "ws://127.9.9.9/live?x=1", "ws://[::1]:9"] {
             target(here, false).unwrap();
         }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_read_whole_or_refused_with_what_is_expected() {
+    fn target_url_is_parsed_fully_or_refused() {
         let here = target("ws://127.0.0.1/live?x=1", false).unwrap();
         assert_eq!((here.address.port(), &*here.path), (80, "/live?x=1"));
         assert!(target("wss://127.0.0.1", false).unwrap_err().contains("proxy"));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_token_for_each_connection_and_none_is_repeated_in_an_error() {
+    fn each_connection_has_a_token_absent_from_errors() {
         let text = "one\n\n Basic dHdv \nthree\n";
         let read = tokens(text, 2).unwrap();
         assert_eq!([&**read[0], &**read[1]], ["Bearer one", "Basic dHdv"]);

@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_tells_its_place_and_nothing_of_what_it_was_about() {
+    fn panic_message_has_location_but_no_payload() {
         let (told, lines) = channel();
         set_hook(Box::new(move |panic| told.send(panic_line(panic)).unwrap()));
         let token = String::from("\u{e4} eyJ0.s3cret");

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_figures_are_found_behind_a_name_with_spaces_and_parentheses() {
+    fn proc_stat_is_parsed_behind_an_odd_process_name() {
         let stat = "7 (a) b ) S 1 2 3 4 5 6 7 8 9 10 31 11 0 0 20";
         assert_eq!(ticks(stat), Some(42));
         assert_eq!(ticks("7 (a) S 1"), None);

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seven_as_string_and_as_integer_is_one_key_in_two_forms() {
+    fn string_and_integer_ids_share_one_key() {
         assert_eq!(Id::number(7).key, Id::string("7").key);
         assert_ne!(Id::number(7), Id::string("7"));
         assert_eq!(serde_json::to_string(&Id::number(7)).unwrap(), "7");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_site_numbers_from_one_to_two_to_the_fifty_third() {
+    fn site_ids_range_from_one_to_two_to_the_53() {
         assert_eq!(Id::number(0).site_number(), None);
         assert_eq!(Id::string("1").site_number(), Some(1));
         assert_eq!(Id::number(SITE_ID_MAX).site_number(), Some(SITE_ID_MAX));

@@ -22,9 +22,9 @@ fn rules(origins: Origins, networks: &[&str]) -> Rules {
 
 fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {
     let mut codec = Codec::new(LIMIT, rules);
-    let mut talk = Talk::default();
-    talk.hear(&mut codec, request);
-    (talk.take_events(), talk.answer())
+    let mut session = WireSession::default();
+    session.feed(&mut codec, request);
+    (session.take_events(), session.answer())
 }
 
 // ---- who it is
@@ -66,7 +66,7 @@ fn known_by(path: &str, lines: &str) -> String {
 }
 
 #[test]
-fn a_credential_is_taken_from_each_of_its_places() {
+fn credential_is_read_from_each_supported_place() {
     let basic = format!("basic {PAIR}");
     let url_safe = PAIR.replace('+', "-").replace('/', "_").replace('=', "");
     let protocol = |list: &str| format!("Sec-WebSocket-Protocol: {list}\r\n");
@@ -144,7 +144,7 @@ fn a_token_in_the_query_is_decoded() {
 }
 
 #[test]
-fn of_several_credentials_the_header_counts_most_and_the_query_least() {
+fn credential_precedence_is_header_first_and_query_last() {
     let header = "Authorization: Bearer one\r\n";
     let protocol = "Sec-WebSocket-Protocol: buddyline, two\r\n";
     let query = "/?token=three";
@@ -160,7 +160,7 @@ fn of_several_credentials_the_header_counts_most_and_the_query_least() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_no_token() {
+fn non_utf8_bytes_are_not_a_token() {
     for line in
         [&b"Authorization: Bearer \xff\r\n"[..], b"Sec-WebSocket-Protocol: buddyline, \xff\r\n"]
     {
@@ -171,7 +171,7 @@ fn bytes_that_are_no_text_are_no_token() {
 }
 
 #[test]
-fn no_secret_of_a_request_is_printed() {
+fn debug_output_of_request_omits_secrets() {
     let request = String::from_utf8(request_with(
         "Authorization: Bearer s3cr3t-1\r\nSec-WebSocket-Protocol: buddyline, s3cr3t-2\r\n",
     ));
@@ -179,17 +179,17 @@ fn no_secret_of_a_request_is_printed() {
     let unreadable = request.replace("s3cr3t-1", "s3cr3t-1 s3cr3t-4");
     for request in [request, unreadable] {
         let mut codec = codec_of(LIMIT, false);
-        let mut talk = Talk::default();
+        let mut session = WireSession::default();
         let (begin, rest) = request.as_bytes().split_at(request.len() - 3);
-        talk.hear(&mut codec, begin);
-        let half = format!("{:?}", talk.wire);
+        session.feed(&mut codec, begin);
+        let half = format!("{:?}", session.wire);
         // Neither as text nor as numbers.
         assert!(half.len() < 100, "{half}");
-        talk.hear(&mut codec, rest);
+        session.feed(&mut codec, rest);
         let rules = rules(Origins::any(), &[]);
         let handshake = handshake::receive(request.as_bytes(), PEER, &rules);
         assert!(matches!(handshake, Handshake::Upgrade { .. }));
-        let printed = format!("{:?} {:?} {codec:?} {handshake:?}", talk.events, talk.wire);
+        let printed = format!("{:?} {:?} {codec:?} {handshake:?}", session.events, session.wire);
         assert!(printed.contains("credential: Some("), "{printed}");
         assert!(!printed.contains("s3cr3t"), "{printed}");
     }
@@ -222,7 +222,7 @@ fn refused_bytes(request: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn a_page_that_may_not_connect_is_refused_before_the_upgrade() {
+fn disallowed_origin_is_refused_before_the_upgrade() {
     for lines in [
         "",
         "Origin: https://app.example\r\n",
@@ -246,7 +246,7 @@ fn a_page_that_may_not_connect_is_refused_before_the_upgrade() {
 }
 
 #[test]
-fn what_is_told_of_an_origin_is_fit_for_a_log() {
+fn logged_origin_is_sanitized() {
     let evil = refused("Origin: https://evil\" \\'`<b>\tx\r\n").unwrap();
     assert_eq!(evil, "https://evil? ???<b>?x");
     let long = refused(&format!("Origin: https://evil.{}\r\n", "x".repeat(1_000))).unwrap();
@@ -262,7 +262,7 @@ fn what_is_told_of_an_origin_is_fit_for_a_log() {
 }
 
 #[test]
-fn where_a_request_comes_from_matters_to_a_websocket_only() {
+fn origin_is_checked_for_websocket_requests_only() {
     let none = || rules(Origins::only(&[], None), &[]);
     let evil = "Host: x\r\nOrigin: https://evil.example\r\n\r\n";
     for path in ["/healthz", "/"] {
@@ -279,7 +279,7 @@ fn where_a_request_comes_from_matters_to_a_websocket_only() {
 // ---- whose address it is
 
 #[test]
-fn the_client_behind_trusted_proxies_is_told() {
+fn client_address_is_taken_from_trusted_proxies() {
     let client = |networks: &[&str], lines: &str| match heard_by(
         rules(Origins::any(), networks),
         &request_with(lines),
@@ -306,7 +306,7 @@ fn the_client_behind_trusted_proxies_is_told() {
 }
 
 #[test]
-fn a_wire_is_small() {
+fn wire_struct_stays_small() {
     // There is one for each idle connection.
     assert!(size_of::<Wire>() <= 48, "{} bytes", size_of::<Wire>());
 }

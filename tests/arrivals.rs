@@ -32,9 +32,9 @@ use server::Server;
 use support::site::Site;
 
 /// How many arrive.
-const PEOPLE: u64 = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
+const USERS: u64 = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
 /// How many of them share a thread.
-const COMPANY: u64 = 10;
+const THREAD_SIZE: u64 = 10;
 /// Connections of one member's devices.
 const DEVICES: u64 = 1_000;
 
@@ -48,15 +48,15 @@ const LONG: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of the tests, long enough for all";
 
 /// Who measures wants no other storm at the same time, and there are descriptors for one.
-fn alone() -> MutexGuard<'static, ()> {
-    static STORM: Mutex<()> = Mutex::new(());
-    STORM.lock().unwrap_or_else(|failed| failed.into_inner())
+fn lock_storm() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(|failed| failed.into_inner())
 }
 
 /// So many, or as many as the system lets us open.
-fn room_for(wanted: u64) -> u64 {
+fn raise_descriptor_limit(wanted: u64) -> u64 {
     let got = rlimit::increase_nofile_limit(wanted + DESCRIPTORS_BESIDES).unwrap();
-    let room = wanted.min(got.saturating_sub(DESCRIPTORS_BESIDES)) / COMPANY * COMPANY;
+    let room = wanted.min(got.saturating_sub(DESCRIPTORS_BESIDES)) / THREAD_SIZE * THREAD_SIZE;
     if room < wanted {
         println!("{room} arrive instead of {wanted}: the system allows {got} open files");
     }
@@ -65,28 +65,28 @@ fn room_for(wanted: u64) -> u64 {
 }
 
 /// Someone who is about to arrive.
-struct Person {
+struct User {
     user: u64,
     thread: u64,
     token: Option<String>,
 }
 
 /// People 1 to `count`, ten to a thread.
-fn people(count: u64, token: impl Fn(u64) -> Option<String>) -> Vec<Person> {
-    let person = |user| Person { user, thread: thread_of(user), token: token(user) };
+fn people(count: u64, token: impl Fn(u64) -> Option<String>) -> Vec<User> {
+    let person = |user| User { user, thread: thread_of(user), token: token(user) };
     (1..=count).map(person).collect()
 }
 
 fn thread_of(user: u64) -> u64 {
-    (user - 1) / COMPANY + 1
+    (user - 1) / THREAD_SIZE + 1
 }
 
 /// A site where they are members.
 fn site_of(count: u64) -> Site {
     let site = Site::start();
     for thread in 1..=thread_of(count) {
-        let first = (thread - 1) * COMPANY + 1;
-        site.add_thread(thread, &(first..first + COMPANY).collect::<Vec<_>>());
+        let first = (thread - 1) * THREAD_SIZE + 1;
+        site.add_thread(thread, &(first..first + THREAD_SIZE).collect::<Vec<_>>());
     }
     site
 }
@@ -105,7 +105,7 @@ struct Open(BufReader<TcpStream>);
 
 impl Open {
     /// Connects and asks for a WebSocket; the answer is not waited for.
-    fn knock(address: SocketAddr) -> Open {
+    fn connect(address: SocketAddr) -> Open {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
@@ -114,7 +114,7 @@ impl Open {
     }
 
     /// Waits for the answer, says who this is, and joins.
-    fn come_in(&mut self, person: &Person) {
+    fn join(&mut self, person: &User) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -150,18 +150,18 @@ impl Open {
     }
 
     /// Sees that this and nothing else is told to who has come in.
-    fn is_welcome(&mut self, person: &Person) {
+    fn expect_joined(&mut self, person: &User) {
         assert_eq!(self.next(), json!({"type": "user_connected", "userId": person.user}));
         assert_eq!(self.next(), json!({"type": "thread_joined", "threadId": person.thread}));
     }
 }
 
 /// Lets all of them arrive, and waits until each has been told so. Their connections stay open.
-fn arrive(address: SocketAddr, people: &[Person]) -> Vec<Open> {
-    let arrive_some = |some: &[Person]| -> Vec<Open> {
-        let mut open: Vec<Open> = some.iter().map(|_| Open::knock(address)).collect();
-        open.iter_mut().zip(some).for_each(|(open, person)| open.come_in(person));
-        open.iter_mut().zip(some).for_each(|(open, person)| open.is_welcome(person));
+fn arrive(address: SocketAddr, people: &[User]) -> Vec<Open> {
+    let arrive_some = |some: &[User]| -> Vec<Open> {
+        let mut open: Vec<Open> = some.iter().map(|_| Open::connect(address)).collect();
+        open.iter_mut().zip(some).for_each(|(open, person)| open.join(person));
+        open.iter_mut().zip(some).for_each(|(open, person)| open.expect_joined(person));
         open
     };
     thread::scope(|scope| {
@@ -178,7 +178,7 @@ struct Cost {
 }
 
 /// Lets them arrive, and tells what it has cost.
-fn measure(what: &str, server: &Server, people: &[Person]) -> Cost {
+fn measure(what: &str, server: &Server, people: &[User]) -> Cost {
     let (all, of_loop) = server.cpu_time();
     let begun = Instant::now();
     let open = arrive(server.address(), people);
@@ -199,20 +199,20 @@ fn measure(what: &str, server: &Server, people: &[Person]) -> Cost {
 
 /// Requests that are neither about a token nor about a thread: probes, which carry no token.
 fn probes(site: &Site) -> usize {
-    site.requests().len() - site.proofs().len() - site.lists().len()
+    site.requests().len() - site.proof_requests().len() - site.list_requests().len()
 }
 
 #[test]
-fn each_token_and_each_thread_is_asked_about_once_and_a_signature_costs_no_question() {
-    let _alone = alone();
-    let count = room_for(PEOPLE);
+fn each_token_and_thread_is_queried_at_most_once() {
+    let _alone = lock_storm();
+    let count = raise_descriptor_limit(USERS);
 
     let site = site_of(count);
     let open = {
         let server = at(&site, &["--trust", "open"]);
         measure("open trust", &server, &people(count, |_| None))
     };
-    assert_eq!((site.proofs().len(), site.lists().len()), (0, 0));
+    assert_eq!((site.proof_requests().len(), site.list_requests().len()), (0, 0));
 
     let site = site_of(count);
     let asked = {
@@ -221,7 +221,10 @@ fn each_token_and_each_thread_is_asked_about_once_and_a_signature_costs_no_quest
         measure("verified, by the site", &server, &tokens)
     };
     let threads = thread_of(count);
-    assert_eq!((site.proofs().len() as u64, site.lists().len() as u64), (count, threads));
+    assert_eq!(
+        (site.proof_requests().len() as u64, site.list_requests().len() as u64),
+        (count, threads)
+    );
     assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
 
     let site = site_of(count);
@@ -232,7 +235,10 @@ fn each_token_and_each_thread_is_asked_about_once_and_a_signature_costs_no_quest
         let tokens = people(count, |user| Some(site.jwt(user, 60 * LONG)));
         measure("verified, by signature", &server, &tokens)
     };
-    assert_eq!((site.proofs().len() as u64, site.lists().len() as u64), (0, threads));
+    assert_eq!(
+        (site.proof_requests().len() as u64, site.list_requests().len() as u64),
+        (0, threads)
+    );
     assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
 
     for (what, cost) in [("by the site", &asked), ("by signature", &signed)] {
@@ -246,18 +252,18 @@ fn each_token_and_each_thread_is_asked_about_once_and_a_signature_costs_no_quest
 }
 
 #[test]
-fn one_token_on_a_thousand_connections_is_asked_about_once() {
-    let _alone = alone();
-    let count = room_for(DEVICES);
-    let site = site_of(COMPANY);
+fn shared_token_on_many_connections_is_queried_once() {
+    let _alone = lock_storm();
+    let count = raise_descriptor_limit(DEVICES);
+    let site = site_of(THREAD_SIZE);
     let server = at(&site, &[]);
     // The answer is late, so that all of them are there before it.
     site.set_latency(Duration::from_millis(500));
-    let devices: Vec<Person> = (0..count)
-        .map(|_| Person { user: 7, thread: 1, token: Some("token-7".to_owned()) })
+    let devices: Vec<User> = (0..count)
+        .map(|_| User { user: 7, thread: 1, token: Some("token-7".to_owned()) })
         .collect();
     let open = arrive(server.address(), &devices);
     assert_eq!(open.len() as u64, count);
-    assert_eq!((site.proofs().len(), site.lists().len()), (1, 1));
+    assert_eq!((site.proof_requests().len(), site.list_requests().len()), (1, 1));
     assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
 }

@@ -1,15 +1,15 @@
 //! What a client may send, and what it hears if it sends something else.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use buddyline::hub::interface::Input;
-use town::Town;
+use harness::HubHarness;
 
 #[test]
-fn what_is_wrong_is_said_in_words_with_a_code_and_changes_nothing() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
+fn invalid_frame_gets_error_code_and_changes_nothing() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
     let long = "x".repeat(65);
     for (text, code, part) in [
         ("", "invalid_json", "line 1"),
@@ -75,41 +75,41 @@ fn what_is_wrong_is_said_in_words_with_a_code_and_changes_nothing() {
         (r#"{"type":"ice-candidate","candidate":7,"recipientId":3}"#, "invalid_field", "candidate"),
         (r#"{"type":"call_initiated","recipientId":3,"senderId":[]}"#, "invalid_field", "senderId"),
     ] {
-        town.say(alice, text);
-        let fault = town.hears_error(alice, code);
+        harness.send(alice, text);
+        let fault = harness.assert_error(alice, code);
         let words = fault["message"].as_str().unwrap();
         assert!(words.contains(part), "{text} is answered {words:?}, which lacks {part:?}");
         assert!(!words.contains("s3cret"), "no token in an error");
     }
-    town.say(alice, r#"{"type":"online_users"}"#);
-    town.hears(&[(alice, r#"{"type":"online_users","userIds":[2]}"#)]);
+    harness.send(alice, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(alice, r#"{"type":"online_users","userIds":[2]}"#)]);
 }
 
 #[test]
 fn a_binary_frame_is_answered_with_an_error() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    town.handle(Input::Binary { conn: alice });
-    town.hears_error(alice, "text_only");
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    harness.handle(Input::Binary { conn: alice });
+    harness.assert_error(alice, "text_only");
 }
 
 #[test]
-fn an_error_names_the_frame_that_it_answers_as_far_as_it_was_understood() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    town.say(alice, r#"{"type":"typing","threadId":"t","typing":3,"clientId":"c"}"#);
-    let fault = town.hears_error(alice, "invalid_field");
+fn error_names_the_frame_as_far_as_it_was_parsed() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    harness.send(alice, r#"{"type":"typing","threadId":"t","typing":3,"clientId":"c"}"#);
+    let fault = harness.assert_error(alice, "invalid_field");
     assert_eq!(fault["replyTo"], "typing");
     assert_eq!((&fault["threadId"], &fault["clientId"]), (&"t".into(), &"c".into()));
-    town.say(alice, r#"{"type":"dance","threadId":1,"clientId":"c"}"#);
-    let fault = town.hears_error(alice, "unknown_type");
+    harness.send(alice, r#"{"type":"dance","threadId":1,"clientId":"c"}"#);
+    let fault = harness.assert_error(alice, "unknown_type");
     assert_eq!((fault.get("replyTo"), &fault["clientId"]), (None, &"c".into()));
 }
 
 #[test]
-fn ids_are_echoed_in_the_form_of_their_author() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, r#""2""#);
+fn ids_are_echoed_in_the_senders_form() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, r#""2""#);
     for (id, echo) in [
         ("7", "7"),
         (r#""7""#, r#""7""#),
@@ -120,50 +120,50 @@ fn ids_are_echoed_in_the_form_of_their_author() {
         ("18446744073709551615", "18446744073709551615"),
         (r#""a\"\u00e9\n😀""#, r#""a\"é\n😀""#),
     ] {
-        town.say(alice, &format!(r#"{{"type":"typing","threadId":{id},"typing":false}}"#));
+        harness.send(alice, &format!(r#"{{"type":"typing","threadId":{id},"typing":false}}"#));
         let echo = format!(r#"{{"type":"typing","threadId":{echo},"userId":"2","typing":false}}"#);
-        town.hears(&[(alice, &echo)]);
+        harness.assert_received(&[(alice, &echo)]);
     }
 }
 
 #[test]
-fn keys_may_be_escaped_unknown_fields_are_ignored_and_white_space_is_free() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    town.say(
+fn escaped_keys_unknown_fields_and_whitespace_are_accepted() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    harness.send(
         alice,
         " {\n \"t\\u0079pe\" : \"ping\",\t\"more\":[{\"a\":null}], \"message\":3 }\r\n",
     );
-    town.hears(&[(alice, r#"{"type":"pong"}"#)]);
+    harness.assert_received(&[(alice, r#"{"type":"pong"}"#)]);
 }
 
 #[test]
-fn nesting_without_end_does_no_harm() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn deep_nesting_is_rejected_without_harm() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     let deep = format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    town.say(alice, &deep);
-    let heard = town.heard();
+    harness.send(alice, &deep);
+    let heard = harness.received();
     assert_eq!(heard.len(), 1);
     assert!(heard[0].1["type"] == "pong" || heard[0].1["code"] == "invalid_json");
 }
 
 #[test]
-fn frames_of_every_length_carry_their_length_in_the_shortest_form() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn frame_length_uses_the_shortest_encoding() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     for size in [1, 60, 125, 126, 127, 1_000, 65_000, 65_535, 65_536, 200_000] {
         let offer = "o".repeat(size);
-        town.say(
+        harness.send(
             alice,
             &format!(r#"{{"type":"typing","threadId":1,"typing":false,"x":"{offer}"}}"#),
         );
-        town.heard();
-        let bob = town.open_as(1, "3");
+        harness.received();
+        let bob = harness.open_as(1, "3");
         // Of a call that the server does not know: nothing is added to it.
         let call = format!(r#"{{"type":"answer","answer":"{offer}","recipientId":3}}"#);
-        town.say(alice, &call);
-        town.hears(&[(bob, &call)]);
-        town.close(bob);
+        harness.send(alice, &call);
+        harness.assert_received(&[(bob, &call)]);
+        harness.close(bob);
     }
 }

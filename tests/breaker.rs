@@ -38,7 +38,7 @@ fn opened(now: Instant) -> Breaker {
 }
 
 #[test]
-fn it_opens_after_five_failures_in_a_row_and_not_before() {
+fn breaker_opens_after_exactly_five_consecutive_failures() {
     let now = Instant::now();
     let mut breaker = Breaker::default();
     for health in
@@ -56,7 +56,7 @@ fn it_opens_after_five_failures_in_a_row_and_not_before() {
 }
 
 #[test]
-fn each_probe_that_fails_doubles_the_pause_up_to_thirty_seconds() {
+fn failed_probe_doubles_pause_up_to_thirty_seconds() {
     let mut now = Instant::now();
     let mut breaker = opened(now);
     for pause in [1, 2, 4, 8, 16, 30, 30, 30] {
@@ -81,7 +81,7 @@ fn each_probe_that_fails_doubles_the_pause_up_to_thirty_seconds() {
 }
 
 #[test]
-fn the_site_may_ask_for_a_wait_of_up_to_a_minute() {
+fn retry_after_is_honoured_up_to_a_minute() {
     let now = Instant::now();
     for (asked, pause) in [(0, 1), (1, 1), (17, 17), (60, 60), (600, 60), (u64::MAX, 60)] {
         let mut breaker = Breaker::default();
@@ -98,7 +98,7 @@ fn the_site_may_ask_for_a_wait_of_up_to_a_minute() {
 }
 
 #[test]
-fn a_late_good_answer_closes_it_unless_the_site_has_asked_for_a_wait() {
+fn late_success_closes_breaker_unless_retry_after_is_set() {
     let now = Instant::now();
     let mut breaker = opened(now);
     assert_eq!(breaker.record(Health::Alive, now), Some(Transition::Closed));
@@ -127,7 +127,7 @@ fn a_late_good_answer_closes_it_unless_the_site_has_asked_for_a_wait() {
 }
 
 #[test]
-fn any_answer_to_the_probe_that_is_no_failure_closes_it() {
+fn any_successful_probe_closes_the_breaker() {
     let now = Instant::now();
     for health in [Health::Alive, Health::Neutral] {
         let mut breaker = opened(now);
@@ -137,7 +137,7 @@ fn any_answer_to_the_probe_that_is_no_failure_closes_it() {
 }
 
 #[test]
-fn a_site_that_turns_guests_away_and_serves_its_members_is_not_given_up() {
+fn rejecting_guests_does_not_open_the_breaker() {
     let mut now = Instant::now();
     let mut breaker = Breaker::default();
     // The probe of the start, which has no token, is told to come again in an hour.
@@ -167,7 +167,7 @@ fn a_site_that_turns_guests_away_and_serves_its_members_is_not_given_up() {
 }
 
 #[test]
-fn a_probe_for_another_reason_goes_out_only_while_it_is_closed_and_counts_as_one() {
+fn unrelated_probe_is_sent_only_while_closed_and_counts() {
     let now = Instant::now();
     let mut breaker = Breaker::default();
     assert!(!breaker.try_start_probe(false, now));
@@ -193,7 +193,7 @@ fn a_probe_for_another_reason_goes_out_only_while_it_is_closed_and_counts_as_one
 #[derive(Clone, Debug)]
 enum Step {
     Pass(u64),
-    Heard(Health),
+    Received(Health),
     Probed(Health),
     TakeProbe(bool),
 }
@@ -210,7 +210,7 @@ fn health() -> impl Strategy<Value = Health> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..40_000_u64).prop_map(Step::Pass),
-        6 => health().prop_map(Step::Heard),
+        6 => health().prop_map(Step::Received),
         2 => health().prop_map(Step::Probed),
         3 => any::<bool>().prop_map(Step::TakeProbe),
     ]
@@ -220,7 +220,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn it_never_probes_twice_at_once_and_always_finds_back(
+    fn breaker_sends_one_probe_at_a_time_and_always_recovers(
         steps in prop::collection::vec(step(), 1..200)
     ) {
         let mut breaker = Breaker::default();
@@ -237,7 +237,7 @@ proptest! {
                     now += Duration::from_millis(ms);
                     None
                 }
-                Step::Heard(health) => {
+                Step::Received(health) => {
                     let change = breaker.record(health, now);
                     if was_closed {
                         row = match health {
@@ -335,7 +335,7 @@ fn asks(health: Health) -> bool {
 // ---------------------------------------------------------------- what is a failure
 
 #[test]
-fn only_what_no_single_request_can_cause_counts_against_the_site() {
+fn failures_caused_by_one_request_do_not_count() {
     let of = |name: &str| Health::from_reply(&load(name).reply(), false);
     // WordPress' word about one request, whatever the status.
     for name in [
@@ -389,7 +389,7 @@ fn only_what_no_single_request_can_cause_counts_against_the_site() {
 }
 
 #[test]
-fn of_all_recorded_answers_only_those_of_a_site_that_is_down_count_against_it() {
+fn only_recorded_outage_replies_count_as_failures() {
     let mut failing: Vec<String> = names();
     failing.retain(|name| {
         matches!(Health::from_reply(&load(name).reply(), false), Health::Failing { .. })

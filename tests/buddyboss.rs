@@ -153,7 +153,7 @@ fn summary(answer: &Answer) -> Expected {
 }
 
 #[test]
-fn every_recorded_answer_means_what_the_table_says() {
+fn each_recorded_reply_maps_to_the_expected_answer() {
     for (name, expected) in TABLE {
         let fixture = load(name);
         let got = summary(&parse_post_reply(&post_of(&fixture), &fixture.reply()));
@@ -162,7 +162,7 @@ fn every_recorded_answer_means_what_the_table_says() {
 }
 
 #[test]
-fn the_table_has_a_row_for_every_recording() {
+fn every_recording_has_a_table_row() {
     let rows: BTreeSet<&str> = TABLE.iter().map(|row| row.0).collect();
     assert_eq!(rows.len(), TABLE.len(), "a row is there twice");
     for name in fixtures::names() {
@@ -173,7 +173,7 @@ fn the_table_has_a_row_for_every_recording() {
 }
 
 #[test]
-fn the_recordings_are_the_ones_that_were_made() {
+fn recordings_match_their_originals() {
     let origin = fixtures::origin();
     if !origin.is_dir() {
         return;
@@ -196,7 +196,7 @@ fn the_recordings_are_the_ones_that_were_made() {
 }
 
 #[test]
-fn a_stored_message_has_the_sites_number_date_and_html() {
+fn stored_message_carries_the_sites_id_date_and_html() {
     let fixture = load("post-reply");
     let Answer::Stored(stored) =
         parse_post_reply(&post(Target::Thread(1), "hi alice"), &fixture.reply())
@@ -243,49 +243,49 @@ fn stored(text: &str, body: &Value) -> Option<Stored> {
     }
 }
 
-fn mine(text: &str, messages: &[Value]) -> Option<u64> {
+fn own_message_id(text: &str, messages: &[Value]) -> Option<u64> {
     stored(text, &thread(messages)).expect("stored").message.map(|m| m.id)
 }
 
 #[test]
-fn my_message_is_the_newest_of_mine_not_the_threads_last() {
+fn newest_message_of_the_sender_is_used_not_the_last() {
     let messages = [entry(1, 2, "old"), entry(2, 2, "mine"), entry(3, 9, "another's")];
-    assert_eq!(mine("mine", &messages), Some(2));
+    assert_eq!(own_message_id("mine", &messages), Some(2));
 }
 
 #[test]
-fn among_several_of_mine_the_newest_with_my_text_wins() {
+fn newest_message_with_the_posted_text_wins() {
     let messages = [entry(1, 2, "ok"), entry(2, 2, "ok"), entry(3, 2, "from the web page")];
-    assert_eq!(mine("ok", &messages), Some(2));
-    assert_eq!(mine("  <b>ok</b>\n", &messages), Some(2));
-    assert_eq!(mine("changed by a plugin", &messages), Some(3));
+    assert_eq!(own_message_id("ok", &messages), Some(2));
+    assert_eq!(own_message_id("  <b>ok</b>\n", &messages), Some(2));
+    assert_eq!(own_message_id("changed by a plugin", &messages), Some(3));
 }
 
 #[test]
-fn the_newest_is_the_one_with_the_highest_number_wherever_it_stands() {
-    assert_eq!(mine("x", &[entry(5, 2, "x"), entry(4, 2, "x")]), Some(5));
+fn newest_message_is_the_one_with_the_highest_id() {
+    assert_eq!(own_message_id("x", &[entry(5, 2, "x"), entry(4, 2, "x")]), Some(5));
 }
 
 #[test]
-fn without_a_message_of_mine_it_is_stored_all_the_same() {
+fn reply_without_the_senders_message_still_counts_as_stored() {
     let messages: Vec<Value> = (1..=10).map(|n| entry(n, 9, "busy")).collect();
-    assert_eq!(mine("mine", &messages), None);
+    assert_eq!(own_message_id("mine", &messages), None);
 }
 
 #[test]
-fn an_entry_of_a_strange_shape_does_not_spoil_the_others() {
+fn malformed_entry_does_not_affect_the_others() {
     let mut odd = entry(8, 2, "mine");
     odd["date_sent"] = json!("<script>");
     let mut no_text = entry(3, 2, "");
     no_text["message"] = json!({"raw": null});
     let messages = [json!(null), json!("x"), odd, json!({"id": "9"}), entry(2, 2, "mine"), no_text];
-    assert_eq!(mine("mine", &messages), Some(2));
+    assert_eq!(own_message_id("mine", &messages), Some(2));
 }
 
 // ---------------------------------------------------------------- what is a success
 
 #[test]
-fn a_thread_object_needs_its_numbers_and_a_message() {
+fn thread_object_requires_ids_and_a_message() {
     let good = thread(&[entry(1, 2, "x")]);
     assert!(stored("x", &good).is_some());
     for (key, values) in [
@@ -309,7 +309,7 @@ fn a_thread_object_needs_its_numbers_and_a_message() {
 }
 
 #[test]
-fn an_answer_about_another_thread_is_not_believed() {
+fn reply_about_another_thread_is_rejected() {
     let mut other = thread(&[entry(1, 2, "x")]);
     other["id"] = json!(2);
     assert!(stored("x", &other).is_none());
@@ -356,7 +356,7 @@ fn fault(status: u16, code: &str, message: &str) -> F {
 }
 
 #[test]
-fn what_is_wrong_with_a_token_is_told_by_status_code_and_text() {
+fn token_failure_is_classified_by_status_code_and_text() {
     for code in ["rest_not_logged_in", "bp_rest_authorization_required", "anything"] {
         assert_eq!(fault(401, code, "x"), F::TokenRefused);
     }
@@ -378,7 +378,7 @@ fn bare(status: u16) -> Reply {
 }
 
 #[test]
-fn a_status_without_json_says_what_it_can() {
+fn status_without_json_is_classified_by_status_alone() {
     for (status, failure) in [
         (301, F::SiteMisconfigured),
         (304, F::SiteMisconfigured),
@@ -405,7 +405,7 @@ fn a_status_without_json_says_what_it_can() {
 }
 
 #[test]
-fn a_suspended_member_is_told_by_where_the_site_sends_them() {
+fn suspended_member_is_recognised_by_the_redirect() {
     let to = |location: &str| fails(&Reply { location: Some(location.to_owned()), ..bare(302) });
     let login = "https://community.example/wp-login.php";
     assert_eq!(to(&format!("{login}?action=bp-suspended&reauth=1")), F::Suspended);
@@ -416,7 +416,7 @@ fn a_suspended_member_is_told_by_where_the_site_sends_them() {
 }
 
 #[test]
-fn retry_after_is_seconds_or_a_date_and_never_absurd() {
+fn retry_after_accepts_seconds_or_date_within_bounds() {
     let now = "Sun, 22 Nov 2026 11:00:38 GMT";
     let wait = |value: &str, date: Option<&str>| {
         let reply = Reply {

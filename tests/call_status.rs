@@ -8,10 +8,10 @@ mod support;
 mod bytes;
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/server.rs"]
 mod server;
-#[path = "support/town.rs"]
-mod town;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -25,12 +25,12 @@ use buddyline::protocol::status::CallStatusReply;
 use buddyline::wire::handshake::{Readiness, Rules};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event};
-use bytes::{LIMIT, PEER, Talk, body, header_of};
+use bytes::{LIMIT, PEER, WireSession, body, header_of};
 use client::{Client, LONG};
+use harness::{HubHarness, settings, verified};
 use serde_json::{Value, json};
-use server::{Server, eventually};
+use server::{Server, wait_until};
 use support::site::Site;
-use town::{Town, settings, verified};
 
 // ---- the wire
 
@@ -49,23 +49,23 @@ fn request(method: &str, path: &str, more: &str) -> Vec<u8> {
 
 /// The call that a path asks for, or the answer at once.
 fn asked(path: &str) -> Result<Id, String> {
-    let mut talk = Talk::default();
-    talk.hear(&mut codec(), &request("GET", path, ""));
-    match talk.take_events().pop() {
+    let mut session = WireSession::default();
+    session.feed(&mut codec(), &request("GET", path, ""));
+    match session.take_events().pop() {
         Some(Event::CallStatusRequest(asked)) => Ok(asked.call),
-        _ => Err(talk.answer()),
+        _ => Err(session.answer()),
     }
 }
 
 /// What a wire that has asked like this is told.
-fn answered(codec: &mut Codec, request: &[u8], told: &CallStatusReply) -> String {
-    let mut talk = Talk::default();
-    talk.hear(codec, request);
-    assert!(talk.wire.is_awaiting_status(), "{}", talk.answer());
-    assert!(talk.output.is_empty());
+fn call_status_response(codec: &mut Codec, request: &[u8], told: &CallStatusReply) -> String {
+    let mut session = WireSession::default();
+    session.feed(codec, request);
+    assert!(session.wire.is_awaiting_status(), "{}", session.answer());
+    assert!(session.output.is_empty());
     let mut outbox = Outbox::default();
-    talk.wire.send_call_status(told, &mut outbox);
-    assert!(talk.wire.is_closing());
+    session.wire.send_call_status(told, &mut outbox);
+    assert!(session.wire.is_closing());
     let answer = String::from_utf8(outbox.only().unwrap().to_vec()).unwrap();
     assert_eq!(header_of(&answer, "connection").as_deref(), Some("close"));
     assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
@@ -73,7 +73,7 @@ fn answered(codec: &mut Codec, request: &[u8], told: &CallStatusReply) -> String
 }
 
 #[test]
-fn the_last_part_of_the_path_names_the_call_and_is_percent_decoded() {
+fn call_id_is_the_percent_decoded_last_path_segment() {
     let long = "x".repeat(64);
     for (path, call) in [
         ("/calls/c", "c"),
@@ -102,36 +102,36 @@ fn the_last_part_of_the_path_names_the_call_and_is_percent_decoded() {
 }
 
 #[test]
-fn a_request_waits_for_its_answer_and_nothing_else_is_heard_from_it() {
+fn request_waits_for_its_answer_and_ignores_more_input() {
     let mut codec = codec();
-    let mut talk = Talk::default();
+    let mut session = WireSession::default();
     let whole = request("GET", "/calls/c?token=s3cr3t", "Accept: */*\r\n");
     let (first, rest) = whole.split_at(30);
-    talk.hear(&mut codec, first);
-    assert!(talk.wire.is_in_handshake() && talk.events.is_empty());
-    talk.hear(&mut codec, rest);
-    let events = talk.take_events();
+    session.feed(&mut codec, first);
+    assert!(session.wire.is_in_handshake() && session.events.is_empty());
+    session.feed(&mut codec, rest);
+    let events = session.take_events();
     let [Event::CallStatusRequest(asked)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(asked.client, PEER);
     let secret = asked.credential.as_ref().unwrap().as_ref().unwrap().secret();
     assert_eq!(secret, "s3cr3t");
-    assert!(!format!("{events:?}{:?}", talk.wire).contains("s3cr3t"), "{events:?}");
-    assert_eq!(talk.wire.held_bytes(), 0);
-    talk.hear(&mut codec, &whole);
-    assert!(talk.events.is_empty() && talk.output.is_empty());
-    assert!(talk.wire.is_awaiting_status() && !talk.wire.is_between_messages());
+    assert!(!format!("{events:?}{:?}", session.wire).contains("s3cr3t"), "{events:?}");
+    assert_eq!(session.wire.held_bytes(), 0);
+    session.feed(&mut codec, &whole);
+    assert!(session.events.is_empty() && session.output.is_empty());
+    assert!(session.wire.is_awaiting_status() && !session.wire.is_between_messages());
 }
 
 #[test]
-fn each_way_in_which_a_handshake_brings_a_token_is_understood() {
+fn token_is_accepted_in_every_handshake_form() {
     for (path, more) in [
         ("/calls/c", "Authorization: Bearer s3cr3t\r\n"),
         ("/calls/c?token=s3cr3t", ""),
         ("/calls/c?x=1&token=s3cr3%74", ""),
     ] {
-        let mut talk = Talk::default();
-        talk.hear(&mut codec(), &request("GET", path, more));
-        let Some(Event::CallStatusRequest(asked)) = talk.take_events().pop() else {
+        let mut session = WireSession::default();
+        session.feed(&mut codec(), &request("GET", path, more));
+        let Some(Event::CallStatusRequest(asked)) = session.take_events().pop() else {
             panic!("{path}")
         };
         assert_eq!(asked.credential.unwrap().unwrap().secret(), "s3cr3t");
@@ -139,22 +139,29 @@ fn each_way_in_which_a_handshake_brings_a_token_is_understood() {
 }
 
 #[test]
-fn head_gets_the_same_without_the_body_and_other_methods_are_refused() {
-    let get = answered(&mut codec(), &request("GET", "/calls/c", ""), &CallStatusReply::NoSuchCall);
-    let head =
-        answered(&mut codec(), &request("HEAD", "/calls/c", ""), &CallStatusReply::NoSuchCall);
+fn head_omits_the_body_and_other_methods_are_refused() {
+    let get = call_status_response(
+        &mut codec(),
+        &request("GET", "/calls/c", ""),
+        &CallStatusReply::NoSuchCall,
+    );
+    let head = call_status_response(
+        &mut codec(),
+        &request("HEAD", "/calls/c", ""),
+        &CallStatusReply::NoSuchCall,
+    );
     assert!(get.starts_with("HTTP/1.1 404 ") && !body(&get).is_empty(), "{get}");
     assert_eq!(head, get.split_inclusive("\r\n\r\n").next().unwrap());
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let mut talk = Talk::default();
-        talk.hear(&mut codec(), &request(method, "/calls/c", ""));
-        assert_eq!(talk.take_events(), [Event::Closing], "{method}");
-        assert!(talk.answer().starts_with("HTTP/1.1 400 "), "{method}");
+        let mut session = WireSession::default();
+        session.feed(&mut codec(), &request(method, "/calls/c", ""));
+        assert_eq!(session.take_events(), [Event::Closing], "{method}");
+        assert!(session.answer().starts_with("HTTP/1.1 400 "), "{method}");
     }
 }
 
 #[test]
-fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
+fn allowed_origins_may_read_status_and_others_are_refused() {
     let pattern = OriginPattern::parse("https://app.example.org").unwrap();
     let mut codec = Codec::new(LIMIT, rules(Origins::only(&[pattern], None)));
     let of = |origin: &str| format!("Origin: {origin}\r\n");
@@ -162,7 +169,7 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
     for (told, status) in
         [(CallStatusReply::NoSuchCall, "404"), (CallStatusReply::TokenMissing, "401")]
     {
-        let answer = answered(&mut codec, &request("GET", "/calls/c", &app), &told);
+        let answer = call_status_response(&mut codec, &request("GET", "/calls/c", &app), &told);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         let allowed = header_of(&answer, "access-control-allow-origin");
         assert_eq!(allowed.as_deref(), Some("https://app.example.org"));
@@ -170,17 +177,24 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
         assert_eq!(header_of(&answer, "vary").as_deref(), Some("Origin"));
     }
     // No page, and the page of this address, for which a browser asks no more.
-    let answer =
-        answered(&mut codec, &request("GET", "/calls/c", ""), &CallStatusReply::NoSuchCall);
+    let answer = call_status_response(
+        &mut codec,
+        &request("GET", "/calls/c", ""),
+        &CallStatusReply::NoSuchCall,
+    );
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
     let own = of("https://live.example");
-    answered(&mut codec, &request("GET", "/calls/c", &own), &CallStatusReply::NoSuchCall);
+    call_status_response(
+        &mut codec,
+        &request("GET", "/calls/c", &own),
+        &CallStatusReply::NoSuchCall,
+    );
 
-    let mut talk = Talk::default();
+    let mut session = WireSession::default();
     let ask = "Access-Control-Request-Method: GET\r\n\
                Access-Control-Request-Headers: authorization\r\n";
-    talk.hear(&mut codec, &request("OPTIONS", "/calls/c", &format!("{app}{ask}")));
-    let answer = talk.answer();
+    session.feed(&mut codec, &request("OPTIONS", "/calls/c", &format!("{app}{ask}")));
+    let answer = session.answer();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let headers = header_of(&answer, "access-control-allow-headers");
     assert_eq!(headers.as_deref(), Some("Authorization"));
@@ -192,29 +206,35 @@ fn pages_that_may_connect_may_read_the_answer_and_others_are_refused() {
         ("GET", of("null")),
         ("GET", format!("{app}{app}")),
     ] {
-        let mut talk = Talk::default();
-        talk.hear(&mut codec, &request(method, "/calls/c?token=s3cr3t", &more));
-        let [Event::OriginRefused { .. }] = talk.take_events()[..] else { panic!("{more}") };
-        let answer = talk.answer();
+        let mut session = WireSession::default();
+        session.feed(&mut codec, &request(method, "/calls/c?token=s3cr3t", &more));
+        let [Event::OriginRefused { .. }] = session.take_events()[..] else { panic!("{more}") };
+        let answer = session.answer();
         assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
         assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
     }
 }
 
 #[test]
-fn a_page_of_any_origin_is_told_its_own_only_once() {
+fn duplicate_or_malformed_origin_gets_no_cors_header() {
     let twice = "Origin: https://a.example\r\nOrigin: https://b.example\r\n";
-    let answer =
-        answered(&mut codec(), &request("GET", "/calls/c", twice), &CallStatusReply::NoSuchCall);
+    let answer = call_status_response(
+        &mut codec(),
+        &request("GET", "/calls/c", twice),
+        &CallStatusReply::NoSuchCall,
+    );
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
     let odd = "Origin: https://a.example, evil\r\n";
-    let answer =
-        answered(&mut codec(), &request("GET", "/calls/c", odd), &CallStatusReply::NoSuchCall);
+    let answer = call_status_response(
+        &mut codec(),
+        &request("GET", "/calls/c", odd),
+        &CallStatusReply::NoSuchCall,
+    );
     assert_eq!(header_of(&answer, "access-control-allow-origin"), None);
 }
 
 #[test]
-fn a_server_that_ends_and_an_answer_that_takes_too_long_say_503() {
+fn shutdown_and_timeout_answer_503() {
     let mut codec = codec();
     let later = |answer: &str| {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -224,22 +244,23 @@ fn a_server_that_ends_and_an_answer_that_takes_too_long_say_503() {
         assert_eq!(shown.as_deref(), Some("Retry-After"));
     };
     for ends in [true, false] {
-        let (mut talk, mut outbox) = (Talk::default(), Outbox::default());
-        talk.hear(&mut codec, &request("GET", "/calls/c", "Origin: https://app.example.org\r\n"));
+        let (mut session, mut outbox) = (WireSession::default(), Outbox::default());
+        session
+            .feed(&mut codec, &request("GET", "/calls/c", "Origin: https://app.example.org\r\n"));
         match ends {
-            true => talk.wire.close(1012, "the server is restarting", &mut outbox),
-            false => talk.wire.time_out(&mut outbox),
+            true => session.wire.close(1012, "the server is restarting", &mut outbox),
+            false => session.wire.time_out(&mut outbox),
         }
         later(std::str::from_utf8(outbox.only().unwrap()).unwrap());
-        assert!(talk.wire.is_closing());
-        talk.wire.send_call_status(&CallStatusReply::NoSuchCall, &mut outbox);
+        assert!(session.wire.is_closing());
+        session.wire.send_call_status(&CallStatusReply::NoSuchCall, &mut outbox);
         assert_eq!(outbox.count(), 1, "it has its answer");
     }
     codec.set_readiness(Readiness::Draining);
-    let mut talk = Talk::default();
-    talk.hear(&mut codec, &request("GET", "/calls/c", ""));
-    assert_eq!(talk.take_events(), [Event::Closing]);
-    later(&talk.answer());
+    let mut session = WireSession::default();
+    session.feed(&mut codec, &request("GET", "/calls/c", ""));
+    assert_eq!(session.take_events(), [Event::Closing]);
+    later(&session.answer());
 }
 
 // ---- the hub
@@ -248,8 +269,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What has been told since, of which there is one.
 #[track_caller]
-fn told(town: &mut Town, conn: ConnId) -> CallStatusReply {
-    let mut all = std::mem::take(&mut town.told);
+fn told(harness: &mut HubHarness, conn: ConnId) -> CallStatusReply {
+    let mut all = std::mem::take(&mut harness.told);
     assert_eq!(all.len(), 1, "{all:?}");
     let (to, told) = all.remove(0);
     assert_eq!(to, conn);
@@ -264,8 +285,8 @@ fn status(told: &CallStatusReply) -> Value {
     }
 }
 
-fn say(town: &mut Town, conn: ConnId, frame: &Value) {
-    town.say(conn, &frame.to_string());
+fn send(harness: &mut HubHarness, conn: ConnId, frame: &Value) {
+    harness.send(conn, &frame.to_string());
 }
 
 fn ring(other: Option<u64>, call: &str) -> Value {
@@ -273,260 +294,261 @@ fn ring(other: Option<u64>, call: &str) -> Value {
 }
 
 /// Seven is there, and these are in thread 41 with them.
-fn calling(others: &[u64]) -> (Town, ConnId) {
+fn calling(others: &[u64]) -> (HubHarness, ConnId) {
     calling_by(verified(), others)
 }
 
-fn calling_by(settings: Settings, others: &[u64]) -> (Town, ConnId) {
-    let mut town = Town::new(settings);
-    let seven = town.open_member(0, 7, 41, &[&[7], others].concat());
-    (town, seven)
+fn calling_by(settings: Settings, others: &[u64]) -> (HubHarness, ConnId) {
+    let mut harness = HubHarness::new(settings);
+    let seven = harness.open_member(0, 7, 41, &[&[7], others].concat());
+    (harness, seven)
 }
 
 #[test]
-fn who_is_called_and_was_woken_hears_how_the_call_is_and_is_not_there() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
-    town.heard();
-    assert_eq!(town.woken.len(), 1);
+fn callee_woken_by_push_can_read_the_call_status() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
+    harness.received();
+    assert_eq!(harness.woken.len(), 1);
 
-    let asker = town.ask_call(1, Some("token-of-8"), "c");
-    let (request, credential) = town.asked_proof();
-    assert_eq!((credential.secret(), town.hub.status_requests()), ("token-of-8", 1));
-    assert!(town.told.is_empty() && town.hub.is_awaiting_outcome(asker));
-    town.prove(request, 8, None);
+    let asker = harness.request_call_status(1, Some("token-of-8"), "c");
+    let (request, credential) = harness.next_proof();
+    assert_eq!((credential.secret(), harness.hub.status_requests()), ("token-of-8", 1));
+    assert!(harness.told.is_empty() && harness.hub.is_awaiting_outcome(asker));
+    harness.prove(request, 8, None);
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
-    assert_eq!(status(&told(&mut town, asker)), expected);
-    assert_eq!((town.hub.status_requests(), town.hub.backlog()), (0, [0, 0, 0]));
+    assert_eq!(status(&told(&mut harness, asker)), expected);
+    assert_eq!((harness.hub.status_requests(), harness.hub.backlog()), (0, [0, 0, 0]));
     // No end is told of who never came.
-    town.pass(10 * SECOND);
-    town.hears_nothing();
-    assert_eq!((town.hub.counts().users, town.hub.counts().connections), (1, 1));
+    harness.advance(10 * SECOND);
+    harness.assert_nothing_received();
+    assert_eq!((harness.hub.counts().users, harness.hub.counts().connections), (1, 1));
 
     // The proof is remembered: for another question, and for the WebSocket.
-    let asker = town.ask_call(1, Some("token-of-8"), "c");
-    assert_eq!(status(&told(&mut town, asker)), expected);
-    let eight = town.open_with(1, "token-of-8");
-    assert_eq!(town.questions(), 0);
-    let heard = town.heard();
+    let asker = harness.request_call_status(1, Some("token-of-8"), "c");
+    assert_eq!(status(&told(&mut harness, asker)), expected);
+    let eight = harness.open_with(1, "token-of-8");
+    assert_eq!(harness.pending_asks(), 0);
+    let heard = harness.received();
     let rings = |(to, frame): &(ConnId, Value)| *to == eight && frame["type"] == "call_initiated";
     assert_eq!(heard.iter().filter(|each| rings(each)).count(), 1, "{heard:?}");
 
-    say(&mut town, eight, &json!({"type": "offer", "callId": "c", "offer": "o"}));
-    let asker = town.ask_call(2, Some("token-of-8"), "c");
-    assert_eq!(status(&told(&mut town, asker))["state"], "connecting");
-    say(&mut town, seven, &json!({"type": "answer", "callId": "c", "answer": "a"}));
-    let asker = town.ask_call(2, Some("token-of-7"), "c");
-    assert_eq!(status(&told(&mut town, asker))["state"], "active");
-    say(&mut town, seven, &json!({"type": "call_hangup", "callId": "c"}));
-    let asker = town.ask_call(2, Some("token-of-8"), "c");
+    send(&mut harness, eight, &json!({"type": "offer", "callId": "c", "offer": "o"}));
+    let asker = harness.request_call_status(2, Some("token-of-8"), "c");
+    assert_eq!(status(&told(&mut harness, asker))["state"], "connecting");
+    send(&mut harness, seven, &json!({"type": "answer", "callId": "c", "answer": "a"}));
+    let asker = harness.request_call_status(2, Some("token-of-7"), "c");
+    assert_eq!(status(&told(&mut harness, asker))["state"], "active");
+    send(&mut harness, seven, &json!({"type": "call_hangup", "callId": "c"}));
+    let asker = harness.request_call_status(2, Some("token-of-8"), "c");
     let expected = json!({
         "callId": "c", "state": "ended", "reason": "hangup", "threadId": 41, "callerId": 7,
     });
-    assert_eq!(status(&told(&mut town, asker)), expected);
-    town.pass(61 * SECOND);
-    town.open_proven(3, 8);
-    let asker = town.ask_call(2, Some("token-of-8"), "c");
-    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
+    assert_eq!(status(&told(&mut harness, asker)), expected);
+    harness.advance(61 * SECOND);
+    harness.open_proven(3, 8);
+    let asker = harness.request_call_status(2, Some("token-of-8"), "c");
+    assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall);
 }
 
 #[test]
-fn anyone_else_is_told_that_there_is_no_such_call() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
+fn call_status_is_404_for_everyone_else() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
     for (token, call) in [("token-of-9", "c"), ("token-of-8", "d")] {
-        let asker = town.ask_call(1, Some(token), call);
+        let asker = harness.request_call_status(1, Some(token), call);
         let user = token.rsplit('-').next().unwrap().parse().unwrap();
-        let (request, _) = town.asked_proof();
-        town.prove(request, user, None);
-        assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall, "{token} {call}");
+        let (request, _) = harness.next_proof();
+        harness.prove(request, user, None);
+        assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall, "{token} {call}");
     }
 }
 
 #[test]
-fn who_proves_nothing_is_told_why_and_the_site_is_asked_once() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
-    let asker = town.ask_call(1, None, "c");
-    assert_eq!(told(&mut town, asker), CallStatusReply::TokenMissing);
-    let asker = town.ask_call(1, Some("two words"), "c");
-    assert!(matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)));
+fn unproven_request_gets_the_reason_and_one_site_query() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
+    let asker = harness.request_call_status(1, None, "c");
+    assert_eq!(told(&mut harness, asker), CallStatusReply::TokenMissing);
+    let asker = harness.request_call_status(1, Some("two words"), "c");
+    assert!(matches!(told(&mut harness, asker), CallStatusReply::CredentialRejected(_)));
     for (token, failure) in [
         ("refused", Failure::TokenRefused),
         ("expired", Failure::TokenExpired),
         ("suspended", Failure::Suspended),
     ] {
-        let asker = town.ask_call(1, Some(token), "c");
-        let (request, _) = town.asked_proof();
-        town.fail(request, failure);
+        let asker = harness.request_call_status(1, Some(token), "c");
+        let (request, _) = harness.next_proof();
+        harness.fail(request, failure);
         assert!(
-            matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)),
+            matches!(told(&mut harness, asker), CallStatusReply::CredentialRejected(_)),
             "{token}"
         );
-        let again = town.ask_call(1, Some(token), "c");
+        let again = harness.request_call_status(1, Some(token), "c");
         assert!(
-            matches!(told(&mut town, again), CallStatusReply::CredentialRejected(_)),
+            matches!(told(&mut harness, again), CallStatusReply::CredentialRejected(_)),
             "{token}"
         );
     }
     // Known to be somebody's, and expired since.
-    let asker = town.ask_call(1, Some("short"), "c");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 8, Some(town.now.unix_s + 30));
-    assert_eq!(status(&told(&mut town, asker))["state"], "ringing");
-    town.pass(30 * SECOND);
-    let asker = town.ask_call(1, Some("short"), "c");
-    assert!(matches!(told(&mut town, asker), CallStatusReply::CredentialRejected(_)));
-    assert_eq!(town.questions(), 0);
+    let asker = harness.request_call_status(1, Some("short"), "c");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 8, Some(harness.now.unix_s + 30));
+    assert_eq!(status(&told(&mut harness, asker))["state"], "ringing");
+    harness.advance(30 * SECOND);
+    let asker = harness.request_call_status(1, Some("short"), "c");
+    assert!(matches!(told(&mut harness, asker), CallStatusReply::CredentialRejected(_)));
+    assert_eq!(harness.pending_asks(), 0);
 }
 
 #[test]
-fn a_site_that_does_not_say_makes_nobody_a_stranger() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
+fn unanswered_site_query_is_not_a_rejection() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
     for (failure, seconds) in [
         (Failure::SiteUnavailable { retry_after_s: Some(17) }, 17),
         (Failure::SiteBusy { retry_after_s: None }, 5),
         (Failure::Unusable, 5),
         (Failure::Overloaded, 5),
     ] {
-        let asker = town.ask_call(1, Some("token-of-8"), "c");
-        let (request, _) = town.asked_proof();
-        town.fail(request, failure);
-        match told(&mut town, asker) {
+        let asker = harness.request_call_status(1, Some("token-of-8"), "c");
+        let (request, _) = harness.next_proof();
+        harness.fail(request, failure);
+        match told(&mut harness, asker) {
             CallStatusReply::Unavailable { retry_after_s, .. } => {
                 assert_eq!(retry_after_s, seconds)
             }
             other => panic!("{other:?}"),
         }
-        town.pass(5 * SECOND);
+        harness.advance(5 * SECOND);
     }
 }
 
 #[test]
-fn two_who_ask_and_a_websocket_share_one_question() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
-    town.heard();
-    let first = town.ask_call(1, Some("token-of-8"), "c");
-    let eight = town.open_with(2, "token-of-8");
-    let second = town.ask_call(3, Some("token-of-8"), "other");
-    let (request, _) = town.asked_proof();
-    assert_eq!(town.questions(), 0);
-    town.close(first);
-    town.prove(request, 8, None);
-    assert_eq!(told(&mut town, second), CallStatusReply::NoSuchCall);
-    let to_eight = town.heard().into_iter().filter(|(to, _)| *to == eight).count();
+fn status_requests_and_websocket_share_one_site_query() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
+    harness.received();
+    let first = harness.request_call_status(1, Some("token-of-8"), "c");
+    let eight = harness.open_with(2, "token-of-8");
+    let second = harness.request_call_status(3, Some("token-of-8"), "other");
+    let (request, _) = harness.next_proof();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.close(first);
+    harness.prove(request, 8, None);
+    assert_eq!(told(&mut harness, second), CallStatusReply::NoSuchCall);
+    let to_eight = harness.received().into_iter().filter(|(to, _)| *to == eight).count();
     assert_eq!(to_eight, 2, "who it is, and that it rings");
 }
 
 #[test]
-fn who_goes_before_the_answer_takes_the_question_along() {
-    let (mut town, seven) = calling(&[8]);
-    say(&mut town, seven, &ring(Some(8), "c"));
+fn closed_request_cancels_its_site_query() {
+    let (mut harness, seven) = calling(&[8]);
+    send(&mut harness, seven, &ring(Some(8), "c"));
     // Two are with the site, the third is in line.
-    let askers = [1, 2, 3].map(|n| town.ask_call(n, Some(&format!("token-{n}")), "c"));
-    assert_eq!((town.questions(), town.hub.backlog()[1]), (2, 3));
-    town.close(askers[2]);
-    assert_eq!((town.hub.status_requests(), town.hub.backlog()[1]), (2, 2));
-    town.close(askers[0]);
-    let (request, _) = town.asked_proof();
-    town.prove(request, 8, None);
-    assert!(town.told.is_empty(), "{:?}", town.told);
-    let (request, _) = town.asked_proof();
-    town.fail(request, Failure::TokenRefused);
-    assert!(matches!(told(&mut town, askers[1]), CallStatusReply::CredentialRejected(_)));
-    assert_eq!((town.questions(), town.hub.backlog()), (0, [0, 0, 0]));
+    let askers =
+        [1, 2, 3].map(|n| harness.request_call_status(n, Some(&format!("token-{n}")), "c"));
+    assert_eq!((harness.pending_asks(), harness.hub.backlog()[1]), (2, 3));
+    harness.close(askers[2]);
+    assert_eq!((harness.hub.status_requests(), harness.hub.backlog()[1]), (2, 2));
+    harness.close(askers[0]);
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 8, None);
+    assert!(harness.told.is_empty(), "{:?}", harness.told);
+    let (request, _) = harness.next_proof();
+    harness.fail(request, Failure::TokenRefused);
+    assert!(matches!(told(&mut harness, askers[1]), CallStatusReply::CredentialRejected(_)));
+    assert_eq!((harness.pending_asks(), harness.hub.backlog()), (0, [0, 0, 0]));
 }
 
 #[test]
-fn no_more_wait_than_the_site_could_answer_in_time() {
-    let mut town = Town::new(verified());
+fn waiting_status_requests_are_bounded_by_site_capacity() {
+    let mut harness = HubHarness::new(verified());
     for slot in 0..256 {
-        town.ask_call(slot, Some(&format!("token-{slot}")), "c");
+        harness.request_call_status(slot, Some(&format!("token-{slot}")), "c");
     }
-    assert!(town.told.is_empty());
-    let asker = town.ask_call(256, Some("token-256"), "c");
-    let overloaded = told(&mut town, asker);
+    assert!(harness.told.is_empty());
+    let asker = harness.request_call_status(256, Some("token-256"), "c");
+    let overloaded = told(&mut harness, asker);
     assert!(
         matches!(overloaded, CallStatusReply::Unavailable { retry_after_s: 5, .. }),
         "{overloaded:?}"
     );
     // Who is known need not wait.
-    let (request, _) = town.asked_proof();
-    town.prove(request, 8, None);
-    town.told.clear();
-    let asker = town.ask_call(256, Some("token-0"), "c");
-    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
-    let waits = town.ask_call(0, Some("token-256"), "c");
-    assert!(town.told.is_empty() && town.hub.is_awaiting_outcome(waits));
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 8, None);
+    harness.told.clear();
+    let asker = harness.request_call_status(256, Some("token-0"), "c");
+    assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall);
+    let waits = harness.request_call_status(0, Some("token-256"), "c");
+    assert!(harness.told.is_empty() && harness.hub.is_awaiting_outcome(waits));
 }
 
 #[test]
-fn who_is_called_to_a_group_and_was_not_there_may_ask_as_long_as_they_take_part() {
+fn absent_group_callee_may_ask_while_still_a_participant() {
     let calls = CallSettings { ring_lasts: 300 * SECOND, ..CallSettings::default() };
-    let (mut town, seven) = calling_by(Settings { calls, ..verified() }, &[8, 9]);
-    town.open_proven(1, 8);
-    say(&mut town, seven, &ring(None, "g"));
-    assert_eq!(town.woken.len(), 1);
-    let asker = town.ask_call(2, Some("token-of-9"), "g");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 9, None);
-    assert_eq!(status(&told(&mut town, asker))["state"], "ringing");
+    let (mut harness, seven) = calling_by(Settings { calls, ..verified() }, &[8, 9]);
+    harness.open_proven(1, 8);
+    send(&mut harness, seven, &ring(None, "g"));
+    assert_eq!(harness.woken.len(), 1);
+    let asker = harness.request_call_status(2, Some("token-of-9"), "g");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 9, None);
+    assert_eq!(status(&told(&mut harness, asker))["state"], "ringing");
     // The site takes 9 out of the thread.
-    town.pass(61 * SECOND);
-    town.say(seven, r#"{"type":"join_thread","threadId":41}"#);
-    let (request, ..) = town.asked_list();
-    town.list(request, &[7, 8]);
-    let asker = town.ask_call(2, Some("token-of-9"), "g");
-    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
-    assert_eq!(town.hub.counts().calls, [1, 0]);
+    harness.advance(61 * SECOND);
+    harness.send(seven, r#"{"type":"join_thread","threadId":41}"#);
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7, 8]);
+    let asker = harness.request_call_status(2, Some("token-of-9"), "g");
+    assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall);
+    assert_eq!(harness.hub.counts().calls, [1, 0]);
 }
 
 #[test]
-fn a_call_that_has_lost_to_another_says_which_one_stands() {
-    let (mut town, seven) = calling(&[8]);
-    let eight = town.open_proven(1, 8);
-    say(&mut town, seven, &ring(Some(8), "b"));
-    say(&mut town, eight, &ring(Some(7), "a"));
-    let asker = town.ask_call(2, Some("token-of-8"), "b");
+fn call_lost_by_glare_names_the_surviving_call() {
+    let (mut harness, seven) = calling(&[8]);
+    let eight = harness.open_proven(1, 8);
+    send(&mut harness, seven, &ring(Some(8), "b"));
+    send(&mut harness, eight, &ring(Some(7), "a"));
+    let asker = harness.request_call_status(2, Some("token-of-8"), "b");
     let expected = json!({
         "callId": "b", "state": "ended", "reason": "glare", "continuesAs": "a", "threadId": 41,
         "callerId": 7,
     });
-    assert_eq!(status(&told(&mut town, asker)), expected);
+    assert_eq!(status(&told(&mut harness, asker)), expected);
 }
 
 #[test]
-fn a_group_that_is_over_is_over_for_who_was_not_there() {
-    let (mut town, seven) = calling(&[8, 9]);
-    town.open_proven(1, 8);
-    say(&mut town, seven, &ring(None, "g"));
-    say(&mut town, seven, &json!({"type": "call_hangup", "callId": "g"}));
-    let asker = town.ask_call(2, Some("token-of-9"), "g");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 9, None);
-    let status = status(&told(&mut town, asker));
+fn ended_group_call_reads_ended_for_absent_callee() {
+    let (mut harness, seven) = calling(&[8, 9]);
+    harness.open_proven(1, 8);
+    send(&mut harness, seven, &ring(None, "g"));
+    send(&mut harness, seven, &json!({"type": "call_hangup", "callId": "g"}));
+    let asker = harness.request_call_status(2, Some("token-of-9"), "g");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 9, None);
+    let status = status(&told(&mut harness, asker));
     assert_eq!((&status["state"], &status["reason"]), (&json!("ended"), &json!("cancelled")));
 }
 
 #[test]
-fn in_open_trust_everyone_is_told_whatever_they_bring() {
-    let mut town = Town::new(settings());
-    let alice = town.open_as(0, "2");
+fn open_trust_answers_with_any_or_no_token() {
+    let mut harness = HubHarness::new(settings());
+    let alice = harness.open_as(0, "2");
     let frame = json!({"type": "call_initiated", "recipientId": "bob", "callId": 7});
-    say(&mut town, alice, &frame);
+    send(&mut harness, alice, &frame);
     for token in [None, Some("anything"), Some("two words")] {
-        let asker = town.ask_call(1, token, "7");
+        let asker = harness.request_call_status(1, token, "7");
         let expected = json!({"callId": 7, "state": "ringing", "callerId": 2});
-        assert_eq!(status(&told(&mut town, asker)), expected);
+        assert_eq!(status(&told(&mut harness, asker)), expected);
     }
-    say(&mut town, alice, &json!({"type": "call_cancelled", "callId": "7"}));
-    let asker = town.ask_call(1, None, "7");
-    assert_eq!(status(&told(&mut town, asker))["reason"], "cancelled");
-    let asker = town.ask_call(1, None, "8");
-    assert_eq!(told(&mut town, asker), CallStatusReply::NoSuchCall);
-    assert_eq!((town.questions(), town.hub.counts().users), (0, 1));
+    send(&mut harness, alice, &json!({"type": "call_cancelled", "callId": "7"}));
+    let asker = harness.request_call_status(1, None, "7");
+    assert_eq!(status(&told(&mut harness, asker))["reason"], "cancelled");
+    let asker = harness.request_call_status(1, None, "8");
+    assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().users), (0, 1));
 }
 
 // ---- the whole server
@@ -547,19 +569,19 @@ fn json_of(answer: &str) -> Value {
 }
 
 #[test]
-fn an_open_server_tells_how_a_call_goes() {
+fn open_server_reports_call_status() {
     let server = Server::start(&[]);
-    let mut alice = Client::of_user(server.address(), 2);
-    alice.say(&json!({"type": "call_initiated", "recipientId": 3, "threadId": 12, "callId": "c"}));
+    let mut alice = Client::as_user(server.address(), 2);
+    alice.send(&json!({"type": "call_initiated", "recipientId": 3, "threadId": 12, "callId": "c"}));
     alice.expect_error("recipient_offline");
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 12, "callerId": 2});
     assert_eq!(json_of(&get(&server, "/calls/c", "")), expected);
-    let mut bob = Client::of_user(server.address(), 3);
+    let mut bob = Client::as_user(server.address(), 3);
     bob.expect(|frame| frame["type"] == "call_initiated");
-    bob.say(&json!({"type": "answer", "answer": "a", "callId": "c"}));
+    bob.send(&json!({"type": "answer", "answer": "a", "callId": "c"}));
     alice.expect(|frame| frame["type"] == "answer");
     assert_eq!(json_of(&get(&server, "/live/calls/%63", ""))["state"], "active");
-    bob.say(&json!({"type": "call_hangup", "callId": "c"}));
+    bob.send(&json!({"type": "call_hangup", "callId": "c"}));
     alice.expect(|frame| frame["type"] == "call_ended");
     let over = json_of(&get(&server, "/calls/c", ""));
     assert_eq!((&over["state"], &over["reason"]), (&json!("ended"), &json!("hangup")));
@@ -578,21 +600,21 @@ fn ringing(site: &Site, more: &[&str]) -> (Server, Client) {
         Server::start(&[&["--buddyboss-url", &url, "--log-level", "debug"], more].concat());
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
     let mut seven = Client::proven(server.address(), 7, "s3cr3t-7");
-    seven.say(&ring(Some(8), "c"));
+    seven.send(&ring(Some(8), "c"));
     seven.expect_error("recipient_offline");
     (server, seven)
 }
 
 #[test]
-fn a_verified_server_tells_whoever_proves_to_be_in_the_call() {
+fn verified_server_reports_status_to_proven_parties() {
     let site = Site::start();
     let (server, mut seven) = ringing(&site, &[]);
-    let proofs = site.proofs().len();
+    let proofs = site.proof_requests().len();
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
     let bearer = "Authorization: Bearer s3cr3t-8\r\n";
     assert_eq!(json_of(&get(&server, "/calls/c", bearer)), expected);
     assert_eq!(json_of(&get(&server, "/calls/c?token=s3cr3t-8", "")), expected);
-    assert_eq!(site.proofs().len(), proofs + 1, "one question");
+    assert_eq!(site.proof_requests().len(), proofs + 1, "one question");
     let stranger = get(&server, "/calls/c?token=s3cr3t-9", "");
     assert_eq!(line(&stranger), "HTTP/1.1 404 Not Found");
     let nothing = get(&server, "/calls/c", "");
@@ -605,7 +627,7 @@ fn a_verified_server_tells_whoever_proves_to_be_in_the_call() {
     let evil = get(&server, "/calls/c?token=s3cr3t-8", "Origin: https://evil.example\r\n");
     assert_eq!(line(&evil), "HTTP/1.1 403 Forbidden");
     // Nobody has come, for whom it would ring.
-    seven.say(&json!({"type": "online_users"}));
+    seven.send(&json!({"type": "online_users"}));
     let online = seven.expect(|frame| frame["type"] == "online_users");
     assert_eq!(online["userIds"], json!([7]));
     let log = server.log().join("\n");
@@ -613,13 +635,13 @@ fn a_verified_server_tells_whoever_proves_to_be_in_the_call() {
 }
 
 #[test]
-fn who_asks_waits_for_the_site_and_may_go_meanwhile() {
+fn request_waits_for_the_site_and_may_disconnect() {
     let site = Site::start();
     let (server, _seven) = ringing(&site, &[]);
     site.set_latency(SECOND);
     let mut gone = TcpStream::connect(server.address()).unwrap();
     gone.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
-    eventually(LONG, "the site is asked", || {
+    wait_until(LONG, "the site is asked", || {
         server.log().iter().any(|line| line.contains("how a call is"))
     });
     drop(gone);
@@ -632,7 +654,7 @@ fn who_asks_waits_for_the_site_and_may_go_meanwhile() {
 }
 
 #[test]
-fn a_site_that_is_down_is_a_503_with_a_time() {
+fn site_outage_answers_503_with_retry_after() {
     let site = Site::start();
     let (server, _seven) = ringing(&site, &[]);
     drop(site);
@@ -645,14 +667,14 @@ fn a_site_that_is_down_is_a_503_with_a_time() {
 }
 
 #[test]
-fn who_has_asked_before_a_drain_is_answered_and_who_asks_in_it_is_sent_away() {
+fn drain_answers_earlier_requests_and_refuses_new_ones() {
     let site = Site::start();
     let (mut server, seven) = ringing(&site, &["--drain-timeout", "8s"]);
     site.set_latency(SECOND);
     let mut waits = TcpStream::connect(server.address()).unwrap();
     waits.set_read_timeout(Some(LONG)).unwrap();
     waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
-    eventually(LONG, "it has asked", || {
+    wait_until(LONG, "it has asked", || {
         server.log().iter().any(|line| line.contains("how a call is"))
     });
     server.signal("TERM");
@@ -668,13 +690,13 @@ fn who_has_asked_before_a_drain_is_answered_and_who_asks_in_it_is_sent_away() {
 }
 
 #[test]
-fn who_asks_is_a_connection_like_any_other() {
+fn status_request_counts_as_a_connection() {
     let site = Site::start();
     let (server, _seven) = ringing(&site, &["--max-connections", "2"]);
     site.set_latency(SECOND);
     let mut waits = TcpStream::connect(server.address()).unwrap();
     waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
-    eventually(LONG, "it has asked", || {
+    wait_until(LONG, "it has asked", || {
         server.log().iter().any(|line| line.contains("how a call is"))
     });
     // It is refused before it has said anything.

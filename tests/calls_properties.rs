@@ -1,16 +1,16 @@
 //! Calls under random interleavings of a few devices that call, answer, hang up, are lost and come
 //! back: whatever rings ends once on each device, and nobody is left ringing.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use buddyline::hub::interface::{CallSettings, ConnId, Settings};
+use harness::{HubHarness, settings};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use town::{Town, settings};
 
 const USERS: u64 = 3;
 const DEVICES: usize = 6;
@@ -106,8 +106,8 @@ impl Known {
     }
 }
 
-struct Stage {
-    town: Town,
+struct CallRunner {
+    harness: HubHarness,
     devices: [Option<(ConnId, u64)>; DEVICES],
     knows: BTreeMap<(ConnId, String), Known>,
     calls: Vec<String>,
@@ -117,36 +117,37 @@ struct Stage {
     names: u32,
 }
 
-impl Stage {
-    fn new(reject_when_busy: bool) -> Stage {
+impl CallRunner {
+    fn new(reject_when_busy: bool) -> CallRunner {
         let calls = CallSettings { reject_when_busy, attempts: 1_000, ..CallSettings::default() };
-        let town = Town::new(Settings { calls, ..settings() });
+        let harness = HubHarness::new(Settings { calls, ..settings() });
         let (devices, knows, calls, blind) = Default::default();
-        let mut stage = Stage { town, devices, knows, calls, blind, names: 0 };
+        let mut runner = CallRunner { harness, devices, knows, calls, blind, names: 0 };
         for device in 0..4 {
-            stage.come(device, device as u64 % USERS);
+            runner.come(device, device as u64 % USERS);
         }
-        stage
+        runner
     }
 
     fn come(&mut self, device: usize, user: u64) {
         if self.devices[device].is_some() {
             return;
         }
-        let conn = self.town.open(device as u32);
+        let conn = self.harness.open(device as u32);
         self.devices[device] = Some((conn, user));
-        self.town.say(conn, &json!({"type": "user_connected", "userId": 10 + user}).to_string());
-        self.town.say(conn, r#"{"type":"join_thread","threadId":12}"#);
+        self.harness
+            .send(conn, &json!({"type": "user_connected", "userId": 10 + user}).to_string());
+        self.harness.send(conn, r#"{"type":"join_thread","threadId":12}"#);
         self.listen();
     }
 
     fn play(&mut self, step: &Step) {
         match *step {
             Step::Come { device, user } => self.come(device, user),
-            Step::Pass { seconds } => self.town.pass(Duration::from_secs(seconds)),
+            Step::Pass { seconds } => self.harness.advance(Duration::from_secs(seconds)),
             Step::Lose { device } => {
                 if let Some((conn, _)) = self.devices[device].take() {
-                    self.town.close(conn);
+                    self.harness.close(conn);
                     self.knows.retain(|(of, _), _| *of != conn);
                 }
             }
@@ -158,7 +159,7 @@ impl Stage {
                     self.blind.remove(&conn);
                 }
                 let frame = json!({"type": "user_connected", "userId": 10 + user});
-                self.town.say(conn, &frame.to_string());
+                self.harness.send(conn, &frame.to_string());
             }
             Step::Begin { device, other, names, offers } => {
                 let Some((conn, user)) = self.devices[device] else { return };
@@ -180,10 +181,10 @@ impl Stage {
                 if names || kind.starts_with("call_") {
                     frame["callId"] = json!(open[call % open.len()]);
                 }
-                self.town.say(conn, &frame.to_string());
-                let heard = self.town.heard();
+                self.harness.send(conn, &frame.to_string());
+                let heard = self.harness.received();
                 // It may take the place of a device that was lost.
-                if frame["callId"].is_null() && self.goes_on(conn, &heard).is_none() {
+                if frame["callId"].is_null() && self.find_call(conn, &heard).is_none() {
                     self.blind.insert(conn);
                 }
                 self.hear(heard);
@@ -192,8 +193,8 @@ impl Stage {
                 let Some((conn, _)) = self.devices[device] else { return };
                 let Some(call) = self.calls.get(call).cloned() else { return };
                 let frame = json!({"type": "call_resume", "callId": call, "clientId": "r"});
-                self.town.say(conn, &frame.to_string());
-                let mut heard = self.town.heard();
+                self.harness.send(conn, &frame.to_string());
+                let mut heard = self.harness.received();
                 // Who asks for a call that is over is told once more.
                 let known = self.knows.get(&(conn, call)).copied().unwrap_or_default();
                 if !known.is_open() {
@@ -214,8 +215,8 @@ impl Stage {
             frame["callId"] = json!(name);
         }
         frame["clientId"] = json!("begin");
-        self.town.say(conn, &frame.to_string());
-        let heard = self.town.heard();
+        self.harness.send(conn, &frame.to_string());
+        let heard = self.harness.received();
         // Whoever is called by name may come yet; of a group that is not there, nobody does.
         let rings_on = name.is_some() && frame["recipientId"].is_number();
         let refused = heard.iter().any(|(to, frame)| {
@@ -223,7 +224,7 @@ impl Stage {
                 && frame["clientId"] == "begin"
                 && (!rings_on || frame["code"] != "recipient_offline")
         });
-        let begun = self.goes_on(conn, &heard);
+        let begun = self.find_call(conn, &heard);
         if begun.is_none() && name.is_none() && !refused {
             self.blind.insert(conn);
         }
@@ -235,7 +236,7 @@ impl Stage {
 
     /// The call in which this device has made others ring, or has made them an offer: without a name
     /// that may be the call of another of its user's devices.
-    fn goes_on(&mut self, conn: ConnId, heard: &[(ConnId, Value)]) -> Option<String> {
+    fn find_call(&mut self, conn: ConnId, heard: &[(ConnId, Value)]) -> Option<String> {
         let of_call = |(to, frame): &(ConnId, Value)| {
             let rings = ["offer", "call_initiated"].iter().any(|kind| frame["type"] == *kind);
             frame["callId"].as_str().filter(|_| rings && *to != conn).map(str::to_owned)
@@ -263,7 +264,7 @@ impl Stage {
     }
 
     fn listen(&mut self) {
-        let heard = self.town.heard();
+        let heard = self.harness.received();
         self.hear(heard);
     }
 
@@ -317,15 +318,15 @@ impl Stage {
 
     /// Everyone hangs up, and time passes.
     fn finish(&mut self) {
-        self.town.pass(Duration::from_secs(50));
+        self.harness.advance(Duration::from_secs(50));
         self.listen();
         for (conn, _) in self.devices.into_iter().flatten() {
             for id in self.open_calls(conn) {
-                self.town.say(conn, &json!({"type": "call_hangup", "callId": id}).to_string());
+                self.harness.send(conn, &json!({"type": "call_hangup", "callId": id}).to_string());
                 self.listen();
             }
         }
-        self.town.pass(Duration::from_secs(50));
+        self.harness.advance(Duration::from_secs(50));
         self.listen();
         for ((conn, id), known) in &self.knows {
             assert!(!known.is_open(), "{conn:?} is left in {id}: {known:?}");
@@ -349,14 +350,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_ring_ends_once_on_every_device_and_one_answer_wins(
+    fn each_ring_ends_once_per_device_and_one_answer_wins(
         steps in prop::collection::vec(step(), 1..80),
         reject_when_busy in any::<bool>(),
     ) {
-        let mut stage = Stage::new(reject_when_busy);
+        let mut runner = CallRunner::new(reject_when_busy);
         for step in &steps {
-            stage.play(step);
+            runner.play(step);
         }
-        stage.finish();
+        runner.finish();
     }
 }

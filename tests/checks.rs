@@ -147,7 +147,7 @@ fn first_page(thread: u64, reply: &Reply) -> Option<Answer> {
 }
 
 #[test]
-fn every_recorded_answer_means_what_the_tables_say() {
+fn each_recorded_reply_matches_the_tables() {
     for (name, expected) in proofs() {
         assert_eq!(parse_prove_reply(&token("secret"), &load(name).reply()), expected, "{name}");
     }
@@ -163,7 +163,7 @@ fn every_recorded_answer_means_what_the_tables_say() {
 }
 
 #[test]
-fn the_tables_have_a_row_for_every_recording() {
+fn every_recorded_reply_has_a_table_row() {
     let (proofs, lists) = (proofs(), lists());
     let rows = proofs.iter().map(|row| row.0).chain(lists.iter().map(|row| row.0));
     let rows: BTreeSet<&str> = rows.chain(TROUBLE.iter().map(|row| row.0)).collect();
@@ -177,7 +177,7 @@ fn the_tables_have_a_row_for_every_recording() {
 }
 
 #[test]
-fn two_recorded_pages_are_one_list() {
+fn two_recorded_pages_form_one_list() {
     // Of the first page only the answer to a post was recorded, which has the same shape.
     let mut roll = ParticipantPages::new(12);
     assert_eq!(roll.add_page(&load("post-thread-31-participants").reply()), PageProgress::More);
@@ -188,7 +188,7 @@ fn two_recorded_pages_are_one_list() {
 }
 
 #[test]
-fn the_answer_to_a_post_lists_the_participants_where_it_has_them_all() {
+fn post_reply_lists_participants_only_when_complete() {
     for (name, thread, expected) in [
         ("post-reply", 1, Some(&[2, 3][..])),
         ("group-thread-reply", 10, Some(&[2, 3, 4])),
@@ -239,7 +239,7 @@ fn bare(status: u16) -> Reply {
 }
 
 #[test]
-fn only_an_object_with_a_good_number_is_a_proof() {
+fn proof_requires_an_object_with_a_valid_id() {
     let read = |body: &Value| parse_prove_reply(&token("secret"), &reply(200, body));
     assert_eq!(read(&json!({"id": SITE_ID_MAX, "_links": {}})), is(SITE_ID_MAX));
     for odd in [
@@ -274,7 +274,7 @@ fn only_an_object_with_a_good_number_is_a_proof() {
 }
 
 #[test]
-fn what_is_not_the_sites_own_word_is_no_verdict_about_a_token() {
+fn foreign_error_replies_do_not_reject_a_token() {
     let both = |reply: &Reply| {
         let (proof, list) =
             (parse_prove_reply(&token("secret"), reply), first_page(1, reply).unwrap());
@@ -325,7 +325,7 @@ fn what_is_not_the_sites_own_word_is_no_verdict_about_a_token() {
 }
 
 #[test]
-fn a_token_that_the_site_accepts_says_itself_when_it_expires() {
+fn accepted_token_supplies_its_own_expiry() {
     const NOW: u64 = 1_795_345_238;
     let expiry =
         |secret: &str| match parse_prove_reply(&token(secret), &reply(200, &json!({"id": 2}))) {
@@ -391,7 +391,7 @@ fn read(pages: &[Value]) -> Answer {
 }
 
 #[test]
-fn a_list_is_ascending_and_without_those_whose_accounts_are_gone() {
+fn participant_list_is_sorted_without_deleted_accounts() {
     assert_eq!(read(&[page(&[9, 3, 12], 3, 1)]), are(&[3, 9, 12]));
     let mut gone = page(&[9, 3, 12], 3, 1);
     gone["recipients"]["9"]["is_deleted"] = json!(1);
@@ -403,7 +403,7 @@ fn a_list_is_ascending_and_without_those_whose_accounts_are_gone() {
 }
 
 #[test]
-fn rows_that_shift_between_two_pages_make_no_list() {
+fn rows_shifting_between_pages_fail_the_list() {
     let rows: Vec<u64> = (1..=31).rev().collect();
     let (first, second) = (&rows[..20], &rows[20..]);
     let all: Vec<u64> = (1..=31).collect();
@@ -429,7 +429,7 @@ fn rows_that_shift_between_two_pages_make_no_list() {
 }
 
 #[test]
-fn a_page_that_fails_fails_the_list() {
+fn failed_page_fails_the_list() {
     let first = page(&(1..=20).collect::<Vec<_>>(), 31, 2);
     let second = |bad: &Reply| {
         let mut roll = ParticipantPages::new(1);
@@ -446,7 +446,7 @@ fn a_page_that_fails_fails_the_list() {
 }
 
 #[test]
-fn a_thread_of_more_than_fifty_pages_is_too_large() {
+fn thread_over_fifty_pages_is_too_large() {
     let people: Vec<u64> = (1..=20).collect();
     let mut roll = ParticipantPages::new(1);
     assert_eq!(
@@ -457,7 +457,7 @@ fn a_thread_of_more_than_fifty_pages_is_too_large() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_read_is_no_list() {
+fn unreadable_reply_fails_the_list() {
     let good = page(&[2, 3], 2, 1);
     assert_eq!(read(std::slice::from_ref(&good)), are(&[2, 3]));
     let odd = |path: &str, value: Value| {
@@ -490,7 +490,7 @@ fn an_answer_that_cannot_be_read_is_no_list() {
 }
 
 #[test]
-fn an_odd_list_in_the_answer_to_a_post_is_none_and_the_message_is_stored() {
+fn malformed_list_in_post_reply_is_ignored_and_stored() {
     let mut good = page(&[2, 3], 2, 1);
     good["message_id"] = json!(99);
     good["current_user"] = json!(2);

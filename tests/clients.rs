@@ -38,7 +38,7 @@ impl Sample {
     }
 
     fn send_message(&mut self, text: &str) {
-        self.socket.say(&json!({
+        self.socket.send(&json!({
             "type": "send_message",
             "recipientId": self.recipient,
             "message": text,
@@ -48,7 +48,7 @@ impl Sample {
     }
 
     fn handle_typing(&mut self) {
-        self.socket.say(&json!({"type": "typing", "threadId": self.thread}));
+        self.socket.send(&json!({"type": "typing", "threadId": self.thread}));
     }
 }
 
@@ -118,7 +118,7 @@ impl Flutter {
 }
 
 /// Three people in thread 41 and much else going on around them.
-fn converse(server: &Server) {
+fn exchange_messages(server: &Server) {
     let address = server.address();
     let sample = |user, recipient| Sample::open(address, user, recipient, "41");
     let mut anna = React { sample: sample(7, "8"), messages: vec![], typing_statuses: vec![] };
@@ -169,10 +169,10 @@ fn converse(server: &Server) {
         json!({"type": "typing", "threadId": 42}),
         json!({"type": "send_message", "threadId": "42", "message": "elsewhere", "token": "t-10"}),
     ] {
-        dora.say(&frame);
+        dora.send(&frame);
     }
     wait_for(&mut dora, "elsewhere");
-    phone.say(&json!({"type": "user_connected", "userId": 11}));
+    phone.send(&json!({"type": "user_connected", "userId": 11}));
     phone.drain();
     dora.leave();
     phone.leave();
@@ -199,8 +199,8 @@ fn converse(server: &Server) {
         anna.on_message(&text);
     }
     assert_eq!(anna.typing_statuses, [true, false], "the message ends it");
-    carl.say(&json!({"type": "typing", "threadId": 41}));
-    carl.say(&json!({"type": "typing", "threadId": 41, "typing": false}));
+    carl.send(&json!({"type": "typing", "threadId": 41}));
+    carl.send(&json!({"type": "typing", "threadId": 41, "typing": false}));
     carl.drain();
     anna.listen();
     ben.listen();
@@ -225,7 +225,7 @@ fn converse(server: &Server) {
     wait_for(&mut carl, said[0]);
     anna.sample.send_message(said[1]);
     wait_for(&mut carl, said[1]);
-    carl.say(&json!({"type": "send_message", "threadId": 41, "message": said[2], "token": "t-9"}));
+    carl.send(&json!({"type": "send_message", "threadId": 41, "message": said[2], "token": "t-9"}));
     wait_for(&mut carl, said[2]);
     anna.listen();
     ben.listen();
@@ -241,19 +241,19 @@ fn converse(server: &Server) {
 const QUICK: [&str; 4] = ["--typing-lasts", "400ms", "--presence-grace", "0s"];
 
 #[test]
-fn the_samples_talk_on_the_embedded_default() {
-    converse(&Server::start(&QUICK));
+fn sample_clients_talk_on_the_embedded_site() {
+    exchange_messages(&Server::start(&QUICK));
 }
 
 #[test]
-fn the_samples_talk_through_a_site() {
+fn sample_clients_talk_through_a_real_site() {
     let site = Site::start();
     site.set_latency(Duration::from_millis(20));
     site.add_thread(41, &[7, 8, 9]);
     site.add_thread(42, &[10, 7]);
     let url = site.url();
     let arguments = [&QUICK[..], &["--buddyboss-url", &url, "--trust", "open"]].concat();
-    converse(&Server::start(&arguments));
+    exchange_messages(&Server::start(&arguments));
     assert_eq!(site.stored(41).len(), 6);
     assert_eq!(site.posts().len(), 7, "one POST for each message");
 }
@@ -270,7 +270,7 @@ fn the_flutter_sample_shows_an_error_raw() {
 }
 
 #[test]
-fn the_react_sample_types_before_it_has_written_anything() {
+fn react_sample_sends_typing_before_any_message() {
     let server = Server::start(&QUICK);
     let mut carl = Client::in_thread(server.address(), 9, 41);
     let sample = Sample::open(server.address(), 7, "8", "41");
@@ -313,7 +313,7 @@ fn the_flutter_sample_shows_its_message_once_and_raw() {
 }
 
 #[test]
-fn on_a_verified_server_the_samples_are_nobody_until_they_write() {
+fn samples_are_anonymous_on_verified_server_until_first_send() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let url = site.url();

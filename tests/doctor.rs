@@ -4,8 +4,8 @@
 
 #[path = "support/files.rs"]
 mod files;
-#[path = "support/front.rs"]
-mod front;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/server.rs"]
 mod server;
 mod support;
@@ -15,24 +15,24 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
 use files::SecretFile;
-use front::{Front, Manner};
+use proxy::{FaultyProxy, ProxyFault};
 use serde_json::Value;
 use server::{Server, binary};
-use support::community::http_date;
 use support::jwt::{WEEK_S, token};
 use support::site::{Fault, Site};
+use support::site_model::http_date;
 
 const SECRET: &str = "a secret of more than thirty-two bytes, as is advised";
 const MEMBER: &str = "s3cret-token-7";
 
 /// What an examination has said.
-struct Said {
+struct DoctorReport {
     code: i32,
     findings: Vec<Value>,
     text: String,
 }
 
-impl Said {
+impl DoctorReport {
     /// The status of a finding, and all its words.
     fn about(&self, name: &str) -> (String, String) {
         let finding = self.findings.iter().find(|finding| finding["name"] == name);
@@ -65,7 +65,7 @@ fn doctor(url: &str, arguments: &[&str]) -> Command {
 }
 
 /// Runs it, for JSON, with a member's token.
-fn examine(url: &str, token: &str, arguments: &[&str]) -> Said {
+fn run_doctor(url: &str, token: &str, arguments: &[&str]) -> DoctorReport {
     let file = SecretFile::with(&[token]);
     let begun = Instant::now();
     let mut command = doctor(url, &["--json", "--token-file", file.path()]);
@@ -74,7 +74,7 @@ fn examine(url: &str, token: &str, arguments: &[&str]) -> Said {
     read(output, &[token, SECRET])
 }
 
-fn read(output: Output, secrets: &[&str]) -> Said {
+fn read(output: Output, secrets: &[&str]) -> DoctorReport {
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     for secret in secrets {
         assert!(!text.contains(secret), "a secret is shown: {text}");
@@ -85,10 +85,10 @@ fn read(output: Output, secrets: &[&str]) -> Said {
     assert_eq!(value["summary"]["failed"], failed);
     let code = output.status.code().unwrap();
     assert_eq!(code, i32::from(failed > 0), "{text}");
-    Said { code, findings, text }
+    DoctorReport { code, findings, text }
 }
 
-fn site_in_good_order() -> Site {
+fn healthy_site() -> Site {
     let site = Site::start();
     site.set_jwt_secret(SECRET);
     site.add_member(MEMBER, 7);
@@ -97,15 +97,15 @@ fn site_in_good_order() -> Site {
 }
 
 #[test]
-fn a_site_in_good_order_passes_and_nothing_is_changed_there() {
-    let site = site_in_good_order();
+fn healthy_site_passes_and_is_not_modified() {
+    let site = healthy_site();
     let server = Server::start(&["--buddyboss-url", &site.url()]);
     let secret = SecretFile::with(&[SECRET]);
     let public = format!("ws://{}/live", server.address());
     let listen = server.address().to_string();
     let arguments = ["--jwt-secret-file", secret.path(), "--public-url", &public];
     let member = site.jwt(7, Duration::from_secs(WEEK_S));
-    let said = examine(&site.url(), &member, &arguments);
+    let said = run_doctor(&site.url(), &member, &arguments);
     for finding in &said.findings {
         assert_eq!(finding["status"], "ok", "{finding}");
     }
@@ -126,24 +126,24 @@ fn a_site_in_good_order_passes_and_nothing_is_changed_there() {
 }
 
 #[test]
-fn a_site_that_is_not_there_is_one_failure_and_quick() {
+fn unreachable_site_is_one_quick_failure() {
     let begun = Instant::now();
-    let said = examine(&Site::refusing(), MEMBER, &[]);
+    let said = run_doctor(&Site::refusing(), MEMBER, &[]);
     said.expect("site connection", "failed", &["refused"]);
     assert_eq!(said.failed(), ["site connection"]);
-    let said = examine("http://nothing.invalid", MEMBER, &[]);
+    let said = run_doctor("http://nothing.invalid", MEMBER, &[]);
     said.expect("site name", "failed", &["nothing.invalid", "resolv"]);
     assert_eq!(said.failed(), ["site name"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn a_port_without_tls_is_told_as_such_on_both_sides() {
+fn tls_mismatch_is_reported_in_both_directions() {
     // It answers what is no HTTP with 400, as web servers do.
     let server = Server::start(&[]);
     let (host, port) = ("localhost", server.address().port());
     let public = format!("wss://{host}:{port}/live");
-    let said = examine(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
+    let said = run_doctor(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
     said.expect("site TLS", "failed", &["does not speak TLS", "http://"]);
     said.expect("public TLS", "failed", &["does not speak TLS", "ws://"]);
     said.expect("public WebSocket", "skipped", &[]);
@@ -151,10 +151,10 @@ fn a_port_without_tls_is_told_as_such_on_both_sides() {
 }
 
 #[test]
-fn a_site_with_plain_permalinks_answers_under_rest_route() {
-    let site = site_in_good_order();
+fn plain_permalinks_are_reached_by_rest_route() {
+    let site = healthy_site();
     site.set_plain_permalinks(true);
-    let said = examine(&site.url(), MEMBER, &[]);
+    let said = run_doctor(&site.url(), MEMBER, &[]);
     said.expect("REST API", "ok", &["/?rest_route=/"]);
     said.expect("token", "ok", &["member 7's"]);
     said.expect("speed", "ok", &["thread"]);
@@ -162,61 +162,61 @@ fn a_site_with_plain_permalinks_answers_under_rest_route() {
 }
 
 #[test]
-fn messages_that_are_switched_off_are_found() {
-    let site = site_in_good_order();
-    site.switch_messages_off();
-    let said = examine(&site.url(), MEMBER, &[]);
+fn disabled_messages_component_is_reported() {
+    let site = healthy_site();
+    site.disable_messages();
+    let said = run_doctor(&site.url(), MEMBER, &[]);
     said.expect("Messages component", "failed", &["Components"]);
     assert_eq!(said.failed(), ["Messages component"]);
 }
 
 #[test]
-fn a_web_server_that_eats_the_header_is_told_from_a_bad_token() {
-    let site = site_in_good_order();
+fn stripped_auth_header_is_told_apart_from_a_bad_token() {
+    let site = healthy_site();
     // It looks into a header that nobody sends.
     site.set_token_header("X-Eaten");
-    let said = examine(&site.url(), MEMBER, &[]);
+    let said = run_doctor(&site.url(), MEMBER, &[]);
     said.expect("token header", "failed", &["CGIPassAuth", "HTTP_AUTHORIZATION"]);
     said.expect("token", "failed", &["See the line about the token header"]);
     // Where the site looks there, all is well.
-    let said = examine(&site.url(), MEMBER, &["--token-header", "X-Eaten"]);
+    let said = run_doctor(&site.url(), MEMBER, &["--token-header", "X-Eaten"]);
     said.expect("token header", "ok", &["x-eaten"]);
     assert!(said.failed().is_empty(), "{}", said.text);
 }
 
 #[test]
-fn a_token_that_the_site_refuses_is_told_with_its_reason() {
-    let site = site_in_good_order();
-    let said = examine(&site.url(), "nobodys.token", &[]);
+fn refused_token_is_reported_with_the_reason() {
+    let site = healthy_site();
+    let said = run_doctor(&site.url(), "nobodys.token", &[]);
     said.expect("token header", "ok", &["reaches"]);
     said.expect("token", "failed", &["jwt_auth_invalid_token"]);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let old = token(SECRET, &site.url(), 7, now, |_, claims| claims["exp"] = (now - 60).into());
-    examine(&site.url(), &old, &[]).expect("token", "failed", &["expired"]);
+    run_doctor(&site.url(), &old, &[]).expect("token", "failed", &["expired"]);
     site.suspend(7);
-    examine(&site.url(), MEMBER, &[]).expect("token", "failed", &["suspended"]);
+    run_doctor(&site.url(), MEMBER, &[]).expect("token", "failed", &["suspended"]);
 }
 
 #[test]
-fn a_secret_that_is_not_the_sites_and_another_issuer_are_found() {
-    let site = site_in_good_order();
+fn wrong_jwt_secret_and_issuer_are_reported() {
+    let site = healthy_site();
     let member = site.jwt(7, Duration::from_secs(WEEK_S));
     let wrong = SecretFile::with(&["another secret of more than thirty-two bytes, it is"]);
-    let said = examine(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
+    let said = run_doctor(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
     said.expect("JWT secret", "failed", &["another signature", "wp-config.php"]);
     said.expect("token", "ok", &["member 7's"]);
     assert_eq!(said.failed(), ["JWT secret"]);
 
     let right = SecretFile::with(&[SECRET]);
     let other = ["--jwt-secret-file", right.path(), "--jwt-issuer", "https://www.example.org"];
-    let said = examine(&site.url(), &member, &other);
+    let said = run_doctor(&site.url(), &member, &other);
     said.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {}.", site.url())]);
     said.expect("JWT secret", "failed", &["names the issuer"]);
 }
 
 #[test]
-fn a_clock_that_goes_wrong_is_found() {
-    let site = site_in_good_order();
+fn clock_skew_is_reported() {
+    let site = healthy_site();
     site.fail_when(|_, _| {
         let date = http_date(SystemTime::now() - Duration::from_secs(600));
         let headers = vec![
@@ -226,19 +226,19 @@ fn a_clock_that_goes_wrong_is_found() {
         let body = br#"{"code":"rest_not_logged_in","message":"You are not"}"#.to_vec();
         Some(Fault::Answer { status: 401, headers, body })
     });
-    examine(&site.url(), MEMBER, &[]).expect("clock", "warning", &["10m", "behind"]);
+    run_doctor(&site.url(), MEMBER, &[]).expect("clock", "warning", &["10m", "behind"]);
     let secret = SecretFile::with(&[SECRET]);
-    let said = examine(&site.url(), MEMBER, &["--jwt-secret-file", secret.path()]);
+    let said = run_doctor(&site.url(), MEMBER, &["--jwt-secret-file", secret.path()]);
     said.expect("clock", "failed", &["set-ntp"]);
 }
 
 #[test]
-fn a_redirect_is_told_with_the_address_to_set_and_no_token_goes_there() {
-    let site = site_in_good_order();
-    let elsewhere = site_in_good_order();
+fn redirect_is_reported_and_receives_no_token() {
+    let site = healthy_site();
+    let elsewhere = healthy_site();
     let to = format!("{}/wp-json/buddyboss/v1/members/me?_fields=id", elsewhere.url());
     site.always(Fault::status(301, &[("Location", &to)]));
-    let said = examine(&site.url(), MEMBER, &[]);
+    let said = run_doctor(&site.url(), MEMBER, &[]);
     let remedy = format!("--buddyboss-url {}:", elsewhere.url());
     said.expect("redirects", "failed", &[&remedy]);
     assert_eq!(said.failed(), ["redirects"]);
@@ -246,13 +246,14 @@ fn a_redirect_is_told_with_the_address_to_set_and_no_token_goes_there() {
 }
 
 #[test]
-fn a_site_that_hangs_keeps_nothing_else_from_being_seen_and_ends_in_time() {
-    let site = site_in_good_order();
+fn hanging_site_does_not_block_the_other_checks() {
+    let site = healthy_site();
     site.always(Fault::Hang);
     let server = Server::start(&[]);
     let public = format!("ws://{}/", server.address());
     let begun = Instant::now();
-    let said = examine(&site.url(), MEMBER, &["--public-url", &public, "--upstream-timeout", "2s"]);
+    let said =
+        run_doctor(&site.url(), MEMBER, &["--public-url", &public, "--upstream-timeout", "2s"]);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     said.expect("REST API", "failed", &["takes too long"]);
     said.expect("public WebSocket", "ok", &[]);
@@ -260,8 +261,8 @@ fn a_site_that_hangs_keeps_nothing_else_from_being_seen_and_ends_in_time() {
 }
 
 #[test]
-fn a_port_that_another_program_has_is_found() {
-    let site = site_in_good_order();
+fn port_in_use_is_reported() {
+    let site = healthy_site();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut command = binary();
@@ -272,7 +273,7 @@ fn a_port_that_another_program_has_is_found() {
 }
 
 #[test]
-fn too_few_descriptors_are_a_warning_and_no_failure() {
+fn low_descriptor_limit_is_a_warning_not_a_failure() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_buddyline")]);
     command.args(["check-config", "--listen", "127.0.0.1:0"]);
@@ -284,23 +285,27 @@ fn too_few_descriptors_are_a_warning_and_no_failure() {
 }
 
 #[test]
-fn what_a_proxy_does_not_pass_on_is_told() {
-    let site = site_in_good_order();
+fn headers_dropped_by_a_proxy_are_reported() {
+    let site = healthy_site();
     let server = Server::start(&["--buddyboss-url", &site.url()]);
-    for (manner, status, words) in [
-        (Manner::Good, "ok", &["a ping is answered"][..]),
-        (Manner::WithoutUpgrade, "failed", &["Upgrade does not reach", "$http_upgrade"]),
-        (Manner::WithoutConnection, "failed", &["Connection: Upgrade does not reach"]),
-        (Manner::Http10, "failed", &["HTTP/1.0", "proxy_http_version 1.1"]),
-        (Manner::Answers("502 Bad Gateway"), "failed", &["does not reach buddyline", "proxy_pass"]),
-        (Manner::Answers("101 Switching Protocols"), "failed", &["Sec-WebSocket-Accept"]),
-        (Manner::Silent, "failed", &["no answer", "takes too long"]),
-        (Manner::Drips, "warning", &["a ping is not answered"]),
-        (Manner::Pings, "warning", &["a ping is not answered"]),
+    for (fault, status, words) in [
+        (ProxyFault::Good, "ok", &["a ping is answered"][..]),
+        (ProxyFault::WithoutUpgrade, "failed", &["Upgrade does not reach", "$http_upgrade"]),
+        (ProxyFault::WithoutConnection, "failed", &["Connection: Upgrade does not reach"]),
+        (ProxyFault::Http10, "failed", &["HTTP/1.0", "proxy_http_version 1.1"]),
+        (
+            ProxyFault::Answers("502 Bad Gateway"),
+            "failed",
+            &["does not reach buddyline", "proxy_pass"],
+        ),
+        (ProxyFault::Answers("101 Switching Protocols"), "failed", &["Sec-WebSocket-Accept"]),
+        (ProxyFault::Silent, "failed", &["no answer", "takes too long"]),
+        (ProxyFault::Drips, "warning", &["a ping is not answered"]),
+        (ProxyFault::Pings, "warning", &["a ping is not answered"]),
     ] {
-        let front = Front::start(server.address(), manner);
-        let url = format!("ws://{}/live", front.address());
-        let said = examine(&site.url(), MEMBER, &["--public-url", &url]);
+        let proxy = FaultyProxy::start(server.address(), fault);
+        let url = format!("ws://{}/live", proxy.address());
+        let said = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
         said.expect("public WebSocket", status, words);
         said.expect("public connection", "ok", &[]);
         assert_eq!(said.failed().len(), usize::from(status == "failed"), "{}", said.text);
@@ -308,8 +313,8 @@ fn what_a_proxy_does_not_pass_on_is_told() {
 }
 
 #[test]
-fn a_token_comes_from_a_file_or_the_environment_and_a_bad_one_is_a_bad_setting() {
-    let site = site_in_good_order();
+fn token_is_read_from_file_or_env_and_validated() {
+    let site = healthy_site();
     let output = doctor(&site.url(), &["--json"]).env("BUDDYLINE_DOCTOR_TOKEN", MEMBER).output();
     read(output.unwrap(), &[MEMBER]).expect("token", "ok", &["member 7's"]);
     let none = read(doctor(&site.url(), &["--json"]).output().unwrap(), &[]);
@@ -337,14 +342,14 @@ fn a_token_comes_from_a_file_or_the_environment_and_a_bad_one_is_a_bad_setting()
 }
 
 #[test]
-fn without_a_site_that_is_said() {
+fn missing_site_url_is_reported() {
     let output = binary().args(["doctor", "--json", "--listen", "127.0.0.1:0"]).output().unwrap();
     read(output, &[]).expect("site", "warning", &["--buddyboss-url"]);
 }
 
 #[test]
-fn settings_are_checked_without_the_network() {
-    let site = site_in_good_order();
+fn check_config_needs_no_network() {
+    let site = healthy_site();
     let short = SecretFile::with(&["short"]);
     let check = |arguments: &[&str]| {
         let mut command = binary();

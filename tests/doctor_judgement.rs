@@ -65,7 +65,7 @@ fn stranger() -> TimedReply {
     call
 }
 
-fn good_way(secure: bool) -> Reachability {
+fn healthy_path(secure: bool) -> Reachability {
     let to: SocketAddr = "203.0.113.5:443".parse().unwrap();
     Reachability {
         host: "community.example".to_owned(),
@@ -87,7 +87,7 @@ fn good() -> SiteObservation {
         token_header: TokenHeader::default(),
         workers: 4,
         timeout: Duration::from_secs(30),
-        reachability: good_way(true),
+        reachability: healthy_path(true),
         probes: vec![(UrlStyle::Pretty, stranger())],
         index: vec![answered(reply(200, index))],
         messages: Some(fault(403, "bp_rest_authorization_required", "Sorry")),
@@ -127,7 +127,7 @@ fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineObservation {
 }
 
 #[test]
-fn a_site_in_good_order_is_ok_in_every_line() {
+fn healthy_site_is_ok_on_every_line() {
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(good()), machine, public: None });
     assert_eq!(findings.len(), 12);
@@ -143,7 +143,7 @@ fn change(change: impl FnOnce(&mut SiteObservation) + 'static) -> Change {
 }
 
 #[test]
-fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
+fn each_site_fault_is_located_and_comes_with_a_remedy() {
     let eaten = |s: &mut SiteObservation| {
         s.bad_token = Some(stranger());
         s.me = vec![stranger()];
@@ -187,7 +187,7 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
         ),
         (
             "site TLS",
-            change(|s| s.reachability = good_way(false)),
+            change(|s| s.reachability = healthy_path(false)),
             Warning,
             &["read on the way", "https://"],
         ),
@@ -354,7 +354,7 @@ fn each_fault_of_a_site_is_found_where_it_is_and_comes_with_its_remedy() {
 }
 
 #[test]
-fn the_rate_is_that_of_the_workers_at_the_measured_time() {
+fn rate_is_computed_from_workers_and_latency() {
     // 4 workers, 1.4 times 100 ms for a post.
     let (status, said) = judged("speed", |_| ());
     assert_eq!(status, Good);
@@ -362,7 +362,7 @@ fn the_rate_is_that_of_the_workers_at_the_measured_time() {
 }
 
 #[test]
-fn clocks_are_compared_by_the_second_and_matter_more_where_tokens_are_checked_here() {
+fn clock_skew_is_graver_when_tokens_are_verified_locally() {
     for (date_s, age, has_secret, status) in [
         (NOW, None, true, Good),
         (NOW + 5, None, true, Good),
@@ -386,7 +386,7 @@ fn clocks_are_compared_by_the_second_and_matter_more_where_tokens_are_checked_he
 }
 
 #[test]
-fn what_depends_on_what_failed_is_skipped_and_not_failed() {
+fn checks_after_a_failed_dependency_are_skipped() {
     let mut site = good();
     site.reachability.connected = Some(Err("the connection is refused".to_owned()));
     site.reachability.tls = None;
@@ -398,7 +398,7 @@ fn what_depends_on_what_failed_is_skipped_and_not_failed() {
 }
 
 #[test]
-fn a_port_is_judged_as_the_server_would_find_it() {
+fn port_check_matches_what_the_server_would_see() {
     for (came, is_ours, may_run, status, word) in [
         (Ok(()), false, false, Good, "free"),
         (Err(ErrorKind::AddrInUse), false, false, Failed, "--listen"),
@@ -419,7 +419,7 @@ fn a_port_is_judged_as_the_server_would_find_it() {
 }
 
 #[test]
-fn too_few_descriptors_are_a_warning_with_the_number_that_is_needed() {
+fn low_descriptor_limit_warns_with_the_needed_number() {
     let finding = &machine(&machine_seen(Ok(()), 1024), false)[0];
     assert_eq!(finding.status, Warning);
     assert!(finding.seen.contains("room for 996 connections; 16000 are wanted"), "{finding:?}");
@@ -428,7 +428,7 @@ fn too_few_descriptors_are_a_warning_with_the_number_that_is_needed() {
 }
 
 #[test]
-fn what_is_missing_at_the_proxy_is_said() {
+fn missing_proxy_headers_are_named() {
     let answered = |status, body: &str| Upgrade::Answered {
         status,
         location: (status == 301).then(|| "https://community.example/live".to_owned()),
@@ -448,7 +448,7 @@ fn what_is_missing_at_the_proxy_is_said() {
         (answered(503, "The server is restarting; try again.\n"), Warning, "in a moment"),
         (Upgrade::NoReply("the connection is reset".to_owned()), Failed, "error log"),
     ] {
-        let seen = PublicObservation { reachability: good_way(true), upgrade: Some(upgrade) };
+        let seen = PublicObservation { reachability: healthy_path(true), upgrade: Some(upgrade) };
         let findings = public::judge(Some(&seen));
         assert_eq!(findings.len(), 4);
         let finding = findings.last().unwrap();
@@ -459,7 +459,7 @@ fn what_is_missing_at_the_proxy_is_said() {
 }
 
 #[test]
-fn a_secret_file_is_judged_by_what_its_reader_warns_of() {
+fn secret_file_check_repeats_the_readers_warnings() {
     assert!(secret_file("x", None).is_empty());
     assert_eq!(
         (secret_file("x", Some(&[]))[0].status, secret_file("x", Some(&[]))[0].name),
@@ -470,7 +470,7 @@ fn a_secret_file_is_judged_by_what_its_reader_warns_of() {
 }
 
 #[test]
-fn servers_for_calls_are_listed_and_warned_of_where_everyone_gets_them() {
+fn ice_servers_are_listed_with_a_warning_in_open_trust() {
     let settings = |arguments: &[&str]| {
         Config::try_parse_from(["buddyline"].iter().chain(arguments)).unwrap().ice
     };

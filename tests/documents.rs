@@ -3,10 +3,10 @@
 //! In `docs/PROTOCOL.md` each block of JSON stands below a line that says who sends it: "Client
 //! sends:" or "Server sends:".
 
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/markdown.rs"]
 mod markdown;
-#[path = "support/town.rs"]
-mod town;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,9 +22,9 @@ use buddyline::protocol::server::{
 };
 use buddyline::protocol::{ClientError, ErrorCode, Id};
 use clap::CommandFactory;
+use harness::{HubHarness, json, settings, verified};
 use markdown::{Block, Document, Row, root, words};
 use serde_json::{Map, Value};
-use town::{Town, json, settings, verified};
 
 type Object = Map<String, Value>;
 
@@ -34,7 +34,7 @@ const SERVER: &str = "Server sends:";
 // ---- what the client sends
 
 #[test]
-fn every_block_of_json_says_who_sends_it() {
+fn every_json_block_names_its_sender() {
     let document = protocol();
     for block in document.blocks.iter().filter(|block| block.language == "json") {
         assert!(matches!(&*block.above, CLIENT | SERVER), "line {}: {}", block.line, block.above);
@@ -42,7 +42,7 @@ fn every_block_of_json_says_who_sends_it() {
 }
 
 #[test]
-fn what_the_document_lets_a_client_send_is_accepted() {
+fn documented_client_frames_are_accepted() {
     let document = protocol();
     for block in sent_by(&document, CLIENT) {
         let (_, frame) = parse(&block.text);
@@ -51,7 +51,7 @@ fn what_the_document_lets_a_client_send_is_accepted() {
 }
 
 #[test]
-fn each_frame_that_a_client_may_send_has_a_section_with_an_example() {
+fn each_client_frame_has_a_section_with_an_example() {
     let document = protocol();
     for (kind, word) in FrameType::ALL {
         let heading = format!("Sending `{word}`");
@@ -63,7 +63,7 @@ fn each_frame_that_a_client_may_send_has_a_section_with_an_example() {
 }
 
 #[test]
-fn a_field_is_needed_exactly_where_the_document_says_so() {
+fn fields_are_required_exactly_as_documented() {
     let document = protocol();
     let mut checked = 0;
     for row in document.table("Field").filter(|row| row.header[2] == "Needed") {
@@ -94,7 +94,7 @@ fn a_field_is_needed_exactly_where_the_document_says_so() {
 }
 
 #[test]
-fn the_examples_of_the_client_have_no_field_that_is_not_in_a_table() {
+fn client_examples_use_only_fields_from_the_tables() {
     let document = protocol();
     for block in sent_by(&document, CLIENT) {
         let mut known = fields_of(&document, &block.heading, |_| true);
@@ -118,7 +118,7 @@ fn without(example: &Object, names: &[&str]) -> Option<ErrorCode> {
 // ---- what the server sends
 
 #[test]
-fn what_the_document_lets_the_server_send_is_what_it_sends() {
+fn documented_server_frames_match_what_it_sends() {
     let document = protocol();
     let (full, bare) = (server_frames(true), server_frames(false));
     let mut shown = BTreeSet::new();
@@ -145,7 +145,7 @@ fn what_the_document_lets_the_server_send_is_what_it_sends() {
 }
 
 #[test]
-fn the_other_party_of_a_call_gets_the_example_that_the_document_shows() {
+fn relayed_call_frames_match_the_documented_examples() {
     let document = protocol();
     let own = server_frames(true);
     let documented = ["call_initiated", "offer", "answer", "ice-candidate"];
@@ -189,17 +189,17 @@ fn the_tables_list_exactly_the_fields_that_the_server_sends() {
 }
 
 #[test]
-fn no_frame_but_message_and_error_has_the_letters_message() {
+fn only_message_and_error_frames_contain_message() {
     assert_eq!(server_frames_with("message"), ["error", "message"]);
 }
 
 #[test]
-fn no_frame_but_typing_and_error_has_the_letters_typing() {
+fn only_typing_and_error_frames_contain_typing() {
     assert_eq!(server_frames_with("typing"), ["error", "typing"]);
 }
 
 #[test]
-fn the_words_of_calls_have_neither_of_these_letters() {
+fn call_frame_words_avoid_message_and_typing() {
     let document = protocol();
     let calls = sent_by(&document, CLIENT)
         .filter(|block| matches!(parse(&block.text).1, Ok(ClientFrame::Call(_))));
@@ -212,7 +212,7 @@ fn the_words_of_calls_have_neither_of_these_letters() {
 }
 
 #[test]
-fn the_words_for_the_end_and_the_state_of_a_call_have_neither_of_these_letters() {
+fn call_reasons_and_states_avoid_message_and_typing() {
     let states = STATES.map(state_word);
     assert_eq!(serde_json::json!(STATES), serde_json::json!(states));
     for word in EndReason::ALL.map(|(_, word)| word).into_iter().chain(states) {
@@ -221,7 +221,7 @@ fn the_words_for_the_end_and_the_state_of_a_call_have_neither_of_these_letters()
 }
 
 #[test]
-fn the_reasons_for_an_end_are_in_a_table_each_once() {
+fn call_end_reasons_are_each_documented_once() {
     let document = protocol();
     let rows: Vec<&Row> = document.table("Reason").collect();
     let listed: Vec<&str> = rows.iter().map(|row| row.name()).collect();
@@ -230,7 +230,7 @@ fn the_reasons_for_an_end_are_in_a_table_each_once() {
 }
 
 #[test]
-fn the_states_of_a_call_are_in_a_table_each_once() {
+fn call_states_are_each_documented_once() {
     let document = protocol();
     let listed: Vec<&str> = document.table("State").map(Row::name).collect();
     assert_eq!(listed, STATES.map(state_word));
@@ -352,7 +352,7 @@ fn word(frame: &ServerFrame<'_>) -> &'static str {
 // ---- errors
 
 #[test]
-fn the_table_of_errors_has_each_code_once_with_cause_remedy_and_example() {
+fn each_error_code_is_documented_once_with_example() {
     let document = protocol();
     let rows: Vec<&Row> = error_rows(&document).collect();
     let listed: Vec<&str> = rows.iter().map(|row| row.name()).collect();
@@ -364,7 +364,7 @@ fn the_table_of_errors_has_each_code_once_with_cause_remedy_and_example() {
 }
 
 #[test]
-fn each_example_of_an_error_is_what_the_server_says() {
+fn error_examples_match_the_servers_errors() {
     let document = protocol();
     let said = errors_said();
     for row in error_rows(&document) {
@@ -380,13 +380,13 @@ fn each_example_of_an_error_is_what_the_server_says() {
 /// Code and words of at least one error of each kind.
 fn errors_said() -> BTreeSet<(String, String)> {
     let max: usize = default_of("--max-joins").parse().expect("a number");
-    let mut town =
-        Town::new(Settings { joins_per_connection: max, threads: max + 1, ..settings() });
-    let stranger = town.open(0);
-    let alice = town.open_as(1, "2");
-    town.say(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
+    let mut harness =
+        HubHarness::new(Settings { joins_per_connection: max, threads: max + 1, ..settings() });
+    let stranger = harness.open(0);
+    let alice = harness.open_as(1, "2");
+    harness.send(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
     for thread in 0..=max {
-        town.say(alice, &format!(r#"{{"type":"join_thread","threadId":"t{thread}"}}"#));
+        harness.send(alice, &format!(r#"{{"type":"join_thread","threadId":"t{thread}"}}"#));
     }
     for text in [
         r#"{"type":"ping""#,
@@ -397,11 +397,11 @@ fn errors_said() -> BTreeSet<(String, String)> {
         r#"{"type":"call_initiated","senderId":4,"recipientId":3}"#,
         r#"{"type":"call_initiated","senderId":2,"recipientId":3}"#,
     ] {
-        town.say(alice, text);
+        harness.send(alice, text);
     }
-    town.handle(Input::Binary { conn: alice });
-    town.handle(Input::RateLimited { conn: alice, text: None });
-    let mut heard = town.heard();
+    harness.handle(Input::Binary { conn: alice });
+    harness.handle(Input::RateLimited { conn: alice, text: None });
+    let mut heard = harness.received();
     heard.extend(errors_of_proofs());
     heard.extend(errors_of_calls());
     let heard = heard.into_iter().map(|(_, frame)| frame);
@@ -435,41 +435,41 @@ fn errors_said() -> BTreeSet<(String, String)> {
 
 /// What is heard where a token proves who someone is.
 fn errors_of_proofs() -> Vec<(ConnId, Value)> {
-    let mut town = Town::new(verified());
-    let stranger = town.open(0);
-    town.say(stranger, r#"{"type":"join_thread","threadId":41}"#);
-    let mut heard = town.heard();
-    let conn = town.open_with(1, "token");
-    let (request, _) = town.asked_proof();
-    let expires_s = town.now.unix_s + 1;
-    town.prove(request, 7, Some(expires_s));
-    town.say(conn, r#"{"type":"user_connected","userId":8}"#);
-    town.say(conn, r#"{"type":"join_thread","threadId":41}"#);
-    let (request, ..) = town.asked_list();
-    town.list(request, &[7]);
-    town.say(conn, r#"{"type":"call_initiated","recipientId":8,"threadId":41}"#);
-    town.say(conn, r#"{"type":"call_initiated","recipientId":8}"#);
-    town.pass(Duration::from_secs(1));
-    heard.extend(town.heard());
+    let mut harness = HubHarness::new(verified());
+    let stranger = harness.open(0);
+    harness.send(stranger, r#"{"type":"join_thread","threadId":41}"#);
+    let mut heard = harness.received();
+    let conn = harness.open_with(1, "token");
+    let (request, _) = harness.next_proof();
+    let expires_s = harness.now.unix_s + 1;
+    harness.prove(request, 7, Some(expires_s));
+    harness.send(conn, r#"{"type":"user_connected","userId":8}"#);
+    harness.send(conn, r#"{"type":"join_thread","threadId":41}"#);
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7]);
+    harness.send(conn, r#"{"type":"call_initiated","recipientId":8,"threadId":41}"#);
+    harness.send(conn, r#"{"type":"call_initiated","recipientId":8}"#);
+    harness.advance(Duration::from_secs(1));
+    heard.extend(harness.received());
     heard
 }
 
 /// What is heard of calls.
 fn errors_of_calls() -> Vec<(ConnId, Value)> {
-    let mut town = Town::new(settings());
+    let mut harness = HubHarness::new(settings());
     let people: Vec<ConnId> =
-        (1..=9).map(|user| town.open_in(user, &user.to_string(), "12")).collect();
+        (1..=9).map(|user| harness.open_in(user, &user.to_string(), "12")).collect();
     let (ninth, rest) = people.split_last().expect("nine");
-    town.say(*ninth, r#"{"type":"leave_thread","threadId":12}"#);
-    town.say(rest[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(rest[0], r#"{"type":"call_hangup","callId":"none"}"#);
+    harness.send(*ninth, r#"{"type":"leave_thread","threadId":12}"#);
+    harness.send(rest[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.send(rest[0], r#"{"type":"call_hangup","callId":"none"}"#);
     for conn in &people[1..] {
-        town.say(*conn, r#"{"type":"call_joined","threadId":12,"callId":"g"}"#);
+        harness.send(*conn, r#"{"type":"call_joined","threadId":12,"callId":"g"}"#);
     }
     for _ in 0..=settings().calls.attempts {
-        town.say(*ninth, r#"{"type":"call_initiated","recipientId":77}"#);
+        harness.send(*ninth, r#"{"type":"call_initiated","recipientId":77}"#);
     }
-    town.heard()
+    harness.received()
 }
 
 fn error_rows(document: &Document) -> impl Iterator<Item = &Row> {
@@ -494,7 +494,7 @@ const CLOSERS: [&str; 6] = [
 ];
 
 #[test]
-fn the_table_of_close_codes_has_those_that_the_server_sends() {
+fn close_code_table_matches_the_codes_sent() {
     let document = protocol();
     let rows = document.table("Code").filter(|row| row.heading == "Close codes");
     let sent = rows.filter(|row| !row.cells[1].starts_with("never sent by this server"));
@@ -529,7 +529,7 @@ fn close_codes(text: &str) -> impl Iterator<Item = u16> {
 // ---- settings
 
 #[test]
-fn each_setting_stands_in_a_row_of_the_readme_with_variable_and_default() {
+fn readme_lists_each_setting_with_variable_and_default() {
     let readme = Document::read("README.md");
     for setting in Setting::all() {
         let Setting { flag, variable, default } = &setting;
@@ -541,7 +541,7 @@ fn each_setting_stands_in_a_row_of_the_readme_with_variable_and_default() {
 }
 
 #[test]
-fn the_limits_are_settings_with_their_defaults() {
+fn documented_limits_match_settings_and_defaults() {
     let document = protocol();
     let rows: Vec<&Row> = document.table("Limit").collect();
     assert!(!rows.is_empty());
@@ -553,7 +553,7 @@ fn the_limits_are_settings_with_their_defaults() {
 }
 
 #[test]
-fn the_documents_name_no_setting_that_there_is_not() {
+fn documents_name_only_existing_settings() {
     let settings = Setting::all();
     let known = |word: &str| {
         // The variables without a flag: secrets never come from arguments.
@@ -613,7 +613,7 @@ fn row_has(row: &Row, value: Option<&str>) -> bool {
 // ---- links
 
 #[test]
-fn links_between_the_documents_lead_somewhere() {
+fn links_between_documents_resolve() {
     let mut followed = 0;
     for document in all_documents() {
         for link in &document.links {
@@ -640,12 +640,12 @@ fn links_between_the_documents_lead_somewhere() {
 // ---- threats
 
 #[test]
-fn each_threat_names_tests_that_there_are() {
+fn each_threat_names_existing_tests() {
     names_tests("docs/SECURITY.md", "Threat", 3);
 }
 
 #[test]
-fn each_fault_names_tests_that_there_are() {
+fn each_fault_names_existing_tests() {
     names_tests("docs/OPERATIONS.md", "Fault", 4);
 }
 

@@ -44,7 +44,7 @@ impl Pair {
             let mut times = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                one.say(&json!({"type": "typing", "threadId": 999, "clientId": times.len()}));
+                one.send(&json!({"type": "typing", "threadId": 999, "clientId": times.len()}));
                 other.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
                 times.push(begun.elapsed());
                 one.expect(|frame| frame["clientId"] == times.len() - 1);
@@ -76,7 +76,7 @@ fn assert_soon(times: &[Duration], what: &str) {
 }
 
 /// Opens a WebSocket whose answers are read and forgotten, until the server ends it.
-fn deaf(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
+fn connect_discarding(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(&request()).unwrap();
     let mut reader = socket.try_clone().unwrap();
@@ -88,15 +88,19 @@ fn deaf(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
 }
 
 /// Opens so many WebSockets, says this on each, and waits until each has answered something.
-fn crowd(address: SocketAddr, count: usize, say: impl Fn(usize) -> String) -> Vec<TcpStream> {
-    let mut crowd = Vec::with_capacity(count);
+fn open_clients(
+    address: SocketAddr,
+    count: usize,
+    send: impl Fn(usize) -> String,
+) -> Vec<TcpStream> {
+    let mut open_clients = Vec::with_capacity(count);
     for n in 0..count {
         let mut socket = TcpStream::connect(address).unwrap();
-        socket.write_all(&[request(), text(&say(n))].concat()).unwrap();
+        socket.write_all(&[request(), text(&send(n))].concat()).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        crowd.push(socket);
+        open_clients.push(socket);
     }
-    for socket in &mut crowd {
+    for socket in &mut open_clients {
         let mut heard = Vec::new();
         while !heard.windows(4).any(|end| end == b"\r\n\r\n") || heard.ends_with(b"\r\n\r\n") {
             let mut bytes = [0; 4096];
@@ -105,7 +109,7 @@ fn crowd(address: SocketAddr, count: usize, say: impl Fn(usize) -> String) -> Ve
             heard.extend(&bytes[..count]);
         }
     }
-    crowd
+    open_clients
 }
 
 fn join(thread: usize) -> String {
@@ -113,20 +117,20 @@ fn join(thread: usize) -> String {
 }
 
 /// Two hundred who hear thread 1.
-fn two_hundred_hearers(address: SocketAddr) -> Vec<(TcpStream, JoinHandle<()>)> {
-    let hearers = (0..200).map(|_| {
-        let mut hearer = deaf(address);
-        hearer.0.write_all(&text(&join(1))).unwrap();
-        hearer
+fn two_hundred_subscribers(address: SocketAddr) -> Vec<(TcpStream, JoinHandle<()>)> {
+    let subscribers = (0..200).map(|_| {
+        let mut subscriber = connect_discarding(address);
+        subscriber.0.write_all(&text(&join(1))).unwrap();
+        subscriber
     });
-    hearers.collect()
+    subscribers.collect()
 }
 
 /// Someone who sends this over and over, until the server has heard so many frames.
-fn flood(address: SocketAddr, first: &str, say: &str, frames: usize) {
-    let (mut flood, reads) = deaf(address);
+fn flood(address: SocketAddr, first: &str, send: &str, frames: usize) {
+    let (mut flood, reads) = connect_discarding(address);
     flood.write_all(&text(first)).unwrap();
-    let block = text(say).repeat(1_000);
+    let block = text(send).repeat(1_000);
     for _ in 0..frames / 1_000 {
         flood.write_all(&block).unwrap();
     }
@@ -135,7 +139,7 @@ fn flood(address: SocketAddr, first: &str, say: &str, frames: usize) {
 }
 
 #[test]
-fn a_hundred_thousand_frames_of_one_client_keep_nobody_waiting() {
+fn frame_flood_of_one_client_does_not_delay_others() {
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let pair = Pair::start(server.address());
     flood(server.address(), &join(1), r#"{"type":"ping"}"#, 100_000);
@@ -143,10 +147,10 @@ fn a_hundred_thousand_frames_of_one_client_keep_nobody_waiting() {
 }
 
 #[test]
-fn frames_that_are_for_many_keep_nobody_waiting() {
+fn large_fanouts_do_not_delay_others() {
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let address = server.address();
-    let _hearers = two_hundred_hearers(address);
+    let _hearers = two_hundred_subscribers(address);
     let pair = Pair::start(address);
     flood(address, &join(1), r#"{"type":"typing","threadId":1}"#, 20_000);
     assert_soon(&pair.stop(), "while someone types to two hundred, again and again");
@@ -154,17 +158,17 @@ fn frames_that_are_for_many_keep_nobody_waiting() {
 
 /// They are read in one go, and there is not the time to look at what all of them said.
 #[test]
-fn of_many_who_speak_to_many_at_once_nobody_is_passed_over() {
+fn concurrent_fanouts_starve_no_sender() {
     const FRAMES: usize = 40;
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let address = server.address();
-    let _hearers = two_hundred_hearers(address);
+    let _hearers = two_hundred_subscribers(address);
     let typing = |n| json!({"type": "typing", "threadId": 1, "clientId": n}).to_string();
-    let say: Vec<u8> = (0..FRAMES).flat_map(|n| text(&typing(n))).collect();
+    let send: Vec<u8> = (0..FRAMES).flat_map(|n| text(&typing(n))).collect();
     // They hear themselves without having joined, and nobody else.
-    let mut speakers: Vec<_> = (0..40).map(|n| Client::of_user(address, n + 1)).collect();
+    let mut speakers: Vec<_> = (0..40).map(|n| Client::as_user(address, n + 1)).collect();
     for speaker in &mut speakers {
-        speaker.socket().write_all(&say).unwrap();
+        speaker.socket().write_all(&send).unwrap();
     }
     for speaker in &mut speakers {
         for n in 0..FRAMES {
@@ -174,12 +178,13 @@ fn of_many_who_speak_to_many_at_once_nobody_is_passed_over() {
 }
 
 #[test]
-fn a_crowd_that_arrives_joins_and_vanishes_keeps_nobody_waiting() {
+fn mass_connect_and_disconnect_does_not_delay_others() {
     let server = Server::start(&["--presence-grace=0s"]);
     let address = server.address();
     let pair = Pair::start(address);
-    let arrived =
-        crowd(address, 500, |n| json!({"type": "user_connected", "userId": n + 1}).to_string());
+    let arrived = open_clients(address, 500, |n| {
+        json!({"type": "user_connected", "userId": n + 1}).to_string()
+    });
     for mut socket in &arrived {
         let joins: Vec<u8> = (1..=100).flat_map(|thread| text(&join(thread))).collect();
         socket.write_all(&joins).unwrap();
@@ -198,7 +203,7 @@ fn report(what: &str, times: &[Duration]) {
 
 #[test]
 #[ignore = "for an optimised build: half a minute"]
-fn the_latency_of_a_pair_while_others_do_their_worst() {
+fn pair_latency_under_load() {
     let server = Server::start(&["--no-limits", "--presence=off"]);
     let address = server.address();
     let rest = || thread::sleep(Duration::from_secs(3));
@@ -212,8 +217,8 @@ fn the_latency_of_a_pair_while_others_do_their_worst() {
     }
     report("floods of 100,000 pings", &pair.stop());
 
-    let hearers = crowd(address, 1_000, |_| join(2));
-    let readers: Vec<TcpStream> = hearers
+    let subscribers = open_clients(address, 1_000, |_| join(2));
+    let readers: Vec<TcpStream> = subscribers
         .iter()
         .map(|socket| {
             let mut reader = socket.try_clone().unwrap();
@@ -230,10 +235,10 @@ fn the_latency_of_a_pair_while_others_do_their_worst() {
     for socket in readers {
         let _ = socket.shutdown(Shutdown::Both);
     }
-    drop(hearers);
+    drop(subscribers);
 
     let pair = Pair::start(address);
-    let arrived = crowd(address, 9_000, |_| join(3));
+    let arrived = open_clients(address, 9_000, |_| join(3));
     report("9,000 arrivals", &pair.stop());
     let pair = Pair::start(address);
     drop(arrived);
@@ -247,13 +252,13 @@ fn the_latency_of_a_pair_while_others_do_their_worst() {
 
 #[test]
 #[ignore = "for an optimised build: ten seconds"]
-fn the_memory_of_twenty_thousand_connects_and_disconnects() {
+fn memory_after_twenty_thousand_reconnects() {
     let server = Server::start(&["--presence=off"]);
     let address = server.address();
-    drop(crowd(address, 10, |_| join(1)));
+    drop(open_clients(address, 10, |_| join(1)));
     println!("before: {} KiB", server.resident_kib());
     for round in 1..=4 {
-        let arrived = crowd(address, 5_000, |n| join(1 + n % 500));
+        let arrived = open_clients(address, 5_000, |n| join(1 + n % 500));
         println!("round {round}, 5,000 connected: {} KiB", server.resident_kib());
         drop(arrived);
         let until = Instant::now() + LONG;

@@ -9,7 +9,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use client::{Client, Heard, LONG, of_type};
+use client::{Client, LONG, Received, of_type};
 use serde_json::{Value, json};
 use server::Server;
 
@@ -23,38 +23,38 @@ fn field_names(frame: &Value) -> Vec<&str> {
 fn user_connected_reaches_everyone_connected() {
     let server = Server::start(&[]);
     let mut nobody = Client::connect(server.address());
-    let mut eight = Client::of_user(server.address(), 8);
+    let mut eight = Client::as_user(server.address(), 8);
     nobody.expect_type("user_connected");
     let mut seven = Client::connect(server.address());
-    seven.say(&json!({"type": "user_connected", "userId": "7"}));
+    seven.send(&json!({"type": "user_connected", "userId": "7"}));
     for client in [&mut seven, &mut eight, &mut nobody] {
         assert_eq!(client.next(), json!({"type": "user_connected", "userId": "7"}));
     }
 }
 
 #[test]
-fn join_thread_makes_a_connection_hear_that_thread_from_now_on() {
+fn join_thread_subscribes_the_connection() {
     let server = Server::start(&[]);
     let mut writer = Client::in_thread(server.address(), 7, 41);
-    writer.say(&json!({"type": "send_message", "threadId": 41, "message": "before"}));
+    writer.send(&json!({"type": "send_message", "threadId": 41, "message": "before"}));
     writer.expect_type("message");
     // One connection, many threads, and one that it has not joined.
     let mut hearer = Client::in_thread(server.address(), 8, 41);
-    hearer.say(&json!({"type": "join_thread", "threadId": "42", "clientId": "j2"}));
+    hearer.send(&json!({"type": "join_thread", "threadId": "42", "clientId": "j2"}));
     let joined = hearer.next();
     assert_eq!(joined, json!({"type": "thread_joined", "threadId": "42", "clientId": "j2"}));
     for thread in [41, 42, 43] {
-        writer.say(&json!({"type": "send_message", "threadId": thread, "message": "after"}));
+        writer.send(&json!({"type": "send_message", "threadId": thread, "message": "after"}));
         writer.expect_type("message");
     }
     let heard = hearer.drain();
     let threads: Vec<&Value> =
         of_type(&heard, "message").into_iter().map(|message| &message["threadId"]).collect();
     assert_eq!(threads, [41, 42]);
-    hearer.say(&json!({"type": "leave_thread", "threadId": 42, "clientId": 9}));
+    hearer.send(&json!({"type": "leave_thread", "threadId": 42, "clientId": 9}));
     let left = hearer.next();
     assert_eq!(left, json!({"type": "thread_left", "threadId": 42, "clientId": 9}));
-    writer.say(&json!({"type": "send_message", "threadId": 42, "message": "after leaving"}));
+    writer.send(&json!({"type": "send_message", "threadId": 42, "message": "after leaving"}));
     writer.expect_type("message");
     assert_eq!(hearer.drain(), [] as [Value; 0]);
 }
@@ -64,12 +64,12 @@ fn send_message_reaches_everyone_in_the_thread_and_its_sender() {
     let server = Server::start(&[]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
-    let mut stranger = Client::of_user(server.address(), 9);
+    let mut stranger = Client::as_user(server.address(), 9);
     for client in [&mut seven, &mut eight, &mut stranger] {
         client.drain();
     }
     let text = "Hello, <b>\"this\"</b> is a message. \u{1f600}\n\u{0}\\";
-    seven.say(&json!({
+    seven.send(&json!({
         "type": "send_message", "recipientId": "8", "message": text, "threadId": "41",
         "token": "s3cr3t-7", "clientId": "c-1",
     }));
@@ -93,14 +93,14 @@ fn send_message_reaches_everyone_in_the_thread_and_its_sender() {
 }
 
 #[test]
-fn typing_reaches_everyone_in_the_thread_and_ends_by_itself() {
+fn typing_reaches_the_thread_and_expires() {
     let server = Server::start(&["--typing-lasts", "300ms"]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     seven.drain();
     let frame = |typing| json!({"type": "typing", "threadId": 41, "userId": 7, "typing": typing});
     let begun = Instant::now();
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(seven.next(), frame(true));
     assert_eq!(eight.next(), frame(true));
     assert_eq!(seven.next(), frame(false));
@@ -108,28 +108,28 @@ fn typing_reaches_everyone_in_the_thread_and_ends_by_itself() {
     let lasted = begun.elapsed();
     assert!(lasted >= Duration::from_millis(300) && lasted < LONG / 2, "{lasted:?}");
 
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     eight.expect(|f| *f == frame(true));
-    seven.say(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
+    seven.send(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
     assert_eq!(eight.next(), frame(false), "the message ends it");
     assert_eq!(eight.next()["type"], "message");
 
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(eight.next(), frame(true));
     seven.leave();
     assert_eq!(eight.next(), frame(false), "leaving ends it");
 
-    eight.say(&json!({"type": "typing", "threadId": 41, "typing": false}));
+    eight.send(&json!({"type": "typing", "threadId": 41, "typing": false}));
     assert_eq!(eight.next()["typing"], false, "a client may say so itself");
 }
 
 /// Sends a call frame from 7 to 8; returns it as 8's connection gets it, as text.
 fn relayed(frame: &str) -> String {
     let server = Server::start(&[]);
-    let mut eight = Client::of_user(server.address(), 8);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut eight = Client::as_user(server.address(), 8);
+    let mut seven = Client::as_user(server.address(), 7);
     eight.expect_type("user_connected");
-    seven.say_text(frame);
+    seven.send_text(frame);
     let got = eight.next_text();
     assert_eq!(seven.drain(), [] as [Value; 0], "the caller hears nothing of it");
     assert_eq!(eight.drain(), [] as [Value; 0], "it comes once");
@@ -144,7 +144,7 @@ fn without_call_id(frame: &str) -> String {
 }
 
 #[test]
-fn call_initiated_reaches_the_called_user_as_it_is_but_for_the_calls_name() {
+fn call_initiated_is_relayed_unchanged_but_for_the_call_id() {
     let frame = r#"{"type":"call_initiated","senderId":"7","recipientId":8,"threadId":"41"}"#;
     assert_eq!(without_call_id(&relayed(frame)), frame);
     let frame = r#"{"type":"call_initiated","callId":7,"recipientId":8}"#;
@@ -183,19 +183,19 @@ fn an_ice_candidate_reaches_the_other_party_byte_for_byte() {
 }
 
 #[test]
-fn token_and_client_id_stay_between_a_caller_and_the_server() {
+fn token_and_client_id_are_not_relayed() {
     let frame = r#"{"token":"s3cr3t","type":"offer","offer":"x","clientId":"c","recipientId":8,"more":[1]}"#;
     let expected = r#"{"type":"offer","offer":"x","recipientId":8,"more":[1]}"#;
     assert_eq!(without_call_id(&relayed(frame)), expected);
 }
 
 #[test]
-fn the_other_party_of_a_call_is_whoever_is_not_oneself() {
+fn call_peer_is_whichever_id_is_not_the_sender() {
     let server = Server::start(&[]);
-    let mut eight = Client::of_user(server.address(), 8);
-    let mut eights_tablet = Client::of_user(server.address(), 8);
-    let mut seven = Client::of_user(server.address(), 7);
-    let mut nine = Client::of_user(server.address(), 9);
+    let mut eight = Client::as_user(server.address(), 8);
+    let mut eights_tablet = Client::as_user(server.address(), 8);
+    let mut seven = Client::as_user(server.address(), 7);
+    let mut nine = Client::as_user(server.address(), 9);
     for client in [&mut eight, &mut eights_tablet, &mut seven, &mut nine] {
         client.drain();
     }
@@ -203,31 +203,31 @@ fn the_other_party_of_a_call_is_whoever_is_not_oneself() {
     for (sender, recipient) in [(8, 7), (7, 8)] {
         let frame =
             json!({"type": "answer", "answer": "x", "senderId": sender, "recipientId": recipient});
-        seven.say(&frame);
+        seven.send(&frame);
         assert_eq!(eight.next(), frame);
         assert_eq!(eights_tablet.next(), frame, "all of the user's connections");
     }
-    nine.say(&json!({"type": "offer", "offer": "x", "senderId": 7, "recipientId": 8}));
+    nine.send(&json!({"type": "offer", "offer": "x", "senderId": 7, "recipientId": 8}));
     nine.expect_error("not_your_call");
-    nine.say(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 9}));
+    nine.send(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 9}));
     nine.expect_error("not_your_call");
-    nine.say(
+    nine.send(
         &json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 10, "clientId": 5}),
     );
     let fault = nine.expect_error("recipient_offline");
     assert_eq!(fault["replyTo"], "offer");
     assert_eq!(fault["clientId"], 5);
     let mut nobody = Client::connect(server.address());
-    nobody.say(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 8}));
+    nobody.send(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 8}));
     nobody.expect_error("not_identified");
     assert_eq!(eight.drain(), [] as [Value; 0]);
 }
 
 #[test]
-fn anything_wrong_is_told_to_its_sender_alone_and_the_connection_stays_open() {
+fn errors_go_to_the_sender_only_and_keep_the_connection() {
     let server = Server::start(&[]);
     let mut bystander = Client::in_thread(server.address(), 8, 41);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     bystander.expect_type("user_connected");
     let wrong = [
         ("{", "invalid_json"),
@@ -250,20 +250,20 @@ fn anything_wrong_is_told_to_its_sender_alone_and_the_connection_stays_open() {
         (r#"{"type":"offer","recipientId":8}"#, "missing_field"),
     ];
     for (text, code) in wrong {
-        seven.say_text(text);
+        seven.send_text(text);
         seven.expect_error(code);
     }
-    seven.try_say(tungstenite::Message::binary(vec![1, 2, 3])).unwrap();
+    seven.try_send(tungstenite::Message::binary(vec![1, 2, 3])).unwrap();
     seven.expect_error("text_only");
     assert_eq!(seven.drain(), [] as [Value; 0], "one error for each");
     assert_eq!(bystander.drain(), [] as [Value; 0]);
 }
 
 #[test]
-fn an_error_says_what_it_answers() {
+fn error_names_the_frame_it_answers() {
     let server = Server::start(&[]);
-    let mut client = Client::of_user(server.address(), 7);
-    client.say(&json!({
+    let mut client = Client::as_user(server.address(), 7);
+    client.send(&json!({
         "type": "send_message", "threadId": "41", "message": 5, "clientId": "c-9", "token": "t0k"
     }));
     let fault = client.expect_error("invalid_field");
@@ -271,22 +271,22 @@ fn an_error_says_what_it_answers() {
     assert_eq!(fault["replyTo"], "send_message");
     assert_eq!(fault["threadId"], "41");
     assert_eq!(fault["clientId"], "c-9");
-    client.say(&json!({"type": "ice-candidate", "candidate": [], "recipientId": 8}));
+    client.send(&json!({"type": "ice-candidate", "candidate": [], "recipientId": 8}));
     assert_eq!(client.expect_error("invalid_field")["replyTo"], "ice-candidate");
 }
 
 #[test]
-fn a_message_without_a_thread_joins_both_sides_to_a_new_one() {
+fn message_without_thread_joins_both_sides_to_a_new_thread() {
     let server = Server::start(&[]);
-    let mut seven = Client::of_user(server.address(), 7);
-    let mut phone = Client::of_user(server.address(), 8);
-    let mut tablet = Client::of_user(server.address(), 8);
-    let mut nine = Client::of_user(server.address(), 9);
+    let mut seven = Client::as_user(server.address(), 7);
+    let mut phone = Client::as_user(server.address(), 8);
+    let mut tablet = Client::as_user(server.address(), 8);
+    let mut nine = Client::as_user(server.address(), 9);
     for none in [json!(null), json!(""), json!(0), json!("0")] {
         for client in [&mut seven, &mut phone, &mut tablet, &mut nine] {
             client.drain();
         }
-        seven.say(
+        seven.send(
             &json!({"type": "send_message", "recipientId": 8, "message": "hi", "threadId": none}),
         );
         let thread = seven.expect_type("message")["threadId"].clone();
@@ -295,7 +295,7 @@ fn a_message_without_a_thread_joins_both_sides_to_a_new_one() {
             let message = device.expect_type("message");
             assert_eq!((&message["threadId"], &message["message"]), (&thread, &json!("hi")));
         }
-        phone.say(&json!({"type": "send_message", "threadId": thread, "message": "yes?"}));
+        phone.send(&json!({"type": "send_message", "threadId": thread, "message": "yes?"}));
         assert_eq!(seven.expect_type("message")["message"], "yes?");
         assert_eq!(tablet.expect_type("message")["message"], "yes?");
         assert_eq!(nine.drain(), [] as [Value; 0]);
@@ -303,11 +303,11 @@ fn a_message_without_a_thread_joins_both_sides_to_a_new_one() {
 }
 
 #[test]
-fn a_user_with_two_devices_goes_when_the_last_has_been_gone_for_the_grace_time() {
+fn user_goes_offline_after_last_device_and_grace() {
     let server = Server::start(&["--presence-grace", "400ms"]);
-    let mut watcher = Client::of_user(server.address(), 8);
-    let phone = Client::of_user(server.address(), 7);
-    let tablet = Client::of_user(server.address(), 7);
+    let mut watcher = Client::as_user(server.address(), 8);
+    let phone = Client::as_user(server.address(), 7);
+    let tablet = Client::as_user(server.address(), 7);
     let mut heard = watcher.drain();
     assert_eq!(of_type(&heard, "user_connected").len(), 1, "once for two devices: {heard:?}");
 
@@ -315,7 +315,7 @@ fn a_user_with_two_devices_goes_when_the_last_has_been_gone_for_the_grace_time()
     watcher.expect_nothing_for(Duration::from_millis(600));
     tablet.leave();
     // A phone that changes networks is back within the grace time: nobody notices.
-    let phone = Client::of_user(server.address(), 7);
+    let phone = Client::as_user(server.address(), 7);
     watcher.expect_nothing_for(Duration::from_millis(600));
 
     let left = Instant::now();
@@ -323,27 +323,27 @@ fn a_user_with_two_devices_goes_when_the_last_has_been_gone_for_the_grace_time()
     let gone = watcher.next();
     assert_eq!(gone, json!({"type": "user_disconnected", "userId": 7}));
     assert!(left.elapsed() >= Duration::from_millis(400), "{:?}", left.elapsed());
-    let _back = Client::of_user(server.address(), 7);
+    let _back = Client::as_user(server.address(), 7);
     heard = watcher.drain();
     assert_eq!(heard, [json!({"type": "user_connected", "userId": 7})]);
 }
 
 #[test]
-fn seven_and_the_text_seven_are_one_user_and_echoed_as_written() {
+fn numeric_and_string_ids_are_one_user_echoed_as_sent() {
     let server = Server::start(&[]);
-    let mut number = Client::of_user(server.address(), 7);
+    let mut number = Client::as_user(server.address(), 7);
     let mut text = Client::connect(server.address());
-    text.say(&json!({"type": "user_connected", "userId": "7"}));
+    text.send(&json!({"type": "user_connected", "userId": "7"}));
     assert_eq!(text.next(), json!({"type": "user_connected", "userId": "7"}));
     assert_eq!(number.drain(), [] as [Value; 0], "the user was there already");
-    text.say(&json!({"type": "online_users", "clientId": "o"}));
+    text.send(&json!({"type": "online_users", "clientId": "o"}));
     let online = text.next();
     assert_eq!(online, json!({"type": "online_users", "userIds": [7], "clientId": "o"}));
-    text.say(&json!({"type": "join_thread", "threadId": "41"}));
+    text.send(&json!({"type": "join_thread", "threadId": "41"}));
     text.next();
-    number.say(&json!({"type": "join_thread", "threadId": 41}));
+    number.send(&json!({"type": "join_thread", "threadId": 41}));
     number.next();
-    text.say(&json!({"type": "typing", "threadId": "41"}));
+    text.send(&json!({"type": "typing", "threadId": "41"}));
     let typing = number.next();
     assert_eq!((&typing["userId"], &typing["threadId"]), (&json!("7"), &json!("41")));
 }
@@ -351,8 +351,8 @@ fn seven_and_the_text_seven_are_one_user_and_echoed_as_written() {
 #[test]
 fn a_message_over_the_limit_closes_with_1009() {
     let server = Server::start(&["--max-frame-bytes", "2000"]);
-    let mut client = Client::of_user(server.address(), 7);
+    let mut client = Client::as_user(server.address(), 7);
     // The server may close before all of it has left.
-    let _ = client.try_say(tungstenite::Message::text("x".repeat(3_000)));
-    assert_eq!(client.next_until(Instant::now() + LONG), Heard::Closed(Some(1009)));
+    let _ = client.try_send(tungstenite::Message::text("x".repeat(3_000)));
+    assert_eq!(client.next_until(Instant::now() + LONG), Received::Closed(Some(1009)));
 }

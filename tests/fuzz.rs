@@ -10,10 +10,10 @@ mod fixtures;
 mod frame;
 #[path = "support/fuzz/http_head.rs"]
 mod http_head;
-#[path = "support/nonsense.rs"]
-mod nonsense;
 #[path = "support/fuzz/site_answers.rs"]
 mod site_answers;
+#[path = "support/strategies.rs"]
+mod strategies;
 #[path = "support/fuzz/wire.rs"]
 mod wire;
 
@@ -50,7 +50,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn every_seed_and_every_finding_of_the_past_holds() {
+fn seeds_and_past_findings_pass() {
     for (target, run) in TARGETS {
         for (name, seed) in seeds(target) {
             assert!(catch_unwind(|| run(&seed)).is_ok(), "fuzz/seeds/{target}/{name} fails");
@@ -59,7 +59,7 @@ fn every_seed_and_every_finding_of_the_past_holds() {
 }
 
 #[test]
-fn every_seed_holds_however_much_of_it_comes() {
+fn every_truncated_seed_passes() {
     for (target, run) in TARGETS {
         for (name, seed) in seeds(target) {
             // In all, some hundred beginnings of each.
@@ -72,7 +72,7 @@ fn every_seed_holds_however_much_of_it_comes() {
 }
 
 #[test]
-fn every_recorded_answer_of_a_real_site_holds() {
+fn recorded_site_replies_pass() {
     for name in fixtures::names() {
         site_answers::run(&case_of(&fixtures::load(&name)));
     }
@@ -93,7 +93,7 @@ fn case_of(fixture: &fixtures::Fixture) -> Vec<u8> {
 }
 
 /// A seed with some bytes changed, some taken out and some put in.
-fn near(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
+fn mutations_of(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
     let seeds: Vec<Vec<u8>> = seeds(target).into_iter().map(|(_, seed)| seed).collect();
     let piece = prop_oneof![vec(any::<u8>(), 0..4), "[\\[{\":,}\\]a0\n]{0,4}".prop_map(Into::into)];
     let changes = vec((any::<Index>(), 0..6_usize, piece), 0..8);
@@ -119,33 +119,33 @@ proptest! {
     })]
 
     #[test]
-    fn any_bytes_through_the_wire_hold(
-        bytes in prop_oneof![vec(any::<u8>(), 0..600), near("wire")],
+    fn random_bytes_through_the_wire_pass(
+        bytes in prop_oneof![vec(any::<u8>(), 0..600), mutations_of("wire")],
     ) {
         wire::run(&bytes);
     }
 
     #[test]
-    fn any_bytes_as_a_request_head_hold(
-        bytes in prop_oneof![1 => vec(any::<u8>(), 0..200), 5 => near("http_head")],
+    fn random_request_heads_pass(
+        bytes in prop_oneof![1 => vec(any::<u8>(), 0..200), 5 => mutations_of("http_head")],
     ) {
         http_head::run(&bytes);
     }
 
     #[test]
-    fn any_answer_of_a_site_holds(
-        bytes in prop_oneof![1 => vec(any::<u8>(), 0..200), 5 => near("site_answers")],
+    fn random_site_replies_pass(
+        bytes in prop_oneof![1 => vec(any::<u8>(), 0..200), 5 => mutations_of("site_answers")],
     ) {
         site_answers::run(&bytes);
     }
 
     #[test]
-    fn any_script_of_frames_holds(
+    fn random_frame_scripts_pass(
         bytes in prop_oneof![
-            near("frame"),
+            mutations_of("frame"),
             lines_of(prop_oneof![
-                4 => ("[abc]", nonsense::almost_a_frame()).prop_map(|(who, frame)| who + &frame),
-                1 => ("[abc]", nonsense::any_text()).prop_map(|(who, text)| who + &text),
+                4 => ("[abc]", strategies::near_valid_frame()).prop_map(|(who, frame)| who + &frame),
+                1 => ("[abc]", strategies::any_text()).prop_map(|(who, text)| who + &text),
                 2 => "![flsp][0-9]{1,2}(,[1-9]){0,4}",
                 1 => "[ABC](user-[1-9])?",
                 1 => "\\+[0-9]{1,3}",

@@ -1,32 +1,32 @@
 //! What `docs/PROTOCOL.md` says of group calls is what happens; its diagram is played in
 //! `tests/calls_documented.rs`.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::time::Duration;
 
 use buddyline::hub::interface::ConnId;
-use town::Town;
+use harness::HubHarness;
 
 const RING: Duration = Duration::from_secs(45);
 
 #[test]
-fn joining_again_on_another_device_moves_a_group_call_there() {
-    let mut town = Town::default();
+fn group_call_moves_to_the_device_that_joins_again() {
+    let mut harness = HubHarness::default();
     let [alice, phone, laptop] =
-        [(1, "2"), (2, "3"), (3, "3")].map(|(n, user)| town.open_in(n, user, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(phone, r#"{"type":"call_joined","callId":"g"}"#);
-    let heard = town.heard();
+        [(1, "2"), (2, "3"), (3, "3")].map(|(n, user)| harness.open_in(n, user, "12"));
+    harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.send(phone, r#"{"type":"call_joined","callId":"g"}"#);
+    let heard = harness.received();
     let elsewhere: Vec<ConnId> = heard
         .iter()
         .filter_map(|(conn, f)| (f["reason"] == "answered_elsewhere").then_some(*conn))
         .collect();
     assert_eq!(elsewhere, [laptop]);
-    town.say(laptop, r#"{"type":"call_joined","callId":"g"}"#);
+    harness.send(laptop, r#"{"type":"call_joined","callId":"g"}"#);
     let joined = r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3}"#;
-    town.hears(&[
+    harness.assert_received(&[
         (laptop, r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3,"userIds":[2,3]}"#),
         (
             phone,
@@ -37,38 +37,38 @@ fn joining_again_on_another_device_moves_a_group_call_there() {
 }
 
 #[test]
-fn a_thread_has_one_group_call_and_who_comes_second_is_shown_to_it() {
-    let mut town = Town::default();
-    let [alice, bob] = [(1, "2"), (2, "3")].map(|(n, user)| town.open_in(n, user, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.heard();
-    town.say(bob, r#"{"type":"call_initiated","threadId":12,"callId":"a"}"#);
+fn second_group_call_in_a_thread_points_to_the_first() {
+    let mut harness = HubHarness::default();
+    let [alice, bob] = [(1, "2"), (2, "3")].map(|(n, user)| harness.open_in(n, user, "12"));
+    harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.received();
+    harness.send(bob, r#"{"type":"call_initiated","threadId":12,"callId":"a"}"#);
     let shown =
         r#"{"type":"call_ended","callId":"a","threadId":12,"reason":"glare","continuesAs":"g"}"#;
-    town.hears(&[(bob, shown)]);
-    town.say(bob, r#"{"type":"call_busy","callId":"g"}"#);
+    harness.assert_received(&[(bob, shown)]);
+    harness.send(bob, r#"{"type":"call_busy","callId":"g"}"#);
     let left = r#"{"type":"call_left","callId":"g","threadId":12,"userId":3,"reason":"busy"}"#;
     let ended = r#"{"type":"call_ended","callId":"g","threadId":12,"reason":"busy"}"#;
-    town.hears(&[(bob, ended), (alice, left), (alice, ended)]);
+    harness.assert_received(&[(bob, ended), (alice, left), (alice, ended)]);
 }
 
 #[test]
-fn who_was_not_rung_joins_a_group_call_by_its_thread_and_it_ends_with_the_last_two() {
-    let mut town = Town::default();
-    let [alice, bob] = [(1, "2"), (2, "3")].map(|(n, id)| town.open_in(n, id, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(bob, r#"{"type":"call_rejected","callId":"g"}"#);
-    town.heard();
-    assert_eq!(town.hub.counts().calls, [0, 0], "one is alone and nobody rings");
+fn group_call_is_joinable_by_thread_and_ends_with_last_two() {
+    let mut harness = HubHarness::default();
+    let [alice, bob] = [(1, "2"), (2, "3")].map(|(n, id)| harness.open_in(n, id, "12"));
+    harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.send(bob, r#"{"type":"call_rejected","callId":"g"}"#);
+    harness.received();
+    assert_eq!(harness.hub.counts().calls, [0, 0], "one is alone and nobody rings");
 
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"h"}"#);
-    town.say(bob, r#"{"type":"call_joined","callId":"h"}"#);
-    let carol = town.open_in(3, "4", "12");
-    town.say(carol, r#"{"type":"offer","offer":"o","recipientId":2,"callId":"h"}"#);
-    town.heard();
-    town.say(carol, r#"{"type":"call_joined","callId":"h","threadId":12}"#);
+    harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"h"}"#);
+    harness.send(bob, r#"{"type":"call_joined","callId":"h"}"#);
+    let carol = harness.open_in(3, "4", "12");
+    harness.send(carol, r#"{"type":"offer","offer":"o","recipientId":2,"callId":"h"}"#);
+    harness.received();
+    harness.send(carol, r#"{"type":"call_joined","callId":"h","threadId":12}"#);
     let joined = r#"{"type":"call_joined","callId":"h","threadId":12,"userId":4}"#;
-    town.hears(&[
+    harness.assert_received(&[
         (
             carol,
             r#"{"type":"call_joined","callId":"h","threadId":12,"userId":4,"userIds":[2,3,4]}"#,
@@ -76,25 +76,26 @@ fn who_was_not_rung_joins_a_group_call_by_its_thread_and_it_ends_with_the_last_t
         (alice, joined),
         (bob, joined),
     ]);
-    town.say(alice, r#"{"type":"call_hangup","callId":"h"}"#);
-    town.heard();
-    town.say(bob, r#"{"type":"call_left","callId":"h"}"#);
-    let heard = town.heard();
+    harness.send(alice, r#"{"type":"call_hangup","callId":"h"}"#);
+    harness.received();
+    harness.send(bob, r#"{"type":"call_left","callId":"h"}"#);
+    let heard = harness.received();
     let ends: Vec<ConnId> =
         heard.iter().filter_map(|(conn, f)| (f["type"] == "call_ended").then_some(*conn)).collect();
     assert_eq!(ends, [bob, carol], "{heard:?}");
 }
 
 #[test]
-fn who_does_not_join_in_time_is_told_and_the_others_are_too() {
-    let mut town = Town::default();
-    let [alice, bob, carol] = [(1, "2"), (2, "3"), (3, "4")].map(|(n, u)| town.open_in(n, u, "12"));
-    town.say(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.say(bob, r#"{"type":"call_joined","callId":"g"}"#);
-    town.heard();
-    town.pass(RING);
+fn missed_group_call_is_reported_to_everyone() {
+    let mut harness = HubHarness::default();
+    let [alice, bob, carol] =
+        [(1, "2"), (2, "3"), (3, "4")].map(|(n, u)| harness.open_in(n, u, "12"));
+    harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.send(bob, r#"{"type":"call_joined","callId":"g"}"#);
+    harness.received();
+    harness.advance(RING);
     let left = r#"{"type":"call_left","callId":"g","threadId":12,"userId":4,"reason":"no_answer"}"#;
-    town.hears(&[
+    harness.assert_received(&[
         (carol, r#"{"type":"call_ended","callId":"g","threadId":12,"reason":"no_answer"}"#),
         (alice, left),
         (bob, left),
@@ -102,40 +103,46 @@ fn who_does_not_join_in_time_is_told_and_the_others_are_too() {
 }
 
 #[test]
-fn a_group_call_is_for_eight_and_for_who_is_there() {
-    let mut town = Town::default();
-    let people: Vec<ConnId> = (10..19).map(|n| town.open_in(n, &n.to_string(), "12")).collect();
-    town.say(people[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    town.hears_error(people[0], "thread_too_large");
-    let alone = town.open_in(1, "2", "13");
-    town.say(alone, r#"{"type":"call_initiated","threadId":13,"callId":"g"}"#);
-    town.hears_error(alone, "recipient_offline");
+fn group_call_needs_online_users_and_at_most_eight() {
+    let mut harness = HubHarness::default();
+    let people: Vec<ConnId> = (10..19).map(|n| harness.open_in(n, &n.to_string(), "12")).collect();
+    harness.send(people[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.assert_error(people[0], "thread_too_large");
+    let alone = harness.open_in(1, "2", "13");
+    harness.send(alone, r#"{"type":"call_initiated","threadId":13,"callId":"g"}"#);
+    harness.assert_error(alone, "recipient_offline");
 }
 
 #[test]
-fn after_a_restart_who_joins_begins_the_group_call_anew_and_the_others_join_it() {
-    let mut town = Town::default();
-    let alice = town.open_in(1, "2", "12");
+fn after_restart_first_join_restarts_the_group_call() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(1, "2", "12");
     let joined = r#"{"type":"call_joined","callId":"g","threadId":12}"#;
     let begun = r#"{"type":"call_initiated","callId":"g","threadId":12}"#;
-    town.say(alice, joined);
-    town.hears_error(alice, "no_such_call");
-    town.say(alice, begun);
-    town.hears_error(alice, "recipient_offline");
-    let bob = town.open_in(2, "3", "12");
+    harness.send(alice, joined);
+    harness.assert_error(alice, "no_such_call");
+    harness.send(alice, begun);
+    harness.assert_error(alice, "recipient_offline");
+    let bob = harness.open_in(2, "3", "12");
     // Both have been told that there is none.
     for conn in [alice, bob] {
-        town.say(conn, joined);
-        town.hears_error(conn, "no_such_call");
+        harness.send(conn, joined);
+        harness.assert_error(conn, "no_such_call");
     }
-    town.say(alice, begun);
-    town.hears(&[(bob, r#"{"type":"call_initiated","callId":"g","threadId":12,"userId":2}"#)]);
-    town.say(bob, begun);
-    town.hears_error(bob, "not_your_call");
-    town.say(bob, joined);
+    harness.send(alice, begun);
+    harness.assert_received(&[(
+        bob,
+        r#"{"type":"call_initiated","callId":"g","threadId":12,"userId":2}"#,
+    )]);
+    harness.send(bob, begun);
+    harness.assert_error(bob, "not_your_call");
+    harness.send(bob, joined);
     let who = r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3"#;
-    town.hears(&[(bob, &format!(r#"{who},"userIds":[2,3]}}"#)), (alice, &format!("{who}}}"))]);
-    let carol = town.open_in(3, "4", "12");
-    town.say(carol, joined);
-    assert_eq!(town.heard().len(), 3, "all who are in, and who has just come");
+    harness.assert_received(&[
+        (bob, &format!(r#"{who},"userIds":[2,3]}}"#)),
+        (alice, &format!("{who}}}")),
+    ]);
+    let carol = harness.open_in(3, "4", "12");
+    harness.send(carol, joined);
+    assert_eq!(harness.received().len(), 3, "all who are in, and who has just come");
 }

@@ -10,15 +10,15 @@ use buddyline::wire::handshake::Readiness;
 use bytes::*;
 
 /// What a codec with or without the page answers to these first bytes.
-fn answered(first: &[u8], try_page: bool) -> (Vec<Event<'static>>, String) {
+fn send_request(first: &[u8], try_page: bool) -> (Vec<Event<'static>>, String) {
     let mut codec = codec_of(LIMIT, try_page);
-    let mut talk = Talk::default();
-    talk.hear(&mut codec, first);
-    (talk.take_events(), talk.answer())
+    let mut session = WireSession::default();
+    session.feed(&mut codec, first);
+    (session.take_events(), session.answer())
 }
 
 fn status(first: &[u8]) -> String {
-    let (events, answer) = answered(first, true);
+    let (events, answer) = send_request(first, true);
     assert_eq!(events, [Event::Closing], "{answer}");
     let length = header_of(&answer, "content-length").expect("it has a length");
     assert_eq!(body(&answer).len(), length.parse::<usize>().unwrap(), "{answer}");
@@ -27,7 +27,7 @@ fn status(first: &[u8]) -> String {
 }
 
 fn upgraded(request: &[u8]) -> String {
-    let (events, answer) = answered(request, false);
+    let (events, answer) = send_request(request, false);
     assert!(matches!(events[..], [Event::Opened(_)]), "{answer}");
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"));
@@ -60,7 +60,7 @@ fn any_path_and_any_query_is_upgraded() {
 }
 
 #[test]
-fn what_browsers_and_proxies_write_differently_is_upgraded() {
+fn browser_and_proxy_header_variants_are_upgraded() {
     upgraded(&changed("Connection: Upgrade", "Connection: keep-alive, Upgrade"));
     upgraded(&changed("Connection: Upgrade", "connection:keep-alive\r\nCONNECTION:upgrade"));
     upgraded(&changed("Upgrade: websocket", "UPGRADE: WebSocket"));
@@ -72,7 +72,7 @@ fn what_browsers_and_proxies_write_differently_is_upgraded() {
 }
 
 #[test]
-fn a_token_among_the_subprotocols_is_not_said_back() {
+fn subprotocol_token_is_not_echoed() {
     for offered in
         ["buddyline, s3cr3t-tok", "s3cr3t-tok,buddyline", "buddyline", "s3cr3t-tok, BuddyLine"]
     {
@@ -89,17 +89,17 @@ fn a_token_among_the_subprotocols_is_not_said_back() {
 }
 
 #[test]
-fn another_version_of_websocket_is_told_which_one_is_spoken() {
+fn unsupported_websocket_version_gets_426_with_version_13() {
     for version in ["Sec-WebSocket-Version: 8", "Sec-WebSocket-Version: 14", "X-None: 1"] {
         let request = changed("Sec-WebSocket-Version: 13", version);
         assert_eq!(status(&request), "HTTP/1.1 426");
-        let (_, answer) = answered(&request, true);
+        let (_, answer) = send_request(&request, true);
         assert_eq!(header_of(&answer, "sec-websocket-version").as_deref(), Some("13"));
     }
 }
 
 #[test]
-fn a_request_that_is_no_good_upgrade_is_refused() {
+fn invalid_upgrade_request_is_refused() {
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     assert_eq!(status(&changed(&key, "")), "HTTP/1.1 400", "no key");
     assert_eq!(status(&changed(KEY, "c2hvcnQ=")), "HTTP/1.1 400", "a short key");
@@ -123,11 +123,11 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
     for piece in [usize::MAX, 4_096, 1_000, 1] {
         let in_pieces = |bytes: &[u8]| {
             let mut codec = codec_of(LIMIT, true);
-            let mut talk = Talk::default();
+            let mut session = WireSession::default();
             for part in bytes.chunks(piece) {
-                talk.hear(&mut codec, part);
+                session.feed(&mut codec, part);
             }
-            (talk.take_events(), talk.answer())
+            (session.take_events(), session.answer())
         };
         assert_eq!(in_pieces(&largest).0, [opened()], "in pieces of {piece}");
         for large in [&head(8 * 1024 + 1), &head(20_000), &endless, &empty_lines] {
@@ -139,12 +139,12 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
 }
 
 #[test]
-fn what_stands_behind_the_limit_of_a_head_does_not_matter() {
+fn bytes_after_the_head_do_not_count_toward_its_limit() {
     let line = format!("X-Long: {}\u{0}\r\n\r\n", "x".repeat(8_192));
     let head = changed("\r\n\r\n", &format!("\r\n{line}"));
-    let mut in_pieces = Talk::default();
+    let mut in_pieces = WireSession::default();
     let mut codec = codec_of(LIMIT, true);
-    head.chunks(1_000).for_each(|piece| in_pieces.hear(&mut codec, piece));
+    head.chunks(1_000).for_each(|piece| in_pieces.feed(&mut codec, piece));
     assert_eq!(status(&head), "HTTP/1.1 431");
     assert!(in_pieces.answer().starts_with("HTTP/1.1 431"));
 }
@@ -160,33 +160,33 @@ fn a_health_check_is_answered_with_ok() {
     for path in ["/healthz", "/healthz?from=monitor"] {
         let get = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(status(get.as_bytes()), "HTTP/1.1 200");
-        let (_, answer) = answered(get.as_bytes(), false);
+        let (_, answer) = send_request(get.as_bytes(), false);
         assert_eq!(body(&answer), "ok\n");
         assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
     }
     let old = b"GET /healthz HTTP/1.0\r\n\r\n";
     assert_eq!(status(old), "HTTP/1.1 200", "load balancers speak HTTP/1.0");
-    let (events, head) = answered(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false);
+    let (events, head) = send_request(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false);
     assert_eq!(events, [Event::Closing]);
     assert!(head.starts_with("HTTP/1.1 200 ") && body(&head).is_empty(), "{head}");
     assert_eq!(header_of(&head, "content-length").as_deref(), Some("3"), "the GET's length");
 }
 
 #[test]
-fn the_page_is_shown_where_it_is_switched_on() {
+fn try_page_is_served_when_enabled() {
     let get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(status(get), "HTTP/1.1 200");
-    let (_, page) = answered(get, true);
+    let (_, page) = send_request(get, true);
     assert!(header_of(&page, "content-type").unwrap().starts_with("text/html"));
     let policy = header_of(&page, "content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'"), "{policy}");
     assert!(body(&page).contains("WebSocket"));
-    let (_, none) = answered(get, false);
+    let (_, none) = send_request(get, false);
     assert!(none.starts_with("HTTP/1.1 404 "), "{none}");
 }
 
 #[test]
-fn other_http_requests_are_told_what_is_wrong() {
+fn other_http_requests_get_an_explanation() {
     assert_eq!(status(b"GET /favicon.ico HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 404");
     assert_eq!(status(b"GET /healthz/x HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 404");
     assert_eq!(status(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 400");
@@ -194,7 +194,7 @@ fn other_http_requests_are_told_what_is_wrong() {
 }
 
 #[test]
-fn what_is_not_http_is_answered_with_400() {
+fn non_http_input_is_answered_with_400() {
     // The first bytes of a TLS ClientHello, of SSH, of HTTP/2, and noise.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x5b\x00\x9c";
     assert_eq!(status(hello), "HTTP/1.1 400");
@@ -206,18 +206,18 @@ fn what_is_not_http_is_answered_with_400() {
 }
 
 #[test]
-fn nothing_is_heard_after_a_refusal() {
+fn input_after_a_refusal_is_ignored() {
     let mut codec = codec_of(LIMIT, true);
-    let mut talk = Talk::default();
-    talk.hear(&mut codec, b"GET /healthz HTTP/1.1\r\n\r\n");
-    let said = talk.output.len();
-    talk.hear(&mut codec, &[request(), text("hello")].concat());
-    assert_eq!(talk.events, [Event::Closing]);
-    assert_eq!(talk.output.len(), said, "one connection, one answer");
+    let mut session = WireSession::default();
+    session.feed(&mut codec, b"GET /healthz HTTP/1.1\r\n\r\n");
+    let said = session.output.len();
+    session.feed(&mut codec, &[request(), text("hello")].concat());
+    assert_eq!(session.events, [Event::Closing]);
+    assert_eq!(session.output.len(), said, "one connection, one answer");
 }
 
 #[test]
-fn whether_the_server_is_ready_is_told_to_who_asks_and_to_newcomers() {
+fn readiness_is_shown_to_health_checks_and_new_clients() {
     let all = [Readiness::Ready, Readiness::SiteUnavailable, Readiness::Draining];
     let mut codec = codec_of(LIMIT, true);
     for (readiness, told, page, upgrade) in [
@@ -228,9 +228,9 @@ fn whether_the_server_is_ready_is_told_to_who_asks_and_to_newcomers() {
     ] {
         codec.set_readiness(readiness);
         let mut answer_to = |request: &[u8]| {
-            let mut talk = Talk::default();
-            talk.hear(&mut codec, request);
-            talk.answer()
+            let mut session = WireSession::default();
+            session.feed(&mut codec, request);
+            session.answer()
         };
         let answer = answer_to(b"GET /readyz?x HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(answer.starts_with(told) && body(&answer) == page, "{answer}");
@@ -246,6 +246,7 @@ fn whether_the_server_is_ready_is_told_to_who_asks_and_to_newcomers() {
             assert_eq!(header_of(&answer, "retry-after").as_deref(), Some("5"));
         }
     }
-    let posted = answered(b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", true).1;
+    let posted =
+        send_request(b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", true).1;
     assert!(posted.starts_with("HTTP/1.1 400 "), "{posted}");
 }

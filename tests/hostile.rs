@@ -21,14 +21,14 @@ use support::site::Site;
 fn prove(server: &Server, user: u64) -> Client {
     let mut client = Client::connect(server.address());
     client
-        .say(&json!({"type": "user_connected", "userId": user, "token": format!("token-{user}")}));
+        .send(&json!({"type": "user_connected", "userId": user, "token": format!("token-{user}")}));
     client.expect_type("user_connected");
     client
 }
 
 /// A healthy site; a member who was removed sends many messages into threads that do not exist.
 #[test]
-fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
+fn removed_member_cannot_fake_an_outage_by_filling_queue() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     site.set_latency(Duration::from_millis(100));
@@ -49,7 +49,7 @@ fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
     let mut seven = prove(&server, 7);
     let mut eight = prove(&server, 8);
     for client in [&mut seven, &mut eight] {
-        client.say(&json!({"type": "join_thread", "threadId": 41}));
+        client.send(&json!({"type": "join_thread", "threadId": 41}));
         client.expect_type("thread_joined");
     }
     site.remove_participant(41, 8);
@@ -60,9 +60,9 @@ fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
     while start.elapsed() < Duration::from_secs(40) {
         for _ in 0..40 {
             thread += 1;
-            flood.say(&json!({"type": "send_message", "threadId": thread, "message": "x"}));
+            flood.send(&json!({"type": "send_message", "threadId": thread, "message": "x"}));
         }
-        seven.say(&json!({"type": "typing", "threadId": 41}));
+        seven.send(&json!({"type": "typing", "threadId": 41}));
         std::thread::sleep(Duration::from_millis(50));
         let _ = flood.drain();
         let _ = seven.drain();
@@ -79,7 +79,7 @@ fn a_removed_member_cannot_make_an_outage_of_a_full_queue() {
 }
 
 #[test]
-fn a_proxys_401_to_a_post_is_no_verdict_about_a_token() {
+fn proxy_401_to_a_post_does_not_reject_the_token() {
     let post = Post {
         credential: Some(Credential::parse("t").unwrap()),
         target: Target::Thread(1),
@@ -98,7 +98,7 @@ fn a_proxys_401_to_a_post_is_no_verdict_about_a_token() {
 
 /// In the real server, end to end: one web server's 401 to one message.
 #[test]
-fn a_proxys_401_to_a_post_ends_no_connections() {
+fn proxy_401_to_a_post_closes_no_connections() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let url = site.url();
@@ -106,17 +106,17 @@ fn a_proxys_401_to_a_post_ends_no_connections() {
     let mut phone = prove(&server, 7);
     let mut laptop = prove(&server, 7);
     site.fail_next(support::site::Fault::status(401, &[("Content-Type", "text/html")]));
-    phone.say(&json!({"type": "send_message", "threadId": 41, "message": "x"}));
+    phone.send(&json!({"type": "send_message", "threadId": 41, "message": "x"}));
     phone.expect_type("error");
     for device in [&mut phone, &mut laptop] {
-        device.say(&json!({"type": "ping"}));
+        device.send(&json!({"type": "ping"}));
         device.expect_type("pong");
     }
 }
 
 /// Many claims that wait for one proof, with a setting that the help allows.
 #[test]
-fn many_claims_do_not_end_the_process() {
+fn many_claims_do_not_crash_the_process() {
     let site = Site::start();
     let url = site.url();
     site.set_latency(Duration::from_millis(1500));
@@ -130,13 +130,13 @@ fn many_claims_do_not_end_the_process() {
     let mut mallory = Client::connect(server.address());
     let claim = json!({"type": "user_connected", "userId": 7, "token": "token-7"});
     for _ in 0..8_500 {
-        mallory.say(&claim);
+        mallory.send(&claim);
     }
     // Each of them is answered.
     for _ in 0..8_500 {
         mallory.expect_type("user_connected");
     }
     let mut alive = Client::connect(server.address());
-    alive.say(&json!({"type": "ping"}));
+    alive.send(&json!({"type": "ping"}));
     alive.expect_type("pong");
 }

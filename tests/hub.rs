@@ -1,7 +1,7 @@
 //! The hub by scripts: inputs, and exactly the effects that follow.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::time::{Duration, Instant};
 
@@ -10,322 +10,333 @@ use buddyline::hub::interface::{
     Answer, ConnId, Effect, Failure, Input, LookupResult, Now, Settings, Stored, Target,
 };
 use buddyline::protocol::Id;
+use harness::{HubHarness, settings};
 use serde_json::{Value, json};
-use town::{Town, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn everyone_hears_a_user_come_and_the_user_first_of_all_knows_it() {
-    let mut town = Town::default();
-    let stranger = town.open(0);
-    let alice = town.open(1);
-    town.say(alice, r#"{"type":"user_connected","userId":"2","clientId":"c"}"#);
-    town.hears(&[
+fn user_connected_goes_to_the_user_first_then_to_all() {
+    let mut harness = HubHarness::default();
+    let stranger = harness.open(0);
+    let alice = harness.open(1);
+    harness.send(alice, r#"{"type":"user_connected","userId":"2","clientId":"c"}"#);
+    harness.assert_received(&[
         (stranger, r#"{"type":"user_connected","userId":"2"}"#),
         (alice, r#"{"type":"user_connected","userId":"2","clientId":"c"}"#),
     ]);
 }
 
 #[test]
-fn a_second_device_is_told_to_itself_alone() {
-    let mut town = Town::default();
-    let phone = town.open_as(0, "2");
-    let laptop = town.open(1);
-    town.say(laptop, r#"{"type":"user_connected","userId":"2"}"#);
-    town.hears(&[(laptop, r#"{"type":"user_connected","userId":"2"}"#)]);
-    town.say(phone, r#"{"type":"user_connected","userId":2}"#);
-    town.hears(&[(phone, r#"{"type":"user_connected","userId":2}"#)]);
+fn second_device_is_announced_to_itself_only() {
+    let mut harness = HubHarness::default();
+    let phone = harness.open_as(0, "2");
+    let laptop = harness.open(1);
+    harness.send(laptop, r#"{"type":"user_connected","userId":"2"}"#);
+    harness.assert_received(&[(laptop, r#"{"type":"user_connected","userId":"2"}"#)]);
+    harness.send(phone, r#"{"type":"user_connected","userId":2}"#);
+    harness.assert_received(&[(phone, r#"{"type":"user_connected","userId":2}"#)]);
 }
 
 #[test]
-fn a_user_is_gone_when_the_grace_time_after_the_last_device_is_over() {
-    let mut town = Town::default();
-    let phone = town.open_as(0, "2");
-    let laptop = town.open_as(1, "2");
-    let bob = town.open_as(2, "3");
-    town.close(phone);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
-    town.close(laptop);
-    town.pass(Duration::from_millis(4_999));
-    town.hears_nothing();
-    town.pass(Duration::from_millis(1));
-    town.hears(&[(bob, r#"{"type":"user_disconnected","userId":2}"#)]);
+fn user_goes_offline_when_grace_ends_after_last_device() {
+    let mut harness = HubHarness::default();
+    let phone = harness.open_as(0, "2");
+    let laptop = harness.open_as(1, "2");
+    let bob = harness.open_as(2, "3");
+    harness.close(phone);
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
+    harness.close(laptop);
+    harness.advance(Duration::from_millis(4_999));
+    harness.assert_nothing_received();
+    harness.advance(Duration::from_millis(1));
+    harness.assert_received(&[(bob, r#"{"type":"user_disconnected","userId":2}"#)]);
 }
 
 #[test]
-fn a_phone_that_changes_networks_does_not_flicker() {
-    let mut town = Town::default();
-    let phone = town.open_as(0, "2");
-    town.open_as(1, "3");
-    town.close(phone);
-    town.pass(4 * SECOND);
-    let again = town.open(0);
-    town.say(again, r#"{"type":"user_connected","userId":2}"#);
-    town.hears(&[(again, r#"{"type":"user_connected","userId":2}"#)]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+fn reconnect_within_grace_does_not_change_presence() {
+    let mut harness = HubHarness::default();
+    let phone = harness.open_as(0, "2");
+    harness.open_as(1, "3");
+    harness.close(phone);
+    harness.advance(4 * SECOND);
+    let again = harness.open(0);
+    harness.send(again, r#"{"type":"user_connected","userId":2}"#);
+    harness.assert_received(&[(again, r#"{"type":"user_connected","userId":2}"#)]);
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
 fn a_connection_may_become_another_user() {
-    let mut town = Town::default();
-    let conn = town.open_as(0, "2");
-    let other = town.open_as(1, "9");
-    town.say(conn, r#"{"type":"user_connected","userId":3}"#);
-    town.hears(&[
+    let mut harness = HubHarness::default();
+    let conn = harness.open_as(0, "2");
+    let other = harness.open_as(1, "9");
+    harness.send(conn, r#"{"type":"user_connected","userId":3}"#);
+    harness.assert_received(&[
         (other, r#"{"type":"user_connected","userId":3}"#),
         (conn, r#"{"type":"user_connected","userId":3}"#),
     ]);
-    town.pass(Duration::ZERO);
+    harness.advance(Duration::ZERO);
     let gone = r#"{"type":"user_disconnected","userId":2}"#;
-    town.hears(&[(conn, gone), (other, gone)]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.assert_received(&[(conn, gone), (other, gone)]);
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn who_is_online_is_told_for_all_and_for_a_thread() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
-    town.open_in(1, r#""bob""#, r#""7""#);
-    town.open_in(2, "2", "7");
-    town.open_as(3, "4");
-    town.say(alice, r#"{"type":"online_users"}"#);
-    town.hears(&[(alice, r#"{"type":"online_users","userIds":[2,"bob",4]}"#)]);
-    town.say(alice, r#"{"type":"online_users","threadId":"7","clientId":1}"#);
+fn online_users_is_answered_globally_and_per_thread() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    harness.open_in(1, r#""bob""#, r#""7""#);
+    harness.open_in(2, "2", "7");
+    harness.open_as(3, "4");
+    harness.send(alice, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(alice, r#"{"type":"online_users","userIds":[2,"bob",4]}"#)]);
+    harness.send(alice, r#"{"type":"online_users","threadId":"7","clientId":1}"#);
     let here = r#"{"type":"online_users","threadId":"7","userIds":[2,"bob"],"clientId":1}"#;
-    town.hears(&[(alice, here)]);
-    town.say(alice, r#"{"type":"online_users","threadId":8}"#);
-    town.hears(&[(alice, r#"{"type":"online_users","threadId":8,"userIds":[]}"#)]);
+    harness.assert_received(&[(alice, here)]);
+    harness.send(alice, r#"{"type":"online_users","threadId":8}"#);
+    harness.assert_received(&[(alice, r#"{"type":"online_users","threadId":8,"userIds":[]}"#)]);
 }
 
 #[test]
-fn joining_and_leaving_are_confirmed_to_the_joiner_in_the_form_it_wrote() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let bob = town.open_as(1, "3");
-    town.say(bob, r#"{"type":"join_thread","threadId":"1","clientId":"j"}"#);
-    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":"1","clientId":"j"}"#)]);
-    town.say(bob, r#"{"type":"join_thread","threadId":1}"#);
-    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":1}"#)]);
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
+fn join_and_leave_are_confirmed_in_the_senders_id_form() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let bob = harness.open_as(1, "3");
+    harness.send(bob, r#"{"type":"join_thread","threadId":"1","clientId":"j"}"#);
+    harness.assert_received(&[(bob, r#"{"type":"thread_joined","threadId":"1","clientId":"j"}"#)]);
+    harness.send(bob, r#"{"type":"join_thread","threadId":1}"#);
+    harness.assert_received(&[(bob, r#"{"type":"thread_joined","threadId":1}"#)]);
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
     let typing = r#"{"type":"typing","threadId":1,"userId":2,"typing":true}"#;
-    town.hears(&[(alice, typing), (bob, typing)]);
-    town.say(bob, r#"{"type":"leave_thread","threadId":1,"clientId":"l"}"#);
-    town.hears(&[(bob, r#"{"type":"thread_left","threadId":1,"clientId":"l"}"#)]);
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
-    town.hears(&[(alice, typing)]);
+    harness.assert_received(&[(alice, typing), (bob, typing)]);
+    harness.send(bob, r#"{"type":"leave_thread","threadId":1,"clientId":"l"}"#);
+    harness.assert_received(&[(bob, r#"{"type":"thread_left","threadId":1,"clientId":"l"}"#)]);
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
+    harness.assert_received(&[(alice, typing)]);
 }
 
 #[test]
-fn a_connection_may_join_so_many_threads_and_no_more() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn joins_per_connection_are_limited() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     for thread in 1..=4 {
-        town.say(alice, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        harness.send(alice, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
     }
-    town.heard();
-    town.say(alice, r#"{"type":"join_thread","threadId":5}"#);
-    let fault = town.hears_error(alice, "too_many_threads");
+    harness.received();
+    harness.send(alice, r#"{"type":"join_thread","threadId":5}"#);
+    let fault = harness.assert_error(alice, "too_many_threads");
     assert_eq!((&fault["replyTo"], &fault["threadId"]), (&"join_thread".into(), &5.into()));
-    town.say(alice, r#"{"type":"join_thread","threadId":4}"#);
-    town.hears(&[(alice, r#"{"type":"thread_joined","threadId":4}"#)]);
+    harness.send(alice, r#"{"type":"join_thread","threadId":4}"#);
+    harness.assert_received(&[(alice, r#"{"type":"thread_joined","threadId":4}"#)]);
 }
 
 #[test]
 fn typing_ends_by_itself_three_seconds_after_the_last_repeat() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let bob = town.open_in(1, "3", "1");
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let bob = harness.open_in(1, "3", "1");
     let typing = r#"{"type":"typing","threadId":"1","userId":2,"typing":true}"#;
     let over = r#"{"type":"typing","threadId":"1","userId":2,"typing":false}"#;
-    town.say(alice, r#"{"type":"typing","threadId":"1"}"#);
-    town.hears(&[(alice, typing), (bob, typing)]);
-    town.pass(2 * SECOND);
-    town.say(alice, r#"{"type":"typing","threadId":"1"}"#);
-    town.hears(&[(alice, typing), (bob, typing)]);
-    town.pass(2 * SECOND);
-    town.hears_nothing();
-    town.pass(SECOND);
-    town.hears(&[(alice, over), (bob, over)]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.send(alice, r#"{"type":"typing","threadId":"1"}"#);
+    harness.assert_received(&[(alice, typing), (bob, typing)]);
+    harness.advance(2 * SECOND);
+    harness.send(alice, r#"{"type":"typing","threadId":"1"}"#);
+    harness.assert_received(&[(alice, typing), (bob, typing)]);
+    harness.advance(2 * SECOND);
+    harness.assert_nothing_received();
+    harness.advance(SECOND);
+    harness.assert_received(&[(alice, over), (bob, over)]);
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn who_goes_on_typing_is_told_in_the_form_in_which_ids_are_written_now() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let types = |town: &mut Town, thread: &str, user: &str| {
+fn continued_typing_uses_the_latest_id_form() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let types = |harness: &mut HubHarness, thread: &str, user: &str| {
         for _ in 0..2 {
-            town.say(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
+            harness.send(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
             let heard =
                 format!(r#"{{"type":"typing","threadId":{thread},"userId":{user},"typing":true}}"#);
-            town.hears(&[(alice, &heard)]);
+            harness.assert_received(&[(alice, &heard)]);
         }
     };
-    types(&mut town, "1", "2");
-    types(&mut town, r#""1""#, "2");
-    types(&mut town, "7", "2");
-    types(&mut town, "1", "2");
-    town.say(alice, r#"{"type":"user_connected","userId":"2"}"#);
-    town.hears(&[(alice, r#"{"type":"user_connected","userId":"2"}"#)]);
-    types(&mut town, "1", r#""2""#);
-    types(&mut town, "7", r#""2""#);
+    types(&mut harness, "1", "2");
+    types(&mut harness, r#""1""#, "2");
+    types(&mut harness, "7", "2");
+    types(&mut harness, "1", "2");
+    harness.send(alice, r#"{"type":"user_connected","userId":"2"}"#);
+    harness.assert_received(&[(alice, r#"{"type":"user_connected","userId":"2"}"#)]);
+    types(&mut harness, "1", r#""2""#);
+    types(&mut harness, "7", r#""2""#);
 }
 
 #[test]
-fn typing_ends_when_its_user_says_so_and_only_the_author_gets_the_client_id() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let bob = town.open_in(1, "3", "1");
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
-    town.heard();
-    town.say(alice, r#"{"type":"typing","threadId":1,"typing":false,"clientId":"t"}"#);
-    town.hears(&[
+fn typing_false_ends_typing_and_echoes_client_id_to_sender() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let bob = harness.open_in(1, "3", "1");
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
+    harness.received();
+    harness.send(alice, r#"{"type":"typing","threadId":1,"typing":false,"clientId":"t"}"#);
+    harness.assert_received(&[
         (alice, r#"{"type":"typing","threadId":1,"userId":2,"typing":false,"clientId":"t"}"#),
         (bob, r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#),
     ]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
 fn typing_ends_when_the_connection_does() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let bob = town.open_in(1, "3", "1");
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
-    town.heard();
-    town.close(alice);
-    town.hears(&[(bob, r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#)]);
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let bob = harness.open_in(1, "3", "1");
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
+    harness.received();
+    harness.close(alice);
+    harness
+        .assert_received(&[(bob, r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#)]);
 }
 
 #[test]
-fn typing_goes_on_while_the_users_other_device_types() {
-    let mut town = Town::default();
-    let phone = town.open_in(0, "2", "1");
-    let laptop = town.open_in(1, "2", "1");
-    town.say(phone, r#"{"type":"typing","threadId":1}"#);
-    town.pass(2 * SECOND);
-    town.say(laptop, r#"{"type":"typing","threadId":1}"#);
-    town.heard();
-    town.close(phone);
-    town.pass(2 * SECOND);
-    town.hears_nothing();
-    town.pass(SECOND);
-    town.hears(&[(laptop, r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#)]);
+fn typing_continues_while_another_device_types() {
+    let mut harness = HubHarness::default();
+    let phone = harness.open_in(0, "2", "1");
+    let laptop = harness.open_in(1, "2", "1");
+    harness.send(phone, r#"{"type":"typing","threadId":1}"#);
+    harness.advance(2 * SECOND);
+    harness.send(laptop, r#"{"type":"typing","threadId":1}"#);
+    harness.received();
+    harness.close(phone);
+    harness.advance(2 * SECOND);
+    harness.assert_nothing_received();
+    harness.advance(SECOND);
+    harness.assert_received(&[(
+        laptop,
+        r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#,
+    )]);
 }
 
 #[test]
 fn leaving_a_thread_ends_typing_in_it() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "1");
-    let bob = town.open_in(1, "3", "1");
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
-    town.heard();
-    town.say(alice, r#"{"type":"leave_thread","threadId":1}"#);
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "1");
+    let bob = harness.open_in(1, "3", "1");
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
+    harness.received();
+    harness.send(alice, r#"{"type":"leave_thread","threadId":1}"#);
     let over = r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#;
-    town.hears(&[(alice, over), (bob, over), (alice, r#"{"type":"thread_left","threadId":1}"#)]);
+    harness.assert_received(&[
+        (alice, over),
+        (bob, over),
+        (alice, r#"{"type":"thread_left","threadId":1}"#),
+    ]);
 }
 
 #[test]
-fn a_connection_that_types_in_too_many_threads_has_stopped_in_the_oldest() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn typing_in_too_many_threads_ends_the_oldest() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     for thread in 1..=8 {
-        town.say(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
+        harness.send(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
     }
-    assert_eq!(town.heard().len(), 8);
-    town.say(alice, r#"{"type":"typing","threadId":9}"#);
-    town.hears(&[
+    assert_eq!(harness.received().len(), 8);
+    harness.send(alice, r#"{"type":"typing","threadId":9}"#);
+    harness.assert_received(&[
         (alice, r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#),
         (alice, r#"{"type":"typing","threadId":9,"userId":2,"typing":true}"#),
     ]);
 }
 
 #[test]
-fn who_types_without_having_joined_hears_it_and_so_does_the_thread() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_in(1, "3", "1");
-    town.say(alice, r#"{"type":"typing","threadId":1}"#);
+fn typing_without_join_reaches_sender_and_thread() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_in(1, "3", "1");
+    harness.send(alice, r#"{"type":"typing","threadId":1}"#);
     let typing = r#"{"type":"typing","threadId":1,"userId":2,"typing":true}"#;
-    town.hears(&[(alice, typing), (bob, typing)]);
+    harness.assert_received(&[(alice, typing), (bob, typing)]);
 }
 
 #[test]
-fn who_is_nobody_yet_types_without_a_name_and_no_two_of_them_are_one() {
-    let mut town = Town::default();
-    let (react, other) = (town.open(0), town.open(1));
-    let bob = town.open_in(2, "3", "1");
+fn anonymous_typing_has_no_user_and_is_per_connection() {
+    let mut harness = HubHarness::default();
+    let (react, other) = (harness.open(0), harness.open(1));
+    let bob = harness.open_in(2, "3", "1");
     let typing = r#"{"type":"typing","threadId":"1","userId":null,"typing":true}"#;
     let over = r#"{"type":"typing","threadId":"1","userId":null,"typing":false}"#;
-    town.say(react, r#"{"type":"typing","threadId":"1"}"#);
-    town.hears(&[(react, typing), (bob, typing)]);
-    town.pass(2 * SECOND);
-    town.say(other, r#"{"type":"typing","threadId":"1"}"#);
-    town.hears(&[(other, typing), (bob, typing)]);
-    town.pass(SECOND);
-    town.hears(&[(react, over), (bob, over)]);
-    town.close(other);
-    town.hears(&[(bob, over)]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.send(react, r#"{"type":"typing","threadId":"1"}"#);
+    harness.assert_received(&[(react, typing), (bob, typing)]);
+    harness.advance(2 * SECOND);
+    harness.send(other, r#"{"type":"typing","threadId":"1"}"#);
+    harness.assert_received(&[(other, typing), (bob, typing)]);
+    harness.advance(SECOND);
+    harness.assert_received(&[(react, over), (bob, over)]);
+    harness.close(other);
+    harness.assert_received(&[(bob, over)]);
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn who_says_who_they_are_no_longer_types_without_a_name() {
-    let mut town = Town::default();
-    let react = town.open(0);
-    town.say(react, r#"{"type":"typing","threadId":"1"}"#);
-    town.say(react, r#"{"type":"send_message","threadId":"1","message":"x","token":"t"}"#);
-    town.heard();
-    let (request, _) = town.asked();
-    town.store(request, 1, 2);
-    let heard = town.heard();
+fn identifying_ends_anonymous_typing() {
+    let mut harness = HubHarness::default();
+    let react = harness.open(0);
+    harness.send(react, r#"{"type":"typing","threadId":"1"}"#);
+    harness.send(react, r#"{"type":"send_message","threadId":"1","message":"x","token":"t"}"#);
+    harness.received();
+    let (request, _) = harness.next_post();
+    harness.store(request, 1, 2);
+    let heard = harness.received();
     let over = &heard[0].1;
     assert_eq!((&over["typing"], &over["userId"]), (&false.into(), &Value::Null));
     let types: Vec<_> = heard.iter().filter_map(|(_, frame)| frame["type"].as_str()).collect();
     assert_eq!(types, ["typing", "user_connected", "thread_joined", "message"]);
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn who_is_nobody_cannot_call() {
-    let mut town = Town::default();
-    let nobody = town.open(0);
-    town.say(nobody, r#"{"type":"offer","offer":"o","recipientId":2,"senderId":3,"clientId":"x"}"#);
-    let fault = town.hears_error(nobody, "not_identified");
+fn anonymous_connection_cannot_call() {
+    let mut harness = HubHarness::default();
+    let nobody = harness.open(0);
+    harness.send(
+        nobody,
+        r#"{"type":"offer","offer":"o","recipientId":2,"senderId":3,"clientId":"x"}"#,
+    );
+    let fault = harness.assert_error(nobody, "not_identified");
     assert_eq!((&fault["replyTo"], &fault["clientId"]), (&"offer".into(), &"x".into()));
 }
 
 #[test]
-fn leaving_a_thread_on_one_device_does_not_stop_the_other_from_typing() {
-    let mut town = Town::default();
-    let phone = town.open_in(0, "2", "1");
-    let laptop = town.open_in(1, "2", "1");
-    town.say(phone, r#"{"type":"typing","threadId":1}"#);
-    town.heard();
-    town.say(laptop, r#"{"type":"leave_thread","threadId":1}"#);
-    town.hears(&[(laptop, r#"{"type":"thread_left","threadId":1}"#)]);
+fn leaving_on_one_device_keeps_the_others_typing() {
+    let mut harness = HubHarness::default();
+    let phone = harness.open_in(0, "2", "1");
+    let laptop = harness.open_in(1, "2", "1");
+    harness.send(phone, r#"{"type":"typing","threadId":1}"#);
+    harness.received();
+    harness.send(laptop, r#"{"type":"leave_thread","threadId":1}"#);
+    harness.assert_received(&[(laptop, r#"{"type":"thread_left","threadId":1}"#)]);
 }
 
 #[test]
-fn a_recipient_who_can_join_no_more_threads_still_hears_the_message_that_starts_one() {
-    let mut town = Town::default();
-    let bob = town.open_as(0, "3");
+fn recipient_at_join_limit_still_gets_first_message() {
+    let mut harness = HubHarness::default();
+    let bob = harness.open_as(0, "3");
     for thread in 1..=4 {
-        town.say(bob, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        harness.send(bob, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
     }
-    let alice = town.open_as(1, "2");
-    town.say(alice, r#"{"type":"send_message","recipientId":3,"message":"hi"}"#);
-    let (request, _) = town.asked();
-    town.store(request, 12, 2);
-    let heard = town.heard();
+    let alice = harness.open_as(1, "2");
+    harness.send(alice, r#"{"type":"send_message","recipientId":3,"message":"hi"}"#);
+    let (request, _) = harness.next_post();
+    harness.store(request, 12, 2);
+    let heard = harness.received();
     let of = |conn| -> Vec<_> {
         let frames = heard.iter().filter(|(to, _)| *to == conn);
         frames.filter_map(|(_, frame)| frame["type"].as_str()).collect()
@@ -335,98 +346,98 @@ fn a_recipient_who_can_join_no_more_threads_still_hears_the_message_that_starts_
 }
 
 #[test]
-fn a_call_frame_reaches_all_devices_of_the_other_party_whichever_way_it_is_addressed() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let phone = town.open_as(1, "3");
-    let laptop = town.open_as(2, "3");
+fn call_frame_reaches_all_peer_devices_by_either_field() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let phone = harness.open_as(1, "3");
+    let laptop = harness.open_as(2, "3");
     let as_sender = r#"{"type":"answer","answer":{"sdp":"v=0\r\n"},"recipientId":"3","senderId":2,"threadId":1}"#;
-    town.say(alice, as_sender);
-    town.hears(&[(phone, as_sender), (laptop, as_sender)]);
+    harness.send(alice, as_sender);
+    harness.assert_received(&[(phone, as_sender), (laptop, as_sender)]);
     let as_recipient =
         r#"{"type":"answer","answer":"sdp","recipientId":2,"senderId":3,"threadId":1}"#;
-    town.say(alice, as_recipient);
-    town.hears(&[(phone, as_recipient), (laptop, as_recipient)]);
+    harness.send(alice, as_recipient);
+    harness.assert_received(&[(phone, as_recipient), (laptop, as_recipient)]);
 }
 
 #[test]
-fn a_call_frame_is_relayed_without_token_and_client_id_and_with_everything_else() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_as(1, "3");
-    town.say(
+fn call_frame_relay_strips_only_token_and_client_id() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(
         alice,
         r#"{"token":"t","type":"ice-candidate","candidate":null,"recipientId":3,"video":true,"clientId":"c"}"#,
     );
     let relayed = r#"{"type":"ice-candidate","candidate":null,"recipientId":3,"video":true}"#;
-    town.hears(&[(bob, relayed)]);
+    harness.assert_received(&[(bob, relayed)]);
 }
 
 #[test]
-fn a_call_that_is_not_the_callers_or_reaches_nobody_is_an_error() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    town.open_as(1, "3");
+fn foreign_or_undeliverable_call_frame_is_an_error() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    harness.open_as(1, "3");
     let call = |sender: &str, recipient: &str| {
         format!(
             r#"{{"type":"call_initiated","senderId":{sender},"recipientId":{recipient},"threadId":1}}"#
         )
     };
-    town.say(alice, &call("3", "4"));
-    town.hears_error(alice, "not_your_call");
-    town.say(alice, &call("2", "2"));
-    town.hears_error(alice, "not_your_call");
-    town.say(alice, &call("2", "4"));
-    town.hears_error(alice, "recipient_offline");
+    harness.send(alice, &call("3", "4"));
+    harness.assert_error(alice, "not_your_call");
+    harness.send(alice, &call("2", "2"));
+    harness.assert_error(alice, "not_your_call");
+    harness.send(alice, &call("2", "4"));
+    harness.assert_error(alice, "recipient_offline");
 }
 
 #[test]
-fn a_field_that_stands_twice_cannot_smuggle_another_frame_through_a_call() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    town.open_as(1, "3");
+fn duplicate_field_cannot_smuggle_a_frame_through_a_call() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    harness.open_as(1, "3");
     for twice in [
         r#"{"type":"offer","offer":"o","recipientId":3,"type":"message"}"#,
         r#"{"type":"offer","offer":"o","recipientId":3,"x":1,"x":2}"#,
         r#"{"type":"offer","offer":"o","recipientId":3,"x":1,"\u0078":2}"#,
     ] {
-        town.say(alice, twice);
-        town.hears_error(alice, "invalid_frame");
+        harness.send(alice, twice);
+        harness.assert_error(alice, "invalid_frame");
     }
 }
 
 #[test]
 fn a_message_is_stored_first_and_then_shown_to_the_thread() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, r#""2""#, "7");
-    let bob = town.open_in(1, "3", "7");
-    town.say(
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, r#""2""#, "7");
+    let bob = harness.open_in(1, "3", "7");
+    harness.send(
         alice,
         r#"{"type":"send_message","recipientId":"3","message":"héllo \"you\"","threadId":"7","token":"tok","clientId":"c1"}"#,
     );
-    town.hears_nothing();
-    let (request, post) = town.asked();
+    harness.assert_nothing_received();
+    let (request, post) = harness.next_post();
     assert_eq!((post.target, &*post.text), (Target::Thread(7), "héllo \"you\""));
     assert_eq!(post.credential.expect("the token").secret(), "tok");
-    town.store(request, 7, 2);
-    town.hears(&[
+    harness.store(request, 7, 2);
+    harness.assert_received(&[
         (alice, r#"{"type":"message","threadId":"7","senderId":"2","recipientId":"3","message":"héllo \"you\"","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>","clientId":"c1"}"#),
         (bob, r#"{"type":"message","threadId":"7","senderId":"2","recipientId":"3","message":"héllo \"you\"","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>"}"#),
     ]);
 }
 
 #[test]
-fn an_accepted_message_identifies_and_joins_a_connection_that_said_nothing_before() {
-    let mut town = Town::default();
-    let bob = town.open_as(0, "3");
-    let react = town.open(1);
-    town.say(
+fn stored_message_identifies_and_joins_its_sender() {
+    let mut harness = HubHarness::default();
+    let bob = harness.open_as(0, "3");
+    let react = harness.open(1);
+    harness.send(
         react,
         r#"{"type":"send_message","recipientId":3,"message":"hi","threadId":"7","token":"t"}"#,
     );
-    let (request, _) = town.asked();
-    town.store(request, 7, 2);
-    town.hears(&[
+    let (request, _) = harness.next_post();
+    harness.store(request, 7, 2);
+    harness.assert_received(&[
         (bob, r#"{"type":"user_connected","userId":2}"#),
         (react, r#"{"type":"user_connected","userId":2}"#),
         (react, r#"{"type":"thread_joined","threadId":"7"}"#),
@@ -435,46 +446,46 @@ fn an_accepted_message_identifies_and_joins_a_connection_that_said_nothing_befor
 }
 
 #[test]
-fn the_sender_of_a_message_is_who_the_site_says_and_not_who_the_connection_says() {
-    let mut town = Town::default();
-    let liar = town.open_in(0, "2", "7");
-    town.say(liar, r#"{"type":"send_message","message":"hi","threadId":7,"token":"t"}"#);
-    let (request, _) = town.asked();
+fn message_sender_is_taken_from_the_site() {
+    let mut harness = HubHarness::default();
+    let liar = harness.open_in(0, "2", "7");
+    harness.send(liar, r#"{"type":"send_message","message":"hi","threadId":7,"token":"t"}"#);
+    let (request, _) = harness.next_post();
     let (thread, message) = (7, None);
     let stored =
         Stored { thread, sender: Id::number(9), message, participants: None, expires_s: None };
-    town.answer(request, Answer::Stored(stored));
-    town.hears(&[(
+    harness.answer(request, Answer::Stored(stored));
+    harness.assert_received(&[(
         liar,
         r#"{"type":"message","threadId":7,"senderId":9,"recipientId":null,"message":"hi"}"#,
     )]);
 }
 
 #[test]
-fn a_message_without_a_thread_joins_both_sides_to_the_thread_that_the_site_names() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let tablet = town.open_as(1, "2");
-    let bob = town.open_as(2, "3");
-    let carol = town.open_as(3, "4");
+fn message_without_thread_joins_both_to_the_sites_thread() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let tablet = harness.open_as(1, "2");
+    let bob = harness.open_as(2, "3");
+    let carol = harness.open_as(3, "4");
     for none in
         ["", r#","threadId":null"#, r#","threadId":"""#, r#","threadId":0"#, r#","threadId":"0""#]
     {
-        town.say(
+        harness.send(
             alice,
             &format!(r#"{{"type":"send_message","recipientId":"3","message":"x"{none}}}"#),
         );
-        let (request, post) = town.asked();
+        let (request, post) = harness.next_post();
         assert_eq!(post.target, Target::NewThread { recipient: 3 });
-        town.fail(request, Failure::Unknown);
-        town.hears_error(alice, "unknown_outcome");
+        harness.fail(request, Failure::Unknown);
+        harness.assert_error(alice, "unknown_outcome");
     }
-    town.say(alice, r#"{"type":"send_message","recipientId":"3","message":"hi"}"#);
-    let (request, _) = town.asked();
-    town.store(request, 12, 2);
+    harness.send(alice, r#"{"type":"send_message","recipientId":"3","message":"hi"}"#);
+    let (request, _) = harness.next_post();
+    harness.store(request, 12, 2);
     let joined = r#"{"type":"thread_joined","threadId":12}"#;
     let message = r#"{"type":"message","threadId":12,"senderId":2,"recipientId":"3","message":"hi","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>"}"#;
-    town.hears(&[
+    harness.assert_received(&[
         (alice, joined),
         (tablet, joined),
         (bob, joined),
@@ -482,84 +493,84 @@ fn a_message_without_a_thread_joins_both_sides_to_the_thread_that_the_site_names
         (tablet, message),
         (bob, message),
     ]);
-    town.say(carol, r#"{"type":"online_users","threadId":12}"#);
-    town.hears(&[(carol, r#"{"type":"online_users","threadId":12,"userIds":[2,3]}"#)]);
+    harness.send(carol, r#"{"type":"online_users","threadId":12}"#);
+    harness.assert_received(&[(carol, r#"{"type":"online_users","threadId":12,"userIds":[2,3]}"#)]);
 }
 
 #[test]
-fn a_second_message_waits_for_the_first_in_its_thread_and_not_for_another_thread() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn messages_queue_per_thread_only() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     let send = |thread: &str, text: &str| {
         format!(r#"{{"type":"send_message","message":"{text}","threadId":{thread},"token":"t"}}"#)
     };
-    town.say(alice, &send("7", "one"));
-    town.say(alice, &send("\"7\"", "two"));
-    town.say(alice, &send("8", "three"));
-    let (one, post) = town.asked();
+    harness.send(alice, &send("7", "one"));
+    harness.send(alice, &send("\"7\"", "two"));
+    harness.send(alice, &send("8", "three"));
+    let (one, post) = harness.next_post();
     assert_eq!(&*post.text, "one");
-    let (three, post) = town.asked();
+    let (three, post) = harness.next_post();
     assert_eq!(&*post.text, "three");
-    assert_eq!(town.questions(), 0);
-    town.store(three, 8, 2);
-    assert_eq!(town.questions(), 0);
-    town.fail(one, Failure::NotParticipant);
-    let (_, post) = town.asked();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.store(three, 8, 2);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.fail(one, Failure::NotParticipant);
+    let (_, post) = harness.next_post();
     assert_eq!(&*post.text, "two");
 }
 
 #[test]
-fn new_threads_are_made_one_at_a_time_whoever_asks() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_as(1, "3");
-    town.say(alice, r#"{"type":"send_message","message":"one","recipientId":9,"token":"t"}"#);
-    town.say(bob, r#"{"type":"send_message","message":"two","recipientId":8,"token":"t"}"#);
-    let (one, _) = town.asked();
-    assert_eq!(town.questions(), 0);
-    town.fail(one, Failure::CannotWrite);
-    assert_eq!(&*town.asked().1.text, "two");
+fn new_threads_are_created_one_at_a_time() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(alice, r#"{"type":"send_message","message":"one","recipientId":9,"token":"t"}"#);
+    harness.send(bob, r#"{"type":"send_message","message":"two","recipientId":8,"token":"t"}"#);
+    let (one, _) = harness.next_post();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.fail(one, Failure::CannotWrite);
+    assert_eq!(&*harness.next_post().1.text, "two");
 }
 
 #[test]
-fn a_message_ends_its_senders_typing() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
-    town.say(alice, r#"{"type":"typing","threadId":7}"#);
-    town.say(alice, r#"{"type":"send_message","message":"x","threadId":7,"token":"t"}"#);
-    town.heard();
-    let (request, _) = town.asked();
-    town.store(request, 7, 2);
-    let heard = town.heard();
+fn sending_a_message_ends_typing() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, r#"{"type":"typing","threadId":7}"#);
+    harness.send(alice, r#"{"type":"send_message","message":"x","threadId":7,"token":"t"}"#);
+    harness.received();
+    let (request, _) = harness.next_post();
+    harness.store(request, 7, 2);
+    let heard = harness.received();
     assert_eq!(heard[0].1["typing"], false);
     assert_eq!(heard[1].1["type"], "message");
-    town.pass(60 * SECOND);
-    town.hears_nothing();
+    harness.advance(60 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn a_sender_who_has_left_gets_nothing_and_the_thread_gets_the_message() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
-    let bob = town.open_in(1, "3", "7");
-    town.say(
+fn message_of_a_departed_sender_still_reaches_the_thread() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    let bob = harness.open_in(1, "3", "7");
+    harness.send(
         alice,
         r#"{"type":"send_message","message":"bye","threadId":7,"token":"t","clientId":"c"}"#,
     );
-    town.close(alice);
-    let stranger = town.open(0);
-    let (request, _) = town.asked();
-    town.store(request, 7, 2);
-    let heard = town.heard();
+    harness.close(alice);
+    let stranger = harness.open(0);
+    let (request, _) = harness.next_post();
+    harness.store(request, 7, 2);
+    let heard = harness.received();
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert_eq!((heard[0].0, &heard[0].1["message"]), (bob, &"bye".into()));
     assert!(heard[0].1.get("clientId").is_none());
-    town.say(stranger, r#"{"type":"online_users","threadId":7}"#);
-    town.hears(&[(stranger, r#"{"type":"online_users","threadId":7,"userIds":[3]}"#)]);
+    harness.send(stranger, r#"{"type":"online_users","threadId":7}"#);
+    harness.assert_received(&[(stranger, r#"{"type":"online_users","threadId":7,"userIds":[3]}"#)]);
 }
 
 #[test]
-fn each_failure_has_its_code_and_says_what_to_do() {
+fn each_failure_has_an_error_code_and_advice() {
     let wait = |retry_after_s| Failure::SiteBusy { retry_after_s };
     let closed = |retry_after_s| Failure::SiteUnavailable { retry_after_s };
     for (failure, code) in [
@@ -581,13 +592,13 @@ fn each_failure_has_its_code_and_says_what_to_do() {
         (Failure::Unknown, "unknown_outcome"),
         (Failure::Unusable, "unknown_outcome"),
     ] {
-        let mut town = Town::default();
-        let alice = town.open_in(0, "2", "7");
-        town.open_in(1, "3", "7");
-        town.say(alice, r#"{"type":"send_message","message":"x","threadId":7,"clientId":5}"#);
-        let (request, _) = town.asked();
-        town.fail(request, failure);
-        let fault = town.hears_error(alice, code);
+        let mut harness = HubHarness::default();
+        let alice = harness.open_in(0, "2", "7");
+        harness.open_in(1, "3", "7");
+        harness.send(alice, r#"{"type":"send_message","message":"x","threadId":7,"clientId":5}"#);
+        let (request, _) = harness.next_post();
+        harness.fail(request, failure);
+        let fault = harness.assert_error(alice, code);
         assert_eq!(fault["replyTo"], "send_message");
         assert_eq!((&fault["threadId"], &fault["clientId"]), (&7.into(), &5.into()));
         if let Failure::SiteBusy { retry_after_s: Some(s) }
@@ -599,81 +610,81 @@ fn each_failure_has_its_code_and_says_what_to_do() {
 }
 
 #[test]
-fn too_many_messages_on_their_way_are_refused_at_once_and_disturb_no_other() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_as(1, "3");
+fn messages_over_the_in_flight_limit_are_refused() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
     let send = r#"{"type":"send_message","message":"x","threadId":7,"token":"t"}"#;
     for _ in 0..4 {
-        town.say(alice, send);
+        harness.send(alice, send);
     }
-    town.hears_nothing();
-    town.say(alice, send);
-    town.hears_error(alice, "overloaded");
-    town.say(bob, send);
-    town.say(bob, send);
-    town.hears_nothing();
-    town.say(bob, send);
-    town.hears_error(bob, "overloaded");
+    harness.assert_nothing_received();
+    harness.send(alice, send);
+    harness.assert_error(alice, "overloaded");
+    harness.send(bob, send);
+    harness.send(bob, send);
+    harness.assert_nothing_received();
+    harness.send(bob, send);
+    harness.assert_error(bob, "overloaded");
     for _ in 0..6 {
-        let (request, _) = town.asked();
-        town.store(request, 7, 2);
+        let (request, _) = harness.next_post();
+        harness.store(request, 7, 2);
     }
-    assert_eq!(town.questions(), 0);
-    let messages = town.heard().iter().filter(|(_, f)| f["type"] == "message").count();
+    assert_eq!(harness.pending_asks(), 0);
+    let messages = harness.received().iter().filter(|(_, f)| f["type"] == "message").count();
     assert_eq!(messages, 4 + 2 + 2, "alice hears six, bob, who joins with his first, two");
-    town.say(alice, send);
-    town.hears_nothing();
+    harness.send(alice, send);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn messages_on_their_way_are_bounded_in_bytes_too() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn in_flight_messages_are_bounded_in_bytes() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     let send = |bytes: usize| {
         format!(r#"{{"type":"send_message","threadId":7,"message":"{}"}}"#, "x".repeat(bytes))
     };
-    town.say(alice, &send(6_000));
-    town.say(alice, &send(4_001));
-    town.hears_error(alice, "overloaded");
-    town.say(alice, &send(4_000));
-    town.hears_nothing();
-    let (request, _) = town.asked();
-    town.fail(request, Failure::NotStored);
-    town.hears_error(alice, "not_stored");
-    town.say(alice, &send(6_000));
-    town.hears_nothing();
+    harness.send(alice, &send(6_000));
+    harness.send(alice, &send(4_001));
+    harness.assert_error(alice, "overloaded");
+    harness.send(alice, &send(4_000));
+    harness.assert_nothing_received();
+    let (request, _) = harness.next_post();
+    harness.fail(request, Failure::NotStored);
+    harness.assert_error(alice, "not_stored");
+    harness.send(alice, &send(6_000));
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn a_connection_that_takes_many_names_leaves_none_of_them_behind() {
-    let mut town = Town::default();
-    let conn = town.open(0);
+fn changing_users_repeatedly_leaves_no_users_behind() {
+    let mut harness = HubHarness::default();
+    let conn = harness.open(0);
     for name in 0..1_000 {
-        town.say(conn, &format!(r#"{{"type":"user_connected","userId":{name}}}"#));
+        harness.send(conn, &format!(r#"{{"type":"user_connected","userId":{name}}}"#));
     }
-    town.pass(Duration::ZERO);
-    town.heard();
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.hears(&[(conn, r#"{"type":"online_users","userIds":[999]}"#)]);
+    harness.advance(Duration::ZERO);
+    harness.received();
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[999]}"#)]);
 }
 
 #[test]
-fn a_server_that_stops_gives_every_message_its_outcome() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
+fn stop_gives_every_message_an_outcome() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
     for client_id in 1..=3 {
-        town.say(
+        harness.send(
             alice,
             &format!(
                 r#"{{"type":"send_message","message":"x","threadId":7,"clientId":{client_id}}}"#
             ),
         );
     }
-    town.hub.stop();
-    town.take_effects();
-    let outcomes: Vec<_> = town
-        .heard()
+    harness.hub.stop();
+    harness.take_effects();
+    let outcomes: Vec<_> = harness
+        .received()
         .iter()
         .map(|(_, frame)| (frame["clientId"].clone(), frame["code"].clone()))
         .collect();
@@ -685,41 +696,41 @@ fn a_server_that_stops_gives_every_message_its_outcome() {
             (1.into(), "unknown_outcome".into()),
         ]
     );
-    let (late, _) = town.asked();
-    town.store(late, 7, 2);
-    town.hears_nothing();
+    let (late, _) = harness.next_post();
+    harness.store(late, 7, 2);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn an_outcome_whose_connection_has_gone_goes_to_its_users_next_one() {
-    let mut town = Town::default();
-    let gone = town.open_in(0, "7", "41");
-    let other_device = town.open_as(1, "7");
-    let friend = town.open_in(2, "8", "41");
+fn outcome_goes_to_users_next_connection() {
+    let mut harness = HubHarness::default();
+    let gone = harness.open_in(0, "7", "41");
+    let other_device = harness.open_as(1, "7");
+    let friend = harness.open_in(2, "8", "41");
     for name in ["a", "b"] {
         let send = r#"{"type":"send_message","threadId":41,"message":"x","token":"t","clientId":"#;
-        town.say(gone, &format!("{send}\"{name}\"}}"));
+        harness.send(gone, &format!("{send}\"{name}\"}}"));
     }
-    let (first, _) = town.asked();
-    town.close(gone);
+    let (first, _) = harness.next_post();
+    harness.close(gone);
     // While nobody is there it is kept, and the thread hears it all the same.
-    town.fail(first, Failure::Unusable);
-    town.pass(Duration::from_millis(500));
-    let (look, _) = town.asked_look();
+    harness.fail(first, Failure::Unusable);
+    harness.advance(Duration::from_millis(500));
+    let (look, _) = harness.next_lookup();
     let other = LookupResult::Mismatch { thread: 41, sender: Id::number(7), message: 5 };
-    town.answer(look, Answer::LookupResult(other));
-    town.hears_nothing();
-    let (second, _) = town.asked();
-    let back = town.open(3);
-    town.hears_nothing();
-    town.say(back, r#"{"type":"user_connected","userId":"7"}"#);
-    let heard = town.heard();
+    harness.answer(look, Answer::LookupResult(other));
+    harness.assert_nothing_received();
+    let (second, _) = harness.next_post();
+    let back = harness.open(3);
+    harness.assert_nothing_received();
+    harness.send(back, r#"{"type":"user_connected","userId":"7"}"#);
+    let heard = harness.received();
     assert_eq!(heard.len(), 2, "{heard:?}");
     assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"a".into()));
     assert_eq!(heard[1].1["code"], "unknown_outcome");
     // From then on it is told at once, and once.
-    town.store(second, 41, 7);
-    let heard = town.heard();
+    harness.store(second, 41, 7);
+    let heard = harness.received();
     let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["type"] == "message").count();
     assert_eq!((of(back), of(friend), of(other_device)), (1, 1, 0), "{heard:?}");
     let own = heard.iter().find(|(to, f)| *to == back && f["type"] == "message");
@@ -727,60 +738,60 @@ fn an_outcome_whose_connection_has_gone_goes_to_its_users_next_one() {
 }
 
 #[test]
-fn an_outcome_is_kept_for_ten_minutes_and_for_nobody_else() {
-    let mut town = Town::default();
-    let gone = town.open_as(0, "7");
-    town.say(gone, r#"{"type":"send_message","threadId":41,"message":"x","token":"t"}"#);
-    let (request, _) = town.asked();
-    town.close(gone);
-    town.store(request, 41, 7);
-    town.open_as(1, "8");
-    let stranger = town.open(2);
-    town.say(stranger, r#"{"type":"user_connected","userId":9}"#);
-    assert!(town.heard().iter().all(|(_, frame)| frame["type"] == "user_connected"));
-    town.pass(Duration::from_secs(601));
-    town.heard();
-    let late = town.open(3);
-    town.say(late, r#"{"type":"user_connected","userId":7}"#);
-    assert!(town.heard().iter().all(|(_, frame)| frame["type"] == "user_connected"));
+fn outcome_is_kept_ten_minutes_for_its_user_only() {
+    let mut harness = HubHarness::default();
+    let gone = harness.open_as(0, "7");
+    harness.send(gone, r#"{"type":"send_message","threadId":41,"message":"x","token":"t"}"#);
+    let (request, _) = harness.next_post();
+    harness.close(gone);
+    harness.store(request, 41, 7);
+    harness.open_as(1, "8");
+    let stranger = harness.open(2);
+    harness.send(stranger, r#"{"type":"user_connected","userId":9}"#);
+    assert!(harness.received().iter().all(|(_, frame)| frame["type"] == "user_connected"));
+    harness.advance(Duration::from_secs(601));
+    harness.received();
+    let late = harness.open(3);
+    harness.send(late, r#"{"type":"user_connected","userId":7}"#);
+    assert!(harness.received().iter().all(|(_, frame)| frame["type"] == "user_connected"));
 }
 
 #[test]
-fn more_threads_than_the_server_keeps_are_not_joined_and_those_that_are_heard_are() {
-    let mut town = Town::new(Settings { threads: 2, ..settings() });
-    let (alice, bob) = (town.open_as(0, "2"), town.open_as(1, "3"));
-    town.heard();
-    town.say(alice, r#"{"type":"join_thread","threadId":12}"#);
-    town.say(alice, r#"{"type":"join_thread","threadId":13}"#);
-    town.heard();
-    town.say(bob, r#"{"type":"join_thread","threadId":14,"clientId":"c"}"#);
-    let fault = town.hears_error(bob, "overloaded");
+fn thread_limit_refuses_new_joins_and_keeps_existing() {
+    let mut harness = HubHarness::new(Settings { threads: 2, ..settings() });
+    let (alice, bob) = (harness.open_as(0, "2"), harness.open_as(1, "3"));
+    harness.received();
+    harness.send(alice, r#"{"type":"join_thread","threadId":12}"#);
+    harness.send(alice, r#"{"type":"join_thread","threadId":13}"#);
+    harness.received();
+    harness.send(bob, r#"{"type":"join_thread","threadId":14,"clientId":"c"}"#);
+    let fault = harness.assert_error(bob, "overloaded");
     assert_eq!((&fault["threadId"], &fault["clientId"]), (&json!(14), &json!("c")), "{fault}");
-    town.say(bob, r#"{"type":"join_thread","threadId":13}"#);
-    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":13}"#)]);
-    town.say(alice, r#"{"type":"leave_thread","threadId":12}"#);
-    town.heard();
-    town.say(bob, r#"{"type":"join_thread","threadId":14}"#);
-    town.hears(&[(bob, r#"{"type":"thread_joined","threadId":14}"#)]);
+    harness.send(bob, r#"{"type":"join_thread","threadId":13}"#);
+    harness.assert_received(&[(bob, r#"{"type":"thread_joined","threadId":13}"#)]);
+    harness.send(alice, r#"{"type":"leave_thread","threadId":12}"#);
+    harness.received();
+    harness.send(bob, r#"{"type":"join_thread","threadId":14}"#);
+    harness.assert_received(&[(bob, r#"{"type":"thread_joined","threadId":14}"#)]);
 }
 
 #[test]
-fn a_frame_too_many_is_not_heard_and_its_sender_learns_which() {
-    let mut town = Town::new(settings());
-    let alice = town.open_as(0, "2");
-    town.heard();
+fn rate_limited_frame_is_refused_with_its_client_id() {
+    let mut harness = HubHarness::new(settings());
+    let alice = harness.open_as(0, "2");
+    harness.received();
     let text = r#"{"type":"send_message","threadId":12,"message":"x","token":"t","clientId":"c"}"#;
-    town.handle(Input::RateLimited { conn: alice, text: Some(text) });
-    let fault = town.hears_error(alice, "rate_limited");
+    harness.handle(Input::RateLimited { conn: alice, text: Some(text) });
+    let fault = harness.assert_error(alice, "rate_limited");
     assert_eq!(fault["replyTo"], "send_message");
     assert_eq!((&fault["threadId"], &fault["clientId"]), (&json!(12), &json!("c")));
-    assert_eq!(town.questions(), 0, "nothing was sent");
-    town.handle(Input::RateLimited { conn: alice, text: None });
-    town.hears_error(alice, "rate_limited");
+    assert_eq!(harness.pending_asks(), 0, "nothing was sent");
+    harness.handle(Input::RateLimited { conn: alice, text: None });
+    harness.assert_error(alice, "rate_limited");
 }
 
 #[test]
-fn of_a_flood_of_arrivals_everyone_hears_all_in_a_few_pieces_that_are_not_too_large() {
+fn mass_arrivals_are_announced_in_bounded_batches() {
     const CROWD: u32 = 1_000;
     let mut hub = Hub::new(settings());
     let mut now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
@@ -794,7 +805,7 @@ fn of_a_flood_of_arrivals_everyone_hears_all_in_a_few_pieces_that_are_not_too_la
             if let Effect::Spread { to, frame, droppable: true } = effect {
                 pieces += 1;
                 largest = largest.max(frame.len());
-                let told = town::frames::frames(&frame).len();
+                let told = harness::frames::frames(&frame).len();
                 hub.receivers(to).iter().for_each(|conn| heard[conn.slot as usize] += told);
             }
         }

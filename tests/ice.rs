@@ -6,11 +6,11 @@
 mod client;
 #[path = "support/files.rs"]
 mod files;
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/server.rs"]
 mod server;
 mod support;
-#[path = "support/town.rs"]
-mod town;
 
 use std::fs;
 use std::process::Output;
@@ -20,10 +20,10 @@ use buddyline::hub::interface::Settings;
 use buddyline::protocol::ice::{IceServers, TurnServers};
 use client::Client;
 use files::SecretFile;
+use harness::{HubHarness, settings, verified};
 use serde_json::{Value, json};
 use server::{Server, binary};
 use support::site::Site;
-use town::{Town, settings, verified};
 
 const ASK: &str = r#"{"type":"ice_servers","clientId":"i-1"}"#;
 const SECRET: &str = "a secret of the tests, which is long";
@@ -48,107 +48,108 @@ fn name_in(frame: &Value) -> &str {
 }
 
 #[test]
-fn who_asks_gets_a_credential_of_their_own_and_nobody_else_hears_of_it() {
-    let mut town = Town::new(with_servers(settings()));
-    let seven = town.open_as(0, "7");
-    let same = town.open_as(1, "\"7\"");
-    let alice = town.open_as(2, "\"alice\"");
-    town.say(seven, ASK);
-    let heard = town.heard();
+fn ice_request_gets_its_own_credential_privately() {
+    let mut harness = HubHarness::new(with_servers(settings()));
+    let seven = harness.open_as(0, "7");
+    let same = harness.open_as(1, "\"7\"");
+    let alice = harness.open_as(2, "\"alice\"");
+    harness.send(seven, ASK);
+    let heard = harness.received();
     assert_eq!(heard.len(), 1, "{heard:?}");
     let (to, frame) = &heard[0];
     assert_eq!((*to, &frame["type"]), (seven, &json!("ice_servers")));
     assert_eq!((&frame["clientId"], &frame["ttl"]), (&json!("i-1"), &json!(60)));
-    assert_eq!(name_in(frame), format!("{}:7", town.now.unix_s + 60));
+    assert_eq!(name_in(frame), format!("{}:7", harness.now.unix_s + 60));
     let first = frame["iceServers"].clone();
-    town.say(same, r#"{"type":"ice_servers"}"#);
-    let (to, frame) = town.heard().remove(0);
+    harness.send(same, r#"{"type":"ice_servers"}"#);
+    let (to, frame) = harness.received().remove(0);
     assert_eq!((to, &frame["iceServers"]), (same, &first), "it is one user in one second");
     assert!(frame.get("clientId").is_none());
-    town.say(alice, ASK);
-    let frame = town.heard().remove(0).1;
-    assert_eq!(name_in(&frame), format!("{}:alice", town.now.unix_s + 60));
-    town.pass(Duration::from_secs(5));
-    town.say(seven, ASK);
-    let frame = town.heard().remove(0).1;
-    assert_eq!(name_in(&frame), format!("{}:7", town.now.unix_s + 60), "time has passed");
+    harness.send(alice, ASK);
+    let frame = harness.received().remove(0).1;
+    assert_eq!(name_in(&frame), format!("{}:alice", harness.now.unix_s + 60));
+    harness.advance(Duration::from_secs(5));
+    harness.send(seven, ASK);
+    let frame = harness.received().remove(0).1;
+    assert_eq!(name_in(&frame), format!("{}:7", harness.now.unix_s + 60), "time has passed");
 }
 
 #[test]
-fn without_servers_the_list_is_empty() {
-    let mut town = Town::default();
-    let seven = town.open_as(0, "7");
-    town.say(seven, ASK);
-    town.hears(&[(seven, r#"{"type":"ice_servers","iceServers":[],"clientId":"i-1"}"#)]);
+fn ice_list_is_empty_without_servers() {
+    let mut harness = HubHarness::default();
+    let seven = harness.open_as(0, "7");
+    harness.send(seven, ASK);
+    harness
+        .assert_received(&[(seven, r#"{"type":"ice_servers","iceServers":[],"clientId":"i-1"}"#)]);
 }
 
 #[test]
-fn a_connection_that_has_not_said_who_it_is_gets_nothing() {
-    let mut town = Town::new(with_servers(settings()));
-    let stranger = town.open(0);
-    town.say(stranger, ASK);
-    let frame = town.hears_error(stranger, "not_identified");
+fn anonymous_connection_gets_no_ice_servers() {
+    let mut harness = HubHarness::new(with_servers(settings()));
+    let stranger = harness.open(0);
+    harness.send(stranger, ASK);
+    let frame = harness.assert_error(stranger, "not_identified");
     assert_eq!((&frame["replyTo"], &frame["clientId"]), (&json!("ice_servers"), &json!("i-1")));
 }
 
 #[test]
-fn on_a_verified_server_only_who_is_proven_gets_a_credential_and_it_is_the_proven_users() {
-    let mut town = Town::new(with_servers(verified()));
-    let stranger = town.open(0);
-    town.say(stranger, ASK);
-    town.hears_error(stranger, "token_required");
+fn verified_server_issues_turn_credential_to_proven_user() {
+    let mut harness = HubHarness::new(with_servers(verified()));
+    let stranger = harness.open(0);
+    harness.send(stranger, ASK);
+    harness.assert_error(stranger, "token_required");
     // A claim is no proof.
-    town.say(stranger, r#"{"type":"user_connected","userId":7}"#);
-    town.hears_error(stranger, "token_required");
-    town.say(stranger, ASK);
-    town.hears_error(stranger, "token_required");
+    harness.send(stranger, r#"{"type":"user_connected","userId":7}"#);
+    harness.assert_error(stranger, "token_required");
+    harness.send(stranger, ASK);
+    harness.assert_error(stranger, "token_required");
 
-    let conn = town.open_with(1, "token");
-    let (request, _) = town.asked_proof();
-    town.say(conn, ASK);
-    town.hears_nothing();
-    let expires_s = town.now.unix_s + 10;
-    town.prove(request, 7, Some(expires_s));
-    let heard = town.heard();
+    let conn = harness.open_with(1, "token");
+    let (request, _) = harness.next_proof();
+    harness.send(conn, ASK);
+    harness.assert_nothing_received();
+    let expires_s = harness.now.unix_s + 10;
+    harness.prove(request, 7, Some(expires_s));
+    let heard = harness.received();
     let [(_, arrival), (to, frame)] = &heard[..] else { panic!("{heard:?}") };
     assert_eq!((&arrival["type"], *to), (&json!("user_connected"), conn));
-    assert_eq!(name_in(frame), format!("{}:7", town.now.unix_s + 60));
+    assert_eq!(name_in(frame), format!("{}:7", harness.now.unix_s + 60));
 
-    town.pass(Duration::from_secs(10));
-    town.hears_error(conn, "token_expired");
-    town.say(conn, ASK);
-    town.hears_error(conn, "token_expired");
+    harness.advance(Duration::from_secs(10));
+    harness.assert_error(conn, "token_expired");
+    harness.send(conn, ASK);
+    harness.assert_error(conn, "token_expired");
 }
 
 #[test]
-fn while_a_token_is_refused_its_frames_get_no_credential() {
+fn refused_token_gets_no_turn_credential() {
     use buddyline::hub::interface::{Answer, Failure};
-    let mut town = Town::new(with_servers(verified()));
-    let conn = town.open_with(0, "token");
-    let (request, _) = town.asked_proof();
-    town.say(conn, ASK);
-    town.answer(request, Answer::Failed(Failure::TokenRefused));
-    let heard = town.heard();
+    let mut harness = HubHarness::new(with_servers(verified()));
+    let conn = harness.open_with(0, "token");
+    let (request, _) = harness.next_proof();
+    harness.send(conn, ASK);
+    harness.answer(request, Answer::Failed(Failure::TokenRefused));
+    let heard = harness.received();
     let codes: Vec<_> = heard.iter().map(|(_, frame)| frame["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["token_refused", "token_required"]);
 }
 
 #[test]
-fn other_settings_are_told_from_the_next_answer_on() {
-    let mut town = Town::new(settings());
-    let seven = town.open_as(0, "7");
-    town.hub.set_settings(with_servers(settings()));
-    town.say(seven, ASK);
-    name_in(&town.heard()[0].1);
+fn changed_ice_settings_apply_to_the_next_answer() {
+    let mut harness = HubHarness::new(settings());
+    let seven = harness.open_as(0, "7");
+    harness.hub.set_settings(with_servers(settings()));
+    harness.send(seven, ASK);
+    name_in(&harness.received()[0].1);
 }
 
 fn asked(client: &mut Client) -> Value {
-    client.say(&json!({ "type": "ice_servers" }));
+    client.send(&json!({ "type": "ice_servers" }));
     client.expect(|frame| frame["type"] == "ice_servers")
 }
 
 #[test]
-fn a_reload_brings_other_servers_and_another_secret_and_bad_ones_change_nothing() {
+fn reload_replaces_ice_servers_and_ignores_bad_ones() {
     let secret = SecretFile::with(&[SECRET]);
     let path = std::env::temp_dir().join(format!("buddyline-ice-{}", std::process::id()));
     let site = Site::start();
@@ -192,7 +193,7 @@ fn a_reload_brings_other_servers_and_another_secret_and_bad_ones_change_nothing(
 }
 
 #[test]
-fn systemd_may_hand_the_secret_over_and_an_empty_line_is_none() {
+fn turn_secret_is_read_from_systemd_credential() {
     let folder = std::env::temp_dir().join(format!("buddyline-ice-keys-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("turn-secret"), SECRET).unwrap();
@@ -205,17 +206,17 @@ fn systemd_may_hand_the_secret_over_and_an_empty_line_is_none() {
         Server::launch(command, 1)
     };
     let server = start(&["--trust", "open", "--turn-url", "turn:b"]);
-    let frame = asked(&mut Client::of_user(server.address(), 7));
+    let frame = asked(&mut Client::as_user(server.address(), 7));
     assert_eq!(frame["iceServers"][0]["urls"], json!(["turn:b"]));
     fs::write(folder.join("turn-secret"), "\n").unwrap();
     let server = start(&[]);
-    let frame = asked(&mut Client::of_user(server.address(), 7));
+    let frame = asked(&mut Client::as_user(server.address(), 7));
     assert_eq!(frame["iceServers"], json!([]));
     fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
-fn open_trust_is_warned_of_when_it_gives_credentials_to_everyone() {
+fn open_trust_with_turn_logs_a_warning() {
     let secret = SecretFile::with(&[SECRET]);
     let turn = ["--turn-url", "turn:b", "--turn-secret-file", secret.path()];
     let server = Server::start(&[&turn[..], &["--trust", "open"]].concat());
@@ -223,7 +224,7 @@ fn open_trust_is_warned_of_when_it_gives_credentials_to_everyone() {
         lines.iter().any(|line| line.contains("WARN") && line.contains("TURN server"))
     };
     server.wait_for_log(|lines| warned(lines));
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     let frame = asked(&mut seven);
     assert!(frame["iceServers"][0]["username"].as_str().unwrap().ends_with(":7"), "{frame}");
 
@@ -235,7 +236,7 @@ fn open_trust_is_warned_of_when_it_gives_credentials_to_everyone() {
 }
 
 #[test]
-fn check_config_lists_the_servers_and_names_what_is_wrong_without_the_secret() {
+fn check_config_reports_ice_servers_without_the_secret() {
     let secret = SecretFile::with(&["s3cret"]);
     let check = |arguments: &[&str]| {
         let mut command = binary();
@@ -260,11 +261,11 @@ fn check_config_lists_the_servers_and_names_what_is_wrong_without_the_secret() {
 }
 
 #[test]
-fn frames_that_ask_for_servers_are_limited_as_all_are() {
+fn ice_requests_are_rate_limited() {
     let server = Server::start(&["--max-frames-burst", "3", "--max-frames-per-second", "1"]);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     for _ in 0..3 {
-        seven.say(&json!({ "type": "ice_servers" }));
+        seven.send(&json!({ "type": "ice_servers" }));
     }
     assert_eq!(seven.expect_error("rate_limited")["replyTo"], "ice_servers");
 }

@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::time::Duration;
 
 use buddyline::config::PresenceScope;
 use buddyline::hub::interface::{ConnId, Failure, HeldFrameLimits, Settings};
+use harness::{HubHarness, verified};
 use serde_json::json;
-use town::{Town, verified};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn town() -> Town {
-    Town::new(verified())
+fn harness() -> HubHarness {
+    HubHarness::new(verified())
 }
 
 const DOWN: Failure = Failure::SiteUnavailable { retry_after_s: None };
@@ -27,69 +27,69 @@ fn claim(user: u64, token: &str) -> String {
 const JOIN: &str = r#"{"type":"join_thread","threadId":41}"#;
 
 #[test]
-fn a_token_from_the_handshake_proves_who_a_connection_is() {
-    let mut town = town();
-    let conn = town.open_with(0, "secret");
-    town.hears_nothing();
-    let (request, credential) = town.asked_proof();
+fn handshake_token_identifies_the_connection() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "secret");
+    harness.assert_nothing_received();
+    let (request, credential) = harness.next_proof();
     assert_eq!(credential.secret(), "secret");
-    town.prove(request, 7, None);
-    town.hears(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
+    harness.prove(request, 7, None);
+    harness.assert_received(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
 }
 
 #[test]
-fn a_token_in_user_connected_proves_its_claim_and_the_claims_form_is_kept() {
-    let mut town = town();
-    let other = town.open_proven(0, 3);
-    let conn = town.open(1);
-    town.say(conn, r#"{"type":"user_connected","userId":"7","token":"t","clientId":"c1"}"#);
-    town.hears_nothing();
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears(&[
+fn user_connected_token_proves_claim_and_keeps_id_form() {
+    let mut harness = harness();
+    let other = harness.open_proven(0, 3);
+    let conn = harness.open(1);
+    harness.send(conn, r#"{"type":"user_connected","userId":"7","token":"t","clientId":"c1"}"#);
+    harness.assert_nothing_received();
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_received(&[
         (other, r#"{"type":"user_connected","userId":"7"}"#),
         (conn, r#"{"type":"user_connected","userId":"7","clientId":"c1"}"#),
     ]);
 }
 
 #[test]
-fn one_token_on_a_thousand_connections_asks_the_site_once() {
-    let mut town = town();
-    let conns: Vec<ConnId> = (0..1000).map(|slot| town.open_with(slot, "shared")).collect();
-    let (request, _) = town.asked_proof();
-    assert_eq!(town.questions(), 0);
-    town.prove(request, 7, None);
-    assert_eq!(town.questions(), 0);
-    let heard = town.heard();
+fn thousand_connections_with_one_token_cause_one_query() {
+    let mut harness = harness();
+    let conns: Vec<ConnId> = (0..1000).map(|slot| harness.open_with(slot, "shared")).collect();
+    let (request, _) = harness.next_proof();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.prove(request, 7, None);
+    assert_eq!(harness.pending_asks(), 0);
+    let heard = harness.received();
     for conn in conns {
         assert!(heard.iter().any(|(to, frame)| *to == conn && frame["userId"] == 7));
     }
     // And not again while the answer holds, whoever is there.
-    let late = town.open_with(1000, "shared");
-    town.hears(&[(late, r#"{"type":"user_connected","userId":7}"#)]);
+    let late = harness.open_with(1000, "shared");
+    harness.assert_received(&[(late, r#"{"type":"user_connected","userId":7}"#)]);
 }
 
 #[test]
-fn a_proof_is_remembered_for_ten_minutes_after_its_last_connection() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
-    town.close(conn);
-    town.pass(599 * SECOND);
-    let again = town.open_with(0, "token-of-7");
-    assert_eq!(town.questions(), 0);
-    town.close(again);
-    town.pass(2 * SECOND);
-    town.open_with(0, "token-of-7");
-    town.asked_proof();
+fn proof_is_cached_ten_minutes_after_last_connection() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
+    harness.close(conn);
+    harness.advance(599 * SECOND);
+    let again = harness.open_with(0, "token-of-7");
+    assert_eq!(harness.pending_asks(), 0);
+    harness.close(again);
+    harness.advance(2 * SECOND);
+    harness.open_with(0, "token-of-7");
+    harness.next_proof();
 }
 
 #[test]
-fn who_claims_without_a_token_stays_nobody_and_nobody_hears_of_it() {
-    let mut town = town();
-    let other = town.open_proven(0, 3);
-    let conn = town.open(1);
-    town.say(conn, r#"{"type":"user_connected","userId":3}"#);
-    town.hears_error(conn, "token_required");
+fn claim_without_token_stays_anonymous_and_unannounced() {
+    let mut harness = harness();
+    let other = harness.open_proven(0, 3);
+    let conn = harness.open(1);
+    harness.send(conn, r#"{"type":"user_connected","userId":3}"#);
+    harness.assert_error(conn, "token_required");
     for text in [
         JOIN,
         r#"{"type":"typing","threadId":41}"#,
@@ -98,214 +98,214 @@ fn who_claims_without_a_token_stays_nobody_and_nobody_hears_of_it() {
         r#"{"type":"call_initiated","senderId":3,"recipientId":7,"threadId":41}"#,
         r#"{"type":"offer","offer":"o","senderId":3,"recipientId":7,"threadId":41}"#,
     ] {
-        town.say(conn, text);
-        town.hears_error(conn, "token_required");
+        harness.send(conn, text);
+        harness.assert_error(conn, "token_required");
     }
-    assert_eq!(town.questions(), 0);
-    town.say(conn, r#"{"type":"ping"}"#);
-    town.hears(&[(conn, r#"{"type":"pong"}"#)]);
-    town.close(other);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.send(conn, r#"{"type":"ping"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"pong"}"#)]);
+    harness.close(other);
 }
 
 #[test]
-fn a_user_id_that_is_not_the_tokens_user_changes_nothing() {
-    let mut town = town();
-    let bystander = town.open_proven(0, 3);
-    let conn = town.open(1);
-    town.say(conn, &claim(3, "mallorys"));
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears_error(conn, "identity_mismatch");
-    town.say(conn, JOIN);
-    town.hears_error(conn, "token_required");
+fn claim_that_mismatches_the_token_changes_nothing() {
+    let mut harness = harness();
+    let bystander = harness.open_proven(0, 3);
+    let conn = harness.open(1);
+    harness.send(conn, &claim(3, "mallorys"));
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_error(conn, "identity_mismatch");
+    harness.send(conn, JOIN);
+    harness.assert_error(conn, "token_required");
     // Nor for who is proven.
-    let proven = town.open_proven(2, 7);
-    town.say(proven, r#"{"type":"user_connected","userId":3}"#);
-    town.hears_error(proven, "identity_mismatch");
-    town.say(proven, &claim(3, "mallorys"));
-    town.hears_error(proven, "identity_mismatch");
-    town.say(proven, r#"{"type":"user_connected","userId":"7"}"#);
-    town.hears(&[(proven, r#"{"type":"user_connected","userId":"7"}"#)]);
-    town.close(bystander);
+    let proven = harness.open_proven(2, 7);
+    harness.send(proven, r#"{"type":"user_connected","userId":3}"#);
+    harness.assert_error(proven, "identity_mismatch");
+    harness.send(proven, &claim(3, "mallorys"));
+    harness.assert_error(proven, "identity_mismatch");
+    harness.send(proven, r#"{"type":"user_connected","userId":"7"}"#);
+    harness.assert_received(&[(proven, r#"{"type":"user_connected","userId":"7"}"#)]);
+    harness.close(bystander);
 }
 
 #[test]
-fn a_refused_token_is_told_why_and_three_end_the_connection() {
+fn refused_token_gets_reason_and_third_closes() {
     for (failure, code) in [
         (Failure::TokenRefused, "token_refused"),
         (Failure::TokenExpired, "token_expired"),
         (Failure::Suspended, "suspended"),
     ] {
-        let mut town = town();
-        let conn = town.open_with(0, "first");
+        let mut harness = harness();
+        let conn = harness.open_with(0, "first");
         for token in ["second", "third"] {
-            let (request, _) = town.asked_proof();
-            town.fail(request, failure);
-            town.hears_error(conn, code);
-            assert_eq!(town.closed(), []);
-            town.say(conn, &claim(7, token));
+            let (request, _) = harness.next_proof();
+            harness.fail(request, failure);
+            harness.assert_error(conn, code);
+            assert_eq!(harness.closed(), []);
+            harness.send(conn, &claim(7, token));
         }
-        let (request, _) = town.asked_proof();
-        town.fail(request, failure);
-        town.hears_error(conn, code);
-        assert_eq!(town.closed(), [(conn, 4401)]);
+        let (request, _) = harness.next_proof();
+        harness.fail(request, failure);
+        harness.assert_error(conn, code);
+        assert_eq!(harness.closed(), [(conn, 4401)]);
     }
 }
 
 #[test]
-fn a_refusal_is_remembered_for_a_minute() {
-    let mut town = town();
-    let conn = town.open_with(0, "forged");
-    let (request, _) = town.asked_proof();
-    town.fail(request, Failure::TokenRefused);
-    town.hears_error(conn, "token_refused");
-    let again = town.open_with(1, "forged");
-    town.hears_error(again, "token_refused");
-    assert_eq!(town.questions(), 0);
-    town.pass(61 * SECOND);
-    town.heard();
-    town.open_with(2, "forged");
-    town.asked_proof();
+fn token_refusal_is_cached_for_a_minute() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "forged");
+    let (request, _) = harness.next_proof();
+    harness.fail(request, Failure::TokenRefused);
+    harness.assert_error(conn, "token_refused");
+    let again = harness.open_with(1, "forged");
+    harness.assert_error(again, "token_refused");
+    assert_eq!(harness.pending_asks(), 0);
+    harness.advance(61 * SECOND);
+    harness.received();
+    harness.open_with(2, "forged");
+    harness.next_proof();
 }
 
 #[test]
-fn what_is_said_while_the_proof_is_out_waits_in_order() {
-    let mut town = town();
-    let conn = town.open_with(0, "t");
-    town.say(conn, JOIN);
-    town.say(conn, r#"{"type":"typing","threadId":41}"#);
-    town.say(conn, r#"{"type":"ping"}"#);
-    town.hears(&[(conn, r#"{"type":"pong"}"#)]);
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
-    let (request, thread, secret) = town.asked_list();
+fn frames_during_pending_proof_are_held_in_order() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "t");
+    harness.send(conn, JOIN);
+    harness.send(conn, r#"{"type":"typing","threadId":41}"#);
+    harness.send(conn, r#"{"type":"ping"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"pong"}"#)]);
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_received(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
+    let (request, thread, secret) = harness.next_list();
     assert_eq!((thread, secret.as_str()), (41, "t"));
-    town.list(request, &[7, 8]);
-    town.hears(&[
+    harness.list(request, &[7, 8]);
+    harness.assert_received(&[
         (conn, r#"{"type":"thread_joined","threadId":41}"#),
         (conn, r#"{"type":"typing","threadId":41,"userId":7,"typing":true}"#),
     ]);
 }
 
 #[test]
-fn what_waits_is_bounded_and_the_rest_is_told() {
-    let mut town = town();
-    let conn = town.open_with(0, "t");
+fn held_frames_are_bounded_and_excess_is_refused() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "t");
     for _ in 0..8 {
-        town.say(conn, JOIN);
+        harness.send(conn, JOIN);
     }
-    town.hears_nothing();
-    town.say(conn, JOIN);
-    town.hears_error(conn, "overloaded");
+    harness.assert_nothing_received();
+    harness.send(conn, JOIN);
+    harness.assert_error(conn, "overloaded");
     // Once heard out, there is room again; and what a gone connection has said makes room.
-    town.close(conn);
-    let conn = town.open_with(0, "u");
+    harness.close(conn);
+    let conn = harness.open_with(0, "u");
     for _ in 0..8 {
-        town.say(conn, JOIN);
+        harness.send(conn, JOIN);
     }
-    town.hears_nothing();
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn a_site_that_does_not_answer_leaves_nobody_refused_and_is_asked_again() {
-    let mut town = town();
-    let conn = town.open_with(0, "t");
-    let (request, _) = town.asked_proof();
-    town.fail(request, DOWN);
-    town.hears_error(conn, "site_unavailable");
+fn unanswered_proof_refuses_nobody_and_is_retried() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "t");
+    let (request, _) = harness.next_proof();
+    harness.fail(request, DOWN);
+    harness.assert_error(conn, "site_unavailable");
     // Not at once, though.
-    town.say(conn, r#"{"type":"user_connected","userId":7}"#);
-    town.hears_error(conn, "site_unavailable");
-    assert_eq!(town.questions(), 0);
-    town.pass(6 * SECOND);
-    town.say(conn, r#"{"type":"online_users"}"#);
-    let (request, credential) = town.asked_proof();
+    harness.send(conn, r#"{"type":"user_connected","userId":7}"#);
+    harness.assert_error(conn, "site_unavailable");
+    assert_eq!(harness.pending_asks(), 0);
+    harness.advance(6 * SECOND);
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    let (request, credential) = harness.next_proof();
     assert_eq!(credential.secret(), "t");
-    town.prove(request, 7, None);
-    town.hears(&[
+    harness.prove(request, 7, None);
+    harness.assert_received(&[
         (conn, r#"{"type":"user_connected","userId":7}"#),
         (conn, r#"{"type":"online_users","userIds":[7]}"#),
     ]);
 }
 
 #[test]
-fn a_site_that_is_down_makes_nobody_anonymous_who_is_proven() {
-    let mut town = town();
-    let conn = town.open_member(0, 7, 41, &[7]);
-    town.pass(601 * SECOND);
+fn site_outage_keeps_proven_connections_proven() {
+    let mut harness = harness();
+    let conn = harness.open_member(0, 7, 41, &[7]);
+    harness.advance(601 * SECOND);
     // Nothing says when this token ends: the site is asked again, and nobody waits for that.
-    let (request, _) = town.asked_proof();
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
-    town.fail(request, DOWN);
-    town.hears_nothing();
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
-    town.pass(6 * SECOND);
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.heard();
-    town.asked_proof();
+    let (request, _) = harness.next_proof();
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
+    harness.fail(request, DOWN);
+    harness.assert_nothing_received();
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
+    harness.advance(6 * SECOND);
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.received();
+    harness.next_proof();
 }
 
 #[test]
-fn a_deleted_users_connections_end_when_the_site_says_so() {
-    let mut town = town();
-    let one = town.open_proven(0, 7);
-    let two = town.open_proven(1, 7);
-    let other = town.open_proven(2, 8);
-    town.pass(601 * SECOND);
-    town.say(one, r#"{"type":"online_users"}"#);
-    town.heard();
-    let (request, _) = town.asked_proof();
-    town.fail(request, Failure::TokenRefused);
-    let heard = town.heard();
+fn deleted_users_connections_close_on_site_verdict() {
+    let mut harness = harness();
+    let one = harness.open_proven(0, 7);
+    let two = harness.open_proven(1, 7);
+    let other = harness.open_proven(2, 8);
+    harness.advance(601 * SECOND);
+    harness.send(one, r#"{"type":"online_users"}"#);
+    harness.received();
+    let (request, _) = harness.next_proof();
+    harness.fail(request, Failure::TokenRefused);
+    let heard = harness.received();
     assert!(heard.iter().all(|(_, frame)| frame["code"] == "token_refused"), "{heard:?}");
     assert_eq!(heard.len(), 2);
-    assert_eq!(town.closed(), [(one, 4401), (two, 4401)]);
-    town.say(other, r#"{"type":"ping"}"#);
-    town.hears(&[(other, r#"{"type":"pong"}"#)]);
+    assert_eq!(harness.closed(), [(one, 4401), (two, 4401)]);
+    harness.send(other, r#"{"type":"ping"}"#);
+    harness.assert_received(&[(other, r#"{"type":"pong"}"#)]);
 }
 
 #[test]
-fn who_proves_nothing_is_closed_after_a_time_that_does_not_run_while_the_site_thinks() {
-    let mut town = town();
-    let silent = town.open(0);
-    let pending = town.open_with(1, "slow");
-    let refused = town.open_with(2, "forged");
-    let (slow, _) = town.asked_proof();
-    let (forged, _) = town.asked_proof();
-    town.pass(10 * SECOND);
-    town.fail(forged, Failure::TokenRefused);
-    town.hears_error(refused, "token_refused");
-    town.pass(21 * SECOND);
-    town.hears_error(silent, "token_required");
-    assert_eq!(town.closed(), [(silent, 1008)]);
-    town.pass(10 * SECOND);
-    town.hears_error(refused, "token_required");
-    assert_eq!(town.closed(), [(refused, 4401)]);
-    town.pass(200 * SECOND);
-    town.prove(slow, 7, None);
-    town.hears(&[(pending, r#"{"type":"user_connected","userId":7}"#)]);
-    town.pass(3600 * SECOND);
-    assert_eq!(town.closed(), []);
+fn anonymous_timeout_pauses_while_a_proof_is_pending() {
+    let mut harness = harness();
+    let silent = harness.open(0);
+    let pending = harness.open_with(1, "slow");
+    let refused = harness.open_with(2, "forged");
+    let (slow, _) = harness.next_proof();
+    let (forged, _) = harness.next_proof();
+    harness.advance(10 * SECOND);
+    harness.fail(forged, Failure::TokenRefused);
+    harness.assert_error(refused, "token_refused");
+    harness.advance(21 * SECOND);
+    harness.assert_error(silent, "token_required");
+    assert_eq!(harness.closed(), [(silent, 1008)]);
+    harness.advance(10 * SECOND);
+    harness.assert_error(refused, "token_required");
+    assert_eq!(harness.closed(), [(refused, 4401)]);
+    harness.advance(200 * SECOND);
+    harness.prove(slow, 7, None);
+    harness.assert_received(&[(pending, r#"{"type":"user_connected","userId":7}"#)]);
+    harness.advance(3600 * SECOND);
+    assert_eq!(harness.closed(), []);
 }
 
 #[test]
-fn a_token_that_expires_has_a_minute_to_be_renewed() {
-    let mut town = town();
-    let (now, soon) = (town.now.unix_s, town.now.unix_s + 100);
-    let conn = town.open_with(0, "old");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, Some(soon));
-    town.say(conn, JOIN);
-    let (request, ..) = town.asked_list();
-    town.list(request, &[7, 8]);
-    let friend = town.open_member(1, 8, 41, &[7, 8]);
-    town.heard();
+fn expired_token_has_a_minute_to_be_renewed() {
+    let mut harness = harness();
+    let (now, soon) = (harness.now.unix_s, harness.now.unix_s + 100);
+    let conn = harness.open_with(0, "old");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, Some(soon));
+    harness.send(conn, JOIN);
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7, 8]);
+    let friend = harness.open_member(1, 8, 41, &[7, 8]);
+    harness.received();
 
-    town.pass(100 * SECOND);
-    town.hears_error(conn, "token_expired");
+    harness.advance(100 * SECOND);
+    harness.assert_error(conn, "token_expired");
     for text in [
         JOIN,
         r#"{"type":"typing","threadId":41}"#,
@@ -313,395 +313,398 @@ fn a_token_that_expires_has_a_minute_to_be_renewed() {
         r#"{"type":"user_connected","userId":7}"#,
         r#"{"type":"send_message","threadId":41,"message":"x"}"#,
     ] {
-        town.say(conn, text);
-        town.hears_error(conn, "token_expired");
+        harness.send(conn, text);
+        harness.assert_error(conn, "token_expired");
     }
     // It still hears what it has joined.
-    town.say(friend, r#"{"type":"typing","threadId":41}"#);
-    let (request, ..) = town.asked_list();
-    town.list(request, &[7, 8]);
-    assert!(town.heard().iter().any(|(to, frame)| *to == conn && frame["type"] == "typing"));
+    harness.send(friend, r#"{"type":"typing","threadId":41}"#);
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7, 8]);
+    assert!(harness.received().iter().any(|(to, frame)| *to == conn && frame["type"] == "typing"));
 
-    town.pass(50 * SECOND);
-    town.heard();
-    town.say(conn, &claim(7, "fresh"));
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, Some(now + 100_000));
-    town.hears(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
-    town.pass(3000 * SECOND);
-    assert_eq!(town.closed(), []);
+    harness.advance(50 * SECOND);
+    harness.received();
+    harness.send(conn, &claim(7, "fresh"));
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, Some(now + 100_000));
+    harness.assert_received(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
+    harness.advance(3000 * SECOND);
+    assert_eq!(harness.closed(), []);
 }
 
 #[test]
-fn a_token_that_is_not_renewed_ends_the_connection_with_4401() {
-    let mut town = town();
-    let soon = town.now.unix_s + 100;
-    let conn = town.open_with(0, "old");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, Some(soon));
-    town.pass(100 * SECOND);
-    town.heard();
+fn unrenewed_token_closes_with_4401() {
+    let mut harness = harness();
+    let soon = harness.now.unix_s + 100;
+    let conn = harness.open_with(0, "old");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, Some(soon));
+    harness.advance(100 * SECOND);
+    harness.received();
     // Another's token and a forged one do not help.
-    town.say(conn, &claim(7, "mallorys"));
-    let (request, _) = town.asked_proof();
-    town.prove(request, 9, None);
-    town.hears_error(conn, "identity_mismatch");
-    town.pass(30 * SECOND);
-    town.say(conn, &claim(7, "forged"));
-    let (request, _) = town.asked_proof();
-    town.pass(15 * SECOND);
-    town.fail(request, Failure::TokenRefused);
-    town.hears_error(conn, "token_refused");
-    assert_eq!(town.closed(), []);
-    town.pass(15 * SECOND);
-    assert_eq!(town.closed(), [(conn, 4401)]);
+    harness.send(conn, &claim(7, "mallorys"));
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 9, None);
+    harness.assert_error(conn, "identity_mismatch");
+    harness.advance(30 * SECOND);
+    harness.send(conn, &claim(7, "forged"));
+    let (request, _) = harness.next_proof();
+    harness.advance(15 * SECOND);
+    harness.fail(request, Failure::TokenRefused);
+    harness.assert_error(conn, "token_refused");
+    assert_eq!(harness.closed(), []);
+    harness.advance(15 * SECOND);
+    assert_eq!(harness.closed(), [(conn, 4401)]);
 }
 
 #[test]
-fn the_wall_clock_decides_when_a_token_expires_and_not_the_timer() {
-    let mut town = town();
-    let soon = town.now.unix_s + 100;
-    let conn = town.open_with(0, "t");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, Some(soon));
-    town.heard();
+fn token_expiry_follows_the_wall_clock() {
+    let mut harness = harness();
+    let soon = harness.now.unix_s + 100;
+    let conn = harness.open_with(0, "t");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, Some(soon));
+    harness.received();
     // The clock was an hour fast, and is set right.
-    town.now.unix_s -= 3600;
-    town.pass(150 * SECOND);
-    town.hears_nothing();
-    town.pass(3600 * SECOND);
-    town.hears_error(conn, "token_expired");
+    harness.now.unix_s -= 3600;
+    harness.advance(150 * SECOND);
+    harness.assert_nothing_received();
+    harness.advance(3600 * SECOND);
+    harness.assert_error(conn, "token_expired");
 }
 
 #[test]
-fn a_message_brings_the_proof_of_a_waiting_claim() {
-    let mut town = town();
-    let conn = town.open(0);
-    town.say(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#);
-    town.hears_error(conn, "token_required");
+fn stored_message_proves_a_pending_claim() {
+    let mut harness = harness();
+    let conn = harness.open(0);
+    harness.send(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#);
+    harness.assert_error(conn, "token_required");
     let send = r#"{"type":"send_message","threadId":41,"message":"hi","token":"t"}"#;
-    town.say(conn, send);
-    town.say(conn, r#"{"type":"typing","threadId":41}"#);
-    let (request, credential) = town.asked_proof();
+    harness.send(conn, send);
+    harness.send(conn, r#"{"type":"typing","threadId":41}"#);
+    let (request, credential) = harness.next_proof();
     assert_eq!(credential.secret(), "t");
-    town.prove(request, 7, None);
-    town.hears(&[(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#)]);
-    let (request, post) = town.asked();
+    harness.prove(request, 7, None);
+    harness.assert_received(&[(conn, r#"{"type":"user_connected","userId":"7","clientId":"a"}"#)]);
+    let (request, post) = harness.next_post();
     assert_eq!(post.credential.unwrap().secret(), "t");
-    town.store_among(request, 41, 7, Some(&[7, 8]));
-    let kinds: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame["type"].clone()).collect();
+    harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
+    let kinds: Vec<_> =
+        harness.received().into_iter().map(|(_, frame)| frame["type"].clone()).collect();
     // Its typing was said after the message, and came to wait for the list.
     assert_eq!(kinds, ["typing", "thread_joined", "typing", "message"]);
-    let again = town.open_with(1, "t");
-    town.hears(&[(again, r#"{"type":"user_connected","userId":7}"#)]);
+    let again = harness.open_with(1, "t");
+    harness.assert_received(&[(again, r#"{"type":"user_connected","userId":7}"#)]);
 }
 
 #[test]
-fn a_message_under_anothers_claim_is_its_real_senders() {
-    let mut town = town();
-    let conn = town.open(0);
-    town.say(conn, r#"{"type":"user_connected","userId":8}"#);
-    town.hears_error(conn, "token_required");
-    town.say(
+fn message_under_a_false_claim_keeps_its_real_sender() {
+    let mut harness = harness();
+    let conn = harness.open(0);
+    harness.send(conn, r#"{"type":"user_connected","userId":8}"#);
+    harness.assert_error(conn, "token_required");
+    harness.send(
         conn,
         r#"{"type":"send_message","threadId":41,"message":"hi","token":"t","senderId":8}"#,
     );
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    let (request, _) = town.asked();
-    town.store_among(request, 41, 7, Some(&[7, 8]));
-    let heard: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame).collect();
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    let (request, _) = harness.next_post();
+    harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
+    let heard: Vec<_> = harness.received().into_iter().map(|(_, frame)| frame).collect();
     assert_eq!(heard[0]["code"], "identity_mismatch");
     assert_eq!(heard[1], serde_json::json!({"type":"user_connected","userId":7}));
     assert_eq!(heard[3]["senderId"], 7);
 }
 
 #[test]
-fn a_message_whose_token_cannot_be_checked_has_an_error_of_its_own() {
-    let mut town = town();
-    let conn = town.open(0);
+fn message_with_uncheckable_token_gets_its_own_error() {
+    let mut harness = harness();
+    let conn = harness.open(0);
     let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"t","clientId":"c"}"#;
-    town.say(conn, send);
-    let (request, _) = town.asked_proof();
-    town.fail(request, DOWN);
-    let error = town.hears_error(conn, "site_unavailable");
+    harness.send(conn, send);
+    let (request, _) = harness.next_proof();
+    harness.fail(request, DOWN);
+    let error = harness.assert_error(conn, "site_unavailable");
     assert_eq!((&error["clientId"], &error["replyTo"]), (&"c".into(), &"send_message".into()));
-    assert_eq!(town.questions(), 0);
-    town.pass(6 * SECOND);
-    town.say(conn, send);
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.asked();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.advance(6 * SECOND);
+    harness.send(conn, send);
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.next_post();
 }
 
 #[test]
-fn another_users_token_in_a_message_does_not_make_the_connection_hear_their_thread() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
-    town.say(conn, r#"{"type":"send_message","threadId":41,"message":"hi","token":"of-8"}"#);
-    let (request, _) = town.asked();
-    town.store_among(request, 41, 8, Some(&[8, 9]));
-    let heard = town.heard();
+fn foreign_token_in_message_does_not_subscribe() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
+    harness.send(conn, r#"{"type":"send_message","threadId":41,"message":"hi","token":"of-8"}"#);
+    let (request, _) = harness.next_post();
+    harness.store_with_participants(request, 41, 8, Some(&[8, 9]));
+    let heard = harness.received();
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert_eq!(heard[0].1["senderId"], 8);
-    let eight = town.open_member(1, 8, 41, &[8, 9]);
-    town.say(eight, r#"{"type":"typing","threadId":41}"#);
-    assert!(town.heard().iter().all(|(to, _)| *to == eight));
+    let eight = harness.open_member(1, 8, 41, &[8, 9]);
+    harness.send(eight, r#"{"type":"typing","threadId":41}"#);
+    assert!(harness.received().iter().all(|(to, _)| *to == eight));
 }
 
 #[test]
-fn a_message_without_a_token_goes_with_the_connections_own() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
-    town.say(conn, r#"{"type":"send_message","threadId":41,"message":"hi"}"#);
-    let (_, post) = town.asked();
+fn message_without_token_uses_the_connections_token() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
+    harness.send(conn, r#"{"type":"send_message","threadId":41,"message":"hi"}"#);
+    let (_, post) = harness.next_post();
     assert_eq!(post.credential.unwrap().secret(), "token-of-7");
 }
 
 #[test]
-fn another_user_on_the_same_connection_hears_nothing_of_the_first_ones_threads() {
-    let mut town = town();
-    let conn = town.open_member(0, 7, 41, &[7, 8]);
-    let friend = town.open_member(1, 8, 41, &[7, 8]);
-    town.say(conn, &claim(9, "of-9"));
-    let (request, _) = town.asked_proof();
-    town.prove(request, 9, None);
-    let heard = town.heard();
+fn changing_user_drops_the_previous_users_threads() {
+    let mut harness = harness();
+    let conn = harness.open_member(0, 7, 41, &[7, 8]);
+    let friend = harness.open_member(1, 8, 41, &[7, 8]);
+    harness.send(conn, &claim(9, "of-9"));
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 9, None);
+    let heard = harness.received();
     let left = serde_json::json!({"type":"thread_left","threadId":41,"reason":"user_changed"});
     assert!(heard.contains(&(conn, left)), "{heard:?}");
-    town.say(friend, r#"{"type":"typing","threadId":41}"#);
-    assert!(town.heard().iter().all(|(to, _)| *to == friend));
+    harness.send(friend, r#"{"type":"typing","threadId":41}"#);
+    assert!(harness.received().iter().all(|(to, _)| *to == friend));
 }
 
 #[test]
-fn only_proven_connections_hear_presence() {
-    let mut town = town();
-    let nobody = town.open(0);
-    let pending = town.open_with(1, "slow");
-    town.asked_proof();
-    let seven = town.open_with(2, "token-of-7");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.close(seven);
-    town.pass(6 * SECOND);
-    assert!(town.heard().iter().all(|(to, _)| *to != nobody && *to != pending));
+fn only_proven_connections_receive_presence() {
+    let mut harness = harness();
+    let nobody = harness.open(0);
+    let pending = harness.open_with(1, "slow");
+    harness.next_proof();
+    let seven = harness.open_with(2, "token-of-7");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.close(seven);
+    harness.advance(6 * SECOND);
+    assert!(harness.received().iter().all(|(to, _)| *to != nobody && *to != pending));
 }
 
 #[test]
-fn with_presence_of_threads_only_companions_hear_who_comes_and_goes() {
-    let mut town = Town::new(Settings { presence: PresenceScope::Threads, ..verified() });
-    let friend = town.open_member(0, 8, 41, &[7, 8]);
-    let stranger = town.open_member(1, 9, 42, &[9, 10]);
-    let conn = town.open_with(2, "t");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears(&[
+fn thread_presence_reaches_only_shared_thread_users() {
+    let mut harness = HubHarness::new(Settings { presence: PresenceScope::Threads, ..verified() });
+    let friend = harness.open_member(0, 8, 41, &[7, 8]);
+    let stranger = harness.open_member(1, 9, 42, &[9, 10]);
+    let conn = harness.open_with(2, "t");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_received(&[
         (friend, r#"{"type":"user_connected","userId":7}"#),
         (conn, r#"{"type":"user_connected","userId":7}"#),
     ]);
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.hears(&[(conn, r#"{"type":"online_users","userIds":[7,8]}"#)]);
-    town.say(stranger, r#"{"type":"online_users"}"#);
-    town.hears(&[(stranger, r#"{"type":"online_users","userIds":[9]}"#)]);
-    town.close(conn);
-    town.pass(6 * SECOND);
-    town.hears(&[(friend, r#"{"type":"user_disconnected","userId":7}"#)]);
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[7,8]}"#)]);
+    harness.send(stranger, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(stranger, r#"{"type":"online_users","userIds":[9]}"#)]);
+    harness.close(conn);
+    harness.advance(6 * SECOND);
+    harness.assert_received(&[(friend, r#"{"type":"user_disconnected","userId":7}"#)]);
 }
 
 #[test]
-fn with_presence_off_nobody_hears_who_comes_and_goes() {
-    let mut town = Town::new(Settings { presence: PresenceScope::Off, ..verified() });
-    let friend = town.open_member(0, 8, 41, &[7, 8]);
-    let conn = town.open_with(1, "t");
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
-    town.say(friend, r#"{"type":"online_users"}"#);
-    town.hears(&[(friend, r#"{"type":"online_users","userIds":[]}"#)]);
-    town.close(conn);
-    town.pass(6 * SECOND);
-    town.hears_nothing();
+fn presence_off_sends_no_presence() {
+    let mut harness = HubHarness::new(Settings { presence: PresenceScope::Off, ..verified() });
+    let friend = harness.open_member(0, 8, 41, &[7, 8]);
+    let conn = harness.open_with(1, "t");
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_received(&[(conn, r#"{"type":"user_connected","userId":7}"#)]);
+    harness.send(friend, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(friend, r#"{"type":"online_users","userIds":[]}"#)]);
+    harness.close(conn);
+    harness.advance(6 * SECOND);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn a_few_questions_at_a_time_are_with_the_site_and_people_and_threads_take_turns() {
-    let mut town = town();
-    let member = town.open_proven(0, 7);
+fn site_queries_are_bounded_and_alternate_users_and_threads() {
+    let mut harness = harness();
+    let member = harness.open_proven(0, 7);
     for slot in 1..10 {
-        town.open_with(slot, &format!("t{slot}"));
+        harness.open_with(slot, &format!("t{slot}"));
     }
-    assert_eq!(town.questions(), 2);
-    town.say(member, JOIN);
+    assert_eq!(harness.pending_asks(), 2);
+    harness.send(member, JOIN);
     // Eight wait before it, and it waits for two of them at most.
     for user in 11..13 {
-        if let Some(request) = town.try_proof() {
-            town.prove(request, user, None);
+        if let Some(request) = harness.try_next_proof() {
+            harness.prove(request, user, None);
         }
     }
-    town.heard();
-    while let Some(request) = town.try_proof() {
-        assert!(town.questions() < 2, "two are with the site");
+    harness.received();
+    while let Some(request) = harness.try_next_proof() {
+        assert!(harness.pending_asks() < 2, "two are with the site");
         let _ = request;
     }
-    let (request, ..) = town.asked_list();
-    town.list(request, &[7]);
-    town.hears(&[(member, r#"{"type":"thread_joined","threadId":41}"#)]);
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7]);
+    harness.assert_received(&[(member, r#"{"type":"thread_joined","threadId":41}"#)]);
 }
 
 #[test]
-fn an_outcome_goes_to_whoever_sent_the_message_and_not_to_the_connections_last_user() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
-    town.say(conn, r#"{"type":"send_message","threadId":41,"message":"private"}"#);
-    let (request, _) = town.asked();
-    town.say(conn, &claim(9, "token-of-9"));
-    let (proof, _) = town.asked_proof();
-    town.prove(proof, 9, None);
-    town.close(conn);
-    town.heard();
-    town.store_among(request, 41, 7, Some(&[7, 8]));
-    let nine = town.open_with(1, "token-of-9");
-    town.hears(&[(nine, r#"{"type":"user_connected","userId":9}"#)]);
+fn outcome_goes_to_the_sender_after_a_user_change() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
+    harness.send(conn, r#"{"type":"send_message","threadId":41,"message":"private"}"#);
+    let (request, _) = harness.next_post();
+    harness.send(conn, &claim(9, "token-of-9"));
+    let (proof, _) = harness.next_proof();
+    harness.prove(proof, 9, None);
+    harness.close(conn);
+    harness.received();
+    harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
+    let nine = harness.open_with(1, "token-of-9");
+    harness.assert_received(&[(nine, r#"{"type":"user_connected","userId":9}"#)]);
 }
 
 #[test]
-fn a_message_that_was_stored_while_its_sender_was_away_waits_for_them() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
+fn outcome_of_absent_sender_waits_for_reconnect() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
     let send = r#"{"type":"send_message","threadId":41,"message":"m","clientId":"c"}"#;
-    town.say(conn, send);
-    let (request, _) = town.asked();
-    town.close(conn);
-    town.store_among(request, 41, 7, Some(&[7, 8]));
-    town.hears_nothing();
+    harness.send(conn, send);
+    let (request, _) = harness.next_post();
+    harness.close(conn);
+    harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
+    harness.assert_nothing_received();
     // With a fresh token.
-    let back = town.open_with(1, "fresh");
-    let (proof, _) = town.asked_proof();
-    town.prove(proof, 7, None);
-    let heard = town.heard();
+    let back = harness.open_with(1, "fresh");
+    let (proof, _) = harness.next_proof();
+    harness.prove(proof, 7, None);
+    let heard = harness.received();
     assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"c".into()), "{heard:?}");
 }
 
 #[test]
-fn tokens_in_messages_are_guesses_too() {
-    let mut town = town();
-    let conn = town.open(0);
+fn refused_message_tokens_count_as_guesses() {
+    let mut harness = harness();
+    let conn = harness.open(0);
     for guess in 0..3 {
-        assert_eq!(town.closed(), []);
+        assert_eq!(harness.closed(), []);
         let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"#;
-        town.say(conn, &format!("{send}\"guess-{guess}\"}}"));
+        harness.send(conn, &format!("{send}\"guess-{guess}\"}}"));
         // They cost the site no post.
-        let (request, _) = town.asked_proof();
-        town.fail(request, Failure::TokenRefused);
-        let error = town.hears_error(conn, "token_refused");
+        let (request, _) = harness.next_proof();
+        harness.fail(request, Failure::TokenRefused);
+        let error = harness.assert_error(conn, "token_refused");
         assert_eq!(error["replyTo"], "send_message");
     }
-    assert_eq!(town.closed(), [(conn, 4401)]);
+    assert_eq!(harness.closed(), [(conn, 4401)]);
 }
 
 #[test]
-fn who_comes_while_the_site_is_down_is_told_to_try_again_and_not_to_sign_in() {
-    let mut town = town();
-    let conn = town.open_with(0, "good");
-    town.say(conn, JOIN);
-    let (request, _) = town.asked_proof();
-    town.fail(request, DOWN);
-    let codes: Vec<_> = town.heard().into_iter().map(|(_, frame)| frame["code"].clone()).collect();
+fn connecting_during_outage_gets_retry_not_sign_in() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "good");
+    harness.send(conn, JOIN);
+    let (request, _) = harness.next_proof();
+    harness.fail(request, DOWN);
+    let codes: Vec<_> =
+        harness.received().into_iter().map(|(_, frame)| frame["code"].clone()).collect();
     assert_eq!(codes, ["site_unavailable", "site_unavailable"]);
-    town.pass(31 * SECOND);
-    town.hears_nothing();
-    assert_eq!(town.closed(), [(conn, 1013)]);
+    harness.advance(31 * SECOND);
+    harness.assert_nothing_received();
+    assert_eq!(harness.closed(), [(conn, 1013)]);
 }
 
 #[test]
-fn a_credential_without_an_end_is_asked_about_every_ten_minutes_while_somebody_listens() {
-    let mut town = town();
-    let listener = town.open_proven(0, 7);
-    town.pass(601 * SECOND);
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    town.hears_nothing();
-    town.pass(601 * SECOND);
-    let (request, _) = town.asked_proof();
-    town.fail(request, Failure::TokenRefused);
-    town.hears_error(listener, "token_refused");
-    assert_eq!(town.closed(), [(listener, 4401)]);
+fn credential_without_expiry_is_rechecked_every_ten_minutes() {
+    let mut harness = harness();
+    let listener = harness.open_proven(0, 7);
+    harness.advance(601 * SECOND);
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    harness.assert_nothing_received();
+    harness.advance(601 * SECOND);
+    let (request, _) = harness.next_proof();
+    harness.fail(request, Failure::TokenRefused);
+    harness.assert_error(listener, "token_refused");
+    assert_eq!(harness.closed(), [(listener, 4401)]);
 }
 
 #[test]
-fn what_waits_never_prints() {
-    let mut town = town();
-    let conn = town.open_with(0, "first-secret");
-    town.say(conn, &claim(7, "second-secret"));
-    town.say(conn, r#"{"type":"join_thread","threadId":41,"token":"third-secret"}"#);
-    let member = town.open_with(1, "fourth-secret");
-    while let Some(request) = town.try_proof() {
-        if town.questions() == 0 {
-            town.prove(request, 8, None);
+fn held_frames_are_not_in_debug_output() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, "first-secret");
+    harness.send(conn, &claim(7, "second-secret"));
+    harness.send(conn, r#"{"type":"join_thread","threadId":41,"token":"third-secret"}"#);
+    let member = harness.open_with(1, "fourth-secret");
+    while let Some(request) = harness.try_next_proof() {
+        if harness.pending_asks() == 0 {
+            harness.prove(request, 8, None);
         }
     }
-    town.say(member, r#"{"type":"join_thread","threadId":41,"token":"fifth-secret"}"#);
-    town.say(member, r#"{"type":"send_message","threadId":1,"message":"m","token":"6th-secret"}"#);
-    let printed = format!("{:?} {:#?}", town.hub, town.hub);
+    harness.send(member, r#"{"type":"join_thread","threadId":41,"token":"fifth-secret"}"#);
+    harness
+        .send(member, r#"{"type":"send_message","threadId":1,"message":"m","token":"6th-secret"}"#);
+    let printed = format!("{:?} {:#?}", harness.hub, harness.hub);
     assert!(!printed.contains("-secret"), "{printed}");
 }
 
 #[test]
-fn a_thousand_introductions_in_a_row_are_a_loop_and_no_recursion() {
+fn thousand_claims_in_a_row_do_not_recurse() {
     let held_frames = HeldFrameLimits {
         total: 100_000,
         bytes: 100_000_000,
         per_connection: 100_000,
         bytes_per_connection: 100_000_000,
     };
-    let mut town = Town::new(Settings { held_frames, ..verified() });
-    let known = town.open_proven(0, 7);
-    let conn = town.open_with(1, "slow");
+    let mut harness = HubHarness::new(Settings { held_frames, ..verified() });
+    let known = harness.open_proven(0, 7);
+    let conn = harness.open_with(1, "slow");
     for _ in 0..50_000 {
-        town.say(conn, &claim(7, "token-of-7"));
+        harness.send(conn, &claim(7, "token-of-7"));
     }
-    let (request, _) = town.asked_proof();
-    town.prove(request, 7, None);
-    let heard = town.heard();
+    let (request, _) = harness.next_proof();
+    harness.prove(request, 7, None);
+    let heard = harness.received();
     assert_eq!(heard.iter().filter(|(to, _)| *to == conn).count(), 50_001);
-    town.close(known);
+    harness.close(known);
 }
 
 #[test]
-fn who_is_proven_may_try_to_renew_as_often_as_they_like_while_the_site_is_down() {
-    let mut town = town();
-    let conn = town.open_proven(0, 7);
+fn proven_user_may_retry_renewal_freely_during_outage() {
+    let mut harness = harness();
+    let conn = harness.open_proven(0, 7);
     for n in 0..20 {
-        town.say(conn, &claim(7, &format!("fresh-{n}")));
-        let (request, _) = town.asked_proof();
-        town.fail(request, DOWN);
-        town.hears_error(conn, "site_unavailable");
+        harness.send(conn, &claim(7, &format!("fresh-{n}")));
+        let (request, _) = harness.next_proof();
+        harness.fail(request, DOWN);
+        harness.assert_error(conn, "site_unavailable");
     }
-    assert_eq!(town.closed(), []);
-    town.say(conn, r#"{"type":"online_users"}"#);
-    town.hears(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
+    assert_eq!(harness.closed(), []);
+    harness.send(conn, r#"{"type":"online_users"}"#);
+    harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
 }
 
 #[test]
-fn a_message_does_not_overtake_one_that_waits_for_a_second_proof() {
-    let mut town = Town::new(verified());
-    let seven = town.open_with(0, "token-7");
-    let (first, _) = town.asked_proof();
-    town.say(seven, r#"{"type":"user_connected","userId":7,"token":"token-7-fresh"}"#);
+fn message_does_not_overtake_one_held_for_a_proof() {
+    let mut harness = HubHarness::new(verified());
+    let seven = harness.open_with(0, "token-7");
+    let (first, _) = harness.next_proof();
+    harness.send(seven, r#"{"type":"user_connected","userId":7,"token":"token-7-fresh"}"#);
     let send = |text: &str| json!({"type": "send_message", "threadId": 12, "message": text, "token": "token-7"});
-    town.say(seven, &send("one").to_string());
-    town.prove(first, 7, None);
-    let (second, _) = town.asked_proof();
-    town.say(seven, &send("two").to_string());
-    assert_eq!(town.questions(), 0, "it waits behind the first");
-    town.prove(second, 7, None);
-    let (request, post) = town.asked();
+    harness.send(seven, &send("one").to_string());
+    harness.prove(first, 7, None);
+    let (second, _) = harness.next_proof();
+    harness.send(seven, &send("two").to_string());
+    assert_eq!(harness.pending_asks(), 0, "it waits behind the first");
+    harness.prove(second, 7, None);
+    let (request, post) = harness.next_post();
     assert_eq!(&*post.text, "one");
-    town.store(request, 12, 7);
-    town.heard();
-    while let Some(list) = town.try_list() {
-        town.list(list.0, &[7]);
+    harness.store(request, 12, 7);
+    harness.received();
+    while let Some(list) = harness.try_next_list() {
+        harness.list(list.0, &[7]);
     }
-    let (_, post) = town.asked();
+    let (_, post) = harness.next_post();
     assert_eq!(&*post.text, "two");
 }

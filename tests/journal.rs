@@ -24,18 +24,18 @@ const S: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(500);
 
 /// A server whose standard error is the test's affair; killed when dropped.
-struct Muted {
+struct ServerWithStderr {
     child: Child,
     address: SocketAddr,
 }
 
-impl Muted {
+impl ServerWithStderr {
     /// Starts a server that logs a lot, and waits until it is there.
-    fn start(stderr: Stdio) -> Muted {
-        Muted::launch(binary(), stderr)
+    fn start(stderr: Stdio) -> ServerWithStderr {
+        ServerWithStderr::launch(binary(), stderr)
     }
 
-    fn launch(mut command: Command, stderr: Stdio) -> Muted {
+    fn launch(mut command: Command, stderr: Stdio) -> ServerWithStderr {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -48,18 +48,18 @@ impl Muted {
             assert!(Instant::now() < until, "it does not listen");
             thread::sleep(Duration::from_millis(5));
         }
-        Muted { child, address }
+        ServerWithStderr { child, address }
     }
 
     /// Two people in a thread write so many messages, and each is heard soon. Each causes some
     /// lines of log.
-    fn serves(&self, messages: usize) {
+    fn assert_serves(&self, messages: usize) {
         let mut one = Client::in_thread(self.address, 7, 41);
         let mut other = Client::in_thread(self.address, 8, 41);
         let mut slowest = Duration::ZERO;
         for n in 0..messages {
             let begun = Instant::now();
-            one.say(&json!({"type": "send_message", "threadId": 41, "message": n.to_string()}));
+            one.send(&json!({"type": "send_message", "threadId": 41, "message": n.to_string()}));
             other.expect(|frame| frame["message"] == *n.to_string());
             slowest = slowest.max(begun.elapsed());
         }
@@ -67,7 +67,7 @@ impl Muted {
     }
 
     /// Ends it with a signal: soon, and well.
-    fn ends_well(&mut self) {
+    fn assert_clean_exit(&mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         let begun = Instant::now();
@@ -82,7 +82,7 @@ impl Muted {
     }
 }
 
-impl Drop for Muted {
+impl Drop for ServerWithStderr {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
@@ -102,40 +102,40 @@ fn first_lines(log: &mut BufReader<ChildStderr>) -> Vec<String> {
 }
 
 #[test]
-fn a_log_that_is_closed_from_the_start_is_no_trouble() {
+fn stderr_closed_at_start_is_harmless() {
     let mut command = Command::new("sh");
     command.arg("-c").arg("exec \"$0\" \"$@\" 2>&-").arg(env!("CARGO_BIN_EXE_buddyline"));
-    let mut server = Muted::launch(command, Stdio::null());
-    server.serves(300);
-    server.ends_well();
+    let mut server = ServerWithStderr::launch(command, Stdio::null());
+    server.assert_serves(300);
+    server.assert_clean_exit();
 }
 
 #[test]
-fn a_reader_of_the_log_that_goes_away_is_no_trouble() {
-    let mut server = Muted::start(Stdio::piped());
+fn log_reader_going_away_is_harmless() {
+    let mut server = ServerWithStderr::start(Stdio::piped());
     let mut log = BufReader::new(server.child.stderr.take().unwrap());
     first_lines(&mut log);
     drop(log);
-    server.serves(300);
-    server.ends_well();
+    server.assert_serves(300);
+    server.assert_clean_exit();
 }
 
 #[test]
-fn a_full_disk_under_the_log_is_no_trouble() {
+fn full_disk_under_the_log_is_harmless() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut server = Muted::start(full.into());
-    server.serves(300);
-    server.ends_well();
+    let mut server = ServerWithStderr::start(full.into());
+    server.assert_serves(300);
+    server.assert_clean_exit();
 }
 
 #[test]
-fn a_reader_of_the_log_that_stalls_costs_lines_and_nothing_else() {
-    let mut server = Muted::start(Stdio::piped());
+fn stalled_log_reader_costs_only_log_lines() {
+    let mut server = ServerWithStderr::start(Stdio::piped());
     let mut log = BufReader::new(server.child.stderr.take().unwrap());
     first_lines(&mut log);
     // Many more lines than the pipe and the channel hold.
-    server.serves(8_000);
-    server.serves(10);
+    server.assert_serves(8_000);
+    server.assert_serves(10);
 
     // It reads again: what was kept, how much was lost, and what comes now.
     let (found, wait) = std::sync::mpsc::channel();
@@ -152,41 +152,41 @@ fn a_reader_of_the_log_that_stalls_costs_lines_and_nothing_else() {
     let until = Instant::now() + 10 * S;
     let lost = loop {
         assert!(Instant::now() < until, "nobody says what was lost");
-        server.serves(1);
+        server.assert_serves(1);
         if let Ok(lost) = wait.recv_timeout(Duration::from_millis(50)) {
             break lost;
         }
     };
     assert!(lost.parse::<usize>().unwrap() > 1_000, "{lost}");
-    server.ends_well();
+    server.assert_clean_exit();
     reader.join().unwrap();
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_reader_that_has_stalled() {
-    let mut server = Muted::start(Stdio::piped());
+fn stop_does_not_wait_for_a_stalled_log_reader() {
+    let mut server = ServerWithStderr::start(Stdio::piped());
     let log = BufReader::new(server.child.stderr.take().unwrap());
-    server.serves(6_000);
-    server.ends_well();
+    server.assert_serves(6_000);
+    server.assert_clean_exit();
     drop(log);
 }
 
 #[test]
-fn the_last_lines_are_written_before_the_end() {
-    let mut server = Muted::start(Stdio::piped());
+fn last_log_lines_are_flushed_before_exit() {
+    let mut server = ServerWithStderr::start(Stdio::piped());
     let mut log = BufReader::new(server.child.stderr.take().unwrap());
     let first = first_lines(&mut log);
     assert!(
         first.iter().all(|line| !line.contains('\x1b')),
         "colours are for terminals: {first:?}"
     );
-    server.serves(50);
+    server.assert_serves(50);
     let reader = thread::spawn(move || {
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
         rest
     });
-    server.ends_well();
+    server.assert_clean_exit();
     let rest = reader.join().unwrap();
     assert!(rest.lines().last().unwrap().contains("stopped: "), "{rest}");
     assert!(!rest.contains("lost"));

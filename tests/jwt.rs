@@ -30,7 +30,7 @@ fn verify(token: &str) -> Result<Proven, Failure> {
 }
 
 /// The verdict about a token that is good but for this.
-fn but(change: impl FnOnce(&mut Value, &mut Value)) -> Result<Proven, Failure> {
+fn verify_altered(change: impl FnOnce(&mut Value, &mut Value)) -> Result<Proven, Failure> {
     verify(&token(SECRET, ISSUER, 7, NOW, change))
 }
 
@@ -42,14 +42,14 @@ const REFUSED: Result<Proven, Failure> = Err(Failure::TokenRefused);
 const EXPIRED: Result<Proven, Failure> = Err(Failure::TokenExpired);
 
 #[test]
-fn the_plugins_token_is_its_users() {
-    assert_eq!(but(|_, _| ()), good(7));
-    assert_eq!(but(|header, _| *header = json!({"alg": "HS256"})), good(7));
-    assert_eq!(but(|_, claims| claims["more"] = json!({"of": ["it"]})), good(7));
+fn plugin_token_identifies_its_user() {
+    assert_eq!(verify_altered(|_, _| ()), good(7));
+    assert_eq!(verify_altered(|header, _| *header = json!({"alg": "HS256"})), good(7));
+    assert_eq!(verify_altered(|_, claims| claims["more"] = json!({"of": ["it"]})), good(7));
 }
 
 #[test]
-fn a_token_made_by_another_hand_is_read() {
+fn token_of_another_encoder_is_accepted() {
     // Signed by Python's hmac module.
     let text = concat!(
         "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.",
@@ -60,7 +60,7 @@ fn a_token_made_by_another_hand_is_read() {
 }
 
 #[test]
-fn either_of_two_secrets_will_do_and_no_third() {
+fn only_the_two_configured_secrets_are_accepted() {
     let both = verifier(&format!("{SECRET}\n{OLD}\n"));
     for secret in [SECRET, OLD] {
         assert_eq!(both.verify(&token(secret, ISSUER, 7, NOW, |_, _| ()), NOW), good(7));
@@ -73,7 +73,7 @@ fn either_of_two_secrets_will_do_and_no_third() {
 }
 
 #[test]
-fn only_hs256_without_extensions_is_understood() {
+fn only_hs256_without_extensions_is_accepted() {
     for alg in [
         json!("none"),
         json!("None"),
@@ -90,11 +90,14 @@ fn only_hs256_without_extensions_is_understood() {
         json!({"HS256": 1}),
         json!(256),
     ] {
-        assert_eq!(but(|header, _| header["alg"] = alg.clone()), REFUSED, "{alg}");
+        assert_eq!(verify_altered(|header, _| header["alg"] = alg.clone()), REFUSED, "{alg}");
     }
-    assert_eq!(but(|header, _| drop(header.as_object_mut().unwrap().remove("alg"))), REFUSED);
+    assert_eq!(
+        verify_altered(|header, _| drop(header.as_object_mut().unwrap().remove("alg"))),
+        REFUSED
+    );
     for crit in [json!(["b64"]), json!([]), json!(null), json!(false)] {
-        assert_eq!(but(|header, _| header["crit"] = crit.clone()), REFUSED, "{crit}");
+        assert_eq!(verify_altered(|header, _| header["crit"] = crit.clone()), REFUSED, "{crit}");
     }
     let claims = json!({
         "iss": ISSUER, "exp": NOW + WEEK_S, "data": {"user": {"id": "7"}},
@@ -117,7 +120,7 @@ fn only_hs256_without_extensions_is_understood() {
 }
 
 #[test]
-fn without_the_signature_nothing_is_believed() {
+fn invalid_signature_is_rejected() {
     let whole = token(SECRET, ISSUER, 7, NOW, |_, _| ());
     let parts: Vec<&str> = whole.split('.').collect();
     let [header, claims, proof] = parts[..] else { panic!("{whole}") };
@@ -158,7 +161,7 @@ fn without_the_signature_nothing_is_believed() {
 }
 
 #[test]
-fn a_signature_can_be_written_in_one_way_only() {
+fn signature_encoding_must_be_canonical() {
     let whole = token(SECRET, ISSUER, 7, NOW, |_, _| ());
     let last = whole.chars().last().unwrap();
     // 32 bytes leave two spare bits in the last letter: three other letters decode to the same.
@@ -183,17 +186,20 @@ fn another_sites_token_is_refused() {
         ("community.example", REFUSED),
         ("", REFUSED),
     ] {
-        assert_eq!(but(|_, claims| claims["iss"] = json!(issuer)), verdict, "{issuer}");
+        assert_eq!(verify_altered(|_, claims| claims["iss"] = json!(issuer)), verdict, "{issuer}");
     }
     for issuer in [json!(null), json!([ISSUER]), json!(1)] {
-        assert_eq!(but(|_, claims| claims["iss"] = issuer.clone()), REFUSED, "{issuer}");
+        assert_eq!(verify_altered(|_, claims| claims["iss"] = issuer.clone()), REFUSED, "{issuer}");
     }
-    assert_eq!(but(|_, claims| drop(claims.as_object_mut().unwrap().remove("iss"))), REFUSED);
+    assert_eq!(
+        verify_altered(|_, claims| drop(claims.as_object_mut().unwrap().remove("iss"))),
+        REFUSED
+    );
 }
 
 #[test]
-fn a_token_ends_on_the_second_that_it_says() {
-    let at = |exp: u64| but(|_, claims| claims["exp"] = json!(exp));
+fn token_expires_exactly_at_exp() {
+    let at = |exp: u64| verify_altered(|_, claims| claims["exp"] = json!(exp));
     assert_eq!(at(NOW + 1), Ok(Proven { user: 7, expires_s: Some(NOW + 1) }));
     assert_eq!(at(NOW), EXPIRED);
     assert_eq!(at(NOW - 1), EXPIRED);
@@ -211,14 +217,17 @@ fn a_token_ends_on_the_second_that_it_says() {
         json!([NOW + 9]),
         json!({}),
     ] {
-        assert_eq!(but(|_, claims| claims["exp"] = exp.clone()), REFUSED, "{exp}");
+        assert_eq!(verify_altered(|_, claims| claims["exp"] = exp.clone()), REFUSED, "{exp}");
     }
-    assert_eq!(but(|_, claims| drop(claims.as_object_mut().unwrap().remove("exp"))), REFUSED);
+    assert_eq!(
+        verify_altered(|_, claims| drop(claims.as_object_mut().unwrap().remove("exp"))),
+        REFUSED
+    );
 }
 
 #[test]
-fn a_token_may_begin_a_little_after_our_now() {
-    let at = |nbf: Value| but(|_, claims| claims["nbf"] = nbf);
+fn nbf_allows_small_clock_skew() {
+    let at = |nbf: Value| verify_altered(|_, claims| claims["nbf"] = nbf);
     for nbf in [0, NOW - 1, NOW, NOW + SKEW_S] {
         assert_eq!(at(json!(nbf)), good(7), "{nbf}");
     }
@@ -227,21 +236,24 @@ fn a_token_may_begin_a_little_after_our_now() {
     {
         assert_eq!(at(nbf.clone()), REFUSED, "{nbf}");
     }
-    assert_eq!(but(|_, claims| drop(claims.as_object_mut().unwrap().remove("nbf"))), good(7));
+    assert_eq!(
+        verify_altered(|_, claims| drop(claims.as_object_mut().unwrap().remove("nbf"))),
+        good(7)
+    );
     // A clock that stands at the end of time overflows nothing.
     let late = token(SECRET, ISSUER, 7, NOW, |_, _| ());
     assert_eq!(verifier(SECRET).verify(&late, u64::MAX), EXPIRED);
 }
 
 #[test]
-fn a_user_is_a_number_that_the_site_could_have_written() {
+fn user_claim_must_be_a_valid_site_id() {
     for (id, user) in [
         (json!("1"), 1),
         (json!(7), 7),
         (json!(SITE_ID_MAX), SITE_ID_MAX),
         (json!(SITE_ID_MAX.to_string()), SITE_ID_MAX),
     ] {
-        assert_eq!(but(|_, claims| claims["data"]["user"]["id"] = id), good(user));
+        assert_eq!(verify_altered(|_, claims| claims["data"]["user"]["id"] = id), good(user));
     }
     for id in [
         json!("0"),
@@ -266,17 +278,21 @@ fn a_user_is_a_number_that_the_site_could_have_written() {
         json!(["7"]),
         json!({"id": "7"}),
     ] {
-        assert_eq!(but(|_, claims| claims["data"]["user"]["id"] = id.clone()), REFUSED, "{id}");
+        assert_eq!(
+            verify_altered(|_, claims| claims["data"]["user"]["id"] = id.clone()),
+            REFUSED,
+            "{id}"
+        );
     }
     for data in
         [json!(null), json!({}), json!({"user": "7"}), json!([["7"]]), json!({"user": ["7"]})]
     {
-        assert_eq!(but(|_, claims| claims["data"] = data.clone()), REFUSED, "{data}");
+        assert_eq!(verify_altered(|_, claims| claims["data"] = data.clone()), REFUSED, "{data}");
     }
 }
 
 #[test]
-fn a_claim_that_is_there_twice_is_not_chosen_from() {
+fn duplicate_claim_is_rejected() {
     let whole =
         r#"{"iss":"https://community.example","exp":1795345239,"data":{"user":{"id":"7"}}}"#;
     let read = |claims: &str| verify(&signed(SECRET, br#"{"alg":"HS256"}"#, claims.as_bytes()));
@@ -305,13 +321,13 @@ fn a_claim_that_is_there_twice_is_not_chosen_from() {
 }
 
 #[test]
-fn a_verifier_does_not_print_its_secret() {
+fn debug_output_of_verifier_omits_the_secret() {
     assert!(!format!("{:?}", verifier(SECRET)).contains("phrase"));
 }
 
 proptest! {
     #[test]
-    fn a_letter_more_less_or_changed_is_another_token(at: prop::sample::Index, with in "[!-~]") {
+    fn altered_token_is_rejected(at: prop::sample::Index, with in "[!-~]") {
         let whole = token(SECRET, ISSUER, 7, NOW, |_, _| ());
         let (before, after) = whole.split_at(at.index(whole.len()));
         for other in [
@@ -324,7 +340,7 @@ proptest! {
     }
 
     #[test]
-    fn no_token_whatever_makes_a_panic(text in ".{0,60}", header: Vec<u8>, claims: Vec<u8>) {
+    fn random_tokens_do_not_panic(text in ".{0,60}", header: Vec<u8>, claims: Vec<u8>) {
         prop_assert_eq!(verify(&text), REFUSED);
         prop_assert_eq!(verify(&signed(SECRET, &header, &claims)), REFUSED);
         prop_assert_eq!(verify(&signed(SECRET, br#"{"alg":"HS256"}"#, &claims)), REFUSED);
@@ -333,7 +349,7 @@ proptest! {
 }
 
 #[test]
-fn an_operator_is_told_why_the_sites_own_tokens_are_refused() {
+fn operator_learns_why_own_tokens_are_refused() {
     let told = |token: &str| verifier(SECRET).log_detail(token);
     let other_issuer =
         |_: &mut Value, claims: &mut Value| claims["iss"] = "http://www.x.example".into();

@@ -16,8 +16,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bytes::{BINARY, ENDS, GOES_ON, PING, TEXT, TEXT_BEGINS, frame, request};
-use client::{Client, Heard, LONG, of_type};
+use bytes::{BINARY, CONTINUATION, LAST_CONTINUATION, PING, TEXT, TEXT_FRAGMENT, frame, request};
+use client::{Client, LONG, Received, of_type};
 use serde_json::{Value, json};
 use server::Server;
 use tungstenite::Message;
@@ -64,7 +64,7 @@ fn from_address(server: &Server, address: &str) -> Result<TcpStream, String> {
 }
 
 #[test]
-fn one_address_has_so_many_connections_and_the_next_is_refused_with_429() {
+fn connections_over_the_per_address_limit_get_429() {
     let server = Server::start(&["--trusted-proxy=127.0.0.1", "--max-connections-per-address=2"]);
     let first = from_address(&server, "203.0.113.7").unwrap();
     let _second = from_address(&server, "203.0.113.7").unwrap();
@@ -80,14 +80,14 @@ fn one_address_has_so_many_connections_and_the_next_is_refused_with_429() {
 }
 
 #[test]
-fn connections_from_this_machine_and_from_proxies_are_many_peoples() {
+fn loopback_and_proxies_are_exempt_from_address_limit() {
     let server = Server::start(&["--max-connections-per-address=2"]);
-    let crowd: Vec<Client> = (1..=5).map(|user| Client::of_user(server.address(), user)).collect();
+    let crowd: Vec<Client> = (1..=5).map(|user| Client::as_user(server.address(), user)).collect();
     assert_eq!(crowd.len(), 5);
 }
 
 #[test]
-fn a_request_head_larger_than_the_setting_is_refused_with_431() {
+fn request_head_over_the_limit_gets_431() {
     let server = Server::start(&["--max-head-bytes=1024"]);
     let padded = |bytes: usize| {
         let line = format!("X-Padding: {}\r\nUpgrade:", "x".repeat(bytes));
@@ -103,7 +103,7 @@ fn a_request_head_larger_than_the_setting_is_refused_with_431() {
 }
 
 #[test]
-fn a_request_that_takes_longer_than_the_setting_is_refused_with_408() {
+fn request_over_the_timeout_gets_408() {
     let server = Server::start(&["--handshake-lasts=300ms"]);
     let begun = Instant::now();
     let answer = server.ask(b"GET / HTTP/1.1\r\n");
@@ -114,7 +114,7 @@ fn a_request_that_takes_longer_than_the_setting_is_refused_with_408() {
 // ---- frames
 
 #[test]
-fn a_message_larger_than_the_setting_closes_with_1009_whole_or_in_fragments() {
+fn message_over_the_limit_closes_with_1009_even_in_fragments() {
     let server = Server::start(&["--max-frame-bytes=1024"]);
     let mut whole = bare(&server);
     whole.write_all(&frame(TEXT, &[b' '; 1025])).unwrap();
@@ -122,21 +122,21 @@ fn a_message_larger_than_the_setting_closes_with_1009_whole_or_in_fragments() {
     let mut joined = bare(&server);
     let join = br#"{"type":"join_thread","threadId":1}"#;
     joined.write_all(&frame(TEXT, join)).unwrap();
-    joined.write_all(&frame(TEXT_BEGINS, &[b' '; 1000])).unwrap();
-    joined.write_all(&frame(ENDS, &[b' '; 25])).unwrap();
+    joined.write_all(&frame(TEXT_FRAGMENT, &[b' '; 1000])).unwrap();
+    joined.write_all(&frame(LAST_CONTINUATION, &[b' '; 25])).unwrap();
     assert_eq!(close_code(joined), 1009);
     let mut at_the_limit = Client::connect(server.address());
-    at_the_limit.say_text(&format!("{:1024}", json!({"type": "ping"}).to_string()));
+    at_the_limit.send_text(&format!("{:1024}", json!({"type": "ping"}).to_string()));
     at_the_limit.expect_type("pong");
 }
 
 #[test]
-fn who_sends_too_many_frames_hears_so_for_each_and_is_closed_with_1008_if_they_go_on() {
+fn rate_limit_refuses_each_frame_then_closes_with_1008() {
     let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
     let mut fast = Client::connect(server.address());
     let ping = |n: u32| json!({"type": "ping", "clientId": n});
     for n in 1..=50 {
-        fast.say(&ping(n));
+        fast.send(&ping(n));
     }
     let mut pongs = 0;
     let mut refused = 0;
@@ -156,10 +156,10 @@ fn who_sends_too_many_frames_hears_so_for_each_and_is_closed_with_1008_if_they_g
     assert_eq!(pongs + refused, 50);
     // After a while there is room again.
     std::thread::sleep(S);
-    fast.say(&ping(51));
+    fast.send(&ping(51));
     assert_eq!(fast.next()["type"], "pong");
     for n in 0..200 {
-        if fast.try_say(Message::text(ping(n).to_string())).is_err() {
+        if fast.try_send(Message::text(ping(n).to_string())).is_err() {
             break;
         }
     }
@@ -167,7 +167,7 @@ fn who_sends_too_many_frames_hears_so_for_each_and_is_closed_with_1008_if_they_g
 }
 
 #[test]
-fn pings_and_binary_frames_count_as_well() {
+fn pings_and_binary_frames_count_toward_the_rate() {
     let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
     for opcode in [PING, BINARY] {
         let mut fast = bare(&server);
@@ -177,20 +177,20 @@ fn pings_and_binary_frames_count_as_well() {
 }
 
 #[test]
-fn the_fragments_of_a_message_that_never_ends_are_counted() {
+fn endless_fragments_count_toward_the_rate() {
     let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
     let mut fast = bare(&server);
-    fast.write_all(&frame(TEXT_BEGINS, b"{")).unwrap();
-    fast.write_all(&frame(GOES_ON, b"").repeat(100)).unwrap();
+    fast.write_all(&frame(TEXT_FRAGMENT, b"{")).unwrap();
+    fast.write_all(&frame(CONTINUATION, b"").repeat(100)).unwrap();
     assert_eq!(close_code(fast), 1008);
 }
 
 #[test]
-fn an_app_may_join_all_its_threads_at_once() {
+fn joining_many_threads_at_once_is_within_the_rate() {
     let server = Server::start(&[]);
-    let mut app = Client::of_user(server.address(), 7);
+    let mut app = Client::as_user(server.address(), 7);
     for thread in 1..=1_000 {
-        app.say(&json!({"type": "join_thread", "threadId": thread}));
+        app.send(&json!({"type": "join_thread", "threadId": thread}));
     }
     for thread in 1..=1_000 {
         assert_eq!(app.next(), json!({"type": "thread_joined", "threadId": thread}));
@@ -200,13 +200,13 @@ fn an_app_may_join_all_its_threads_at_once() {
 // ---- silence
 
 #[test]
-fn who_is_silent_is_pinged_and_who_answers_stays() {
+fn idle_client_is_pinged_and_kept_if_it_answers() {
     let server = Server::start(&["--ping-every=1s"]);
-    let mut alive = Client::of_user(server.address(), 7);
+    let mut alive = Client::as_user(server.address(), 7);
     let mut dead = bare(&server);
     // The library answers pings while it waits.
-    assert_eq!(alive.next_until(Instant::now() + 5 * S), Heard::Silence);
-    alive.say(&json!({"type": "ping"}));
+    assert_eq!(alive.next_until(Instant::now() + 5 * S), Received::Silence);
+    alive.send(&json!({"type": "ping"}));
     alive.expect_type("pong");
     let mut heard = Vec::new();
     dead.read_to_end(&mut heard).unwrap();
@@ -216,7 +216,7 @@ fn who_is_silent_is_pinged_and_who_answers_stays() {
 }
 
 #[test]
-fn without_a_limit_on_silence_nobody_is_pinged() {
+fn no_pings_without_an_idle_timeout() {
     let server = Server::start(&["--ping-every=0"]);
     let mut silent = bare(&server);
     silent.set_read_timeout(Some(3 * S)).unwrap();
@@ -226,13 +226,13 @@ fn without_a_limit_on_silence_nobody_is_pinged() {
 // ---- memory
 
 #[test]
-fn of_many_unfinished_messages_the_largest_are_given_up_with_1013() {
+fn largest_unfinished_messages_are_closed_with_1013() {
     let server = Server::start(&["--max-buffer-bytes=1048576"]);
     let mut small = bare(&server);
-    small.write_all(&frame(TEXT_BEGINS, br#"{"type":"#)).unwrap();
+    small.write_all(&frame(TEXT_FRAGMENT, br#"{"type":"#)).unwrap();
     let mut large: Vec<TcpStream> = (0..6).map(|_| bare(&server)).collect();
     for socket in &mut large {
-        socket.write_all(&frame(TEXT_BEGINS, &[b' '; 200_000])).unwrap();
+        socket.write_all(&frame(TEXT_FRAGMENT, &[b' '; 200_000])).unwrap();
     }
     let closed = |socket: &TcpStream| {
         let mut socket = socket.try_clone().unwrap();
@@ -246,32 +246,32 @@ fn of_many_unfinished_messages_the_largest_are_given_up_with_1013() {
     let codes: Vec<Option<u16>> = large.iter().map(closed).collect();
     let gone = codes.iter().filter(|code| **code == Some(1013)).count();
     assert!((1..=3).contains(&gone), "{codes:?}");
-    small.write_all(&frame(ENDS, br#""ping"}"#)).unwrap();
+    small.write_all(&frame(LAST_CONTINUATION, br#""ping"}"#)).unwrap();
     let mut answer = [0; 17];
     small.read_exact(&mut answer).unwrap();
     assert!(answer.ends_with(br#"{"type":"pong"}"#), "{answer:?}");
 }
 
 #[test]
-fn who_reads_slowly_misses_who_types_and_gets_every_message() {
+fn slow_reader_misses_typing_but_gets_messages() {
     let server = Server::start(&[
         "--soft-outbox-bytes=65536",
         "--max-outbox-bytes=67108864",
         "--max-frames-per-second=0",
         "--presence=off",
     ]);
-    let mut slow = Client::narrow(server.address());
-    slow.say(&json!({"type": "join_thread", "threadId": 41}));
+    let mut slow = Client::with_small_receive_buffer(server.address());
+    slow.send(&json!({"type": "join_thread", "threadId": 41}));
     slow.expect_type("thread_joined");
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let text = "x".repeat(50_000);
     let mut heard = Vec::new();
     for n in 1..=200 {
-        seven.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+        seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], n);
         // From here on nobody types.
-        seven.say(&json!({"type": "typing", "threadId": 41}));
+        seven.send(&json!({"type": "typing", "threadId": 41}));
         seven.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
         heard.extend(eight.drain());
     }
@@ -283,12 +283,12 @@ fn who_reads_slowly_misses_who_types_and_gets_every_message() {
     assert_eq!(of_type(&heard, "message").len(), 200, "every message");
     assert!(types(&heard) < 150, "{} that someone types", types(&heard));
     // Who has caught up is told again.
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     slow.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
 }
 
 #[test]
-fn what_many_slow_readers_wait_for_counts_once() {
+fn frame_queued_for_many_slow_readers_counts_once() {
     let server = Server::start(&[
         "--max-buffer-bytes=8388608",
         "--max-outbox-bytes=67108864",
@@ -297,8 +297,8 @@ fn what_many_slow_readers_wait_for_counts_once() {
     ]);
     let mut slow: Vec<Client> = (0..8)
         .map(|_| {
-            let mut slow = Client::narrow(server.address());
-            slow.say(&json!({"type": "join_thread", "threadId": 41}));
+            let mut slow = Client::with_small_receive_buffer(server.address());
+            slow.send(&json!({"type": "join_thread", "threadId": 41}));
             slow.expect_type("thread_joined");
             slow
         })
@@ -307,7 +307,7 @@ fn what_many_slow_readers_wait_for_counts_once() {
     let text = "x".repeat(50_000);
     // Five megabytes for each of the eight: forty, if they did not share.
     for n in 1..=100 {
-        seven.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+        seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], n);
     }
     for slow in &mut slow {
@@ -318,12 +318,12 @@ fn what_many_slow_readers_wait_for_counts_once() {
 // ---- none
 
 #[test]
-fn without_limits_the_operator_is_warned_and_a_flood_is_heard() {
+fn no_limits_logs_a_warning_and_accepts_a_flood() {
     let server = Server::start(&["--no-limits"]);
     assert!(server.log().iter().any(|line| line.contains("WARN") && line.contains("--no-limits")));
-    let mut fast = Client::of_user(server.address(), 7);
+    let mut fast = Client::as_user(server.address(), 7);
     for n in 0..5_000 {
-        fast.say(&json!({"type": "ping", "clientId": n}));
+        fast.send(&json!({"type": "ping", "clientId": n}));
     }
     for n in 0..5_000 {
         assert_eq!(fast.next(), json!({"type": "pong", "clientId": n}));

@@ -2,8 +2,8 @@
 //! site answers, and in which order.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use buddyline::hub::interface::{
     Settings, Target,
 };
 use buddyline::protocol::Id;
+use harness::{HubHarness, verified};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use town::{Town, verified};
 
 const SLOTS: u32 = 4;
 const USERS: u64 = 4;
 const THREADS: u64 = 3;
 /// How long outcomes wait for their user to come back, less the time that a proof takes.
-const HEIRS_WAIT: Duration = Duration::from_secs(500);
+const UNDELIVERED_KEPT: Duration = Duration::from_secs(500);
 
 fn small() -> Settings {
     Settings {
@@ -62,7 +62,7 @@ impl Token {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Word {
+enum ClientFrame {
     Join(u64),
     Leave(u64),
     Typing(u64),
@@ -76,7 +76,7 @@ enum Step {
     Open(u32, Option<Token>),
     Close(u32),
     Be(u32, u64, Option<Token>),
-    Say(u32, Word),
+    Say(u32, ClientFrame),
     /// Says one of the latest messages again, under the same name.
     Again(u32, usize),
     /// The site answers one of its questions: well, or with a failure.
@@ -88,16 +88,16 @@ fn token() -> impl Strategy<Value = Token> {
     (1..=USERS, prop::bool::weighted(0.85)).prop_map(|(user, good)| Token { user, good })
 }
 
-fn word() -> impl Strategy<Value = Word> {
+fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let thread = 1..=THREADS;
     prop_oneof![
-        3 => thread.clone().prop_map(Word::Join),
-        1 => thread.clone().prop_map(Word::Leave),
-        2 => thread.clone().prop_map(Word::Typing),
-        2 => (thread.clone(), 1..=USERS).prop_map(|(thread, user)| Word::Offer(thread, user)),
-        1 => prop::option::of(thread.clone()).prop_map(Word::Online),
+        3 => thread.clone().prop_map(ClientFrame::Join),
+        1 => thread.clone().prop_map(ClientFrame::Leave),
+        2 => thread.clone().prop_map(ClientFrame::Typing),
+        2 => (thread.clone(), 1..=USERS).prop_map(|(thread, user)| ClientFrame::Offer(thread, user)),
+        1 => prop::option::of(thread.clone()).prop_map(ClientFrame::Online),
         6 => (prop::option::weighted(0.8, thread), prop::option::of(token()))
-            .prop_map(|(thread, token)| Word::Send(thread, token)),
+            .prop_map(|(thread, token)| ClientFrame::Send(thread, token)),
     ]
 }
 
@@ -118,7 +118,7 @@ fn step() -> impl Strategy<Value = Step> {
                 let token = token.map(|token| Token { user: user.max(token.user), ..token });
                 Step::Be(slot, user, token)
             }),
-        14 => (0..SLOTS, word()).prop_map(|(slot, word)| Step::Say(slot, word)),
+        14 => (0..SLOTS, client_frame()).prop_map(|(slot, client_frame)| Step::Say(slot, client_frame)),
         4 => (0..SLOTS, 0..4usize).prop_map(|(slot, n)| Step::Again(slot, n)),
         8 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
         2 => (0..25u64).prop_map(Step::Pass),
@@ -126,7 +126,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A frame that must have one outcome, as often as it was said.
-struct Said {
+struct SentFrame {
     /// The connections that have said it.
     conns: Vec<ConnId>,
     /// A message, as it was said, and when first.
@@ -136,7 +136,7 @@ struct Said {
 
 /// A message that the site has, or will have.
 #[derive(Clone, Debug)]
-struct Kept {
+struct StoredMessage {
     id: u64,
     at: Instant,
     thread: u64,
@@ -145,7 +145,7 @@ struct Kept {
 }
 
 #[derive(Default)]
-struct Life {
+struct ConnHistory {
     /// Whose tokens it has brought.
     users: BTreeSet<u64>,
     closed: Option<Instant>,
@@ -154,26 +154,26 @@ struct Life {
 }
 
 struct World {
-    town: Town,
+    harness: HubHarness,
     here: BTreeMap<u32, ConnId>,
-    lives: BTreeMap<ConnId, Life>,
-    said: HashMap<String, Said>,
+    histories: BTreeMap<ConnId, ConnHistory>,
+    said: HashMap<String, SentFrame>,
     asked: Vec<(RequestId, Ask)>,
     /// The messages that came to the site.
     posted: BTreeSet<String>,
     /// What the site has stored, and will store although nobody hears of it.
-    kept: Vec<Kept>,
-    late: Vec<Kept>,
+    kept: Vec<StoredMessage>,
+    late: Vec<StoredMessage>,
     /// The names of messages in the order in which they were first said.
     messages: Vec<String>,
 }
 
 impl World {
     fn new() -> World {
-        let town = Town::new(small());
-        let (here, lives, said, asked, posted) = Default::default();
+        let harness = HubHarness::new(small());
+        let (here, histories, said, asked, posted) = Default::default();
         let (kept, late, messages) = Default::default();
-        World { town, here, lives, said, asked, posted, kept, late, messages }
+        World { harness, here, histories, said, asked, posted, kept, late, messages }
     }
 
     fn take(&mut self, step: Step) {
@@ -181,21 +181,21 @@ impl World {
             Step::Open(slot, token) => {
                 if !self.here.contains_key(&slot) {
                     let conn = match token {
-                        Some(token) => self.town.open_with(slot, &token.text()),
-                        None => self.town.open(slot),
+                        Some(token) => self.harness.open_with(slot, &token.text()),
+                        None => self.harness.open(slot),
                     };
-                    let life = Life {
+                    let life = ConnHistory {
                         users: token.map(|t| t.user).into_iter().collect(),
-                        ..Life::default()
+                        ..ConnHistory::default()
                     };
                     self.here.insert(slot, conn);
-                    self.lives.insert(conn, life);
+                    self.histories.insert(conn, life);
                 }
             }
             Step::Close(slot) => {
                 if let Some(conn) = self.here.get(&slot) {
                     let conn = *conn;
-                    self.town.close(conn);
+                    self.harness.close(conn);
                     self.gone(conn);
                 }
             }
@@ -203,24 +203,24 @@ impl World {
                 if let Some(conn) = self.here.get(&slot).copied() {
                     let mut frame = json!({"type": "user_connected", "userId": user});
                     self.bring(conn, &mut frame, token);
-                    self.town.say(conn, &frame.to_string());
+                    self.harness.send(conn, &frame.to_string());
                 }
             }
-            Step::Say(slot, word) => {
+            Step::Say(slot, client_frame) => {
                 if let Some(conn) = self.here.get(&slot).copied() {
-                    self.say(conn, word);
+                    self.send(conn, client_frame);
                 }
             }
             Step::Again(slot, n) => {
                 if let Some(conn) = self.here.get(&slot).copied() {
-                    self.say_again(conn, n);
+                    self.resend(conn, n);
                 }
             }
             Step::Answer(n, failure) => {
                 if !self.asked.is_empty() {
                     let (request, ask) = self.asked.remove(n % self.asked.len());
                     let answer = match (&ask, failure) {
-                        (Ask::Post(_), Some(failure)) => self.site_fails(&ask, n, failure),
+                        (Ask::Post(_), Some(failure)) => self.fail_ask(&ask, n, failure),
                         // Only a post leaves anyone in doubt.
                         (_, Some(Failure::Unknown | Failure::Unusable)) => {
                             Answer::Failed(Failure::SiteUnavailable { retry_after_s: None })
@@ -228,12 +228,12 @@ impl World {
                         (_, Some(failure)) => Answer::Failed(failure),
                         (_, None) => self.site(&ask, n),
                     };
-                    self.town.answer(request, answer);
+                    self.harness.answer(request, answer);
                 }
             }
             Step::Pass(seconds) => {
-                self.town.pass(Duration::from_secs(seconds));
-                let now = self.town.now.instant;
+                self.harness.advance(Duration::from_secs(seconds));
+                let now = self.harness.now.instant;
                 let (due, later) = self.late.drain(..).partition(|kept| kept.at <= now);
                 self.late = later;
                 for kept in due {
@@ -247,21 +247,21 @@ impl World {
     fn bring(&mut self, conn: ConnId, frame: &mut Value, token: Option<Token>) {
         if let Some(token) = token {
             frame["token"] = json!(token.text());
-            self.lives.get_mut(&conn).unwrap().users.insert(token.user);
+            self.histories.get_mut(&conn).unwrap().users.insert(token.user);
         }
     }
 
-    fn say(&mut self, conn: ConnId, word: Word) {
+    fn send(&mut self, conn: ConnId, client_frame: ClientFrame) {
         let id = format!("f{}", self.said.len());
-        let mut frame = match word {
-            Word::Join(thread) => json!({"type": "join_thread", "threadId": thread}),
-            Word::Leave(thread) => json!({"type": "leave_thread", "threadId": thread}),
-            Word::Typing(thread) => json!({"type": "typing", "threadId": thread}),
-            Word::Offer(thread, user) => {
+        let mut frame = match client_frame {
+            ClientFrame::Join(thread) => json!({"type": "join_thread", "threadId": thread}),
+            ClientFrame::Leave(thread) => json!({"type": "leave_thread", "threadId": thread}),
+            ClientFrame::Typing(thread) => json!({"type": "typing", "threadId": thread}),
+            ClientFrame::Offer(thread, user) => {
                 json!({"type": "offer", "threadId": thread, "recipientId": user, "offer": id})
             }
-            Word::Online(thread) => json!({"type": "online_users", "threadId": thread}),
-            Word::Send(thread, token) => {
+            ClientFrame::Online(thread) => json!({"type": "online_users", "threadId": thread}),
+            ClientFrame::Send(thread, token) => {
                 let mut frame = json!({"type": "send_message", "recipientId": 4, "message": id});
                 if let Some(thread) = thread {
                     frame["threadId"] = json!(thread);
@@ -272,33 +272,33 @@ impl World {
         };
         frame["clientId"] = json!(id);
         let text = frame.to_string();
-        let is_send = matches!(word, Word::Send(..));
-        let message = is_send.then(|| (text.clone(), self.town.now.instant));
+        let is_send = matches!(client_frame, ClientFrame::Send(..));
+        let message = is_send.then(|| (text.clone(), self.harness.now.instant));
         if is_send {
             self.messages.push(id.clone());
         }
-        self.said.insert(id, Said { conns: vec![conn], message, outcomes: Vec::new() });
-        self.town.say(conn, &text);
+        self.said.insert(id, SentFrame { conns: vec![conn], message, outcomes: Vec::new() });
+        self.harness.send(conn, &text);
     }
 
     /// The same user says the same, perhaps on another connection.
-    fn say_again(&mut self, conn: ConnId, n: usize) {
+    fn resend(&mut self, conn: ConnId, n: usize) {
         let Some(id) = self.messages.iter().rev().nth(n) else { return };
         let said = self.said.get_mut(id).unwrap();
         let (text, first) = said.message.clone().unwrap();
-        let user = |conn: &ConnId| match &Vec::from_iter(&self.lives[conn].users)[..] {
+        let user = |conn: &ConnId| match &Vec::from_iter(&self.histories[conn].users)[..] {
             [user] => Some(**user),
             _ => None,
         };
         let users: BTreeSet<_> = said.conns.iter().chain([&conn]).map(user).collect();
         let same = users.len() == 1 && !users.contains(&None);
-        if same && self.town.now.instant - first < REPEATS_LAST {
+        if same && self.harness.now.instant - first < REPEATS_LAST {
             said.conns.push(conn);
-            self.town.say(conn, &text);
+            self.harness.send(conn, &text);
         }
     }
 
-    fn keep(&mut self, mut kept: Kept) {
+    fn keep(&mut self, mut kept: StoredMessage) {
         kept.id = self.kept.len() as u64 + 1;
         let before = self.kept.iter().find(|other| other.text == kept.text);
         assert!(before.is_none(), "stored twice: {kept:?} after {before:?}");
@@ -306,7 +306,7 @@ impl World {
     }
 
     /// What a post leads to at a site that fails: in doubt it is stored, or not, or later.
-    fn site_fails(&mut self, ask: &Ask, n: usize, failure: Failure) -> Answer {
+    fn fail_ask(&mut self, ask: &Ask, n: usize, failure: Failure) -> Answer {
         let late = match (failure, n % 3) {
             (Failure::Unknown, 0) => Some(Duration::from_secs(n as u64 * 2)),
             (Failure::Unknown | Failure::Unusable, 1) => None,
@@ -350,7 +350,12 @@ impl World {
                     None => LookupResult::Absent,
                     Some(kept) if *kept.text == *look.text => {
                         let people = (n % 2 == 0).then(|| people(thread));
-                        LookupResult::Match(town::stored(thread, user, kept.id, people.as_deref()))
+                        LookupResult::Match(harness::stored(
+                            thread,
+                            user,
+                            kept.id,
+                            people.as_deref(),
+                        ))
                     }
                     Some(kept) => LookupResult::Mismatch {
                         thread,
@@ -371,35 +376,35 @@ impl World {
                 if user == thread {
                     return Answer::Failed(Failure::NotParticipant);
                 }
-                let (text, at) = (post.text.to_string(), self.town.now.instant);
-                self.keep(Kept { id: 0, at, thread, user, text });
+                let (text, at) = (post.text.to_string(), self.harness.now.instant);
+                self.keep(StoredMessage { id: 0, at, thread, user, text });
                 let people = (n % 2 == 0).then(|| people(thread));
                 let id = self.kept.len() as u64;
-                Answer::Stored(town::stored(thread, user, id, people.as_deref()))
+                Answer::Stored(harness::stored(thread, user, id, people.as_deref()))
             }
         }
     }
 
     fn gone(&mut self, conn: ConnId) {
         self.here.remove(&conn.slot);
-        let last = self.lives.keys().map(|conn| conn.serial).max().unwrap_or(0);
-        let life = self.lives.get_mut(&conn).unwrap();
-        (life.closed, life.last) = (Some(self.town.now.instant), last);
+        let last = self.histories.keys().map(|conn| conn.serial).max().unwrap_or(0);
+        let life = self.histories.get_mut(&conn).unwrap();
+        (life.closed, life.last) = (Some(self.harness.now.instant), last);
     }
 
     /// Takes down what came of a step.
     fn look(&mut self) {
-        for (conn, _) in self.town.closed() {
+        for (conn, _) in self.harness.closed() {
             self.gone(conn);
         }
-        while self.town.questions() > 0 {
-            let (request, ask) = self.town.asked_anything();
+        while self.harness.pending_asks() > 0 {
+            let (request, ask) = self.harness.next_ask();
             if let Ask::Post(post) = &ask {
                 self.posted.insert(post.text.to_string());
             }
             self.asked.push((request, ask));
         }
-        for (to, frame) in self.town.heard() {
+        for (to, frame) in self.harness.received() {
             // An offer that arrives has no other outcome.
             let arrived = frame["type"] == "offer";
             let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
@@ -432,20 +437,20 @@ impl World {
     }
 
     /// Whether an outcome of this connection's must have found its user's later one.
-    fn has_heir(&self, conn: ConnId) -> bool {
-        let life = &self.lives[&conn];
+    fn has_later_connection(&self, conn: ConnId) -> bool {
+        let life = &self.histories[&conn];
         let Some(closed) = life.closed.filter(|_| life.users.len() == 1) else { return false };
-        let in_time = self.town.now.instant - closed < HEIRS_WAIT;
+        let in_time = self.harness.now.instant - closed < UNDELIVERED_KEPT;
         self.here.values().any(|other| {
-            in_time && other.serial > life.last && self.lives[other].users == life.users
+            in_time && other.serial > life.last && self.histories[other].users == life.users
         })
     }
 
     fn check(&self) {
         for (id, said) in &self.said {
-            let Said { conns, message, outcomes } = said;
+            let SentFrame { conns, message, outcomes } = said;
             assert!(outcomes.len() <= conns.len(), "{id}, said {conns:?}, has {outcomes:?}");
-            for conn in conns.iter().filter(|conn| self.lives[conn].closed.is_none()) {
+            for conn in conns.iter().filter(|conn| self.histories[conn].closed.is_none()) {
                 let said = conns.iter().filter(|other| *other == conn).count();
                 let told = outcomes.iter().filter(|(to, _)| to == conn).count();
                 // The other party hears an offer.
@@ -454,11 +459,11 @@ impl World {
                 assert!(told >= said, "{id}, said {said} times on {conn:?}, has {outcomes:?}");
             }
             let posted = message.is_some() && self.posted.contains(id);
-            if posted && conns.iter().any(|conn| self.has_heir(*conn)) {
+            if posted && conns.iter().any(|conn| self.has_later_connection(*conn)) {
                 assert!(!outcomes.is_empty(), "{id} has no outcome");
             }
             for (to, frame) in outcomes.iter().filter(|(_, frame)| frame["type"] != "offer") {
-                let users = |conn| &self.lives[conn].users;
+                let users = |conn| &self.histories[conn].users;
                 let same = conns
                     .iter()
                     .any(|from| to == from || users(to).intersection(users(from)).count() > 0);
@@ -471,8 +476,8 @@ impl World {
                 assert!(!stored, "{id} is stored, and is told as {outcomes:?}");
             }
         }
-        assert_eq!(self.town.hub.backlog(), [0; 3], "frames, checks, pending connections");
-        let counts = self.town.hub.counts();
+        assert_eq!(self.harness.hub.backlog(), [0; 3], "frames, checks, pending connections");
+        let counts = self.harness.hub.counts();
         assert_eq!(counts.deliveries, 0);
         assert_eq!(counts.connections, self.here.len());
     }
@@ -490,7 +495,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_everything_said_has_one_outcome_and_nothing_waits_in_the_end(
+    fn every_frame_gets_one_outcome_and_nothing_stays_pending(
         steps in vec(step(), 1..80)
     ) {
         let mut world = World::new();

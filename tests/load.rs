@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/front.rs"]
-mod front;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/server.rs"]
 mod server;
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use front::{Front, Manner};
+use proxy::{FaultyProxy, ProxyFault};
 use serde_json::Value;
 use server::{Server, binary};
 
@@ -31,7 +31,7 @@ fn result(child: std::process::Child) -> (Option<i32>, Value, String) {
 }
 
 #[test]
-fn a_hundred_connections_hear_all_that_is_sent_and_the_numbers_add_up() {
+fn hundred_connections_receive_all_and_totals_match() {
     let server = Server::start(&[]);
     let pid = server.id().to_string();
     for kind in ["typing", "message"] {
@@ -53,7 +53,7 @@ fn a_hundred_connections_hear_all_that_is_sent_and_the_numbers_add_up() {
 }
 
 #[test]
-fn a_server_elsewhere_is_not_loaded_without_being_asked_to() {
+fn remote_server_is_not_loaded_without_consent() {
     let (code, _, words) = result(bench("ws://192.0.2.1:8080", &[]));
     assert_eq!(code, Some(2));
     assert!(words.contains("192.0.2.1") && words.contains("--allow-remote"), "{words}");
@@ -63,7 +63,7 @@ fn a_server_elsewhere_is_not_loaded_without_being_asked_to() {
 }
 
 #[test]
-fn a_server_that_is_killed_ends_the_run_and_is_reported() {
+fn killed_server_ends_the_run_and_is_reported() {
     let server = Server::start(&[]);
     let begun = Instant::now();
     let child = bench(&url(&server), &["--seconds", "60"]);
@@ -77,11 +77,11 @@ fn a_server_that_is_killed_ends_the_run_and_is_reported() {
 }
 
 #[test]
-fn a_server_that_pings_without_end_and_reads_nothing_is_left() {
+fn server_that_only_pings_is_abandoned() {
     let nobody = "127.0.0.1:1".parse().unwrap();
-    let front = Front::start(nobody, Manner::Pings);
+    let proxy = FaultyProxy::start(nobody, ProxyFault::Pings);
     let begun = Instant::now();
-    let url = format!("ws://{}", front.address());
+    let url = format!("ws://{}", proxy.address());
     let (code, report, words) = result(bench(&url, &["--connections", "20", "--seconds", "1"]));
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!((code, &report["joined"]), (Some(1), &0.into()), "{report} {words}");
@@ -89,7 +89,7 @@ fn a_server_that_pings_without_end_and_reads_nothing_is_left() {
 }
 
 #[test]
-fn a_limit_of_the_server_is_named_with_its_setting() {
+fn server_limit_is_reported_with_its_setting() {
     let server = Server::start(&["--max-connections", "50"]);
     let output = binary().args(["bench", "--seconds", "1", "--url", &url(&server)]).output();
     let Output { status, stdout, .. } = output.unwrap();

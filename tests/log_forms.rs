@@ -28,7 +28,7 @@ use support::site::{Fault, Site};
 
 /// Runs a server that finds its address taken, with a file for its standard error, JOURNAL_STREAM
 /// as this says, and further arguments; returns what it wrote.
-fn last_words(stream: impl Fn(&File) -> Option<String>, arguments: &[&str]) -> String {
+fn final_output(stream: impl Fn(&File) -> Option<String>, arguments: &[&str]) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let log = SecretFile::with(&[]);
     let file = File::options().write(true).open(log.path()).unwrap();
@@ -61,8 +61,8 @@ fn is_journal(words: &str) -> bool {
 }
 
 #[test]
-fn only_the_stream_that_the_variable_names_is_the_journal() {
-    let words = last_words(named, &[]);
+fn journal_form_is_used_only_on_journal_stream() {
+    let words = final_output(named, &[]);
     assert!(is_journal(&words), "{words}");
     let other = |file: &File| {
         let metadata = file.metadata().unwrap();
@@ -71,25 +71,25 @@ fn only_the_stream_that_the_variable_names_is_the_journal() {
     for stream in [&other as &dyn Fn(&File) -> _, &|_| None, &|_| Some(String::new()), &|_| {
         Some("8:1:".to_owned())
     }] {
-        let words = last_words(stream, &[]);
+        let words = final_output(stream, &[]);
         assert!(is_text(&words), "{words}");
     }
 }
 
 #[test]
-fn a_form_that_is_asked_for_is_taken_wherever_the_log_goes() {
-    let words = last_words(named, &["--log-format", "text"]);
+fn explicit_log_format_overrides_detection() {
+    let words = final_output(named, &["--log-format", "text"]);
     assert!(is_text(&words), "{words}");
-    let words = last_words(|_| None, &["--log-format", "journal"]);
+    let words = final_output(|_| None, &["--log-format", "journal"]);
     assert!(is_journal(&words), "{words}");
-    let words = last_words(named, &["--log-format", "json"]);
+    let words = final_output(named, &["--log-format", "json"]);
     let line: Value = serde_json::from_str(&words).unwrap();
     assert_eq!(line["level"], "error");
     assert!(line["message"].as_str().unwrap().starts_with("buddyline: "), "{words}");
 }
 
 #[test]
-fn settings_that_are_refused_are_an_error_in_the_journal_too() {
+fn refused_settings_are_logged_as_errors_in_the_journal() {
     for arguments in [&["--trust", "verified"][..], &["--listen", "nowhere"]] {
         let mut command = binary();
         command.args(arguments).args(["--log-format", "journal"]);
@@ -106,7 +106,7 @@ fn settings_that_are_refused_are_an_error_in_the_journal_too() {
 }
 
 #[test]
-fn a_whole_life_in_the_journal_has_a_priority_in_each_line_and_no_time() {
+fn journal_lines_have_a_priority_and_no_time() {
     let mut command = binary();
     command.args(["--listen", "127.0.0.1:0", "--no-limits", "--log-level", "debug"]);
     command.env("BUDDYLINE_LOG_FORMAT", "journal");
@@ -114,7 +114,7 @@ fn a_whole_life_in_the_journal_has_a_priority_in_each_line_and_no_time() {
     Client::in_thread(server.address(), 7, 41).leave();
     server.signal("TERM");
     server.exit(Duration::from_secs(5));
-    let log = server.last_words();
+    let log = server.final_output();
     for line in log.lines() {
         let known = ["<4>[buddyline", "<6>[buddyline", "<7>[buddyline"];
         assert!(known.iter().any(|start| line.starts_with(start)), "{line}");
@@ -137,18 +137,18 @@ fn two_messages(form: &str) -> String {
     client.join(1);
     site.fail_next(Fault::CloseAfterStoring);
     for text in ["f1rst of two", "s3cond of two"] {
-        client.say(&json!({"type": "send_message", "threadId": 1, "message": text}));
+        client.send(&json!({"type": "send_message", "threadId": 1, "message": text}));
         client.expect(|frame| frame["message"] == text && frame["messageId"].is_u64());
     }
     server.signal("TERM");
     server.exit(Duration::from_secs(5));
-    let log = server.last_words();
+    let log = server.final_output();
     assert!(!log.contains("of two"), "{log}");
     log
 }
 
 #[test]
-fn one_number_ties_together_what_the_log_tells_of_a_message_in_json() {
+fn json_log_lines_of_a_message_share_one_request_id() {
     let log = two_messages("json");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for line in &lines {
@@ -188,7 +188,7 @@ fn one_number_ties_together_what_the_log_tells_of_a_message_in_json() {
 }
 
 #[test]
-fn the_same_number_stands_in_the_text() {
+fn text_log_lines_of_a_message_share_one_request_id() {
     let log = two_messages("text");
     let begins = log.lines().find(|line| line.contains("a message for thread 1")).unwrap();
     let (_, rest) = begins.split_once("] connection ").unwrap();

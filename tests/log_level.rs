@@ -12,11 +12,11 @@ use log::{Level, LevelFilter, log_enabled};
 const WRITER: &str = "BUDDYLINE_TEST_WRITES_A_LOG";
 
 #[test]
-fn the_level_can_be_changed_at_any_time_and_libraries_keep_theirs() {
+fn log_level_can_change_while_libraries_keep_theirs() {
     if std::env::var_os(WRITER).is_some() {
         return write();
     }
-    let name = "the_level_can_be_changed_at_any_time_and_libraries_keep_theirs";
+    let name = "log_level_can_change_while_libraries_keep_theirs";
     let mut command = Command::new(std::env::current_exe().unwrap());
     let output = command.args(["--exact", name, "--nocapture"]).env(WRITER, "1").output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 use bytes::{BINARY, PING, frame};
 use client::{Client, LONG};
 use markdown::{Document, root, words};
-use scrape::{get, monitored, scrape, start};
+use scrape::{get, metrics_address, scrape, start};
 use serde_json::{Value, json};
-use server::{Server, ask, eventually};
+use server::{Server, ask, wait_until};
 use socket2::{Domain, Socket, Type};
 use support::site::{Fault, Site};
 
@@ -38,18 +38,18 @@ fn status(answer: &str) -> &str {
 // ---- the numbers
 
 #[test]
-fn the_numbers_are_exactly_what_a_few_clients_have_done() {
+fn metrics_match_client_activity_exactly() {
     let server = start(&["--presence", "off", "--ping-every", "10m"]);
     let none = scrape(&server);
     assert_eq!(none.of("buddyline_connections{state=\"open\"}"), 0.0);
     let mut clients: Vec<Client> =
         (1..=3).map(|user| Client::in_thread(server.address(), user, 41)).collect();
-    clients[0].say(&json!({"type": "typing", "threadId": 41, "typing": true}));
-    clients[0].say(&json!({"type": "send_message", "threadId": 41, "message": "secret words"}));
-    clients[0].say(&json!({"type": "send_message", "message": "to nobody"}));
-    clients[0].say_text("{no json");
-    clients[0].say(&json!({"type": "evil\"} 1\nforged_total 7"}));
-    clients[0].say(&json!({"type": "offer", "recipientId": 2, "offer": "o"}));
+    clients[0].send(&json!({"type": "typing", "threadId": 41, "typing": true}));
+    clients[0].send(&json!({"type": "send_message", "threadId": 41, "message": "secret words"}));
+    clients[0].send(&json!({"type": "send_message", "message": "to nobody"}));
+    clients[0].send_text("{no json");
+    clients[0].send(&json!({"type": "evil\"} 1\nforged_total 7"}));
+    clients[0].send(&json!({"type": "offer", "recipientId": 2, "offer": "o"}));
     for client in &mut clients {
         client.find(|frame| frame["type"] == "message");
     }
@@ -59,7 +59,7 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
     clients[0].drain();
 
     let page = scrape(&server);
-    assert_eq!(page.not_zero("buddyline_connections"), [("open", 3.0)]);
+    assert_eq!(page.nonzero("buddyline_connections"), [("open", 3.0)]);
     assert_eq!(page.of("buddyline_connections_accepted_total"), 3.0);
     assert_eq!(page.of("buddyline_users_online"), 3.0);
     assert_eq!(page.of("buddyline_threads"), 1.0);
@@ -74,7 +74,7 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
         ("unreadable", 2.0),
         ("user_connected", 3.0),
     ];
-    assert_eq!(page.not_zero("buddyline_frames_received_total"), heard);
+    assert_eq!(page.nonzero("buddyline_frames_received_total"), heard);
     // `message` to three, and that its writer types and no longer does; three errors of what was said, and one of the binary.
     let said = [
         ("call", 1.0),
@@ -85,10 +85,10 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
         ("typing", 6.0),
         ("user_connected", 3.0),
     ];
-    assert_eq!(page.not_zero("buddyline_frames_sent_total"), said);
+    assert_eq!(page.nonzero("buddyline_frames_sent_total"), said);
     let errors =
         [("invalid_json", 1.0), ("missing_field", 1.0), ("text_only", 1.0), ("unknown_type", 1.0)];
-    assert_eq!(page.not_zero("buddyline_errors_total"), errors);
+    assert_eq!(page.nonzero("buddyline_errors_total"), errors);
     // The typing was for three, and the message for two, since its sender's copy is their own.
     for (bound, count) in [("2", 1.0), ("4", 3.0), ("+Inf", 3.0)] {
         let bucket = format!("buddyline_fan_out_receivers_bucket{{le=\"{bound}\"}}");
@@ -96,8 +96,8 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
     }
     assert_eq!(page.of("buddyline_fan_out_receivers_sum"), 8.0);
     assert_eq!(page.of("buddyline_fan_out_receivers_count"), 3.0);
-    assert_eq!(page.not_zero("buddyline_frames_dropped_total"), []);
-    assert_eq!(page.not_zero("buddyline_breaker_state"), [("closed", 1.0)]);
+    assert_eq!(page.nonzero("buddyline_frames_dropped_total"), []);
+    assert_eq!(page.nonzero("buddyline_breaker_state"), [("closed", 1.0)]);
     assert_eq!(page.of("buddyline_ready"), 1.0);
     let version = concat!("buddyline_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
     assert_eq!(page.of(version), 1.0);
@@ -113,7 +113,7 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
 
     let (gone, after) = (clients.pop().unwrap(), page);
     gone.leave();
-    eventually(LONG, "it has gone", || {
+    wait_until(LONG, "it has gone", || {
         scrape(&server).of("buddyline_connections{state=\"open\"}") == 2.0
     });
     let again = scrape(&server);
@@ -124,7 +124,7 @@ fn the_numbers_are_exactly_what_a_few_clients_have_done() {
 }
 
 #[test]
-fn bytes_are_counted_as_they_pass() {
+fn bytes_are_counted_in_both_directions() {
     let server = start(&["--presence", "off"]);
     let mut client = Client::connect(server.address());
     client.drain();
@@ -132,8 +132,8 @@ fn bytes_are_counted_as_they_pass() {
     // A header of 6 and 8 bytes, and its payload; 2 and 4 bytes back.
     let said = format!(r#"{{"type":"ping","clientId":"{}"}}"#, "c".repeat(40));
     let long = format!(r#"{{"type":"ping","x":"{}"}}"#, "x".repeat(1_000));
-    client.say_text(&said);
-    client.say_text(&long);
+    client.send_text(&said);
+    client.send_text(&long);
     let heard = [client.next_text(), client.next_text()];
     let after = scrape(&server);
     let grown = |name: &str| after.of(name) - before.of(name);
@@ -144,7 +144,7 @@ fn bytes_are_counted_as_they_pass() {
 }
 
 #[test]
-fn who_is_refused_or_ended_is_counted_by_its_cause() {
+fn refusals_and_closes_are_counted_by_cause() {
     let server = start(&[
         "--max-connections",
         "2",
@@ -165,20 +165,20 @@ fn who_is_refused_or_ended_is_counted_by_its_cause() {
     let mut two = [Client::connect(server.address()), Client::connect(server.address())];
     assert!(server.ask(b"").starts_with("HTTP/1.1 503 "));
     for _ in 0..4 {
-        two[0].say(&json!({"type": "ping"}));
+        two[0].send(&json!({"type": "ping"}));
     }
     assert_eq!(two[0].close_code(), Some(1008));
     let page = scrape(&server);
-    let refused = page.not_zero("buddyline_connections_refused_total");
+    let refused = page.nonzero("buddyline_connections_refused_total");
     assert_eq!(refused, [("full", 1.0), ("late", 1.0), ("page", 1.0)]);
-    assert_eq!(page.not_zero("buddyline_connections_ended_total"), [("flood", 1.0)]);
+    assert_eq!(page.nonzero("buddyline_connections_ended_total"), [("flood", 1.0)]);
     assert_eq!(page.of("buddyline_frames_received_total{type=\"refused\"}"), 1.0);
     assert_eq!(page.of("buddyline_errors_total{code=\"rate_limited\"}"), 1.0);
     assert_eq!(page.of("buddyline_connections_limit"), 2.0);
 }
 
 #[test]
-fn what_the_slow_miss_is_counted_and_how_much_waits_for_them() {
+fn slow_reader_drops_and_backlog_are_counted() {
     let server = start(&["--max-outbox-bytes", "65536", "--soft-outbox-bytes", "4096"]);
     let slow = Client::in_thread(server.address(), 7, 41);
     let mut quick = Client::in_thread(server.address(), 8, 41);
@@ -187,9 +187,9 @@ fn what_the_slow_miss_is_counted_and_how_much_waits_for_them() {
     let mut missed_some = false;
     for n in 0..500 {
         let message = json!({"type": "send_message", "threadId": 41, "message": text});
-        quick.say(&message);
+        quick.send(&message);
         quick.expect_type("message");
-        quick.say(&json!({"type": "typing", "threadId": 41, "typing": true}));
+        quick.send(&json!({"type": "typing", "threadId": 41, "typing": true}));
         quick.expect_type("typing");
         if n % 10 == 0 {
             let page = scrape(&server);
@@ -205,13 +205,13 @@ fn what_the_slow_miss_is_counted_and_how_much_waits_for_them() {
     drop(slow);
     // The sweep has looked at both once a second at least.
     assert!(missed_some || page.of("buddyline_frames_dropped_total{cause=\"missed\"}") > 0.0);
-    eventually(LONG, "the sweep looks at who is there", || {
+    wait_until(LONG, "the sweep looks at who is there", || {
         scrape(&server).of("buddyline_outbox_depth_bytes_count") > 0.0
     });
 }
 
 #[test]
-fn what_the_site_does_is_counted_by_kind_and_timed() {
+fn site_requests_are_counted_by_kind_and_timed() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let url = site.url();
@@ -222,7 +222,7 @@ fn what_the_site_does_is_counted_by_kind_and_timed() {
     let mut again = Client::proven(server.address(), 7, "user-7");
     again.join(41);
     site.set_latency(Duration::from_millis(120));
-    seven.say(&json!({"type": "send_message", "threadId": 41, "message": "x"}));
+    seven.send(&json!({"type": "send_message", "threadId": 41, "message": "x"}));
     seven.expect_type("message");
     let page = scrape(&server);
     let answers = |kind: &str, outcome: &str| {
@@ -248,43 +248,43 @@ fn what_the_site_does_is_counted_by_kind_and_timed() {
 
     site.set_latency(Duration::ZERO);
     site.always(Fault::status(503, &[("Retry-After", "60")]));
-    seven.say(&json!({"type": "send_message", "threadId": 41, "message": "y", "clientId": "y"}));
-    eventually(LONG, "it asks for a pause", || {
+    seven.send(&json!({"type": "send_message", "threadId": 41, "message": "y", "clientId": "y"}));
+    wait_until(LONG, "it asks for a pause", || {
         scrape(&server).of("buddyline_breaker_state{state=\"open\"}") == 1.0
     });
-    seven.say(&json!({"type": "send_message", "message": "z", "recipientId": 8}));
+    seven.send(&json!({"type": "send_message", "message": "z", "recipientId": 8}));
     seven.expect_error("site_unavailable");
     let page = scrape(&server);
     assert_eq!(page.of(&answers("message", "unknown")), 1.0);
     assert_eq!(page.of(&answers("message", "unavailable")), 1.0);
-    assert_eq!(page.not_zero("buddyline_breaker_state"), [("open", 1.0)]);
+    assert_eq!(page.nonzero("buddyline_breaker_state"), [("open", 1.0)]);
     assert_eq!(page.of("buddyline_breaker_opened_total"), 1.0);
     // The first is looked for, in vain.
-    assert_eq!(page.not_zero("buddyline_queue_length"), [("messages", 1.0)]);
+    assert_eq!(page.nonzero("buddyline_queue_length"), [("messages", 1.0)]);
     // It has worked a moment ago; when that is some seconds ago, members are sent elsewhere.
     assert_eq!(page.of("buddyline_ready"), 1.0);
     assert_eq!(status(&get(&server, "/readyz")), "200");
-    eventually(LONG, "it is not ready", || status(&get(&server, "/readyz")) == "503");
+    wait_until(LONG, "it is not ready", || status(&get(&server, "/readyz")) == "503");
     assert_eq!(scrape(&server).of("buddyline_ready"), 0.0);
     assert!(server.ask(b"GET /readyz HTTP/1.1\r\n\r\n").ends_with("the site is unavailable\n"));
 }
 
 #[test]
-fn each_family_says_what_it_is_and_no_label_is_a_client_s() {
+fn each_family_has_help_and_no_client_supplied_labels() {
     let server = start(&[]);
-    let mut client = Client::of_user(server.address(), 7);
-    client.say(&json!({"type": "join_thread", "threadId": "a \"forged\" thread"}));
-    client.say(&json!({"type": "forged", "threadId": "forged"}));
+    let mut client = Client::as_user(server.address(), 7);
+    client.send(&json!({"type": "join_thread", "threadId": "a \"forged\" thread"}));
+    client.send(&json!({"type": "forged", "threadId": "forged"}));
     client.drain();
     let before = scrape(&server);
     for n in 0..200 {
-        client.say(&json!({"type": format!("forged{n}"), "threadId": n}));
-        client.say(&json!({"type": "join_thread", "threadId": format!("forged{n}")}));
+        client.send(&json!({"type": format!("forged{n}"), "threadId": n}));
+        client.send(&json!({"type": "join_thread", "threadId": format!("forged{n}")}));
     }
     client.drain();
     let page = scrape(&server);
     assert!(!page.text.contains("forged"));
-    let names = |page: &scrape::Scraped| page.samples.keys().cloned().collect::<Vec<_>>();
+    let names = |page: &scrape::MetricsPage| page.samples.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&before), names(&page), "what clients do makes no new samples");
     assert!(page.samples.len() < 400, "{}", page.samples.len());
     for (name, family) in &page.families {
@@ -297,39 +297,39 @@ fn each_family_says_what_it_is_and_no_label_is_a_client_s() {
 }
 
 #[test]
-fn calls_are_counted_by_how_they_are_and_how_they_end() {
+fn calls_are_counted_by_state_and_end_reason() {
     let server = start(&[]);
-    let mut alice = Client::of_user(server.address(), 1);
-    let mut bob = Client::of_user(server.address(), 2);
+    let mut alice = Client::as_user(server.address(), 1);
+    let mut bob = Client::as_user(server.address(), 2);
     let ring = |client: &mut Client, other: u64, call: &str| {
-        client.say(&json!({"type": "call_initiated", "recipientId": other, "callId": call}));
+        client.send(&json!({"type": "call_initiated", "recipientId": other, "callId": call}));
     };
     ring(&mut alice, 2, "a");
     bob.find(|frame| frame["callId"] == "a");
-    bob.say(&json!({"type": "answer", "answer": "x", "callId": "a"}));
+    bob.send(&json!({"type": "answer", "answer": "x", "callId": "a"}));
     alice.find(|frame| frame["type"] == "answer");
     ring(&mut alice, 3, "b");
     alice.expect_error("recipient_offline");
     ring(&mut alice, 4, "c");
     alice.expect_error("recipient_offline");
     let page = scrape(&server);
-    assert_eq!(page.not_zero("buddyline_calls"), [("answered", 1.0), ("ringing", 2.0)]);
-    assert_eq!(page.not_zero("buddyline_calls_ended_total"), []);
+    assert_eq!(page.nonzero("buddyline_calls"), [("answered", 1.0), ("ringing", 2.0)]);
+    assert_eq!(page.nonzero("buddyline_calls_ended_total"), []);
     assert_eq!(page.of("buddyline_calls_offline_callees_total"), 2.0);
-    bob.say(&json!({"type": "call_hangup", "callId": "a"}));
+    bob.send(&json!({"type": "call_hangup", "callId": "a"}));
     alice.find(|frame| frame["type"] == "call_ended");
-    alice.say(&json!({"type": "call_cancelled", "callId": "c"}));
+    alice.send(&json!({"type": "call_cancelled", "callId": "c"}));
     alice.find(|frame| frame["reason"] == "cancelled");
     let page = scrape(&server);
-    assert_eq!(page.not_zero("buddyline_calls"), [("ringing", 1.0)]);
+    assert_eq!(page.nonzero("buddyline_calls"), [("ringing", 1.0)]);
     let ended = [("cancelled", 1.0), ("hangup", 1.0)];
-    assert_eq!(page.not_zero("buddyline_calls_ended_total"), ended);
+    assert_eq!(page.nonzero("buddyline_calls_ended_total"), ended);
 }
 
 // ---- what is said of them
 
 #[test]
-fn the_document_has_each_family_that_there_is_with_its_labels_and_no_other() {
+fn documented_metric_families_match_the_page() {
     let page = scrape(&start(&[]));
     let document = Document::read("docs/OPERATIONS.md");
     let mut documented = BTreeSet::new();
@@ -346,7 +346,7 @@ fn the_document_has_each_family_that_there_is_with_its_labels_and_no_other() {
 }
 
 /// The names of the labels that the samples of a family have.
-fn labels_of<'a>(page: &'a scrape::Scraped, family: &str) -> BTreeSet<&'a str> {
+fn labels_of<'a>(page: &'a scrape::MetricsPage, family: &str) -> BTreeSet<&'a str> {
     let own = page.samples.keys().filter_map(|sample| sample.split_once('{'));
     let own = own.filter(|(name, _)| name.trim_end_matches("_bucket") == family);
     let labels = own.flat_map(|(_, labels)| labels.split(',').filter_map(|l| l.split('=').next()));
@@ -354,7 +354,7 @@ fn labels_of<'a>(page: &'a scrape::Scraped, family: &str) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn ten_alerts_are_explained_and_ask_for_what_there_is() {
+fn documented_alerts_use_existing_metrics() {
     let page = scrape(&start(&[]));
     let document = Document::read("docs/OPERATIONS.md");
     let rows: Vec<_> = document.table("Alert when").collect();
@@ -366,7 +366,7 @@ fn ten_alerts_are_explained_and_ask_for_what_there_is() {
 }
 
 #[test]
-fn the_dashboard_parses_and_asks_for_what_there_is() {
+fn dashboard_parses_and_uses_existing_metrics() {
     let page = scrape(&start(&[]));
     let text = fs::read_to_string(root().join("docs/grafana.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
@@ -390,7 +390,7 @@ fn the_dashboard_parses_and_asks_for_what_there_is() {
 
 /// How many of our metrics an expression names, all of which there are, and with label values that
 /// there are.
-fn asks_for(page: &scrape::Scraped, expression: &str) -> usize {
+fn asks_for(page: &scrape::MetricsPage, expression: &str) -> usize {
     let ours = |word: &&str| word.starts_with("buddyline_") || word.starts_with("process_");
     let named: Vec<&str> = words(expression).filter(ours).collect();
     for name in &named {
@@ -412,16 +412,16 @@ fn asks_for(page: &scrape::Scraped, expression: &str) -> usize {
 // ---- monitors
 
 #[test]
-fn without_the_setting_nobody_listens_and_clients_find_no_numbers() {
+fn metrics_are_unavailable_without_the_setting() {
     let server = Server::start(&[]);
     assert!(!server.log().iter().any(|line| line.contains("metrics")));
     assert_eq!(status(&server.ask(b"GET /metrics HTTP/1.1\r\n\r\n")), "404");
 }
 
 #[test]
-fn a_full_server_is_watched_all_the_same() {
+fn full_server_still_serves_metrics() {
     let server = start(&["--max-connections", "1"]);
-    let _client = Client::of_user(server.address(), 7);
+    let _client = Client::as_user(server.address(), 7);
     assert_eq!(status(&server.ask(b"")), "503");
     for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
         let answer = get(&server, path);
@@ -433,14 +433,14 @@ fn a_full_server_is_watched_all_the_same() {
 }
 
 #[test]
-fn a_drain_is_told_to_monitors() {
+fn drain_is_visible_to_monitors() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     site.set_latency(Duration::from_secs(2));
     let url = site.url();
     let mut server = start(&["--buddyboss-url", &url, "--trust", "open"]);
-    let mut seven = Client::of_user(server.address(), 7);
-    seven.say(&json!({
+    let mut seven = Client::as_user(server.address(), 7);
+    seven.send(&json!({
         "type": "send_message", "threadId": 41, "message": "x", "token": "user-7",
     }));
     seven.drain();
@@ -457,10 +457,10 @@ fn a_drain_is_told_to_monitors() {
 }
 
 #[test]
-fn slow_monitors_harm_nobody_and_are_sent_away_after_some_seconds() {
+fn slow_monitors_time_out_without_harm() {
     let server = start(&[]);
-    let place = monitored(&server);
-    let mut client = Client::of_user(server.address(), 7);
+    let place = metrics_address(&server);
+    let mut client = Client::as_user(server.address(), 7);
     let before = server.descriptors();
     let began = Instant::now();
     let mut slow: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(place).unwrap()).collect();
@@ -485,51 +485,51 @@ fn slow_monitors_harm_nobody_and_are_sent_away_after_some_seconds() {
     let took = began.elapsed();
     let expected = Duration::from_secs(3)..Duration::from_secs(9);
     assert!(expected.contains(&took), "{took:?}");
-    eventually(LONG, "all descriptors are free again", || server.descriptors() == before);
+    wait_until(LONG, "all descriptors are free again", || server.descriptors() == before);
     client.drain();
 }
 
 #[test]
-fn a_crowd_of_silent_monitors_keeps_nobody_out_for_long() {
+fn silent_monitors_do_not_block_others_for_long() {
     let server = start(&[]);
-    let place = monitored(&server);
+    let place = metrics_address(&server);
     let before = server.descriptors();
-    let crowd: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(place).unwrap()).collect();
-    for mut socket in &crowd {
+    let monitors: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(place).unwrap()).collect();
+    for mut socket in &monitors {
         socket.write_all(b"GET /met").unwrap();
     }
-    let mut client = Client::of_user(server.address(), 7);
+    let mut client = Client::as_user(server.address(), 7);
     client.drain();
-    eventually(LONG, "eight are in", || server.descriptors() >= before + 8);
+    wait_until(LONG, "eight are in", || server.descriptors() >= before + 8);
     assert!(server.descriptors() <= before + 9, "eight at a time, and one client");
     let began = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
     // Those before it take five times eight places, of which each is kept for a second.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    drop(crowd);
-    eventually(LONG, "only the client is left", || server.descriptors() == before + 1);
+    drop(monitors);
+    wait_until(LONG, "only the client is left", || server.descriptors() == before + 1);
 }
 
 #[test]
-fn a_crowd_of_monitors_that_has_left_again_is_gone_through_at_once() {
+fn closed_monitors_are_skipped_at_once() {
     let server = start(&[]);
-    let place = monitored(&server);
+    let place = metrics_address(&server);
     // More than have a place, and as many as may wait.
-    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(place).unwrap()).collect();
-    for mut socket in &crowd {
+    let monitors: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(place).unwrap()).collect();
+    for mut socket in &monitors {
         socket.write_all(b"GET /met").unwrap();
     }
-    drop(crowd);
+    drop(monitors);
     let began = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
     assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
 }
 
 #[test]
-fn a_crowd_that_would_wait_for_minutes_is_not_let_wait() {
+fn abandoned_monitor_backlog_does_not_delay_the_next() {
     let server = start(&[]);
-    let place = monitored(&server);
-    let crowd: Vec<Socket> = (0..500)
+    let place = metrics_address(&server);
+    let monitors: Vec<Socket> = (0..500)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
@@ -538,7 +538,7 @@ fn a_crowd_that_would_wait_for_minutes_is_not_let_wait() {
         })
         .collect();
     std::thread::sleep(Duration::from_secs(1));
-    drop(crowd);
+    drop(monitors);
     let began = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
     // One that found no place tries again after 1 s, and after 3.
@@ -546,9 +546,9 @@ fn a_crowd_that_would_wait_for_minutes_is_not_let_wait() {
 }
 
 #[test]
-fn a_monitor_that_says_too_much_or_nothing_of_sense_is_told_so() {
+fn oversized_or_invalid_monitor_request_gets_an_error() {
     let server = start(&[]);
-    let place = monitored(&server);
+    let place = metrics_address(&server);
     let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(3 * 4_096));
     for (request, expected) in [
         (long.as_bytes(), "431"),
@@ -569,7 +569,7 @@ fn a_monitor_that_says_too_much_or_nothing_of_sense_is_told_so() {
 }
 
 #[test]
-fn whoever_listens_for_monitors_elsewhere_is_warned() {
+fn non_loopback_metrics_listener_logs_a_warning() {
     let server = Server::start(&["--metrics-listen", "0.0.0.0:0"]);
     let log = server.log();
     let warned = |line: &String| line.contains("WARN") && line.contains("--metrics-listen 0.0.0.0");

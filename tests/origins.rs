@@ -26,7 +26,7 @@ fn allowed(patterns: &[&str], origin: &str) -> bool {
 }
 
 #[test]
-fn an_origin_is_allowed_by_its_pattern_and_by_no_other() {
+fn origin_is_allowed_only_by_a_matching_pattern() {
     for (text, good, bad) in [
         (
             "https://app.example.org",
@@ -106,7 +106,7 @@ fn an_origin_is_allowed_by_its_pattern_and_by_no_other() {
 }
 
 #[test]
-fn several_patterns_allow_what_any_of_them_allows() {
+fn origin_is_allowed_if_any_pattern_matches() {
     let both = ["null", "https://a.example.org"];
     assert!(allowed(&both, "null") && allowed(&both, "https://a.example.org"));
     assert!(!allowed(&both, "https://b.example.org"));
@@ -118,7 +118,7 @@ fn several_patterns_allow_what_any_of_them_allows() {
 }
 
 #[test]
-fn the_pages_of_the_site_are_allowed() {
+fn site_origin_is_allowed() {
     for (site, origin, other) in [
         ("https://example.org", "https://example.org", "http://example.org"),
         ("https://example.org/community", "https://example.org:443", "https://www.example.org"),
@@ -135,7 +135,7 @@ fn the_pages_of_the_site_are_allowed() {
 }
 
 #[test]
-fn a_page_of_our_own_address_is_allowed() {
+fn same_origin_is_allowed() {
     let none = Origins::only(&[], None);
     for (origin, host) in [
         ("http://live.example.org", "live.example.org"),
@@ -167,7 +167,7 @@ fn a_page_of_our_own_address_is_allowed() {
 }
 
 #[test]
-fn what_is_no_origin_is_refused_in_words() {
+fn invalid_origin_pattern_is_refused_with_reason() {
     for (text, part) in [
         ("", "scheme"),
         ("example.org", "https://"),
@@ -202,7 +202,7 @@ fn what_is_no_origin_is_refused_in_words() {
 // ---- over sockets
 
 /// The connection of a good request with these lines, and the head of its answer.
-fn knock(server: &Server, lines: &str) -> (TcpStream, String) {
+fn open_websocket(server: &Server, lines: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     socket.write_all(&request_with(lines)).unwrap();
@@ -216,7 +216,7 @@ fn knock(server: &Server, lines: &str) -> (TcpStream, String) {
 }
 
 fn status(server: &Server, lines: &str) -> u16 {
-    knock(server, lines).1[9..12].parse().unwrap()
+    open_websocket(server, lines).1[9..12].parse().unwrap()
 }
 
 fn from(origin: &str) -> String {
@@ -226,9 +226,9 @@ fn from(origin: &str) -> String {
 const SITE: [&str; 2] = ["--buddyboss-url", "http://127.0.0.1:9"];
 
 #[test]
-fn a_wrong_page_is_refused_before_the_upgrade_and_the_operator_is_told() {
+fn wrong_origin_is_refused_before_upgrade_and_logged() {
     let server = Server::start(&["--allowed-origin", "https://app.example", "--log-level=debug"]);
-    let (mut socket, head) = knock(&server, &from("https://evil.example"));
+    let (mut socket, head) = open_websocket(&server, &from("https://evil.example"));
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     let mut body = String::new();
     socket.read_to_string(&mut body).unwrap();
@@ -258,7 +258,7 @@ fn a_wrong_page_is_refused_before_the_upgrade_and_the_operator_is_told() {
 }
 
 #[test]
-fn where_people_prove_who_they_are_pages_of_the_site_come_in_and_no_others() {
+fn verified_trust_allows_only_site_origins_by_default() {
     let server = Server::start(&SITE);
     assert_eq!(status(&server, &from("http://127.0.0.1:9")), 101);
     assert_eq!(status(&server, &from("https://evil.example")), 403);
@@ -269,7 +269,7 @@ fn where_people_prove_who_they_are_pages_of_the_site_come_in_and_no_others() {
 }
 
 #[test]
-fn origins_in_the_environment_stand_between_commas() {
+fn origins_in_environment_are_comma_separated() {
     let mut command = binary();
     command.args(["--listen", "127.0.0.1:0"]);
     command.env("BUDDYLINE_ALLOWED_ORIGIN", "capacitor://localhost, *.example.org");
@@ -280,14 +280,14 @@ fn origins_in_the_environment_stand_between_commas() {
 }
 
 #[test]
-fn the_client_behind_a_trusted_proxy_is_the_one_that_is_logged() {
+fn logged_client_is_the_one_behind_the_trusted_proxy() {
     let said = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
     for (arguments, client) in [
         (&["--log-level=debug"][..], "127.0.0.1"),
         (&["--log-level=debug", "--trusted-proxy=127.0.0.0/8"], "203.0.113.9"),
     ] {
         let server = Server::start(arguments);
-        let (_open, head) = knock(&server, said);
+        let (_open, head) = open_websocket(&server, said);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let line = format!("open from {client}");
         server.wait_for_log(|lines| lines.iter().any(|found| found.ends_with(&line)));
@@ -295,7 +295,7 @@ fn the_client_behind_a_trusted_proxy_is_the_one_that_is_logged() {
 }
 
 #[test]
-fn no_token_of_a_handshake_is_logged_or_said_back() {
+fn handshake_token_is_neither_logged_nor_echoed() {
     let mut server = Server::start(&[&SITE[..], &["--log-level", "debug"]].concat());
     let unreadable = "Authorization: Bearer s3cr3t-4 s3cr3t-5\r\n";
     for lines in [

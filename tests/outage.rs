@@ -39,17 +39,17 @@ fn outcome(client: &mut Client, client_id: &str) -> Value {
 }
 
 /// Whether this is the answer of a site that is not asked: at once, and with a time.
-fn is_left_alone(frame: &Value) -> bool {
+fn is_breaker_error(frame: &Value) -> bool {
     let words = frame["message"].as_str().unwrap();
     frame["code"] == "site_unavailable" && words.contains("Try again in ")
 }
 
 /// Sends until the site is left alone; returns how many it took.
-fn fail_until_it_is_left_alone(client: &mut Client, thread: u64) -> usize {
+fn fail_until_breaker_opens(client: &mut Client, thread: u64) -> usize {
     for n in 0..20 {
         let id = format!("lost-{n}");
-        client.say(&post(thread, &id));
-        if is_left_alone(&outcome(client, &id)) {
+        client.send(&post(thread, &id));
+        if is_breaker_error(&outcome(client, &id)) {
             return n;
         }
     }
@@ -61,7 +61,7 @@ fn warnings_with(server: &Server, words: &str) -> usize {
 }
 
 #[test]
-fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_by_itself() {
+fn outage_fails_sends_fast_and_recovers_by_itself() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let server = at(&site, &["--trust", "open"]);
@@ -69,27 +69,27 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
     let mut eight = Client::in_thread(server.address(), 8, 41);
     seven.drain();
     site.always(Fault::status(502, &[]));
-    let lost = fail_until_it_is_left_alone(&mut seven, 41);
+    let lost = fail_until_breaker_opens(&mut seven, 41);
     assert!((1..=5).contains(&lost), "{lost}");
     let posts = site.posts().len();
     let begun = Instant::now();
     for n in 0..50 {
-        seven.say(&post(41, &format!("n{n}")));
+        seven.send(&post(41, &format!("n{n}")));
     }
     for n in 0..50 {
         let told = outcome(&mut seven, &format!("n{n}"));
-        assert!(is_left_alone(&told), "{told}");
+        assert!(is_breaker_error(&told), "{told}");
         assert_eq!((&told["replyTo"], &told["threadId"]), (&json!("send_message"), &json!(41)));
     }
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 
     // What needs no site goes on.
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(eight.expect_type("typing")["userId"], 7);
     let call = json!({"type": "call_initiated", "senderId": 7, "recipientId": 8, "threadId": 41});
-    seven.say(&call);
+    seven.send(&call);
     eight.expect_type("call_initiated");
-    let _nine = Client::of_user(server.address(), 9);
+    let _nine = Client::as_user(server.address(), 9);
     eight.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 9);
 
     let ready = || server.ask(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -108,7 +108,7 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
     assert!(probes.iter().all(|r| r.header("authorization").is_none()), "{probes:?}");
     assert_eq!(site.posts().len(), posts, "a member's message was the probe");
     assert!(ready().ends_with("ready\n"), "{}", ready());
-    seven.say(&post(41, "back"));
+    seven.send(&post(41, "back"));
     assert_eq!(outcome(&mut seven, "back")["type"], "message");
     assert_eq!(of_type(&eight.drain(), "message").len(), 1);
 
@@ -120,7 +120,7 @@ fn members_hear_at_once_that_the_site_fails_all_else_goes_on_and_it_comes_back_b
 }
 
 #[test]
-fn who_has_joined_stays_and_who_comes_hears_at_once_that_nobody_can_say() {
+fn outage_keeps_subscribers_and_fails_new_joins_fast() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     site.add_thread(42, &[7, 8]);
@@ -130,37 +130,37 @@ fn who_has_joined_stays_and_who_comes_hears_at_once_that_nobody_can_say() {
     seven.join(41);
     eight.join(41);
     site.always(Fault::status(503, &[("Retry-After", "60")]));
-    seven.say(&json!({"type": "join_thread", "threadId": 42, "clientId": "first"}));
+    seven.send(&json!({"type": "join_thread", "threadId": 42, "clientId": "first"}));
     let first = seven.expect_error("site_unavailable");
     assert!(first["message"].as_str().unwrap().contains("Try again in 60 seconds."), "{first}");
     let asked = site.requests().len();
 
     // Those who have joined go on hearing each other.
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(eight.expect_type("typing")["userId"], 7);
     // A thread that nobody has a list of, and a token that nobody has seen.
     let begun = Instant::now();
-    eight.say(&json!({"type": "join_thread", "threadId": 42, "clientId": "second"}));
+    eight.send(&json!({"type": "join_thread", "threadId": 42, "clientId": "second"}));
     assert_eq!(eight.expect_error("site_unavailable")["clientId"], "second");
     let mut nine = Client::connect(server.address());
-    nine.say(&json!({"type": "user_connected", "userId": 9, "token": "token-9"}));
+    nine.send(&json!({"type": "user_connected", "userId": 9, "token": "token-9"}));
     nine.expect_error("site_unavailable");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(site.requests().len(), asked, "the site is left alone");
 }
 
 #[test]
-fn a_site_that_hangs_does_not_hold_the_others_for_as_long_as_it_could() {
+fn hanging_site_delays_others_only_until_breaker_opens() {
     let site = Site::start();
     for thread in 1..=60 {
         site.add_thread(thread, &[7]);
     }
     let server = at(&site, &["--trust", "open", "--upstream-timeout", "1s"]);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     site.always(Fault::Hang);
     let begun = Instant::now();
     for thread in 1..=60 {
-        seven.say(&post(thread, &thread.to_string()));
+        seven.send(&post(thread, &thread.to_string()));
     }
     let mut told = Vec::new();
     let mut late = 0;
@@ -180,19 +180,19 @@ fn a_site_that_hangs_does_not_hold_the_others_for_as_long_as_it_could() {
 }
 
 #[test]
-fn a_server_whose_site_is_down_sleeps_between_its_probes() {
+fn server_idles_between_probes_during_outage() {
     let site = Site::start();
     site.add_thread(41, &[7]);
     let server = at(&site, &["--trust", "open"]);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     site.always(Fault::status(502, &[]));
-    fail_until_it_is_left_alone(&mut seven, 41);
+    fail_until_breaker_opens(&mut seven, 41);
     let asked = site.requests().len();
-    let ticks = server.processor_ticks();
+    let ticks = server.cpu_ticks();
     thread::sleep(Duration::from_millis(3500));
     // Probes after one second and two more; of a second's hundred ticks it uses hardly any.
     let probes = site.requests().len() - asked;
     assert!((1..=2).contains(&probes), "{probes}");
-    let used = server.processor_ticks() - ticks;
+    let used = server.cpu_ticks() - ticks;
     assert!(used < 50, "{used} ticks of the processor");
 }

@@ -1,8 +1,8 @@
 //! What becomes of messages whose fate is not known, that wait too long, or that come twice.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use buddyline::hub::interface::{
 use buddyline::hub::settled::{Settled, SettledWhen};
 use buddyline::protocol::server::EncodedFrame;
 use buddyline::protocol::{Id, IdKey};
+use harness::{HubHarness, settings, stored, verified};
 use serde_json::Value;
-use town::{Town, settings, stored, verified};
 
 const S: Duration = Duration::from_secs(1);
 const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
@@ -32,17 +32,17 @@ fn new(recipient: u64, client_id: &str) -> String {
 }
 
 /// A town in which member 2 of thread 7 has sent "ok" under "a", and its post.
-fn one_sent() -> (Town, ConnId, RequestId) {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
-    town.say(alice, &send(7, "ok", "a"));
-    let (post, _) = town.asked();
-    (town, alice, post)
+fn one_sent() -> (HubHarness, ConnId, RequestId) {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "ok", "a"));
+    let (post, _) = harness.next_post();
+    (harness, alice, post)
 }
 
 /// The outcomes of this `clientId` that this connection has had since the last look.
-fn outcomes(town: &mut Town, conn: ConnId, client_id: &str) -> Vec<Value> {
-    let heard = town.heard().into_iter().filter(|(to, _)| *to == conn);
+fn outcomes(harness: &mut HubHarness, conn: ConnId, client_id: &str) -> Vec<Value> {
+    let heard = harness.received().into_iter().filter(|(to, _)| *to == conn);
     heard.map(|(_, frame)| frame).filter(|frame| frame["clientId"] == client_id).collect()
 }
 
@@ -53,204 +53,204 @@ fn other(message: u64) -> Answer {
 // ---- the look-up
 
 #[test]
-fn after_an_answer_of_no_use_the_thread_is_looked_up_once_and_decides() {
-    let (mut town, alice, post) = one_sent();
-    let bob = town.open_in(1, "3", "7");
-    town.fail(post, Failure::Unusable);
-    town.pass(499 * S / 1000);
-    assert_eq!(town.questions(), 0);
-    town.pass(S / 1000);
-    let (look, asked) = town.asked_look();
+fn unusable_reply_is_settled_by_one_lookup() {
+    let (mut harness, alice, post) = one_sent();
+    let bob = harness.open_in(1, "3", "7");
+    harness.fail(post, Failure::Unusable);
+    harness.advance(499 * S / 1000);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.advance(S / 1000);
+    let (look, asked) = harness.next_lookup();
     assert_eq!((asked.target, &*asked.text), (Target::Thread(7), "ok"));
     assert_eq!(asked.credential.secret(), "t");
     assert_eq!(asked.sender, Some(Id::number(2)));
-    assert_eq!(town.now.instant - asked.posted, S / 2);
-    town.hears_nothing();
-    town.found(look, 7, 2, 10);
+    assert_eq!(harness.now.instant - asked.posted, S / 2);
+    harness.assert_nothing_received();
+    harness.found(look, 7, 2, 10);
     let own = r#"{"type":"message","threadId":7,"senderId":2,"recipientId":null,"message":"ok","messageId":10,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>","clientId":"a"}"#;
     let others = own.replace(r#","clientId":"a""#, "");
-    town.hears(&[(alice, own), (bob, &others)]);
-    town.pass(60 * S);
-    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
+    harness.assert_received(&[(alice, own), (bob, &others)]);
+    harness.advance(60 * S);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
-fn what_the_thread_does_not_have_after_an_answer_of_no_use_is_not_stored() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.not_found(look);
-    let fault = town.hears_error(alice, "not_stored");
+fn missing_message_after_unusable_reply_is_not_stored() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    let fault = harness.assert_error(alice, "not_stored");
     assert_eq!((&fault["clientId"], &fault["threadId"]), (&"a".into(), &7.into()));
-    town.pass(60 * S);
-    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
+    harness.advance(60 * S);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
-fn after_a_suspension_nothing_is_certainly_not_stored() {
-    let (mut town, alice, post) = one_sent();
+fn after_machine_sleep_a_missing_message_is_unknown() {
+    let (mut harness, alice, post) = one_sent();
     // The machine has slept: only one of its clocks has gone on.
-    town.now.unix_s += 3_600;
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.not_found(look);
-    town.hears_error(alice, "unknown_outcome");
+    harness.now.unix_s += 3_600;
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.assert_error(alice, "unknown_outcome");
     // What was put since is as certain as ever.
-    town.say(alice, &send(7, "ok", "b"));
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.not_found(look);
-    town.hears_error(alice, "not_stored");
+    harness.send(alice, &send(7, "ok", "b"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.assert_error(alice, "not_stored");
 }
 
 #[test]
-fn while_the_site_may_be_at_work_the_thread_is_looked_up_three_times() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unknown);
+fn unknown_outcome_is_looked_up_three_times() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
     for (wait, last) in [(S, false), (4 * S, false), (10 * S, true)] {
-        town.pass(wait - S / 1000);
-        assert_eq!(town.questions(), 0);
-        town.pass(S / 1000);
-        let (look, _) = town.asked_look();
-        town.hears_nothing();
-        town.not_found(look);
+        harness.advance(wait - S / 1000);
+        assert_eq!(harness.pending_asks(), 0);
+        harness.advance(S / 1000);
+        let (look, _) = harness.next_lookup();
+        harness.assert_nothing_received();
+        harness.not_found(look);
         if last {
-            town.hears_error(alice, "unknown_outcome");
+            harness.assert_error(alice, "unknown_outcome");
         } else {
-            town.hears_nothing();
+            harness.assert_nothing_received();
         }
     }
 }
 
 #[test]
-fn what_the_site_stores_late_is_found_by_the_next_look() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unknown);
-    town.pass(S);
-    let (look, _) = town.asked_look();
-    town.not_found(look);
-    town.pass(4 * S);
-    let (look, _) = town.asked_look();
-    town.found(look, 7, 2, 10);
-    assert_eq!(outcomes(&mut town, alice, "a")[0]["messageId"], 10);
-    town.pass(60 * S);
-    assert_eq!(town.questions(), 0);
-    town.hears_nothing();
+fn late_stored_message_is_found_by_next_lookup() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.advance(4 * S);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, 10);
+    assert_eq!(outcomes(&mut harness, alice, "a")[0]["messageId"], 10);
+    harness.advance(60 * S);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.assert_nothing_received();
 }
 
 #[test]
-fn a_look_that_fails_counts_as_one() {
+fn failed_lookup_counts_as_an_attempt() {
     for failure in [Failure::Unknown, Failure::Unusable] {
-        let (mut town, alice, post) = one_sent();
-        town.fail(post, failure);
+        let (mut harness, alice, post) = one_sent();
+        harness.fail(post, failure);
         for n in 1..=3 {
-            town.hears_nothing();
-            while town.questions() == 0 {
-                town.pass(S / 2);
+            harness.assert_nothing_received();
+            while harness.pending_asks() == 0 {
+                harness.advance(S / 2);
             }
-            let (look, _) = town.asked_look();
+            let (look, _) = harness.next_lookup();
             // A site that hangs: the looks that were due meanwhile are over.
-            town.pass(if n == 2 { S } else { Duration::ZERO });
-            town.fail(look, UNAVAILABLE);
+            harness.advance(if n == 2 { S } else { Duration::ZERO });
+            harness.fail(look, UNAVAILABLE);
         }
-        town.hears_error(alice, "unknown_outcome");
+        harness.assert_error(alice, "unknown_outcome");
     }
 }
 
 #[test]
-fn a_site_that_hangs_on_the_look_as_well_keeps_the_lane_no_longer_than_that() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unknown);
-    town.pass(S);
-    let (look, _) = town.asked_look();
-    town.pass(30 * S);
-    assert_eq!(town.questions(), 0, "one look at a time");
-    town.fail(look, UNAVAILABLE);
-    town.hears_error(alice, "unknown_outcome");
+fn hanging_lookup_holds_the_lane_for_a_bounded_time() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.advance(30 * S);
+    assert_eq!(harness.pending_asks(), 0, "one look at a time");
+    harness.fail(look, UNAVAILABLE);
+    harness.assert_error(alice, "unknown_outcome");
 }
 
 #[test]
-fn a_newest_message_that_says_something_else_is_nothing_certain() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.answer(look, other(10));
-    town.hears_error(alice, "unknown_outcome");
+fn newer_message_with_other_text_leaves_outcome_unknown() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.answer(look, other(10));
+    harness.assert_error(alice, "unknown_outcome");
 }
 
 #[test]
-fn the_first_ok_does_not_answer_for_the_second() {
-    let (mut town, alice, post) = one_sent();
-    town.say(alice, &send(7, "ok", "b"));
-    town.store(post, 7, 2);
-    let first = outcomes(&mut town, alice, "a")[0]["messageId"].as_u64().unwrap();
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.found(look, 7, 2, first);
-    town.hears_error(alice, "not_stored");
+fn earlier_identical_message_does_not_settle_a_later_one() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "ok", "b"));
+    harness.store(post, 7, 2);
+    let first = outcomes(&mut harness, alice, "a")[0]["messageId"].as_u64().unwrap();
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, first);
+    harness.assert_error(alice, "not_stored");
 }
 
 #[test]
-fn an_earlier_message_that_says_something_else_is_known_as_such() {
-    let (mut town, alice, post) = one_sent();
-    town.store(post, 7, 2);
-    let first = outcomes(&mut town, alice, "a")[0]["messageId"].as_u64().unwrap();
-    town.say(alice, &send(7, "bye", "b"));
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.answer(look, other(first));
-    town.hears_error(alice, "not_stored");
+fn earlier_message_with_other_text_means_not_stored() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    let first = outcomes(&mut harness, alice, "a")[0]["messageId"].as_u64().unwrap();
+    harness.send(alice, &send(7, "bye", "b"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.answer(look, other(first));
+    harness.assert_error(alice, "not_stored");
 }
 
 #[test]
-fn what_another_lane_has_stored_meanwhile_hides_what_it_may_have_stored_before() {
-    let (mut town, alice, post) = one_sent();
+fn message_of_another_lane_leaves_outcome_unknown() {
+    let (mut harness, alice, post) = one_sent();
     // To the same people without the thread's number: the site puts it into thread 7.
-    town.say(alice, &new(3, "b"));
-    let (meanwhile, _) = town.asked();
-    town.store(meanwhile, 7, 2);
-    let id = outcomes(&mut town, alice, "b")[0]["messageId"].as_u64().unwrap();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.found(look, 7, 2, id);
-    town.hears_error(alice, "unknown_outcome");
+    harness.send(alice, &new(3, "b"));
+    let (meanwhile, _) = harness.next_post();
+    harness.store(meanwhile, 7, 2);
+    let id = outcomes(&mut harness, alice, "b")[0]["messageId"].as_u64().unwrap();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, id);
+    harness.assert_error(alice, "unknown_outcome");
 }
 
 #[test]
-fn the_lane_stands_until_the_fate_is_decided() {
-    let (mut town, alice, post) = one_sent();
-    town.say(alice, &send(7, "next", "b"));
-    town.fail(post, Failure::Unknown);
-    town.pass(S);
-    let (look, _) = town.asked_look();
-    assert_eq!(town.questions(), 0);
-    town.found(look, 7, 2, 10);
-    assert_eq!(&*town.asked().1.text, "next");
+fn lane_is_blocked_until_the_outcome_is_settled() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "next", "b"));
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.found(look, 7, 2, 10);
+    assert_eq!(&*harness.next_post().1.text, "next");
 }
 
 #[test]
-fn a_new_thread_is_looked_up_by_its_recipient_and_joined_when_found() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_as(1, "3");
-    town.say(alice, &new(3, "a"));
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, asked) = town.asked_look();
+fn new_thread_is_looked_up_by_recipient_and_joined() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(alice, &new(3, "a"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, asked) = harness.next_lookup();
     assert_eq!(asked.target, Target::NewThread { recipient: 3 });
-    town.found(look, 12, 2, 10);
-    let heard = town.heard();
+    harness.found(look, 12, 2, 10);
+    let heard = harness.received();
     for conn in [alice, bob] {
         let of =
             |kind: &str| heard.iter().filter(|(to, f)| *to == conn && f["type"] == kind).count();
@@ -259,381 +259,382 @@ fn a_new_thread_is_looked_up_by_its_recipient_and_joined_when_found() {
 }
 
 #[test]
-fn a_found_message_tells_who_takes_part() {
-    let mut town = Town::new(verified());
-    let alice = town.open_member(0, 2, 1, &[2, 3, 4]);
-    let carol = town.open_member(1, 4, 1, &[2, 3, 4]);
-    town.say(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, asked) = town.asked_look();
+fn lookup_result_supplies_participants() {
+    let mut harness = HubHarness::new(verified());
+    let alice = harness.open_member(0, 2, 1, &[2, 3, 4]);
+    let carol = harness.open_member(1, 4, 1, &[2, 3, 4]);
+    harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, asked) = harness.next_lookup();
     assert_eq!(asked.credential.secret(), "token-of-2");
-    town.answer(look, Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))));
-    let heard = town.heard();
+    harness
+        .answer(look, Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))));
+    let heard = harness.received();
     assert!(heard.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"), "{heard:?}");
     assert!(!heard.iter().any(|(to, f)| *to == carol && f["type"] == "message"), "{heard:?}");
     assert!(heard.iter().any(|(to, f)| *to == alice && f["clientId"] == "a"), "{heard:?}");
 }
 
 #[test]
-fn a_token_that_the_look_finds_refused_ends_it() {
-    let mut town = Town::new(verified());
-    let alice = town.open_member(0, 2, 1, &[2, 3]);
-    town.say(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
-    let (post, _) = town.asked();
-    town.fail(post, Failure::Unknown);
-    town.pass(S);
-    let (look, _) = town.asked_look();
-    town.fail(look, Failure::TokenRefused);
-    let heard = town.heard();
+fn token_refused_in_lookup_closes_with_unknown_outcome() {
+    let mut harness = HubHarness::new(verified());
+    let alice = harness.open_member(0, 2, 1, &[2, 3]);
+    harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.fail(look, Failure::TokenRefused);
+    let heard = harness.received();
     assert_eq!(heard[0].1["code"], "unknown_outcome", "{heard:?}");
-    assert_eq!(town.closed(), [(alice, 4401)]);
+    assert_eq!(harness.closed(), [(alice, 4401)]);
 }
 
 #[test]
-fn a_server_that_stops_tells_what_it_does_not_know() {
-    let (mut town, alice, post) = one_sent();
-    town.say(alice, &send(7, "next", "b"));
-    town.fail(post, Failure::Unknown);
-    town.pass(S);
-    let (look, _) = town.asked_look();
-    town.hub.stop();
-    town.take_effects();
-    let codes: Vec<_> = town.heard().iter().map(|(_, f)| f["code"].clone()).collect();
+fn stop_reports_unknown_outcomes() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "next", "b"));
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.hub.stop();
+    harness.take_effects();
+    let codes: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
     assert_eq!(codes, ["not_stored", "unknown_outcome"]);
-    town.found(look, 7, 2, 10);
-    town.pass(60 * S);
-    town.hears_nothing();
-    assert_eq!((town.questions(), town.hub.next_deadline().is_some()), (0, true));
+    harness.found(look, 7, 2, 10);
+    harness.advance(60 * S);
+    harness.assert_nothing_received();
+    assert_eq!((harness.pending_asks(), harness.hub.next_deadline().is_some()), (0, true));
 }
 
 #[test]
-fn a_server_that_stops_still_answers_repeats_and_takes_nothing_new() {
-    let (mut town, alice, post) = one_sent();
-    town.store(post, 7, 2);
-    let told = outcomes(&mut town, alice, "a");
-    town.say(alice, &send(7, "on its way", "b"));
-    let (post, _) = town.asked();
-    town.hub.begin_drain();
+fn drain_answers_duplicates_and_refuses_new_messages() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    let told = outcomes(&mut harness, alice, "a");
+    harness.send(alice, &send(7, "on its way", "b"));
+    let (post, _) = harness.next_post();
+    harness.hub.begin_drain();
     // Who hears that it is not stored sends it to the next server, which has forgotten it.
-    town.say(alice, &send(7, "ok", "a"));
-    assert_eq!(outcomes(&mut town, alice, "a"), told);
-    town.say(alice, &send(7, "on its way", "b"));
-    town.hears_nothing();
-    town.say(alice, &send(7, "new", "c"));
-    town.hears_error(alice, "not_stored");
-    town.say(alice, r#"{"type":"send_message","threadId":7,"message":"new"}"#);
-    town.hears_error(alice, "not_stored");
-    let nobody = town.open(1);
-    town.say(nobody, &send(7, "ok", "a"));
-    town.hears_error(nobody, "not_stored");
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, alice, "b").len(), 2);
-    assert_eq!((town.questions(), town.hub.counts().deliveries), (0, 0));
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!(outcomes(&mut harness, alice, "a"), told);
+    harness.send(alice, &send(7, "on its way", "b"));
+    harness.assert_nothing_received();
+    harness.send(alice, &send(7, "new", "c"));
+    harness.assert_error(alice, "not_stored");
+    harness.send(alice, r#"{"type":"send_message","threadId":7,"message":"new"}"#);
+    harness.assert_error(alice, "not_stored");
+    let nobody = harness.open(1);
+    harness.send(nobody, &send(7, "ok", "a"));
+    harness.assert_error(nobody, "not_stored");
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "b").len(), 2);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
 }
 
 #[test]
-fn a_server_that_stops_waits_for_an_inherited_outcome_though_anothers_connection_has_the_place() {
-    let (mut town, alice, post) = one_sent();
-    town.close(alice);
-    let phone = town.open_as(1, "2");
-    let bob = town.open_as(0, "3");
-    town.say(bob, &send(8, "hi", "b"));
-    assert!(town.hub.is_awaiting_outcome(phone));
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
-    assert!(!town.hub.is_awaiting_outcome(phone) && town.hub.is_awaiting_outcome(bob));
+fn drain_waits_for_undelivered_outcome_despite_slot_reuse() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    let phone = harness.open_as(1, "2");
+    let bob = harness.open_as(0, "3");
+    harness.send(bob, &send(8, "hi", "b"));
+    assert!(harness.hub.is_awaiting_outcome(phone));
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    assert!(!harness.hub.is_awaiting_outcome(phone) && harness.hub.is_awaiting_outcome(bob));
 }
 
 // ---- waiting for a turn
 
 #[test]
-fn a_message_waits_forty_seconds_for_its_turn_and_is_then_never_posted() {
-    let (mut town, alice, post) = one_sent();
-    town.pass(5 * S);
-    town.say(alice, &send(7, "second", "b"));
-    town.pass(5 * S);
-    town.say(alice, &send(7, "third", "c"));
-    town.pass(35 * S - S / 1000);
-    town.hears_nothing();
-    town.pass(S / 1000);
-    let fault = town.hears_error(alice, "not_stored");
+fn message_expires_after_forty_seconds_in_the_lane() {
+    let (mut harness, alice, post) = one_sent();
+    harness.advance(5 * S);
+    harness.send(alice, &send(7, "second", "b"));
+    harness.advance(5 * S);
+    harness.send(alice, &send(7, "third", "c"));
+    harness.advance(35 * S - S / 1000);
+    harness.assert_nothing_received();
+    harness.advance(S / 1000);
+    let fault = harness.assert_error(alice, "not_stored");
     assert_eq!(fault["clientId"], "b");
     assert!(fault["message"].as_str().unwrap().contains("40s"), "{fault}");
-    town.pass(4 * S);
-    town.store(post, 7, 2);
-    let (_, next) = town.asked();
+    harness.advance(4 * S);
+    harness.store(post, 7, 2);
+    let (_, next) = harness.next_post();
     assert_eq!(&*next.text, "third");
-    assert_eq!(town.questions(), 0);
-    assert_eq!(town.hub.counts().deliveries, 1);
+    assert_eq!(harness.pending_asks(), 0);
+    assert_eq!(harness.hub.counts().deliveries, 1);
 }
 
 #[test]
-fn whoever_has_their_turn_may_take_as_long_as_the_site_takes() {
-    let (mut town, alice, post) = one_sent();
-    town.pass(300 * S);
-    town.hears_nothing();
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, alice, "a")[0]["type"], "message");
+fn in_flight_message_has_no_lane_timeout() {
+    let (mut harness, alice, post) = one_sent();
+    harness.advance(300 * S);
+    harness.assert_nothing_received();
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "a")[0]["type"], "message");
 }
 
 #[test]
-fn a_new_conversation_waits_no_longer_than_others() {
-    let mut town = Town::default();
-    let alice = town.open_as(0, "2");
-    let bob = town.open_as(1, "3");
-    town.say(alice, &new(4, "a"));
-    town.say(bob, &new(4, "b"));
-    town.asked();
-    town.pass(40 * S);
-    assert_eq!(town.hears_error(bob, "not_stored")["clientId"], "b");
+fn new_thread_message_has_the_same_lane_timeout() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(alice, &new(4, "a"));
+    harness.send(bob, &new(4, "b"));
+    harness.next_post();
+    harness.advance(40 * S);
+    assert_eq!(harness.assert_error(bob, "not_stored")["clientId"], "b");
 }
 
 #[test]
-fn without_a_limit_a_message_waits_for_its_turn_for_ever() {
-    let mut town = Town::new(Settings { message_turn_lasts: None, ..settings() });
-    let alice = town.open_in(0, "2", "7");
-    town.say(alice, &send(7, "first", "a"));
-    town.say(alice, &send(7, "second", "b"));
-    town.pass(3_000 * S);
-    town.hears_nothing();
-    assert_eq!(town.hub.counts().deliveries, 2);
+fn without_lane_timeout_messages_wait_indefinitely() {
+    let mut harness = HubHarness::new(Settings { message_turn_lasts: None, ..settings() });
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "first", "a"));
+    harness.send(alice, &send(7, "second", "b"));
+    harness.advance(3_000 * S);
+    harness.assert_nothing_received();
+    assert_eq!(harness.hub.counts().deliveries, 2);
 }
 
 // ---- repeats
 
 #[test]
-fn what_comes_twice_under_one_client_id_is_stored_once_and_answered_twice() {
-    let (mut town, alice, post) = one_sent();
-    let bob = town.open_in(1, "3", "7");
-    town.store(post, 7, 2);
-    let first = town.heard();
+fn duplicate_client_id_is_stored_once_and_answered_twice() {
+    let (mut harness, alice, post) = one_sent();
+    let bob = harness.open_in(1, "3", "7");
+    harness.store(post, 7, 2);
+    let first = harness.received();
     assert_eq!(first.len(), 2);
-    town.say(alice, &send(7, "ok", "a"));
-    assert_eq!(town.questions(), 0);
-    let again = town.heard();
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!(harness.pending_asks(), 0);
+    let again = harness.received();
     assert_eq!(again, [first[0].clone()], "the same, and bob ({}) hears nothing", bob.slot);
 }
 
 #[test]
-fn a_repeat_waits_for_the_outcome_of_the_first() {
-    let (mut town, alice, post) = one_sent();
+fn duplicate_waits_for_the_first_outcome() {
+    let (mut harness, alice, post) = one_sent();
     // The phone has lost its network, and the server does not know yet.
-    let phone = town.open_in(1, "2", "7");
-    town.say(phone, &send(7, "ok", "a"));
-    town.say(phone, &send(7, "ok", "a"));
-    assert_eq!(town.questions(), 0);
-    town.hears_nothing();
-    town.store(post, 7, 2);
-    let heard = town.heard();
+    let phone = harness.open_in(1, "2", "7");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.send(phone, &send(7, "ok", "a"));
+    assert_eq!(harness.pending_asks(), 0);
+    harness.assert_nothing_received();
+    harness.store(post, 7, 2);
+    let heard = harness.received();
     let own = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
     assert_eq!((own(alice), own(phone), heard.len()), (1, 2, 3), "{heard:?}");
 }
 
 #[test]
-fn who_comes_back_and_sends_again_hears_it_once() {
-    let (mut town, alice, post) = one_sent();
-    town.close(alice);
-    let phone = town.open_in(1, "2", "7");
-    town.say(phone, &send(7, "ok", "a"));
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
-    let later = town.open_as(2, "2");
-    assert_eq!(outcomes(&mut town, later, "a"), [] as [Value; 0]);
+fn resend_after_reconnect_gets_one_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    let phone = harness.open_in(1, "2", "7");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    let later = harness.open_as(2, "2");
+    assert_eq!(outcomes(&mut harness, later, "a"), [] as [Value; 0]);
 }
 
 #[test]
-fn an_outcome_that_was_kept_is_told_on_arrival_and_repeated_on_demand() {
-    let (mut town, alice, post) = one_sent();
-    town.close(alice);
-    town.store(post, 7, 2);
-    let phone = town.open(1);
-    town.say(phone, r#"{"type":"user_connected","userId":"2"}"#);
-    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
-    town.say(phone, &send(7, "ok", "a"));
-    assert_eq!(outcomes(&mut town, phone, "a").len(), 1);
-    assert_eq!(town.questions(), 0);
+fn kept_outcome_is_sent_on_connect_and_on_resend() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    harness.store(post, 7, 2);
+    let phone = harness.open(1);
+    harness.send(phone, r#"{"type":"user_connected","userId":"2"}"#);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    harness.send(phone, &send(7, "ok", "a"));
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    assert_eq!(harness.pending_asks(), 0);
 }
 
 #[test]
-fn who_has_sent_again_and_gone_hears_of_it_on_the_next_connection() {
-    let (mut town, alice, post) = one_sent();
-    let phone = town.open_as(1, "2");
-    town.say(phone, &send(7, "ok", "a"));
-    town.close(phone);
-    let tablet = town.open_as(2, "2");
-    town.store(post, 7, 2);
-    let heard = town.heard();
+fn departed_resender_gets_outcome_on_next_connection() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.store(post, 7, 2);
+    let heard = harness.received();
     let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
     assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
 }
 
 #[test]
-fn who_has_sent_again_and_gone_and_sent_again_hears_of_it_once() {
-    let (mut town, alice, post) = one_sent();
-    let phone = town.open_as(1, "2");
-    town.say(phone, &send(7, "ok", "a"));
-    town.close(phone);
-    let tablet = town.open_as(2, "2");
-    town.say(tablet, &send(7, "ok", "a"));
-    town.store(post, 7, 2);
-    let heard = town.heard();
+fn repeated_resends_across_connections_get_one_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.send(tablet, &send(7, "ok", "a"));
+    harness.store(post, 7, 2);
+    let heard = harness.received();
     let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
     assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
 }
 
 // The later connection was there before the first had gone, so that it did not inherit from it.
 #[test]
-fn who_has_sent_again_and_gone_hears_of_it_though_the_first_has_gone_last() {
-    let (mut town, alice, post) = one_sent();
-    let phone = town.open_as(1, "2");
-    town.say(phone, &send(7, "ok", "a"));
-    town.close(phone);
-    let tablet = town.open_as(2, "2");
-    town.close(alice);
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, tablet, "a").len(), 1);
-    let later = town.open(3);
-    town.say(later, r#"{"type":"user_connected","userId":2}"#);
-    assert_eq!(outcomes(&mut town, later, "a").len(), 0);
+fn resender_gets_outcome_when_first_connection_closes_last() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.close(alice);
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, tablet, "a").len(), 1);
+    let later = harness.open(3);
+    harness.send(later, r#"{"type":"user_connected","userId":2}"#);
+    assert_eq!(outcomes(&mut harness, later, "a").len(), 0);
 }
 
 #[test]
-fn who_has_sent_again_and_is_back_later_finds_the_outcome_once() {
+fn resender_returning_later_gets_outcome_once() {
     for first_goes in [false, true] {
-        let (mut town, alice, post) = one_sent();
-        let phone = town.open_as(1, "2");
-        town.say(phone, &send(7, "ok", "a"));
-        town.close(phone);
+        let (mut harness, alice, post) = one_sent();
+        let phone = harness.open_as(1, "2");
+        harness.send(phone, &send(7, "ok", "a"));
+        harness.close(phone);
         if first_goes {
-            town.close(alice);
+            harness.close(alice);
         }
-        town.store(post, 7, 2);
-        assert_eq!(outcomes(&mut town, alice, "a").len(), usize::from(!first_goes));
-        let tablet = town.open(2);
-        town.say(tablet, r#"{"type":"user_connected","userId":2}"#);
-        assert_eq!(outcomes(&mut town, tablet, "a").len(), 1);
-        let later = town.open(3);
-        town.say(later, r#"{"type":"user_connected","userId":2}"#);
-        assert_eq!(outcomes(&mut town, later, "a").len(), 0);
+        harness.store(post, 7, 2);
+        assert_eq!(outcomes(&mut harness, alice, "a").len(), usize::from(!first_goes));
+        let tablet = harness.open(2);
+        harness.send(tablet, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut harness, tablet, "a").len(), 1);
+        let later = harness.open(3);
+        harness.send(later, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut harness, later, "a").len(), 0);
     }
 }
 
 #[test]
-fn ten_minutes_later_it_is_another_message() {
-    let (mut town, alice, post) = one_sent();
-    town.store(post, 7, 2);
-    town.heard();
-    town.pass(600 * S - S / 1000);
-    town.say(alice, &send(7, "ok", "a"));
-    assert_eq!((town.questions(), town.heard().len()), (0, 1));
-    town.pass(S / 1000);
-    town.say(alice, &send(7, "ok", "a"));
-    assert_eq!((town.questions(), town.heard().len()), (1, 0));
+fn client_id_is_a_new_message_after_ten_minutes() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    harness.received();
+    harness.advance(600 * S - S / 1000);
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), harness.received().len()), (0, 1));
+    harness.advance(S / 1000);
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), harness.received().len()), (1, 0));
 }
 
 #[test]
-fn what_was_not_stored_may_be_tried_again_under_the_same_name() {
+fn failed_message_may_be_retried_with_same_client_id() {
     for failure in [UNAVAILABLE, Failure::Overloaded, Failure::TokenMissing, Failure::CannotWrite] {
-        let (mut town, alice, post) = one_sent();
-        let phone = town.open_as(1, "2");
-        town.say(phone, &send(7, "ok", "a"));
-        town.fail(post, failure);
-        let heard = town.heard();
+        let (mut harness, alice, post) = one_sent();
+        let phone = harness.open_as(1, "2");
+        harness.send(phone, &send(7, "ok", "a"));
+        harness.fail(post, failure);
+        let heard = harness.received();
         assert_eq!(heard.len(), 2, "the first and the one that waited: {heard:?}");
-        town.say(alice, &send(7, "ok", "a"));
-        assert_eq!(&*town.asked().1.text, "ok");
+        harness.send(alice, &send(7, "ok", "a"));
+        assert_eq!(&*harness.next_post().1.text, "ok");
     }
 }
 
 #[test]
-fn what_nobody_knows_is_repeated_and_never_posted_again() {
-    let (mut town, alice, post) = one_sent();
-    town.fail(post, Failure::Unusable);
-    town.pass(S / 2);
-    let (look, _) = town.asked_look();
-    town.say(alice, &send(7, "ok", "a"));
-    town.answer(look, other(10));
-    assert_eq!(outcomes(&mut town, alice, "a").len(), 2);
-    town.say(alice, &send(7, "ok", "a"));
-    town.hears_error(alice, "unknown_outcome");
-    assert_eq!(town.questions(), 0);
+fn unknown_outcome_is_repeated_and_never_reposted() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.send(alice, &send(7, "ok", "a"));
+    harness.answer(look, other(10));
+    assert_eq!(outcomes(&mut harness, alice, "a").len(), 2);
+    harness.send(alice, &send(7, "ok", "a"));
+    harness.assert_error(alice, "unknown_outcome");
+    assert_eq!(harness.pending_asks(), 0);
 }
 
 #[test]
-fn a_client_id_is_the_same_as_a_number_and_as_a_string_and_another_users_is_another() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
-    let bob = town.open_in(1, "3", "7");
-    let nobody = town.open(2);
+fn dedup_key_is_user_and_client_id_in_either_form() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    let bob = harness.open_in(1, "3", "7");
+    let nobody = harness.open(2);
     let frame = |id: &str| {
         format!(r#"{{"type":"send_message","threadId":7,"message":"x","clientId":{id}}}"#)
     };
-    town.say(alice, &frame("5"));
-    town.say(alice, &frame("\"5\""));
-    town.say(bob, &frame("5"));
-    town.say(nobody, &frame("5"));
-    assert_eq!(town.hub.counts().deliveries, 3);
+    harness.send(alice, &frame("5"));
+    harness.send(alice, &frame("\"5\""));
+    harness.send(bob, &frame("5"));
+    harness.send(nobody, &frame("5"));
+    assert_eq!(harness.hub.counts().deliveries, 3);
 }
 
 #[test]
-fn who_is_nobody_yet_repeats_on_the_same_connection() {
-    let mut town = Town::default();
-    let nobody = town.open(0);
-    town.say(nobody, &send(7, "ok", "a"));
-    let (post, _) = town.asked();
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, nobody, "a").len(), 1);
+fn anonymous_dedup_is_per_connection() {
+    let mut harness = HubHarness::default();
+    let nobody = harness.open(0);
+    harness.send(nobody, &send(7, "ok", "a"));
+    let (post, _) = harness.next_post();
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, nobody, "a").len(), 1);
     // It is the user's now whom the site has named.
-    town.say(nobody, &send(7, "ok", "a"));
-    assert_eq!((town.questions(), outcomes(&mut town, nobody, "a").len()), (0, 1));
+    harness.send(nobody, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), outcomes(&mut harness, nobody, "a").len()), (0, 1));
 }
 
 #[test]
-fn without_a_client_id_each_is_a_message_of_its_own() {
-    let mut town = Town::default();
-    let alice = town.open_in(0, "2", "7");
+fn messages_without_client_id_are_never_deduplicated() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
     for _ in 0..2 {
-        town.say(alice, r#"{"type":"send_message","threadId":7,"message":"x"}"#);
+        harness.send(alice, r#"{"type":"send_message","threadId":7,"message":"x"}"#);
     }
-    assert_eq!(town.hub.counts().deliveries, 2);
+    assert_eq!(harness.hub.counts().deliveries, 2);
 }
 
 #[test]
-fn no_more_than_eight_repeats_wait_for_one_message() {
-    let (mut town, alice, post) = one_sent();
+fn at_most_eight_duplicates_wait_for_one_message() {
+    let (mut harness, alice, post) = one_sent();
     for _ in 0..8 {
-        town.say(alice, &send(7, "ok", "a"));
+        harness.send(alice, &send(7, "ok", "a"));
     }
-    town.hears_nothing();
-    town.say(alice, &send(7, "ok", "a"));
-    let told = town.hears_error(alice, "overloaded");
+    harness.assert_nothing_received();
+    harness.send(alice, &send(7, "ok", "a"));
+    let told = harness.assert_error(alice, "overloaded");
     // Perhaps it is, and then its sender must not believe this one.
     assert!(!told["message"].as_str().unwrap().contains("not stored"), "{told}");
-    town.store(post, 7, 2);
-    assert_eq!(outcomes(&mut town, alice, "a").len(), 9);
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "a").len(), 9);
 }
 
 #[test]
-fn a_message_that_found_no_room_may_come_again() {
-    let mut town = Town::new(Settings {
+fn message_rejected_as_overloaded_may_be_resent() {
+    let mut harness = HubHarness::new(Settings {
         deliveries: DeliveryLimits { total: 1, ..settings().deliveries },
         ..settings()
     });
-    let alice = town.open_in(0, "2", "7");
-    town.say(alice, &send(7, "first", "a"));
-    town.say(alice, &send(7, "second", "b"));
-    town.hears_error(alice, "overloaded");
-    let (post, _) = town.asked();
-    town.store(post, 7, 2);
-    town.heard();
-    town.say(alice, &send(7, "second", "b"));
-    assert_eq!(&*town.asked().1.text, "second");
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "first", "a"));
+    harness.send(alice, &send(7, "second", "b"));
+    harness.assert_error(alice, "overloaded");
+    let (post, _) = harness.next_post();
+    harness.store(post, 7, 2);
+    harness.received();
+    harness.send(alice, &send(7, "second", "b"));
+    assert_eq!(&*harness.next_post().1.text, "second");
 }
 
 #[test]
-fn the_outcomes_that_are_remembered_are_bounded_by_count_and_bytes() {
+fn remembered_outcomes_are_bounded_by_count_and_bytes() {
     let now = Instant::now();
     let conn = ConnId { slot: 0, serial: 1 };
     let key =
@@ -664,7 +665,7 @@ fn the_outcomes_that_are_remembered_are_bounded_by_count_and_bytes() {
 }
 
 #[test]
-fn the_messages_that_are_known_are_bounded() {
+fn known_messages_are_bounded() {
     let mut settled = Settled::default();
     let alice = IdKey::Number(2);
     for thread in 1..=10_010 {

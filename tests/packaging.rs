@@ -21,7 +21,7 @@ fn value_of<'a>(unit: &'a str, key: &str) -> &'a str {
 }
 
 #[test]
-fn the_service_is_given_more_time_to_stop_than_a_drain_takes() {
+fn unit_stop_timeout_exceeds_drain_time() {
     let unit = read("systemd/buddyline.service");
     let config = Config::try_parse_from(["buddyline"]).expect("the defaults are good");
     let seconds: u64 = value_of(&unit, "TimeoutStopSec").parse().expect("seconds");
@@ -29,7 +29,7 @@ fn the_service_is_given_more_time_to_stop_than_a_drain_takes() {
 }
 
 #[test]
-fn the_units_and_the_server_agree_on_names() {
+fn unit_files_and_server_agree_on_names() {
     let unit = read("systemd/buddyline.service");
     for secret in [secrets::JWT, secrets::TURN] {
         for key in ["LoadCredential", "SetCredential"] {

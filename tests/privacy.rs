@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use buddyline::hub::interface::{
 };
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
+use harness::{HubHarness, settings};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use town::{Town, settings};
 
 const SLOTS: u32 = 6;
 const USERS: u64 = 4;
@@ -209,7 +209,7 @@ impl Site {
 }
 
 struct World {
-    town: Town,
+    harness: HubHarness,
     site: Site,
     open: BTreeMap<u32, ConnId>,
     asked: Vec<(RequestId, Ask, Option<Answer>)>,
@@ -220,9 +220,9 @@ struct World {
 }
 
 impl World {
-    fn say(&mut self, slot: u32, text: &str) {
+    fn send(&mut self, slot: u32, text: &str) {
         if let Some(conn) = self.open.get(&slot) {
-            self.town.say(*conn, text);
+            self.harness.send(*conn, text);
         }
     }
 
@@ -230,21 +230,21 @@ impl World {
         match step {
             Step::Open { slot, user } => {
                 if !self.open.contains_key(slot) {
-                    let conn = self.town.open_with(*slot, &format!("u{user}"));
+                    let conn = self.harness.open_with(*slot, &format!("u{user}"));
                     self.open.insert(*slot, conn);
                 }
             }
             Step::Close { slot } => {
                 if let Some(conn) = self.open.remove(slot) {
-                    self.town.close(conn);
+                    self.harness.close(conn);
                 }
             }
             Step::Join { slot, thread } => {
-                self.say(*slot, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+                self.send(*slot, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
             }
             Step::Type { slot, thread, typing } => {
                 let text = format!(r#"{{"type":"typing","threadId":{thread},"typing":{typing}}}"#);
-                self.say(*slot, &text);
+                self.send(*slot, &text);
             }
             Step::Send { slot, thread, as_user } => {
                 let token = as_user.map(|user| format!(r#","token":"u{user}""#));
@@ -252,25 +252,25 @@ impl World {
                 let text = format!(
                     r#"{{"type":"send_message","threadId":{thread},"message":"x","clientId":"send"{token}}}"#
                 );
-                self.say(*slot, &text);
+                self.send(*slot, &text);
             }
             Step::Start { slot, with } => {
                 let text = format!(
                     r#"{{"type":"send_message","recipientId":{with},"message":"new","clientId":"send"}}"#
                 );
-                self.say(*slot, &text);
+                self.send(*slot, &text);
             }
             Step::Call { slot, with, thread } => {
                 let text = format!(
                     r#"{{"type":"call_initiated","recipientId":{with},"threadId":{thread}}}"#
                 );
-                self.say(*slot, &text);
+                self.send(*slot, &text);
             }
             Step::Become { slot, user } => {
                 let text = format!(
                     r#"{{"type":"user_connected","userId":{user},"token":"u{user}","clientId":"become"}}"#
                 );
-                self.say(*slot, &text);
+                self.send(*slot, &text);
             }
             Step::Change { thread, user, takes_part } => {
                 let mut users = self.site.now(*thread);
@@ -279,18 +279,18 @@ impl World {
                     false => users.remove(user),
                 };
                 if changed {
-                    self.site.set(*thread, users, self.town.now.instant);
+                    self.site.set(*thread, users, self.harness.now.instant);
                 }
             }
             Step::Reuse { thread, users } => {
-                self.site.set(*thread, users.clone(), self.town.now.instant);
+                self.site.set(*thread, users.clone(), self.harness.now.instant);
             }
             Step::Work { pick } => {
                 if !self.asked.is_empty() {
                     let n = pick % self.asked.len();
                     let (_, ask, seen) = &mut self.asked[n];
                     if seen.is_none() {
-                        *seen = Some(self.site.work(ask, self.town.now.instant, true));
+                        *seen = Some(self.site.work(ask, self.harness.now.instant, true));
                     }
                 }
             }
@@ -302,27 +302,27 @@ impl World {
                             Answer::Failed(Failure::SiteUnavailable { retry_after_s: None })
                         }
                         (Some(answer), _) => answer,
-                        (None, false) => self.site.work(&ask, self.town.now.instant, *holds_all),
+                        (None, false) => self.site.work(&ask, self.harness.now.instant, *holds_all),
                     };
-                    self.town.answer(request, answer);
+                    self.harness.answer(request, answer);
                 }
             }
-            Step::Pass => self.town.pass(Duration::from_secs(1)),
+            Step::Pass => self.harness.advance(Duration::from_secs(1)),
         }
-        for (conn, _) in self.town.closed() {
+        for (conn, _) in self.harness.closed() {
             self.open.retain(|_, open| *open != conn);
         }
-        while self.town.questions() > 0 {
-            let (request, ask) = self.town.asked_anything();
+        while self.harness.pending_asks() > 0 {
+            let (request, ask) = self.harness.next_ask();
             self.asked.push((request, ask, None));
         }
     }
 
     /// Every frame that was sent since the last look was for a participant.
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let now = self.town.now.instant;
+        let now = self.harness.now.instant;
         let since = now.checked_sub(self.patience).unwrap_or(now);
-        for (conn, frame) in self.town.heard() {
+        for (conn, frame) in self.harness.received() {
             match frame["type"].as_str().unwrap() {
                 // Nobody hears of others before it is somebody, and only who asked for it becomes
                 // somebody else.
@@ -349,15 +349,15 @@ impl World {
     }
 }
 
-fn live(steps: &[Step], patience_s: u64) -> Result<usize, TestCaseError> {
-    let town = Town::new(verified());
-    let start = town.now.instant;
+fn run_steps(steps: &[Step], patience_s: u64) -> Result<usize, TestCaseError> {
+    let harness = HubHarness::new(verified());
+    let start = harness.now.instant;
     let mut site = Site { threads: BTreeMap::new(), last_message: 0 };
     for thread in 1..=THREADS {
         site.set(thread, BTreeSet::from([1, 1 + thread % USERS]), start);
     }
     let mut world = World {
-        town,
+        harness,
         site,
         open: BTreeMap::new(),
         asked: Vec::new(),
@@ -376,16 +376,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_frame_of_a_thread_reaches_who_takes_no_part_in_it(
+    fn thread_frames_never_reach_non_participants(
         steps in steps(false),
     ) {
-        live(&steps, LIST_S)?;
+        run_steps(&steps, LIST_S)?;
     }
 
     #[test]
-    fn nor_while_the_site_often_does_not_answer(
+    fn thread_frames_stay_private_during_outages(
         steps in steps(true),
     ) {
-        live(&steps, OUTAGE_S)?;
+        run_steps(&steps, OUTAGE_S)?;
     }
 }

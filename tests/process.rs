@@ -41,7 +41,7 @@ fn plain_http_is_answered_and_closed() {
 }
 
 #[test]
-fn who_ends_their_side_after_the_request_gets_the_whole_page_all_the_same() {
+fn half_closed_request_gets_the_whole_page() {
     let server = Server::start(&[]);
     for _ in 0..20 {
         let mut socket = TcpStream::connect(server.address()).unwrap();
@@ -55,11 +55,11 @@ fn who_ends_their_side_after_the_request_gets_the_whole_page_all_the_same() {
 }
 
 #[test]
-fn a_signal_says_goodbye_to_everyone_and_ends_with_exit_code_0() {
+fn signal_closes_all_connections_and_exits_0() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&[]);
         let mut clients: Vec<Client> =
-            (1..=5).map(|user| Client::of_user(server.address(), user)).collect();
+            (1..=5).map(|user| Client::as_user(server.address(), user)).collect();
         let _half_open = TcpStream::connect(server.address()).unwrap();
         let begun = Instant::now();
         server.signal(signal);
@@ -72,7 +72,7 @@ fn a_signal_says_goodbye_to_everyone_and_ends_with_exit_code_0() {
 }
 
 #[test]
-fn an_address_in_use_ends_with_exit_code_1_and_names_it() {
+fn address_in_use_exits_1_and_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, words) = run(&["--listen", &address]);
@@ -83,7 +83,7 @@ fn an_address_in_use_ends_with_exit_code_1_and_names_it() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_used_ends_with_exit_code_2_and_is_not_told() {
+fn unusable_secret_exits_2_without_printing_it() {
     let path = std::env::temp_dir().join(format!("buddyline-process-{}", std::process::id()));
     std::fs::write(&path, "s3cret-1\ns3cret-2\ns3cret-3\n").unwrap();
     let site = ["--buddyboss-url", "https://community.example", "--trust", "open"];
@@ -105,7 +105,7 @@ fn a_secret_that_cannot_be_used_ends_with_exit_code_2_and_is_not_told() {
 }
 
 #[test]
-fn a_password_in_an_address_is_not_repeated() {
+fn password_in_url_is_not_printed() {
     let (code, words) = run(&["--buddyboss-url", "https://alice:s3cret@community.example"]);
     assert_eq!(code, Some(2));
     assert!(words.contains("--buddyboss-url") && words.contains("@community.example"), "{words}");
@@ -113,7 +113,7 @@ fn a_password_in_an_address_is_not_repeated() {
 }
 
 #[test]
-fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
+fn bad_setting_exits_2_and_says_what_is_allowed() {
     for (setting, value, allowed) in [
         ("--listen", "8080", "HOST:PORT"),
         ("--upstream-timeout", "soon", "1s to 5m"),
@@ -134,14 +134,14 @@ fn a_bad_setting_ends_with_exit_code_2_and_says_what_is_allowed() {
 }
 
 #[test]
-fn settings_that_do_not_go_together_are_bad_settings_too() {
+fn conflicting_settings_exit_2() {
     let (code, words) = run(&["--trust", "verified"]);
     assert!(words.contains("--trust") && words.contains("--buddyboss-url"), "{words}");
     assert_eq!(code, Some(2), "{words}");
 }
 
 #[test]
-fn how_people_are_known_is_told_at_the_start() {
+fn trust_mode_is_logged_at_start() {
     let site = ["--buddyboss-url", "http://127.0.0.1:9"];
     let verified = Server::start(&site);
     assert!(verified.log().iter().any(|line| line.contains("by asking the site")));
@@ -151,7 +151,7 @@ fn how_people_are_known_is_told_at_the_start() {
 }
 
 #[test]
-fn a_setting_from_the_environment_is_named_when_it_is_bad() {
+fn bad_environment_setting_is_named() {
     let output = binary().env("BUDDYLINE_MAX_JOINS", "none").output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{words}");
@@ -159,13 +159,13 @@ fn a_setting_from_the_environment_is_named_when_it_is_bad() {
 }
 
 #[test]
-fn the_version_is_told() {
+fn version_flag_prints_the_version() {
     let (code, words) = run(&["--version"]);
     assert_eq!((code, words.trim()), (Some(0), concat!("buddyline ", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]
-fn a_name_with_addresses_of_two_families_is_listened_on_at_both() {
+fn dual_stack_name_listens_on_both_families() {
     let families = |name: &str| -> Vec<bool> {
         name.to_socket_addrs().unwrap().map(|address| address.is_ipv6()).collect()
     };
@@ -181,7 +181,7 @@ fn a_name_with_addresses_of_two_families_is_listened_on_at_both() {
     assert!(families.contains(&true) && families.contains(&false), "{:?}", server.addresses());
     let [mut one, mut other] =
         [0, 1].map(|n| Client::in_thread(server.addresses()[n], 7 + n as u64, 41));
-    one.say(&json!({"type": "send_message", "threadId": 41, "message": "over both"}));
+    one.send(&json!({"type": "send_message", "threadId": 41, "message": "over both"}));
     assert_eq!(other.expect_type("message")["message"], "over both");
     for address in server.addresses() {
         assert!(ask(*address, &get("/healthz")).starts_with("HTTP/1.1 200 "));
@@ -189,7 +189,7 @@ fn a_name_with_addresses_of_two_families_is_listened_on_at_both() {
 }
 
 #[test]
-fn an_address_of_the_second_family_is_listened_on() {
+fn ipv6_address_is_listened_on() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("this system has no IPv6: not tested");
         return;
@@ -198,18 +198,18 @@ fn an_address_of_the_second_family_is_listened_on() {
     command.args(["--listen", "[::1]:0"]);
     let server = Server::launch(command, 1);
     assert!(server.address().is_ipv6());
-    let mut client = Client::of_user(server.address(), 7);
+    let mut client = Client::as_user(server.address(), 7);
     assert_eq!(client.drain(), [json!(null); 0]);
     assert!(server.ask(&get("/healthz")).starts_with("HTTP/1.1 200 "));
 }
 
 #[test]
-fn a_request_that_never_ends_is_given_up_after_five_seconds_however_it_drips() {
+fn dripping_request_times_out_after_five_seconds() {
     let server = Server::start(&[]);
     let begun = Instant::now();
     let mut silent = TcpStream::connect(server.address()).unwrap();
     let mut drip = TcpStream::connect(server.address()).unwrap();
-    let mut open = Client::of_user(server.address(), 7);
+    let mut open = Client::as_user(server.address(), 7);
     silent.set_read_timeout(Some(client::LONG)).unwrap();
     drip.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut answer = Vec::new();
@@ -230,7 +230,7 @@ fn a_request_that_never_ends_is_given_up_after_five_seconds_however_it_drips() {
 }
 
 #[test]
-fn the_log_at_debug_has_neither_tokens_nor_texts() {
+fn debug_log_has_no_tokens_or_message_texts() {
     let mut server = Server::start(&["--log-level", "debug"]);
     let secrets =
         ["s3cr3t-tok-1", "private words", "s3cr3t-tok-2", "private reason", "s3cr3t-tok-3"];
@@ -241,18 +241,18 @@ fn the_log_at_debug_has_neither_tokens_nor_texts() {
     );
     assert!(server.ask(request.as_bytes()).starts_with("HTTP/1.1 200 "));
     let mut client = Client::in_thread(server.address(), 7, 41);
-    client.say(&json!({
+    client.send(&json!({
         "type": "send_message", "threadId": 41, "message": secrets[1], "token": secrets[0]
     }));
     client.expect_type("message");
-    client.say(&json!({"type": "user_connected", "userId": 7, "token": secrets[2]}));
-    client.say_text(&format!("{{\"type\":\"send_message\",\"token\":\"{}\",", secrets[4]));
+    client.send(&json!({"type": "user_connected", "userId": 7, "token": secrets[2]}));
+    client.send_text(&format!("{{\"type\":\"send_message\",\"token\":\"{}\",", secrets[4]));
     client.expect_type("error");
-    client.say(&json!({"type": "private words"}));
+    client.send(&json!({"type": "private words"}));
     client.expect_type("error");
     let goodbye =
         tungstenite::protocol::CloseFrame { code: 1000.into(), reason: "private reason".into() };
-    client.try_say(tungstenite::Message::Close(Some(goodbye))).unwrap();
+    client.try_send(tungstenite::Message::Close(Some(goodbye))).unwrap();
     client.close_code();
     server.signal("TERM");
     server.exit(Duration::from_secs(3));

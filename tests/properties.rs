@@ -1,18 +1,18 @@
 //! What holds for every history: against naive models, and against nonsense.
 
-#[path = "support/nonsense.rs"]
-mod nonsense;
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
+#[path = "support/strategies.rs"]
+mod strategies;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use buddyline::hub::interface::{CallSettings, DeliveryLimits, Settings};
 use buddyline::hub::interface::{ConnId, Failure, RequestId, Target};
+use harness::HubHarness;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use town::Town;
 
 const SLOTS: u32 = 6;
 const THREADS: u64 = 4;
@@ -24,7 +24,7 @@ fn roomy() -> Settings {
         joins_per_connection: 100,
         calls: CallSettings::default(),
         deliveries: DeliveryLimits { total: 1_000, per_connection: 1_000, bytes: 10_000 },
-        ..town::settings()
+        ..harness::settings()
     }
 }
 
@@ -78,9 +78,10 @@ impl Model {
         }
     }
 
-    fn hearers(&self, thread: u64) -> BTreeSet<ConnId> {
-        let hears = self.open.values().filter(|(_, _, threads)| threads.contains(&thread));
-        hears.map(|(conn, _, _)| *conn).collect()
+    fn subscribers(&self, thread: u64) -> BTreeSet<ConnId> {
+        let assert_received =
+            self.open.values().filter(|(_, _, threads)| threads.contains(&thread));
+        assert_received.map(|(conn, _, _)| *conn).collect()
     }
 }
 
@@ -88,19 +89,19 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn who_is_online_and_who_hears_a_thread_agrees_with_a_naive_model(
+    fn presence_and_subscriptions_match_a_naive_model(
         steps in vec(step(), 1..120),
     ) {
-        let mut town = Town::new(roomy());
+        let mut harness = HubHarness::new(roomy());
         let mut model = Model::default();
         for step in steps {
-            apply(&mut town, &mut model, &step);
-            compare(&mut town, &model)?;
+            apply(&mut harness, &mut model, &step);
+            compare(&mut harness, &model)?;
         }
     }
 
     #[test]
-    fn each_message_has_one_outcome_and_a_thread_hears_its_own_in_order(
+    fn each_message_has_one_outcome_in_thread_order(
         sends in vec((0..SLOTS, 0..=THREADS), 1..60),
         turns in vec(any::<(u16, u8)>(), 200),
     ) {
@@ -108,12 +109,12 @@ proptest! {
     }
 
     #[test]
-    fn any_text_disturbs_nobody_else(text in nonsense::any_text(), before in any::<bool>()) {
-        let mut town = Town::new(roomy());
-        let bob = town.open_in(0, "3", "1");
-        let alice = if before { town.open_in(1, "2", "1") } else { town.open(1) };
-        town.say(alice, &text);
-        let heard = town.heard();
+    fn random_text_does_not_affect_others(text in strategies::any_text(), before in any::<bool>()) {
+        let mut harness = HubHarness::new(roomy());
+        let bob = harness.open_in(0, "3", "1");
+        let alice = if before { harness.open_in(1, "2", "1") } else { harness.open(1) };
+        harness.send(alice, &text);
+        let heard = harness.received();
         let errors = heard.iter().filter(|(_, frame)| frame["type"] == "error").count();
         prop_assert!(heard.iter().all(|(to, frame)| *to == alice || frame["type"] != "error"));
         prop_assert!(errors <= 1);
@@ -122,100 +123,100 @@ proptest! {
             prop_assert_eq!(heard.len(), 1);
             prop_assert_eq!(&heard[0].1["code"], "invalid_json");
         }
-        town.say(bob, r#"{"type":"ping"}"#);
-        town.hears(&[(bob, r#"{"type":"pong"}"#)]);
+        harness.send(bob, r#"{"type":"ping"}"#);
+        harness.assert_received(&[(bob, r#"{"type":"pong"}"#)]);
     }
 }
 
-fn apply(town: &mut Town, model: &mut Model, step: &Step) {
+fn apply(harness: &mut HubHarness, model: &mut Model, step: &Step) {
     let conn = |model: &Model, slot: &u32| model.open.get(slot).map(|(conn, _, _)| *conn);
     match step {
         Step::Open { slot } => {
             if !model.open.contains_key(slot) {
-                let conn = town.open(*slot);
+                let conn = harness.open(*slot);
                 model.open.insert(*slot, (conn, None, BTreeSet::new()));
             }
         }
         Step::Close { slot } => {
             if let Some(conn) = conn(model, slot) {
-                town.close(conn);
+                harness.close(conn);
                 model.forget_user(*slot);
                 model.open.remove(slot);
             }
         }
         Step::Be { slot, user } => {
             if let Some(conn) = conn(model, slot) {
-                town.say(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
+                harness.send(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
                 // The grace is for lost connections: a name that is given up is gone at once.
-                town.pass(Duration::ZERO);
+                harness.advance(Duration::ZERO);
                 model.left.remove(user);
                 model.open.get_mut(slot).expect("is open").1 = Some(*user);
             }
         }
         Step::Join { slot, thread } => {
             if let Some(conn) = conn(model, slot) {
-                town.say(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+                harness.send(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
                 model.open.get_mut(slot).expect("is open").2.insert(*thread);
             }
         }
         Step::Leave { slot, thread } => {
             if let Some(conn) = conn(model, slot) {
-                town.say(conn, &format!(r#"{{"type":"leave_thread","threadId":{thread}}}"#));
+                harness.send(conn, &format!(r#"{{"type":"leave_thread","threadId":{thread}}}"#));
                 model.open.get_mut(slot).expect("is open").2.remove(thread);
             }
         }
         Step::Type { slot, thread, typing } => {
             if let Some(conn) = conn(model, slot) {
                 let text = format!(r#"{{"type":"typing","threadId":{thread},"typing":{typing}}}"#);
-                town.heard();
-                town.say(conn, &text);
+                harness.received();
+                harness.send(conn, &text);
                 let mut expected = BTreeSet::from([conn]);
-                expected.extend(model.hearers(*thread));
-                let heard = town.heard();
-                let hearers: BTreeSet<_> = heard.iter().map(|(to, _)| *to).collect();
-                assert_eq!(hearers, expected);
+                expected.extend(model.subscribers(*thread));
+                let heard = harness.received();
+                let subscribers: BTreeSet<_> = heard.iter().map(|(to, _)| *to).collect();
+                assert_eq!(subscribers, expected);
                 assert_eq!(heard.len(), expected.len(), "each hears it once");
             }
         }
         Step::Pass { seconds } => {
             model.time_s += seconds;
-            town.pass(Duration::from_secs(*seconds));
+            harness.advance(Duration::from_secs(*seconds));
         }
     }
-    town.heard();
+    harness.received();
 }
 
 /// Asks the hub through a connection of its own, which goes again.
-fn compare(town: &mut Town, model: &Model) -> Result<(), TestCaseError> {
-    let asker = town.open(SLOTS);
-    let users = |town: &mut Town| -> BTreeSet<u64> {
-        let heard = town.heard();
+fn compare(harness: &mut HubHarness, model: &Model) -> Result<(), TestCaseError> {
+    let asker = harness.open(SLOTS);
+    let users = |harness: &mut HubHarness| -> BTreeSet<u64> {
+        let heard = harness.received();
         assert_eq!(heard.len(), 1);
         let ids = heard[0].1["userIds"].as_array().expect("userIds").clone();
         let set: BTreeSet<_> = ids.iter().map(|id| id.as_u64().expect("a number")).collect();
         assert_eq!(set.len(), ids.len(), "each user once");
         set
     };
-    town.say(asker, r#"{"type":"online_users"}"#);
-    prop_assert_eq!(users(town), model.online());
+    harness.send(asker, r#"{"type":"online_users"}"#);
+    prop_assert_eq!(users(harness), model.online());
     for thread in 1..=THREADS {
-        town.say(asker, &format!(r#"{{"type":"online_users","threadId":{thread}}}"#));
+        harness.send(asker, &format!(r#"{{"type":"online_users","threadId":{thread}}}"#));
         let among = model.open.values().filter(|(_, _, threads)| threads.contains(&thread));
         let expected: BTreeSet<_> = among.filter_map(|(_, user, _)| *user).collect();
-        prop_assert_eq!(users(town), expected);
+        prop_assert_eq!(users(harness), expected);
     }
-    town.close(asker);
+    harness.close(asker);
     Ok(())
 }
 
 /// Sends, and answers in any order, with any failure, while connections come and go.
 fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseError> {
-    let mut town = Town::new(roomy());
+    let mut harness = HubHarness::new(roomy());
     let conns: Vec<_> =
-        (0..SLOTS).map(|slot| town.open_as(slot, &(slot + 1).to_string())).collect();
-    let watcher = town.open_as(SLOTS, "99");
+        (0..SLOTS).map(|slot| harness.open_as(slot, &(slot + 1).to_string())).collect();
+    let watcher = harness.open_as(SLOTS, "99");
     for thread in 1..=THREADS {
-        town.say(watcher, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        harness.send(watcher, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
     }
     let mut in_flight: Vec<(RequestId, Target, String)> = Vec::new();
     let mut sends = sends.iter().enumerate();
@@ -223,7 +224,7 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
     let mut sent: Vec<(usize, u32, u64)> = Vec::new();
     let mut closed = BTreeSet::new();
     let mut fate: HashMap<usize, bool> = HashMap::new();
-    town.heard();
+    harness.received();
     let mut heard = Vec::new();
     loop {
         let (pick, what) = turns.next().expect("endless");
@@ -240,13 +241,13 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
                 };
                 let text =
                     format!(r#"{{"type":"send_message",{to},"message":"{n}","clientId":{n}}}"#);
-                town.say(conns[*slot as usize], &text);
+                harness.send(conns[*slot as usize], &text);
                 sent.push((n, *slot, *thread));
             }
         } else if *what == 255 && closed.len() < 3 {
             let slot = u32::from(*pick) % SLOTS;
             if closed.insert(slot) {
-                town.close(conns[slot as usize]);
+                harness.close(conns[slot as usize]);
             }
         } else if !in_flight.is_empty() {
             let (request, target, text) = in_flight.remove(usize::from(*pick) % in_flight.len());
@@ -259,15 +260,15 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
                     Target::NewThread { .. } => 1_000 + n as u64,
                 };
                 let sender = sent.iter().find(|(m, _, _)| *m == n).map(|(_, slot, _)| slot + 1);
-                town.store(request, thread, sender.expect("it was sent").into());
+                harness.store(request, thread, sender.expect("it was sent").into());
             } else {
-                town.fail(request, Failure::Unknown);
+                harness.fail(request, Failure::Unknown);
             }
-        } else if sends.len() == 0 && town.questions() == 0 {
+        } else if sends.len() == 0 && harness.pending_asks() == 0 {
             break;
         }
-        while town.questions() > 0 {
-            let (request, post) = town.asked();
+        while harness.pending_asks() > 0 {
+            let (request, post) = harness.next_post();
             let lane = |target: &Target| match target {
                 Target::Thread(thread) => *thread,
                 Target::NewThread { .. } => 0,
@@ -276,9 +277,9 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
             prop_assert!(!busy, "one at a time in a thread");
             in_flight.push((request, post.target, post.text.to_string()));
         }
-        heard.extend(town.heard());
+        heard.extend(harness.received());
     }
-    prop_assert_eq!(town.hub.counts().deliveries, 0);
+    prop_assert_eq!(harness.hub.counts().deliveries, 0);
     prop_assert_eq!(fate.len(), sent.len());
     for (n, slot, _) in &sent {
         let conn = conns[*slot as usize];

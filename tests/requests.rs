@@ -68,7 +68,7 @@ fn a_request_has_three_headers_and_the_token_in_one_of_them() {
 }
 
 #[test]
-fn a_new_thread_names_its_recipient_and_no_thread() {
+fn new_thread_request_names_recipient_but_no_thread() {
     let post = post(Target::NewThread { recipient: 4 }, "hi");
     let request = post_request(&post, UrlStyle::RestRoute);
     assert_eq!(request.path, "/?rest_route=/buddyboss/v1/messages");
@@ -76,7 +76,7 @@ fn a_new_thread_names_its_recipient_and_no_thread() {
 }
 
 #[test]
-fn a_request_that_the_site_must_not_see_is_not_made() {
+fn invalid_post_makes_no_request() {
     let no_token = Post { credential: None, ..post(Target::Thread(1), "x") };
     for (post, failure) in [
         (no_token, F::TokenMissing),
@@ -100,7 +100,7 @@ fn token(text: &str) -> Credential {
 }
 
 #[test]
-fn whose_a_token_is_is_asked_with_it() {
+fn proof_request_carries_the_token() {
     let credential = token("secret");
     for (url_style, path) in [
         (UrlStyle::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
@@ -115,7 +115,7 @@ fn whose_a_token_is_is_asked_with_it() {
 }
 
 #[test]
-fn who_takes_part_in_a_thread_is_asked_page_by_page() {
+fn participant_list_is_requested_page_by_page() {
     let credential = token("secret");
     let fields =
         "_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages";
@@ -135,7 +135,7 @@ fn who_takes_part_in_a_thread_is_asked_page_by_page() {
 }
 
 #[test]
-fn a_credential_stands_where_the_site_expects_it() {
+fn credential_is_put_in_the_expected_header() {
     let own = TokenHeader::parse("accessToken").unwrap();
     let usual = TokenHeader::default();
     for (text, header, name, value) in [
@@ -160,7 +160,7 @@ fn a_credential_stands_where_the_site_expects_it() {
 }
 
 #[test]
-fn no_question_prints_its_credential() {
+fn debug_output_of_requests_omits_credentials() {
     let credential = token("s3cret-token");
     for ask in [
         Ask::Prove(credential.clone()),
@@ -173,7 +173,7 @@ fn no_question_prints_its_credential() {
 
 proptest! {
     #[test]
-    fn a_body_has_the_allowed_keys_and_the_very_text_whatever_is_in_it(
+    fn request_body_has_only_known_keys_and_the_exact_text(
         text in ".{1,200}", id in 1..=SITE_ID_MAX, new: bool,
     ) {
         let target = if new { Target::NewThread { recipient: id } } else { Target::Thread(id) };
@@ -187,7 +187,7 @@ proptest! {
     }
 
     #[test]
-    fn no_answer_whatever_makes_a_panic(
+    fn random_replies_do_not_panic(
         status in 100_u16..1000, kind in ".{0,20}", header in ".{0,40}", bytes: Vec<u8>, json: bool,
         after: Duration,
     ) {
@@ -219,7 +219,7 @@ proptest! {
 // ---------------------------------------------------------------- the probe
 
 #[test]
-fn the_probe_asks_who_it_is_without_a_token() {
+fn probe_requests_me_without_a_token() {
     for (url_style, path) in [
         (UrlStyle::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
         (UrlStyle::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
@@ -232,7 +232,7 @@ fn the_probe_asks_who_it_is_without_a_token() {
 }
 
 #[test]
-fn the_probe_knows_a_buddyboss_site_when_it_sees_one() {
+fn probe_recognises_a_buddyboss_site() {
     for (name, expected) in [
         ("me-no-token", ProbeFinding::Api),
         ("me-fields-id", ProbeFinding::Api),
@@ -255,7 +255,7 @@ fn the_probe_knows_a_buddyboss_site_when_it_sees_one() {
 }
 
 #[test]
-fn where_a_redirect_leads_is_told_without_its_secrets() {
+fn redirect_target_is_logged_without_secrets() {
     for (location, told) in [
         ("https://www.example.org/wp-json/?token=s3cret", "https://www.example.org/wp-json/"),
         ("https://alice:s3cret@example.org/a#s3cret", "https://example.org/a"),

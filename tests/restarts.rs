@@ -5,8 +5,8 @@
 
 #[path = "support/client.rs"]
 mod client;
-#[path = "support/flock.rs"]
-mod flock;
+#[path = "support/client_set.rs"]
+mod client_set;
 #[path = "support/server.rs"]
 mod server;
 mod support;
@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use client::{Client, Heard};
-use flock::Flock;
+use client::{Client, Received};
+use client_set::ClientSet;
 use serde_json::{Value, json};
 use server::{Server, ask, binary};
 use support::site::{Fault, Site};
@@ -26,13 +26,13 @@ const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
 /// A server that believes everyone, in front of this site.
-fn before(site: &Site, arguments: &[&str]) -> Server {
+fn start_server(site: &Site, arguments: &[&str]) -> Server {
     let site = site.url();
     let site = ["--buddyboss-url", &site, "--trust", "open"];
     Server::start(&[&site[..], arguments].concat())
 }
 
-fn site_of_two() -> Site {
+fn two_member_site() -> Site {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     site
@@ -64,30 +64,30 @@ fn upgrade() -> Vec<u8> {
         .to_vec()
 }
 
-fn drains(server: &Server) {
+fn await_drain(server: &Server) {
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("draining for at most")));
 }
 
 // ---- a drain
 
 #[test]
-fn a_message_on_its_way_finishes_before_its_sender_is_sent_away() {
-    let site = site_of_two();
-    let mut server = before(&site, &[]);
+fn in_flight_message_finishes_before_its_sender_is_closed() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &[]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     site.set_latency(1500 * MS);
-    seven.say(&message(41, "on its way", 7, "first"));
-    seven.say(&message(41, "behind it", 7, "second"));
+    seven.send(&message(41, "on its way", 7, "first"));
+    seven.send(&message(41, "behind it", 7, "second"));
     seven.drain();
     let begun = Instant::now();
     server.signal("TERM");
     assert_eq!(eight.close_code(), Some(1012));
     assert!(begun.elapsed() < S, "who waits for nothing goes at once: {:?}", begun.elapsed());
     // Who is still there is served, except that nothing new is posted.
-    seven.say(&message(41, "too late", 7, "third"));
+    seven.send(&message(41, "too late", 7, "third"));
     assert_eq!(outcome_of(&mut seven, "third"), "not_stored");
-    seven.say(&json!({"type": "typing", "threadId": 41, "clientId": "typing"}));
+    seven.send(&json!({"type": "typing", "threadId": 41, "clientId": "typing"}));
     seven.find(|frame| frame["type"] == "typing" && frame["clientId"] == "typing");
     assert!(begun.elapsed() < 1200 * MS, "nothing waits for the site: {:?}", begun.elapsed());
     assert_eq!(outcome_of(&mut seven, "first"), "message");
@@ -101,13 +101,13 @@ fn a_message_on_its_way_finishes_before_its_sender_is_sent_away() {
 }
 
 #[test]
-fn a_message_whose_sender_has_left_is_stored_before_the_end() {
-    let site = site_of_two();
-    let mut server = before(&site, &[]);
-    let mut seven = Client::of_user(server.address(), 7);
+fn message_of_departed_sender_is_stored_before_exit() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &[]);
+    let mut seven = Client::as_user(server.address(), 7);
     site.set_latency(S);
     for text in ["one", "two"] {
-        seven.say(&message(41, text, 7, text));
+        seven.send(&message(41, text, 7, text));
     }
     seven.drain();
     seven.leave();
@@ -117,15 +117,15 @@ fn a_message_whose_sender_has_left_is_stored_before_the_end() {
 }
 
 #[test]
-fn an_outcome_that_a_later_connection_inherits_keeps_that_one() {
-    let site = site_of_two();
-    let mut server = before(&site, &[]);
-    let mut phone = Client::of_user(server.address(), 7);
+fn drain_keeps_a_connection_awaiting_an_earlier_outcome() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &[]);
+    let mut phone = Client::as_user(server.address(), 7);
     site.set_latency(1500 * MS);
-    phone.say(&message(41, "from the tunnel", 7, "tunnel"));
+    phone.send(&message(41, "from the tunnel", 7, "tunnel"));
     phone.drain();
     drop(phone);
-    let mut again = Client::of_user(server.address(), 7);
+    let mut again = Client::as_user(server.address(), 7);
     server.signal("TERM");
     assert_eq!(outcome_of(&mut again, "tunnel"), "message");
     assert_eq!(again.close_code(), Some(1012));
@@ -133,14 +133,14 @@ fn an_outcome_that_a_later_connection_inherits_keeps_that_one() {
 }
 
 #[test]
-fn in_verified_trust_what_waits_for_a_proof_has_its_outcome_before_the_end() {
-    let site = site_of_two();
+fn held_frames_get_an_outcome_before_drain_ends() {
+    let site = two_member_site();
     let url = site.url();
     let mut server = Server::start(&["--buddyboss-url", &url]);
     let mut seven = Client::connect(server.address());
     site.set_latency(500 * MS);
     // Its own token is to be proven before it costs the site a post.
-    seven.say(&message(41, "who am I?", 7, "waits"));
+    seven.send(&message(41, "who am I?", 7, "waits"));
     seven.expect_nothing_for(100 * MS);
     server.signal("TERM");
     assert_eq!(outcome_of(&mut seven, "waits"), "message");
@@ -150,13 +150,13 @@ fn in_verified_trust_what_waits_for_a_proof_has_its_outcome_before_the_end() {
 }
 
 #[test]
-fn when_the_time_is_over_whoever_is_left_hears_how_it_stands() {
-    let site = site_of_two();
+fn drain_timeout_reports_remaining_outcomes() {
+    let site = two_member_site();
     site.fail_when(|_, request| (request.method == "POST").then_some(Fault::Hang));
-    let mut server = before(&site, &["--drain-timeout", "1s"]);
-    let mut seven = Client::of_user(server.address(), 7);
-    seven.say(&message(41, "hangs", 7, "first"));
-    seven.say(&message(41, "waits", 7, "second"));
+    let mut server = start_server(&site, &["--drain-timeout", "1s"]);
+    let mut seven = Client::as_user(server.address(), 7);
+    seven.send(&message(41, "hangs", 7, "first"));
+    seven.send(&message(41, "waits", 7, "second"));
     seven.drain();
     let begun = Instant::now();
     server.signal("TERM");
@@ -169,12 +169,12 @@ fn when_the_time_is_over_whoever_is_left_hears_how_it_stands() {
 }
 
 #[test]
-fn a_drain_of_no_time_ends_at_once() {
-    let site = site_of_two();
+fn zero_drain_time_exits_at_once() {
+    let site = two_member_site();
     site.fail_when(|_, request| (request.method == "POST").then_some(Fault::Hang));
-    let mut server = before(&site, &["--drain-timeout", "0s"]);
-    let mut seven = Client::of_user(server.address(), 7);
-    seven.say(&message(41, "hangs", 7, "first"));
+    let mut server = start_server(&site, &["--drain-timeout", "0s"]);
+    let mut seven = Client::as_user(server.address(), 7);
+    seven.send(&message(41, "hangs", 7, "first"));
     seven.drain();
     let begun = Instant::now();
     server.signal("TERM");
@@ -185,29 +185,31 @@ fn a_drain_of_no_time_ends_at_once() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_says_every_outcome() {
+fn second_signal_exits_at_once_with_all_outcomes() {
     let site = Site::start();
     site.fail_when(|_, request| (request.method == "POST").then_some(Fault::Hang));
-    let mut server = before(&site, &["--drain-timeout", "10m"]);
-    let mut flock = Flock::open(server.address(), 300);
-    for (n, bird) in flock.birds.iter_mut().enumerate() {
-        bird.say(&message(n as u64 + 1, "x", n as u64 + 1, "c").to_string());
-        bird.say(r#"{"type":"ping"}"#);
+    let mut server = start_server(&site, &["--drain-timeout", "10m"]);
+    let mut client_set = ClientSet::open(server.address(), 300);
+    for (n, client) in client_set.clients.iter_mut().enumerate() {
+        client.send(&message(n as u64 + 1, "x", n as u64 + 1, "c").to_string());
+        client.send(r#"{"type":"ping"}"#);
     }
-    flock.look_until(20 * S, |birds| birds.iter().all(|bird| !bird.heard.is_empty()));
+    client_set
+        .poll_until(20 * S, |clients| clients.iter().all(|client| !client.received.is_empty()));
     server.signal("TERM");
-    drains(&server);
+    await_drain(&server);
     let begun = Instant::now();
     server.signal("INT");
     assert_eq!(server.exit(5 * S).code(), Some(0));
     let lasted = begun.elapsed();
     assert!(lasted < S, "{lasted:?}");
-    flock.look_until(5 * S, |birds| birds.iter().all(|bird| bird.closed.is_some()));
+    client_set.poll_until(5 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
     let mut told = HashMap::new();
-    for bird in &flock.birds {
-        assert_eq!(bird.closed.unwrap().1, Some(1012));
-        let outcomes: Vec<_> = bird.heard.iter().filter(|text| text.contains(r#""c""#)).collect();
-        assert_eq!(outcomes.len(), 1, "{:?}", bird.heard);
+    for client in &client_set.clients {
+        assert_eq!(client.closed.unwrap().1, Some(1012));
+        let outcomes: Vec<_> =
+            client.received.iter().filter(|text| text.contains(r#""c""#)).collect();
+        assert_eq!(outcomes.len(), 1, "{:?}", client.received);
         let outcome: Value = serde_json::from_str(outcomes[0]).unwrap();
         *told.entry(outcome["code"].as_str().unwrap().to_owned()).or_insert(0) += 1;
     }
@@ -218,14 +220,14 @@ fn a_second_signal_ends_at_once_and_says_every_outcome() {
 }
 
 #[test]
-fn nine_hundred_connections_are_sent_away_evenly_and_nothing_is_lost() {
+fn drain_closes_900_connections_evenly_without_loss() {
     let site = Site::start();
     let arguments =
         ["--drain-timeout", "3s", "--upstream-workers", "8", "--presence-grace", "100ms"];
-    let mut server = before(&site, &arguments);
-    let mut flock = Flock::open(server.address(), 900);
+    let mut server = start_server(&site, &arguments);
+    let mut client_set = ClientSet::open(server.address(), 900);
     site.set_latency(50 * MS);
-    let told = drain_of(&site, &mut server, &mut flock, 3 * S);
+    let told = run_drain(&site, &mut server, &mut client_set, 3 * S);
     assert_eq!(told.lost, 0, "{told:?}");
     assert_eq!(told.stored, 90, "{told:?}");
     let (first, last) = (told.closed[0], told.closed[11]);
@@ -241,7 +243,7 @@ fn nine_hundred_connections_are_sent_away_evenly_and_nothing_is_lost() {
 
 /// What came of a drain.
 #[derive(Debug)]
-struct Told {
+struct DrainReport {
     /// Connections closed in each twelfth of the time (or later).
     closed: Vec<usize>,
     /// From the signal to the last close, and to the end of the process.
@@ -253,39 +255,56 @@ struct Told {
 }
 
 /// Lets each tenth send a message into a thread of its own, and drains.
-fn drain_of(site: &Site, server: &mut Server, flock: &mut Flock, lasts: Duration) -> Told {
-    for (n, bird) in flock.birds.iter_mut().enumerate() {
+fn run_drain(
+    site: &Site,
+    server: &mut Server,
+    client_set: &mut ClientSet,
+    lasts: Duration,
+) -> DrainReport {
+    for (n, client) in client_set.clients.iter_mut().enumerate() {
         let user = n as u64 + 1;
-        bird.say(&json!({"type": "user_connected", "userId": user}).to_string());
+        client.send(&json!({"type": "user_connected", "userId": user}).to_string());
         if n % 10 == 0 {
             site.add_thread(user, &[user]);
-            bird.say(&message(user, "x", user, "mine").to_string());
+            client.send(&message(user, "x", user, "mine").to_string());
         }
-        bird.say(r#"{"type":"ping","clientId":"said"}"#);
+        client.send(r#"{"type":"ping","clientId":"said"}"#);
     }
     let pong = |text: &String| text.contains("pong");
-    flock.look_until(60 * S, |birds| birds.iter().all(|bird| bird.heard.iter().any(pong)));
+    client_set.poll_until(60 * S, |clients| {
+        clients.iter().all(|client| client.received.iter().any(pong))
+    });
     // Who came is told to everyone; who goes is not.
-    flock.birds.iter_mut().for_each(|bird| bird.heard.retain(|text| text.contains("mine")));
+    client_set
+        .clients
+        .iter_mut()
+        .for_each(|client| client.received.retain(|text| text.contains("mine")));
     let begun = Instant::now();
     server.signal("TERM");
-    flock.look_until(lasts + 20 * S, |birds| birds.iter().all(|bird| bird.closed.is_some()));
-    let last = flock.birds.iter().filter_map(|bird| bird.closed).map(|(at, _)| at).max();
+    client_set
+        .poll_until(lasts + 20 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
+    let last = client_set.clients.iter().filter_map(|client| client.closed).map(|(at, _)| at).max();
     assert_eq!(server.exit(10 * S).code(), Some(0));
     let lasted = [last.unwrap() - begun, begun.elapsed()];
     let (mut stored, mut lost) = (0, 0);
-    for (n, bird) in flock.birds.iter().enumerate() {
-        assert_eq!(bird.closed.unwrap().1, Some(1012), "{:?}", bird.heard);
-        let mine = bird.heard.iter().filter(|text| text.contains(r#""clientId":"mine""#));
+    for (n, client) in client_set.clients.iter().enumerate() {
+        assert_eq!(client.closed.unwrap().1, Some(1012), "{:?}", client.received);
+        let mine = client.received.iter().filter(|text| text.contains(r#""clientId":"mine""#));
         let mine: Vec<Value> = mine.map(|text| serde_json::from_str(text).unwrap()).collect();
         stored += mine.iter().filter(|frame| frame["type"] == "message").count();
         if n % 10 == 0 {
             lost += usize::from(mine.len() != 1);
         }
     }
-    let departures = flock.birds.iter().flat_map(|bird| &bird.heard);
+    let departures = client_set.clients.iter().flat_map(|client| &client.received);
     let departures = departures.filter(|text| text.contains("user_disconnected")).count();
-    Told { closed: flock.histogram(begun, lasts / 12), lasted, stored, lost, departures }
+    DrainReport {
+        closed: client_set.closes_per_step(begun, lasts / 12),
+        lasted,
+        stored,
+        lost,
+        departures,
+    }
 }
 
 /// `cargo test --release --test restarts -- --ignored --nocapture drain_of_5000`
@@ -294,15 +313,21 @@ fn drain_of(site: &Site, server: &mut Server, flock: &mut Flock, lasts: Duration
 fn drain_of_5000() {
     rlimit::increase_nofile_limit(20_000).unwrap();
     let site = Site::start();
-    let mut server = before(
+    let mut server = start_server(
         &site,
         &["--upstream-workers", "16", "--upstream-queue", "1000", "--presence", "off"],
     );
-    let mut flock = Flock::open(server.address(), 5_000);
+    let mut client_set = ClientSet::open(server.address(), 5_000);
     site.set_latency(100 * MS);
-    let told = drain_of(&site, &mut server, &mut flock, 25 * S);
-    let first = flock.birds.iter().filter_map(|bird| bird.closed).map(|(at, _)| at).min().unwrap();
-    let seconds = flock.histogram(first, S);
+    let told = run_drain(&site, &mut server, &mut client_set, 25 * S);
+    let first = client_set
+        .clients
+        .iter()
+        .filter_map(|client| client.closed)
+        .map(|(at, _)| at)
+        .min()
+        .unwrap();
+    let seconds = client_set.closes_per_step(first, S);
     println!("closed in each second: {seconds:?}");
     println!("until the last close, until the end of the process: {:?}", told.lasted);
     println!(
@@ -319,17 +344,18 @@ fn drain_of_5000() {
 fn second_signal_among_5000() {
     rlimit::increase_nofile_limit(20_000).unwrap();
     let mut server = Server::start(&["--drain-timeout", "10m", "--presence", "off"]);
-    let mut flock = Flock::open(server.address(), 5_000);
+    let mut client_set = ClientSet::open(server.address(), 5_000);
     server.signal("TERM");
-    drains(&server);
+    await_drain(&server);
     let begun = Instant::now();
     server.signal("TERM");
     assert_eq!(server.exit(5 * S).code(), Some(0));
     println!("from the second signal to the end of the process: {:?}", begun.elapsed());
-    let log = server.last_words();
+    let log = server.final_output();
     log.lines().rev().take(3).for_each(|line| println!("{line}"));
-    flock.look_until(10 * S, |birds| birds.iter().all(|bird| bird.closed.is_some()));
-    let goodbyes = flock.birds.iter().filter(|bird| bird.closed.unwrap().1 == Some(1012)).count();
+    client_set.poll_until(10 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
+    let goodbyes =
+        client_set.clients.iter().filter(|client| client.closed.unwrap().1 == Some(1012)).count();
     println!("goodbyes heard: {goodbyes} of 5000");
     assert_eq!(goodbyes, 5_000);
 }
@@ -337,18 +363,18 @@ fn second_signal_among_5000() {
 // ---- who asks meanwhile
 
 #[test]
-fn a_balancer_learns_of_a_drain_and_newcomers_are_sent_elsewhere() {
-    let site = site_of_two();
-    let mut server = before(&site, &["--drain-timeout", "20s"]);
+fn drain_fails_health_check_and_refuses_new_clients() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &["--drain-timeout", "20s"]);
     let ready = server.ask(&get("/readyz"));
     assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("\r\n\r\nready\n"), "{ready}");
     assert!(ready.contains("Cache-Control: no-store\r\n") && ready.contains("Connection: close"));
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     site.set_latency(2 * S);
-    seven.say(&message(41, "on its way", 7, "first"));
+    seven.send(&message(41, "on its way", 7, "first"));
     seven.drain();
     server.signal("TERM");
-    drains(&server);
+    await_drain(&server);
     for path in ["/readyz", "/readyz?from=balancer"] {
         let not = server.ask(&get(path));
         assert!(not.starts_with("HTTP/1.1 503 ") && not.ends_with("\r\n\r\ndraining\n"), "{not}");
@@ -368,15 +394,15 @@ fn a_balancer_learns_of_a_drain_and_newcomers_are_sent_elsewhere() {
 // ---- signals
 
 #[test]
-fn a_hangup_does_no_harm() {
-    let site = site_of_two();
-    let mut server = before(&site, &[]);
+fn sighup_is_harmless() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &[]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     for n in 0..20 {
         server.signal("HUP");
         let name = format!("m{n}");
-        seven.say(&message(41, &name, 7, &name));
+        seven.send(&message(41, &name, 7, &name));
         assert_eq!(outcome_of(&mut seven, &name), "message");
         eight.expect(|frame| frame["message"] == *name);
     }
@@ -385,10 +411,10 @@ fn a_hangup_does_no_harm() {
     });
     // Nor does one that comes in the middle of a drain.
     site.set_latency(S);
-    seven.say(&message(41, "last", 7, "last"));
+    seven.send(&message(41, "last", 7, "last"));
     seven.drain();
     server.signal("TERM");
-    drains(&server);
+    await_drain(&server);
     server.signal("HUP");
     assert_eq!(outcome_of(&mut seven, "last"), "message");
     assert_eq!(seven.close_code(), Some(1012));
@@ -396,12 +422,12 @@ fn a_hangup_does_no_harm() {
 }
 
 #[test]
-fn of_a_hail_of_signals_what_comes_together_counts_once() {
-    let site = site_of_two();
+fn simultaneous_signals_count_once() {
+    let site = two_member_site();
     site.fail_when(|_, request| (request.method == "POST").then_some(Fault::Hang));
-    let mut server = before(&site, &["--drain-timeout", "10m"]);
-    let mut seven = Client::of_user(server.address(), 7);
-    seven.say(&message(41, "hangs", 7, "first"));
+    let mut server = start_server(&site, &["--drain-timeout", "10m"]);
+    let mut seven = Client::as_user(server.address(), 7);
+    seven.send(&message(41, "hangs", 7, "first"));
     seven.drain();
     let id = server.id();
     let hail = format!(
@@ -413,7 +439,7 @@ fn of_a_hail_of_signals_what_comes_together_counts_once() {
     assert_eq!(outcome_of(&mut seven, "first"), "unknown_outcome");
     assert_eq!(seven.close_code(), Some(1012));
     assert_eq!(server.exit(2 * S).code(), Some(0));
-    assert_eq!(server.last_words().matches("draining for at most").count(), 1);
+    assert_eq!(server.final_output().matches("draining for at most").count(), 1);
 }
 
 // ---- stops and kills
@@ -421,39 +447,39 @@ fn of_a_hail_of_signals_what_comes_together_counts_once() {
 /// Three seconds, in which every deadline of these settings passes: `typing`, the grace time, and a
 /// site's answer.
 #[test]
-fn a_process_that_stood_still_goes_on_where_it_was() {
-    goes_on_after(3 * S);
+fn suspended_process_resumes() {
+    check_resume_after(3 * S);
 }
 
 /// `cargo test --test restarts -- --ignored ten_seconds`
 #[test]
 #[ignore = "ten seconds; the other one has three"]
-fn a_process_that_stood_still_for_ten_seconds_goes_on_where_it_was() {
-    goes_on_after(10 * S);
+fn process_suspended_for_ten_seconds_resumes() {
+    check_resume_after(10 * S);
 }
 
-fn goes_on_after(standstill: Duration) {
-    let site = site_of_two();
+fn check_resume_after(standstill: Duration) {
+    let site = two_member_site();
     let deadlines =
         ["--typing-lasts", "500ms", "--presence-grace", "500ms", "--upstream-timeout", "2s"];
-    let server = before(&site, &deadlines);
+    let server = start_server(&site, &deadlines);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let nine = Client::in_thread(server.address(), 9, 41);
     eight.find(|frame| frame["type"] == "user_connected" && frame["userId"] == 9);
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     eight.expect_type("typing");
     server.signal("STOP");
     drop(nine);
     for n in 0..50 {
         let name = format!("m{n}");
-        seven.say(&message(41, &name, 7, &name));
+        seven.send(&message(41, &name, 7, &name));
     }
     thread::sleep(standstill - S);
     // The kernel takes it in; the server will find it.
     let newcomer = thread::spawn({
         let address = server.address();
-        move || Client::of_user(address, 10)
+        move || Client::as_user(address, 10)
     });
     thread::sleep(S);
     let begun = Instant::now();
@@ -469,29 +495,29 @@ fn goes_on_after(standstill: Duration) {
     let stored: Vec<_> = site.stored(41).into_iter().map(|(_, text)| text).collect();
     assert_eq!(stored, (0..50).map(|n| format!("m{n}")).collect::<Vec<_>>(), "once, in order");
     // Deadlines hold as before: nothing fires twice or never.
-    seven.say(&json!({"type": "typing", "threadId": 41}));
+    seven.send(&json!({"type": "typing", "threadId": 41}));
     eight.find(|frame| frame["type"] == "typing" && frame["typing"] == true);
     eight.find(|frame| frame["type"] == "typing" && frame["typing"] == false);
 }
 
 #[test]
-fn a_drain_goes_on_after_a_standstill_longer_than_it_had() {
+fn drain_continues_after_a_long_suspension() {
     let mut server = Server::start(&["--drain-timeout", "1500ms"]);
-    let mut flock = Flock::open(server.address(), 600);
+    let mut client_set = ClientSet::open(server.address(), 600);
     server.signal("TERM");
-    drains(&server);
+    await_drain(&server);
     server.signal("STOP");
     thread::sleep(2 * S);
     server.signal("CONT");
     assert_eq!(server.exit(5 * S).code(), Some(0));
-    flock.look_until(5 * S, |birds| birds.iter().all(|bird| bird.closed.is_some()));
-    assert!(flock.birds.iter().all(|bird| bird.closed.unwrap().1 == Some(1012)));
+    client_set.poll_until(5 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
+    assert!(client_set.clients.iter().all(|client| client.closed.unwrap().1 == Some(1012)));
 }
 
 #[test]
-fn after_a_kill_the_port_is_free_at_once_and_nothing_acknowledged_is_lost() {
-    let site = site_of_two();
-    let mut server = before(&site, &[]);
+fn kill_frees_the_port_and_loses_no_acknowledged_message() {
+    let site = two_member_site();
+    let mut server = start_server(&site, &[]);
     let address = server.address();
     let mut acknowledged = Vec::new();
     for round in 0..3 {
@@ -502,7 +528,7 @@ fn after_a_kill_the_port_is_free_at_once_and_nothing_acknowledged_is_lost() {
         while Instant::now() < until {
             let name = format!("r{round}-m{said}");
             said += 1;
-            seven.say(&message(41, &name, 7, &name));
+            seven.send(&message(41, &name, 7, &name));
             // A few are on their way at any time.
             if said > 5 {
                 let seen = format!("r{round}-m{}", said - 6);
@@ -521,7 +547,7 @@ fn after_a_kill_the_port_is_free_at_once_and_nothing_acknowledged_is_lost() {
         assert!(ask(address, &get("/readyz")).starts_with("HTTP/1.1 200 "));
         // What the dead one had said and nobody had read is still there.
         let until = Instant::now() + S;
-        while let Heard::Text(text) = seven.next_until(until) {
+        while let Received::Text(text) = seven.next_until(until) {
             let frame: Value = serde_json::from_str(&text).unwrap();
             if frame["type"] == "message" {
                 acknowledged.push(frame["clientId"].as_str().unwrap().to_owned());

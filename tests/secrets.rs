@@ -1,7 +1,7 @@
 //! A day with everything logged: no token, no password and no key of the site gets out.
 //!
 //! Every byte that the server writes to its log, and every byte that any client gets, is searched
-//! for every secret in every form. [`needles`] is the search; that it can fail is tested first.
+//! for every secret in every form. [`scanner`] is the search; that it can fail is tested first.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,12 +11,12 @@ mod support;
 mod client;
 #[path = "support/files.rs"]
 mod files;
-#[path = "support/needles.rs"]
-mod needles;
+#[path = "support/recorder.rs"]
+mod recorder;
+#[path = "support/scanner.rs"]
+mod scanner;
 #[path = "support/server.rs"]
 mod server;
-#[path = "support/tap.rs"]
-mod tap;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -27,12 +27,12 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use client::{Client, LONG};
 use files::SecretFile;
-use needles::Needles;
+use recorder::RecordingProxy;
+use scanner::SecretScanner;
 use serde_json::{Value, json};
 use server::{Server, ask};
 use support::jwt;
 use support::site::{Fault, Site};
-use tap::Tap;
 use tungstenite::Message;
 
 /// The site's, and one that is no more.
@@ -44,14 +44,14 @@ const MARK: &str = "qu3ry-m4rk";
 // ---- the search can fail
 
 #[test]
-fn the_search_finds_each_form_of_a_secret_and_nothing_else() {
-    let mut needles = Needles::default();
+fn scanner_finds_each_form_of_a_secret_and_nothing_else() {
+    let mut scanner = SecretScanner::default();
     let token = opaque("planted", 7);
     let signed = jwt::token(KEYS[0], "http://127.0.0.1", 7, 1_700_000_000, |_, _| ());
-    needles.add(&token);
-    needles.add(&signed);
-    needles.add(KEYS[0]);
-    needles.add_password("anna", "abcd EFGH 1234 ijkl MNOP 6789");
+    scanner.add(&token);
+    scanner.add(&signed);
+    scanner.add(KEYS[0]);
+    scanner.add_password("anna", "abcd EFGH 1234 ijkl MNOP 6789");
     let signature = signed.rsplit_once('.').unwrap().1;
     for planted in [
         &*token,
@@ -70,39 +70,41 @@ fn the_search_finds_each_form_of_a_secret_and_nothing_else() {
         &URL_SAFE_NO_PAD.encode("anna:abcd EFGH 1234 ijkl MNOP 6789"),
     ] {
         let bytes = [b"\x81\x7e\xff\x00 before ", planted.as_bytes(), b" after"].concat();
-        assert!(needles.find(&bytes).is_some(), "{planted}");
+        assert!(scanner.find(&bytes).is_some(), "{planted}");
     }
     for harmless in ["", "anna", &token[..15], "connection 7: open from 127.0.0.1"] {
-        assert_eq!(needles.find(harmless.as_bytes()), None);
+        assert_eq!(scanner.find(harmless.as_bytes()), None);
     }
 }
 
 #[test]
-fn the_search_sees_both_streams_of_a_process_and_every_answer() {
-    let mut needles = Needles::default();
+fn scanner_covers_both_output_streams_and_all_replies() {
+    let mut scanner = SecretScanner::default();
     let [out, err, body] = ["out", "err", "body"].map(|name| opaque(name, 7));
     for (secret, place) in [(&out, "&1"), (&err, "&2")] {
-        let mut needles = Needles::default();
-        needles.add(secret);
+        let mut scanner = SecretScanner::default();
+        scanner.add(secret);
         let mut shell = Command::new("sh");
-        let say = format!("echo 'listening on ws://127.0.0.1:9' >&2; echo 'x {secret} y' >{place}");
-        shell.args(["-c", &say]);
+        let send =
+            format!("echo 'listening on ws://127.0.0.1:9' >&2; echo 'x {secret} y' >{place}");
+        shell.args(["-c", &send]);
         let process = Server::launch(shell, 1);
-        assert!(needles.find(process.last_words().as_bytes()).is_some(), "{place}");
+        assert!(scanner.find(process.final_output().as_bytes()).is_some(), "{place}");
     }
     // The site stands in for a server that tells what it was told.
-    needles.add(&body);
+    scanner.add(&body);
     let site = Site::start();
     let answer = format!("<html>{body}</html>").into_bytes();
     site.always(Fault::Answer { status: 404, headers: Vec::new(), body: answer });
-    let tap = Tap::before(site.url().strip_prefix("http://").unwrap().parse().unwrap());
-    let mut socket = std::net::TcpStream::connect(tap.address()).unwrap();
+    let recorder =
+        RecordingProxy::before(site.url().strip_prefix("http://").unwrap().parse().unwrap());
+    let mut socket = std::net::TcpStream::connect(recorder.address()).unwrap();
     std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\n\r\n").unwrap();
     std::io::Read::read_exact(&mut socket, &mut [0; 60]).unwrap();
     drop((socket, site));
-    let heard = tap.all();
+    let heard = recorder.all();
     assert_eq!(heard.len(), 1);
-    assert!(needles.find(&heard[0]).is_some());
+    assert!(scanner.find(&heard[0]).is_some());
 }
 
 // ---- the day
@@ -125,7 +127,7 @@ enum Setup {
 
 /// What a member has.
 #[derive(Clone)]
-enum Held {
+enum TestCredential {
     Token(String),
     /// Base64 of login and password.
     Password(String),
@@ -134,20 +136,20 @@ enum Held {
 /// Every way to hand something over before a message is sent.
 const WAYS: [&str; 6] = ["query", "encoded query", "header", "subprotocol", "frame", "both"];
 
-impl Held {
+impl TestCredential {
     /// As it stands in a frame.
     fn in_frame(&self) -> String {
         match self {
-            Held::Token(token) => token.clone(),
-            Held::Password(pair) => format!("Basic {pair}"),
+            TestCredential::Token(token) => token.clone(),
+            TestCredential::Password(pair) => format!("Basic {pair}"),
         }
     }
 
     /// What the site gets in a header.
     fn at_the_site(&self) -> &str {
         match self {
-            Held::Token(token) => token,
-            Held::Password(pair) => pair,
+            TestCredential::Token(token) => token,
+            TestCredential::Password(pair) => pair,
         }
     }
 
@@ -156,15 +158,15 @@ impl Held {
         let in_frame = self.in_frame();
         let encoded = in_frame.replace('%', "%25").replace(' ', "%20").replace('.', "%2e");
         let (bearer, listed) = match self {
-            Held::Token(token) => (format!("Bearer {token}"), token.clone()),
-            Held::Password(pair) => {
+            TestCredential::Token(token) => (format!("Bearer {token}"), token.clone()),
+            TestCredential::Password(pair) => {
                 let bytes = STANDARD_NO_PAD.decode(pair.trim_end_matches('=')).unwrap();
                 (in_frame.clone(), format!("basic.{}", URL_SAFE_NO_PAD.encode(bytes)))
             }
         };
         let path = |token: &str| format!("/live/{MARK}?room={MARK}&token={token}&last={MARK}");
         let tells = |client: &mut Client| {
-            client.say(&json!({"type": "user_connected", "userId": user, "token": in_frame}));
+            client.send(&json!({"type": "user_connected", "userId": user, "token": in_frame}));
         };
         let mut list = [("Sec-WebSocket-Protocol", "buddyline")];
         let listed = format!("buddyline, {listed}");
@@ -192,12 +194,12 @@ impl Held {
 }
 
 /// A site, a server that logs everything, and what both must keep to themselves.
-struct Day {
+struct LeakScenario {
     setup: Setup,
     site: Site,
     server: Server,
-    tap: Tap,
-    needles: Needles,
+    recorder: RecordingProxy,
+    scanner: SecretScanner,
     /// What the site answers to whom: part of a request's path, a credential, a fault.
     faults: Faults,
     /// What the site must have been told.
@@ -208,12 +210,12 @@ struct Day {
 type Faults = Arc<Mutex<Vec<(&'static str, String, Fault)>>>;
 
 /// Members 1 to 18 take part in thread 41, and in each of the others that go wrong.
-const EVERYONE: std::ops::RangeInclusive<u64> = 1..=18;
+const ALL_USERS: std::ops::RangeInclusive<u64> = 1..=18;
 
-impl Day {
-    fn begin(setup: Setup) -> Day {
+impl LeakScenario {
+    fn begin(setup: Setup) -> LeakScenario {
         let site = Site::start();
-        let everyone: Vec<u64> = EVERYONE.collect();
+        let everyone: Vec<u64> = ALL_USERS.collect();
         for thread in 41..=60 {
             site.add_thread(thread, &everyone);
         }
@@ -230,8 +232,8 @@ impl Day {
                 of_this.next().map(|(_, _, fault)| fault.clone())
             }
         });
-        let mut needles = Needles::default();
-        KEYS.iter().for_each(|key| needles.add(key));
+        let mut scanner = SecretScanner::default();
+        KEYS.iter().for_each(|key| scanner.add(key));
         let file = SecretFile::with(&KEYS);
         let url = site.url();
         let mut arguments = vec!["--buddyboss-url", &*url, "--log-level", "debug"];
@@ -246,43 +248,52 @@ impl Day {
         }
         let server = Server::start(&arguments);
         server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
-        let tap = Tap::before(server.address());
-        Day { setup, site, server, tap, needles, faults, used: Vec::new(), _file: file }
+        let recorder = RecordingProxy::before(server.address());
+        LeakScenario {
+            setup,
+            site,
+            server,
+            recorder,
+            scanner,
+            faults,
+            used: Vec::new(),
+            _file: file,
+        }
     }
 
     /// A token of the JWT plugin's.
-    fn jwt(&mut self, user: u64, lasts: Duration) -> Held {
+    fn jwt(&mut self, user: u64, lasts: Duration) -> TestCredential {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let token = jwt::token(KEYS[0], &self.site.url(), user, now.as_secs(), |_, claims| {
             claims["exp"] = json!((now + lasts).as_secs());
             // No two are alike.
-            claims["jti"] = json!(self.needles.count());
+            claims["jti"] = json!(self.scanner.count());
         });
-        self.needles.add(&token);
-        Held::Token(token)
+        self.scanner.add(&token);
+        TestCredential::Token(token)
     }
 
     /// A token that only the site understands.
-    fn opaque(&mut self, name: &str, user: u64) -> Held {
+    fn opaque(&mut self, name: &str, user: u64) -> TestCredential {
         let token = opaque(name, user);
-        self.needles.add(&token);
-        Held::Token(token)
+        self.scanner.add(&token);
+        TestCredential::Token(token)
     }
 
     /// An Application Password, which the site knows as this member's.
-    fn password(&mut self, name: &str, user: u64) -> Held {
+    fn password(&mut self, name: &str, user: u64) -> TestCredential {
         let login = format!("member{user}");
         let letters = opaque(name, user).replace(['-', '_'], "x");
         let groups: Vec<&str> = (0..6).map(|n| &letters[4 * n..4 * n + 4]).collect();
         let password = groups.join(" ");
-        self.needles.add_password(&login, &password);
+        self.scanner.add_password(&login, &password);
         let pair = STANDARD.encode(format!("{login}:{password}"));
         self.site.add_member(&format!("Basic {pair}"), user);
-        Held::Password(pair)
+        TestCredential::Password(pair)
     }
 
     /// A token that proves its user in this setup.
-    fn good(&mut self, name: &str, user: u64) -> Held {
+    fn good(&mut self, name: &str, user: u64) -> TestCredential {
         match self.setup {
             Setup::Signed => self.jwt(user, 60 * LONG),
             _ => self.opaque(name, user),
@@ -290,11 +301,11 @@ impl Day {
     }
 
     fn address(&self) -> SocketAddr {
-        self.tap.address()
+        self.recorder.address()
     }
 
     /// From now on the site answers so, where this credential is in the request.
-    fn goes_wrong(&self, path: &'static str, held: &Held, fault: Fault) {
+    fn fail_requests(&self, path: &'static str, held: &TestCredential, fault: Fault) {
         let secret = held.at_the_site().to_owned();
         self.faults.lock().unwrap().push((path, secret, fault));
     }
@@ -302,9 +313,9 @@ impl Day {
     // ---- what people do
 
     /// Eighteen people, each with something else and in another way, who say all there is to say.
-    fn people_talk(&mut self) {
+    fn exchange_messages(&mut self) {
         let mut crowd = Vec::new();
-        for user in EVERYONE {
+        for user in ALL_USERS {
             let way = WAYS[user as usize % WAYS.len()];
             let held = match user as usize / WAYS.len() {
                 0 => self.jwt(user, 60 * LONG),
@@ -321,11 +332,11 @@ impl Day {
         for (user, held, client) in &mut crowd {
             let next = *user % count + 1;
             let token = held.in_frame();
-            for frame in said_by(*user, next, &token) {
-                client.say_text(&frame);
+            for frame in frames_of_user(*user, next, &token) {
+                client.send_text(&frame);
             }
-            client.try_say(Message::binary(token.into_bytes())).unwrap();
-            client.say(&json!({"type": "ping", "clientId": "all said"}));
+            client.try_send(Message::binary(token.into_bytes())).unwrap();
+            client.send(&json!({"type": "ping", "clientId": "all said"}));
             client.find(|frame| frame["clientId"] == "all said");
             // Its own message has its outcome, at whatever time.
             let own = format!("by {user}");
@@ -337,17 +348,17 @@ impl Day {
             drop(client);
             let mut again = held.open(self.address(), WAYS[(user as usize + 1) % 6], user);
             again.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
-            again.say(&json!({"type": "user_connected", "userId": user.to_string()}));
+            again.send(&json!({"type": "user_connected", "userId": user.to_string()}));
             again.join(41);
             again.leave();
         }
     }
 
     /// A client that knows nothing but `send_message`.
-    fn an_old_client_writes(&mut self) {
+    fn send_from_legacy_client(&mut self) {
         for held in [self.good("old client", 7), self.password("old client", 8)] {
             let mut client = Client::connect(self.address());
-            client.say(&json!({
+            client.send(&json!({
                 "type": "send_message", "recipientId": "8", "message": "hello", "threadId": "41",
                 "token": held.in_frame(),
             }));
@@ -357,7 +368,7 @@ impl Day {
     }
 
     /// What is no good, in every way.
-    fn strangers_try(&mut self) {
+    fn try_as_outsiders(&mut self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let url = self.site.url();
         let mut bad = Vec::new();
@@ -368,12 +379,12 @@ impl Day {
             let unsigned = jwt::token(KEYS[0], &url, user, now, |h, _| h["alg"] = json!("none"));
             let unknown = opaque("unknown", user).replace('-', "_");
             for token in [forged, foreign, unsigned, unknown] {
-                self.needles.add(&token);
-                bad.push((Held::Token(token), *way, user));
+                self.scanner.add(&token);
+                bad.push((TestCredential::Token(token), *way, user));
             }
             let pair = STANDARD.encode(format!("member{user}:{}", opaque("wrong", user)));
-            self.needles.add(&pair);
-            bad.push((Held::Password(pair), *way, user));
+            self.scanner.add(&pair);
+            bad.push((TestCredential::Password(pair), *way, user));
             bad.push((self.jwt(user, Duration::ZERO), *way, user));
             // Another's name under one's own token.
             let own = self.good("liar", user);
@@ -385,7 +396,7 @@ impl Day {
             let fault = client.expect_type("error");
             let code = fault["code"].as_str().unwrap();
             assert!(["token_refused", "token_expired"].contains(&code), "{way}: {fault}");
-            client.say(&json!({
+            client.send(&json!({
                 "type": "send_message", "threadId": 41, "message": "hi", "token": held.in_frame(),
             }));
             client.expect_type("error");
@@ -399,7 +410,7 @@ impl Day {
             }
             let mut client = held.open(self.address(), "query", user);
             // With the site's secret, the first question about a thread tells.
-            client.say(&json!({"type": "join_thread", "threadId": 41}));
+            client.send(&json!({"type": "join_thread", "threadId": 41}));
             let codes = ["token_refused", "suspended", "token_required"];
             let code = client.expect_type("error")["code"].clone();
             assert!(codes.contains(&code.as_str().unwrap()), "{code}");
@@ -407,9 +418,9 @@ impl Day {
     }
 
     /// Requests that open no WebSocket, each with secrets in all places.
-    fn requests_are_refused(&mut self) {
-        let Held::Token(token) = self.good("http", 7) else { unreachable!() };
-        let Held::Password(pair) = self.password("http", 7) else { unreachable!() };
+    fn send_bad_requests(&mut self) {
+        let TestCredential::Token(token) = self.good("http", 7) else { unreachable!() };
+        let TestCredential::Password(pair) = self.password("http", 7) else { unreachable!() };
         let auth = format!("Authorization: Basic {pair}\r\nCookie: c={token}\r\n");
         let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -436,7 +447,7 @@ impl Day {
     }
 
     /// A site that breaks, and repeats what it was told while it does.
-    fn the_site_breaks(&mut self) {
+    fn break_the_site(&mut self) {
         for (n, path) in ["/members/me", "/messages/", "/messages"].into_iter().enumerate() {
             // With the site's secret nobody is asked who somebody is.
             let proofs = path == "/members/me";
@@ -448,7 +459,7 @@ impl Day {
                     true => self.password(&name, user),
                     false => self.good(&name, user),
                 };
-                self.goes_wrong(path, &held, broken(kind, held.at_the_site()));
+                self.fail_requests(path, &held, leaky_fault(kind, held.at_the_site()));
                 self.used.push(held.at_the_site().to_owned());
                 let thread = 42 + kind + 9 * u64::from(n == 1);
                 let mut client = held.open(self.address(), "frame", user);
@@ -461,7 +472,7 @@ impl Day {
                     })),
                 };
                 if let Some(frame) = frame {
-                    client.say(&frame);
+                    client.send(&frame);
                 }
                 clients.push(client);
             }
@@ -474,33 +485,33 @@ impl Day {
     }
 
     /// A token that ends while its connection is open, and its successor.
-    fn a_token_expires(&mut self) {
+    fn expire_a_token(&mut self) {
         let short = self.jwt(7, Duration::from_secs(3));
         let mut client = short.open(self.address(), "header", 7);
         client.join(41);
         client.expect_error("token_expired");
-        client.say(&json!({"type": "user_connected", "userId": 7, "token": short.in_frame()}));
+        client.send(&json!({"type": "user_connected", "userId": 7, "token": short.in_frame()}));
         client.expect_error("token_expired");
         let fresh = self.jwt(7, 60 * LONG);
-        client.say(&json!({"type": "user_connected", "userId": 7, "token": fresh.in_frame()}));
+        client.send(&json!({"type": "user_connected", "userId": 7, "token": fresh.in_frame()}));
         client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 7);
-        client.say(&json!({"type": "send_message", "threadId": 41, "message": "hello"}));
+        client.send(&json!({"type": "send_message", "threadId": 41, "message": "hello"}));
         client.expect_type("message");
         self.used.push(fresh.at_the_site().to_owned());
     }
 
     /// The end, while messages, proofs and lists are on their way.
-    fn stops(mut self) {
+    fn stop(mut self) {
         let helds = [self.good("last", 7), self.password("last", 8), self.good("late", 9)];
         let [seven, eight, late] = &helds;
         let mut one = seven.open(self.address(), "query", 7);
         one.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 7);
         self.site.set_latency(Duration::from_millis(500));
-        one.say(&json!({
+        one.send(&json!({
             "type": "send_message", "threadId": 41, "message": "last words",
             "token": seven.in_frame(), "clientId": "last",
         }));
-        one.say(&json!({"type": "join_thread", "threadId": 60}));
+        one.send(&json!({"type": "join_thread", "threadId": 60}));
         let mut others =
             [eight.open(self.address(), "header", 8), late.open(self.address(), "query", 9)];
         for client in others.iter_mut().chain([&mut one]) {
@@ -514,26 +525,26 @@ impl Day {
         drop((one, others));
         assert!(self.server.exit(LONG).success());
         self.used.extend(helds.iter().take(2).map(|held| held.at_the_site().to_owned()));
-        self.nothing_is_told();
+        self.assert_no_leaks();
     }
 
-    fn nothing_is_told(self) {
-        let log = self.server.last_words();
+    fn assert_no_leaks(self) {
+        let log = self.server.final_output();
         let lines = log.lines().count();
         let debug = log.lines().filter(|line| line.contains("DEBUG")).count();
         assert!(debug > 200 && debug < lines, "{debug} lines of {lines}: all is logged");
         assert!(log.contains("WARN") && log.contains("evil.example"), "and warned of");
-        if let Some(found) = self.needles.find(log.as_bytes()) {
+        if let Some(found) = self.scanner.find(log.as_bytes()) {
             panic!("logged: {found}");
         }
         for word in [MARK, "?room", "token=", "last words"] {
             assert!(!log.contains(word), "{word} is logged");
         }
-        let heard = self.tap.all();
+        let heard = self.recorder.all();
         let bytes: usize = heard.iter().map(Vec::len).sum();
         assert!(heard.len() > 100 && bytes > 100_000, "{} connections, {bytes} bytes", heard.len());
         for bytes in &heard {
-            if let Some(found) = self.needles.find(bytes) {
+            if let Some(found) = self.scanner.find(bytes) {
                 panic!("told to a client: {found}");
             }
         }
@@ -543,12 +554,12 @@ impl Day {
             let got = requests.iter().any(|r| r.headers.iter().any(|(_, v)| v.ends_with(secret)));
             assert!(got, "never used: {secret}");
         }
-        println!("{} forms in {lines} lines and {bytes} bytes", self.needles.count());
+        println!("{} forms in {lines} lines and {bytes} bytes", self.scanner.count());
     }
 }
 
 /// Everything that one can say, with one's token wherever a careless client could put it.
-fn said_by(user: u64, next: u64, token: &str) -> Vec<String> {
+fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
     let call = |kind: &str, payload: &str| {
         json!({
             "type": kind, payload: {"sdp": "v=0"}, "senderId": user, "recipientId": next,
@@ -604,7 +615,7 @@ fn said_by(user: u64, next: u64, token: &str) -> Vec<String> {
 }
 
 /// An answer that is none, with the request's secret wherever there is room for it.
-fn broken(kind: u64, secret: &str) -> Fault {
+fn leaky_fault(kind: u64, secret: &str) -> Fault {
     let to = |place: String| Fault::status(302, &[("Location", &place)]);
     let answer = |status: u16, kind: &str, body: String| Fault::Answer {
         status,
@@ -629,28 +640,28 @@ fn broken(kind: u64, secret: &str) -> Fault {
     }
 }
 
-fn a_day(setup: Setup) {
-    let mut day = Day::begin(setup);
-    day.people_talk();
-    day.an_old_client_writes();
-    day.strangers_try();
-    day.requests_are_refused();
-    day.the_site_breaks();
-    day.a_token_expires();
-    day.stops();
+fn run_scenario(setup: Setup) {
+    let mut scenario = LeakScenario::begin(setup);
+    scenario.exchange_messages();
+    scenario.send_from_legacy_client();
+    scenario.try_as_outsiders();
+    scenario.send_bad_requests();
+    scenario.break_the_site();
+    scenario.expire_a_token();
+    scenario.stop();
 }
 
 #[test]
-fn nothing_secret_is_told_where_the_site_is_asked_about_tokens() {
-    a_day(Setup::Asked);
+fn no_leaks_when_the_site_verifies_tokens() {
+    run_scenario(Setup::Asked);
 }
 
 #[test]
-fn nothing_secret_is_told_where_the_server_has_the_sites_secret() {
-    a_day(Setup::Signed);
+fn no_leaks_when_the_server_has_the_jwt_secret() {
+    run_scenario(Setup::Signed);
 }
 
 #[test]
-fn nothing_secret_is_told_where_tokens_go_into_a_header_of_the_apps() {
-    a_day(Setup::AppHeader);
+fn no_leaks_with_a_custom_token_header() {
+    run_scenario(Setup::AppHeader);
 }

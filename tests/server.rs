@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use bytes::{PONG, frame, request};
 use client::{Client, LONG, of_type};
 use serde_json::{Value, json};
-use server::{Server, eventually};
+use server::{Server, wait_until};
 
 /// A message goes from one to the other and back.
-fn converse(one: &mut Client, other: &mut Client, thread: u64) {
+fn exchange_messages(one: &mut Client, other: &mut Client, thread: u64) {
     for text in ["ping", "pong"] {
-        one.say(&json!({"type": "send_message", "threadId": thread, "message": text}));
+        one.send(&json!({"type": "send_message", "threadId": thread, "message": text}));
         let has = |frame: &Value| frame["type"] == "message" && frame["message"] == text;
         one.expect(has);
         other.expect(has);
@@ -30,9 +30,9 @@ fn converse(one: &mut Client, other: &mut Client, thread: u64) {
 }
 
 #[test]
-fn two_hundred_connections_that_vanish_leave_nothing() {
+fn two_hundred_reset_connections_leave_no_state() {
     let server = Server::start(&["--presence-grace", "0s"]);
-    let mut watcher = Client::of_user(server.address(), 1);
+    let mut watcher = Client::as_user(server.address(), 1);
     let before = server.descriptors();
     let mut vanishing = Vec::new();
     for n in 0..200 {
@@ -43,8 +43,8 @@ fn two_hundred_connections_that_vanish_leave_nothing() {
             2 => socket.write_all(&request()).unwrap(),
             _ => {
                 let mut client = Client::over(socket.try_clone().unwrap());
-                client.say(&json!({"type": "user_connected", "userId": 1_000 + n}));
-                client.say(&json!({"type": "join_thread", "threadId": 41}));
+                client.send(&json!({"type": "user_connected", "userId": 1_000 + n}));
+                client.send(&json!({"type": "join_thread", "threadId": 41}));
                 client.expect_type("thread_joined");
                 // A reset instead of an end, for some.
                 if n % 8 == 3 {
@@ -55,44 +55,44 @@ fn two_hundred_connections_that_vanish_leave_nothing() {
         vanishing.push(socket);
     }
     drop(vanishing);
-    eventually(LONG, "all descriptors are free again", || server.descriptors() == before);
+    wait_until(LONG, "all descriptors are free again", || server.descriptors() == before);
     watcher.drain();
-    watcher.say(&json!({"type": "online_users"}));
+    watcher.send(&json!({"type": "online_users"}));
     assert_eq!(watcher.expect_type("online_users")["userIds"], json!([1]));
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
-    converse(&mut seven, &mut eight, 41);
+    exchange_messages(&mut seven, &mut eight, 41);
 }
 
 #[test]
 fn a_connection_beyond_the_limit_is_refused_with_503() {
     let server = Server::start(&["--max-connections", "3"]);
-    let mut three: Vec<Client> = (1..=3).map(|u| Client::of_user(server.address(), u)).collect();
+    let mut three: Vec<Client> = (1..=3).map(|u| Client::as_user(server.address(), u)).collect();
     let refused = server.ask(b"");
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After: "), "{refused}");
     let socket = TcpStream::connect(server.address()).unwrap();
     let fault = Client::try_over(socket).err().expect("a fourth is refused");
     assert!(fault.contains("503"), "{fault}");
     three.pop().unwrap().leave();
-    eventually(LONG, "there is room again", || {
+    wait_until(LONG, "there is room again", || {
         TcpStream::connect(server.address()).is_ok_and(|socket| Client::try_over(socket).is_ok())
     });
     assert_eq!(three[0].drain().len(), 2, "the others are there: two came after the first");
 }
 
 #[test]
-fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some() {
+fn descriptor_exhaustion_pauses_accept_and_recovers() {
     let server = Server::start(&[]);
-    let mut served = Client::of_user(server.address(), 7);
-    server.leave_descriptors(40);
+    let mut served = Client::as_user(server.address(), 7);
+    server.limit_descriptors(40);
     let mut crowd: Vec<TcpStream> =
         (0..60).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("cannot accept")));
     assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
 
-    let (ticks, begun) = (server.processor_ticks(), Instant::now());
+    let (ticks, begun) = (server.cpu_ticks(), Instant::now());
     served.expect_nothing_for(Duration::from_secs(2));
-    let used = server.processor_ticks() - ticks;
+    let used = server.cpu_ticks() - ticks;
     assert!(used <= 20, "{used} ticks of a hundredth second in {:?}", begun.elapsed());
     let complaints = server.log().iter().filter(|line| line.contains("cannot accept")).count();
     assert!(complaints <= 3, "{complaints} lines about it");
@@ -101,24 +101,24 @@ fn without_descriptors_the_server_waits_quietly_and_serves_when_there_are_some()
     let begun = Instant::now();
     let mut newcomer = Client::in_thread(server.address(), 8, 41);
     assert!(begun.elapsed() < Duration::from_secs(3), "served after {:?}", begun.elapsed());
-    served.say(&json!({"type": "join_thread", "threadId": 41}));
+    served.send(&json!({"type": "join_thread", "threadId": 41}));
     served.expect_type("thread_joined");
-    converse(&mut served, &mut newcomer, 41);
+    exchange_messages(&mut served, &mut newcomer, 41);
 }
 
 #[test]
-fn a_server_with_few_descriptors_says_so_and_accepts_nobody_beyond_what_it_can_hold() {
+fn low_descriptor_limit_is_logged_and_caps_connections() {
     let server = Server::start_with_descriptors(40, &[]);
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("room for 24 connections")));
-    let mut served = Client::of_user(server.address(), 7);
+    let mut served = Client::as_user(server.address(), 7);
     let mut crowd: Vec<Client> = (0..23).map(|_| Client::connect(server.address())).collect();
     // The kernel takes it in; the server does not.
     let mut late = TcpStream::connect(server.address()).unwrap();
     late.write_all(&request()).unwrap();
     late.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let ticks = server.processor_ticks();
+    let ticks = server.cpu_ticks();
     assert!(late.read(&mut [0; 1]).is_err(), "nobody has accepted it");
-    let used = server.processor_ticks() - ticks;
+    let used = server.cpu_ticks() - ticks;
     assert!(used <= 20, "{used} ticks of a hundredth second while nothing happens");
     assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
     crowd.truncate(22);
@@ -128,11 +128,11 @@ fn a_server_with_few_descriptors_says_so_and_accepts_nobody_beyond_what_it_can_h
 }
 
 #[test]
-fn who_pings_without_end_and_does_not_read_is_closed() {
+fn ping_flood_without_reading_is_closed() {
     let unlimited = ["--max-frames-per-second", "0", "--soft-outbox-bytes", "0"];
     let server = Server::start(&[&["--max-outbox-bytes", "65536"], &unlimited[..]].concat());
-    let mut bystander = Client::of_user(server.address(), 7);
-    let mut flood = Client::narrow(server.address()).into_socket();
+    let mut bystander = Client::as_user(server.address(), 7);
+    let mut flood = Client::with_small_receive_buffer(server.address()).into_socket();
     flood.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
     let pings = [0x89, 0x80, 1, 2, 3, 4].repeat(10_000);
     let before = server.resident_kib();
@@ -140,40 +140,41 @@ fn who_pings_without_end_and_does_not_read_is_closed() {
     let ended = (0..700).find_map(|_| flood.write_all(&pings).err());
     let grown = server.resident_kib().saturating_sub(before);
     assert!(grown < 20_000, "{grown} KiB");
-    eventually(LONG, "the flood is over", || ended.is_some() || flood.write_all(&pings).is_err());
-    bystander.say(&json!({"type": "ping"}));
+    wait_until(LONG, "the flood is over", || ended.is_some() || flood.write_all(&pings).is_err());
+    bystander.send(&json!({"type": "ping"}));
     bystander.expect_type("pong");
 }
 
 #[test]
-fn a_frame_larger_than_the_outbox_reaches_everyone_who_reads() {
+fn frame_larger_than_the_outbox_reaches_all_readers() {
     let server = Server::start(&["--max-outbox-bytes", "65536"]);
     let mut author = Client::in_thread(server.address(), 1, 41);
-    let mut readers: Vec<Client> = (0..4).map(|_| Client::narrow(server.address())).collect();
+    let mut readers: Vec<Client> =
+        (0..4).map(|_| Client::with_small_receive_buffer(server.address())).collect();
     for reader in &mut readers {
-        reader.say(&json!({"type": "join_thread", "threadId": 41}));
+        reader.send(&json!({"type": "join_thread", "threadId": 41}));
         reader.expect_type("thread_joined");
     }
     let text = "'".repeat(180_000);
-    author.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+    author.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
     for reader in &mut readers {
         assert_eq!(reader.expect_type("message")["message"], text.as_str());
-        reader.say(&json!({"type": "ping"}));
+        reader.send(&json!({"type": "ping"}));
         reader.expect_type("pong");
     }
 }
 
 #[test]
-fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
+fn slow_reader_is_closed_with_1013_and_others_get_all() {
     let server = Server::start(&[
         "--max-outbox-bytes=65536",
         "--soft-outbox-bytes=65536",
         "--max-frames-per-second=0",
         "--presence-grace=0s",
     ]);
-    let mut sleeper = Client::narrow(server.address());
-    sleeper.say(&json!({"type": "user_connected", "userId": 9}));
-    sleeper.say(&json!({"type": "join_thread", "threadId": 41}));
+    let mut sleeper = Client::with_small_receive_buffer(server.address());
+    sleeper.send(&json!({"type": "user_connected", "userId": 9}));
+    sleeper.send(&json!({"type": "join_thread", "threadId": 41}));
     sleeper.expect_type("thread_joined");
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
@@ -193,7 +194,7 @@ fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
     while !sleeper_is_gone {
         sent += 1;
         assert!(sent < 1_000, "{sent} messages of 60 kB wait for one who does not read");
-        seven.say(&json!({"type": "send_message", "threadId": 41, "message": text}));
+        seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], sent);
         let since = seven.drain();
         sleeper_is_gone =
@@ -201,13 +202,13 @@ fn who_does_not_read_is_closed_with_1013_and_the_others_get_everything() {
     }
     // Now it wakes up, and is told.
     assert_eq!(sleeper.close_code(), Some(1013));
-    seven.say(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
+    seven.send(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
     let heard: Vec<u64> = hearer.join().unwrap();
     assert_eq!(heard, (1..=sent).collect::<Vec<u64>>());
 }
 
 #[test]
-fn a_hundred_kilobytes_go_both_ways() {
+fn hundred_kilobyte_messages_pass_both_ways() {
     let server = Server::start(&[]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
@@ -215,7 +216,7 @@ fn a_hundred_kilobytes_go_both_ways() {
     for (from, to) in [(7, 8), (8, 7)] {
         let (one, other) =
             if from == 7 { (&mut seven, &mut eight) } else { (&mut eight, &mut seven) };
-        one.say(
+        one.send(
             &json!({"type": "send_message", "threadId": 41, "recipientId": to, "message": text}),
         );
         assert_eq!(one.expect_type("message")["message"], text.as_str());
@@ -224,7 +225,7 @@ fn a_hundred_kilobytes_go_both_ways() {
 }
 
 #[test]
-fn a_flood_of_bad_frames_does_not_disturb_another_pair() {
+fn flood_of_bad_frames_does_not_disturb_others() {
     let server = Server::start(&["--max-frames-per-second", "0"]);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
@@ -242,7 +243,7 @@ fn a_flood_of_bad_frames_does_not_disturb_another_pair() {
             .repeat(500);
     for _ in 0..10 {
         bad.write_all(&flood).unwrap();
-        converse(&mut seven, &mut eight, 41);
+        exchange_messages(&mut seven, &mut eight, 41);
     }
     // And one that breaks the rules of WebSocket.
     bad.write_all(b"\x83\x00").unwrap();
@@ -250,11 +251,11 @@ fn a_flood_of_bad_frames_does_not_disturb_another_pair() {
     assert!(answered > 10 * 1_500 * 50, "each bad frame has its error: {answered} bytes");
     let heard = seven.drain();
     assert!(of_type(&heard, "error").is_empty(), "{heard:?}");
-    converse(&mut seven, &mut eight, 41);
+    exchange_messages(&mut seven, &mut eight, 41);
 }
 
 #[test]
-fn who_says_much_and_leaves_in_the_same_breath_is_gone() {
+fn sending_a_burst_then_closing_leaves_no_state() {
     let server = Server::start(&["--presence-grace", "0s"]);
     let before = server.descriptors();
     let much = frame(PONG, &[0; 120]).repeat(4_000);
@@ -278,5 +279,5 @@ fn who_says_much_and_leaves_in_the_same_breath_is_gone() {
         writing.join().unwrap();
         sockets.push(socket);
     }
-    eventually(Duration::from_secs(5), "everyone is gone", || server.descriptors() == before);
+    wait_until(Duration::from_secs(5), "everyone is gone", || server.descriptors() == before);
 }

@@ -10,7 +10,7 @@ fn read(arguments: &[&str]) -> Config {
 }
 
 #[test]
-fn with_a_site_people_prove_who_they_are_unless_open_trust_is_asked_for() {
+fn site_url_implies_verified_trust_unless_open() {
     let site = ["--buddyboss-url", "https://community.example"];
     let config = read(&site);
     config.check().unwrap();
@@ -24,7 +24,7 @@ fn with_a_site_people_prove_who_they_are_unless_open_trust_is_asked_for() {
 }
 
 #[test]
-fn settings_that_do_not_go_together_are_named() {
+fn conflicting_settings_are_named() {
     let site = "--buddyboss-url=https://community.example";
     for (arguments, parts) in [
         (&["--trust=verified"][..], ["--trust", "--buddyboss-url"]),
@@ -49,7 +49,7 @@ fn settings_that_do_not_go_together_are_named() {
 }
 
 #[test]
-fn origins_and_proxies_come_several_at_once_or_one_by_one() {
+fn origins_and_proxies_accept_lists_and_repeats() {
     let once = read(&["--allowed-origin=null,*.example.org", "--trusted-proxy=::1,10.0.0.0/8"]);
     let again = read(&[
         "--allowed-origin=null",
@@ -64,7 +64,7 @@ fn origins_and_proxies_come_several_at_once_or_one_by_one() {
 }
 
 #[test]
-fn pages_are_asked_where_they_come_from_unless_everyone_is_believed() {
+fn origin_check_is_on_unless_trust_is_open() {
     let site = "--buddyboss-url=https://community.example";
     let app = "--allowed-origin=https://app.example";
     let own = "https://community.example";
@@ -85,7 +85,7 @@ fn pages_are_asked_where_they_come_from_unless_everyone_is_believed() {
 }
 
 #[test]
-fn a_jwt_secret_needs_a_site_and_is_no_part_of_the_settings() {
+fn jwt_secret_needs_a_site_and_is_not_in_settings() {
     let path = std::env::temp_dir().join(format!("buddyline-secret-{}", std::process::id()));
     std::fs::write(&path, "s3cret\n").unwrap();
     let file = ["--jwt-secret-file", path.to_str().unwrap(), "--trust", "open"];

@@ -21,44 +21,44 @@
 
 #[path = "support/bytes.rs"]
 mod bytes;
-#[path = "support/simulation/dice.rs"]
-mod dice;
-#[path = "support/simulation/ending.rs"]
-mod ending;
+#[path = "support/simulation/client_frames.rs"]
+mod client_frames;
+#[path = "support/harness.rs"]
+mod harness;
 #[path = "support/simulation/link.rs"]
 mod link;
+#[path = "support/simulation/oracle.rs"]
+mod oracle;
 #[path = "support/simulation/outcomes.rs"]
 mod outcomes;
 #[path = "support/simulation/plan.rs"]
 mod plan;
+#[path = "support/simulation/rng.rs"]
+mod rng;
 #[path = "support/simulation/script.rs"]
 mod script;
-#[path = "support/simulation/shadow.rs"]
-mod shadow;
+#[path = "support/simulation/shutdown.rs"]
+mod shutdown;
 #[path = "support/simulation/site.rs"]
 mod site;
-#[path = "support/town.rs"]
-mod town;
 #[path = "support/simulation/trace.rs"]
 mod trace;
-#[path = "support/simulation/words.rs"]
-mod words;
 #[path = "support/simulation/world.rs"]
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
-use script::Sum;
+use script::RunStats;
 use trace::Trace;
 
 /// Seeds of each test run.
 const SEEDS: u64 = 256;
 /// Lines that are told of a run that fails.
-const TOLD: usize = 120;
+const TRACE_LINES: usize = 120;
 
 /// Runs a seed; when it fails, says how to see it again.
-fn run(seed: u64, told: usize) -> (Sum, u64) {
+fn run(seed: u64, told: usize) -> (RunStats, u64) {
     let mut trace = Trace::new(told);
     match catch_unwind(AssertUnwindSafe(|| script::run(seed, &mut trace))) {
         Ok(sum) => (sum, trace.sum()),
@@ -73,8 +73,8 @@ fn run(seed: u64, told: usize) -> (Sum, u64) {
     }
 }
 
-fn add(sum: &mut Sum, other: Sum) {
-    sum.hearings += other.hearings;
+fn add(sum: &mut RunStats, other: RunStats) {
+    sum.deliveries_to_others += other.deliveries_to_others;
     sum.missed += other.missed;
     sum.restarts += other.restarts;
     for (word, count) in other.outcomes {
@@ -83,8 +83,8 @@ fn add(sum: &mut Sum, other: Sum) {
 }
 
 /// Runs every fourth of the seeds.
-fn quarter(first: u64) -> Sum {
-    let mut sum = Sum::default();
+fn run_quarter(first: u64) -> RunStats {
+    let mut sum = RunStats::default();
     let only = std::env::var("BUDDYLINE_SIMULATION_SEED");
     if let Ok(seed) = only.map(|seed| seed.parse().expect("a seed is a number")) {
         if seed % 4 == first {
@@ -93,10 +93,10 @@ fn quarter(first: u64) -> Sum {
         return sum;
     }
     for seed in (first..SEEDS).step_by(4) {
-        add(&mut sum, run(seed, TOLD).0);
+        add(&mut sum, run(seed, TRACE_LINES).0);
     }
     // A script in which nothing happens finds nothing.
-    assert!(sum.hearings > 500 && sum.missed > 0 && sum.restarts > 10, "{sum:?}");
+    assert!(sum.deliveries_to_others > 500 && sum.missed > 0 && sum.restarts > 10, "{sum:?}");
     for word in ["message", "unknown_outcome", "site_unavailable", "not_stored", "overloaded"] {
         assert!(sum.outcomes.get(word).is_some_and(|count| *count > 5), "{word}: {sum:?}");
     }
@@ -104,36 +104,36 @@ fn quarter(first: u64) -> Sum {
 }
 
 #[test]
-fn whatever_happens_everyone_hears_what_they_should_and_nobody_else_does_1() {
-    quarter(0);
+fn random_runs_deliver_exactly_what_they_should_1() {
+    run_quarter(0);
 }
 
 #[test]
-fn whatever_happens_everyone_hears_what_they_should_and_nobody_else_does_2() {
-    quarter(1);
+fn random_runs_deliver_exactly_what_they_should_2() {
+    run_quarter(1);
 }
 
 #[test]
-fn whatever_happens_everyone_hears_what_they_should_and_nobody_else_does_3() {
-    quarter(2);
+fn random_runs_deliver_exactly_what_they_should_3() {
+    run_quarter(2);
 }
 
 #[test]
-fn whatever_happens_everyone_hears_what_they_should_and_nobody_else_does_4() {
-    quarter(3);
+fn random_runs_deliver_exactly_what_they_should_4() {
+    run_quarter(3);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..8 {
-        let (first, second) = (run(seed, TOLD).1, run(seed, TOLD).1);
+        let (first, second) = (run(seed, TRACE_LINES).1, run(seed, TRACE_LINES).1);
         assert_eq!(first, second, "seed {seed} runs differently each time");
-        assert_ne!(first, run(seed + 1, TOLD).1, "seed {seed} decides nothing");
+        assert_ne!(first, run(seed + 1, TRACE_LINES).1, "seed {seed} decides nothing");
     }
 }
 
 #[test]
-fn it_goes_on_until_it_is_stopped_if_it_is_told_to() {
+fn soak_run_continues_until_stopped() {
     if std::env::var("BUDDYLINE_SIMULATION").as_deref() != Ok("forever") {
         return;
     }
@@ -141,9 +141,9 @@ fn it_goes_on_until_it_is_stopped_if_it_is_told_to() {
     // Not the seeds of the last time.
     let first = since_1970.as_secs() << 20;
     let (begun, mut told) = (Instant::now(), Instant::now());
-    let mut sum = Sum::default();
+    let mut sum = RunStats::default();
     for seed in first.. {
-        add(&mut sum, run(seed, TOLD).0);
+        add(&mut sum, run(seed, TRACE_LINES).0);
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             let runs = seed - first + 1;

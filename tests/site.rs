@@ -48,7 +48,7 @@ fn outcome(client: &mut Client, client_id: &str) -> Value {
 }
 
 #[test]
-fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
+fn two_hundred_messages_are_stored_and_delivered_in_order() {
     const USERS: u64 = 20;
     const THREADS: u64 = 5;
     const EACH: u64 = 10;
@@ -65,9 +65,9 @@ fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
     let clients: Vec<Client> = everyone
         .iter()
         .map(|user| {
-            let mut client = Client::of_user(address, *user);
+            let mut client = Client::as_user(address, *user);
             for thread in 1..=THREADS {
-                client.say(&json!({"type": "join_thread", "threadId": thread}));
+                client.send(&json!({"type": "join_thread", "threadId": thread}));
                 client.expect_type("thread_joined");
             }
             client
@@ -81,7 +81,7 @@ fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
             thread::spawn(move || {
                 for n in 0..EACH {
                     let text = format!("{user}/{n}");
-                    client.say(&post(n * THREADS / EACH + 1, &text, user, &text));
+                    client.send(&post(n * THREADS / EACH + 1, &text, user, &text));
                 }
                 let until = Instant::now() + 3 * LONG;
                 let mut heard = Vec::new();
@@ -133,7 +133,7 @@ fn two_hundred_messages_at_once_are_stored_and_heard_once_and_in_order() {
 }
 
 #[test]
-fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
+fn each_site_fault_has_one_outcome_and_next_message_works() {
     // With `Retry-After` this and the 429 would keep the next message away: tests/outage.rs.
     let wp_die = || Fault::Answer {
         status: 503,
@@ -176,13 +176,13 @@ fn every_fault_of_the_site_has_one_outcome_and_the_next_message_works() {
     // Fewer at a time than the failures in a row after which a site is left alone.
     thread::scope(|scope| {
         for cases in cases.chunks(4) {
-            scope.spawn(|| each_has_its_outcome(cases));
+            scope.spawn(|| assert_each_outcome(cases));
         }
     });
 }
 
 /// Sends a message into each of these faults, and another one after it.
-fn each_has_its_outcome(cases: &[(Fault, &str)]) {
+fn assert_each_outcome(cases: &[(Fault, &str)]) {
     let site = Site::start();
     let threads: Vec<u64> = (1..=cases.len() as u64).collect();
     for thread in &threads {
@@ -196,16 +196,16 @@ fn each_has_its_outcome(cases: &[(Fault, &str)]) {
     });
     let settings = ["--upstream-timeout", "1s", "--upstream-workers", "8", "--log-level", "debug"];
     let server = at(&site, &settings);
-    let mut seven = Client::of_user(server.address(), 7);
-    let mut eight = Client::of_user(server.address(), 8);
+    let mut seven = Client::as_user(server.address(), 7);
+    let mut eight = Client::as_user(server.address(), 8);
     for thread in &threads {
-        eight.say(&json!({"type": "join_thread", "threadId": thread}));
+        eight.send(&json!({"type": "join_thread", "threadId": thread}));
         eight.expect_type("thread_joined");
     }
     for thread in &threads {
         for which in ["first", "second"] {
             let text = format!("private words, {which} {thread}");
-            seven.say(&post(*thread, &text, 7, &format!("{which}-{thread}")));
+            seven.send(&post(*thread, &text, 7, &format!("{which}-{thread}")));
         }
     }
     let (mut told, mut heard) = (Vec::new(), Vec::new());
@@ -238,51 +238,51 @@ fn each_has_its_outcome(cases: &[(Fault, &str)]) {
 }
 
 #[test]
-fn a_message_behind_a_hanging_one_is_sent_away_and_never_posted() {
+fn message_queued_behind_a_hanging_one_is_never_posted() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let server = at(&site, &["--message-turn-lasts", "500ms"]);
-    let mut seven = Client::of_user(server.address(), 7);
+    let mut seven = Client::as_user(server.address(), 7);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     site.fail_next(Fault::Delay(Duration::from_secs(2)));
-    seven.say(&post(41, "slow", 7, "first"));
-    seven.say(&post(41, "behind it", 7, "second"));
+    seven.send(&post(41, "slow", 7, "first"));
+    seven.send(&post(41, "behind it", 7, "second"));
     let fault = seven.expect_error("not_stored");
     assert_eq!(fault["clientId"], "second");
     assert_eq!(outcome(&mut seven, "first")["type"], "message");
     // It may be tried again under the same name.
-    seven.say(&post(41, "behind it", 7, "second"));
+    seven.send(&post(41, "behind it", 7, "second"));
     assert_eq!(outcome(&mut seven, "second")["type"], "message");
     assert_eq!(site.stored(41), [(7, "slow".to_owned()), (7, "behind it".to_owned())]);
     assert_eq!(of_type(&eight.drain(), "message").len(), 2);
 }
 
 #[test]
-fn a_phone_that_comes_back_and_sends_again_stores_it_once() {
+fn resend_after_reconnect_is_stored_once() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let server = at(&site, &[]);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut phone = Client::in_thread(server.address(), 7, 41);
     site.fail_next(Fault::FatalAfterStoring);
-    phone.say(&post(41, "hello", 7, "a"));
+    phone.send(&post(41, "hello", 7, "a"));
     phone.drain();
     // The old connection hangs in the air while the new one is there.
     let mut again = Client::in_thread(server.address(), 7, 41);
-    again.say(&post(41, "hello", 7, "a"));
+    again.send(&post(41, "hello", 7, "a"));
     let first = outcome(&mut again, "a");
     assert_eq!(first["type"], "message", "{first}");
     assert_eq!(outcome(&mut phone, "a"), first);
     drop(phone);
-    again.say(&post(41, "hello", 7, "a"));
+    again.send(&post(41, "hello", 7, "a"));
     assert_eq!(outcome(&mut again, "a"), first);
     assert_eq!(of_type(&again.drain(), "message"), [] as [&Value; 0]);
     assert_eq!(of_type(&eight.drain(), "message").len(), 1);
-    assert_eq!((site.posts().len(), site.looks().len()), (1, 1));
+    assert_eq!((site.posts().len(), site.lookup_requests().len()), (1, 1));
 }
 
 #[test]
-fn what_the_site_refuses_is_told_with_its_code() {
+fn site_refusal_is_reported_with_its_code() {
     let site = Site::start();
     site.add_thread(41, &[7, 8, 9]);
     site.suspend(9);
@@ -301,7 +301,7 @@ fn what_the_site_refuses_is_told_with_its_code() {
         frame["type"] = json!("send_message");
         frame["message"] = json!("hello");
         frame["clientId"] = json!(code);
-        client.say(&frame);
+        client.send(&frame);
         let fault = client.expect_error(code);
         assert_eq!(fault["clientId"], code);
         assert_eq!(fault.get("threadId"), frame.get("threadId"));
@@ -311,59 +311,59 @@ fn what_the_site_refuses_is_told_with_its_code() {
 }
 
 #[test]
-fn a_site_that_is_not_there_is_told_as_such() {
+fn unreachable_site_is_reported_as_unavailable() {
     let url = Site::refusing();
     let server = Server::start(&["--buddyboss-url", &url, "--trust", "open"]);
-    let mut client = Client::of_user(server.address(), 7);
-    client.say(&post(41, "hello", 7, "a"));
+    let mut client = Client::as_user(server.address(), 7);
+    client.send(&post(41, "hello", 7, "a"));
     client.expect_error("site_unavailable");
     assert!(server.ask(b"GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
 }
 
 #[test]
-fn the_sender_is_who_the_site_says_it_is() {
+fn sender_is_the_one_named_by_the_site() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let server = at(&site, &[]);
     let mut eight = Client::in_thread(server.address(), 8, 41);
-    let mut liar = Client::of_user(server.address(), 8_000);
-    liar.say(&post(41, "it is I", 7, "a"));
+    let mut liar = Client::as_user(server.address(), 8_000);
+    liar.send(&post(41, "it is I", 7, "a"));
     assert_eq!(eight.expect_type("message")["senderId"], 7);
 }
 
 #[test]
-fn a_message_without_a_thread_goes_to_both_sides_of_the_one_that_the_site_makes() {
+fn message_without_thread_reaches_both_in_the_new_thread() {
     let site = Site::start();
     let server = at(&site, &[]);
     let mut seven = Client::connect(server.address());
-    let mut eight = Client::of_user(server.address(), 8);
-    let mut nine = Client::of_user(server.address(), 9);
+    let mut eight = Client::as_user(server.address(), 8);
+    let mut nine = Client::as_user(server.address(), 9);
     let first = json!({
         "type": "send_message", "recipientId": "8", "message": "hi", "token": "t-7", "threadId": ""
     });
-    seven.say(&first);
+    seven.send(&first);
     let told = seven.expect_type("message");
     assert_eq!((&told["senderId"], &told["recipientId"]), (&json!(7), &json!("8")));
     let thread = told["threadId"].as_u64().unwrap();
     assert_eq!(site.threads(), [(thread, vec![7, 8])]);
     assert_eq!(eight.expect_type("message")["threadId"], thread);
-    eight.say(&post(thread, "hello", 8, "b"));
+    eight.send(&post(thread, "hello", 8, "b"));
     assert_eq!(seven.expect_type("message")["message"], "hello");
     let heard = nine.drain();
     assert!(of_type(&heard, "message").is_empty(), "{heard:?}");
 }
 
 #[test]
-fn what_finds_no_room_in_the_queue_is_overloaded_and_nothing_else_is() {
+fn only_messages_over_the_queue_limit_are_overloaded() {
     let site = Site::start();
     for thread in 1..=6 {
         site.add_thread(thread, &[7]);
     }
     let server = at(&site, &["--upstream-workers", "1", "--upstream-queue", "1"]);
     site.set_latency(Duration::from_millis(400));
-    let mut client = Client::of_user(server.address(), 7);
+    let mut client = Client::as_user(server.address(), 7);
     for number in 1..=6 {
-        client.say(&post(number, "hello", 7, &number.to_string()));
+        client.send(&post(number, "hello", 7, &number.to_string()));
         // The worker is to have the first before the others look for room.
         let until = Instant::now() + LONG;
         while number == 1 && site.posts().is_empty() {
@@ -377,19 +377,19 @@ fn what_finds_no_room_in_the_queue_is_overloaded_and_nothing_else_is() {
     assert_eq!((stored, overloaded), (2, 4), "{codes:?}");
     assert_eq!(site.posts().len(), 2);
     site.set_latency(Duration::ZERO);
-    client.say(&post(3, "again", 7, "again"));
+    client.send(&post(3, "again", 7, "again"));
     assert_eq!(outcome(&mut client, "again")["type"], "message");
 
     // The limit for one connection does not depend on the site.
     let server = at(&site, &["--max-sending-per-connection", "2"]);
     site.set_latency(Duration::from_millis(400));
-    let mut greedy = Client::of_user(server.address(), 7);
-    let mut modest = Client::of_user(server.address(), 7);
+    let mut greedy = Client::as_user(server.address(), 7);
+    let mut modest = Client::as_user(server.address(), 7);
     for n in 0..3 {
-        greedy.say(&post(1, "hello", 7, &format!("g{n}")));
+        greedy.send(&post(1, "hello", 7, &format!("g{n}")));
     }
     assert_eq!(greedy.expect_error("overloaded")["clientId"], "g2");
-    modest.say(&post(1, "hello", 7, "m"));
+    modest.send(&post(1, "hello", 7, "m"));
     assert_eq!(outcome(&mut modest, "m")["type"], "message");
 }
 
@@ -403,32 +403,32 @@ fn outcome_of(client: &mut Client, client_id: &str) -> Value {
 }
 
 #[test]
-fn who_leaves_before_the_answer_is_heard_all_the_same() {
+fn message_is_delivered_after_its_sender_leaves() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let server = at(&site, &[]);
     site.set_latency(Duration::from_millis(300));
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut seven = Client::in_thread(server.address(), 7, 41);
-    seven.say(&post(41, "last words", 7, "a"));
+    seven.send(&post(41, "last words", 7, "a"));
     seven.drain();
     seven.leave();
     // Somebody else gets the slot, and hears nothing of what was not said to them.
-    let mut nine = Client::of_user(server.address(), 9);
+    let mut nine = Client::as_user(server.address(), 9);
     assert_eq!(eight.expect_type("message")["message"], "last words");
     assert_eq!(of_type(&nine.drain(), "message"), [] as [&Value; 0]);
     assert_eq!(of_type(&eight.drain(), "message"), [] as [&Value; 0], "once");
 }
 
 #[test]
-fn a_stop_gives_every_message_its_outcome_before_it_says_goodbye() {
+fn stop_reports_every_outcome_before_closing() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     let mut server = at(&site, &["--drain-timeout", "0s"]);
     site.set_latency(Duration::from_millis(300));
-    let mut seven = Client::of_user(server.address(), 7);
-    seven.say(&post(41, "on its way", 7, "first"));
-    seven.say(&post(41, "waits", 7, "second"));
+    let mut seven = Client::as_user(server.address(), 7);
+    seven.send(&post(41, "on its way", 7, "first"));
+    seven.send(&post(41, "waits", 7, "second"));
     seven.drain();
     let begun = Instant::now();
     server.signal("TERM");

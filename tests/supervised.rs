@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use client::Client;
 use files::SecretFile;
 use serde_json::json;
-use server::{Server, binary, eventually};
+use server::{Server, binary, wait_until};
 use support::jwt;
 use support::site::Site;
 
@@ -54,7 +54,7 @@ impl Manager {
     }
 
     /// What is said within this time, word by word.
-    fn hears(&self, within: Duration) -> Vec<String> {
+    fn take_messages(&self, within: Duration) -> Vec<String> {
         let until = Instant::now() + within;
         let mut words = Vec::new();
         while let Some(left) = until.checked_duration_since(Instant::now()) {
@@ -68,12 +68,12 @@ impl Manager {
     }
 
     /// Waits for a word that begins so, and returns all until then.
-    fn waits_for(&self, word: &str) -> Vec<String> {
+    fn wait_for(&self, word: &str) -> Vec<String> {
         let until = Instant::now() + 10 * S;
         let mut words = Vec::new();
         while !words.iter().any(|heard: &String| heard.starts_with(word)) {
             assert!(Instant::now() < until, "no {word}: {words:?}");
-            words.extend(self.hears(50 * MS));
+            words.extend(self.take_messages(50 * MS));
         }
         words
     }
@@ -88,23 +88,23 @@ impl Drop for Manager {
 // ---- sd_notify
 
 #[test]
-fn the_manager_hears_when_the_server_is_up_how_it_is_and_when_it_stops() {
+fn systemd_is_notified_of_ready_status_and_stopping() {
     let manager = Manager::new("states");
     let mut server = manager.start(10 * S, &[]);
-    let heard = manager.waits_for("STATUS=");
+    let heard = manager.wait_for("STATUS=");
     assert_eq!(heard[0], "READY=1");
     assert!(heard.contains(&"STATUS=0 connections, 0 threads".to_owned()), "{heard:?}");
     let _seven = Client::in_thread(server.address(), 7, 41);
-    manager.waits_for("STATUS=1 connections, 1 threads");
+    manager.wait_for("STATUS=1 connections, 1 threads");
     server.signal("TERM");
-    let heard = manager.waits_for("STOPPING=1");
-    let heard = [heard, manager.hears(300 * MS)].concat();
+    let heard = manager.wait_for("STOPPING=1");
+    let heard = [heard, manager.take_messages(300 * MS)].concat();
     assert!(heard.iter().any(|word| word == "EXTEND_TIMEOUT_USEC=15000000"), "{heard:?}");
     server.exit(5 * S);
 }
 
 #[test]
-fn a_long_drain_asks_for_more_time_again_and_again() {
+fn long_drain_extends_the_stop_timeout_repeatedly() {
     let manager = Manager::new("drain");
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
@@ -113,13 +113,13 @@ fn a_long_drain_asks_for_more_time_again_and_again() {
     let mut server = manager.start(10 * S, &arguments);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     site.set_latency(5 * S);
-    seven.say(&json!({
+    seven.send(&json!({
         "type": "send_message", "threadId": 41, "message": "x", "senderId": 7,
         "token": "user-7", "clientId": "a",
     }));
     seven.drain();
     server.signal("TERM");
-    let heard = manager.hears(5 * S);
+    let heard = manager.take_messages(5 * S);
     let asked = heard.iter().filter(|word| word.starts_with("EXTEND_TIMEOUT_USEC=")).count();
     assert!((2..=4).contains(&asked), "{heard:?}");
     assert!(heard.iter().any(|word| word.starts_with("STATUS=draining, ")), "{heard:?}");
@@ -127,23 +127,23 @@ fn a_long_drain_asks_for_more_time_again_and_again() {
 }
 
 #[test]
-fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
+fn watchdog_is_notified_only_by_the_event_loop() {
     let manager = Manager::new("watchdog");
     let server = manager.start(2 * S, &[]);
-    manager.waits_for("READY=1");
+    manager.wait_for("READY=1");
     let feeds = |words: &[String]| words.iter().filter(|word| *word == "WATCHDOG=1").count();
-    let heard = manager.hears(2 * S);
+    let heard = manager.take_messages(2 * S);
     assert!((3..=5).contains(&feeds(&heard)), "four in the time it has: {heard:?}");
     server.signal("STOP");
-    manager.hears(100 * MS);
-    let heard = manager.hears(S);
+    manager.take_messages(100 * MS);
+    let heard = manager.take_messages(S);
     assert_eq!(feeds(&heard), 0, "{heard:?}");
     server.signal("CONT");
-    manager.waits_for("WATCHDOG=1");
+    manager.wait_for("WATCHDOG=1");
 }
 
 #[test]
-fn a_manager_that_does_not_read_keeps_nobody_waiting() {
+fn unread_notify_socket_does_not_block_the_server() {
     let manager = Manager::new("deaf");
     // Some hundred words that nobody takes: more than the socket holds.
     let server = manager.start(40 * MS, &[]);
@@ -151,37 +151,37 @@ fn a_manager_that_does_not_read_keeps_nobody_waiting() {
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let begun = Instant::now();
-    seven.say(&json!({ "type": "typing", "threadId": 41, "userId": 7, "typing": true }));
+    seven.send(&json!({ "type": "typing", "threadId": 41, "userId": 7, "typing": true }));
     eight.expect(|frame| frame["type"] == "typing");
     assert!(begun.elapsed() < S, "{:?}", begun.elapsed());
 }
 
 #[test]
-fn that_the_server_is_up_is_said_again_to_a_manager_that_had_no_room_for_it() {
+fn ready_is_resent_when_the_notify_socket_was_full() {
     let manager = Manager::new("full");
     let other = UnixDatagram::unbound().unwrap();
     other.set_nonblocking(true).unwrap();
     while other.send_to(b"X=1", &manager.path).is_ok() {}
     let server = manager.start(10 * S, &[]);
     Client::in_thread(server.address(), 7, 41);
-    let heard = manager.waits_for("READY=1");
+    let heard = manager.wait_for("READY=1");
     assert!(heard.iter().filter(|word| *word == "X=1").count() > 5, "it was full: {heard:?}");
     // And once taken, no more.
-    assert!(!manager.hears(S / 2).iter().any(|word| word == "READY=1"));
+    assert!(!manager.take_messages(S / 2).iter().any(|word| word == "READY=1"));
 }
 
 #[test]
-fn a_watchdog_without_any_patience_does_not_keep_the_loop_awake() {
+fn tiny_watchdog_interval_does_not_busy_the_loop() {
     let manager = Manager::new("hasty");
     let server = manager.start(Duration::from_micros(1), &[]);
-    manager.waits_for("WATCHDOG=1");
-    let feeds = manager.hears(S).iter().filter(|word| *word == "WATCHDOG=1").count();
+    manager.wait_for("WATCHDOG=1");
+    let feeds = manager.take_messages(S).iter().filter(|word| *word == "WATCHDOG=1").count();
     assert!((10..=1_100).contains(&feeds), "{feeds}");
     Client::in_thread(server.address(), 7, 41);
 }
 
 #[test]
-fn without_a_manager_or_with_one_that_is_gone_the_server_works() {
+fn server_runs_without_a_notify_socket() {
     let mut command = binary();
     command.args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", "/nowhere/at all");
     let server = Server::launch(command, 1);
@@ -202,7 +202,7 @@ fn on(socket: &TcpListener, arguments: &[&str]) -> Server {
 }
 
 #[test]
-fn who_connects_between_two_servers_waits_and_is_served_by_the_next() {
+fn connection_during_restart_is_served_by_the_next_server() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let mut first = on(&socket, &["--listen", "127.0.0.1:1"]);
@@ -220,7 +220,7 @@ fn who_connects_between_two_servers_waits_and_is_served_by_the_next() {
 }
 
 #[test]
-fn a_descriptor_that_does_not_listen_ends_the_start_with_a_reason() {
+fn passed_descriptor_that_is_not_a_listener_is_refused() {
     let mut command = Command::new("sh");
     command.arg("-c").arg("exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"");
     command.arg("sh").arg(env!("CARGO_BIN_EXE_buddyline")).stdin(Stdio::null());
@@ -231,7 +231,7 @@ fn a_descriptor_that_does_not_listen_ends_the_start_with_a_reason() {
 
 // ---- settings that are read anew
 
-fn logged(server: &Server, words: &str) {
+fn wait_for_log_line(server: &Server, words: &str) {
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains(words)));
 }
 
@@ -250,18 +250,18 @@ fn page(server: &Server, origin: &str) -> String {
 }
 
 /// The last page's connection may not have gone yet.
-fn becomes(server: &Server, origin: &str, expected: &str) {
-    eventually(5 * S, expected, || page(server, origin) == expected);
+fn wait_for_page(server: &Server, origin: &str, expected: &str) {
+    wait_until(5 * S, expected, || page(server, origin) == expected);
     // And it goes again.
     thread::sleep(50 * MS);
 }
 
 #[test]
-fn a_reload_changes_level_origins_and_limits_and_no_connection_notices() {
+fn reload_changes_level_origins_and_limits_live() {
     let file = SecretFile::with(&["BUDDYLINE_ALLOWED_ORIGIN=https://old.example"]);
     let manager = Manager::new("reload");
     let server = manager.start(10 * S, &["--env-file", file.path()]);
-    manager.waits_for("READY=1");
+    manager.wait_for("READY=1");
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     assert_eq!(page(&server, "https://old.example"), "101");
@@ -273,25 +273,25 @@ fn a_reload_changes_level_origins_and_limits_and_no_connection_notices() {
     )
     .unwrap();
     server.signal("HUP");
-    let heard = manager.waits_for("READY=1");
+    let heard = manager.wait_for("READY=1");
     let reloading = heard.iter().position(|word| word == "RELOADING=1").unwrap();
     assert!(heard[reloading + 1].starts_with("MONOTONIC_USEC="), "{heard:?}");
     // --listen came by the command line, which wins, so that it has not changed.
     assert!(!server.log().iter().any(|line| line.contains("--listen has changed")));
     assert_eq!(page(&server, "https://new.example"), "101");
-    becomes(&server, "https://old.example", "403");
-    logged(&server, "DEBUG");
-    becomes(&server, "https://new.example", "101");
-    let _third = Client::of_user(server.address(), 9);
+    wait_for_page(&server, "https://old.example", "403");
+    wait_for_log_line(&server, "DEBUG");
+    wait_for_page(&server, "https://new.example", "101");
+    let _third = Client::as_user(server.address(), 9);
     assert_eq!(page(&server, "https://new.example"), "503", "the limit of connections");
-    seven.say(&json!({ "type": "typing", "threadId": 41, "userId": 7, "typing": true }));
+    seven.send(&json!({ "type": "typing", "threadId": 41, "userId": 7, "typing": true }));
     eight.expect(|frame| frame["type"] == "typing");
-    seven.say(&json!({ "type": "typing", "threadId": 41, "x": "y".repeat(2_000) }));
+    seven.send(&json!({ "type": "typing", "threadId": 41, "x": "y".repeat(2_000) }));
     assert_eq!(seven.close_code(), Some(1009), "the limit of a frame");
 }
 
 #[test]
-fn bad_settings_are_refused_as_a_whole_and_the_old_ones_kept() {
+fn reload_with_bad_settings_keeps_the_old_ones() {
     let file = SecretFile::with(&["BUDDYLINE_ALLOWED_ORIGIN=https://old.example"]);
     let server = Server::start(&["--env-file", file.path()]);
     for (text, why) in [
@@ -313,12 +313,12 @@ fn bad_settings_are_refused_as_a_whole_and_the_old_ones_kept() {
     }
     fs::remove_file(file.path()).unwrap();
     server.signal("HUP");
-    logged(&server, "cannot be read");
+    wait_for_log_line(&server, "cannot be read");
     assert_eq!(page(&server, "https://old.example"), "101");
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_and_nobody_waits_for_it() {
+fn non_regular_settings_file_is_refused_without_blocking() {
     let file = SecretFile::with(&["BUDDYLINE_LOG_LEVEL=info"]);
     let pipe = Pipe::new();
     let server = Server::start(&["--env-file", file.path()]);
@@ -371,17 +371,17 @@ impl Drop for Pipe {
 }
 
 #[test]
-fn what_holds_from_the_start_is_named_when_it_has_changed() {
+fn reload_names_settings_that_need_a_restart() {
     let file = SecretFile::with(&["BUDDYLINE_UPSTREAM_WORKERS=2"]);
     let server = Server::start(&["--env-file", file.path()]);
     fs::write(file.path(), "BUDDYLINE_UPSTREAM_WORKERS=3\nBUDDYLINE_LOG_LEVEL=debug").unwrap();
     server.signal("HUP");
-    logged(&server, "--upstream-workers has changed: it holds from the next start");
-    logged(&server, "the settings are read anew");
+    wait_for_log_line(&server, "--upstream-workers has changed: it holds from the next start");
+    wait_for_log_line(&server, "the settings are read anew");
 }
 
 #[test]
-fn another_site_and_another_address_wait_for_the_start_and_tokens_are_checked_as_before() {
+fn changed_site_and_address_need_a_restart() {
     let secret = SecretFile::with(&["a secret of the tests, which is long enough"]);
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
@@ -393,15 +393,15 @@ fn another_site_and_another_address_wait_for_the_start_and_tokens_are_checked_as
     let mut command = binary();
     command.args(["--env-file", file.path()]);
     let server = Server::launch(command, 1);
-    logged(&server, "REST API answers");
+    wait_for_log_line(&server, "REST API answers");
     // A name that nobody has: it is not even looked up.
     let other = lines.replace("127.0.0.1:0", "nobody.invalid:80");
     let other = format!("{other}\nBUDDYLINE_BUDDYBOSS_URL=https://other.example\n");
     fs::write(file.path(), &other).unwrap();
     server.signal("HUP");
-    logged(&server, "--listen has changed: it holds from the next start");
-    logged(&server, "--buddyboss-url has changed: it holds from the next start");
-    logged(&server, "the settings are read anew");
+    wait_for_log_line(&server, "--listen has changed: it holds from the next start");
+    wait_for_log_line(&server, "--buddyboss-url has changed: it holds from the next start");
+    wait_for_log_line(&server, "the settings are read anew");
     Client::proven(server.address(), 7, &site.jwt(7, 600 * S));
     // Which a start says.
     let output = binary().args(["check-config", "--env-file", file.path()]).output().unwrap();
@@ -411,7 +411,7 @@ fn another_site_and_another_address_wait_for_the_start_and_tokens_are_checked_as
 }
 
 #[test]
-fn the_settings_of_a_file_hold_instead_of_the_environment_and_a_flag_wins() {
+fn settings_file_beats_environment_and_flag_beats_both() {
     let file = SecretFile::with(&[
         "BUDDYLINE_LOG_LEVEL=debug",
         "BUDDYLINE_NO_LIMITS=off",
@@ -439,7 +439,7 @@ fn the_settings_of_a_file_hold_instead_of_the_environment_and_a_flag_wins() {
 }
 
 #[test]
-fn a_changed_secret_counts_for_who_comes_and_a_bad_one_not_at_all() {
+fn reload_applies_new_jwt_secret_and_ignores_a_bad_one() {
     let (old, new) =
         ("the old secret, which is long enough", "the new secret, which is no shorter");
     let file = SecretFile::with(&[old]);
@@ -448,19 +448,19 @@ fn a_changed_secret_counts_for_who_comes_and_a_bad_one_not_at_all() {
     site.set_jwt_secret(old);
     let url = site.url();
     let server = Server::start(&["--buddyboss-url", &url, "--jwt-secret-file", file.path()]);
-    logged(&server, "REST API answers");
+    wait_for_log_line(&server, "REST API answers");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let token = |secret: &str, user| jwt::token(secret, &url, user, now, |_, _| ());
     let mut seven = Client::proven(server.address(), 7, &token(old, 7));
     seven.join(41);
     fs::write(file.path(), "one\ntwo\nthree").unwrap();
     server.signal("HUP");
-    logged(&server, "the new settings are refused and the old ones kept");
+    wait_for_log_line(&server, "the new settings are refused and the old ones kept");
     Client::proven(server.address(), 8, &token(old, 8));
     fs::write(file.path(), new).unwrap();
     site.set_jwt_secret(new);
     server.signal("HUP");
-    logged(&server, "the settings are read anew");
+    wait_for_log_line(&server, "the settings are read anew");
     let mut eight = Client::proven(server.address(), 8, &token(new, 8));
     eight.join(41);
     // One that has not been proven before.
@@ -468,7 +468,7 @@ fn a_changed_secret_counts_for_who_comes_and_a_bad_one_not_at_all() {
     let path = format!("/?token={other}");
     Client::at(server.address(), &path, &[]).expect_error("token_refused");
     // Who was proven before goes on.
-    seven.say(&json!({ "type": "typing", "threadId": 41, "typing": true }));
+    seven.send(&json!({ "type": "typing", "threadId": 41, "typing": true }));
     eight.expect(|frame| frame["type"] == "typing");
     assert!(!server.log().iter().any(|line| line.contains("secret, which")));
 }

@@ -33,12 +33,12 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What a file belongs to: `hub/threads.rs` and `hub.rs` to `hub`.
-fn room(path: &str) -> &str {
+fn top_module(path: &str) -> &str {
     path.split(['/', '.']).next().unwrap()
 }
 
-fn floor(room: &str) -> u8 {
-    match room {
+fn layer(top_module: &str) -> u8 {
+    match top_module {
         "protocol" | "config" | "metrics" => 1,
         "hub" | "wire" => 2,
         "connection" | "upstream" | "process" => 3,
@@ -49,24 +49,24 @@ fn floor(room: &str) -> u8 {
 }
 
 /// The other rooms of this crate that a file names.
-fn rooms_named(text: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
+fn imported_modules(text: &str) -> Vec<String> {
+    let mut modules = Vec::new();
     for line in code(text) {
         for (at, _) in line.match_indices("crate::") {
             let rest = &line[at + "crate::".len()..];
             let names = rest.strip_prefix('{').unwrap_or(rest);
             let end = names.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(names.len());
-            rooms.push(names[..end].to_owned());
+            modules.push(names[..end].to_owned());
         }
     }
-    rooms
+    modules
 }
 
 #[test]
-fn a_file_imports_only_from_lower_floors_and_its_own_room() {
+fn module_imports_respect_the_layers() {
     for (path, text) in sources() {
-        for named in rooms_named(&text) {
-            let allowed = named == room(&path) || floor(&named) < floor(room(&path));
+        for named in imported_modules(&text) {
+            let allowed = named == top_module(&path) || layer(&named) < layer(top_module(&path));
             // The vocabulary of the hub is what the shell speaks; the wire has no need of it.
             assert!(allowed, "{path} imports from {named}");
         }
@@ -74,8 +74,8 @@ fn a_file_imports_only_from_lower_floors_and_its_own_room() {
 }
 
 #[test]
-fn each_library_is_named_only_where_it_belongs() {
-    for (word, rooms) in [
+fn each_crate_is_used_only_in_its_modules() {
+    for (word, modules) in [
         ("mio::", &["server", "connection", "upstream", "load"][..]),
         ("socket2::", &["server", "load"]),
         ("rustix::", &["connection", "load"]),
@@ -112,7 +112,7 @@ fn each_library_is_named_only_where_it_belongs() {
                     !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 })
             };
-            if !rooms.contains(&room(&path)) {
+            if !modules.contains(&top_module(&path)) {
                 assert!(!code(&text).any(names), "{path} names {word}");
             }
         }
@@ -120,8 +120,8 @@ fn each_library_is_named_only_where_it_belongs() {
 }
 
 #[test]
-fn mio_reaches_the_upstream_only_as_its_waker() {
-    for (path, text) in sources().iter().filter(|(path, _)| room(path) == "upstream") {
+fn upstream_uses_mio_only_for_its_waker() {
+    for (path, text) in sources().iter().filter(|(path, _)| top_module(path) == "upstream") {
         for line in code(text).filter(|line| line.contains("mio::")) {
             assert!(line.contains("mio::Waker"), "{path}: {line}");
         }
@@ -129,15 +129,15 @@ fn mio_reaches_the_upstream_only_as_its_waker() {
 }
 
 #[test]
-fn in_the_upstream_only_the_blocking_calls_look_at_a_clock() {
-    for (path, text) in sources().iter().filter(|(path, _)| room(path) == "upstream") {
+fn upstream_reads_the_clock_only_in_blocking_calls() {
+    for (path, text) in sources().iter().filter(|(path, _)| top_module(path) == "upstream") {
         let looks = code(text).any(|line| line.contains("Instant::now"));
         assert!(!looks || path == "upstream/site.rs", "{path}");
     }
 }
 
 #[test]
-fn in_the_doctor_only_who_looks_has_sockets_files_and_a_clock() {
+fn doctor_does_io_only_in_its_look_module() {
     let words = ["Tcp", "Instant", "SystemTime", "File", "std::thread", "Visitor::new", "Write"];
     for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("doctor/judge")) {
         for word in words {
@@ -147,7 +147,7 @@ fn in_the_doctor_only_who_looks_has_sockets_files_and_a_clock() {
 }
 
 #[test]
-fn nothing_is_shared_behind_a_lock_and_nothing_is_left_undone() {
+fn sources_have_no_locks_and_no_todos() {
     for (path, text) in sources() {
         for word in [
             "Mutex",
@@ -175,7 +175,7 @@ fn nothing_is_shared_behind_a_lock_and_nothing_is_left_undone() {
 }
 
 #[test]
-fn no_document_has_a_place_that_was_never_filled() {
+fn documents_have_no_placeholders() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for file in [
         "README.md",
@@ -197,7 +197,7 @@ fn no_document_has_a_place_that_was_never_filled() {
 }
 
 #[test]
-fn each_bench_and_each_counted_path_is_in_the_readme_of_the_benches() {
+fn benches_readme_lists_every_bench_and_path() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
     let readme = fs::read_to_string(folder.join("README.md")).unwrap();
     let manifest = fs::read_to_string(folder.join("../Cargo.toml")).unwrap();
@@ -221,7 +221,7 @@ fn each_bench_and_each_counted_path_is_in_the_readme_of_the_benches() {
 }
 
 #[test]
-fn no_file_is_longer_than_five_hundred_lines_and_no_line_than_a_hundred_columns() {
+fn files_and_lines_stay_within_the_size_limits() {
     for (path, text) in sources() {
         let whole =
             fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(&path));

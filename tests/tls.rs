@@ -37,14 +37,14 @@ fn start(certificate: &Certificate, more: &[&str]) -> Server {
 /// Sends a text that is too large for one record to someone else, who sends it back.
 fn echo_a_large_text(one: &mut Client, other: &mut Client, bytes: usize) {
     let sdp: String = ('a'..='z').cycle().take(bytes).collect();
-    one.say(&json!({"type": "offer", "threadId": 7, "recipientId": 2, "offer": sdp}));
+    one.send(&json!({"type": "offer", "threadId": 7, "recipientId": 2, "offer": sdp}));
     assert_eq!(other.expect("offer")["offer"], sdp);
-    other.say(&json!({"type": "answer", "threadId": 7, "recipientId": 1, "answer": sdp}));
+    other.send(&json!({"type": "answer", "threadId": 7, "recipientId": 1, "answer": sdp}));
     assert_eq!(one.expect("answer")["answer"], sdp);
 }
 
 #[test]
-fn people_talk_over_either_version_and_messages_of_any_size_go_both_ways() {
+fn both_tls_versions_carry_messages_of_any_size() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     assert!(server.log().iter().any(|line| line.contains("listening on wss://127.0.0.1:")));
@@ -53,7 +53,7 @@ fn people_talk_over_either_version_and_messages_of_any_size_go_both_ways() {
         let mut one = Client::in_thread(server.address(), &config, 1, 7);
         let mut other = Client::in_thread(server.address(), &config, 2, 7);
         assert_eq!(one.stream().conn.protocol_version(), Some(version.version));
-        one.say(&json!({"type": "send_message", "threadId": 7, "message": "over TLS"}));
+        one.send(&json!({"type": "send_message", "threadId": 7, "message": "over TLS"}));
         assert_eq!(other.expect("message")["message"], "over TLS");
         // Around the size of one record, where it ends in its middle and where it does not.
         for bytes in [1, 16_000, 16_383, 16_384, 16_385, 33_000, 200_000] {
@@ -63,7 +63,7 @@ fn people_talk_over_either_version_and_messages_of_any_size_go_both_ways() {
 }
 
 #[test]
-fn what_is_no_websocket_is_answered_too_and_the_end_is_said() {
+fn plain_https_is_answered_and_ends_with_close_notify() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     for version in BOTH {
@@ -80,7 +80,7 @@ fn what_is_no_websocket_is_answered_too_and_the_end_is_said() {
 }
 
 #[test]
-fn who_comes_back_shows_a_ticket_and_needs_no_new_agreement() {
+fn returning_client_resumes_its_tls_session() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     for version in BOTH {
@@ -96,7 +96,7 @@ fn who_comes_back_shows_a_ticket_and_needs_no_new_agreement() {
 }
 
 #[test]
-fn a_handshake_that_drips_is_given_up_in_time_and_nobody_waits_for_it() {
+fn dripping_tls_handshake_times_out_without_blocking() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--handshake-lasts=1s"]);
     let address = server.address();
@@ -108,7 +108,7 @@ fn a_handshake_that_drips_is_given_up_in_time_and_nobody_waits_for_it() {
     let mut longest = Duration::ZERO;
     while Instant::now() < until {
         let asked = Instant::now();
-        one.say(&json!({"type": "ping"}));
+        one.send(&json!({"type": "ping"}));
         one.expect("pong");
         longest = longest.max(asked.elapsed());
         thread::sleep(Duration::from_millis(20));
@@ -147,7 +147,7 @@ fn drip(address: SocketAddr) -> Duration {
 }
 
 #[test]
-fn who_speaks_no_tls_is_closed_and_harms_nobody() {
+fn plain_text_on_the_tls_port_is_closed() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--log-level=debug"]);
     let config = certificate.client(&BOTH);
@@ -174,7 +174,7 @@ fn who_speaks_no_tls_is_closed_and_harms_nobody() {
             Ok(_) => assert!(matches!(answer[..], [] | [0x15, 3, ..]), "{answer:?}"),
         }
         assert!(begun.elapsed() < S, "{:?}", &flood[..8]);
-        one.say(&json!({"type": "ping"}));
+        one.send(&json!({"type": "ping"}));
         one.expect("pong");
     }
     // Each is in the log, if that is asked for.
@@ -183,7 +183,7 @@ fn who_speaks_no_tls_is_closed_and_harms_nobody() {
 }
 
 #[test]
-fn whatever_comes_instead_of_a_handshake_the_server_goes_on() {
+fn random_bytes_instead_of_a_handshake_are_harmless() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&BOTH);
@@ -233,7 +233,7 @@ fn whatever_comes_instead_of_a_handshake_the_server_goes_on() {
 }
 
 #[test]
-fn a_client_that_ends_in_the_midst_of_a_handshake_is_gone() {
+fn client_closing_during_handshake_is_removed() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let before = server.descriptors();
@@ -256,14 +256,14 @@ fn a_client_that_ends_in_the_midst_of_a_handshake_is_gone() {
 }
 
 #[test]
-fn who_says_the_end_of_tls_and_keeps_the_socket_open_is_gone() {
+fn client_is_removed_after_close_notify() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     for version in BOTH {
         let config = certificate.client(&[version]);
         let mut stays = Client::in_thread(server.address(), &config, 1, 7);
         let mut goes = Client::in_thread(server.address(), &config, 2, 7);
-        goes.say(&json!({"type": "send_message", "threadId": 7, "message": "my last"}));
+        goes.send(&json!({"type": "send_message", "threadId": 7, "message": "my last"}));
         goes.stream().conn.send_close_notify();
         goes.stream().flush().unwrap();
         assert_eq!(stays.expect("message")["message"], "my last");
@@ -274,7 +274,7 @@ fn who_says_the_end_of_tls_and_keeps_the_socket_open_is_gone() {
 }
 
 #[test]
-fn who_does_not_read_is_closed_at_the_limit_and_nobody_waits_for_them() {
+fn slow_tls_reader_is_closed_at_the_limit() {
     let certificate = Certificate::new();
     let limits = ["--max-outbox-bytes=262144", "--soft-outbox-bytes=65536", "--max-frames-burst=0"];
     let server = start(&certificate, &limits);
@@ -285,12 +285,12 @@ fn who_does_not_read_is_closed_at_the_limit_and_nobody_waits_for_them() {
         let sdp = "x".repeat(20_000);
         // What both kernels take is some megabytes.
         for _ in 0..1_000 {
-            quick.say(&json!({"type": "offer", "threadId": 7, "recipientId": 1, "offer": sdp}));
-            quick.say(&json!({"type": "ping"}));
+            quick.send(&json!({"type": "offer", "threadId": 7, "recipientId": 1, "offer": sdp}));
+            quick.send(&json!({"type": "ping"}));
             quick.expect("pong");
         }
         assert_eq!(slow.close_code(), Some(1013));
-        quick.say(&json!({"type": "ping"}));
+        quick.send(&json!({"type": "ping"}));
         quick.expect("pong");
     }
     let resident = server.resident_kib();
@@ -298,7 +298,7 @@ fn who_does_not_read_is_closed_at_the_limit_and_nobody_waits_for_them() {
 }
 
 #[test]
-fn a_slow_reader_gets_each_byte_in_order_once_they_read() {
+fn slow_tls_reader_gets_all_bytes_in_order() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--no-limits"]);
     for version in BOTH {
@@ -307,7 +307,7 @@ fn a_slow_reader_gets_each_byte_in_order_once_they_read() {
         let mut quick = Client::in_thread(server.address(), &config, 2, 7);
         let text = "y".repeat(30_000);
         for n in 0..400 {
-            quick.say(
+            quick.send(
                 &json!({"type": "send_message", "threadId": 7, "message": text, "clientId": n}),
             );
             quick.expect("message");
@@ -319,13 +319,13 @@ fn a_slow_reader_gets_each_byte_in_order_once_they_read() {
             assert!(frame["messageId"].as_u64() > last, "{frame}");
             last = frame["messageId"].as_u64();
         }
-        slow.say(&json!({"type": "ping"}));
+        slow.send(&json!({"type": "ping"}));
         slow.expect("pong");
     }
 }
 
 #[test]
-fn a_flood_of_frames_is_answered_frame_by_frame_and_closed_as_without_tls() {
+fn frame_flood_over_tls_is_limited_as_without_tls() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--max-frames-per-second=20", "--max-frames-burst=2000"]);
     for version in BOTH {
@@ -353,7 +353,7 @@ fn a_flood_of_frames_is_answered_frame_by_frame_and_closed_as_without_tls() {
 }
 
 #[test]
-fn keys_that_are_changed_without_end_are_a_fault() {
+fn endless_key_updates_are_an_error() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&[&TLS13]);
@@ -361,7 +361,7 @@ fn keys_that_are_changed_without_end_are_a_fault() {
     // A few are good.
     for _ in 0..5 {
         client.stream().conn.refresh_traffic_keys().unwrap();
-        client.say(&json!({"type": "ping"}));
+        client.send(&json!({"type": "ping"}));
         client.expect("pong");
     }
     for _ in 0..1_000 {
@@ -419,7 +419,7 @@ const HANDSHAKE: u8 = 0x16;
 const DATA: u8 = 0x17;
 
 #[test]
-fn a_message_of_tls_in_part_keeps_nobody_from_speaking_and_its_rest_may_come_later() {
+fn partial_tls_record_does_not_block_writes() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&[&TLS13]);
@@ -441,7 +441,7 @@ fn a_message_of_tls_in_part_keeps_nobody_from_speaking_and_its_rest_may_come_lat
     forger.socket.write_all(&[&part[..], &rest[..9]].concat()).unwrap();
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(50));
-        other.say(&json!({"type": "send_message", "threadId": 7, "message": "to all"}));
+        other.send(&json!({"type": "send_message", "threadId": 7, "message": "to all"}));
         other.expect("message");
         // It is sealed for the one whose message is not whole.
         let mut record = [0; 5];
@@ -456,12 +456,12 @@ fn a_message_of_tls_in_part_keeps_nobody_from_speaking_and_its_rest_may_come_lat
     forger.socket.write_all(&garbage).unwrap();
     let mut last = Vec::new();
     let _ = forger.socket.read_to_end(&mut last);
-    other.say(&json!({"type": "ping"}));
+    other.send(&json!({"type": "ping"}));
     other.expect("pong");
 }
 
 #[test]
-fn records_with_nothing_in_them_are_not_taken_for_ever() {
+fn endless_empty_tls_records_are_refused() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--log-level=debug"]);
     let config = certificate.client(&[&TLS13]);
@@ -482,7 +482,7 @@ fn records_with_nothing_in_them_are_not_taken_for_ever() {
 }
 
 #[test]
-fn many_connections_hear_what_one_says_while_many_more_come() {
+fn tls_fanout_works_while_many_connect() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&BOTH);
@@ -501,7 +501,7 @@ fn many_connections_hear_what_one_says_while_many_more_come() {
         })
         .collect();
     for n in 0..5 {
-        crowd[n].say(&json!({"type": "send_message", "threadId": 7, "message": "all"}));
+        crowd[n].send(&json!({"type": "send_message", "threadId": 7, "message": "all"}));
         for hearer in &mut crowd {
             assert_eq!(hearer.expect("message")["senderId"], n + 1);
         }
@@ -510,7 +510,7 @@ fn many_connections_hear_what_one_says_while_many_more_come() {
 }
 
 #[test]
-fn a_stop_says_goodbye_in_words_of_tls() {
+fn stop_sends_close_notify() {
     let certificate = Certificate::new();
     let mut server = start(&certificate, &["--drain-timeout=1s"]);
     let mut clients = BOTH
@@ -529,13 +529,13 @@ fn a_stop_says_goodbye_in_words_of_tls() {
 // ---- another certificate
 
 /// A server of this process, turned by its own thread, which reads its certificate when asked to.
-struct House {
+struct InProcessServer {
     address: SocketAddr,
     asks: Sender<(Config, Sender<Result<(), String>>)>,
 }
 
-impl House {
-    fn new(config: &Config) -> House {
+impl InProcessServer {
+    fn new(config: &Config) -> InProcessServer {
         let (asks, asked) = channel::<(Config, Sender<Result<(), String>>)>();
         let (tells, told) = channel();
         let config = config.clone();
@@ -552,7 +552,7 @@ impl House {
                 }
             }
         });
-        House { address: told.recv_timeout(LONG).unwrap(), asks }
+        InProcessServer { address: told.recv_timeout(LONG).unwrap(), asks }
     }
 
     fn reload(&self, config: &Config) -> Result<(), String> {
@@ -568,10 +568,10 @@ fn config(arguments: &[String]) -> Config {
 }
 
 #[test]
-fn a_new_certificate_is_for_who_comes_and_who_is_there_goes_on() {
+fn new_certificate_applies_to_new_connections_only() {
     let mut certificate = Certificate::new();
     let settings = config(&certificate.arguments(&[]));
-    let house = House::new(&settings);
+    let house = InProcessServer::new(&settings);
     let old = certificate.client(&BOTH);
     let mut one = Client::in_thread(house.address, &old, 1, 7);
     certificate.replace();
@@ -579,9 +579,9 @@ fn a_new_certificate_is_for_who_comes_and_who_is_there_goes_on() {
     assert!(tls::stream(house.address, &new).is_err(), "nobody has said so yet");
     house.reload(&settings).unwrap();
     let mut other = Client::in_thread(house.address, &new, 2, 7);
-    other.say(&json!({"type": "send_message", "threadId": 7, "message": "still here?"}));
+    other.send(&json!({"type": "send_message", "threadId": 7, "message": "still here?"}));
     assert_eq!(one.expect("message")["message"], "still here?");
-    one.say(&json!({"type": "send_message", "threadId": 7, "message": "yes"}));
+    one.send(&json!({"type": "send_message", "threadId": 7, "message": "yes"}));
     assert_eq!(other.expect("message")["message"], "still here?");
     assert_eq!(other.expect("message")["message"], "yes");
     // Who knows the old one has a ticket, but no more use of it.
@@ -589,7 +589,7 @@ fn a_new_certificate_is_for_who_comes_and_who_is_there_goes_on() {
 }
 
 #[test]
-fn the_end_of_a_certificate_is_told_at_the_start_at_a_reload_by_check_config_and_as_a_number() {
+fn certificate_expiry_is_reported_everywhere() {
     let mut certificate = Certificate::new();
     certificate.replace_with_years(2000, 2001);
     let server = start(&certificate, &["--metrics-listen=127.0.0.1:0"]);
@@ -626,10 +626,10 @@ fn the_end_of_a_certificate_is_told_at_the_start_at_a_reload_by_check_config_and
 }
 
 #[test]
-fn a_bad_certificate_is_refused_and_the_old_one_stays() {
+fn bad_certificate_on_reload_keeps_the_old_one() {
     let certificate = Certificate::new();
     let settings = config(&certificate.arguments(&[]));
-    let house = House::new(&settings);
+    let house = InProcessServer::new(&settings);
     let client = certificate.client(&BOTH);
     let key = std::fs::read_to_string(certificate.key()).unwrap();
     let cert = std::fs::read_to_string(certificate.cert()).unwrap();
@@ -652,7 +652,7 @@ fn a_bad_certificate_is_refused_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_hangup_reads_the_certificate_anew_and_a_bad_one_not_at_all() {
+fn sighup_reloads_the_certificate_unless_it_is_bad() {
     let mut certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let old = certificate.client(&BOTH);
@@ -668,7 +668,7 @@ fn a_hangup_reads_the_certificate_anew_and_a_bad_one_not_at_all() {
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains(read)));
     Client::connect(server.address(), &certificate.client(&BOTH)).identify(2);
     assert!(tls::stream(server.address(), &old).is_err());
-    one.say(&json!({"type": "ping"}));
+    one.send(&json!({"type": "ping"}));
     one.expect("pong");
 }
 
@@ -685,7 +685,7 @@ fn refusal(arguments: &[String], folder: Option<&str>) -> String {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
+fn unusable_tls_files_are_named_with_the_reason() {
     let certificate = Certificate::new();
     let stranger = Certificate::new();
     let [cert, key] = [certificate.cert(), certificate.key()];
@@ -728,7 +728,7 @@ fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
 }
 
 #[test]
-fn systemd_may_hand_both_over_and_what_is_named_wins() {
+fn tls_files_come_from_systemd_unless_named() {
     let certificate = Certificate::new();
     let folder = certificate.folder().to_str().unwrap().to_owned();
     let text = |path: &str| std::fs::read_to_string(path).unwrap();
@@ -750,7 +750,7 @@ fn systemd_may_hand_both_over_and_what_is_named_wins() {
 }
 
 #[test]
-fn a_key_that_everyone_may_read_is_warned_of_and_nothing_of_it_is_told() {
+fn world_readable_key_is_warned_of_without_printing_it() {
     let certificate = Certificate::new();
     let key = std::fs::read_to_string(certificate.key()).unwrap();
     certificate.write("key.pem", 0o644, &key);

@@ -28,7 +28,7 @@ use server::Server;
 use tls::{Certificate, Client};
 
 /// Connections whose bytes are counted.
-const GUESTS: usize = 200;
+const CONNECTIONS: usize = 200;
 /// What a connection that rests may cost with TLS, of which about 340 are what it costs without.
 /// As counted it is 2,230 with TLS 1.3 and 1,960 with 1.2; the rest is a margin for rustls.
 const BYTES_MAX: f64 = 4_500.0;
@@ -49,7 +49,7 @@ fn bytes_each(
     let guests = thread::spawn(move || {
         let mut guests = Vec::new();
         for crowd in 0..2 {
-            for user in crowd * GUESTS + 1..=(crowd + 1) * GUESTS {
+            for user in crowd * CONNECTIONS + 1..=(crowd + 1) * CONNECTIONS {
                 guests.push(Client::in_thread(address, &client, user as u64, user as u64 / 2));
             }
             // A while, for the server to read and to rest.
@@ -72,11 +72,11 @@ fn bytes_each(
     turn();
     let more = measure(turn);
     drop(guests.join().unwrap());
-    more.bytes_current as f64 / GUESTS as f64
+    more.bytes_current as f64 / CONNECTIONS as f64
 }
 
 #[test]
-fn a_connection_that_rests_holds_a_session_and_no_buffer() {
+fn idle_tls_connection_holds_no_buffers() {
     let certificate = Certificate::new();
     for (name, version) in [("1.2", &TLS12), ("1.3", &TLS13)] {
         let bytes = bytes_each(&certificate, version);
@@ -96,7 +96,7 @@ fn cost(server: &Server, times: u32, run: impl FnOnce()) -> Duration {
 
 #[test]
 #[ignore = "it measures"]
-fn what_a_handshake_takes() {
+fn tls_handshake_cost() {
     const TIMES: u32 = 1_000;
     let certificate = Certificate::new();
     let arguments = certificate.arguments(&["--no-limits"]);
@@ -123,7 +123,7 @@ fn what_a_handshake_takes() {
 
 #[test]
 #[ignore = "it measures"]
-fn what_a_frame_takes() {
+fn tls_frame_cost() {
     const TIMES: u32 = 20_000;
     let certificate = Certificate::new();
     let arguments = certificate.arguments(&["--no-limits", "--presence=off"]);
@@ -131,9 +131,9 @@ fn what_a_frame_takes() {
     let plain = Server::start(&["--no-limits", "--presence=off"]);
     let time = cost(&plain, TIMES, || {
         alone(TIMES, |frame| {
-            let mut one = plain::Client::of_user(plain.address(), 1);
+            let mut one = plain::Client::as_user(plain.address(), 1);
             frame(&mut |text| {
-                one.say(text);
+                one.send(text);
                 one.expect_type("pong");
             });
         })
@@ -147,7 +147,7 @@ fn what_a_frame_takes() {
                 let mut one = Client::connect(server.address(), &client);
                 one.identify(1);
                 frame(&mut |text| {
-                    one.say(text);
+                    one.send(text);
                     one.expect("pong");
                 });
             })
@@ -159,12 +159,12 @@ fn what_a_frame_takes() {
 /// Runs something so many times.
 fn alone(times: u32, with: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(&serde_json::Value)))) {
     let frame = json!({"type": "ping"});
-    with(&mut |say| (0..times).for_each(|_| say(&frame)));
+    with(&mut |send| (0..times).for_each(|_| send(&frame)));
 }
 
 #[test]
 #[ignore = "it measures"]
-fn what_a_crowd_at_rest_takes() {
+fn idle_tls_connections_cost() {
     const CROWD: u64 = 2_000;
     let certificate = Certificate::new();
     let arguments = certificate.arguments(&["--no-limits"]);

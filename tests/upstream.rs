@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::{Answer, Ask, Failure, Post, Target};
 use buddyline::protocol::Id;
 use socket2::{Domain, Socket, Type};
-use support::desk::{Desk, LONG, UNAVAILABLE, failed, post, post_as, stored};
+use support::driver::{LONG, PoolDriver, UNAVAILABLE, failed, post, post_as, stored};
 use support::fixtures::load;
 use support::site::{Fault, Site};
 
 // ---------------------------------------------------------------- all is well
 
 #[test]
-fn a_message_is_stored_once_and_answered_with_what_the_site_made_of_it() {
+fn message_is_stored_once_and_answered_with_the_sites_html() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
-    let stored = stored(desk.ask(post(2, "1 < 2 & so on")));
+    let mut driver = PoolDriver::ready(&site, |_| ());
+    let stored = stored(driver.ask(post(2, "1 < 2 & so on")));
     assert_eq!((stored.thread, stored.sender), (2, Id::number(7)));
     let message = stored.message.unwrap();
     assert_eq!((message.id, &*message.html), (1, "<p>1 &lt; 2 &amp; so on</p>\n"));
@@ -39,41 +39,41 @@ fn a_message_is_stored_once_and_answered_with_what_the_site_made_of_it() {
 }
 
 #[test]
-fn a_new_thread_is_the_one_that_the_site_says() {
+fn new_thread_id_is_taken_from_the_site() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     let new = |to| post_as("user-9", Target::NewThread { recipient: to }, "hi");
-    assert_eq!(stored(desk.ask(new(4))).thread, 4);
-    assert_eq!(stored(desk.ask(new(4))).thread, 4);
-    assert_eq!(stored(desk.ask(new(5))).thread, 5);
-    assert_eq!(failed(desk.ask(new(9))), Failure::CannotWrite);
+    assert_eq!(stored(driver.ask(new(4))).thread, 4);
+    assert_eq!(stored(driver.ask(new(4))).thread, 4);
+    assert_eq!(stored(driver.ask(new(5))).thread, 5);
+    assert_eq!(failed(driver.ask(new(9))), Failure::CannotWrite);
     assert_eq!(site.stored(4).len(), 2);
 }
 
 #[test]
-fn a_compressed_answer_is_read_like_any_other() {
+fn gzip_reply_is_decoded() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::Gzip);
-    assert_eq!(stored(desk.ask(post(1, "x"))).thread, 1);
+    assert_eq!(stored(driver.ask(post(1, "x"))).thread, 1);
     assert_eq!(site.posts()[0].header("accept-encoding"), Some("gzip"));
 }
 
 #[test]
-fn a_site_in_a_folder_is_asked_there() {
+fn site_in_a_subdirectory_is_requested_there() {
     let site = Site::start();
     site.always(Fault::replay(&load("post-reply")));
-    let mut desk = Desk::at(&format!("{}/community/wp-json/", site.url()));
-    stored(desk.ask(post(1, "hi alice")));
+    let mut driver = PoolDriver::at(&format!("{}/community/wp-json/", site.url()));
+    stored(driver.ask(post(1, "hi alice")));
     assert_eq!(site.posts()[0].path, "/community/?rest_route=/buddyboss/v1/messages");
 }
 
 // ---------------------------------------------------------------- the site says no
 
 #[test]
-fn the_sites_refusals_reach_the_sender_by_their_kind() {
+fn site_refusals_map_to_their_failure_kinds() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.suspend(66);
     for (token, thread, failure) in [
         ("nobody", 1, Failure::TokenRefused),
@@ -82,45 +82,45 @@ fn the_sites_refusals_reach_the_sender_by_their_kind() {
         ("user-9", 1, Failure::NotParticipant),
         ("user-7", 404, Failure::NotParticipant),
     ] {
-        let answer = desk.ask(post_as(token, Target::Thread(thread), "x"));
+        let answer = driver.ask(post_as(token, Target::Thread(thread), "x"));
         assert_eq!(failed(answer), failure, "{token} in {thread}");
     }
     assert_eq!(site.stored(1), []);
 }
 
 #[test]
-fn without_a_token_the_site_is_not_asked() {
+fn no_request_is_made_without_a_token() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     let post =
         Post { credential: None, target: Target::Thread(1), text: "x".into(), claimed: None };
-    let request = desk.submit(Ask::Post(post));
-    let at_once = desk.pool.next_answer();
+    let request = driver.submit(Ask::Post(post));
+    let at_once = driver.pool.next_answer();
     assert_eq!(at_once, Some((request, Answer::Failed(Failure::TokenMissing))));
     assert_eq!(site.posts().len(), 0);
 }
 
 #[test]
-fn a_site_that_asks_for_patience_is_quoted() {
+fn retry_after_is_passed_on() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::status(429, &[("Retry-After", "17")]));
     let busy = Failure::SiteBusy { retry_after_s: Some(17) };
-    assert_eq!(failed(desk.ask(post(1, "x"))), busy);
-    let mut desk = Desk::ready(&site, |_| ());
+    assert_eq!(failed(driver.ask(post(1, "x"))), busy);
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::replay(&load("fail-maintenance-post")));
     let closed = Failure::SiteUnavailable { retry_after_s: Some(600) };
-    assert_eq!(failed(desk.ask(post(1, "x"))), closed);
+    assert_eq!(failed(driver.ask(post(1, "x"))), closed);
 }
 
 #[test]
 fn a_redirect_is_not_followed() {
     let (site, elsewhere) = (Site::start(), Site::start());
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     for status in [301, 302, 303, 307, 308] {
         let to = format!("{}/wp-json/buddyboss/v1/messages", elsewhere.url());
         site.fail_next(Fault::status(status, &[("Location", &to)]));
-        assert_eq!(failed(desk.ask(post(1, "x"))), Failure::SiteMisconfigured, "{status}");
+        assert_eq!(failed(driver.ask(post(1, "x"))), Failure::SiteMisconfigured, "{status}");
     }
     assert_eq!(elsewhere.requests().len(), 0);
     assert_eq!(site.posts().len(), 5);
@@ -129,9 +129,9 @@ fn a_redirect_is_not_followed() {
 // ---------------------------------------------------------------- nobody knows
 
 #[test]
-fn what_fails_after_the_request_was_sent_is_unknown_and_never_sent_again() {
+fn failure_after_sending_is_unknown_and_never_retried() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(700));
+    let mut driver = PoolDriver::ready(&site, |s| s.request_timeout = Duration::from_millis(700));
     let faults = [
         Fault::Hang,
         Fault::HangAfterStoring,
@@ -164,48 +164,48 @@ fn what_fails_after_the_request_was_sent_is_unknown_and_never_sent_again() {
         };
         let failure = if whole { Failure::Unusable } else { Failure::Unknown };
         site.fail_next(fault);
-        assert_eq!(failed(desk.ask(post(1, "x"))), failure, "{name}");
+        assert_eq!(failed(driver.ask(post(1, "x"))), failure, "{name}");
         assert_eq!(site.posts().len(), 2 * n + 1, "{name}");
         assert_eq!(site.stored(1).len(), kept, "{name}");
         // A site that fails again and again would not be asked any more.
-        stored(desk.ask(post(2, "and it goes on")));
+        stored(driver.ask(post(2, "and it goes on")));
     }
 }
 
 #[test]
-fn an_answer_may_have_four_mebibytes_and_no_more() {
+fn replies_are_limited_to_four_mebibytes() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::Padded((4 << 20) - (8 << 10)));
-    stored(desk.ask(post(1, "x")));
+    stored(driver.ask(post(1, "x")));
     site.fail_next(Fault::Padded(4 << 20));
-    assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown);
+    assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown);
 }
 
 #[test]
-fn a_gzip_bomb_is_put_down_at_four_mebibytes() {
+fn gzip_bomb_is_cut_off_at_four_mebibytes() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     // 256 MiB out of 1.7 MB: to read it all would take longer than this allows.
     site.fail_next(Fault::GzipBomb(256 << 20));
-    assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown);
-    stored(desk.ask(post(1, "x")));
+    assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown);
+    stored(driver.ask(post(1, "x")));
 }
 
 // ---------------------------------------------------------------- never sent
 
 #[test]
-fn a_refused_connection_is_certainly_not_stored() {
-    let mut desk = Desk::at(&Site::refusing());
-    assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+fn refused_connect_is_not_stored() {
+    let mut driver = PoolDriver::at(&Site::refusing());
+    assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
 }
 
 #[test]
-fn a_name_that_nobody_knows_is_certainly_not_stored() {
-    let mut desk = Desk::with("http://no-such-site.invalid", |s| {
+fn unresolvable_name_is_not_stored() {
+    let mut driver = PoolDriver::with("http://no-such-site.invalid", |s| {
         s.connect_timeout = Duration::from_secs(2);
     });
-    assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+    assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
 }
 
 /// A listener that never accepts, and connections that fill its queue: the next one hangs.
@@ -228,35 +228,35 @@ fn full_listener() -> (Socket, Vec<Socket>, String) {
 }
 
 #[test]
-fn a_connect_that_hangs_is_certainly_not_stored() {
+fn hanging_connect_is_not_stored() {
     let (_listener, _waiting, url) = full_listener();
-    let mut desk = Desk::at(&url);
+    let mut driver = PoolDriver::at(&url);
     let begun = Instant::now();
-    assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+    assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
     assert!(begun.elapsed() >= Duration::from_millis(250), "the connect did not hang");
 }
 
 #[test]
-fn the_whole_requests_timeout_during_the_connect_is_certainly_not_stored() {
+fn request_timeout_during_connect_is_not_stored() {
     let (_listener, _waiting, url) = full_listener();
-    let mut desk = Desk::with(&url, |s| {
+    let mut driver = PoolDriver::with(&url, |s| {
         s.connect_timeout = LONG;
         s.request_timeout = Duration::from_millis(300);
     });
-    assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+    assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
 }
 
 #[test]
-fn a_tls_handshake_that_fails_is_certainly_not_stored() {
+fn failed_tls_handshake_is_not_stored() {
     // This site speaks no TLS, reads the greeting as garbage and hangs or closes.
     for fault in [Fault::Garbage, Fault::Close] {
         let site = Site::start();
         site.always(fault);
-        let mut desk = Desk::at(&site.url().replace("http://", "https://"));
-        assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+        let mut driver = PoolDriver::at(&site.url().replace("http://", "https://"));
+        assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
     }
     // Accepts, and says nothing: the handshake has to wait for the connect timeout.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut desk = Desk::at(&format!("https://{}", listener.local_addr().unwrap()));
-    assert_eq!(failed(desk.ask(post(1, "x"))), UNAVAILABLE);
+    let mut driver = PoolDriver::at(&format!("https://{}", listener.local_addr().unwrap()));
+    assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
 }

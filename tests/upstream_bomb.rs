@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::Failure;
-use support::desk::{Desk, UNAVAILABLE, failed, list, post, prove, stored};
+use support::driver::{PoolDriver, UNAVAILABLE, failed, list, post, prove, stored};
 use support::site::{Fault, Site};
 
 /// The largest that this process has ever been, in bytes; `None` where the system does not say.
@@ -19,25 +19,25 @@ fn peak() -> Option<usize> {
 }
 
 #[test]
-fn a_gigabyte_in_a_bomb_costs_neither_memory_nor_time() {
+fn gigabyte_gzip_bomb_costs_little_memory_and_time() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::GzipBomb(0));
-    assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown);
+    assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown);
     let before = peak();
     let begun = Instant::now();
     // 1 GiB out of 6.8 MB.
     site.fail_next(Fault::GzipBomb(1 << 30));
-    assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown);
+    assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     if let (Some(before), Some(after)) = (before, peak()) {
         let grown = after - before;
         // The bomb itself, which the site here copies twice, and our 4 MiB.
         assert!(grown < 48 << 20, "{} MiB more", grown >> 20);
     }
-    stored(desk.ask(post(2, "and it goes on")));
+    stored(driver.ask(post(2, "and it goes on")));
     site.fail_when(|_, r| r.header("authorization").map(|_| Fault::GzipBomb(1 << 30)));
-    assert_eq!(failed(desk.ask(prove("user-7"))), UNAVAILABLE);
-    assert_eq!(failed(desk.ask(list(1, "user-7"))), UNAVAILABLE);
-    assert!(desk.pool.is_available(), "a thread's texts can make an answer too long");
+    assert_eq!(failed(driver.ask(prove("user-7"))), UNAVAILABLE);
+    assert_eq!(failed(driver.ask(list(1, "user-7"))), UNAVAILABLE);
+    assert!(driver.pool.is_available(), "a thread's texts can make an answer too long");
 }

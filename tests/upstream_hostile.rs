@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::Failure;
 use buddyline::upstream::url_style::UrlStyle;
 use raw::{Connection, ME, RawSite, stored as stored_answer};
-use support::desk::{Desk, LONG, failed, list, post, prove, stored};
+use support::driver::{LONG, PoolDriver, failed, list, post, prove, stored};
 use support::site::{Fault, Site};
 
 /// Longer than what the kernel takes at once.
@@ -21,13 +21,14 @@ fn long(text: &str) -> String {
     format!("{text} {}", "x".repeat(200 << 10))
 }
 
-fn ready(site: &RawSite, timeout: Duration) -> Desk {
-    let mut desk = Desk::with(&site.url(), |s| (s.workers, s.request_timeout) = (1, timeout));
-    desk.await_url_style(UrlStyle::Pretty);
-    desk
+fn ready(site: &RawSite, timeout: Duration) -> PoolDriver {
+    let mut driver =
+        PoolDriver::with(&site.url(), |s| (s.workers, s.request_timeout) = (1, timeout));
+    driver.await_url_style(UrlStyle::Pretty);
+    driver
 }
 
-fn fine(connection: &mut Connection) {
+fn serve_well(connection: &mut Connection) {
     while let Some(head) = connection.request() {
         connection.write(if head.starts_with("POST") { stored_answer() } else { ME.to_owned() });
     }
@@ -36,7 +37,7 @@ fn fine(connection: &mut Connection) {
 // ---------------------------------------------------------------- connections that were kept
 
 #[test]
-fn a_kept_connection_that_closes_after_an_answer_or_while_idle_costs_no_message() {
+fn idle_keepalive_close_loses_no_message() {
     for idle in [0, 20, 150] {
         // Each connection answers one request and closes this much later, without a word.
         let site = RawSite::start(move |connection| {
@@ -45,10 +46,10 @@ fn a_kept_connection_that_closes_after_an_answer_or_while_idle_costs_no_message(
             connection.write(if post { stored_answer() } else { ME.to_owned() });
             thread::sleep(Duration::from_millis(idle));
         });
-        let mut desk = ready(&site, Duration::from_secs(5));
+        let mut driver = ready(&site, Duration::from_secs(5));
         for n in 1..=5 {
             thread::sleep(Duration::from_millis(idle + 60));
-            stored(desk.ask(post(1, &format!("text-{n}."))));
+            stored(driver.ask(post(1, &format!("text-{n}."))));
             assert_eq!(site.count("POST "), n);
             assert_eq!(site.count(&format!("text-{n}.")), 1);
         }
@@ -56,7 +57,7 @@ fn a_kept_connection_that_closes_after_an_answer_or_while_idle_costs_no_message(
 }
 
 #[test]
-fn a_kept_connection_that_closes_in_the_middle_of_a_post_gets_it_once_and_nobody_else_does() {
+fn keepalive_close_during_post_is_not_retried() {
     // After half of the second message: with a reset, and with an end that lets it write on.
     for gently in [false, true] {
         let site = RawSite::start(move |connection| {
@@ -80,14 +81,14 @@ fn a_kept_connection_that_closes_in_the_middle_of_a_post_gets_it_once_and_nobody
                 return;
             }
         });
-        let mut desk = ready(&site, Duration::from_secs(2));
-        stored(desk.ask(post(1, "first")));
+        let mut driver = ready(&site, Duration::from_secs(2));
+        stored(driver.ask(post(1, "first")));
         let begun = Instant::now();
-        assert_eq!(failed(desk.ask(post(1, &long("second")))), Failure::Unknown);
+        assert_eq!(failed(driver.ask(post(1, &long("second")))), Failure::Unknown);
         assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
         thread::sleep(Duration::from_millis(200));
         assert_eq!((site.count("POST "), site.count("second")), (2, 1), "gently: {gently}");
-        stored(desk.ask(post(1, &long("third"))));
+        stored(driver.ask(post(1, &long("third"))));
         assert_eq!((site.count("POST "), site.count("third")), (3, 1));
     }
 }
@@ -106,7 +107,7 @@ struct Endless {
 const DRIP: Duration = Duration::from_millis(20);
 
 #[test]
-fn an_answer_without_an_end_ends_at_the_timeout() {
+fn endless_reply_ends_at_the_timeout() {
     let cases = [
         Endless { name: "drip: status line", begin: b"HTTP/1.1 200", rest: b" ", pause: DRIP },
         Endless { name: "drip: head", begin: b"HTTP/1.1 200 OK\r\nX: ", rest: b"x", pause: DRIP },
@@ -157,9 +158,9 @@ fn an_answer_without_an_end_ends_at_the_timeout() {
             }
         });
         let timeout = Duration::from_millis(600);
-        let mut desk = ready(&site, timeout);
+        let mut driver = ready(&site, timeout);
         let begun = Instant::now();
-        assert_eq!(failed(desk.ask(post(1, "x"))), Failure::Unknown, "{name}");
+        assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown, "{name}");
         let took = begun.elapsed();
         assert!(took >= timeout - DRIP && took < LONG / 2, "{name}: {took:?}");
         assert_eq!(site.count("POST "), 1, "{name}");
@@ -167,7 +168,7 @@ fn an_answer_without_an_end_ends_at_the_timeout() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_is_not_waited_for() {
+fn unneeded_reply_body_is_not_awaited() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 900000000\r\n\r\n";
     let redirect =
         "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 900000000\r\n\r\n";
@@ -190,20 +191,20 @@ fn a_body_that_nobody_reads_is_not_waited_for() {
                 return;
             }
         });
-        let mut desk = ready(&site, Duration::from_secs(5));
+        let mut driver = ready(&site, Duration::from_secs(5));
         let begun = Instant::now();
-        assert_eq!(failed(desk.ask(post(1, "x"))), failure);
+        assert_eq!(failed(driver.ask(post(1, "x"))), failure);
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         assert_eq!(site.count("/elsewhere"), 0);
     }
 }
 
 #[test]
-fn a_site_that_stops_reading_ends_at_the_timeout() {
+fn site_that_stops_reading_hits_the_timeout() {
     let site = RawSite::start(|connection| {
         while let Some((head, length)) = connection.head() {
             if head.starts_with("POST") {
-                while connection.lasts() {
+                while connection.is_active() {
                     thread::sleep(Duration::from_millis(5));
                 }
                 return;
@@ -213,11 +214,11 @@ fn a_site_that_stops_reading_ends_at_the_timeout() {
         }
     });
     let timeout = Duration::from_millis(600);
-    let mut desk = ready(&site, timeout);
+    let mut driver = ready(&site, timeout);
     let begun = Instant::now();
     // More than the kernel's buffers on both sides take.
     let text = "x".repeat(6 << 20);
-    assert_eq!(failed(desk.ask(post(1, &text))), Failure::Unknown);
+    assert_eq!(failed(driver.ask(post(1, &text))), Failure::Unknown);
     // Making JSON of so much takes a while as well.
     assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
 }
@@ -225,10 +226,10 @@ fn a_site_that_stops_reading_ends_at_the_timeout() {
 // ---------------------------------------------------------------- elsewhere
 
 #[test]
-fn no_redirect_is_followed_wherever_it_points_and_no_token_goes_along() {
-    let elsewhere = RawSite::start(fine);
+fn redirects_are_never_followed_or_sent_a_token() {
+    let elsewhere = RawSite::start(serve_well);
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     for status in [300, 301, 302, 303, 307, 308] {
         let port = elsewhere.url().rsplit_once(':').unwrap().1.to_owned();
         for to in [
@@ -243,7 +244,7 @@ fn no_redirect_is_followed_wherever_it_points_and_no_token_goes_along() {
                 let fault = Fault::status(status, &[("Location", &to)]);
                 // The probe that follows a doubt meets a site in order.
                 site.fail_when(move |_, r| r.header("authorization").map(|_| fault.clone()));
-                assert_eq!(failed(desk.ask(ask)), Failure::SiteMisconfigured, "{status} {to}");
+                assert_eq!(failed(driver.ask(ask)), Failure::SiteMisconfigured, "{status} {to}");
                 let asked = site.requests()[before..].to_vec();
                 let with_token =
                     |r: &&_| support::site::Request::header(r, "authorization").is_some();

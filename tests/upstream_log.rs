@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Metadata, Record};
-use support::desk::{Desk, list, post_as, prove};
+use support::driver::{PoolDriver, list, post_as, prove};
 use support::fixtures::load;
 use support::jwt;
 use support::site::{Fault, Site};
@@ -21,11 +21,11 @@ use buddyline::hub::interface::{Now, Target};
 use buddyline::upstream::jwt::Verifier;
 
 /// Keeps every line, ureq's too, at the level that a release build can reach.
-struct Book(Mutex<Vec<(Level, String)>>);
+struct LogCapture(Mutex<Vec<(Level, String)>>);
 
-static BOOK: Book = Book(Mutex::new(Vec::new()));
+static CAPTURE: LogCapture = LogCapture(Mutex::new(Vec::new()));
 
-impl log::Log for Book {
+impl log::Log for LogCapture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= Level::Debug
     }
@@ -41,10 +41,10 @@ impl log::Log for Book {
 }
 
 fn lines() -> Vec<(Level, String)> {
-    std::mem::take(&mut BOOK.0.lock().unwrap())
+    std::mem::take(&mut CAPTURE.0.lock().unwrap())
 }
 
-fn assert_told(level: Level, words: &str) {
+fn assert_logged(level: Level, words: &str) {
     let lines = lines();
     let told = lines.iter().any(|(l, line)| *l == level && line.contains(words));
     assert!(told, "no {level} with {words:?} in {lines:#?}");
@@ -52,13 +52,13 @@ fn assert_told(level: Level, words: &str) {
 
 /// One test, because a process has one log.
 #[test]
-fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
-    log::set_logger(&BOOK).unwrap();
+fn log_explains_failures_without_secrets() {
+    log::set_logger(&CAPTURE).unwrap();
     log::set_max_level(LevelFilter::Debug);
 
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
-    assert_told(Level::Info, "the BuddyBoss REST API answers at /wp-json/");
+    let mut driver = PoolDriver::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
+    assert_logged(Level::Info, "the BuddyBoss REST API answers at /wp-json/");
 
     let page = || {
         let kind = vec![("Content-Type".to_owned(), "text/html".to_owned())];
@@ -87,9 +87,9 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
         Fault::replay(&load("fail-php-fatal-after-store")),
     ] {
         site.fail_next(fault);
-        desk.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
+        driver.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
     }
-    desk.ask(post_as("t0ken-unknown", Target::Thread(1), "pr1vate text"));
+    driver.ask(post_as("t0ken-unknown", Target::Thread(1), "pr1vate text"));
     let all = lines();
     assert!(all.iter().any(|(_, l)| l.contains("ureq")), "ureq's lines are not seen: {all:#?}");
     for (_, line) in &all {
@@ -104,7 +104,7 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
     assert!(warned("the connection is closed without an answer"));
     assert!(warned("the answer takes too long"));
     assert!(warned("status 500, code internal_server_error"));
-    drop(desk);
+    drop(driver);
 
     for (fault, words) in [
         (Fault::status(301, &to), "it redirects to https://example.org/; set the address"),
@@ -114,58 +114,58 @@ fn the_operator_learns_what_is_wrong_and_no_secret_is_told() {
     ] {
         let site = Site::start();
         site.always(fault);
-        let mut desk = Desk::at(&site.url());
-        while !desk.pool.has_answer() {
+        let mut driver = PoolDriver::at(&site.url());
+        while !driver.pool.has_answer() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        assert_eq!(desk.pool.next_answer(), None);
-        assert_told(Level::Warn, words);
+        assert_eq!(driver.pool.next_answer(), None);
+        assert_logged(Level::Warn, words);
     }
 
     // A site that is down fails every message, and is in the log once.
-    let mut desk = Desk::at(&Site::refusing());
+    let mut driver = PoolDriver::at(&Site::refusing());
     for _ in 0..20 {
-        desk.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
+        driver.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
     }
     let down = "a message has no good answer: the connection is refused";
     let warnings = lines().iter().filter(|(l, s)| *l == Level::Warn && s.contains(down)).count();
     assert_eq!(warnings, 1);
 
-    questions_about_people_are_named_and_tell_no_secret();
-    an_outage_is_told_when_it_begins_and_when_it_ends_and_not_in_between();
+    check_query_log();
+    check_outage_log();
 }
 
-fn an_outage_is_told_when_it_begins_and_when_it_ends_and_not_in_between() {
+fn check_outage_log() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.workers = 1);
+    let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
     lines();
     site.always(Fault::status(502, &[]));
-    let at = |desk: &Desk, s| desk.started + Duration::from_secs(s);
-    let ask_at = |desk: &mut Desk, s| {
+    let at = |driver: &PoolDriver, s| driver.started + Duration::from_secs(s);
+    let ask_at = |driver: &mut PoolDriver, s| {
         let ask = post_as("t0ken-7", Target::Thread(1), "pr1vate text");
-        let now = Now { instant: at(desk, s), unix_s: 0 };
-        desk.submit_at(ask, now);
-        desk.next()
+        let now = Now { instant: at(driver, s), unix_s: 0 };
+        driver.submit_at(ask, now);
+        driver.next()
     };
     for _ in 0..30 {
-        ask_at(&mut desk, 1);
+        ask_at(&mut driver, 1);
     }
-    let probe_at = |desk: &mut Desk, s| {
-        desk.pool.advance(at(desk, s));
-        while !desk.pool.has_answer() {
+    let probe_at = |driver: &mut PoolDriver, s| {
+        driver.pool.advance(at(driver, s));
+        while !driver.pool.has_answer() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        assert_eq!(desk.pool.next_answer(), None);
+        assert_eq!(driver.pool.next_answer(), None);
     };
     // Two minutes: time enough to say everything once more.
     for s in [2, 4, 8, 16, 32, 62, 92, 122] {
-        probe_at(&mut desk, s);
-        ask_at(&mut desk, s);
+        probe_at(&mut driver, s);
+        ask_at(&mut driver, s);
     }
     site.always(Fault::Delay(Duration::ZERO));
-    probe_at(&mut desk, 152);
+    probe_at(&mut driver, 152);
     for _ in 0..3 {
-        ask_at(&mut desk, 153);
+        ask_at(&mut driver, 153);
     }
     let all = lines();
     let said: Vec<&str> = all
@@ -185,42 +185,45 @@ fn an_outage_is_told_when_it_begins_and_when_it_ends_and_not_in_between() {
     // A site that asks for a pause is quoted, with what is made of it.
     for (seconds, pause) in [("7", "7"), ("600", "60")] {
         let site = Site::start();
-        let mut desk = Desk::ready(&site, |_| ());
+        let mut driver = PoolDriver::ready(&site, |_| ());
         lines();
         site.fail_next(Fault::status(503, &[("Retry-After", seconds)]));
-        ask_at(&mut desk, 0);
+        ask_at(&mut driver, 0);
         let words =
             format!("it asks for a pause (status 503, not JSON); it is asked again in {pause} s");
-        assert_told(Level::Warn, &words);
+        assert_logged(Level::Warn, &words);
     }
 }
 
-fn questions_about_people_are_named_and_tell_no_secret() {
+fn check_query_log() {
     const PASSWORD: &str = "Basic dDBrZW46dDBrZW4tcGFzc3dvcmQ=";
     const KEY: &str = "s1gning-key s1gning-key s1gning-key";
     let site = Site::start();
     site.suspend(66);
-    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
+    let mut driver = PoolDriver::ready(&site, |s| s.request_timeout = Duration::from_millis(500));
     lines();
     for token in ["t0ken-7", "t0ken-unknown", "t0ken-66", "expired", PASSWORD] {
-        desk.ask(prove(token));
-        desk.ask(list(1, token));
-        desk.ask(list(404, token));
+        driver.ask(prove(token));
+        driver.ask(list(1, token));
+        driver.ask(list(404, token));
     }
     let calm = lines();
     assert!(calm.iter().all(|(level, _)| *level == Level::Debug), "members' affairs: {calm:#?}");
 
     // Where no token is ever accepted, the operator should look.
-    let mut strange = Desk::at(&site.url());
+    let mut strange = PoolDriver::at(&site.url());
     for n in 0..3 {
         strange.ask(prove(&format!("t0ken-strange-{n}x")));
     }
-    assert_told(Level::Warn, "it has accepted no token so far");
+    assert_logged(Level::Warn, "it has accepted no token so far");
     drop(strange);
 
     site.set_participants(1, &(1..=1_001).collect::<Vec<_>>());
-    desk.ask(list(1, "t0ken-7"));
-    assert_told(Level::Warn, "the list of a thread's participants has no good answer: the thread");
+    driver.ask(list(1, "t0ken-7"));
+    assert_logged(
+        Level::Warn,
+        "the list of a thread's participants has no good answer: the thread",
+    );
     let html = || Fault::Answer {
         status: 200,
         headers: vec![("Content-Type".to_owned(), "text/html".to_owned())],
@@ -234,10 +237,11 @@ fn questions_about_people_are_named_and_tell_no_secret() {
         (Fault::Hang, "the check of a token has no good answer: the answer takes too long"),
     ] {
         let site = Site::start();
-        let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(300));
+        let mut driver =
+            PoolDriver::ready(&site, |s| s.request_timeout = Duration::from_millis(300));
         site.fail_when(move |_, r| r.header("authorization").map(|_| fault.clone()));
-        desk.ask(prove("t0ken-7"));
-        assert_told(Level::Warn, words);
+        driver.ask(prove("t0ken-7"));
+        assert_logged(Level::Warn, words);
     }
 
     // Whatever header carries it, and whoever checks it.
@@ -245,18 +249,18 @@ fn questions_about_people_are_named_and_tell_no_secret() {
     site.set_token_header("accessToken");
     let url = SiteUrl::parse(&site.url()).unwrap();
     let keys = JwtKeys::parse(KEY.as_bytes()).unwrap();
-    let mut desk = Desk::ready(&site, |s| {
+    let mut driver = PoolDriver::ready(&site, |s| {
         s.token_header = TokenHeader::parse("accessToken").unwrap();
         s.verifier = Some(Verifier::new(&keys, url));
         log::debug!("{s:?} {keys:?}");
     });
-    let now = desk.now();
+    let now = driver.now();
     let good = jwt::token(KEY, &site.url(), 7, now.unix_s, |_, _| ());
     let forged = jwt::token("guess", &site.url(), 7, now.unix_s, |_, _| ());
     for token in [&*good, &forged, "t0ken-7", PASSWORD] {
-        desk.ask(prove(token));
-        desk.ask(list(1, token));
-        desk.ask(post_as(token, Target::Thread(1), "pr1vate text"));
+        driver.ask(prove(token));
+        driver.ask(list(1, token));
+        driver.ask(post_as(token, Target::Thread(1), "pr1vate text"));
     }
     let all = lines();
     assert!(all.iter().any(|(_, l)| l.contains("accesstoken")), "ureq's lines: {all:#?}");

@@ -12,29 +12,29 @@ use buddyline::hub::interface::{Answer, Failure, Now, RequestId};
 use buddyline::protocol::Id;
 use buddyline::upstream::Upstream;
 use buddyline::upstream::url_style::UrlStyle;
-use support::desk::{Desk, LONG, UNAVAILABLE, failed, post, prove, stored};
+use support::driver::{LONG, PoolDriver, UNAVAILABLE, failed, post, prove, stored};
 use support::site::{Fault, Request, Site};
 
 // ---------------------------------------------------------------- connections
 
 #[test]
-fn a_connection_is_used_again() {
+fn connection_is_reused() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.workers = 1);
+    let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
     for _ in 0..5 {
-        stored(desk.ask(post(1, "x")));
+        stored(driver.ask(post(1, "x")));
     }
     let connections: BTreeSet<_> = site.requests().iter().map(|r| r.connection).collect();
     assert_eq!(connections.len(), 1);
 }
 
 #[test]
-fn an_idle_connection_that_the_site_closed_costs_nothing() {
+fn idle_connection_closed_by_site_is_replaced() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.workers = 1);
+    let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
     for n in 1..=5 {
         site.fail_next(Fault::CloseAfterAnswer);
-        stored(desk.ask(post(1, "x")));
+        stored(driver.ask(post(1, "x")));
         assert_eq!(site.posts().len(), n);
         // Time for the end of the connection to arrive.
         std::thread::sleep(Duration::from_millis(30));
@@ -42,13 +42,13 @@ fn an_idle_connection_that_the_site_closed_costs_nothing() {
 }
 
 #[test]
-fn a_used_connection_that_dies_with_the_request_on_it_sends_it_once() {
+fn reused_connection_dying_mid_request_is_not_retried() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.workers = 1);
-    stored(desk.ask(post(1, "first")));
+    let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
+    stored(driver.ask(post(1, "first")));
     site.fail_next(Fault::Close);
-    assert_eq!(failed(desk.ask(post(1, "second"))), Failure::Unknown);
-    stored(desk.ask(post(1, "third")));
+    assert_eq!(failed(driver.ask(post(1, "second"))), Failure::Unknown);
+    stored(driver.ask(post(1, "third")));
     let posts = site.posts();
     assert_eq!(posts[0].connection, posts[1].connection, "not a used connection");
     let texts: Vec<_> = posts.iter().map(|p| p.json()["message"].clone()).collect();
@@ -56,20 +56,20 @@ fn a_used_connection_that_dies_with_the_request_on_it_sends_it_once() {
 }
 
 #[test]
-fn a_connection_closed_at_the_very_moment_of_use_sends_a_request_at_most_once() {
+fn connection_closing_on_reuse_sends_at_most_once() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.workers = 1);
+    let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
     // The site closes right after each answer, and the next request races against that.
     site.fail_when(|_, r| (r.method == "POST").then_some(Fault::CloseAfterAnswer));
     let mut good = BTreeSet::new();
     for n in 0..200 {
         let text = format!("{n:03}");
-        match desk.ask(post(1, &text)) {
+        match driver.ask(post(1, &text)) {
             Answer::Stored(_) => assert!(good.insert(text)),
             Answer::Failed(Failure::Unknown | UNAVAILABLE) => {}
             other => panic!("{other:?}"),
         }
-        if !desk.pool.is_available() {
+        if !driver.pool.is_available() {
             // Five lost races in a row: the site is asked no more.
             break;
         }
@@ -83,32 +83,32 @@ fn a_connection_closed_at_the_very_moment_of_use_sends_a_request_at_most_once() 
 // ---------------------------------------------------------------- bounds
 
 #[test]
-fn a_full_queue_fails_at_once_and_the_rest_is_answered() {
+fn full_queue_fails_fast_and_the_rest_is_answered() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (1, 2));
+    let mut driver = PoolDriver::ready(&site, |s| (s.workers, s.queue) = (1, 2));
     site.set_latency(Duration::from_millis(300));
-    let first = desk.submit(post(1, "1"));
+    let first = driver.submit(post(1, "1"));
     std::thread::sleep(Duration::from_millis(100));
-    let others: Vec<_> = (2..=6).map(|n| desk.submit(post(1, &n.to_string()))).collect();
-    assert_eq!(desk.pool.outstanding(), 6);
-    let overloaded: Vec<_> = std::iter::from_fn(|| desk.pool.next_answer()).collect();
+    let others: Vec<_> = (2..=6).map(|n| driver.submit(post(1, &n.to_string()))).collect();
+    assert_eq!(driver.pool.outstanding(), 6);
+    let overloaded: Vec<_> = std::iter::from_fn(|| driver.pool.next_answer()).collect();
     let full = Answer::Failed(Failure::Overloaded);
     assert_eq!(overloaded, [2, 3, 4].map(|n| (others[n], full.clone())));
     for request in [first, others[0], others[1]] {
-        let (answered, answer) = desk.next();
+        let (answered, answer) = driver.next();
         assert_eq!(answered, request);
         stored(answer);
     }
-    assert_eq!(desk.pool.outstanding(), 0);
+    assert_eq!(driver.pool.outstanding(), 0);
     assert_eq!(site.posts().len(), 3);
 }
 
 #[test]
-fn a_loop_that_does_not_collect_is_refused_and_blocks_no_worker() {
+fn uncollected_answers_do_not_block_workers() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (2, 4));
+    let mut driver = PoolDriver::ready(&site, |s| (s.workers, s.queue) = (2, 4));
     for n in 1..=6 {
-        desk.submit(post(1, &n.to_string()));
+        driver.submit(post(1, &n.to_string()));
     }
     let begun = Instant::now();
     while site.posts().len() < 2 {
@@ -119,24 +119,24 @@ fn a_loop_that_does_not_collect_is_refused_and_blocks_no_worker() {
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(site.posts().len(), 2, "what is handed out is counted");
     for _ in 0..20 {
-        desk.submit(post(1, "too many"));
+        driver.submit(post(1, "too many"));
     }
-    assert_eq!(desk.pool.outstanding(), 26);
+    assert_eq!(driver.pool.outstanding(), 26);
     let mut seen = BTreeMap::new();
-    while desk.pool.outstanding() > 0 {
-        let (request, answer) = desk.next();
+    while driver.pool.outstanding() > 0 {
+        let (request, answer) = driver.next();
         assert_eq!(seen.insert(request, answer), None, "two answers");
     }
-    assert_eq!(seen.len() as u64, desk.last);
+    assert_eq!(seen.len() as u64, driver.last);
     assert_eq!(seen.values().filter(|a| matches!(a, Answer::Stored(_))).count(), 6);
-    stored(desk.ask(post(1, "and it goes on")));
+    stored(driver.ask(post(1, "and it goes on")));
 }
 
 /// A small generator, so that a failing run can be repeated by its seed.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+impl Rng {
+    fn below(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -144,8 +144,8 @@ impl Dice {
     }
 }
 
-fn random_fault(dice: &mut Dice) -> Option<Fault> {
-    Some(match dice.roll(12) {
+fn random_fault(rng: &mut Rng) -> Option<Fault> {
+    Some(match rng.below(12) {
         0 => Fault::Close,
         1 => Fault::CloseAfterStoring,
         2 => Fault::Truncated,
@@ -160,51 +160,51 @@ fn random_fault(dice: &mut Dice) -> Option<Fault> {
 }
 
 #[test]
-fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
+fn every_request_gets_exactly_one_answer() {
     let mut left_alone = 0;
     for seed in 1..=6_u64 {
         let site = Site::start();
-        let mut desk = Desk::ready(&site, |s| (s.workers, s.queue) = (4, 8));
-        let mut theirs = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut driver = PoolDriver::ready(&site, |s| (s.workers, s.queue) = (4, 8));
+        let mut theirs = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut asked_with_token = 0;
         site.fail_when(move |_, request| {
-            std::thread::sleep(Duration::from_millis(theirs.roll(4)));
+            std::thread::sleep(Duration::from_millis(theirs.below(4)));
             request.header("authorization")?;
             asked_with_token += 1;
             // Bad at times, and down at times.
             let down = asked_with_token % 30 < 8;
             if down { Some(Fault::status(502, &[])) } else { random_fault(&mut theirs) }
         });
-        let mut ours = Dice(seed);
+        let mut ours = Rng(seed);
         let mut asked: BTreeMap<RequestId, (u64, String)> = BTreeMap::new();
         let mut answers: BTreeMap<RequestId, Answer> = BTreeMap::new();
         let mut checks = 0;
         for n in 0..100 {
             // Time flies, so that the site is left alone and asked again several times.
-            let now = Now { instant: desk.started + Duration::from_millis(n * 200), unix_s: 0 };
-            desk.pool.advance(now.instant);
-            left_alone += u32::from(!desk.pool.is_available());
-            let (thread, text) = (1 + ours.roll(3), format!("{seed}-{n}"));
-            let request = desk.submit_at(post(thread, &text), now);
+            let now = Now { instant: driver.started + Duration::from_millis(n * 200), unix_s: 0 };
+            driver.pool.advance(now.instant);
+            left_alone += u32::from(!driver.pool.is_available());
+            let (thread, text) = (1 + ours.below(3), format!("{seed}-{n}"));
+            let request = driver.submit_at(post(thread, &text), now);
             asked.insert(request, (thread, text));
-            if ours.roll(4) == 0 {
-                desk.submit_at(prove("user-7"), now);
+            if ours.below(4) == 0 {
+                driver.submit_at(prove("user-7"), now);
                 checks += 1;
             }
-            for _ in 0..ours.roll(4) {
-                if let Some((request, answer)) = desk.pool.next_answer() {
+            for _ in 0..ours.below(4) {
+                if let Some((request, answer)) = driver.pool.next_answer() {
                     assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
                 }
             }
-            std::thread::sleep(Duration::from_millis(ours.roll(3)));
+            std::thread::sleep(Duration::from_millis(ours.below(3)));
         }
         while answers.len() < asked.len() + checks {
-            let (request, answer) = desk.next();
+            let (request, answer) = driver.next();
             assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
         }
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(desk.pool.next_answer(), None, "seed {seed}");
-        assert_eq!(desk.pool.outstanding(), 0, "seed {seed}");
+        assert_eq!(driver.pool.next_answer(), None, "seed {seed}");
+        assert_eq!(driver.pool.outstanding(), 0, "seed {seed}");
         let kept: Vec<_> =
             (1..=3).flat_map(|t| site.stored(t).into_iter().map(move |m| (t, m.1))).collect();
         for (request, question) in &asked {
@@ -223,19 +223,19 @@ fn every_question_gets_exactly_one_answer_whatever_the_site_does() {
 }
 
 #[test]
-fn dropping_the_pool_waits_for_nobody() {
+fn dropping_the_pool_does_not_block() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.request_timeout = LONG);
+    let mut driver = PoolDriver::ready(&site, |s| s.request_timeout = LONG);
     for _ in 0..4 {
         site.fail_next(Fault::Hang);
-        desk.submit(post(1, "x"));
+        driver.submit(post(1, "x"));
     }
     std::thread::sleep(Duration::from_millis(100));
-    let (begun, bell) = (Instant::now(), desk.bell);
-    drop(desk.pool);
+    let (begun, weak_waker) = (Instant::now(), driver.weak_waker);
+    drop(driver.pool);
     assert!(begun.elapsed() < Duration::from_millis(200));
     // The workers end too, long before their calls would have.
-    while bell.upgrade().is_some() {
+    while weak_waker.upgrade().is_some() {
         assert!(begun.elapsed() < Duration::from_secs(2), "a worker goes on");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -245,25 +245,25 @@ fn dropping_the_pool_waits_for_nobody() {
 // ---------------------------------------------------------------- the probe
 
 #[test]
-fn a_site_with_pretty_addresses_is_recognised() {
+fn pretty_permalinks_are_detected() {
     let site = Site::start();
-    let desk = Desk::ready(&site, |_| ());
+    let driver = PoolDriver::ready(&site, |_| ());
     let requests = site.requests();
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].path, "/wp-json/buddyboss/v1/members/me?_fields=id");
     assert_eq!(requests[0].header("authorization"), None);
-    drop(desk);
+    drop(driver);
 }
 
 #[test]
-fn a_site_with_plain_permalinks_is_asked_in_the_form_that_works() {
+fn plain_permalinks_use_rest_route() {
     let site = Site::start();
     site.set_plain_permalinks(true);
     site.add_thread(1, &[7, 8]);
-    let mut desk = Desk::at(&site.url());
-    desk.settle(&site, 2);
-    assert_eq!(desk.pool.url_style(), UrlStyle::RestRoute);
-    stored(desk.ask(post(1, "x")));
+    let mut driver = PoolDriver::at(&site.url());
+    driver.await_requests(&site, 2);
+    assert_eq!(driver.pool.url_style(), UrlStyle::RestRoute);
+    stored(driver.ask(post(1, "x")));
     let paths: Vec<_> = site.requests().into_iter().map(|r| r.path).collect();
     assert_eq!(
         paths,
@@ -276,97 +276,100 @@ fn a_site_with_plain_permalinks_is_asked_in_the_form_that_works() {
 }
 
 #[test]
-fn before_the_probe_has_answered_the_form_that_works_everywhere_is_used() {
+fn rest_route_is_used_until_the_probe_answers() {
     let site = Site::start();
     site.add_thread(1, &[7, 8]);
     site.fail_when(|_, r| (r.method == "GET").then_some(Fault::Delay(Duration::from_millis(300))));
-    let mut desk = Desk::at(&site.url());
-    stored(desk.ask(post(1, "x")));
+    let mut driver = PoolDriver::at(&site.url());
+    stored(driver.ask(post(1, "x")));
     assert_eq!(site.posts()[0].path, "/?rest_route=/buddyboss/v1/messages");
-    desk.await_url_style(UrlStyle::Pretty);
-    stored(desk.ask(post(1, "x")));
+    driver.await_url_style(UrlStyle::Pretty);
+    stored(driver.ask(post(1, "x")));
     assert_eq!(site.posts()[1].path, "/wp-json/buddyboss/v1/messages");
 }
 
 #[test]
-fn a_probe_that_failed_is_repeated_with_a_later_question_once_a_minute() {
+fn failed_probe_is_retried_once_a_minute() {
     let site = Site::start();
     site.add_thread(1, &[7, 8]);
     let broken = |r: &Request| (r.method == "GET").then(|| Fault::status(502, &[]));
     site.fail_when(move |_, r| broken(r));
-    let mut desk = Desk::at(&site.url());
-    desk.settle(&site, 1);
-    let at = |desk: &Desk, s| Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
-    let gets = |desk: &mut Desk, s| {
-        desk.submit_at(post(1, "x"), at(desk, s));
-        stored(desk.next().1);
+    let mut driver = PoolDriver::at(&site.url());
+    driver.await_requests(&site, 1);
+    let at = |driver: &PoolDriver, s| Now {
+        instant: driver.started + Duration::from_secs(s),
+        unix_s: 0,
+    };
+    let gets = |driver: &mut PoolDriver, s| {
+        driver.submit_at(post(1, "x"), at(driver, s));
+        stored(driver.next().1);
         std::thread::sleep(Duration::from_millis(100));
-        assert_eq!(desk.pool.next_answer(), None);
+        assert_eq!(driver.pool.next_answer(), None);
         site.requests().iter().filter(|r| r.method == "GET").count()
     };
     // Where the site fails under one form of address, the other is not tried.
-    assert_eq!(gets(&mut desk, 1), 2);
-    assert_eq!(gets(&mut desk, 30), 2);
-    assert_eq!(gets(&mut desk, 62), 3);
+    assert_eq!(gets(&mut driver, 1), 2);
+    assert_eq!(gets(&mut driver, 30), 2);
+    assert_eq!(gets(&mut driver, 62), 3);
     site.fail_when(|_, _| None);
-    assert_eq!(gets(&mut desk, 100), 3);
-    assert_eq!(gets(&mut desk, 123), 4);
-    assert_eq!(desk.pool.url_style(), UrlStyle::Pretty);
-    assert_eq!(gets(&mut desk, 999), 4);
+    assert_eq!(gets(&mut driver, 100), 3);
+    assert_eq!(gets(&mut driver, 123), 4);
+    assert_eq!(driver.pool.url_style(), UrlStyle::Pretty);
+    assert_eq!(gets(&mut driver, 999), 4);
 }
 
 #[test]
-fn a_site_that_goes_over_to_plain_permalinks_costs_one_message_its_certainty() {
+fn switching_to_plain_permalinks_leaves_one_outcome_unknown() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.set_plain_permalinks(true);
-    assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unusable);
-    desk.await_url_style(UrlStyle::RestRoute);
+    assert_eq!(failed(driver.ask(post(1, "lost"))), Failure::Unusable);
+    driver.await_url_style(UrlStyle::RestRoute);
     for _ in 0..3 {
-        stored(desk.ask(post(1, "x")));
+        stored(driver.ask(post(1, "x")));
     }
 }
 
 #[test]
-fn a_post_that_meets_html_under_pretty_addresses_is_not_sent_there_again() {
+fn html_reply_at_a_pretty_url_switches_to_rest_route() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_when(|_, r| {
         (r.method == "POST" && r.path.starts_with("/wp-json")).then_some(Fault::Html)
     });
-    assert_eq!(failed(desk.ask(post(1, "lost"))), Failure::Unusable);
+    assert_eq!(failed(driver.ask(post(1, "lost"))), Failure::Unusable);
     // A probe would find pretty addresses in order again: the other form is tried first.
-    desk.await_url_style(UrlStyle::RestRoute);
+    driver.await_url_style(UrlStyle::RestRoute);
     for s in [1, 70, 140] {
-        let now = Now { instant: desk.started + Duration::from_secs(s), unix_s: 0 };
-        desk.submit_at(post(1, "x"), now);
-        stored(desk.next().1);
+        let now = Now { instant: driver.started + Duration::from_secs(s), unix_s: 0 };
+        driver.submit_at(post(1, "x"), now);
+        stored(driver.next().1);
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(desk.pool.next_answer(), None);
+        assert_eq!(driver.pool.next_answer(), None);
     }
-    assert_eq!(desk.pool.url_style(), UrlStyle::RestRoute);
+    assert_eq!(driver.pool.url_style(), UrlStyle::RestRoute);
 }
 
 #[test]
-fn one_odd_answer_does_not_drive_messages_to_an_address_that_is_closed() {
+fn one_odd_reply_does_not_switch_to_a_blocked_form() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     // As a firewall in front of a site may do: it closes one address, and errs once at the other.
     site.fail_when(|_, r| r.path.contains("rest_route").then(|| Fault::status(403, &[])));
     site.fail_next(Fault::status(302, &[("Location", "https://community.example/")]));
     let before = site.requests().len();
-    assert_eq!(failed(desk.ask(post(1, "odd"))), Failure::SiteMisconfigured);
-    desk.settle(&site, before + 3);
+    assert_eq!(failed(driver.ask(post(1, "odd"))), Failure::SiteMisconfigured);
+    driver.await_requests(&site, before + 3);
     let asked: Vec<_> = site.requests()[before + 1..].iter().map(|r| r.path.clone()).collect();
     assert!(asked[0].contains("rest_route") && asked[1].contains("wp-json"), "{asked:?}");
-    assert_eq!(desk.pool.url_style(), UrlStyle::Pretty);
-    stored(desk.ask(post(1, "x")));
+    assert_eq!(driver.pool.url_style(), UrlStyle::Pretty);
+    stored(driver.ask(post(1, "x")));
 }
 
 // ---------------------------------------------------------------- the stand-in
 
 #[test]
-fn the_stand_in_answers_through_the_same_door() {
+fn embedded_site_answers_through_the_same_interface() {
     let mut upstream = Upstream::embedded();
     assert!(!upstream.has_answer());
     let now = Now { instant: Instant::now(), unix_s: 1_795_345_238 };

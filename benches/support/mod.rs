@@ -4,9 +4,9 @@
 
 #[path = "../../tests/support/bytes.rs"]
 pub mod bytes;
+#[path = "../../tests/support/harness.rs"]
+mod harness;
 pub mod sockets;
-#[path = "../../tests/support/town.rs"]
-mod town;
 
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,10 @@ pub const TYPING_ENDS: &str = r#"{"type":"typing","threadId":1,"typing":false}"#
 pub const MESSAGE: &str = r#"{"type":"send_message","recipientId":"3","message":"Hello, this is a message.","threadId":"1","token":"eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}"#;
 
 /// Bytes that one write takes along, as `connection.rs` has it.
-const WRITTEN_BYTES: usize = 64 * 1024;
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Measures for a few seconds: all benches together take minutes.
-pub fn briefly() -> Criterion {
+pub fn short_run() -> Criterion {
     let (warm_up, measure) = (Duration::from_millis(500), Duration::from_secs(2));
     Criterion::default().warm_up_time(warm_up).measurement_time(measure).sample_size(50)
 }
@@ -41,7 +41,7 @@ pub fn user_connected(user: u32) -> String {
 }
 
 /// A request as browsers send it, through a proxy.
-pub fn browsers_request() -> Vec<u8> {
+pub fn browser_request() -> Vec<u8> {
     bytes::request_with(
         "Pragma: no-cache\r\nCache-Control: no-cache\r\n\
          User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
@@ -54,26 +54,26 @@ pub fn browsers_request() -> Vec<u8> {
 }
 
 /// Where frames for connections go.
-pub trait Post {
+pub trait FrameSink {
     /// Takes in a frame for these.
     fn put(&mut self, to: &[ConnId], frame: EncodedFrame);
 }
 
 /// Nobody is there to read: what is left is the hub's own part.
-pub struct Nowhere;
+pub struct Discard;
 
-impl Post for Nowhere {
+impl FrameSink for Discard {
     fn put(&mut self, _: &[ConnId], _: EncodedFrame) {}
 }
 
 /// Lets one outbox's next bytes leave as `connection.rs` does, without the system call: two frames or
 /// more are copied first. Returns how many bytes that were.
-pub fn leave(outbox: &mut Outbox, copies: &mut Vec<u8>, ledger: &mut Ledger) -> usize {
+pub fn flush(outbox: &mut Outbox, copies: &mut Vec<u8>, ledger: &mut Ledger) -> usize {
     let bytes = match outbox.only() {
         Some(only) => only.len(),
         None => {
             copies.clear();
-            outbox.copy_into(copies, WRITTEN_BYTES, |_| {});
+            outbox.copy_into(copies, WRITE_BYTES, |_| {});
             copies.len()
         }
     };
@@ -95,18 +95,18 @@ impl Outboxes {
     }
 
     /// Lets everything leave. Returns how many bytes that were.
-    pub fn leave(&mut self) -> usize {
+    pub fn flush(&mut self) -> usize {
         let mut bytes = 0;
         for outbox in &mut self.outboxes {
             while !outbox.is_empty() {
-                bytes += leave(outbox, &mut self.copies, &mut self.ledger);
+                bytes += flush(outbox, &mut self.copies, &mut self.ledger);
             }
         }
         bytes
     }
 }
 
-impl Post for Outboxes {
+impl FrameSink for Outboxes {
     fn put(&mut self, to: &[ConnId], frame: EncodedFrame) {
         for to in to {
             self.outboxes[to.slot as usize].push(EncodedFrame::clone(&frame));
@@ -115,74 +115,74 @@ impl Post for Outboxes {
 }
 
 /// A hub with the stand-in for its site, and a clock that stands until it is moved.
-pub struct Community {
+pub struct BenchHub {
     hub: Hub,
     upstream: Upstream,
     now: Now,
 }
 
-impl Community {
+impl BenchHub {
     /// Nobody yet.
-    pub fn new() -> Community {
+    pub fn new() -> BenchHub {
         let settings = Settings {
             presence: PresenceScope::All,
             threads: 100_000,
             deliveries: DeliveryLimits { total: 1_000, per_connection: 64, bytes: 1 << 20 },
-            ..town::settings()
+            ..harness::settings()
         };
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
-        Community { hub: Hub::new(settings), upstream: Upstream::embedded(), now }
+        BenchHub { hub: Hub::new(settings), upstream: Upstream::embedded(), now }
     }
 
     /// So many users, all in thread 1.
-    pub fn of(hearers: u32) -> Community {
-        let mut community = Community::new();
-        for slot in 0..hearers {
-            community.open(slot, &mut Nowhere);
-            community.says(slot, &user_connected(slot + 1), &mut Nowhere);
-            community.says(slot, JOIN, &mut Nowhere);
+    pub fn of(subscribers: u32) -> BenchHub {
+        let mut hub = BenchHub::new();
+        for slot in 0..subscribers {
+            hub.open(slot, &mut Discard);
+            hub.send(slot, &user_connected(slot + 1), &mut Discard);
+            hub.send(slot, JOIN, &mut Discard);
         }
         // What announces them is told before anything is measured.
-        community.pass(Duration::from_secs(1), &mut Nowhere);
-        community
+        hub.advance(Duration::from_secs(1), &mut Discard);
+        hub
     }
 
-    pub fn open(&mut self, slot: u32, post: &mut impl Post) {
-        self.handle(Input::Opened { conn: conn(slot), credential: None }, post);
+    pub fn open(&mut self, slot: u32, sink: &mut impl FrameSink) {
+        self.handle(Input::Opened { conn: conn(slot), credential: None }, sink);
     }
 
-    pub fn says(&mut self, slot: u32, text: &str, post: &mut impl Post) {
-        self.handle(Input::Frame { conn: conn(slot), text }, post);
+    pub fn send(&mut self, slot: u32, text: &str, sink: &mut impl FrameSink) {
+        self.handle(Input::Frame { conn: conn(slot), text }, sink);
     }
 
-    pub fn close(&mut self, slot: u32, post: &mut impl Post) {
-        self.handle(Input::Closed { conn: conn(slot) }, post);
+    pub fn close(&mut self, slot: u32, sink: &mut impl FrameSink) {
+        self.handle(Input::Closed { conn: conn(slot) }, sink);
     }
 
     /// Moves the clock, and does what is due by then.
-    pub fn pass(&mut self, time: Duration, post: &mut impl Post) {
+    pub fn advance(&mut self, time: Duration, sink: &mut impl FrameSink) {
         self.now.instant += time;
         while self.hub.next_deadline().is_some_and(|at| at <= self.now.instant) {
             self.hub.advance(self.now);
-            self.carry_out(post);
+            self.apply_effects(sink);
         }
     }
 
     /// As the server does it: one input, then all that follows from it.
-    fn handle(&mut self, input: Input<'_>, post: &mut impl Post) {
+    fn handle(&mut self, input: Input<'_>, sink: &mut impl FrameSink) {
         self.hub.handle(input, self.now);
-        self.carry_out(post);
+        self.apply_effects(sink);
         while let Some((request, answer)) = self.upstream.next_answer() {
             self.hub.handle(Input::Answered { request, answer }, self.now);
-            self.carry_out(post);
+            self.apply_effects(sink);
         }
     }
 
-    fn carry_out(&mut self, post: &mut impl Post) {
+    fn apply_effects(&mut self, sink: &mut impl FrameSink) {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
-                Effect::Send { to, frame } | Effect::Hint { to, frame } => post.put(&[to], frame),
-                Effect::Spread { to, frame, .. } => post.put(self.hub.receivers(to), frame),
+                Effect::Send { to, frame } | Effect::Hint { to, frame } => sink.put(&[to], frame),
+                Effect::Spread { to, frame, .. } => sink.put(self.hub.receivers(to), frame),
                 Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
                 Effect::SendCallStatus { reply, .. } => panic!("nobody asks: {reply:?}"),
                 Effect::Wake(event) => panic!("nobody is called: {event:?}"),
@@ -197,15 +197,15 @@ fn conn(slot: u32) -> ConnId {
 }
 
 /// What all conversations share, and the buffer into which they are read.
-pub struct Ears {
+pub struct FrameReader {
     pub codec: Codec,
     scratch: Vec<u8>,
 }
 
-impl Ears {
+impl FrameReader {
     /// With the limits of tests.
-    pub fn new() -> Ears {
-        Ears { codec: bytes::codec_of(bytes::LIMIT, false), scratch: Vec::new() }
+    pub fn new() -> FrameReader {
+        FrameReader { codec: bytes::codec_of(bytes::LIMIT, false), scratch: Vec::new() }
     }
 
     /// Reads the frames in these bytes as one read of a socket brings them; `text` takes them in.
@@ -235,8 +235,8 @@ impl Ears {
 }
 
 /// A wire on which the request is answered, and who listens to it.
-pub fn open_wire() -> (Ears, Wire) {
-    let (mut ears, mut wire) = (Ears::new(), Wire::new(bytes::PEER));
-    ears.read(&mut wire, &bytes::request(), &mut Outbox::default(), |_| {});
-    (ears, wire)
+pub fn open_wire() -> (FrameReader, Wire) {
+    let (mut reader, mut wire) = (FrameReader::new(), Wire::new(bytes::PEER));
+    reader.read(&mut wire, &bytes::request(), &mut Outbox::default(), |_| {});
+    (reader, wire)
 }

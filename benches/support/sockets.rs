@@ -10,29 +10,29 @@ use clap::Parser;
 use super::{JOIN, TYPING, bytes, user_connected};
 
 /// A server on which some hear a thread.
-pub struct Town {
+pub struct Loopback {
     server: Server,
     clients: Vec<TcpStream>,
     typing: Vec<u8>,
-    heard_bytes: usize,
+    frame_bytes: usize,
 }
 
-impl Town {
+impl Loopback {
     /// So many clients, all in thread 1; the first says who it is.
-    pub fn new(hearers: usize) -> Town {
+    pub fn new(subscribers: usize) -> Loopback {
         let config = Config::parse_from(["buddyline", "--listen", "127.0.0.1:0", "--no-limits"]);
         let mut server = Server::bind(&config).expect("a free port");
         let address = server.addresses()[0];
-        let clients = (0..hearers).map(|n| client(&mut server, address, n)).collect();
-        let heard_bytes = 2 + r#"{"type":"typing","threadId":1,"userId":7,"typing":true}"#.len();
-        Town { server, clients, typing: bytes::text(TYPING), heard_bytes }
+        let clients = (0..subscribers).map(|n| client(&mut server, address, n)).collect();
+        let frame_bytes = 2 + r#"{"type":"typing","threadId":1,"userId":7,"typing":true}"#.len();
+        Loopback { server, clients, typing: bytes::text(TYPING), frame_bytes }
     }
 
     /// The first client types, and all hear it.
-    pub fn types(&mut self) {
+    pub fn type_once(&mut self) {
         self.clients[0].write_all(&self.typing).expect("room for a frame");
         for client in &mut self.clients {
-            receive(&mut self.server, client, self.heard_bytes);
+            receive(&mut self.server, client, self.frame_bytes);
         }
     }
 }

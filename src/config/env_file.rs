@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_read_as_systemd_reads_it() {
+    fn env_file_is_parsed_like_systemd() {
         let text = "# a remark\n; another\n\nBUDDYLINE_LISTEN=127.0.0.1:80\n\
                     BUDDYLINE_A = \"two words\"  \nBUDDYLINE_B='#'\nBUDDYLINE_C=\nBUDDYLINE_C=last\n\
                     BUDDYLINE_D=a=b # c\r\n";
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_read_in_another_way_is_refused_and_not_repeated() {
+    fn ambiguous_env_file_lines_are_refused_without_echo() {
         for line in ["s3cret", "=s3cret", "A B=s3cret", "A='s3cret", "A=s3cret\\", "A=\"s3\"cret\""]
         {
             let fault = EnvFile::parse(&format!("A=1\n{line}\n")).unwrap_err();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn it_may_lack_only_if_that_was_said() {
+    fn missing_file_is_allowed_only_if_optional() {
         assert!(EnvFile::read(OsStr::new("-/nowhere/at all")).unwrap().names().next().is_none());
         let fault = EnvFile::read(OsStr::new("/nowhere/at all")).unwrap_err();
         assert!(fault.contains("/nowhere/at all"), "{fault}");

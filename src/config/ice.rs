@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_both_schemes_are_taken_as_they_are_written() {
+    fn stun_and_turn_urls_are_kept_verbatim() {
         for text in ["stun:a", "stuns:a.example.org:5349", "stun:[::1]", "stun:192.0.2.1:1"] {
             assert_eq!(IceUrl::stun(text).unwrap().as_str(), text);
         }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_would_not_take_is_refused_with_what_is_wrong() {
+    fn urls_a_browser_rejects_are_refused_with_reason() {
         let long = format!("turn:{}", "a.".repeat(127) + "aa");
         for (text, wrong) in [
             ("turn.example.org", "the scheme"),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_and_an_address_go_together_and_open_trust_must_be_said() {
+    fn turn_needs_secret_and_url_and_explicit_open_trust() {
         let secret = Secret::new("together", "s3cret\n");
         let file = &*secret.flag();
         for (arguments, parts) in [
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_one_line() {
+    fn turn_secret_must_be_one_line() {
         let secret = Secret::new("lines", "s3cret-1\ns3cret-2\n");
         let fault = read(&[SITE, URL, &secret.flag()]).check().unwrap_err();
         assert!(fault.contains("--turn-secret-file") && fault.contains("one line"), "{fault}");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_eight_addresses_of_a_kind_and_no_more() {
+    fn ice_urls_are_limited_to_eight_per_kind() {
         let secret = Secret::new("many", "s3cret\n");
         let many = |flag: &str, count| {
             format!("--{flag}-url={}", vec![flag.to_owned() + ":a"; count].join(","))
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credentials_hold_for_a_minute_to_a_week() {
+    fn turn_credential_lifetime_is_a_minute_to_a_week() {
         assert_eq!(read(&[]).ice.turn_ttl, Duration::from_secs(86_400));
         for (text, good) in [("1m", true), ("59s", false), ("7d", true), ("169h", false)] {
             let read = Config::try_parse_from(["buddyline", "--turn-ttl", text]);

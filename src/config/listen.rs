@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_localhost_are_known_at_once_and_another_name_is_not_looked_up() {
+    fn only_addresses_and_localhost_resolve_without_lookup() {
         for (text, addresses) in [
             ("127.0.0.1:80", &["127.0.0.1:80"][..]),
             ("[::]:80", &["[::]:80"]),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused_with_what_is_expected() {
+    fn invalid_listen_address_is_refused_with_expected_form() {
         for text in [
             "",
             "8080",

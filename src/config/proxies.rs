@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_one_on_the_way_back_along_trusted_proxies() {
+    fn client_is_the_last_untrusted_address_in_forwarded_for() {
         let trusted = proxies(&["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48", "::1"]);
         for (peer, header, expected) in [
             // No proxy of ours: what it says is its own.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_trusted_proxy_nobody_is_believed() {
+    fn forwarded_headers_are_ignored_without_trusted_proxies() {
         let none = TrustedProxies::default();
         assert_eq!(client(&none, "127.0.0.1", b"203.0.113.9"), "127.0.0.1");
         assert_eq!(client(&none, "::ffff:192.0.2.1", b"203.0.113.9"), "192.0.2.1");

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_as_apps_have_it() {
+    fn public_url_accepts_the_forms_apps_use() {
         for (text, printed, host, port) in [
             ("wss://a.example", "wss://a.example/", "a.example", 443),
             ("wss://A.example:443/live", "wss://a.example/live", "a.example", 443),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_of_a_websocket_is_refused_without_repeating_it() {
+    fn non_websocket_url_is_refused_without_echo() {
         for text in [
             "",
             "a.example",

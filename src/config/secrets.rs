@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_a_line_and_only_its_end_is_taken_off() {
+    fn only_the_trailing_newline_is_stripped_from_a_secret() {
         for (text, expected) in [
             ("one", vec!["one"]),
             ("one\n", vec!["one"]),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_set_is_no_secret() {
+    fn no_setting_means_no_secret() {
         assert!(SecretSources::new(&JWT, None, None, None).read().unwrap().is_none());
         let credentials_dir = Folder::new("nothing");
         assert!(
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_by_name_wins_over_the_credential_and_two_names_are_refused() {
+    fn named_secret_beats_systemd_credential() {
         let credentials_dir = Folder::new("sources");
         credentials_dir.file(JWT.credential, 0o400, LONG.as_bytes());
         let path = credentials_dir.file("file", 0o600, format!("{LONG}, in a file\n").as_bytes());
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_names_the_file_and_never_what_is_in_it() {
+    fn secret_errors_name_the_file_but_not_its_content() {
         let credentials_dir = Folder::new("faults");
         let missing = credentials_dir.0.join("missing");
         let long = credentials_dir.file("long", 0o600, &b"s3cret".repeat(20_000));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_not_repeated_for_it_may_be_the_secret() {
+    fn invalid_secret_path_is_not_echoed() {
         let sources =
             SecretSources::new(&JWT, Some(Path::new("my very secret phrase")), None, None);
         let fault = sources.read().unwrap_err();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_copied_along_is_refused_or_warned_of() {
+    fn bom_nul_and_quotes_in_secret_are_refused_or_warned_of() {
         for text in ["\u{feff}a long enough secret, one would think", "zero\0byte"] {
             assert!(JwtKeys::parse(text.as_bytes()).is_err());
         }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_and_a_file_for_everyone_are_warned_of() {
+    fn short_secret_and_world_readable_file_are_warned_of() {
         let credentials_dir = Folder::new("warnings");
         let path = credentials_dir.file("open", 0o644, b"s3cret\n");
         let (_, warnings) =
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_print() {
+    fn debug_output_omits_secrets() {
         let sources = SecretSources::new(&JWT, None, Some("s3cret".into()), None);
         assert!(!format!("{sources:?}").contains("s3cret"));
         let (keys, _) = sources.read().unwrap().unwrap();

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_as_operators_write_it() {
+    fn site_url_accepts_the_forms_operators_write() {
         for (text, base) in [
             ("https://example.org", "https://example.org"),
             ("https://example.org/", "https://example.org"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_of_a_site_is_refused_without_repeating_it() {
+    fn invalid_site_url_is_refused_without_echo() {
         for text in [
             "",
             "example.org",

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_read_in_any_letters() {
+    fn header_name_is_case_insensitive() {
         for (text, name) in [
             ("Authorization", "authorization"),
             ("accessToken", "accesstoken"),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_or_has_another_meaning_is_refused() {
+    fn invalid_or_reserved_header_name_is_refused() {
         for text in [
             "",
             " ",

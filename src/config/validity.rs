@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_a_certificate_are_read_in_both_their_forms() {
+    fn certificate_dates_are_parsed_in_both_forms() {
         for (from, until, dates) in [
             (1975, 2049, ["1975-01-02T00:00:00Z", "2049-12-31T00:00:00Z"]),
             (2026, 2050, ["2026-01-02T00:00:00Z", "2050-12-31T00:00:00Z"]),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_comes_is_no_certificate_and_no_panic() {
+    fn other_input_is_rejected_without_panic() {
         let good = certificate(2026, 2030);
         for end in 0..good.len() {
             assert_eq!(Validity::from_der(&good[..end]), None, "{end}");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_is_told_before_it_ends_and_after_and_when_it_has_not_begun() {
+    fn certificate_warns_before_start_near_expiry_and_after() {
         let day = 86_400;
         let validity = Validity { from_s: 100 * day, until_s: 200 * day };
         for (now, words) in

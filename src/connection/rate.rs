@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_heard_a_second_s_worth_refused_and_the_rest_is_a_flood() {
+    fn burst_is_accepted_then_refused_then_flood() {
         let (rate, mut state) = (RateLimit::new(50, 200), RateState::default());
         assert_eq!(check(&rate, &mut state, 0, 1_000), [200, 50, 750]);
         // Refused frames are paid for as well.
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_to_the_rate_is_always_heard() {
+    fn frames_within_the_rate_are_always_accepted() {
         let (rate, mut state) = (RateLimit::new(50, 1), RateState::default());
         for at in 0..1_000 {
             assert_eq!(check(&rate, &mut state, at * 20, 1), [1, 0, 0], "at {at}");
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_century_the_count_goes_on() {
+    fn rate_counter_works_after_a_century() {
         let (rate, mut state) = (RateLimit::new(1, 10), RateState::default());
         let at = 100 * 365 * 24 * 3_600_000;
         assert_eq!(check(&rate, &mut state, at, 12), [10, 1, 1]);

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_change_no_column() {
+    fn colours_do_not_shift_columns() {
         let mut plain = format_text(&some(), true);
         assert!(plain.contains("\x1b[31mfailed\x1b[0m   port"), "{plain}");
         for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"] {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_one_object() {
+    fn json_report_is_one_object() {
         let value: serde_json::Value = serde_json::from_str(&format_json(&some())).unwrap();
         assert_eq!(value["findings"][2]["status"], "failed");
         assert_eq!(value["findings"][0]["remedy"], serde_json::Value::Null);

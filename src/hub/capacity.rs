@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_most_a_fifth_of_a_big_table_is_kept_for_nobody() {
+    fn large_table_keeps_at_most_a_fifth_spare() {
         let (mut table, mut slab) = (Vec::<u32>::new(), Slab::new());
         for slot in 0..20_000 {
             ensure_slot(&mut table, slot);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_has_become_short_has_no_block_of_its_own() {
+    fn shrunk_list_returns_to_inline_storage() {
         let mut list: SmallList<u64> = (0..1_000).collect();
         while list.len() > 1 {
             list.pop();

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_is_found_at_its_place_until_it_is_forgotten() {
+    fn each_key_is_found_until_removed() {
         let keys: Vec<IdKey> = (0..1_000)
             .map(|n| match n % 2 {
                 0 => IdKey::Number(n),

@@ -207,13 +207,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_and_a_claim_are_as_small_as_they_are_said_to_be() {
+    fn user_and_claim_sizes_match_documentation() {
         assert_eq!(size_of::<User>(), 48);
         assert_eq!(size_of::<Option<UserRef>>(), 4);
     }
 
     #[test]
-    fn a_claim_tells_whose_it_is_and_how_they_write_it() {
+    fn claim_keeps_user_and_id_form() {
         for (user, quoted) in [(0, false), (0, true), (1, false), (70_000, true)] {
             let user_ref = UserRef::new(user, quoted);
             assert_eq!((user_ref.user(), user_ref.quoted()), (user, quoted));

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_are_told_at_once_and_the_others_together() {
+    fn first_arrivals_are_announced_at_once_then_batched() {
         let (mut batch, now) = (PresenceBatch::default(), Instant::now());
         let mut push = |text, at| batch.push(&frame(text), IMMEDIATE_MAX / 2, at);
         for text in ["at", "once"] {
@@ -107,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn however_many_hear_it_one_at_a_time_is_told_at_once() {
+    fn single_arrivals_are_announced_at_once() {
         let (mut batch, now) = (PresenceBatch::default(), Instant::now());
         assert_eq!(batch.push(&frame("one"), 2 * IMMEDIATE_MAX, now), Dispatch::Immediate);
         assert_eq!(batch.push(&frame("two"), 2 * IMMEDIATE_MAX, now), Dispatch::Deferred);
     }
 
     #[test]
-    fn where_few_hear_it_many_are_told_at_once() {
+    fn small_audiences_get_many_announcements_at_once() {
         let (mut batch, now) = (PresenceBatch::default(), Instant::now());
         for _ in 0..1_000 {
             assert_eq!(batch.push(&frame("x"), 20, now), Dispatch::Immediate);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_much_does_not_wait() {
+    fn large_batches_are_flushed_at_once() {
         let (mut batch, now) = (PresenceBatch::default(), Instant::now());
         assert_eq!(batch.push(&frame("x"), IMMEDIATE_MAX, now), Dispatch::Immediate);
         let large = "x".repeat(BATCH_BYTES_MAX - 1);

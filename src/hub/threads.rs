@@ -469,7 +469,7 @@ mod tests {
     use std::mem::offset_of;
 
     #[test]
-    fn a_thread_and_a_join_are_as_small_as_they_are_said_to_be() {
+    fn thread_and_join_sizes_match_documentation() {
         assert_eq!(size_of::<Thread>(), 48);
         assert_eq!(size_of::<SmallList<Join>>(), 24);
         assert_eq!(size_of::<Subscriber>(), 8);

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_wrong_is_no_reason_not_to_log() {
+    fn wrong_clock_does_not_prevent_logging() {
         let day = Duration::from_secs(86_400);
         assert_eq!(time(SystemTime::UNIX_EPOCH - day), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(SystemTime::UNIX_EPOCH + 20_000 * day), "2024-10-04T00:00:00.000Z");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_of_several_lines_are_errors_in_each_form() {
+    fn multi_line_exit_message_is_an_error_in_each_format() {
         let words = "error: no such thing\n\nTry --help.\n";
         assert_eq!(Format::Text { coloured: false }.final_error(words), words);
         let journal = Format::Journal.final_error(words);

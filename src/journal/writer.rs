@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_was_full_has_whole_lines_again_when_there_is_room() {
+    fn whole_lines_resume_after_a_full_disk() {
         let disk = Disk { room: 24, failures: 3, bytes: Vec::new() };
         let all = written(6, Format::Journal, disk);
         let expected = [
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_told_as_a_line_like_any_other() {
+    fn dropped_line_count_is_a_regular_line() {
         for (format, words) in [
             (Format::Text { coloured: false }, "Z WARN  [buddyline::journal] 1 log line was lost"),
             (Format::Json, r#""message":"1 log line was lost""#),

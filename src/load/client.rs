@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_read_once_it_is_whole() {
+    fn frame_is_returned_once_complete() {
         let bytes = b"\x81\x03abc\x81\x01d";
         for cut in 0..5 {
             assert_eq!(parse_frame(&bytes[..cut]), Ok(None), "{cut}");
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_sent_masked() {
+    fn client_frames_are_masked() {
         let mut out = Vec::new();
         write_frame(&mut out, OpCode::Data(Data::Text), b"abcde", [1, 2, 3, 4]);
         assert_eq!(out, [0x81, 0x85, 1, 2, 3, 4, b'a' ^ 1, b'b' ^ 2, b'c' ^ 3, b'd' ^ 4, b'e' ^ 1]);
     }
 
     #[test]
-    fn the_time_in_a_message_and_the_user_are_read() {
+    fn timestamp_and_user_are_parsed_from_a_message() {
         let text = r#"{"type":"message","threadId":1,"message":"buddyline bench 17","userId":"5"}"#;
         let heard: ServerFrame = serde_json::from_str(text).unwrap();
         assert_eq!((heard.sent_at(), heard.user(), heard.typing), (Some(17), Some(5), None));

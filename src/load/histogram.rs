@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_has_its_numbers_and_is_a_thirty_second_wide_at_most() {
+    fn bucket_width_is_at_most_a_thirty_second() {
         for bits in 0..64 {
             for near in [0, 1, 12_345] {
                 let nanos = (1u64 << bits).saturating_add(near);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_thousand_are_where_they_should_be() {
+    fn percentiles_of_a_thousand_values_are_correct() {
         let mut times = Histogram::default();
         assert_eq!(times.summary(), Summary::default(), "nothing measured is nothing shown");
         for ms in 1..=1_000 {

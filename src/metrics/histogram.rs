@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_in_the_first_range_that_is_not_too_small_for_it() {
+    fn value_falls_into_the_first_bucket_that_fits() {
         let mut histogram = Histogram::new(&[1, 10, 100]);
         for value in [0, 1, 2, 10, 11, 100, 101, u64::MAX] {
             histogram.record(value);

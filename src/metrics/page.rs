@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_family_has_its_help_its_type_and_its_samples() {
+    fn family_has_help_type_and_samples() {
         let mut page = Page::default();
         page.metric(Kind::Gauge, "a_bytes", "How many.", 7);
         let mut family = page.family(Kind::Counter, "b_total", "By kind.");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_meaning_of_its_own_is_escaped() {
+    fn special_characters_are_escaped() {
         let mut page = Page::default();
         page.family(Kind::Gauge, "a", "a \"b\"\\\nc").sample(&[("l", "a \"b\"\\\nc")], 1);
         let expected = "# HELP a a \"b\"\\\\\\nc\n# TYPE a gauge\na{l=\"a \\\"b\\\"\\\\\\nc\"} 1\n";
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ranges_of_a_histogram_include_those_below_and_the_last_has_all() {
+    fn histogram_buckets_are_cumulative() {
         let mut histogram = Histogram::new(&[1_000, 2_500_000]);
         for micros in [1, 1_000, 1_001, 2_500_001] {
             histogram.record(micros);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_written_as_they_are() {
+    fn seconds_are_written_exactly() {
         for (micros, written) in [
             (0, "0"),
             (1, "0.000001"),

@@ -153,7 +153,7 @@ mod tests {
     const PAIR: &str = "YWxpY2U6b3BlbiBzZXNhbWU=";
 
     #[test]
-    fn a_credential_never_prints() {
+    fn debug_output_of_credential_omits_the_secret() {
         let bearer = Credential::parse("secret-secret").unwrap();
         let basic = Credential::parse(&format!("Basic {PAIR}")).unwrap();
         for credential in [bearer, basic] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_password_is_the_same_however_it_comes() {
+    fn app_password_is_equal_in_every_form() {
         let bare = PAIR.trim_end_matches('=');
         let forms = [format!("Basic {PAIR}"), format!("basic  {bare}"), format!("basic.{bare}")];
         let prints: Vec<_> = forms
@@ -193,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_may_come_with_the_word_of_its_header() {
+    fn token_may_carry_the_bearer_prefix() {
         let bare = Credential::parse("eyJ0.eyJp.c2ln").unwrap();
         assert_eq!(Credential::parse("Bearer eyJ0.eyJp.c2ln").unwrap(), bare);
     }
 
     #[test]
-    fn an_authorization_header_is_read_in_any_letters() {
+    fn authorization_scheme_is_case_insensitive() {
         let bearer = Credential::from_authorization("bearer  abc").unwrap().unwrap();
         assert_eq!((bearer.scheme(), bearer.secret()), (Scheme::Bearer, "abc"));
         let basic = Credential::from_authorization(&format!("BASIC {PAIR}")).unwrap().unwrap();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_scheme_and_secret_apart() {
+    fn fingerprint_depends_on_scheme_and_secret() {
         let prints = [PAIR, "abc", "abd"].map(|text| Credential::parse(text).unwrap());
         let basic = Credential::parse(&format!("Basic {PAIR}")).unwrap();
         let mut all: Vec<_> = prints.iter().map(Credential::fingerprint).collect();

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_write_is_plain() {
+    fn typical_client_frames_take_the_fast_path() {
         for text in [
             r#"{"type":"typing","threadId":1}"#,
             r#"{"type":"typing","threadId":"41","typing":false,"marker":"~1.2~"}"#,
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_left_to_serde() {
+    fn unusual_frames_fall_back_to_serde() {
         let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(FAST_PATH_BYTES_MAX));
         for text in [
             "",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_as_good_as_absent_but_for_a_candidate() {
+    fn null_equals_absent_except_for_candidate() {
         let text = r#"{"type":null,"candidate":null}"#;
         let candidate = Some(Raw("null"));
         assert_eq!(Fields::read(text).unwrap(), Fields { candidate, ..Fields::default() });
@@ -280,7 +280,7 @@ mod tests {
         })]
 
         #[test]
-        fn what_is_taken_for_plain_is_what_serde_says(
+        fn fast_path_agrees_with_serde(
             parts in proptest::collection::vec(proptest::sample::select(&PARTS[..]), 0..12)
         ) {
             let text = parts.concat();
@@ -292,7 +292,7 @@ mod tests {
         }
 
         #[test]
-        fn a_frame_that_is_cut_or_changed_is_what_serde_says(
+        fn fast_path_agrees_with_serde_on_mutated_frames(
             at in 0_usize..60, byte in 0_u8..128, cut in any::<bool>()
         ) {
             let mut bytes = br#"{"type":"typing","threadId":12,"typing":false,"x":"y"}"#.to_vec();

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_told_by_its_bytes_however_long_the_frame_is() {
+    fn frame_type_is_detected_at_any_frame_length() {
         let mut encoder = Encoder::default();
         let fault = ClientError::new(ErrorCode::TextOnly, "x");
         let reply = ReplyTo::default();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_wrote_is_a_call_wherever_its_type_stands() {
+    fn call_type_is_detected_at_any_field_position() {
         let mut encoder = Encoder::default();
         for (_, word) in &FrameType::ALL[5..17] {
             for text in [
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kinds_stand_in_the_order_of_their_numbers() {
+    fn frame_types_are_ordered_by_discriminant() {
         assert!(ServerFrameKind::ALL.iter().enumerate().all(|(n, (kind, _))| *kind as usize == n));
     }
 }

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_the_one_that_openssl_makes() {
+    fn turn_credential_matches_openssl() {
         // printf '1800086400:7' | openssl dgst -sha1 -hmac 'a secret of the tests' -binary | base64
         let servers = turn("a secret of the tests", 86_400);
         let (name, password) = name_and_password(&servers, &IdKey::Number(7), 1_800_000_000);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_another_second_and_another_secret_have_another_password() {
+    fn password_depends_on_user_time_and_secret() {
         let servers = turn("one", 60);
         let of = |servers, user, now| name_and_password(servers, &IdKey::Number(user), now).1;
         let first = of(&servers, 7, 1_000);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_name_has_no_letters_that_two_programs_read_in_two_ways() {
+    fn turn_username_has_no_ambiguous_characters() {
         let name = |text| username(1, &Id::string(text).key);
         assert_eq!(name("7"), "1:7");
         assert_eq!(name("alice.b-c_D"), "1:alice.b-c_D");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_is_not_in_the_list() {
+    fn unset_servers_are_omitted() {
         let user = IdKey::Number(7);
         let json = |servers: &IceServers| serde_json::to_value(servers.list(&user, 0)).unwrap();
         assert_eq!(json(&IceServers::default()), serde_json::json!([]));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_the_secret_nor_a_password_prints() {
+    fn debug_output_omits_secret_and_password() {
         let servers = turn("s3cret", 60);
         let (_, password) = name_and_password(&servers, &IdKey::Number(7), 0);
         let printed = format!("{servers:?} {:?}", servers.list(&IdKey::Number(7), 0));

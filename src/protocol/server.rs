@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_by_hand_is_what_serde_would_write() {
+    fn handwritten_encoding_matches_serde() {
         let ids = ids();
         let optional: Vec<Option<&Id>> = ids.iter().map(Some).chain([None]).collect();
         let mut encoder = Encoder::default();

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_as_many_as_it_may_and_its_neighbours_do_not_care() {
+    fn per_address_limit_does_not_affect_other_addresses() {
         let mut admission = admission(100, 2);
         let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         assert!(admission.admit(one) && admission.admit(one));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_of_64_bits_is_one_address() {
+    fn ipv6_slash_64_counts_as_one_address() {
         let mut admission = admission(100, 1);
         assert!(admission.admit(ip("2001:db8:0:1::1")));
         assert!(!admission.admit(ip("2001:db8:0:1:ffff::2")));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_and_this_machine_are_not_counted() {
+    fn proxies_and_loopback_are_not_counted() {
         let admission = admission(100, 1);
         for address in ["127.0.0.1", "127.9.9.9", "::1", "10.1.2.3"] {
             assert!(!admission.is_counted(ip(address)), "{address}");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn once_full_it_accepts_nobody_until_some_have_gone() {
+    fn full_server_accepts_again_after_some_have_left() {
         let mut admission = admission(100, 1);
         assert!(admission.is_open(99));
         assert!(!admission.is_open(100));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn even_with_a_single_place_it_goes_on() {
+    fn single_slot_server_keeps_accepting() {
         let mut admission = admission(1, 1);
         assert!(admission.is_open(0));
         assert!(!admission.is_open(1));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_it_is_tried_again() {
+    fn accept_is_retried_after_a_failure() {
         let mut admission = admission(100, 1);
         admission.pause_after_error(50, &io::ErrorKind::OutOfMemory.into());
         assert!(!admission.is_open(50));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_without_connections_only_time_helps() {
+    fn accept_failure_without_connections_retries_on_timer() {
         let mut admission = admission(100, 1);
         admission.pause_after_error(0, &io::ErrorKind::OutOfMemory.into());
         assert!(!admission.is_open(0), "nobody is there to go");

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_of_a_few_steps_does_not_look_at_the_clock() {
+    fn short_phase_does_not_read_the_clock() {
         let mut budget = TimeBudget::new(Duration::ZERO, 7);
         assert!(
             (0..STEPS_PER_CLOCK_READ)
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_of_short_steps_looks_at_the_clock_all_the_same() {
+    fn many_short_steps_still_read_the_clock() {
         let mut budget = TimeBudget::with_short_steps(Duration::ZERO, 7);
         assert!(
             (0..SHORT_STEPS_PER_CLOCK_READ)
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_of_many_deliveries_looks_at_the_clock() {
+    fn many_deliveries_read_the_clock() {
         let mut budget = TimeBudget::new(Duration::ZERO, 7);
         assert!(budget.is_exhausted(7 + DELIVERIES_PER_CLOCK_READ));
         let mut long = TimeBudget::new(Duration::from_secs(60), 7);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_of_long_steps_looks_at_the_clock_before_each() {
+    fn long_steps_read_the_clock_before_each() {
         let mut budget = TimeBudget::new(Duration::ZERO, 0);
         assert!(budget.is_exhausted_now(), "no time at all");
         let mut short = TimeBudget::new(Duration::from_millis(1), 0);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_stands_still_while_the_process_does() {
+    fn watchdog_pauses_while_the_process_is_suspended() {
         let start = Instant::now();
         let mut active_clock = ActiveClock::new(start);
         let second = Duration::from_secs(1);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_takes_too_long_is_counted() {
+    fn overlong_tick_is_counted() {
         let (mut slow, start) = (SlowTicks::default(), Instant::now());
         slow.record(start, start + SLOW_TICK / 2, &TickWork::default());
         assert_eq!(slow.count, 0);

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_connections_are_gone_at_once() {
+    fn few_connections_close_at_once() {
         let begun = Instant::now();
         let mut pace = DrainPace::new(begun, Duration::from_secs(25));
         let granted: usize = (1..=3).map(|tick| pace.grant(10, begun + tick * TICK)).sum();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn many_connections_are_spread_evenly_over_the_whole_time() {
+    fn many_closes_are_spread_evenly_over_the_drain() {
         for (connections, each) in [(10_000, 400), (100_000, 4_000), (5_000, 200)] {
             let seconds = seconds(connections, Duration::from_secs(25), TICK);
             assert!(seconds.len() >= 24, "{seconds:?}");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stopped_process_has_missed_is_spread_over_the_rest() {
+    fn closes_missed_while_suspended_are_spread_over_the_rest() {
         let begun = Instant::now();
         let mut pace = DrainPace::new(begun, Duration::from_secs(20));
         let mut left = 10_000;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_used_is_not_saved_for_a_stampede() {
+    fn unused_close_budget_is_not_accumulated() {
         let begun = Instant::now();
         let mut pace = DrainPace::new(begun, Duration::from_secs(25));
         for tick in 1..=1_000 {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_and_no_connections_are_no_trouble() {
+    fn zero_time_and_zero_connections_are_handled() {
         let now = Instant::now();
         let mut pace = DrainPace::new(now, Duration::ZERO);
         assert!(pace.is_over(now));

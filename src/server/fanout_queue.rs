@@ -122,23 +122,23 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_come_one_at_a_time_leave_at_once() {
+    fn single_frames_are_flushed_at_once() {
         assert_eq!(pauses(&mut FanoutQueue::default(), Instant::now(), 100, 10), 0);
     }
 
     #[test]
-    fn of_frames_that_come_faster_than_rounds_end_more_are_gathered() {
+    fn fast_frame_streams_are_batched() {
         let mut queue = FanoutQueue::default();
         assert_eq!(pauses(&mut queue, Instant::now(), 100, 20), 20);
     }
 
     #[test]
-    fn where_many_leave_at_a_time_there_is_nothing_to_save() {
+    fn large_batches_are_not_delayed_further() {
         assert_eq!(pauses(&mut FanoutQueue::default(), Instant::now(), 100, 90), 0);
     }
 
     #[test]
-    fn a_burst_of_two_is_not_yet_a_stream() {
+    fn burst_of_two_is_not_batched() {
         let (mut queue, start) = (FanoutQueue::default(), Instant::now());
         assert_eq!(pauses(&mut queue, start, 100, 10), 0);
         assert_eq!(pauses(&mut queue, start + 100 * MS, 8, 20), 0);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn where_very_many_leave_at_a_time_it_is_behind() {
+    fn very_large_batches_mark_the_queue_as_behind() {
         let mut queue = FanoutQueue::default();
         pauses(&mut queue, Instant::now(), 100, 2_000);
         assert!(!queue.is_backlogged(), "nobody waits");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_ends_when_a_sleep_would_be_longer_than_what_is_left_of_it() {
+    fn batching_delay_ends_when_less_than_a_sleep_remains() {
         let (mut queue, start) = (FanoutQueue::default(), Instant::now());
         assert_eq!(pauses(&mut queue, start, 5, 20), 1);
         let ended = start + 5 * MS;

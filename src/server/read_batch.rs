@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_a_whole_read_until_it_is_full() {
+    fn batch_has_room_for_a_whole_read_until_full() {
         for bytes in [1, 100, READ_BYTES / 3, READ_BYTES] {
             let mut read_batch = ReadBatch::new();
             let mut slot = 0;

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_its_time_from_the_first_moment_however_it_drips() {
+    fn request_timeout_runs_from_accept_despite_dripping() {
         let mut connection = connection();
         connection.last_received = at(14);
         assert_eq!(TIMEOUTS.overdue(&connection, at(14)), None);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_how_a_call_is_waits_ten_seconds_and_is_not_pinged() {
+    fn call_status_request_waits_ten_seconds_without_pings() {
         let (mut connection, mut outbox) = (connection(), Outbox::default());
         let (origins, proxies) = (Origins::any(), TrustedProxies::default());
         let (readiness, try_page, head_bytes_max) = (Readiness::Ready, false, 8192);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_has_three_seconds() {
+    fn closing_handshake_has_three_seconds() {
         let mut connection = connection();
         connection.wire.close(1001, "", &mut Outbox::default());
         assert_eq!(TIMEOUTS.overdue(&connection, at(12)), None);

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_back_with_number_date_and_escaped_html() {
+    fn stored_message_has_id_date_and_escaped_html() {
         let mut store = Store::new();
         let target = Target::Thread(9);
         let stored = say(&mut store, 7, target, "<b>\"it's\" & more</b>");
@@ -345,14 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn message_numbers_are_one_sequence_over_all_threads() {
+    fn message_ids_are_one_sequence_over_all_threads() {
         let mut store = Store::new();
         let ids = [4, 9, 4].map(|t| say(&mut store, 1, Target::Thread(t), "x").message.unwrap().id);
         assert_eq!(ids, [1, 2, 3]);
     }
 
     #[test]
-    fn two_people_get_one_thread_whoever_writes_first() {
+    fn two_users_share_one_thread_whoever_writes_first() {
         let mut store = Store::new();
         let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
         let again = say(&mut store, 3, Target::NewThread { recipient: 2 }, "hi").thread;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_a_third_person_wrote_in_is_no_thread_of_two() {
+    fn third_writer_makes_the_thread_a_group() {
         let mut store = Store::new();
         let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
         say(&mut store, 4, Target::Thread(first), "me too");
@@ -372,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_thread_has_the_highest_number_plus_one() {
+    fn new_thread_id_is_the_highest_plus_one() {
         let mut store = Store::new();
         say(&mut store, 2, Target::Thread(41), "x");
         assert_eq!(say(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 42);
     }
 
     #[test]
-    fn a_post_into_the_last_thread_there_can_be_does_not_end_new_threads() {
+    fn post_to_the_highest_thread_id_keeps_new_threads_working() {
         let mut store = Store::new();
         say(&mut store, 2, Target::Thread(SITE_ID_MAX), "x");
         say(&mut store, 2, Target::Thread(1), "x");
@@ -388,13 +388,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_writes_to_oneself() {
+    fn writing_to_oneself_is_refused() {
         let ask = post(Some(Id::string("3")), None, Target::NewThread { recipient: 3 }, "me");
         assert_eq!(Store::new().answer(ask, now()), Answer::Failed(Failure::CannotWrite));
     }
 
     #[test]
-    fn the_claim_comes_before_the_token_and_one_of_them_must_be_there() {
+    fn sender_comes_from_the_claim_then_the_token() {
         let mut store = Store::new();
         let mut sender = |claimed, token| match store
             .answer(post(claimed, token, Target::Thread(1), "x"), now())
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_shows_the_senders_newest_message_if_it_is_not_too_old() {
+    fn lookup_shows_the_senders_newest_recent_message() {
         let mut store = Store::new();
         let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "1 < 2");
         let posted = now().instant;
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_written_thread_goes_when_there_are_too_many() {
+    fn least_recently_written_thread_is_evicted() {
         let mut store = Store::new();
         for n in 1..=THREADS_MAX as u64 {
             say(&mut store, n, Target::NewThread { recipient: n + 1 }, "x");
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_bytes_the_least_recently_written_thread_loses_its_oldest_first() {
+    fn byte_limit_evicts_oldest_messages_of_coldest_thread() {
         let mut store = Store::new();
         store.bytes_max = 10 * (MESSAGE_OVERHEAD + 100);
         let text = "x".repeat(100 - "<p></p>\n".len());
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_larger_than_everything_is_kept_alone() {
+    fn message_over_the_byte_limit_is_kept_alone() {
         let mut store = Store::new();
         store.bytes_max = 1_000;
         say(&mut store, 1, Target::Thread(1), "small");

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_an_object() {
+    fn only_a_single_valid_object_is_accepted() {
         let read = |text: &str| parse_object::<Me>(text.as_bytes()).map(|me| me.id);
         assert_eq!(read(r#" {"id": 7, "x": [1], "x": 2} "#), Some(7));
         for odd in ["[7]", "7", "null", r#"{"id":7,"id":7}"#, r#"{"id":7}{}"#, r#"{"id":7.0}"#, ""]

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sent_text_equals_what_the_site_makes_of_it() {
+    fn normalized_text_equals_the_sites_version() {
         // Pairs from the recorded answers: what was sent, `messages[].message.raw`.
         for (sent, raw) in [
             ("hi 👋🏽 😀 ✓ 日本語", "hi &#x1f44b;&#x1f3fd; &#x1f600; ✓ 日本語"),

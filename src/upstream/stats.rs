@@ -211,7 +211,7 @@ mod tests {
     use crate::upstream::url_style::UrlStyle;
 
     #[test]
-    fn a_question_counts_once_with_its_kind_its_end_and_its_times() {
+    fn each_request_counts_once_with_kind_result_and_times() {
         let (mut stats, start) = (UpstreamStats::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let proven = Answer::Proven(Proven { user: 7, expires_s: None });
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_stand_in_the_order_of_the_numbers() {
+    fn labels_are_ordered_by_discriminant() {
         assert_eq!(
             (AskKind::Message as usize, AskKind::Look as usize, PROBE),
             (0, 3, KINDS.len() - 1)

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_monitor_asks_for_numbers_for_health_and_for_readiness() {
+    fn metrics_health_and_readiness_are_routed() {
         let metrics = |head_only| MetricsRequest::Metrics { head_only };
         assert_eq!(ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
         assert_eq!(ask(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_answered_and_nothing_opens_a_websocket() {
+    fn unknown_paths_and_upgrades_are_refused() {
         let upgrade = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         for (request, status) in [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_come_in_pieces_and_has_its_limit() {
+    fn split_request_head_is_accepted_up_to_the_limit() {
         let whole = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         assert!((0..whole.len()).all(|n| ask(&whole[..n]) == MetricsRequest::Incomplete));
         let mut long = b"GET /metrics HTTP/1.1\r\nX: ".to_vec();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_its_media_type_and_its_length() {
+    fn metrics_reply_has_content_type_and_length() {
         let (whole, head) = (metrics("a 1\n", false), metrics("a 1\n", true));
         assert!(whole.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
         assert!(whole.contains("Content-Length: 4\r\n") && whole.ends_with("\r\n\r\na 1\n"));

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_after_any_number_of_bytes_is_the_rest() {
+    fn partial_write_leaves_exactly_the_rest() {
         for sent in 0..=9 {
             let mut outbox = outbox(&["one", "", "two", "six"]);
             outbox.consume(sent, &mut Ledger::default());
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_has_begun_to_leave_is_not_dropped() {
+    fn partially_written_frame_is_not_dropped() {
         let ledger = &mut Ledger::default();
         let mut half_sent = outbox(&["one", "two"]);
         half_sent.consume(1, ledger);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_wait_for_is_entered_once_and_leaves_with_the_last() {
+    fn shared_frame_is_counted_once_until_the_last_reader() {
         let ledger = &mut Ledger::default();
         let shared = EncodedFrame::from(b"0123456789".as_slice());
         let mut both = [Outbox::default(), Outbox::default()];
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_copied_is_whole_frames_until_it_is_enough() {
+    fn copy_takes_whole_frames_until_the_limit() {
         let mut outbox = outbox(&["one", "", "three", "four"]);
         let copy = |outbox: &Outbox, enough| {
             let (mut bytes, mut frames) = (Vec::new(), Vec::new());
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_slices_are_filled_than_there_is_room_for() {
+    fn gather_fills_only_the_available_slices() {
         let outbox = outbox(&["a", "b", "c"]);
         let mut slices = [IoSlice::new(&[]); 2];
         assert_eq!(outbox.gather(&mut slices), 2);

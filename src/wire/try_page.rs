@@ -38,7 +38,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn every_part_is_in_the_page_and_the_page_is_one_document() {
+    fn try_page_includes_every_part_in_one_document() {
         let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/try_page");
         let mut bytes = 0;
         for part in fs::read_dir(parts).unwrap() {

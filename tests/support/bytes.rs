@@ -23,11 +23,11 @@ pub const PING: u8 = 0x89;
 /// First byte of a pong.
 pub const PONG: u8 = 0x8a;
 /// First byte of a text that goes on in more frames.
-pub const TEXT_BEGINS: u8 = 0x01;
+pub const TEXT_FRAGMENT: u8 = 0x01;
 /// First byte of a fragment in the middle.
-pub const GOES_ON: u8 = 0x00;
+pub const CONTINUATION: u8 = 0x00;
 /// First byte of the last fragment.
-pub const ENDS: u8 = 0x80;
+pub const LAST_CONTINUATION: u8 = 0x80;
 
 /// The key and, below, its answer in RFC 6455 section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -37,7 +37,7 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// The limit of a message in tests that do not say otherwise.
 pub const LIMIT: usize = 256 * 1024;
 
-/// Whom a [`Talk`] is with.
+/// Whom a [`WireSession`] is with.
 pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 /// A codec that lets everyone in, with or without the page.
@@ -106,7 +106,7 @@ pub fn close(code: u16) -> Vec<u8> {
 }
 
 /// A wire, its outbox, and all that came of the bytes so far.
-pub struct Talk {
+pub struct WireSession {
     pub wire: Wire,
     outbox: Outbox,
     /// All events but `NeedsInput`.
@@ -115,26 +115,26 @@ pub struct Talk {
     pub output: Vec<u8>,
 }
 
-impl Default for Talk {
-    fn default() -> Talk {
+impl Default for WireSession {
+    fn default() -> WireSession {
         let (events, output) = (Vec::new(), Vec::new());
-        Talk { wire: Wire::new(PEER), outbox: Outbox::default(), events, output }
+        WireSession { wire: Wire::new(PEER), outbox: Outbox::default(), events, output }
     }
 }
 
-impl Talk {
+impl WireSession {
     /// A conversation whose handshake is done and forgotten.
-    pub fn open(codec: &mut Codec) -> Talk {
-        let mut talk = Talk::default();
-        talk.hear(codec, &request());
-        assert_eq!(talk.events, [opened()]);
-        talk.events.clear();
-        talk.output.clear();
-        talk
+    pub fn open(codec: &mut Codec) -> WireSession {
+        let mut session = WireSession::default();
+        session.feed(codec, &request());
+        assert_eq!(session.events, [opened()]);
+        session.events.clear();
+        session.output.clear();
+        session
     }
 
     /// Feeds bytes as one read of a socket would.
-    pub fn hear(&mut self, codec: &mut Codec, bytes: &[u8]) {
+    pub fn feed(&mut self, codec: &mut Codec, bytes: &[u8]) {
         let mut read = bytes.to_vec();
         let mut input = &mut *read;
         // Each event takes at least a byte, except for the last two.

@@ -17,7 +17,7 @@ pub const LONG: Duration = Duration::from_secs(10);
 
 /// What a client gets next.
 #[derive(Debug, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// A text frame.
     Text(String),
     /// The end, with the code of the server's close frame; none after a reset.
@@ -33,7 +33,7 @@ pub struct Client {
     ended: Option<Option<u16>>,
     drains: u64,
     /// What [`Client::find`] has passed by.
-    passed: Vec<Value>,
+    skipped: Vec<Value>,
 }
 
 impl Client {
@@ -48,7 +48,7 @@ impl Client {
     }
 
     /// One whose kernel keeps little for it.
-    pub fn narrow(address: SocketAddr) -> Client {
+    pub fn with_small_receive_buffer(address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4 * 1024).unwrap();
         socket.connect(&address.into()).unwrap();
@@ -80,22 +80,22 @@ impl Client {
         socket.set_read_timeout(Some(LONG)).unwrap();
         socket.set_write_timeout(Some(LONG)).unwrap();
         match tungstenite::client(request, socket) {
-            Ok((socket, _)) => Ok(Client { socket, ended: None, drains: 0, passed: Vec::new() }),
+            Ok((socket, _)) => Ok(Client { socket, ended: None, drains: 0, skipped: Vec::new() }),
             Err(fault) => Err(fault.to_string()),
         }
     }
 
     /// Opens a WebSocket and says whose it is.
-    pub fn of_user(address: SocketAddr, user: u64) -> Client {
+    pub fn as_user(address: SocketAddr, user: u64) -> Client {
         let mut client = Client::connect(address);
-        client.say(&json!({"type": "user_connected", "userId": user}));
+        client.send(&json!({"type": "user_connected", "userId": user}));
         client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
         client
     }
 
     /// The same, and hears a thread.
     pub fn in_thread(address: SocketAddr, user: u64, thread: u64) -> Client {
-        let mut client = Client::of_user(address, user);
+        let mut client = Client::as_user(address, user);
         client.join(thread);
         client
     }
@@ -103,45 +103,45 @@ impl Client {
     /// Opens a WebSocket and proves whose it is.
     pub fn proven(address: SocketAddr, user: u64, token: &str) -> Client {
         let mut client = Client::connect(address);
-        client.say(&json!({"type": "user_connected", "userId": user, "token": token}));
+        client.send(&json!({"type": "user_connected", "userId": user, "token": token}));
         client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
         client
     }
 
     /// Starts to hear a thread.
     pub fn join(&mut self, thread: u64) {
-        self.say(&json!({"type": "join_thread", "threadId": thread}));
+        self.send(&json!({"type": "join_thread", "threadId": thread}));
         self.expect(|frame| frame["type"] == "thread_joined" && frame["threadId"] == thread);
     }
 
     /// Sends a frame.
-    pub fn say(&mut self, frame: &Value) {
-        self.say_text(&frame.to_string());
+    pub fn send(&mut self, frame: &Value) {
+        self.send_text(&frame.to_string());
     }
 
     /// Sends a text as it is.
-    pub fn say_text(&mut self, text: &str) {
-        self.try_say(Message::text(text)).unwrap();
+    pub fn send_text(&mut self, text: &str) {
+        self.try_send(Message::text(text)).unwrap();
     }
 
     /// Sends anything; fails when the server no longer listens.
-    pub fn try_say(&mut self, message: Message) -> Result<(), Error> {
+    pub fn try_send(&mut self, message: Message) -> Result<(), Error> {
         self.socket.send(message)
     }
 
     /// What comes next, waiting until `until`.
-    pub fn next_until(&mut self, until: Instant) -> Heard {
+    pub fn next_until(&mut self, until: Instant) -> Received {
         loop {
             if let Some(code) = self.ended {
-                return Heard::Closed(code);
+                return Received::Closed(code);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Heard::Silence;
+                return Received::Silence;
             }
             self.socket.get_ref().set_read_timeout(Some(left)).unwrap();
             match self.socket.read() {
-                Ok(Message::Text(text)) => return Heard::Text(text.to_string()),
+                Ok(Message::Text(text)) => return Received::Text(text.to_string()),
                 Ok(Message::Close(frame)) => {
                     self.ended = Some(frame.map(|CloseFrame { code, .. }| code.into()));
                     // Lets the answer to the close leave.
@@ -157,7 +157,7 @@ impl Client {
     /// The next frame as it is on the wire.
     pub fn next_text(&mut self) -> String {
         match self.next_until(Instant::now() + LONG) {
-            Heard::Text(text) => text,
+            Received::Text(text) => text,
             other => panic!("expected a frame, not {other:?}"),
         }
     }
@@ -179,7 +179,7 @@ impl Client {
         let mut dropped = Vec::new();
         loop {
             let frame: Value = match self.next_until(until) {
-                Heard::Text(text) => serde_json::from_str(&text).unwrap(),
+                Received::Text(text) => serde_json::from_str(&text).unwrap(),
                 other => panic!("expected frame is missing: {other:?} after {dropped:?}"),
             };
             if wanted(&frame) {
@@ -191,15 +191,15 @@ impl Client {
 
     /// The wanted frame, whatever comes before it: that is kept for the next search.
     pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        if let Some(at) = self.passed.iter().position(&wanted) {
-            return self.passed.remove(at);
+        if let Some(at) = self.skipped.iter().position(&wanted) {
+            return self.skipped.remove(at);
         }
         loop {
             let frame = self.next();
             if wanted(&frame) {
                 return frame;
             }
-            self.passed.push(frame);
+            self.skipped.push(frame);
         }
     }
 
@@ -219,7 +219,7 @@ impl Client {
     /// Sees that nothing comes.
     pub fn expect_nothing_for(&mut self, time: Duration) {
         let heard = self.next_until(Instant::now() + time);
-        assert_eq!(heard, Heard::Silence);
+        assert_eq!(heard, Received::Silence);
     }
 
     /// All frames that the server has put out for this connection so far: asks for a `pong` and
@@ -233,7 +233,7 @@ impl Client {
     pub fn drain_texts(&mut self) -> Vec<String> {
         self.drains += 1;
         let name = format!("drain-{}", self.drains);
-        self.say(&json!({"type": "ping", "clientId": name}));
+        self.send(&json!({"type": "ping", "clientId": name}));
         let pong = json!({"type": "pong", "clientId": name}).to_string();
         let mut texts = Vec::new();
         loop {
@@ -251,9 +251,9 @@ impl Client {
         let until = Instant::now() + LONG;
         loop {
             match self.next_until(until) {
-                Heard::Closed(code) => return code,
-                Heard::Text(_) => {}
-                Heard::Silence => panic!("the connection is still open"),
+                Received::Closed(code) => return code,
+                Received::Text(_) => {}
+                Received::Silence => panic!("the connection is still open"),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use buddyline::hub::interface::ConnId;
 use serde_json::{Map, Value, json};
 
-use super::town::Town;
+use super::harness::HubHarness;
 
 /// The name of a call where a diagram gives none.
 const CALL: &str = "c1";
@@ -20,8 +20,8 @@ struct Device {
     conn: ConnId,
 }
 
-pub struct Stage<'a> {
-    town: Town,
+pub struct DiagramRunner<'a> {
+    harness: HubHarness,
     devices: Vec<Device>,
     /// Where the diagram stands in the document, for who has to mend it.
     place: &'a str,
@@ -30,31 +30,32 @@ pub struct Stage<'a> {
 
 /// Plays it to its end.
 pub fn play(diagram: &str, place: &str) {
-    let mut stage = Stage { town: Town::default(), devices: Vec::new(), place, slots: 0 };
+    let mut runner =
+        DiagramRunner { harness: HubHarness::default(), devices: Vec::new(), place, slots: 0 };
     let mut lines = diagram.lines().map(str::trim).peekable();
     assert_eq!(lines.next(), Some("sequenceDiagram"), "{place}");
     while let Some(line) = lines.next() {
         let Some((what, words)) = line.split_once(": ") else {
-            stage.open(line);
+            runner.open(line);
             continue;
         };
         match what.split_once("->>") {
-            Some((from, "S")) => stage.say(from, words),
+            Some((from, "S")) => runner.send(from, words),
             Some((from, to)) => panic!("{place}: {from} to {to} is heard before it is said"),
-            None => stage.happens(what, words),
+            None => runner.apply_note(what, words),
         }
         let mut expected = Vec::new();
-        while let Some(heard) = lines.next_if(|line| is_heard_or_told(line)) {
+        while let Some(heard) = lines.next_if(|line| is_output_or_note(line)) {
             if let Some((to, words)) = heard.strip_prefix("S->>").and_then(|l| l.split_once(": ")) {
                 expected.push((to.to_owned(), words.to_owned()));
             }
         }
-        stage.hear(&expected);
+        runner.expect_frames(&expected);
     }
 }
 
 /// What a device hears; and notes in which nothing happens, which may stand between.
-fn is_heard_or_told(line: &str) -> bool {
+fn is_output_or_note(line: &str) -> bool {
     line.starts_with("S->>") || line.starts_with("Note") && seconds(line).is_none()
 }
 
@@ -63,14 +64,14 @@ fn seconds(note: &str) -> Option<u64> {
     note.rsplit(": ").next()?.strip_suffix(" seconds")?.parse().ok()
 }
 
-impl Stage<'_> {
+impl DiagramRunner<'_> {
     fn open(&mut self, line: &str) {
         let named = line.strip_prefix("participant ").and_then(|line| line.split_once(" as "));
         let (alias, name) = named.unwrap_or_else(|| panic!("{}: {line}", self.place));
         let user = name.split("(user ").nth(1).and_then(|rest| rest.strip_suffix(')'));
         if let Some(user) = user {
             self.slots += 1;
-            let conn = self.town.open_in(self.slots, user, "12");
+            let conn = self.harness.open_in(self.slots, user, "12");
             let user = user.parse().expect("a number");
             self.devices.push(Device { alias: alias.to_owned(), user, conn });
         }
@@ -87,7 +88,7 @@ impl Stage<'_> {
         users
     }
 
-    fn say(&mut self, from: &str, words: &str) {
+    fn send(&mut self, from: &str, words: &str) {
         let at = self.at(from);
         let (kind, details) = words.split_once(", ").unwrap_or((words, ""));
         let user = self.devices[at].user;
@@ -96,7 +97,7 @@ impl Stage<'_> {
         match kind {
             "user_connected" => {
                 self.slots += 1;
-                self.devices[at].conn = self.town.open(self.slots);
+                self.devices[at].conn = self.harness.open(self.slots);
                 frame.insert("userId".to_owned(), json!(user));
             }
             _ => {
@@ -115,28 +116,28 @@ impl Stage<'_> {
             let (field, value) = detail.split_once(' ').expect("a field and its value");
             frame.insert(field.to_owned(), value_of(value));
         }
-        self.town.say(self.devices[at].conn, &Value::from(frame).to_string());
+        self.harness.send(self.devices[at].conn, &Value::from(frame).to_string());
     }
 
-    fn happens(&mut self, what: &str, words: &str) {
+    fn apply_note(&mut self, what: &str, words: &str) {
         if let Some(lost) = what.strip_suffix("-xS") {
             let at = self.at(lost);
-            self.town.close(self.devices[at].conn);
+            self.harness.close(self.devices[at].conn);
         } else if let Some(seconds) = seconds(words) {
-            self.town.pass(Duration::from_secs(seconds));
+            self.harness.advance(Duration::from_secs(seconds));
         } else if words == "in an answered call" {
             let [one, two] = [0, 1].map(|at| self.devices[at].alias.clone());
-            self.say(&one, "call_initiated");
-            self.say(&two, "answer");
-            self.town.heard();
+            self.send(&one, "call_initiated");
+            self.send(&two, "answer");
+            self.harness.received();
         } else {
             assert!(what.starts_with("Note over "), "{}: {what}", self.place);
         }
     }
 
-    fn hear(&mut self, expected: &[(String, String)]) {
+    fn expect_frames(&mut self, expected: &[(String, String)]) {
         let place = self.place;
-        let heard = self.town.heard();
+        let heard = self.harness.received();
         let name = |conn: &ConnId| {
             let device = self.devices.iter().find(|device| device.conn == *conn);
             device.map_or("?", |device| &device.alias).to_owned()

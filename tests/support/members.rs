@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use super::community::{Request, Response};
 use super::jwt;
+use super::site_model::{Request, Response};
 
 /// The members. Whoever is not mentioned here is one without troubles.
 #[derive(Default)]

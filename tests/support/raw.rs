@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// No connection lasts longer.
-const LONGEST: Duration = Duration::from_secs(30);
+const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The answer to a probe.
 pub const ME: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
@@ -78,7 +78,7 @@ impl RawSite {
                     socket.set_nonblocking(false).unwrap();
                     socket.set_nodelay(true).unwrap();
                     socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-                    socket.set_write_timeout(Some(LONGEST)).unwrap();
+                    socket.set_write_timeout(Some(TIME_MAX)).unwrap();
                     let number = threads.len();
                     seen.lock().unwrap().push(Vec::new());
                     let mut connection = Connection {
@@ -87,7 +87,7 @@ impl RawSite {
                         unread: Vec::new(),
                         seen: seen.clone(),
                         stopping: stopping.clone(),
-                        until: Instant::now() + LONGEST,
+                        until: Instant::now() + TIME_MAX,
                     };
                     let handle = handle.clone();
                     threads.push(thread::spawn(move || handle(&mut connection)));
@@ -129,7 +129,7 @@ impl Drop for RawSite {
 
 impl Connection {
     /// Whether this is to go on.
-    pub fn lasts(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         !self.stopping.load(Ordering::Relaxed) && Instant::now() < self.until
     }
 
@@ -144,7 +144,7 @@ impl Connection {
                     self.unread.extend_from_slice(&piece[..n]);
                     self.seen.lock().unwrap()[self.number].extend_from_slice(&piece[..n]);
                 }
-                Err(_) if self.lasts() => {}
+                Err(_) if self.is_active() => {}
                 Err(_) => return false,
             }
         }
@@ -181,7 +181,7 @@ impl Connection {
 
     /// Writes; false when the client has gone.
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.lasts() && self.socket.write_all(bytes.as_ref()).is_ok()
+        self.is_active() && self.socket.write_all(bytes.as_ref()).is_ok()
     }
 
     /// Ends the stream towards the client, and goes on reading.

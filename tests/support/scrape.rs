@@ -19,14 +19,14 @@ pub struct Family {
 
 /// A page, read strictly: what is no line of the format is a panic.
 #[derive(Debug)]
-pub struct Scraped {
+pub struct MetricsPage {
     pub text: String,
     pub families: BTreeMap<String, Family>,
     pub samples: Samples,
 }
 
 /// Where a server lets itself be watched.
-pub fn monitored(server: &Server) -> SocketAddr {
+pub fn metrics_address(server: &Server) -> SocketAddr {
     let log = server.log();
     let mut places = log.iter().filter_map(|line| line.split_once("metrics on http://"));
     let (_, place) = places.next().expect("it says where its numbers are");
@@ -40,21 +40,24 @@ pub fn start(arguments: &[&str]) -> Server {
 
 /// Asks for a path, as a monitor does.
 pub fn get(server: &Server, path: &str) -> String {
-    ask(monitored(server), format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+    ask(
+        metrics_address(server),
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
+    )
 }
 
 /// Reads the numbers.
-pub fn scrape(server: &Server) -> Scraped {
+pub fn scrape(server: &Server) -> MetricsPage {
     let answer = get(server, "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
-    Scraped::read(body)
+    MetricsPage::read(body)
 }
 
-impl Scraped {
-    fn read(text: &str) -> Scraped {
+impl MetricsPage {
+    fn read(text: &str) -> MetricsPage {
         let (mut families, mut samples) = (BTreeMap::new(), Samples::new());
         let mut current = String::new();
         let mut help = None;
@@ -84,7 +87,7 @@ impl Scraped {
                 assert!(samples.insert(sample.to_owned(), value).is_none(), "twice: {sample}");
             }
         }
-        Scraped { text: text.to_owned(), families, samples }
+        MetricsPage { text: text.to_owned(), families, samples }
     }
 
     /// The value of one sample, which is there.
@@ -93,7 +96,7 @@ impl Scraped {
     }
 
     /// The samples of a family that are not zero, by the value of their one label.
-    pub fn not_zero(&self, family: &str) -> Vec<(&str, f64)> {
+    pub fn nonzero(&self, family: &str) -> Vec<(&str, f64)> {
         let samples = self.samples.iter().filter(|(_, value)| **value != 0.0);
         let own = samples.filter_map(|(sample, value)| {
             let labels = sample.strip_prefix(family)?.strip_prefix('{')?;

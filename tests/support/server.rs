@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(10);
 
 /// How often a process is looked at.
-const SLICE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A server in a process of its own.
 pub struct Server {
@@ -73,7 +73,7 @@ impl Server {
     }
 
     /// Leaves the running process at most so many descriptors.
-    pub fn leave_descriptors(&self, count: u64) {
+    pub fn limit_descriptors(&self, count: u64) {
         let pid = self.child.id().try_into().unwrap();
         rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some((count, count)), None).unwrap();
     }
@@ -119,7 +119,7 @@ impl Server {
     }
 
     /// All that it has written, once it has ended.
-    pub fn last_words(&self) -> String {
+    pub fn final_output(&self) -> String {
         let lines = self.log.lines.lock().unwrap();
         let writes = |lines: &mut Lines| lines.ended < STREAMS;
         let (lines, waited) = self.log.more.wait_timeout_while(lines, LONG, writes).unwrap();
@@ -157,12 +157,12 @@ impl Server {
                 return status;
             }
             assert!(Instant::now() < until, "still running after {within:?}: {:#?}", self.log());
-            thread::sleep(SLICE);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// Processor time used so far, in clock ticks, a hundred a second.
-    pub fn processor_ticks(&self) -> u64 {
+    pub fn cpu_ticks(&self) -> u64 {
         ticks(Path::new(&format!("/proc/{}", self.id())))
     }
 
@@ -206,7 +206,7 @@ impl Server {
 }
 
 /// Waits until something holds; polls, since a process's tables ring no bell.
-pub fn eventually(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + within;
     while !holds() {
         assert!(Instant::now() < until, "not within {within:?}: {what}");

@@ -20,16 +20,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::community::{Community, Response, Thread};
 use super::fixtures::Fixture;
+use super::site_model::{Response, SiteModel, Thread};
 use super::{gzip, jwt};
 
-pub use super::community::Request;
+pub use super::site_model::Request;
 
 /// How often a waiting thread looks whether the site has ended.
-const SLICE: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// No request, hang or delay lasts longer than this.
-const LONGEST: Duration = Duration::from_secs(60);
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What goes wrong with one request. Nothing is stored unless it says so.
 #[derive(Clone, Debug)]
@@ -110,13 +110,13 @@ type Rule = Box<dyn FnMut(usize, &Request) -> Option<Fault> + Send>;
 
 #[derive(Default)]
 struct State {
-    community: Community,
+    site_model: SiteModel,
     requests: Vec<Request>,
     posts: usize,
     latency: Duration,
     faults: VecDeque<Fault>,
     rule: Option<Rule>,
-    everything: Option<Fault>,
+    default_fault: Option<Fault>,
 }
 
 struct Shared {
@@ -132,13 +132,13 @@ impl Shared {
 
     /// Sleeps; `false` when the site ends meanwhile.
     fn sleep(&self, time: Duration) -> bool {
-        let until = Instant::now() + time.min(LONGEST);
+        let until = Instant::now() + time.min(TIME_MAX);
         while !self.stopping.load(Ordering::Relaxed) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;
             }
-            thread::sleep(left.min(SLICE));
+            thread::sleep(left.min(POLL_INTERVAL));
         }
         false
     }
@@ -159,7 +159,7 @@ impl Site {
         let address = listener.local_addr().expect("a bound socket has an address");
         listener.set_nonblocking(true).expect("a socket can be made not to block");
         let shared = Arc::new(Shared { state: Mutex::default(), stopping: AtomicBool::new(false) });
-        shared.lock().community.members.issuer = format!("http://{address}");
+        shared.lock().site_model.members.issuer = format!("http://{address}");
         let acceptor = thread::spawn({
             let shared = shared.clone();
             move || accept(&listener, &shared)
@@ -188,37 +188,37 @@ impl Site {
     /// Makes a token stand for a member, or an Application Password that is written `Basic …` with
     /// padded base64.
     pub fn add_member(&self, token: &str, id: u64) {
-        self.shared.lock().community.members.tokens.insert(token.to_owned(), id);
+        self.shared.lock().site_model.members.tokens.insert(token.to_owned(), id);
     }
 
     /// Suspends a member.
     pub fn suspend(&self, id: u64) {
-        self.shared.lock().community.members.suspended.insert(id);
+        self.shared.lock().site_model.members.suspended.insert(id);
     }
 
     /// Deletes a member: tokens are nobody's, and rows in threads stay.
     pub fn delete_member(&self, id: u64) {
-        self.shared.lock().community.members.deleted.insert(id);
+        self.shared.lock().site_model.members.deleted.insert(id);
     }
 
     /// Lets a member look into threads that they are not in.
     pub fn add_moderator(&self, id: u64) {
-        self.shared.lock().community.members.moderators.insert(id);
+        self.shared.lock().site_model.members.moderators.insert(id);
     }
 
     /// From now on tokens are expected bare in this header.
     pub fn set_token_header(&self, name: &str) {
-        self.shared.lock().community.members.token_header = Some(name.to_owned());
+        self.shared.lock().site_model.members.token_header = Some(name.to_owned());
     }
 
     /// From now on a token of three segments is checked with this secret, as the JWT plugin does.
     pub fn set_jwt_secret(&self, secret: &str) {
-        self.shared.lock().community.members.jwt_secret = Some(secret.to_owned());
+        self.shared.lock().site_model.members.jwt_secret = Some(secret.to_owned());
     }
 
     /// A member's token for this long, as the JWT plugin makes it. Needs a secret.
     pub fn jwt(&self, id: u64, lasts: Duration) -> String {
-        let secret = self.shared.lock().community.members.jwt_secret.clone().expect("a secret");
+        let secret = self.shared.lock().site_model.members.jwt_secret.clone().expect("a secret");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         jwt::token(&secret, &self.url(), id, now.as_secs(), |_, claims| {
             claims["exp"] = (now + lasts).as_secs().into();
@@ -228,26 +228,26 @@ impl Site {
     /// Makes a thread with these participants.
     pub fn add_thread(&self, id: u64, participants: &[u64]) {
         let thread = Thread { participants: participants.to_vec(), messages: Vec::new() };
-        self.shared.lock().community.threads.insert(id, thread);
+        self.shared.lock().site_model.threads.insert(id, thread);
     }
 
     /// Gives a thread these participants instead, the oldest row first.
     pub fn set_participants(&self, thread: u64, participants: &[u64]) {
         let mut state = self.shared.lock();
-        let thread = state.community.threads.get_mut(&thread).expect("a thread");
+        let thread = state.site_model.threads.get_mut(&thread).expect("a thread");
         thread.participants = participants.to_vec();
     }
 
     /// Takes someone out of a thread.
     pub fn remove_participant(&self, thread: u64, id: u64) {
         let mut state = self.shared.lock();
-        let thread = state.community.threads.get_mut(&thread).expect("a thread");
+        let thread = state.site_model.threads.get_mut(&thread).expect("a thread");
         thread.participants.retain(|other| *other != id);
     }
 
     /// Deletes a thread with its messages. `add_thread` may use its number again, as sites do.
     pub fn delete_thread(&self, thread: u64) {
-        self.shared.lock().community.threads.remove(&thread);
+        self.shared.lock().site_model.threads.remove(&thread);
     }
 
     /// From now on everything takes this long, at least.
@@ -257,12 +257,12 @@ impl Site {
 
     /// From now on addresses under `/wp-json/` do what they do on a site with plain permalinks.
     pub fn set_plain_permalinks(&self, plain: bool) {
-        self.shared.lock().community.plain_permalinks = plain;
+        self.shared.lock().site_model.plain_permalinks = plain;
     }
 
     /// Switches the Messages component off.
-    pub fn switch_messages_off(&self) {
-        self.shared.lock().community.without_messages = true;
+    pub fn disable_messages(&self) {
+        self.shared.lock().site_model.messages_disabled = true;
     }
 
     /// The next POST that has no fault yet has this one. Each call is for one POST.
@@ -278,7 +278,7 @@ impl Site {
 
     /// Everything that nothing else claims, also what is no POST, goes wrong in this way.
     pub fn always(&self, fault: Fault) {
-        self.shared.lock().everything = Some(fault);
+        self.shared.lock().default_fault = Some(fault);
     }
 
     /// All requests so far, in the order in which they were read.
@@ -292,45 +292,45 @@ impl Site {
     }
 
     /// The questions whose a credential is; a probe has none.
-    pub fn proofs(&self) -> Vec<Request> {
+    pub fn proof_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         let state = self.shared.lock();
         requests.retain(|r| {
             let me = r.method == "GET" && r.path.contains("/members/me");
-            me && state.community.members.credential(r).is_some()
+            me && state.site_model.members.credential(r).is_some()
         });
         requests
     }
 
     /// The questions whether a message is stored.
-    pub fn looks(&self) -> Vec<Request> {
+    pub fn lookup_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
-        requests.retain(is_look);
+        requests.retain(is_lookup);
         requests
     }
 
     /// The questions who takes part in a thread, each page for itself.
-    pub fn lists(&self) -> Vec<Request> {
+    pub fn list_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
-        requests.retain(|r| r.method == "GET" && r.path.contains("/messages/") && !is_look(r));
+        requests.retain(|r| r.method == "GET" && r.path.contains("/messages/") && !is_lookup(r));
         requests
     }
 
     /// What a thread holds, oldest first: sender and text.
     pub fn stored(&self, thread: u64) -> Vec<(u64, String)> {
         let state = self.shared.lock();
-        let thread = state.community.threads.get(&thread);
+        let thread = state.site_model.threads.get(&thread);
         thread.map_or(Vec::new(), |t| t.messages.iter().map(|m| (m.1, m.2.clone())).collect())
     }
 
     /// The threads' ids and participants.
     pub fn threads(&self) -> Vec<(u64, Vec<u64>)> {
         let state = self.shared.lock();
-        state.community.threads.iter().map(|(id, t)| (*id, t.participants.clone())).collect()
+        state.site_model.threads.iter().map(|(id, t)| (*id, t.participants.clone())).collect()
     }
 }
 
-fn is_look(request: &Request) -> bool {
+fn is_lookup(request: &Request) -> bool {
     let thread =
         request.path.contains("recipients_page=1") && request.argument("_fields").is_none();
     request.method == "GET" && (thread || request.path.contains("/search-thread"))
@@ -354,7 +354,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
                 let number = connections.len() + 1;
                 connections.push(thread::spawn(move || {
                     // An error is the client's going away, which is its right.
-                    let _ = converse(&socket, number, &shared);
+                    let _ = serve_connection(&socket, number, &shared);
                     let _ = socket.shutdown(Shutdown::Both);
                 }));
             }
@@ -366,14 +366,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn converse(socket: &TcpStream, number: usize, shared: &Shared) -> io::Result<()> {
+fn serve_connection(socket: &TcpStream, number: usize, shared: &Shared) -> io::Result<()> {
     socket.set_nonblocking(false)?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(SLICE))?;
+    socket.set_read_timeout(Some(POLL_INTERVAL))?;
     socket.set_write_timeout(Some(Duration::from_secs(5)))?;
     while let Some(request) = read_request(socket, number, shared)? {
-        let (fault, latency) = note(&request, shared);
-        if !shared.sleep(latency) || !react(socket, &request, fault, shared)? {
+        let (fault, latency) = record_request(&request, shared);
+        if !shared.sleep(latency) || !respond(socket, &request, fault, shared)? {
             break;
         }
     }
@@ -386,7 +386,7 @@ fn read_request(
     number: usize,
     shared: &Shared,
 ) -> io::Result<Option<Request>> {
-    let until = Instant::now() + LONGEST;
+    let until = Instant::now() + TIME_MAX;
     let mut bytes = Vec::new();
     let mut piece = [0; 16 << 10];
     let mut head_end = None;
@@ -429,7 +429,7 @@ fn parse_head(head: &[u8], connection: usize) -> Request {
 }
 
 /// Writes a request down and decides what goes wrong with it.
-fn note(request: &Request, shared: &Shared) -> (Option<Fault>, Duration) {
+fn record_request(request: &Request, shared: &Shared) -> (Option<Fault>, Duration) {
     let mut state = shared.lock();
     state.requests.push(request.clone());
     let mut fault = None;
@@ -446,11 +446,11 @@ fn note(request: &Request, shared: &Shared) -> (Option<Fault>, Duration) {
             state.rule = Some(rule);
         }
     }
-    (fault.or_else(|| state.everything.clone()), state.latency)
+    (fault.or_else(|| state.default_fault.clone()), state.latency)
 }
 
 /// Answers, or does not. `false` when the connection is to be closed.
-fn react(
+fn respond(
     mut socket: &TcpStream,
     request: &Request,
     fault: Option<Fault>,
@@ -463,13 +463,13 @@ fn react(
     }
     let good = match &fault {
         Some(fault) if !fault.stores() => Response::default(),
-        _ => shared.lock().community.answer(request),
+        _ => shared.lock().site_model.answer(request),
     };
     let json = |body: Vec<u8>| Response { body, ..good.clone() };
     let response = match fault {
         None | Some(Fault::Delay(_)) => good,
         Some(Fault::Hang | Fault::HangAfterStoring) => {
-            shared.sleep(LONGEST);
+            shared.sleep(TIME_MAX);
             return Ok(false);
         }
         Some(Fault::Close | Fault::CloseAfterStoring) => return Ok(false),
@@ -477,7 +477,7 @@ fn react(
         Some(Fault::StoredLate(after)) => {
             socket.write_all(&Response::html(504).bytes())?;
             if shared.sleep(after) {
-                shared.lock().community.answer(request);
+                shared.lock().site_model.answer(request);
             }
             return Ok(false);
         }

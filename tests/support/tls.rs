@@ -61,11 +61,11 @@ impl Certificate {
 
     /// Puts one into the same files that holds from the one year to the other.
     pub fn replace_with_years(&mut self, from: i32, until: i32) {
-        let mut wishes = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-        wishes.not_before = rcgen::date_time_ymd(from, 1, 1);
-        wishes.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
         let key = KeyPair::generate().unwrap();
-        let cert = wishes.self_signed(&key).unwrap();
+        let cert = params.self_signed(&key).unwrap();
         self.write("cert.pem", 0o644, &cert.pem());
         self.write("key.pem", 0o600, &key.serialize_pem());
         self.der = cert.der().clone();
@@ -173,24 +173,24 @@ impl Client {
     ) -> Client {
         let mut client = Client::connect(address, config);
         client.identify(user);
-        client.say(&json!({"type": "join_thread", "threadId": thread}));
+        client.send(&json!({"type": "join_thread", "threadId": thread}));
         client.expect("thread_joined");
         client
     }
 
     /// Says whose it is.
     pub fn identify(&mut self, user: u64) {
-        self.say(&json!({"type": "user_connected", "userId": user}));
+        self.send(&json!({"type": "user_connected", "userId": user}));
         self.expect("user_connected");
     }
 
     /// Sends a frame.
-    pub fn say(&mut self, frame: &Value) {
-        self.try_say(frame).unwrap();
+    pub fn send(&mut self, frame: &Value) {
+        self.try_send(frame).unwrap();
     }
 
     /// Sends a frame; fails when the server no longer listens.
-    pub fn try_say(&mut self, frame: &Value) -> Result<(), tungstenite::Error> {
+    pub fn try_send(&mut self, frame: &Value) -> Result<(), tungstenite::Error> {
         self.socket.send(Message::text(frame.to_string()))
     }
 

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_believed_for_its_name_its_time_and_from_a_known_authority() {
+    fn certificate_needs_valid_name_time_and_authority() {
         let refused = |why: &str| Err(Tls::Certificate(why.to_owned()));
         assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
         assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn who_never_ends_a_handshake_is_given_up_in_time() {
+    fn endless_tls_handshake_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let begun = Instant::now();

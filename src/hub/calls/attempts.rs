@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_as_allowed_begin_in_a_minute_and_then_again() {
+    fn call_attempts_are_limited_per_minute() {
         let (alice, bob) = (IdKey::Number(2), IdKey::Number(3));
         let start = Instant::now();
         let mut attempts = Attempts::default();

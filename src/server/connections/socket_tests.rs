@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_to_the_place_of_one_with_two_reasons_to_go_stays() {
+    fn new_connection_in_a_twice_doomed_slot_is_kept() {
         let mut fixture = Fixture::new(UNLIMITED);
         let (slot, _client) = fixture.connect();
         // Its end was read in one tick, and a write has failed in the next.
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn when_too_much_is_held_nobody_goes_who_holds_nothing() {
+    fn memory_shedding_spares_connections_holding_nothing() {
         let mut fixture = Fixture::new(1 << 20);
         let (slow, _reads_nothing) = fixture.connect();
         let quick: Vec<_> = (0..8).map(|_| fixture.connect()).collect();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_and_not_looked_at_is_held_by_whom_it_came_from() {
+    fn unparsed_input_counts_as_held_by_its_connection() {
         let mut fixture = Fixture::new(1 << 20);
         let flooders: Vec<_> = (0..80).map(|_| fixture.connect()).collect();
         let (quiet, _client) = fixture.connect();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_read_to_the_end_needs_no_second_turn() {
+    fn fully_read_connection_is_not_requeued() {
         let mut fixture = Fixture::new(UNLIMITED);
         let (slot, mut client) = fixture.connect();
         client.write_all(b"all of it").unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_more_than_a_tick_s_share_of_what_is_for_many_waits_for_the_next_round() {
+    fn fanout_over_the_tick_budget_waits_for_the_next_tick() {
         let mut fixture = Fixture::new(UNLIMITED);
         let many: Vec<_> = (0..=IMMEDIATE_RECEIVERS_MAX).map(|_| fixture.connect()).collect();
         let ids: Vec<_> =
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_to_the_place_of_one_in_the_queue_has_one_turn() {
+    fn new_connection_in_a_queued_slot_has_one_turn() {
         let mut fixture = Fixture::new(UNLIMITED);
         let mut many: Vec<_> = (0..=IMMEDIATE_RECEIVERS_MAX).map(|_| fixture.connect()).collect();
         let frame = EncodedFrame::from([1, 2, 3].as_slice());

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_come_first_and_messages_keep_half_of_the_workers() {
+    fn checks_go_first_and_messages_keep_half_the_workers() {
         let mut queue = Queue::new(4, 8);
         push(&mut queue, "mmmmmmcccc");
         assert_eq!(dispatch(&mut queue), "ccmm");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_its_bound_and_what_is_given_up_makes_room() {
+    fn each_queue_is_bounded_and_cancelling_frees_room() {
         let mut queue = Queue::new(2, 3);
         assert_eq!(push(&mut queue, "mmmmmmm"), [true, true, true, true, true, false, false]);
         assert_eq!(push(&mut queue, "ccc"), [true, true, false], "beside a full line of messages");

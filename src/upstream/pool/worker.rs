@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_panics_is_answered_as_unknown_and_its_worker_goes_on() {
+    fn panicking_request_is_unknown_and_the_worker_survives() {
         let poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let (tasks, todo) = bounded(4);

@@ -52,11 +52,11 @@ pub fn run(data: &[u8]) {
         (Trust::Verified, PresenceScope::All),
         (Trust::Verified, PresenceScope::Threads),
     ] {
-        let mut stage = Stage::new(Settings { trust, presence, ..settings() });
+        let mut fuzz_run = FuzzRun::new(Settings { trust, presence, ..settings() });
         for line in text.split('\n').take(LINES_MAX) {
-            stage.act(line);
+            fuzz_run.apply_line(line);
         }
-        stage.end();
+        fuzz_run.end();
     }
 }
 
@@ -118,7 +118,7 @@ fn object(text: &str) -> BTreeMap<String, &RawValue> {
     serde_json::from_str(text).unwrap_or_else(|fault| panic!("{fault} in {text}"))
 }
 
-struct Stage {
+struct FuzzRun {
     hub: Hub,
     now: Now,
     conns: [Option<ConnId>; 3],
@@ -127,21 +127,21 @@ struct Stage {
     messages: u64,
 }
 
-impl Stage {
-    fn new(settings: Settings) -> Stage {
+impl FuzzRun {
+    fn new(settings: Settings) -> FuzzRun {
         let now = Now { instant: Instant::now(), unix_s: 1_795_345_238 };
         let (conns, asked) = Default::default();
-        Stage { hub: Hub::new(settings), now, conns, serial: 0, asked, messages: 0 }
+        FuzzRun { hub: Hub::new(settings), now, conns, serial: 0, asked, messages: 0 }
     }
 
-    fn act(&mut self, line: &str) {
+    fn apply_line(&mut self, line: &str) {
         let mut rest = line.chars();
         let Some(first) = rest.next() else { return };
         let rest = rest.as_str();
         match first {
             'a'..='c' => {
                 let conn = self.conns[first as usize - 'a' as usize];
-                let conn = conn.unwrap_or_else(|| self.come(first as usize - 'a' as usize, ""));
+                let conn = conn.unwrap_or_else(|| self.connect(first as usize - 'a' as usize, ""));
                 // The hub may have closed it at once, as a bad token has it.
                 if self.conns.contains(&Some(conn)) {
                     self.handle(Input::Frame { conn, text: rest });
@@ -150,16 +150,16 @@ impl Stage {
             'A'..='C' => match self.conns[first as usize - 'A' as usize].take() {
                 Some(conn) => self.handle(Input::Closed { conn }),
                 None => {
-                    self.come(first as usize - 'A' as usize, rest);
+                    self.connect(first as usize - 'A' as usize, rest);
                 }
             },
-            '+' => self.pass(rest.parse().unwrap_or(1).min(100_000)),
+            '+' => self.advance(rest.parse().unwrap_or(1).min(100_000)),
             '!' => self.answer(rest),
             _ => {}
         }
     }
 
-    fn come(&mut self, slot: usize, token: &str) -> ConnId {
+    fn connect(&mut self, slot: usize, token: &str) -> ConnId {
         self.serial += 1;
         let conn = ConnId { slot: slot as u32, serial: self.serial };
         self.conns[slot] = Some(conn);
@@ -168,7 +168,7 @@ impl Stage {
         conn
     }
 
-    fn pass(&mut self, seconds: u64) {
+    fn advance(&mut self, seconds: u64) {
         self.now.instant += Duration::from_secs(seconds);
         self.now.unix_s += seconds;
         let mut due = 0;
@@ -292,7 +292,7 @@ impl Stage {
     fn end(&mut self) {
         for letter in ['A', 'B', 'C'] {
             if self.conns[letter as usize - 'A' as usize].is_some() {
-                self.act(&letter.to_string());
+                self.apply_line(&letter.to_string());
             }
         }
         let mut answers = 0;
@@ -303,9 +303,9 @@ impl Stage {
                 answers += 1;
                 assert!(answers < FRAMES_PER_EVENT_MAX, "one question leads to the next");
             }
-            self.pass(20);
+            self.advance(20);
         }
-        self.pass(100_000);
+        self.advance(100_000);
         let counts = self.hub.counts();
         assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
         assert_eq!(self.hub.backlog(), [0; 3], "frames, questions, proofs");

@@ -52,8 +52,8 @@ pub fn run(data: &[u8]) {
     }
 
     let mut codec = Codec::new(1_000, rules);
-    let whole = hear(&mut codec, peer, head, head.len());
-    let cut = hear(&mut codec, peer, head, 1 + usize::from(whence >> 2) * 7);
+    let whole = feed(&mut codec, peer, head, head.len());
+    let cut = feed(&mut codec, peer, head, 1 + usize::from(whence >> 2) * 7);
     assert_eq!(whole, cut, "the cuts show");
 }
 
@@ -153,7 +153,7 @@ fn check_opened(opened: &Opened, peer: IpAddr, rules: &Rules) {
 }
 
 /// What came of a head in pieces of this size, and the answer.
-fn hear(
+fn feed(
     codec: &mut Codec,
     peer: IpAddr,
     head: &[u8],

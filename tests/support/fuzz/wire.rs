@@ -3,7 +3,7 @@
 //! The first byte of a case says how it is written, the second how it is cut:
 //!
 //! * bit 0: with a large limit; else with a small one; bit 3: with none;
-//! * bit 1: the rest is frames in short, see [`spelt_out`]; else bytes as they come;
+//! * bit 1: the rest is frames in short, see [`expand_frames`]; else bytes as they come;
 //! * bit 2: without a request in front.
 
 #[path = "../bytes.rs"]
@@ -31,31 +31,31 @@ pub fn run(data: &[u8]) {
         (0, _) => LARGE,
         _ => usize::MAX,
     };
-    let spoken = if how & 2 == 0 { rest.to_vec() } else { spelt_out(rest) };
+    let spoken = if how & 2 == 0 { rest.to_vec() } else { expand_frames(rest) };
     let bytes = if how & 4 == 0 { [request(), spoken].concat() } else { spoken };
     // One codec for all: what a conversation leaves in it must not show in the next.
     let mut codec = codec_of(limit, false);
 
-    let whole = hear(&mut codec, &bytes, limit, |left| left);
+    let whole = feed(&mut codec, &bytes, limit, |left| left);
     check_output(&whole, bytes.len());
     let mut state = u32::from(*seed) + 1;
-    let cut = hear(&mut codec, &bytes, limit, |_| {
+    let cut = feed(&mut codec, &bytes, limit, |_| {
         // xorshift, to draw pieces of some bytes, mostly.
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
         1 + (state >> 8) as usize % if state % 7 == 0 { 2_000 } else { 40 }
     });
-    agree(&whole, &cut);
+    assert_same(&whole, &cut);
     if bytes.len() < 1_000 {
-        agree(&whole, &hear(&mut codec, &bytes, limit, |_| 1));
+        assert_same(&whole, &feed(&mut codec, &bytes, limit, |_| 1));
     }
 }
 
 /// Frames in short: the first byte, the length of the payload, the payload, which is masked here.
 /// A length over 250 says that a header follows which claims the eight bytes after it as length,
 /// and nothing else.
-fn spelt_out(mut rest: &[u8]) -> Vec<u8> {
+fn expand_frames(mut rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let [first, length, more @ ..] = rest {
         rest = more;
@@ -72,19 +72,19 @@ fn spelt_out(mut rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn hear(
+fn feed(
     codec: &mut Codec,
     mut bytes: &[u8],
     limit: usize,
     mut piece: impl FnMut(usize) -> usize,
-) -> Talk {
-    let mut talk = Talk::default();
+) -> WireSession {
+    let mut session = WireSession::default();
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(piece(bytes.len()).clamp(1, bytes.len()));
-        talk.hear(codec, now);
-        let kept = talk.wire.held_bytes();
+        session.feed(codec, now);
+        let kept = session.wire.held_bytes();
         // Fragments up to the limit, and a frame; a header has fourteen bytes at most.
-        let may_be_kept = if talk.wire.is_in_handshake() {
+        let may_be_kept = if session.wire.is_in_handshake() {
             HEAD_BYTES_MAX + 1
         } else {
             limit.saturating_mul(2).saturating_add(14)
@@ -92,26 +92,26 @@ fn hear(
         assert!(kept <= may_be_kept, "{kept} bytes are kept");
         bytes = later;
     }
-    talk
+    session
 }
 
-fn agree(whole: &Talk, cut: &Talk) {
+fn assert_same(whole: &WireSession, cut: &WireSession) {
     assert_eq!(whole.events, cut.events, "the cuts show");
     assert_eq!(whole.output, cut.output, "the cuts show");
     assert_eq!(whole.wire.is_closing(), cut.wire.is_closing(), "the cuts show");
     assert_eq!(whole.wire.has_partial_message(), cut.wire.has_partial_message(), "the cuts show");
 }
 
-fn check_output(talk: &Talk, received: usize) {
-    let output = &talk.output;
+fn check_output(session: &WireSession, received: usize) {
+    let output = &session.output;
     assert!(output.len() <= received + ANSWER_BYTES_MAX, "more goes out than comes in");
     if output.is_empty() {
-        assert!(talk.wire.is_in_handshake() || talk.events.is_empty());
+        assert!(session.wire.is_in_handshake() || session.events.is_empty());
         return;
     }
     assert!(output.starts_with(b"HTTP/1.1 "), "the answer to the request comes first");
-    if !matches!(talk.events.first(), Some(Event::Opened(_))) {
-        assert!(talk.wire.is_closing(), "an answer that opens nothing is the last");
+    if !matches!(session.events.first(), Some(Event::Opened(_))) {
+        assert!(session.wire.is_closing(), "an answer that opens nothing is the last");
         return;
     }
     let head = output.windows(4).position(|end| end == b"\r\n\r\n").expect("a head ends") + 4;
@@ -122,7 +122,7 @@ fn check_output(talk: &Talk, received: usize) {
             PONG => {}
             CLOSE => {
                 assert_eq!(n + 1, frames.len(), "nothing follows a close");
-                assert!(talk.wire.is_closing());
+                assert!(session.wire.is_closing());
                 check_close(payload);
             }
             other => panic!("a wire says {other:#x} of itself"),

@@ -39,26 +39,32 @@ pub struct Link {
     // The network.
     pub up: Vec<u8>,
     down: VecDeque<u8>,
-    room: usize,
+    kernel_buffer: usize,
     // The client's end.
     pub user: u64,
     /// What the client signs in with.
     pub token: Option<String>,
     pub reading: Reading,
     pub pinged: VecDeque<Vec<u8>>,
-    partial: Vec<u8>,
+    unparsed: Vec<u8>,
     answered: bool,
     /// No WebSocket has been opened.
     refused: bool,
     /// The server has said that this is the end.
-    pub over: bool,
+    pub is_closed_by_server: bool,
     /// What the last frame was.
     pub close_code: Option<u16>,
 }
 
 impl Link {
     /// A connection whose kernel takes so many bytes that the client has not read.
-    pub fn new(id: ConnId, user: u64, token: Option<String>, room: usize, now: Instant) -> Link {
+    pub fn new(
+        id: ConnId,
+        user: u64,
+        token: Option<String>,
+        kernel_buffer: usize,
+        now: Instant,
+    ) -> Link {
         Link {
             id,
             wire: Wire::new(bytes::PEER),
@@ -72,15 +78,15 @@ impl Link {
             expected: VecDeque::new(),
             up: Vec::new(),
             down: VecDeque::new(),
-            room,
+            kernel_buffer,
             user,
             token,
             reading: Reading::All,
             pinged: VecDeque::new(),
-            partial: Vec::new(),
+            unparsed: Vec::new(),
             answered: false,
             refused: false,
-            over: false,
+            is_closed_by_server: false,
             close_code: None,
         }
     }
@@ -88,15 +94,15 @@ impl Link {
     /// Writes what the kernel takes; what is left is entered.
     pub fn flush(&mut self, ledger: &mut Ledger) {
         while !self.outbox.is_empty() {
-            let room = self.room.saturating_sub(self.down.len());
-            if room == 0 {
+            let kernel_buffer = self.kernel_buffer.saturating_sub(self.down.len());
+            if kernel_buffer == 0 {
                 return self.outbox.charge(ledger);
             }
             let mut slices = [IoSlice::new(&[]); 4];
             let filled = self.outbox.gather(&mut slices);
             let offered = slices[..filled].iter().flat_map(|slice| slice.iter().copied());
             let before = self.down.len();
-            self.down.extend(offered.take(room));
+            self.down.extend(offered.take(kernel_buffer));
             let written = self.down.len() - before;
             self.outbox.consume(written, ledger);
         }
@@ -119,7 +125,7 @@ impl Link {
             Reading::Some(bytes) => bytes.min(self.down.len()),
             Reading::Nothing => 0,
         };
-        self.partial.extend(self.down.drain(..bytes));
+        self.unparsed.extend(self.down.drain(..bytes));
         while self.read_one() {}
         bytes
     }
@@ -127,27 +133,27 @@ impl Link {
     fn read_one(&mut self) -> bool {
         if self.refused {
             // A page may follow.
-            self.partial.clear();
+            self.unparsed.clear();
             return false;
         }
         if !self.answered {
-            let head = self.partial.windows(4).position(|four| four == b"\r\n\r\n");
+            let head = self.unparsed.windows(4).position(|four| four == b"\r\n\r\n");
             let Some(end) = head else { return false };
-            let head: Vec<u8> = self.partial.drain(..end + 4).collect();
+            let head: Vec<u8> = self.unparsed.drain(..end + 4).collect();
             let head = String::from_utf8(head).expect("a head is text");
             assert!(!head.contains(SECRET), "a token in {head:?}");
             self.answered = true;
             if !head.starts_with("HTTP/1.1 101 ") {
-                (self.over, self.refused) = (true, true);
+                (self.is_closed_by_server, self.refused) = (true, true);
             }
             return true;
         }
-        let Some((first, payload, whole)) = server_frame(&self.partial) else { return false };
-        assert!(!self.over, "{first:02x} {payload:02x?} after the end");
+        let Some((first, payload, whole)) = server_frame(&self.unparsed) else { return false };
+        assert!(!self.is_closed_by_server, "{first:02x} {payload:02x?} after the end");
         match first {
             bytes::TEXT => {
                 let expected = self.expected.pop_front();
-                let same = expected.is_some_and(|frame| frame[..] == self.partial[..whole]);
+                let same = expected.is_some_and(|frame| frame[..] == self.unparsed[..whole]);
                 let text = String::from_utf8_lossy(&payload);
                 assert!(same, "not the next frame of what the hub has said: {text}");
             }
@@ -158,13 +164,13 @@ impl Link {
             }
             bytes::PING => self.up.extend(bytes::frame(bytes::PONG, &payload)),
             bytes::CLOSE => {
-                self.over = true;
+                self.is_closed_by_server = true;
                 self.close_code =
                     payload.first_chunk().map(|code: &[u8; 2]| u16::from_be_bytes(*code));
             }
             other => panic!("the server sends a frame of kind {other:02x}"),
         }
-        self.partial.drain(..whole);
+        self.unparsed.drain(..whole);
         true
     }
 }

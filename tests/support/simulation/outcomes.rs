@@ -6,15 +6,15 @@ use std::time::Duration;
 use buddyline::hub::interface::{ConnId, Target};
 use serde_json::Value;
 
-use crate::shadow::Seen;
+use crate::oracle::ConnState;
 use crate::site::{Site, short};
 
 /// How long after its connection's end an outcome surely finds its user's next one.
-const HEIRS_WAIT: Duration = Duration::from_secs(400);
+const UNDELIVERED_KEPT: Duration = Duration::from_secs(400);
 
 /// A message that somebody said.
 #[derive(Clone)]
-pub struct Send {
+pub struct SentMessage {
     pub conn: ConnId,
     pub user: Option<u64>,
     /// Its `clientId`.
@@ -25,7 +25,7 @@ pub struct Send {
 }
 
 /// Frames of one name.
-struct Said {
+struct SentFrame {
     kind: String,
     text: Option<String>,
     /// By whom.
@@ -35,14 +35,14 @@ struct Said {
 
 #[derive(Default)]
 pub struct Outcomes {
-    named: BTreeMap<String, Said>,
-    sends: BTreeMap<String, Send>,
+    named: BTreeMap<String, SentFrame>,
+    sends: BTreeMap<String, SentMessage>,
     /// How many messages without a name a connection has said, and how many outcomes it has heard.
-    nameless: BTreeMap<ConnId, (usize, usize)>,
+    unnamed: BTreeMap<ConnId, (usize, usize)>,
     /// The last message that each connection has had posted, by where it goes.
     posted: BTreeMap<(ConnId, Target), usize>,
     /// Messages of which it was said that they are not stored.
-    denied: BTreeSet<String>,
+    reported_not_stored: BTreeSet<String>,
     /// Outcomes by their kind or code.
     pub counts: BTreeMap<String, usize>,
 }
@@ -56,27 +56,27 @@ impl Outcomes {
         match &name {
             Some(name) => {
                 let (kind, text) = (kind.to_owned(), text.clone());
-                let new = Said { kind, text, by: Vec::new(), outcomes: Vec::new() };
+                let new = SentFrame { kind, text, by: Vec::new(), outcomes: Vec::new() };
                 self.named.entry(name.clone()).or_insert(new).by.push((conn, user));
             }
-            None if is_send => self.nameless.entry(conn).or_default().0 += 1,
+            None if is_send => self.unnamed.entry(conn).or_default().0 += 1,
             None => {}
         }
         if let Some(text) = text {
             let to_new = frame["threadId"].is_null();
             let turn = self.sends.len();
-            self.sends.entry(text).or_insert(Send { conn, user, name, to_new, turn });
+            self.sends.entry(text).or_insert(SentMessage { conn, user, name, to_new, turn });
         }
     }
 
-    pub fn send(&self, text: &str) -> Option<Send> {
+    pub fn send(&self, text: &str) -> Option<SentMessage> {
         self.sends.get(text).cloned()
     }
 
     /// The site is asked to store a message: in the order in which its connection has said them.
     pub fn posted(&mut self, text: &str, target: Target) {
         let send = &self.sends[text];
-        let again = send.name.as_ref().is_some_and(|name| self.said_again(name));
+        let again = send.name.as_ref().is_some_and(|name| self.is_resent(name));
         if again {
             return;
         }
@@ -86,22 +86,22 @@ impl Outcomes {
     }
 
     /// Whether this was said more than once.
-    pub fn said_again(&self, name: &str) -> bool {
+    pub fn is_resent(&self, name: &str) -> bool {
         self.named.get(name).is_some_and(|said| said.by.len() > 1)
     }
 
     /// Whether this was said, and only by this user.
-    pub fn said_by(&self, name: &str, user: u64) -> bool {
+    pub fn is_sent_only_by(&self, name: &str, user: u64) -> bool {
         self.named.get(name).is_some_and(|said| said.by.iter().all(|(_, by)| *by == Some(user)))
     }
 
     /// Takes down what a connection hears. Returns whether it is the outcome of its own words.
-    pub fn hears(
+    pub fn on_frame(
         &mut self,
         conn: ConnId,
         user: Option<u64>,
         frame: &Value,
-        conns: &BTreeMap<ConnId, Seen>,
+        conns: &BTreeMap<ConnId, ConnState>,
         site: &Site,
     ) -> bool {
         let is_error = frame["type"] == "error";
@@ -138,7 +138,7 @@ impl Outcomes {
                 if frame["code"] != "unknown_outcome" && said == 1 {
                     let stored = site.store.iter().any(|kept| kept.text == text);
                     assert!(!stored, "it is stored: {frame}");
-                    self.denied.insert(text);
+                    self.reported_not_stored.insert(text);
                 }
             }
             return true;
@@ -162,7 +162,7 @@ impl Outcomes {
                 .get(frame["message"].as_str().unwrap_or_default())
                 .is_some_and(|send| send.conn == conn && send.name.is_none());
         if own && counts {
-            self.nameless.entry(conn).or_default().1 += 1;
+            self.unnamed.entry(conn).or_default().1 += 1;
             self.count(frame);
         }
         own
@@ -183,13 +183,13 @@ impl Outcomes {
         // What was tried again may be stored for all that.
         let named = std::mem::take(&mut self.named);
         for said in named.into_values().filter(|said| said.by.len() > 1) {
-            said.text.map(|text| self.denied.remove(&text));
+            said.text.map(|text| self.reported_not_stored.remove(&text));
         }
-        self.nameless.clear();
+        self.unnamed.clear();
     }
 
     /// Whether each message that this connection has said has its outcome.
-    pub fn are_told(&self, conn: ConnId) -> Result<(), String> {
+    pub fn check_outcomes_sent(&self, conn: ConnId) -> Result<(), String> {
         for (name, said) in &self.named {
             let times = said.by.iter().filter(|(by, _)| *by == conn).count();
             let heard = said.outcomes.iter().filter(|(to, _)| *to == conn).count();
@@ -202,7 +202,7 @@ impl Outcomes {
 
     /// All is quiet: everything that was said on a connection that is open has its outcome, and
     /// that of a message has found its author, if they are there.
-    pub fn check(&self, conns: &BTreeMap<ConnId, Seen>, site: &Site) {
+    pub fn check(&self, conns: &BTreeMap<ConnId, ConnState>, site: &Site) {
         for (name, said) in &self.named {
             for (conn, _) in &said.by {
                 let times = said.by.iter().filter(|(by, _)| by == conn).count();
@@ -214,11 +214,11 @@ impl Outcomes {
                 let posted = said.text.as_ref().is_some_and(|text| site.posted.contains(text));
                 // What was said before it was known by whom has no heirs.
                 let known = said.by.len() == 1 && said.by[0].1.is_some();
-                let first = known && posted && has_heir(*conn, conns);
+                let first = known && posted && has_later_connection(*conn, conns);
                 assert!(!first || !said.outcomes.is_empty(), "nobody has heard of {name}");
             }
         }
-        for (conn, (said, heard)) in &self.nameless {
+        for (conn, (said, heard)) in &self.unnamed {
             let seen = &conns[conn];
             let inherits = conns.iter().any(|(other, seen_other)| {
                 other != conn && seen_other.closed.is_some() && seen_other.user == seen.user
@@ -227,7 +227,7 @@ impl Outcomes {
                 assert_eq!(said, heard, "outcomes without a name on {}", conn.serial);
             }
         }
-        for text in &self.denied {
+        for text in &self.reported_not_stored {
             let again = self.sends[text].name.as_ref().and_then(|name| self.named.get(name));
             if again.is_some_and(|said| said.by.len() > 1) {
                 continue;
@@ -239,12 +239,12 @@ impl Outcomes {
 }
 
 /// Whether an outcome of this connection's must have found its user's later one.
-fn has_heir(conn: ConnId, conns: &BTreeMap<ConnId, Seen>) -> bool {
+fn has_later_connection(conn: ConnId, conns: &BTreeMap<ConnId, ConnState>) -> bool {
     let gone = &conns[&conn];
     let Some(closed) = gone.closed.filter(|_| gone.users == 1) else { return false };
     conns.iter().any(|(other, seen)| {
         let after = other.serial > gone.closed_before && seen.closed.is_none();
         let same = seen.users == 1 && seen.user == gone.user;
-        after && same && seen.identified.is_some_and(|at| at - closed < HEIRS_WAIT)
+        after && same && seen.identified.is_some_and(|at| at - closed < UNDELIVERED_KEPT)
     })
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::bytes;
-use crate::dice::Dice;
 use crate::link::Reading;
-use crate::plan::{draw_mood, draw_plan};
-use crate::shadow::STANDS_STILL;
+use crate::oracle::SUSPENDED_MAX;
+use crate::plan::{draw_config, draw_site_behavior};
+use crate::rng::Rng;
 use crate::site::{Site, USERS};
 use crate::trace::Trace;
 use crate::world::World;
@@ -21,8 +21,8 @@ const LINKS_MAX: usize = 9;
 
 /// What a run has seen.
 #[derive(Debug, Default)]
-pub struct Sum {
-    pub hearings: usize,
+pub struct RunStats {
+    pub deliveries_to_others: usize,
     pub missed: usize,
     pub restarts: usize,
     pub outcomes: std::collections::BTreeMap<String, usize>,
@@ -32,14 +32,14 @@ pub struct Sum {
 enum Step {
     Connect,
     Say,
-    Nonsense,
-    Bring,
+    Invalid,
+    Deliver,
     Read,
     Leave,
     Change,
     Revoke,
     Pass,
-    StandStill,
+    Suspend,
     SetClock,
     Drain,
     Stop,
@@ -47,28 +47,28 @@ enum Step {
 }
 
 /// Runs what this seed says. Panics when something is not right.
-pub fn run(seed: u64, trace: &mut Trace) -> Sum {
-    let mut dice = Dice::new(seed);
+pub fn run(seed: u64, trace: &mut Trace) -> RunStats {
+    let mut rng = Rng::new(seed);
     let begun = Instant::now();
-    let plan = draw_plan(&mut dice);
-    let mood = draw_mood(&mut dice);
+    let plan = draw_config(&mut rng);
+    let mood = draw_site_behavior(&mut rng);
     trace.note(format!("{plan:?} {mood:?}"));
-    let site = Site::new(mood, begun, &mut dice);
-    let (ends, calm) = (dice.chance(30), dice.chance(30));
-    let world = World::new(plan, site, dice, begun, trace);
-    let mut script = Script { world, said: 0, ends, calm, sent: Vec::new() };
+    let site = Site::new(mood, begun, &mut rng);
+    let (ends, long_pauses) = (rng.chance(30), rng.chance(30));
+    let world = World::new(plan, site, rng, begun, trace);
+    let mut script = Script { world, said: 0, ends, long_pauses, sent: Vec::new() };
     for step in 0..STEPS {
         script.world.trace.steps = step;
         script.step();
-        script.world.flow();
+        script.world.transfer();
     }
     script.settle();
-    let shadow = &script.world.shadow;
-    Sum {
-        hearings: shadow.hearings,
+    let oracle = &script.world.oracle;
+    RunStats {
+        deliveries_to_others: oracle.deliveries_to_others,
         missed: script.world.missed,
         restarts: script.world.restarts,
-        outcomes: shadow.outcomes.counts.clone(),
+        outcomes: oracle.outcomes.counts.clone(),
     }
 }
 
@@ -79,26 +79,26 @@ pub struct Script<'a> {
     /// The server ends now and then.
     ends: bool,
     /// Minutes go by in which little is said.
-    calm: bool,
+    long_pauses: bool,
     /// Messages that may be sent again: by whom, when, to which server, and the frame.
     pub sent: Vec<(u64, Instant, usize, Value)>,
 }
 
 impl Script<'_> {
     fn step(&mut self) {
-        let end = u64::from(self.ends && self.world.dice.chance(40));
+        let end = u64::from(self.ends && self.world.rng.chance(40));
         let few = self.world.links.iter().flatten().count() < 4;
-        let step = self.world.dice.weigh(&[
+        let step = self.world.rng.pick_weighted(&[
             (if few { 60 } else { 12 }, Step::Connect),
             (70, Step::Say),
-            (6, Step::Nonsense),
-            (14, Step::Bring),
+            (6, Step::Invalid),
+            (14, Step::Deliver),
             (12, Step::Read),
             (6, Step::Leave),
             (6, Step::Change),
             (1, Step::Revoke),
             (40, Step::Pass),
-            (2, Step::StandStill),
+            (2, Step::Suspend),
             (1, Step::SetClock),
             (2 * end, Step::Drain),
             (end, Step::Stop),
@@ -106,40 +106,41 @@ impl Script<'_> {
         ]);
         match step {
             Step::Connect => self.connect(),
-            Step::Say => self.say(),
-            Step::Nonsense => self.nonsense(),
-            Step::Bring => {
-                if let Some(slot) = self.somebody() {
-                    let bytes = self.world.dice.between(1, 200) as usize;
+            Step::Say => self.send(),
+            Step::Invalid => self.send_invalid(),
+            Step::Deliver => {
+                if let Some(slot) = self.pick_connection() {
+                    let bytes = self.world.rng.range(1, 200) as usize;
                     self.world.note(&format!("{bytes} bytes of {slot} arrive"));
-                    self.world.bring(slot, bytes);
+                    self.world.deliver_to_server(slot, bytes);
                 }
             }
             Step::Read => self.read(),
             Step::Leave => self.leave(),
             Step::Change => self.change(),
             Step::Revoke => {
-                let token = self.somebody().and_then(|slot| self.world.link(slot)?.token.clone());
+                let token =
+                    self.pick_connection().and_then(|slot| self.world.link(slot)?.token.clone());
                 if let Some(token) = token {
                     self.world.note(&format!("the site revokes {token}"));
                     self.world.site.revoke(&token);
                 }
             }
             Step::Pass => {
-                let dice = &mut self.world.dice;
-                let long = if self.calm { 40 } else { 6 };
-                let ms = dice.weigh(&[(60, 300), (30, 4_000), (long, 40_000), (1, 400_000)]);
-                let ms = dice.below(ms);
+                let rng = &mut self.world.rng;
+                let long = if self.long_pauses { 40 } else { 6 };
+                let ms = rng.pick_weighted(&[(60, 300), (30, 4_000), (long, 40_000), (1, 400_000)]);
+                let ms = rng.below(ms);
                 self.world.note(&format!("{ms} ms pass"));
-                self.world.pass(Duration::from_millis(ms));
+                self.world.advance(Duration::from_millis(ms));
             }
-            Step::StandStill => {
-                let s = self.world.dice.between(1, STANDS_STILL.as_secs());
+            Step::Suspend => {
+                let s = self.world.rng.range(1, SUSPENDED_MAX.as_secs());
                 self.world.note(&format!("the process stands still for {s} s"));
-                self.world.stand_still(Duration::from_secs(s));
+                self.world.suspend(Duration::from_secs(s));
             }
             Step::SetClock => {
-                let by = self.world.dice.pick(&[-100_000_i64, -3_600, -60, 1, 60, 3_600, 100_000]);
+                let by = self.world.rng.pick(&[-100_000_i64, -3_600, -60, 1, 60, 3_600, 100_000]);
                 self.world.note(&format!("the clock jumps by {by} s"));
                 let unix_s = self.world.unix_s().saturating_add_signed(by);
                 self.world.set_clock(unix_s);
@@ -151,18 +152,18 @@ impl Script<'_> {
             Step::Drain => {}
             Step::Stop => {
                 self.world.hub.begin_drain();
-                self.world.end();
+                self.world.stop();
             }
-            Step::Kill => self.world.kill(),
+            Step::Kill => self.world.kill_and_restart(),
         }
     }
 
     /// The slot of some connection.
-    pub fn somebody(&mut self) -> Option<usize> {
+    pub fn pick_connection(&mut self) -> Option<usize> {
         let links = self.world.links.iter().enumerate();
         let slots: Vec<usize> =
             links.filter(|(_, link)| link.is_some()).map(|(slot, _)| slot).collect();
-        (!slots.is_empty()).then(|| self.world.dice.pick(&slots))
+        (!slots.is_empty()).then(|| self.world.rng.pick(&slots))
     }
 
     // ---- coming and going
@@ -172,9 +173,9 @@ impl Script<'_> {
             return;
         }
         let (now, world) = (self.world.instant(), &mut self.world);
-        let user = world.dice.between(1, USERS);
-        let token = world.site.issue(user, now, &mut world.dice);
-        let how = world.dice.below(6);
+        let user = world.rng.range(1, USERS);
+        let token = world.site.issue(user, now, &mut world.rng);
+        let how = world.rng.below(6);
         let head = match how {
             0 => bytes::request_with(&format!("Authorization: Bearer {token}\r\n")),
             1 => bytes::request_with(&format!("Sec-WebSocket-Protocol: buddyline, {token}\r\n")),
@@ -189,9 +190,9 @@ impl Script<'_> {
         world.connect(user, Some(token), head);
         let slot = world.links.iter().flatten().map(|link| link.id).max_by_key(|id| id.serial);
         let slot = slot.expect("somebody has come").slot as usize;
-        let first = if world.dice.chance(85) { length } else { world.dice.below(100) as usize };
-        world.bring(slot, first);
-        if world.dice.chance(60) {
+        let first = if world.rng.chance(85) { length } else { world.rng.below(100) as usize };
+        world.deliver_to_server(slot, first);
+        if world.rng.chance(60) {
             let join = self.join(slot);
             let claim = self.claim(slot);
             self.send_text(slot, &claim);
@@ -200,20 +201,20 @@ impl Script<'_> {
     }
 
     fn leave(&mut self) {
-        let Some(slot) = self.somebody() else { return };
-        if self.world.dice.chance(50) {
+        let Some(slot) = self.pick_connection() else { return };
+        if self.world.rng.chance(50) {
             self.world.note(&format!("{slot} is cut off"));
             return self.world.cut(slot);
         }
         self.world.note(&format!("{slot} says goodbye"));
         self.put(slot, bytes::close(1000));
-        self.world.bring(slot, usize::MAX);
+        self.world.deliver_to_server(slot, usize::MAX);
     }
 
     fn read(&mut self) {
-        let Some(slot) = self.somebody() else { return };
-        let bytes = self.world.dice.between(1, 300) as usize;
-        let reading = self.world.dice.pick(&[
+        let Some(slot) = self.pick_connection() else { return };
+        let bytes = self.world.rng.range(1, 300) as usize;
+        let reading = self.world.rng.pick(&[
             Reading::All,
             Reading::Some(bytes),
             Reading::Nothing,
@@ -227,11 +228,11 @@ impl Script<'_> {
         let now = self.world.instant();
         let threads = self.world.site.threads();
         let world = &mut self.world;
-        let (thread, user) = (world.dice.pick(&threads), world.dice.between(1, USERS));
+        let (thread, user) = (world.rng.pick(&threads), world.rng.range(1, USERS));
         let mut people = world.site.people(thread);
-        if world.dice.chance(10) {
+        if world.rng.chance(10) {
             // The number comes to mean another thread.
-            people = (1..=USERS).filter(|_| world.dice.chance(40)).collect::<BTreeSet<u64>>();
+            people = (1..=USERS).filter(|_| world.rng.chance(40)).collect::<BTreeSet<u64>>();
         } else if !people.remove(&user) {
             people.insert(user);
         }
@@ -246,16 +247,21 @@ impl Script<'_> {
         let world = &mut self.world;
         world.note("all is well from now on");
         let mood = &mut world.site.mood;
-        (mood.trouble, mood.silence, mood.lies, mood.slow_ms) = (0, 0, 0, 100);
+        (
+            mood.post_failures_percent,
+            mood.query_failures_percent,
+            mood.false_answers_percent,
+            mood.latency_max_ms,
+        ) = (0, 0, 0, 100);
         for slot in 0..world.links.len() {
             let Some(link) = world.link(slot) else { continue };
             link.reading = Reading::All;
-            world.bring(slot, usize::MAX);
+            world.deliver_to_server(slot, usize::MAX);
         }
         for _ in 0..20 {
-            world.pass(Duration::from_secs(10));
+            world.advance(Duration::from_secs(10));
             for slot in 0..world.links.len() {
-                world.bring(slot, usize::MAX);
+                world.deliver_to_server(slot, usize::MAX);
             }
         }
         if world.draining.is_some() {
@@ -270,13 +276,13 @@ impl Script<'_> {
             assert!(link.expected.is_empty(), "{:?} has not heard all", link.id);
             assert!(link.is_silent() && !link.is_unanswered());
         }
-        world.shadow.outcomes.check(&world.shadow.conns, &world.site);
+        world.oracle.outcomes.check(&world.oracle.conns, &world.site);
         for slot in 0..world.links.len() {
             if world.links[slot].is_some() {
                 world.cut(slot);
             }
         }
-        world.pass(Duration::from_secs(20));
+        world.advance(Duration::from_secs(20));
         let counts = world.hub.counts();
         assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
     }

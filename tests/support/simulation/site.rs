@@ -11,8 +11,8 @@ use buddyline::hub::interface::{
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 
-use crate::dice::Dice;
-use crate::plan::Mood;
+use crate::plan::SiteBehavior;
+use crate::rng::Rng;
 
 /// Members are 1 to this.
 pub const USERS: u64 = 5;
@@ -24,7 +24,7 @@ pub const SECRET: &str = "sekret";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A message as it is stored.
-pub struct Kept {
+pub struct StoredPost {
     pub id: u64,
     pub thread: u64,
     pub sender: u64,
@@ -34,7 +34,7 @@ pub struct Kept {
 
 /// What the site has said of a message.
 #[derive(Clone, Copy)]
-pub struct Told {
+pub struct ReportedMessage {
     pub thread: u64,
     pub sender: u64,
 }
@@ -48,19 +48,19 @@ struct Token {
 
 /// What becomes of a question.
 #[derive(Clone, Debug)]
-enum Plan {
-    Well,
+enum AnswerPlan {
+    Succeeds,
     /// It is answered with this, and nothing is done.
     Fails(Failure),
     /// It is done, and answered with this.
     Lost(Failure),
-    Lies,
+    AnswersFalsely,
 }
 
-struct Question {
+struct PendingAsk {
     request: RequestId,
     ask: Ask,
-    plan: Plan,
+    plan: AnswerPlan,
     works: Instant,
     answers: Instant,
     /// What the site has made of it, once it has worked.
@@ -69,42 +69,42 @@ struct Question {
 }
 
 pub struct Site {
-    pub mood: Mood,
+    pub mood: SiteBehavior,
     begun: Instant,
     threads: BTreeMap<u64, Vec<(Instant, BTreeSet<u64>)>>,
-    pub store: Vec<Kept>,
+    pub store: Vec<StoredPost>,
     /// By text.
-    pub told: BTreeMap<String, Told>,
+    pub told: BTreeMap<String, ReportedMessage>,
     /// Lies about who takes part, and when they were told.
-    claims: Vec<(u64, u64, Instant)>,
+    false_lists: Vec<(u64, u64, Instant)>,
     /// When the site has last not said who takes part in a thread.
-    doubts: BTreeMap<u64, Instant>,
+    failed_lists: BTreeMap<u64, Instant>,
     tokens: BTreeMap<String, Token>,
     /// Whose tokens have been proven.
     pub proven: BTreeSet<(String, u64)>,
     pub posted: BTreeSet<String>,
-    desk: Vec<Question>,
+    pending: Vec<PendingAsk>,
 }
 
 const BEGUN_S: u64 = 1_800_000_000;
 
 impl Site {
-    pub fn new(mood: Mood, begun: Instant, dice: &mut Dice) -> Site {
+    pub fn new(mood: SiteBehavior, begun: Instant, rng: &mut Rng) -> Site {
         let mut site = Site {
             mood,
             begun,
             threads: BTreeMap::new(),
             store: Vec::new(),
             told: BTreeMap::new(),
-            claims: Vec::new(),
-            doubts: BTreeMap::new(),
+            false_lists: Vec::new(),
+            failed_lists: BTreeMap::new(),
             tokens: BTreeMap::new(),
             proven: BTreeSet::new(),
             posted: BTreeSet::new(),
-            desk: Vec::new(),
+            pending: Vec::new(),
         };
         for thread in 1..=THREADS {
-            let people = (1..=USERS).filter(|_| dice.chance(70)).collect();
+            let people = (1..=USERS).filter(|_| rng.chance(70)).collect();
             site.threads.insert(thread, vec![(begun, people)]);
         }
         site
@@ -118,11 +118,11 @@ impl Site {
     // ---- tokens
 
     /// A fresh token of this user.
-    pub fn issue(&mut self, user: u64, now: Instant, dice: &mut Dice) -> String {
-        let text = format!("{SECRET}-{user}-{:016x}", dice.throw());
-        let lasts = self.mood.expires && dice.chance(50);
-        let expires_s = lasts.then(|| self.unix_s(now) + dice.between(20, 900));
-        self.tokens.insert(text.clone(), Token { user, expires_s, revoked: dice.chance(2) });
+    pub fn issue(&mut self, user: u64, now: Instant, rng: &mut Rng) -> String {
+        let text = format!("{SECRET}-{user}-{:016x}", rng.next_u64());
+        let lasts = self.mood.tokens_expire && rng.chance(50);
+        let expires_s = lasts.then(|| self.unix_s(now) + rng.range(20, 900));
+        self.tokens.insert(text.clone(), Token { user, expires_s, revoked: rng.chance(2) });
         text
     }
 
@@ -166,29 +166,30 @@ impl Site {
             let until = history.get(n + 1).map(|(at, _)| *at);
             people.contains(&user) && until.is_none_or(|until| until >= since)
         });
-        truly || self.claims.iter().any(|(t, u, at)| (*t, *u) == (thread, user) && *at >= since)
+        truly
+            || self.false_lists.iter().any(|(t, u, at)| (*t, *u) == (thread, user) && *at >= since)
     }
 
     /// Whether the server may not know who takes part in a thread, so that a message there is shown
     /// to its author alone.
-    pub fn is_doubtful(&self, thread: u64, now: Instant) -> bool {
+    pub fn may_lack_list(&self, thread: u64, now: Instant) -> bool {
         let recent = |at: &Instant| now - *at < Duration::from_secs(700);
-        self.doubts.get(&thread).is_some_and(recent)
-            || self.claims.iter().any(|(t, _, at)| *t == thread && recent(at))
+        self.failed_lists.get(&thread).is_some_and(recent)
+            || self.false_lists.iter().any(|(t, _, at)| *t == thread && recent(at))
     }
 
     // ---- questions
 
-    pub fn ask(&mut self, request: RequestId, ask: Ask, now: Instant, dice: &mut Dice) -> String {
-        let plan = self.plan(&ask, dice);
-        let takes = |dice: &mut Dice, ms| Duration::from_millis(dice.below(ms + 1));
-        let quick = if dice.chance(50) { 0 } else { self.mood.slow_ms };
-        let works = now + takes(dice, quick);
-        let answers = (works + takes(dice, quick)).min(now + TIMEOUT).max(works);
+    pub fn ask(&mut self, request: RequestId, ask: Ask, now: Instant, rng: &mut Rng) -> String {
+        let plan = self.plan(&ask, rng);
+        let takes = |rng: &mut Rng, ms| Duration::from_millis(rng.below(ms + 1));
+        let quick = if rng.chance(50) { 0 } else { self.mood.latency_max_ms };
+        let works = now + takes(rng, quick);
+        let answers = (works + takes(rng, quick)).min(now + TIMEOUT).max(works);
         let (works, answers) = match &plan {
             // The server has given up when the site gets to it.
-            Plan::Lost(Failure::Unknown) if dice.chance(40) => {
-                (now + TIMEOUT + takes(dice, 20_000), now + TIMEOUT)
+            AnswerPlan::Lost(Failure::Unknown) if rng.chance(40) => {
+                (now + TIMEOUT + takes(rng, 20_000), now + TIMEOUT)
             }
             _ => (works, answers),
         };
@@ -197,19 +198,27 @@ impl Site {
             // What has certainly not been stored may be sent again, and nothing else.
             let stored = self.store.iter().any(|kept| *kept.text == *post.text);
             let pending = self
-                .desk
+                .pending
                 .iter()
                 .filter(|q| !q.told || q.made.is_none())
                 .any(|q| matches!(&q.ask, Ask::Post(other) if other.text == post.text));
             assert!(!stored && !pending, "posted twice: {}", post.text);
             self.posted.insert(post.text.to_string());
         }
-        self.desk.push(Question { request, ask, plan, works, answers, made: None, told: false });
+        self.pending.push(PendingAsk {
+            request,
+            ask,
+            plan,
+            works,
+            answers,
+            made: None,
+            told: false,
+        });
         shown
     }
 
-    fn plan(&mut self, ask: &Ask, dice: &mut Dice) -> Plan {
-        let wait = Some(dice.below(30) as u32);
+    fn plan(&mut self, ask: &Ask, rng: &mut Rng) -> AnswerPlan {
+        let wait = Some(rng.below(30) as u32);
         let gone = [
             Failure::SiteUnavailable { retry_after_s: None },
             Failure::SiteUnavailable { retry_after_s: wait },
@@ -218,7 +227,7 @@ impl Site {
             Failure::Overloaded,
         ];
         match ask {
-            Ask::Post(_) if dice.chance(self.mood.trouble) => {
+            Ask::Post(_) if rng.chance(self.mood.post_failures_percent) => {
                 let refused = [
                     Failure::NotStored,
                     Failure::RefusedBySite,
@@ -226,65 +235,69 @@ impl Site {
                     Failure::CannotWrite,
                 ];
                 let nobody_knows = [Failure::Unknown, Failure::Unusable];
-                match dice.below(4) {
-                    0 => Plan::Fails(dice.pick(&gone)),
-                    1 => Plan::Fails(dice.pick(&refused)),
-                    2 => Plan::Fails(dice.pick(&nobody_knows)),
-                    _ => Plan::Lost(dice.pick(&nobody_knows)),
+                match rng.below(4) {
+                    0 => AnswerPlan::Fails(rng.pick(&gone)),
+                    1 => AnswerPlan::Fails(rng.pick(&refused)),
+                    2 => AnswerPlan::Fails(rng.pick(&nobody_knows)),
+                    _ => AnswerPlan::Lost(rng.pick(&nobody_knows)),
                 }
             }
-            Ask::Prove(_) | Ask::Participants { .. } if dice.chance(self.mood.silence) => {
-                Plan::Fails(dice.pick(&gone))
+            Ask::Prove(_) | Ask::Participants { .. }
+                if rng.chance(self.mood.query_failures_percent) =>
+            {
+                AnswerPlan::Fails(rng.pick(&gone))
             }
-            Ask::Lookup(_) if dice.chance(self.mood.trouble) => Plan::Fails(dice.pick(&gone)),
-            _ if dice.chance(self.mood.lies) => Plan::Lies,
-            _ => Plan::Well,
+            Ask::Lookup(_) if rng.chance(self.mood.post_failures_percent) => {
+                AnswerPlan::Fails(rng.pick(&gone))
+            }
+            _ if rng.chance(self.mood.false_answers_percent) => AnswerPlan::AnswersFalsely,
+            _ => AnswerPlan::Succeeds,
         }
     }
 
     /// When something happens next.
     pub fn next_event(&self) -> Option<Instant> {
-        let works = self.desk.iter().filter(|q| q.made.is_none()).map(|q| q.works);
-        works.chain(self.desk.iter().filter(|q| !q.told).map(|q| q.answers)).min()
+        let works = self.pending.iter().filter(|q| q.made.is_none()).map(|q| q.works);
+        works.chain(self.pending.iter().filter(|q| !q.told).map(|q| q.answers)).min()
     }
 
     /// How many questions have no answer.
     pub fn waiting(&self) -> usize {
-        self.desk.iter().filter(|q| !q.told).count()
+        self.pending.iter().filter(|q| !q.told).count()
     }
 
     /// Does what is to be done by now, in order.
-    pub fn work(&mut self, now: Instant, dice: &mut Dice) {
+    pub fn work(&mut self, now: Instant, rng: &mut Rng) {
         loop {
             // In the order in which they were asked, where it is the same time.
-            let due = |(_, q): &(usize, &mut Question)| q.made.is_none() && q.works <= now;
-            let next = self.desk.iter_mut().enumerate().filter(due);
+            let due = |(_, q): &(usize, &mut PendingAsk)| q.made.is_none() && q.works <= now;
+            let next = self.pending.iter_mut().enumerate().filter(due);
             let Some((n, question)) = next.min_by_key(|(n, q)| (q.works, *n)) else { break };
             let (at, plan) = (question.works, question.plan.clone());
             // The question is taken out for as long as it is worked on.
             let nothing = Ask::Participants { thread: 0, credential: nobody() };
             let ask = std::mem::replace(&mut question.ask, nothing);
             let made = match plan {
-                Plan::Fails(failure) => Answer::Failed(failure),
-                Plan::Well => self.truth(&ask, at, dice),
-                Plan::Lies => {
-                    let truth = self.truth(&ask, at, dice);
-                    self.lie(&ask, truth, at, dice)
+                AnswerPlan::Fails(failure) => Answer::Failed(failure),
+                AnswerPlan::Succeeds => self.truth(&ask, at, rng),
+                AnswerPlan::AnswersFalsely => {
+                    let truth = self.truth(&ask, at, rng);
+                    self.falsify(&ask, truth, at, rng)
                 }
-                Plan::Lost(failure) => {
-                    self.truth(&ask, at, dice);
+                AnswerPlan::Lost(failure) => {
+                    self.truth(&ask, at, rng);
                     Answer::Failed(failure)
                 }
             };
-            (self.desk[n].made, self.desk[n].ask) = (Some(made), ask);
+            (self.pending[n].made, self.pending[n].ask) = (Some(made), ask);
         }
-        self.desk.retain(|question| question.made.is_none() || !question.told);
+        self.pending.retain(|question| question.made.is_none() || !question.told);
     }
 
     /// The next answer that has arrived by now.
     pub fn answer(&mut self, now: Instant) -> Option<(RequestId, Answer)> {
-        let due = |q: &&mut Question| !q.told && q.answers <= now;
-        let next = self.desk.iter_mut().filter(due).min_by_key(|q| (q.answers, q.request));
+        let due = |q: &&mut PendingAsk| !q.told && q.answers <= now;
+        let next = self.pending.iter_mut().filter(due).min_by_key(|q| (q.answers, q.request));
         let question = next?;
         question.told = true;
         let answer = question.made.clone().unwrap_or(Answer::Failed(Failure::Unknown));
@@ -297,20 +310,20 @@ impl Site {
             (Ask::Lookup(look), _) => {
                 if let Some(stored) = looked {
                     let sender = stored.sender.site_number().expect("the site has numbers");
-                    let told = Told { thread: stored.thread, sender };
+                    let told = ReportedMessage { thread: stored.thread, sender };
                     self.told.insert(look.text.to_string(), told);
                     self.proven.insert((look.credential.secret().to_owned(), sender));
                 }
             }
             (Ask::Post(post), Answer::Stored(stored)) => {
                 let sender = stored.sender.site_number().expect("the site has numbers");
-                let told = Told { thread: stored.thread, sender };
+                let told = ReportedMessage { thread: stored.thread, sender };
                 self.told.insert(post.text.to_string(), told);
                 let secret = post.credential.as_ref().map(|c| c.secret().to_owned());
                 self.proven.extend(secret.map(|secret| (secret, sender)));
             }
             (Ask::Participants { thread, .. }, Answer::Failed(_)) => {
-                self.doubts.insert(*thread, now);
+                self.failed_lists.insert(*thread, now);
             }
             (Ask::Prove(credential), Answer::Proven(proven)) => {
                 self.proven.insert((credential.secret().to_owned(), proven.user));
@@ -322,12 +335,12 @@ impl Site {
 
     /// The server that has asked is gone: what it has asked is done all the same.
     pub fn forget_server(&mut self) {
-        self.desk.iter_mut().for_each(|question| question.told = true);
+        self.pending.iter_mut().for_each(|question| question.told = true);
     }
 
     // ---- answers
 
-    fn truth(&mut self, ask: &Ask, at: Instant, dice: &mut Dice) -> Answer {
+    fn truth(&mut self, ask: &Ask, at: Instant, rng: &mut Rng) -> Answer {
         match ask {
             Ask::Prove(credential) => match self.caller(credential, at) {
                 Ok(Token { user, expires_s, .. }) => {
@@ -346,9 +359,7 @@ impl Site {
                     Err(failure) => Answer::Failed(failure),
                 }
             }
-            Ask::Post(post) => {
-                self.post(post, at, dice).map_or_else(Answer::Failed, Answer::Stored)
-            }
+            Ask::Post(post) => self.post(post, at, rng).map_or_else(Answer::Failed, Answer::Stored),
             Ask::Lookup(look) => {
                 self.look(look, at).map_or_else(Answer::Failed, Answer::LookupResult)
             }
@@ -377,7 +388,7 @@ impl Site {
                 }
             }
         };
-        let own = |kept: &&Kept| kept.thread == thread && kept.sender == me;
+        let own = |kept: &&StoredPost| kept.thread == thread && kept.sender == me;
         let Some(newest) = self.store.iter().rev().find(own) else {
             return Ok(LookupResult::Absent);
         };
@@ -393,7 +404,7 @@ impl Site {
         Ok(LookupResult::Match(Stored { thread, sender, message, participants, expires_s }))
     }
 
-    fn post(&mut self, post: &Post, at: Instant, dice: &mut Dice) -> Result<Stored, Failure> {
+    fn post(&mut self, post: &Post, at: Instant, rng: &mut Rng) -> Result<Stored, Failure> {
         let credential = post.credential.as_ref().ok_or(Failure::TokenMissing)?;
         let token = self.caller(credential, at)?;
         let (sender, expires_s) = (token.user, token.expires_s);
@@ -415,30 +426,30 @@ impl Site {
         };
         let id = 1 + self.store.len() as u64;
         let text = post.text.to_string();
-        self.store.push(Kept { id, thread, sender, text, at });
+        self.store.push(StoredPost { id, thread, sender, text, at });
         let message = stored_message(id);
         let all = self.people(thread).into_iter().collect();
         Ok(Stored {
             thread,
             sender: Id::number(sender),
-            message: dice.chance(90).then_some(message),
-            participants: dice.chance(self.mood.holds_all).then_some(all),
+            message: rng.chance(90).then_some(message),
+            participants: rng.chance(self.mood.full_lists_percent).then_some(all),
             expires_s,
         })
     }
 
     /// The same answer, but for something.
-    fn lie(&mut self, ask: &Ask, truth: Answer, at: Instant, dice: &mut Dice) -> Answer {
+    fn falsify(&mut self, ask: &Ask, truth: Answer, at: Instant, rng: &mut Rng) -> Answer {
         match (ask, truth) {
             (Ask::Participants { thread, .. }, Answer::Participants(people)) => {
-                Answer::Participants(self.lie_about(*thread, &people, at, dice))
+                Answer::Participants(self.falsify_list(*thread, &people, at, rng))
             }
             // One that names another thread is of no use to the upstream.
-            (_, Answer::Stored(_)) if dice.chance(30) => Answer::Failed(Failure::Unknown),
+            (_, Answer::Stored(_)) if rng.chance(30) => Answer::Failed(Failure::Unknown),
             (_, Answer::Stored(mut stored)) => {
                 let people = stored.participants.take();
                 stored.participants =
-                    people.map(|people| self.lie_about(stored.thread, &people, at, dice));
+                    people.map(|people| self.falsify_list(stored.thread, &people, at, rng));
                 Answer::Stored(stored)
             }
             (_, truth) => truth,
@@ -446,23 +457,23 @@ impl Site {
     }
 
     /// Someone is left out, or it is another thread's list.
-    fn lie_about(
+    fn falsify_list(
         &mut self,
         thread: u64,
         people: &[u64],
         at: Instant,
-        dice: &mut Dice,
+        rng: &mut Rng,
     ) -> Box<[u64]> {
-        let other = dice.between(1, THREADS);
-        let told: Box<[u64]> = match dice.chance(50) && !people.is_empty() {
+        let other = rng.range(1, THREADS);
+        let told: Box<[u64]> = match rng.chance(50) && !people.is_empty() {
             true => {
-                let without = dice.pick(people);
+                let without = rng.pick(people);
                 people.iter().copied().filter(|user| *user != without).collect()
             }
             false => self.people(other).into_iter().collect(),
         };
         // Also of a thread that is told to have nobody.
-        self.claims.extend(told.iter().chain([&0]).map(|user| (thread, *user, at)));
+        self.false_lists.extend(told.iter().chain([&0]).map(|user| (thread, *user, at)));
         told
     }
 }

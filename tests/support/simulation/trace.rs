@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 /// The last lines of a run, and a sum over all of them.
 pub struct Trace {
     lines: VecDeque<String>,
-    keeps: usize,
+    capacity: usize,
     sum: u64,
     pub steps: usize,
 }
 
 impl Trace {
     /// Keeps so many lines.
-    pub fn new(keeps: usize) -> Trace {
-        Trace { lines: VecDeque::new(), keeps, sum: 0xcbf2_9ce4_8422_2325, steps: 0 }
+    pub fn new(capacity: usize) -> Trace {
+        Trace { lines: VecDeque::new(), capacity, sum: 0xcbf2_9ce4_8422_2325, steps: 0 }
     }
 
     pub fn note(&mut self, line: String) {
@@ -21,7 +21,7 @@ impl Trace {
         for byte in line.bytes().chain([b'\n']) {
             self.sum = (self.sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        if self.lines.len() == self.keeps {
+        if self.lines.len() == self.capacity {
             self.lines.pop_front();
         }
         self.lines.push_back(line);

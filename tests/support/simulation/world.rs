@@ -12,12 +12,12 @@ use buddyline::wire::outbox::Ledger;
 use buddyline::wire::{Codec, Event};
 
 use crate::bytes;
-use crate::dice::Dice;
+use crate::harness;
 use crate::link::{Link, Reading};
-use crate::plan::Plan;
-use crate::shadow::Shadow;
+use crate::oracle::Oracle;
+use crate::plan::RunConfig;
+use crate::rng::Rng;
 use crate::site::{SECRET, Site};
-use crate::town;
 use crate::trace::Trace;
 
 /// The largest message, in bytes.
@@ -31,7 +31,7 @@ const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(2);
 
 pub struct World<'a> {
-    pub plan: Plan,
+    pub plan: RunConfig,
     pub hub: Hub,
     pub codec: Codec,
     pub links: Vec<Option<Link>>,
@@ -41,8 +41,8 @@ pub struct World<'a> {
     begun: Instant,
     pub now: Now,
     pub site: Site,
-    pub shadow: Shadow,
-    pub dice: Dice,
+    pub oracle: Oracle,
+    pub rng: Rng,
     pub trace: &'a mut Trace,
     /// Until when the server lets things finish.
     pub draining: Option<Instant>,
@@ -52,12 +52,18 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(plan: Plan, site: Site, dice: Dice, begun: Instant, trace: &'a mut Trace) -> Self {
+    pub fn new(
+        plan: RunConfig,
+        site: Site,
+        rng: Rng,
+        begun: Instant,
+        trace: &'a mut Trace,
+    ) -> Self {
         use buddyline::config::{PresenceScope, Trust};
         let verified = plan.hub.trust == Trust::Verified;
         let off = plan.hub.presence == PresenceScope::Off;
-        let patience = if site.mood.silence > 0 { 600 } else { 60 };
-        let shadow = Shadow::new(verified, off, Duration::from_secs(patience));
+        let list_age_max = if site.mood.query_failures_percent > 0 { 600 } else { 60 };
+        let oracle = Oracle::new(verified, off, Duration::from_secs(list_age_max));
         World {
             hub: Hub::new(plan.hub.clone()),
             codec: bytes::codec_of(FRAME_MAX, false),
@@ -69,8 +75,8 @@ impl<'a> World<'a> {
             begun,
             now: Now { instant: begun, unix_s: site.unix_s(begun) },
             site,
-            shadow,
-            dice,
+            oracle,
+            rng,
             trace,
             draining: None,
             overflowed: Vec::new(),
@@ -102,14 +108,14 @@ impl<'a> World<'a> {
         }
         self.serial += 1;
         let id = ConnId { slot: slot as u32, serial: self.serial };
-        let room = self.dice.between(50, 800) as usize;
+        let room = self.rng.range(50, 800) as usize;
         let mut link = Link::new(id, user, token, room, self.now.instant);
         link.up = head;
         self.links[slot] = Some(link);
     }
 
     /// The network brings the server so many bytes of what a client has said.
-    pub fn bring(&mut self, slot: usize, bytes: usize) {
+    pub fn deliver_to_server(&mut self, slot: usize, bytes: usize) {
         let now = self.now.instant;
         let Some(link) = self.link(slot) else { return };
         let mut bytes: Vec<u8> = link.up.drain(..bytes.min(link.up.len())).collect();
@@ -124,8 +130,8 @@ impl<'a> World<'a> {
         let mut input = &mut *bytes;
         // Each event takes at least a byte, except for the last two.
         for _ in 0..events_max {
-            if !self.take_in(slot, &mut input) {
-                self.note_output(slot);
+            if !self.process_event(slot, &mut input) {
+                self.flush_and_check(slot);
                 return self.drain();
             }
         }
@@ -134,7 +140,7 @@ impl<'a> World<'a> {
 
     /// The client is gone, or its network.
     pub fn cut(&mut self, slot: usize) {
-        self.tell_closed(slot);
+        self.report_closed(slot);
         if let Some(mut link) = self.links[slot].take() {
             link.outbox.clear(&mut self.ledger);
         }
@@ -143,7 +149,7 @@ impl<'a> World<'a> {
 
     // ---- the server's input
 
-    fn take_in(&mut self, slot: usize, input: &mut &mut [u8]) -> bool {
+    fn process_event(&mut self, slot: usize, input: &mut &mut [u8]) -> bool {
         let now = self.now.instant;
         let Some(link) = self.links[slot].as_mut() else { return false };
         let conn = link.id;
@@ -157,7 +163,7 @@ impl<'a> World<'a> {
                 link.opened = true;
                 let credential = opened.credential;
                 let token = credential.as_ref().and_then(|c| c.as_ref().ok());
-                self.shadow.opened(conn, token.map(|token| token.secret()));
+                self.oracle.opened(conn, token.map(|token| token.secret()));
                 self.hub.handle(Input::Opened { conn, credential }, self.now);
             }
             Event::CallStatusRequest(asked) => panic!("nobody asks for a call: {asked:?}"),
@@ -166,11 +172,11 @@ impl<'a> World<'a> {
                 let text = &*text;
                 match self.check(slot) {
                     RateVerdict::Accepted => {
-                        self.shadow.said(conn, text);
+                        self.oracle.said(conn, text);
                         self.hub.handle(Input::Frame { conn, text }, self.now);
                     }
                     RateVerdict::Refused => {
-                        self.shadow.said(conn, text);
+                        self.oracle.said(conn, text);
                         self.hub.handle(Input::RateLimited { conn, text: Some(text) }, self.now);
                     }
                     RateVerdict::Flood => return self.end_flood(slot),
@@ -190,7 +196,7 @@ impl<'a> World<'a> {
                 }
                 RateVerdict::Flood => return self.end_flood(slot),
             },
-            Event::Closing => self.tell_closed(slot),
+            Event::Closing => self.report_closed(slot),
         }
         self.drain();
         true
@@ -203,7 +209,7 @@ impl<'a> World<'a> {
     }
 
     fn end_flood(&mut self, slot: usize) -> bool {
-        self.dismiss(slot, 1008, "too many frames");
+        self.close_with(slot, 1008, "too many frames");
         self.drain();
         false
     }
@@ -225,29 +231,29 @@ impl<'a> World<'a> {
                     Effect::Ask { request, ask } => {
                         let now = self.now.instant;
                         if let Ask::Post(post) = &*ask {
-                            self.shadow.outcomes.posted(&post.text, post.target);
+                            self.oracle.outcomes.posted(&post.text, post.target);
                         }
-                        let asked = self.site.ask(request, *ask, now, &mut self.dice);
+                        let asked = self.site.ask(request, *ask, now, &mut self.rng);
                         self.note(&format!("  asks {} {asked}", request.0));
                     }
                     Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
                     Effect::Close { conn, code, reason } => {
                         let slot = conn.slot as usize;
                         if self.link(slot).is_some_and(|link| link.id == conn) {
-                            self.dismiss(slot, code, reason);
+                            self.close_with(slot, code, reason);
                         }
                     }
                 }
             }
             let Some(slot) = self.next_overflowed() else { break };
-            self.dismiss(slot, 1013, "too slow");
+            self.close_with(slot, 1013, "too slow");
         }
         self.hub.check_invariants();
-        self.shadow.round_ends(&self.site, self.now.instant);
+        self.oracle.end_round(&self.site, self.now.instant);
     }
 
     fn deliver(&mut self, to: ConnId, frames: &EncodedFrame, hint: bool) {
-        let each = town::frames::frames(frames);
+        let each = harness::frames::frames(frames);
         if each.len() == 1 {
             // The very same for all, as who is slow holds it.
             return self.deliver_one(to, EncodedFrame::clone(frames), hint);
@@ -258,7 +264,7 @@ impl<'a> World<'a> {
     }
 
     fn deliver_one(&mut self, to: ConnId, frame: EncodedFrame, hint: bool) {
-        let heard = self.shadow.hears(to, &frame, hint, &self.site, self.now.instant);
+        let heard = self.oracle.on_frame(to, &frame, hint, &self.site, self.now.instant);
         self.note(&format!("  {heard}"));
         let (soft, hard) = (self.plan.soft, self.plan.hard);
         let slot = to.slot as usize;
@@ -281,7 +287,7 @@ impl<'a> World<'a> {
     }
 
     /// A client's own pongs are bounded as well.
-    fn note_output(&mut self, slot: usize) {
+    fn flush_and_check(&mut self, slot: usize) {
         let hard = self.plan.hard;
         let Some(link) = self.links[slot].as_mut() else { return };
         link.flush(&mut self.ledger);
@@ -310,21 +316,21 @@ impl<'a> World<'a> {
 
     // ---- the end of connections
 
-    pub fn dismiss(&mut self, slot: usize, code: u16, reason: &'static str) {
+    pub fn close_with(&mut self, slot: usize, code: u16, reason: &'static str) {
         self.note(&format!("  closes {slot} with {code}, {reason}"));
         let now = self.now.instant;
         if let Some(link) = self.links[slot].as_mut() {
             link.wire.close(code, reason, &mut link.outbox);
             link.since = now;
         }
-        self.tell_closed(slot);
+        self.report_closed(slot);
     }
 
-    fn tell_closed(&mut self, slot: usize) {
+    fn report_closed(&mut self, slot: usize) {
         let Some(link) = self.links[slot].as_mut() else { return };
         if std::mem::take(&mut link.opened) {
             let conn = link.id;
-            self.shadow.closed(conn, self.now.instant);
+            self.oracle.closed(conn, self.now.instant);
             self.hub.handle(Input::Closed { conn }, self.now);
         }
     }
@@ -332,7 +338,7 @@ impl<'a> World<'a> {
     // ---- time
 
     /// Everything that waits in the network moves on, and clients read what they want to.
-    pub fn flow(&mut self) {
+    pub fn transfer(&mut self) {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
             // As often as there is something to read, but not for ever: who reads, answers.
@@ -345,7 +351,7 @@ impl<'a> World<'a> {
                     break;
                 }
             }
-            if link.over || (link.wire.is_closing() && link.is_silent()) {
+            if link.is_closed_by_server || (link.wire.is_closing() && link.is_silent()) {
                 assert!(link.wire.is_closing(), "the server has said goodbye, and goes on");
                 self.cut(slot);
             }
@@ -363,7 +369,7 @@ impl<'a> World<'a> {
     }
 
     /// Time passes, and everything happens when it is due.
-    pub fn pass(&mut self, time: Duration) {
+    pub fn advance(&mut self, time: Duration) {
         let until = self.now.instant + time;
         for turns in 0.. {
             assert!(turns < 10_000, "no end of what happens");
@@ -371,7 +377,7 @@ impl<'a> World<'a> {
             let events = [self.site.next_event(), self.hub.next_deadline(), Some(tick)];
             let next = events.into_iter().flatten().min().unwrap_or(until);
             let next = next.clamp(self.now.instant, until);
-            self.go_to(next);
+            self.advance_to(next);
             if next == until {
                 return;
             }
@@ -379,8 +385,8 @@ impl<'a> World<'a> {
     }
 
     /// Nothing happens for a while, and then all at once.
-    pub fn stand_still(&mut self, time: Duration) {
-        self.go_to(self.now.instant + time);
+    pub fn suspend(&mut self, time: Duration) {
+        self.advance_to(self.now.instant + time);
     }
 
     /// Somebody sets the clock.
@@ -392,13 +398,13 @@ impl<'a> World<'a> {
         self.now.unix_s
     }
 
-    fn go_to(&mut self, next: Instant) {
+    fn advance_to(&mut self, next: Instant) {
         let before = self.site.unix_s(self.now.instant);
         self.now.instant = next;
         self.now.unix_s += self.site.unix_s(next) - before;
         for answers in 0.. {
             assert!(answers < 1_000, "no end of questions");
-            self.site.work(next, &mut self.dice);
+            self.site.work(next, &mut self.rng);
             let Some((request, answer)) = self.site.answer(next) else { break };
             let shown = format!("{answer:?}");
             assert!(!shown.contains(SECRET), "answers have no tokens");
@@ -418,13 +424,13 @@ impl<'a> World<'a> {
         }
         let next = self.hub.next_deadline();
         assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
-        self.sweep();
-        self.let_go();
-        self.flow();
+        self.check_timeouts();
+        self.drain_one();
+        self.transfer();
     }
 
     /// As `server/timeouts.rs`.
-    fn sweep(&mut self) {
+    fn check_timeouts(&mut self) {
         let now = self.now.instant;
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
@@ -439,7 +445,7 @@ impl<'a> World<'a> {
                     self.cut(slot);
                 }
             } else if link.wire.has_partial_message() && takes >= UNFINISHED_LASTS {
-                self.dismiss(slot, 1008, "the rest of a frame did not come");
+                self.close_with(slot, 1008, "the rest of a frame did not come");
                 self.drain();
             } else if let Some(every) = self.plan.ping_every {
                 if now - link.heard < every * (u32::from(link.pings) + 1) {
@@ -448,10 +454,10 @@ impl<'a> World<'a> {
                 if link.pings < PINGS_MAX {
                     link.pings += 1;
                     link.wire.ping(&self.codec, &mut link.outbox);
-                    self.note_output(slot);
+                    self.flush_and_check(slot);
                     self.drain();
                 } else {
-                    self.dismiss(slot, 1001, "no sign of life");
+                    self.close_with(slot, 1001, "no sign of life");
                     self.drain();
                 }
             }

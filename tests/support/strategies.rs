@@ -10,7 +10,7 @@ use proptest::sample::select;
 pub fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         1 => json(),
-        2 => almost_a_frame(),
+        2 => near_valid_frame(),
         1 => "\\PC{0,100}",
         1 => "[\\[{\":,}\\]a0\\\\]{0,60}",
     ]
@@ -42,7 +42,7 @@ fn object(fields: Vec<(String, String)>) -> String {
 }
 
 /// An object that is nearly a frame: known names, known types, values of any kind.
-pub fn almost_a_frame() -> impl Strategy<Value = String> {
+pub fn near_valid_frame() -> impl Strategy<Value = String> {
     let names = [
         "userId",
         "threadId",

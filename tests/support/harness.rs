@@ -53,7 +53,7 @@ pub fn verified() -> Settings {
 }
 
 /// A hub under test.
-pub struct Town {
+pub struct HubHarness {
     pub hub: Hub,
     pub now: Now,
     serial: u32,
@@ -67,18 +67,18 @@ pub struct Town {
     next_message: u64,
 }
 
-impl Default for Town {
+impl Default for HubHarness {
     fn default() -> Self {
-        Town::new(settings())
+        HubHarness::new(settings())
     }
 }
 
-impl Town {
-    pub fn new(settings: Settings) -> Town {
+impl HubHarness {
+    pub fn new(settings: Settings) -> HubHarness {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
         let (heard, asked, closed, woken, told) = Default::default();
-        Town { hub, now, serial: 0, heard, asked, closed, woken, told, next_message: 1 }
+        HubHarness { hub, now, serial: 0, heard, asked, closed, woken, told, next_message: 1 }
     }
 
     /// Opens a connection in this slot.
@@ -101,7 +101,7 @@ impl Town {
     /// Opens a connection with a token that is proven to be this user's, and forgets the rest.
     pub fn open_proven(&mut self, slot: u32, user: u64) -> ConnId {
         let conn = self.open_with(slot, &format!("token-of-{user}"));
-        if let Some(request) = self.try_proof() {
+        if let Some(request) = self.try_next_proof() {
             self.prove(request, user, None);
         }
         self.heard.clear();
@@ -111,8 +111,8 @@ impl Town {
     /// Opens a proven connection that joins a thread with these participants.
     pub fn open_member(&mut self, slot: u32, user: u64, thread: u64, list: &[u64]) -> ConnId {
         let conn = self.open_proven(slot, user);
-        self.say(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
-        if let Some((request, _)) = self.try_list() {
+        self.send(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        if let Some((request, _)) = self.try_next_list() {
             self.list(request, list);
         }
         self.heard.clear();
@@ -122,7 +122,7 @@ impl Town {
     /// Opens a connection that says who it is, and forgets what that caused.
     pub fn open_as(&mut self, slot: u32, user: &str) -> ConnId {
         let conn = self.open(slot);
-        self.say(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
+        self.send(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
         self.heard.clear();
         conn
     }
@@ -130,13 +130,13 @@ impl Town {
     /// Opens a connection that says who it is and joins a thread.
     pub fn open_in(&mut self, slot: u32, user: &str, thread: &str) -> ConnId {
         let conn = self.open_as(slot, user);
-        self.say(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        self.send(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
         self.heard.clear();
         conn
     }
 
     /// Asks by HTTP how a call is, on a connection in this slot.
-    pub fn ask_call(&mut self, slot: u32, token: Option<&str>, call: &str) -> ConnId {
+    pub fn request_call_status(&mut self, slot: u32, token: Option<&str>, call: &str) -> ConnId {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
         let (credential, call) = (token.map(Credential::parse), Id::string(call));
@@ -148,7 +148,7 @@ impl Town {
         self.handle(Input::Closed { conn });
     }
 
-    pub fn say(&mut self, conn: ConnId, text: &str) {
+    pub fn send(&mut self, conn: ConnId, text: &str) {
         self.handle(Input::Frame { conn, text });
     }
 
@@ -158,7 +158,7 @@ impl Town {
     }
 
     /// Lets time pass in one step.
-    pub fn pass(&mut self, time: Duration) {
+    pub fn advance(&mut self, time: Duration) {
         self.now.instant += time;
         self.now.unix_s += time.as_secs();
         while self.hub.advance(self.now) {
@@ -198,7 +198,7 @@ impl Town {
 
     /// Exactly these frames have been sent since the last look, in this order.
     #[track_caller]
-    pub fn hears(&mut self, expected: &[(ConnId, &str)]) {
+    pub fn assert_received(&mut self, expected: &[(ConnId, &str)]) {
         let heard: Vec<_> = self.heard.drain(..).collect();
         let expected: Vec<_> = expected
             .iter()
@@ -213,13 +213,13 @@ impl Town {
 
     /// Nothing has been sent since the last look.
     #[track_caller]
-    pub fn hears_nothing(&mut self) {
-        self.hears(&[]);
+    pub fn assert_nothing_received(&mut self) {
+        self.assert_received(&[]);
     }
 
     /// One error with this code has been sent, to this connection, and nothing else.
     #[track_caller]
-    pub fn hears_error(&mut self, conn: ConnId, code: &str) -> Value {
+    pub fn assert_error(&mut self, conn: ConnId, code: &str) -> Value {
         assert_eq!(self.heard.len(), 1, "{:?}", self.heard);
         let (to, frame) = self.heard.pop_front().expect("one frame");
         assert_eq!((to, frame["type"].as_str()), (conn, Some("error")), "{frame}");
@@ -229,14 +229,14 @@ impl Town {
     }
 
     /// All frames since the last look.
-    pub fn heard(&mut self) -> Vec<(ConnId, Value)> {
+    pub fn received(&mut self) -> Vec<(ConnId, Value)> {
         self.heard.drain(..).collect()
     }
 
     /// The oldest question to the site that has not been answered.
     #[track_caller]
-    pub fn asked(&mut self) -> (RequestId, Post) {
-        match self.asked_anything() {
+    pub fn next_post(&mut self) -> (RequestId, Post) {
+        match self.next_ask() {
             (request, Ask::Post(post)) => (request, post),
             other => panic!("{other:?}"),
         }
@@ -244,12 +244,12 @@ impl Town {
 
     /// The same, whatever it asks.
     #[track_caller]
-    pub fn asked_anything(&mut self) -> (RequestId, Ask) {
+    pub fn next_ask(&mut self) -> (RequestId, Ask) {
         self.asked.pop_front().expect("a question to the site")
     }
 
     /// The oldest question, if it is whose a credential is.
-    pub fn try_proof(&mut self) -> Option<RequestId> {
+    pub fn try_next_proof(&mut self) -> Option<RequestId> {
         match self.asked.front()? {
             (request, Ask::Prove(_)) => {
                 let request = *request;
@@ -262,15 +262,15 @@ impl Town {
 
     /// The same, which must be there, with the credential.
     #[track_caller]
-    pub fn asked_proof(&mut self) -> (RequestId, Credential) {
-        match self.asked_anything() {
+    pub fn next_proof(&mut self) -> (RequestId, Credential) {
+        match self.next_ask() {
             (request, Ask::Prove(credential)) => (request, credential),
             other => panic!("{other:?}"),
         }
     }
 
     /// The oldest question, if it is who takes part in a thread.
-    pub fn try_list(&mut self) -> Option<(RequestId, u64)> {
+    pub fn try_next_list(&mut self) -> Option<(RequestId, u64)> {
         match self.asked.front()? {
             (request, Ask::Participants { thread, .. }) => {
                 let question = (*request, *thread);
@@ -283,8 +283,8 @@ impl Town {
 
     /// The same, which must be there, with the secret that asks.
     #[track_caller]
-    pub fn asked_list(&mut self) -> (RequestId, u64, String) {
-        match self.asked_anything() {
+    pub fn next_list(&mut self) -> (RequestId, u64, String) {
+        match self.next_ask() {
             (request, Ask::Participants { thread, credential }) => {
                 (request, thread, credential.secret().to_owned())
             }
@@ -294,8 +294,8 @@ impl Town {
 
     /// The same, if it is whether a message is stored.
     #[track_caller]
-    pub fn asked_look(&mut self) -> (RequestId, Lookup) {
-        match self.asked_anything() {
+    pub fn next_lookup(&mut self) -> (RequestId, Lookup) {
+        match self.next_ask() {
             (request, Ask::Lookup(look)) => (request, look),
             other => panic!("{other:?}"),
         }
@@ -328,7 +328,7 @@ impl Town {
     }
 
     /// How many questions to the site have not been looked at.
-    pub fn questions(&self) -> usize {
+    pub fn pending_asks(&self) -> usize {
         self.asked.len()
     }
 
@@ -338,11 +338,11 @@ impl Town {
 
     /// The site stores the message of a request: it is this thread's and this user's.
     pub fn store(&mut self, request: RequestId, thread: u64, sender: u64) {
-        self.store_among(request, thread, sender, None);
+        self.store_with_participants(request, thread, sender, None);
     }
 
     /// The same, in a thread with these participants.
-    pub fn store_among(
+    pub fn store_with_participants(
         &mut self,
         request: RequestId,
         thread: u64,

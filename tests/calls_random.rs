@@ -2,17 +2,17 @@
 //! an open server and on a verified one: nothing panics, the tables agree after every step, and no
 //! call outlives everybody.
 
-#[path = "support/town.rs"]
-mod town;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::time::Duration;
 
 use buddyline::config::Trust;
 use buddyline::hub::interface::{Answer, Ask, CallSettings, ConnId, Failure, Proven, Settings};
+use harness::{HubHarness, settings, verified};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
-use town::{Town, settings, verified};
 
 const DEVICES: usize = 8;
 
@@ -112,70 +112,73 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct Stage {
-    town: Town,
+struct CallRunner {
+    harness: HubHarness,
     trust: Trust,
     devices: [Option<ConnId>; DEVICES],
 }
 
-impl Stage {
-    fn new(trust: Trust, reject_when_busy: bool) -> Stage {
+impl CallRunner {
+    fn new(trust: Trust, reject_when_busy: bool) -> CallRunner {
         let calls = CallSettings { reject_when_busy, attempts: 1_000, ..CallSettings::default() };
         let of_trust = if trust == Trust::Verified { verified() } else { settings() };
-        let mut stage =
-            Stage { town: Town::new(Settings { calls, ..of_trust }), trust, devices: [None; 8] };
+        let mut runner = CallRunner {
+            harness: HubHarness::new(Settings { calls, ..of_trust }),
+            trust,
+            devices: [None; 8],
+        };
         for device in 0..5 {
-            stage.play(&Step::Come { device, user: 7 + device as u64 % 3 });
+            runner.play(&Step::Come { device, user: 7 + device as u64 % 3 });
         }
-        stage
+        runner
     }
 
     fn play(&mut self, step: &Step) {
         match step {
             Step::Come { device, user } if self.devices[*device].is_none() => {
-                self.devices[*device] = Some(self.town.open(*device as u32));
-                self.becomes(*device, *user);
-                self.say(*device, r#"{"type":"join_thread","threadId":41}"#);
+                self.devices[*device] = Some(self.harness.open(*device as u32));
+                self.identify(*device, *user);
+                self.send(*device, r#"{"type":"join_thread","threadId":41}"#);
             }
             Step::Come { .. } => {}
-            Step::Become { device, user } => self.becomes(*device, *user),
+            Step::Become { device, user } => self.identify(*device, *user),
             Step::Lose { device } => {
                 if let Some(conn) = self.devices[*device].take() {
-                    self.town.close(conn);
+                    self.harness.close(conn);
                 }
             }
-            Step::Say { device, frame } => self.say(*device, frame),
-            Step::Site { list, fails } => self.site_says(list, *fails),
-            Step::Pass { seconds } => self.town.pass(Duration::from_secs(*seconds)),
+            Step::Say { device, frame } => self.send(*device, frame),
+            Step::Site { list, fails } => self.answer_site(list, *fails),
+            Step::Pass { seconds } => self.harness.advance(Duration::from_secs(*seconds)),
         }
-        for (conn, _) in self.town.closed() {
+        for (conn, _) in self.harness.closed() {
             self.devices[conn.slot as usize] = None;
         }
     }
 
-    fn becomes(&mut self, device: usize, user: u64) {
+    fn identify(&mut self, device: usize, user: u64) {
         let frame = match self.trust {
             Trust::Open => json!({"type": "user_connected", "userId": user}),
             Trust::Verified => json!({"type": "user_connected", "token": format!("of-{user}")}),
         };
-        self.say(device, &frame.to_string());
+        self.send(device, &frame.to_string());
         // Its proof; lists take their time.
-        while let Some(request) = self.town.try_proof() {
-            self.town.prove(request, user, None);
+        while let Some(request) = self.harness.try_next_proof() {
+            self.harness.prove(request, user, None);
         }
     }
 
-    fn say(&mut self, device: usize, frame: &str) {
+    fn send(&mut self, device: usize, frame: &str) {
         if let Some(conn) = self.devices[device] {
-            self.town.say(conn, frame);
+            self.harness.send(conn, frame);
         }
     }
 
-    fn site_says(&mut self, list: &[u64], fails: bool) {
-        if self.town.questions() == 0 {
+    fn answer_site(&mut self, list: &[u64], fails: bool) {
+        if self.harness.pending_asks() == 0 {
             return;
         }
-        let (request, ask) = self.town.asked_anything();
+        let (request, ask) = self.harness.next_ask();
         let answer = match ask {
             _ if fails => Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }),
             Ask::Participants { .. } => Answer::Participants(list.into()),
@@ -185,7 +188,7 @@ impl Stage {
             }
             other => panic!("{other:?}"),
         };
-        self.town.answer(request, answer);
+        self.harness.answer(request, answer);
     }
 
     /// Everybody goes, and nothing is left.
@@ -193,11 +196,11 @@ impl Stage {
         for device in 0..DEVICES {
             self.play(&Step::Lose { device });
         }
-        while self.town.questions() > 0 {
-            self.site_says(&[], false);
+        while self.harness.pending_asks() > 0 {
+            self.answer_site(&[], false);
         }
-        self.town.pass(Duration::from_secs(46));
-        assert_eq!(self.town.hub.counts().calls, [0, 0]);
+        self.harness.advance(Duration::from_secs(46));
+        assert_eq!(self.harness.hub.counts().calls, [0, 0]);
     }
 }
 
@@ -205,16 +208,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_said_of_calls_the_tables_agree_and_none_outlives_everybody(
+    fn random_call_frames_keep_tables_consistent_and_leak_nothing(
         steps in prop::collection::vec(step(), 1..150),
         is_verified in any::<bool>(),
         reject_when_busy in any::<bool>(),
     ) {
         let trust = if is_verified { Trust::Verified } else { Trust::Open };
-        let mut stage = Stage::new(trust, reject_when_busy);
+        let mut runner = CallRunner::new(trust, reject_when_busy);
         for step in &steps {
-            stage.play(step);
+            runner.play(step);
         }
-        stage.finish();
+        runner.finish();
     }
 }

@@ -1,14 +1,14 @@
 //! Chance that a seed decides: the same seed throws the same.
 
 /// splitmix64 (Steele, Lea and Flood, 2014): small, quick, and good enough to draw scripts.
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed)
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed)
     }
 
-    pub fn throw(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,11 +18,11 @@ impl Dice {
 
     /// 0 up to `n - 1`, and 0 where there is no choice.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.throw() % n.max(1)
+        self.next_u64() % n.max(1)
     }
 
     /// Both ends are among them.
-    pub fn between(&mut self, least: u64, most: u64) -> u64 {
+    pub fn range(&mut self, least: u64, most: u64) -> u64 {
         least + self.below(most - least + 1)
     }
 
@@ -35,7 +35,7 @@ impl Dice {
     }
 
     /// One of these, as often as its weight says.
-    pub fn weigh<T: Clone>(&mut self, from: &[(u64, T)]) -> T {
+    pub fn pick_weighted<T: Clone>(&mut self, from: &[(u64, T)]) -> T {
         let mut at = self.below(from.iter().map(|(weight, _)| weight).sum());
         for (weight, one) in from {
             if at < *weight {

@@ -18,7 +18,7 @@ impl World<'_> {
     }
 
     /// Sends somebody away, if there is somebody to be sent away; ends when nobody is left.
-    pub fn let_go(&mut self) {
+    pub fn drain_one(&mut self) {
         let Some(until) = self.draining else { return };
         let ready = |world: &Self, slot: usize| {
             let link = world.links[slot].as_ref();
@@ -26,41 +26,41 @@ impl World<'_> {
         };
         if let Some(slot) = (0..self.links.len()).find(|slot| ready(self, *slot)) {
             let conn = self.links[slot].as_ref().expect("it is there").id;
-            if let Err(fault) = self.shadow.outcomes.are_told(conn) {
+            if let Err(fault) = self.oracle.outcomes.check_outcomes_sent(conn) {
                 panic!("sent away too early: {fault}");
             }
-            self.dismiss(slot, 1012, "the server is restarting");
+            self.close_with(slot, 1012, "the server is restarting");
             self.drain();
         }
         let left = self.links.iter().flatten().any(|link| link.opened);
         if (!left && self.hub.counts().deliveries == 0) || self.now.instant >= until {
-            self.end();
+            self.stop();
         }
     }
 
     /// The server stops, and another one starts.
-    pub fn end(&mut self) {
+    pub fn stop(&mut self) {
         self.note("the server stops");
-        self.shadow.stops = true;
+        self.oracle.stops = true;
         self.hub.stop();
         self.drain();
         assert_eq!(self.hub.counts().deliveries, 0, "nothing is on its way");
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_ref() else { continue };
             if link.opened {
-                if let Err(fault) = self.shadow.outcomes.are_told(link.id) {
+                if let Err(fault) = self.oracle.outcomes.check_outcomes_sent(link.id) {
                     panic!("the server stops: {fault}");
                 }
             }
-            self.dismiss(slot, 1012, "the server is restarting");
+            self.close_with(slot, 1012, "the server is restarting");
         }
         self.drain();
-        self.flow();
-        self.kill();
+        self.transfer();
+        self.kill_and_restart();
     }
 
     /// The server is gone, whatever it was at, and another one starts.
-    pub fn kill(&mut self) {
+    pub fn kill_and_restart(&mut self) {
         self.note("another server starts");
         for slot in 0..self.links.len() {
             if let Some(mut link) = self.links[slot].take() {
@@ -71,7 +71,7 @@ impl World<'_> {
         self.hub = Hub::new(self.plan.hub.clone());
         self.codec = bytes::codec_of(FRAME_MAX, false);
         self.site.forget_server();
-        self.shadow.forget_server(self.now.instant);
+        self.oracle.forget_server(self.now.instant);
         self.overflowed.clear();
         self.draining = None;
         self.restarts += 1;

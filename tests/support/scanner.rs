@@ -9,25 +9,25 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// So much of a secret is a secret.
-const HALF: usize = 16;
+const MIN_MATCH: usize = 16;
 
 /// What an address's query needs encoded at least.
 const QUERY: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'+').add(b'/').add(b'=').add(b'%');
 
 /// The secrets of a test, in every form in which they could get out.
 #[derive(Default)]
-pub struct Needles {
+pub struct SecretScanner {
     /// In lower case, with what each is a form of, by how it begins: none is shorter than that.
-    all: BTreeMap<[u8; HALF], Vec<(Vec<u8>, String)>>,
+    all: BTreeMap<[u8; MIN_MATCH], Vec<(Vec<u8>, String)>>,
 }
 
-impl Needles {
+impl SecretScanner {
     /// Keeps a secret: the whole, its first and its last sixteen letters, each of its parts between
     /// dots likewise, as they are and percent-encoded.
     pub fn add(&mut self, secret: &str) {
-        let parts = secret.split('.').filter(|part| part.len() >= HALF);
+        let parts = secret.split('.').filter(|part| part.len() >= MIN_MATCH);
         for part in parts.chain([secret]) {
-            let (first, last) = (&part[..HALF], &part[part.len() - HALF..]);
+            let (first, last) = (&part[..MIN_MATCH], &part[part.len() - MIN_MATCH..]);
             for text in [part, first, last] {
                 let forms = [
                     text.to_owned(),
@@ -37,7 +37,8 @@ impl Needles {
                 ];
                 for form in forms {
                     let needle = form.to_ascii_lowercase().into_bytes();
-                    let alike = self.all.entry(needle[..HALF].try_into().unwrap()).or_default();
+                    let alike =
+                        self.all.entry(needle[..MIN_MATCH].try_into().unwrap()).or_default();
                     if !alike.iter().any(|(known, _)| *known == needle) {
                         alike.push((needle, secret.to_owned()));
                     }
@@ -70,7 +71,7 @@ impl Needles {
     /// stands around it.
     pub fn find(&self, bytes: &[u8]) -> Option<String> {
         let bytes = bytes.to_ascii_lowercase();
-        bytes.windows(HALF).enumerate().find_map(|(at, beginning)| {
+        bytes.windows(MIN_MATCH).enumerate().find_map(|(at, beginning)| {
             let alike = self.all.get(beginning)?;
             let (needle, secret) = alike.iter().find(|(n, _)| bytes[at..].starts_with(n))?;
             let around = &bytes[at.saturating_sub(80)..(at + needle.len() + 40).min(bytes.len())];

@@ -19,27 +19,27 @@ use super::site::Site;
 pub const LONG: Duration = Duration::from_secs(10);
 
 /// The loop's place in these tests.
-pub struct Desk {
+pub struct PoolDriver {
     /// What is tested.
     pub pool: Pool,
     /// What its waker rings.
     pub poll: mio::Poll,
     /// Dead when the pool and all its workers have ended.
-    pub bell: Weak<mio::Waker>,
+    pub weak_waker: Weak<mio::Waker>,
     /// The number of the last question.
     pub last: u64,
     /// When this began; `submit_at` counts from here.
     pub started: Instant,
 }
 
-impl Desk {
+impl PoolDriver {
     /// At this address, with two workers and short timeouts.
-    pub fn at(url: &str) -> Desk {
-        Desk::with(url, |_| ())
+    pub fn at(url: &str) -> PoolDriver {
+        PoolDriver::with(url, |_| ())
     }
 
     /// The same, with other settings.
-    pub fn with(url: &str, change: impl FnOnce(&mut SiteSettings)) -> Desk {
+    pub fn with(url: &str, change: impl FnOnce(&mut SiteSettings)) -> PoolDriver {
         let mut settings = SiteSettings::new(SiteUrl::parse(url).unwrap());
         settings.workers = 2;
         settings.connect_timeout = Duration::from_millis(300);
@@ -47,19 +47,19 @@ impl Desk {
         change(&mut settings);
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-        let bell = Arc::downgrade(&waker);
+        let weak_waker = Arc::downgrade(&waker);
         let pool = Pool::start(&settings, waker, Instant::now()).unwrap();
-        Desk { pool, poll, bell, last: 0, started: Instant::now() }
+        PoolDriver { pool, poll, weak_waker, last: 0, started: Instant::now() }
     }
 
     /// At a site that works, with threads 1 to 3 for members 7 and 8, after a good first probe.
-    pub fn ready(site: &Site, change: impl FnOnce(&mut SiteSettings)) -> Desk {
+    pub fn ready(site: &Site, change: impl FnOnce(&mut SiteSettings)) -> PoolDriver {
         for thread in 1..=3 {
             site.add_thread(thread, &[7, 8]);
         }
-        let mut desk = Desk::with(&site.url(), change);
-        desk.await_url_style(UrlStyle::Pretty);
-        desk
+        let mut driver = PoolDriver::with(&site.url(), change);
+        driver.await_url_style(UrlStyle::Pretty);
+        driver
     }
 
     /// What the loop would say.
@@ -114,7 +114,7 @@ impl Desk {
     }
 
     /// Waits until the site has been asked this often, and what came of it was collected.
-    pub fn settle(&mut self, site: &Site, requests: usize) {
+    pub fn await_requests(&mut self, site: &Site, requests: usize) {
         let until = Instant::now() + LONG;
         while site.requests().len() < requests {
             assert!(Instant::now() < until, "{} requests", site.requests().len());

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use buddyline::hub::interface::ConnId;
 use serde_json::Value;
 
+use crate::harness::json;
 use crate::outcomes::Outcomes;
 use crate::site::{SECRET, Site, short};
-use crate::town::json;
 
 /// The longest time for which the process stands still.
-pub const STANDS_STILL: Duration = Duration::from_secs(20);
+pub const SUSPENDED_MAX: Duration = Duration::from_secs(20);
 
 /// A connection as it must look by what it has been told.
 #[derive(Default)]
-pub struct Seen {
+pub struct ConnState {
     pub user: Option<u64>,
     /// How often it has become somebody.
     pub users: usize,
@@ -34,46 +34,46 @@ pub struct Seen {
 }
 
 /// What is to be right once everything that follows from an input is done.
-struct Show {
+struct PendingFanout {
     text: String,
     thread: u64,
-    hearers: Vec<ConnId>,
+    subscribers: Vec<ConnId>,
 }
 
-pub struct Shadow {
+pub struct Oracle {
     verified: bool,
     presence_off: bool,
     /// How old what the server knows of a thread may be.
-    patience: Duration,
-    pub conns: BTreeMap<ConnId, Seen>,
+    list_age_max: Duration,
+    pub conns: BTreeMap<ConnId, ConnState>,
     pub outcomes: Outcomes,
     /// In which round each message was shown first.
     shown: BTreeMap<String, u64>,
     round: u64,
-    shows: Vec<Show>,
+    pending_fanouts: Vec<PendingFanout>,
     arrived: BTreeSet<u64>,
     closed_in_round: bool,
     /// The server tells each message's end to its author alone.
     pub stops: bool,
     /// Messages shown to others than their authors.
-    pub hearings: usize,
+    pub deliveries_to_others: usize,
 }
 
-impl Shadow {
-    pub fn new(verified: bool, presence_off: bool, patience: Duration) -> Shadow {
-        Shadow {
+impl Oracle {
+    pub fn new(verified: bool, presence_off: bool, list_age_max: Duration) -> Oracle {
+        Oracle {
             verified,
             presence_off,
-            patience,
+            list_age_max,
             conns: BTreeMap::new(),
             outcomes: Outcomes::default(),
             shown: BTreeMap::new(),
             round: 0,
-            shows: Vec::new(),
+            pending_fanouts: Vec::new(),
             arrived: BTreeSet::new(),
             closed_in_round: false,
             stops: false,
-            hearings: 0,
+            deliveries_to_others: 0,
         }
     }
 
@@ -81,7 +81,7 @@ impl Shadow {
 
     pub fn opened(&mut self, conn: ConnId, token: Option<&str>) {
         let tokens = token.map(str::to_owned).into_iter().collect();
-        self.conns.insert(conn, Seen { tokens, ..Seen::default() });
+        self.conns.insert(conn, ConnState { tokens, ..ConnState::default() });
     }
 
     pub fn closed(&mut self, conn: ConnId, now: Instant) {
@@ -109,13 +109,13 @@ impl Shadow {
         self.stops = false;
     }
 
-    pub fn open(&self) -> impl Iterator<Item = (&ConnId, &Seen)> {
+    pub fn open(&self) -> impl Iterator<Item = (&ConnId, &ConnState)> {
         self.conns.iter().filter(|(_, seen)| seen.closed.is_none())
     }
 
     /// Whether a frame has been heard, and only from this user.
-    pub fn said_by(&self, frame: &Value, user: u64) -> bool {
-        frame["clientId"].as_str().is_some_and(|name| self.outcomes.said_by(name, user))
+    pub fn is_sent_only_by(&self, frame: &Value, user: u64) -> bool {
+        frame["clientId"].as_str().is_some_and(|name| self.outcomes.is_sent_only_by(name, user))
     }
 
     pub fn is_online(&self, user: u64) -> bool {
@@ -125,7 +125,7 @@ impl Shadow {
     // ---- what goes out
 
     /// The hub says this to a connection.
-    pub fn hears(
+    pub fn on_frame(
         &mut self,
         conn: ConnId,
         bytes: &[u8],
@@ -137,7 +137,7 @@ impl Shadow {
         let kind = frame["type"].as_str().expect("a frame has a type").to_owned();
         let text = String::from_utf8_lossy(bytes);
         assert!(!text.contains(SECRET), "a token is told: {text}");
-        check_letters(&kind, &text, &frame);
+        check_reserved_words(&kind, &text, &frame);
         let seen = self.conns.get_mut(&conn).expect("it was opened");
         let user = number(&frame["userId"]);
         match &*kind {
@@ -159,7 +159,7 @@ impl Shadow {
             _ => {}
         }
         self.check_hint(conn, &frame, hint);
-        let own = self.outcomes.hears(conn, self.conns[&conn].user, &frame, &self.conns, site);
+        let own = self.outcomes.on_frame(conn, self.conns[&conn].user, &frame, &self.conns, site);
         let seen = self.conns.get_mut(&conn).expect("it was opened");
         if seen.closed.is_some() {
             // It was closed before this left.
@@ -183,7 +183,7 @@ impl Shadow {
             _ => {}
         }
         if self.verified {
-            self.check_part(conn, &kind, &frame, own, site, now);
+            self.check_participation(conn, &kind, &frame, own, site, now);
         }
         format!("{} hears {}", conn.serial, shown(&kind, &frame))
     }
@@ -228,7 +228,7 @@ impl Shadow {
         let send = self.outcomes.send(text).expect("somebody said it");
         let named = frame["clientId"].is_string();
         // Said again, it may have been stored for another connection.
-        let again = send.name.as_ref().is_some_and(|name| self.outcomes.said_again(name));
+        let again = send.name.as_ref().is_some_and(|name| self.outcomes.is_resent(name));
         let is_owed = send.name.is_some() && send.conn == conn && !again;
         assert!(named || !is_owed, "without its name: {frame}");
         let author = self.conns.get(&send.conn);
@@ -244,7 +244,7 @@ impl Shadow {
             // Who has heard it may come to be its author's heir.
             let twice = !seen.heard.insert(text.to_owned());
             assert!(!twice || (heir && send.conn != conn), "shown twice: {frame}");
-            self.hearings += usize::from(send.conn != conn);
+            self.deliveries_to_others += usize::from(send.conn != conn);
         }
         if inherited || again {
             return;
@@ -257,9 +257,13 @@ impl Shadow {
             Some(round) => assert_eq!(*round, self.round, "shown to some earlier: {frame}"),
             None => {
                 self.shown.insert(text.to_owned(), self.round);
-                let hears = |(_, seen): &(&ConnId, &Seen)| seen.joined.contains(&thread);
-                let hearers = self.open().filter(hears).map(|(conn, _)| *conn).collect();
-                self.shows.push(Show { text: text.to_owned(), thread, hearers });
+                let hears = |(_, seen): &(&ConnId, &ConnState)| seen.joined.contains(&thread);
+                let subscribers = self.open().filter(hears).map(|(conn, _)| *conn).collect();
+                self.pending_fanouts.push(PendingFanout {
+                    text: text.to_owned(),
+                    thread,
+                    subscribers,
+                });
             }
         }
     }
@@ -278,7 +282,7 @@ impl Shadow {
 
     /// In verified trust nobody hears of a thread in which they take no part, and who is nobody
     /// hears of nothing.
-    fn check_part(
+    fn check_participation(
         &self,
         conn: ConnId,
         kind: &str,
@@ -297,27 +301,28 @@ impl Shadow {
             (number(&frame["threadId"]), user, of_a_thread, own && kind == "message")
         {
             // That someone has stopped is told when the process wakes up, if it stood still.
-            let late = if frame["typing"] == false { STANDS_STILL } else { Duration::ZERO };
-            let since = now.checked_sub(self.patience + late).unwrap_or(now);
+            let late = if frame["typing"] == false { SUSPENDED_MAX } else { Duration::ZERO };
+            let since = now.checked_sub(self.list_age_max + late).unwrap_or(now);
             let takes_part = site.took_part(thread, user, since);
             assert!(takes_part, "{user} takes no part in {thread}, and hears {frame}");
         }
     }
 
     /// All that follows from an input has been said.
-    pub fn round_ends(&mut self, site: &Site, now: Instant) {
-        for Show { text, thread, hearers } in std::mem::take(&mut self.shows) {
-            if self.stops || (self.verified && site.is_doubtful(thread, now)) {
+    pub fn end_round(&mut self, site: &Site, now: Instant) {
+        for PendingFanout { text, thread, subscribers } in std::mem::take(&mut self.pending_fanouts)
+        {
+            if self.stops || (self.verified && site.may_lack_list(thread, now)) {
                 continue;
             }
-            for conn in hearers {
+            for conn in subscribers {
                 let seen = &self.conns[&conn];
                 let lost = seen.closed.is_none() && !seen.got.contains(&text);
                 assert!(!lost, "{} hears thread {thread}, but not {}", conn.serial, short(&text));
             }
         }
         for user in std::mem::take(&mut self.arrived) {
-            let was_here = |seen: &Seen| {
+            let was_here = |seen: &ConnState| {
                 seen.user == Some(user) && seen.closed.is_none_or(|closed| closed == now)
             };
             assert!(self.conns.values().any(was_here), "{user} has come, and is not there");
@@ -328,7 +333,7 @@ impl Shadow {
 }
 
 /// PROTOCOL 2.2: the sample clients look for letters.
-fn check_letters(kind: &str, text: &str, frame: &Value) {
+fn check_reserved_words(kind: &str, text: &str, frame: &Value) {
     let names = frame["replyTo"].as_str().unwrap_or_default();
     let letters = |word: &str| text.contains(word);
     assert!(matches!(kind, "message" | "error") || !letters("message"), "letters: {text}");

@@ -4,8 +4,8 @@
 
 #[path = "support/bytes.rs"]
 mod bytes;
-#[path = "support/nonsense.rs"]
-mod nonsense;
+#[path = "support/strategies.rs"]
+mod strategies;
 
 use buddyline::protocol::IdKey;
 use buddyline::protocol::call::RelayedFrame;
@@ -21,7 +21,18 @@ const SMALL: usize = 2_000;
 
 /// One frame of a client that follows the rules, or nearly.
 fn a_frame() -> impl Strategy<Value = Vec<u8>> {
-    let firsts = [TEXT, TEXT, BINARY, PING, PONG, CLOSE, TEXT_BEGINS, 0x02, GOES_ON, ENDS];
+    let firsts = [
+        TEXT,
+        TEXT,
+        BINARY,
+        PING,
+        PONG,
+        CLOSE,
+        TEXT_FRAGMENT,
+        0x02,
+        CONTINUATION,
+        LAST_CONTINUATION,
+    ];
     let payload = prop_oneof![
         8 => vec(any::<u8>(), 0..40),
         8 => "\\PC{0,20}".prop_map(String::into_bytes),
@@ -32,7 +43,7 @@ fn a_frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Frames, some of them corrupted, among bytes that are none.
-fn soup() -> impl Strategy<Value = Vec<u8>> {
+fn random_frames() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         10 => a_frame(),
         1 => vec(any::<u8>(), 0..30),
@@ -61,33 +72,33 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_bytes_disturb_a_neighbour_on_the_same_codec(
-        soup in soup(),
+    fn random_bytes_do_not_affect_other_wires_on_the_codec(
+        random_frames in random_frames(),
         cuts in vec(any::<Index>(), 0..12),
         said in vec("\\PC{1,30}", 4..12),
         fragmented in any::<u16>(),
         neighbours_cuts in vec(any::<Index>(), 0..12),
     ) {
         let mut codec = codec_of(SMALL, false);
-        let mut wild = Talk::open(&mut codec);
-        let mut good = Talk::open(&mut codec);
+        let mut wild = WireSession::open(&mut codec);
+        let mut good = WireSession::open(&mut codec);
         let script: Vec<u8> = said.iter().enumerate().flat_map(|(n, said)| {
             if fragmented >> n & 1 == 0 {
                 return text(said);
             }
             // Cut anywhere, also within a character.
             let (start, rest) = said.as_bytes().split_at(said.len() / 2);
-            [frame(TEXT_BEGINS, start), frame(PING, b"p"), frame(ENDS, rest)].concat()
+            [frame(TEXT_FRAGMENT, start), frame(PING, b"p"), frame(LAST_CONTINUATION, rest)].concat()
         }).collect();
-        let mut wild_pieces = pieces(&soup, &cuts).into_iter();
+        let mut wild_pieces = pieces(&random_frames, &cuts).into_iter();
         let mut good_pieces = pieces(&script, &neighbours_cuts).into_iter();
         loop {
             let (wild_piece, good_piece) = (wild_pieces.next(), good_pieces.next());
             if wild_piece.is_none() && good_piece.is_none() {
                 break;
             }
-            wild.hear(&mut codec, &wild_piece.unwrap_or_default());
-            good.hear(&mut codec, &good_piece.unwrap_or_default());
+            wild.feed(&mut codec, &wild_piece.unwrap_or_default());
+            good.feed(&mut codec, &good_piece.unwrap_or_default());
         }
         let heard: Vec<&str> = said.iter().map(String::as_str).collect();
         prop_assert_eq!(good.texts(), heard);
@@ -101,31 +112,31 @@ proptest! {
     }
 
     #[test]
-    fn the_cuts_of_any_bytes_change_nothing(soup in soup(), cuts in vec(any::<Index>(), 0..12)) {
+    fn fragmentation_of_random_bytes_changes_nothing(random_frames in random_frames(), cuts in vec(any::<Index>(), 0..12)) {
         let mut codec = codec_of(SMALL, false);
-        let mut whole = Talk::open(&mut codec);
-        whole.hear(&mut codec, &soup);
-        let mut cut = Talk::open(&mut codec);
-        for piece in pieces(&soup, &cuts) {
-            cut.hear(&mut codec, &piece);
+        let mut whole = WireSession::open(&mut codec);
+        whole.feed(&mut codec, &random_frames);
+        let mut cut = WireSession::open(&mut codec);
+        for piece in pieces(&random_frames, &cuts) {
+            cut.feed(&mut codec, &piece);
         }
         prop_assert_eq!(&cut.events, &whole.events);
         prop_assert_eq!(&cut.output, &whole.output);
     }
 
     #[test]
-    fn any_bytes_instead_of_a_request_are_survived(
+    fn random_bytes_as_request_do_not_panic(
         start in select(&["", "GET / HTTP/1.1\r\n", "GET ", "\r\n"][..]),
         noise in vec(any::<u8>(), 0..300),
         cuts in vec(any::<Index>(), 0..6),
     ) {
         let bytes = [start.as_bytes(), &noise].concat();
         let mut codec = codec_of(SMALL, true);
-        let mut whole = Talk::default();
-        whole.hear(&mut codec, &bytes);
-        let mut cut = Talk::default();
+        let mut whole = WireSession::default();
+        whole.feed(&mut codec, &bytes);
+        let mut cut = WireSession::default();
         for piece in pieces(&bytes, &cuts) {
-            cut.hear(&mut codec, &piece);
+            cut.feed(&mut codec, &piece);
         }
         prop_assert_eq!(&cut.output, &whole.output);
         prop_assert!(whole.output.is_empty() || whole.output.starts_with(b"HTTP/1.1 "));
@@ -152,8 +163,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_text_is_a_frame_or_an_error(
-        text in nonsense::any_text()
+    fn random_text_is_a_frame_or_an_error(
+        text in strategies::any_text()
     ) {
         let (_, frame) = parse(&text);
         if let Err(fault) = frame {
@@ -164,8 +175,8 @@ proptest! {
     }
 
     #[test]
-    fn an_error_quotes_little_and_never_a_token(
-        frame in nonsense::almost_a_frame(),
+    fn parse_error_quotes_little_and_never_a_token(
+        frame in strategies::near_valid_frame(),
         // Letters that our own sentences have not.
         token in "[QXZ]{12,80}",
         wrong in "[JKVW]{41,200}",
@@ -186,7 +197,7 @@ proptest! {
 }
 
 #[test]
-fn nesting_of_any_depth_is_survived() {
+fn nesting_of_any_depth_does_not_panic() {
     for depth in [1_000, 100_000] {
         for text in [
             "[".repeat(depth),

@@ -10,58 +10,58 @@ use std::time::{Duration, Instant};
 /// Longer than anything here should take.
 const LONG: Duration = Duration::from_secs(30);
 /// Between two looks at all of them.
-const SLICE: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// One of them.
-pub struct Bird {
+pub struct PolledClient {
     socket: TcpStream,
     unread: Vec<u8>,
     /// The text frames that have come.
-    pub heard: Vec<String>,
+    pub received: Vec<String>,
     /// When the server said goodbye, and with which code; none if it only hung up.
     pub closed: Option<(Instant, Option<u16>)>,
 }
 
 /// All of them.
-pub struct Flock {
-    pub birds: Vec<Bird>,
+pub struct ClientSet {
+    pub clients: Vec<PolledClient>,
 }
 
-impl Flock {
+impl ClientSet {
     /// Opens so many WebSockets.
-    pub fn open(address: SocketAddr, count: usize) -> Flock {
-        let mut birds = Vec::with_capacity(count);
-        while birds.len() < count {
+    pub fn open(address: SocketAddr, count: usize) -> ClientSet {
+        let mut clients = Vec::with_capacity(count);
+        while clients.len() < count {
             // As many as the backlog of any system holds.
             let batch: Vec<_> =
-                (0..(count - birds.len()).min(100)).map(|_| begin(address)).collect();
-            birds.extend(batch.into_iter().map(finish));
+                (0..(count - clients.len()).min(100)).map(|_| connect(address)).collect();
+            clients.extend(batch.into_iter().map(await_upgrade));
         }
-        Flock { birds }
+        ClientSet { clients }
     }
 
     /// Looks at each once.
-    pub fn look(&mut self) {
-        self.birds.iter_mut().for_each(Bird::look);
+    pub fn poll(&mut self) {
+        self.clients.iter_mut().for_each(PolledClient::poll);
     }
 
     /// Looks at all again and again until it is as wanted.
-    pub fn look_until(&mut self, within: Duration, wanted: impl Fn(&[Bird]) -> bool) {
+    pub fn poll_until(&mut self, within: Duration, wanted: impl Fn(&[PolledClient]) -> bool) {
         let until = Instant::now() + within;
         loop {
-            self.look();
-            if wanted(&self.birds) {
+            self.poll();
+            if wanted(&self.clients) {
                 return;
             }
             assert!(Instant::now() < until, "not as wanted within {within:?}");
-            thread::sleep(SLICE);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// How many were closed in each step of time from `begun` on.
-    pub fn histogram(&self, begun: Instant, step: Duration) -> Vec<usize> {
+    pub fn closes_per_step(&self, begun: Instant, step: Duration) -> Vec<usize> {
         let mut steps = Vec::new();
-        for (at, _) in self.birds.iter().filter_map(|bird| bird.closed) {
+        for (at, _) in self.clients.iter().filter_map(|client| client.closed) {
             let step =
                 (at.saturating_duration_since(begun).as_secs_f64() / step.as_secs_f64()) as usize;
             steps.resize(steps.len().max(step + 1), 0);
@@ -71,7 +71,7 @@ impl Flock {
     }
 }
 
-fn begin(address: SocketAddr) -> TcpStream {
+fn connect(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(LONG)).unwrap();
     socket.set_nodelay(true).unwrap();
@@ -81,7 +81,7 @@ fn begin(address: SocketAddr) -> TcpStream {
     socket
 }
 
-fn finish(mut socket: TcpStream) -> Bird {
+fn await_upgrade(mut socket: TcpStream) -> PolledClient {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -91,12 +91,12 @@ fn finish(mut socket: TcpStream) -> Bird {
     let head = String::from_utf8(head).unwrap();
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     socket.set_nonblocking(true).unwrap();
-    Bird { socket, unread: Vec::new(), heard: Vec::new(), closed: None }
+    PolledClient { socket, unread: Vec::new(), received: Vec::new(), closed: None }
 }
 
-impl Bird {
+impl PolledClient {
     /// Says a text; nothing if the server has hung up.
-    pub fn say(&mut self, text: &str) {
+    pub fn send(&mut self, text: &str) {
         let mut frame = vec![0x81];
         match text.len() {
             short @ 0..=125 => frame.push(0x80 | short as u8),
@@ -111,7 +111,7 @@ impl Bird {
         let _ = self.socket.write_all(&frame);
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         if self.closed.is_some() {
             return;
         }
@@ -145,7 +145,7 @@ impl Bird {
             }
             let frame: Vec<u8> = self.unread.drain(..start + length).collect();
             match frame[0] {
-                0x81 => self.heard.push(String::from_utf8(frame[start..].to_vec()).unwrap()),
+                0x81 => self.received.push(String::from_utf8(frame[start..].to_vec()).unwrap()),
                 0x88 => {
                     let code = u16::from_be_bytes([frame[start], frame[start + 1]]);
                     return self.end(Some(code));

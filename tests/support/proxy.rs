@@ -10,13 +10,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// No connection lasts longer.
-const LONGEST: Duration = Duration::from_secs(20);
+const TIME_MAX: Duration = Duration::from_secs(20);
 /// How often a waiting thread looks whether the proxy has ended.
-const SLICE: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What it does with a request for a WebSocket.
 #[derive(Clone, Copy, Debug)]
-pub enum Manner {
+pub enum ProxyFault {
     /// It passes all of it on.
     Good,
     /// Neither `Upgrade` nor `Connection` are passed on, as when nginx is not told to.
@@ -36,15 +36,15 @@ pub enum Manner {
 }
 
 /// The proxy. Ends when dropped.
-pub struct Front {
+pub struct FaultyProxy {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-impl Front {
+impl FaultyProxy {
     /// In front of this server.
-    pub fn start(server: SocketAddr, manner: Manner) -> Front {
+    pub fn start(server: SocketAddr, fault: ProxyFault) -> FaultyProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -59,11 +59,11 @@ impl Front {
                 };
                 let stop = stop.clone();
                 // An error is one side's going away, which is its right.
-                threads.push(thread::spawn(move || drop(pass(client, server, manner, &stop))));
+                threads.push(thread::spawn(move || drop(forward(client, server, fault, &stop))));
             }
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
-        Front { address, stopping, acceptor: Some(acceptor) }
+        FaultyProxy { address, stopping, acceptor: Some(acceptor) }
     }
 
     /// Where it is.
@@ -72,7 +72,7 @@ impl Front {
     }
 }
 
-impl Drop for Front {
+impl Drop for FaultyProxy {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         if let Some(acceptor) = self.acceptor.take() {
@@ -81,38 +81,38 @@ impl Drop for Front {
     }
 }
 
-fn pass(
+fn forward(
     mut client: TcpStream,
     server: SocketAddr,
-    manner: Manner,
+    fault: ProxyFault,
     stop: &AtomicBool,
 ) -> io::Result<()> {
     client.set_nonblocking(false)?;
-    client.set_read_timeout(Some(LONGEST))?;
+    client.set_read_timeout(Some(TIME_MAX))?;
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         client.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    match manner {
-        Manner::Silent => {
+    match fault {
+        ProxyFault::Silent => {
             while !stop.load(Ordering::Relaxed) {
-                thread::sleep(SLICE);
+                thread::sleep(POLL_INTERVAL);
             }
             return Ok(());
         }
-        Manner::Drips | Manner::Pings => return opens(client, &head, manner, stop),
-        Manner::Answers(status) => {
+        ProxyFault::Drips | ProxyFault::Pings => return impersonate(client, &head, fault, stop),
+        ProxyFault::Answers(status) => {
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             return client.write_all(answer.as_bytes());
         }
         _ => {}
     }
     let mut to_server = TcpStream::connect(server)?;
-    to_server.write_all(changed(&String::from_utf8_lossy(&head), manner).as_bytes())?;
+    to_server.write_all(rewrite_head(&String::from_utf8_lossy(&head), fault).as_bytes())?;
     let (mut from, mut back) = (to_server.try_clone()?, client.try_clone()?);
-    from.set_read_timeout(Some(LONGEST))?;
+    from.set_read_timeout(Some(TIME_MAX))?;
     let answers = thread::spawn(move || {
         let _ = io::copy(&mut from, &mut back);
         let _ = back.shutdown(Shutdown::Both);
@@ -124,7 +124,12 @@ fn pass(
 }
 
 /// A server of its own, of a bad kind.
-fn opens(mut client: TcpStream, head: &[u8], manner: Manner, stop: &AtomicBool) -> io::Result<()> {
+fn impersonate(
+    mut client: TcpStream,
+    head: &[u8],
+    fault: ProxyFault,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let head = String::from_utf8_lossy(head);
     let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
@@ -133,13 +138,13 @@ fn opens(mut client: TcpStream, head: &[u8], manner: Manner, stop: &AtomicBool) 
          Sec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     client.write_all(answer.as_bytes())?;
-    if let Manner::Drips = manner {
+    if let ProxyFault::Drips = fault {
         client.write_all(&[0x81, 126, 0xff, 0xff])?;
     }
     let pings = [0x89, 0].repeat(512);
     while !stop.load(Ordering::Relaxed) {
-        match manner {
-            Manner::Pings => client.write_all(&pings)?,
+        match fault {
+            ProxyFault::Pings => client.write_all(&pings)?,
             _ => {
                 client.write_all(b"a")?;
                 thread::sleep(Duration::from_millis(100));
@@ -150,22 +155,22 @@ fn opens(mut client: TcpStream, head: &[u8], manner: Manner, stop: &AtomicBool) 
 }
 
 /// The head as it is passed on.
-fn changed(head: &str, manner: Manner) -> String {
+fn rewrite_head(head: &str, fault: ProxyFault) -> String {
     let mut lines: Vec<String> = head.trim_end().split("\r\n").map(str::to_owned).collect();
     let mut drop_header = |name: &str| {
         lines.retain(|line| !line.to_ascii_lowercase().starts_with(&format!("{name}:")));
     };
-    match manner {
-        Manner::WithoutUpgrade => {
+    match fault {
+        ProxyFault::WithoutUpgrade => {
             drop_header("upgrade");
             drop_header("connection");
             lines.push("Connection: close".to_owned());
         }
-        Manner::WithoutConnection => {
+        ProxyFault::WithoutConnection => {
             drop_header("connection");
             lines.push("Connection: close".to_owned());
         }
-        Manner::Http10 => lines[0] = lines[0].replace("HTTP/1.1", "HTTP/1.0"),
+        ProxyFault::Http10 => lines[0] = lines[0].replace("HTTP/1.1", "HTTP/1.0"),
         _ => {}
     }
     lines.join("\r\n") + "\r\n\r\n"

@@ -13,8 +13,8 @@ use crate::world::FRAME_MAX;
 const REMEMBERED: Duration = Duration::from_secs(400);
 
 impl Script<'_> {
-    pub fn say(&mut self) {
-        let Some(slot) = self.somebody() else { return };
+    pub fn send(&mut self) {
+        let Some(slot) = self.pick_connection() else { return };
         let frame = self.frame(slot);
         self.send_text(slot, &frame);
     }
@@ -27,23 +27,23 @@ impl Script<'_> {
         let shown = short_frame(frame);
         self.world.note(&format!("{slot} says {shown}"));
         let text = frame.to_string().into_bytes();
-        let dice = &mut self.world.dice;
-        if dice.chance(90) || text.len() < 4 {
+        let rng = &mut self.world.rng;
+        if rng.chance(90) || text.len() < 4 {
             self.put(slot, bytes::text(std::str::from_utf8(&text).expect("JSON is text")));
         } else {
-            let first = dice.between(1, text.len() as u64 - 2) as usize;
-            let second = dice.between(first as u64, text.len() as u64 - 1) as usize;
-            let with_ping = dice.chance(50);
-            self.put(slot, bytes::frame(bytes::TEXT_BEGINS, &text[..first]));
+            let first = rng.range(1, text.len() as u64 - 2) as usize;
+            let second = rng.range(first as u64, text.len() as u64 - 1) as usize;
+            let with_ping = rng.chance(50);
+            self.put(slot, bytes::frame(bytes::TEXT_FRAGMENT, &text[..first]));
             if with_ping {
                 self.ping(slot);
             }
-            self.put(slot, bytes::frame(bytes::GOES_ON, &text[first..second]));
-            self.put(slot, bytes::frame(bytes::ENDS, &text[second..]));
+            self.put(slot, bytes::frame(bytes::CONTINUATION, &text[first..second]));
+            self.put(slot, bytes::frame(bytes::LAST_CONTINUATION, &text[second..]));
         }
-        let all = self.world.dice.chance(80);
-        let bytes = if all { usize::MAX } else { self.world.dice.between(1, 150) as usize };
-        self.world.bring(slot, bytes);
+        let all = self.world.rng.chance(80);
+        let bytes = if all { usize::MAX } else { self.world.rng.range(1, 150) as usize };
+        self.world.deliver_to_server(slot, bytes);
     }
 
     pub fn put(&mut self, slot: usize, bytes: Vec<u8>) {
@@ -62,7 +62,7 @@ impl Script<'_> {
     }
 
     fn frame(&mut self, slot: usize) -> Value {
-        let kind = self.world.dice.weigh(&[
+        let kind = self.world.rng.pick_weighted(&[
             (30, "send_message"),
             (14, "join_thread"),
             (3, "leave_thread"),
@@ -81,12 +81,12 @@ impl Script<'_> {
             "typing" => {
                 let thread = self.thread();
                 let mut frame = json!({"type": "typing", "threadId": thread});
-                if self.world.dice.chance(40) {
-                    frame["typing"] = json!(self.world.dice.chance(50));
+                if self.world.rng.chance(40) {
+                    frame["typing"] = json!(self.world.rng.chance(50));
                 }
                 self.name(frame)
             }
-            "online_users" if self.world.dice.chance(30) => self.name(json!({"type": kind})),
+            "online_users" if self.world.rng.chance(30) => self.name(json!({"type": kind})),
             "ping" | "ice_servers" => self.name(json!({"type": kind})),
             kind => {
                 let thread = self.thread();
@@ -98,7 +98,7 @@ impl Script<'_> {
     /// Most frames have a name of their own.
     fn name(&mut self, mut frame: Value) -> Value {
         self.said += 1;
-        if self.world.dice.chance(75) {
+        if self.world.rng.chance(75) {
             frame["clientId"] = json!(format!("n{}", self.said));
         }
         frame
@@ -106,11 +106,11 @@ impl Script<'_> {
 
     fn thread(&mut self) -> Value {
         let threads = self.world.site.threads();
-        let thread = match self.world.dice.chance(4) {
+        let thread = match self.world.rng.chance(4) {
             true => 99,
-            false => self.world.dice.pick(&threads),
+            false => self.world.rng.pick(&threads),
         };
-        if self.world.dice.chance(20) { json!(thread.to_string()) } else { json!(thread) }
+        if self.world.rng.chance(20) { json!(thread.to_string()) } else { json!(thread) }
     }
 
     pub fn join(&mut self, _slot: usize) -> Value {
@@ -126,13 +126,13 @@ impl Script<'_> {
             None => return None,
         };
         let world = &mut self.world;
-        match world.dice.below(20) {
+        match world.rng.below(20) {
             0 => {
-                let other = world.dice.between(1, USERS);
-                Some(world.site.issue(other, now, &mut world.dice))
+                let other = world.rng.range(1, USERS);
+                Some(world.site.issue(other, now, &mut world.rng))
             }
-            1 => Some(format!("{}-forged-{:08x}", SECRET, world.dice.throw())),
-            2..=5 => Some(world.site.issue(user, now, &mut world.dice)),
+            1 => Some(format!("{}-forged-{:08x}", SECRET, world.rng.next_u64())),
+            2..=5 => Some(world.site.issue(user, now, &mut world.rng)),
             6..=11 => None,
             _ => own,
         }
@@ -140,8 +140,8 @@ impl Script<'_> {
 
     pub fn claim(&mut self, slot: usize) -> Value {
         let user = self.world.link(slot).map_or(1, |link| link.user);
-        let user = match self.world.dice.chance(4) {
-            true => self.world.dice.between(1, USERS),
+        let user = match self.world.rng.chance(4) {
+            true => self.world.rng.range(1, USERS),
             false => user,
         };
         let mut frame = json!({"type": "user_connected", "userId": user});
@@ -152,13 +152,13 @@ impl Script<'_> {
     }
 
     fn message(&mut self, slot: usize) -> Value {
-        let length = self.world.dice.pick(&[0, 5, 40, 300]);
+        let length = self.world.rng.pick(&[0, 5, 40, 300]);
         let text = format!("m{}-{}", self.said, "é".repeat(length));
         let mut frame = json!({"type": "send_message", "message": text});
-        if self.world.dice.chance(88) {
+        if self.world.rng.chance(88) {
             frame["threadId"] = self.thread();
         }
-        frame["recipientId"] = json!(self.world.dice.between(1, USERS + 1));
+        frame["recipientId"] = json!(self.world.rng.range(1, USERS + 1));
         if let Some(token) = self.token(slot) {
             frame["token"] = json!(token);
         }
@@ -173,12 +173,12 @@ impl Script<'_> {
     /// Whom the server takes somebody for.
     fn user(&mut self, slot: usize) -> Option<u64> {
         let conn = self.world.link(slot)?.id;
-        self.world.shadow.conns.get(&conn)?.user
+        self.world.oracle.conns.get(&conn)?.user
     }
 
     /// Something that the same user has sent before, from wherever.
     fn again(&mut self, slot: usize) -> Option<Value> {
-        if !self.world.dice.chance(20) {
+        if !self.world.rng.chance(20) {
             return None;
         }
         // Whatever is under way may make them somebody else.
@@ -189,16 +189,16 @@ impl Script<'_> {
         let own: Vec<Value> = self
             .sent
             .iter()
-            .filter(|(by, .., frame)| *by == user && self.world.shadow.said_by(frame, user))
+            .filter(|(by, .., frame)| *by == user && self.world.oracle.is_sent_only_by(frame, user))
             .map(|(.., frame)| frame.clone())
             .collect();
-        (!own.is_empty()).then(|| self.world.dice.pick(&own))
+        (!own.is_empty()).then(|| self.world.rng.pick(&own))
     }
 
     fn call(&mut self, slot: usize) -> Value {
         let me = self.world.link(slot).map_or(1, |link| link.user);
-        let other = self.world.dice.between(1, USERS);
-        let kind = self.world.dice.pick(&["call_initiated", "offer", "answer", "ice-candidate"]);
+        let other = self.world.rng.range(1, USERS);
+        let kind = self.world.rng.pick(&["call_initiated", "offer", "answer", "ice-candidate"]);
         let thread = self.thread();
         let mut frame = json!({
             "type": kind, "senderId": me, "recipientId": other, "threadId": thread,
@@ -215,9 +215,9 @@ impl Script<'_> {
     }
 
     /// What no client should say.
-    pub fn nonsense(&mut self) {
-        let Some(slot) = self.somebody() else { return };
-        let kind = self.world.dice.below(14);
+    pub fn send_invalid(&mut self) {
+        let Some(slot) = self.pick_connection() else { return };
+        let kind = self.world.rng.below(14);
         self.world.note(&format!("{slot} says nonsense of kind {kind}"));
         let bytes = match kind {
             0 => bytes::text("{"),
@@ -230,7 +230,7 @@ impl Script<'_> {
             7 => bytes::frame(bytes::PONG, b"unasked"),
             8 => bytes::text(&"[".repeat(200)),
             9 => {
-                for _ in 0..self.world.dice.below(40) {
+                for _ in 0..self.world.rng.below(40) {
                     self.ping(slot);
                 }
                 Vec::new()
@@ -238,12 +238,12 @@ impl Script<'_> {
             10 => bytes::header(bytes::TEXT, FRAME_MAX as u64 + 1, [0; 4]),
             11 => bytes::frame(bytes::TEXT, &[0xff, 0xfe]),
             12 => bytes::frame(0xf1, b"reserved"),
-            _ => bytes::frame(bytes::GOES_ON, b"of what?"),
+            _ => bytes::frame(bytes::CONTINUATION, b"of what?"),
         };
         // What breaks the rules ends a connection: not too often.
-        if kind < 10 || self.world.dice.chance(30) {
+        if kind < 10 || self.world.rng.chance(30) {
             self.put(slot, bytes);
-            self.world.bring(slot, usize::MAX);
+            self.world.deliver_to_server(slot, usize::MAX);
         }
     }
 }

@@ -14,7 +14,7 @@ use buddyline::upstream::buddyboss::Reply;
 use buddyline::upstream::reconcile::{look_request, parse_look_reply as read};
 use buddyline::upstream::url_style::UrlStyle;
 use serde_json::{Value, json};
-use support::desk::{Desk, UNAVAILABLE, failed, look, looked, post};
+use support::driver::{PoolDriver, UNAVAILABLE, failed, look, looked, post};
 use support::fixtures::load;
 use support::site::{Fault, Site};
 
@@ -54,7 +54,7 @@ fn same(answer: Answer) -> Option<u64> {
 // ---------------------------------------------------------------- the question
 
 #[test]
-fn a_thread_is_asked_for_with_the_senders_token_and_nothing_else() {
+fn lookup_requests_thread_with_the_senders_token() {
     let thread = ask(Target::Thread(12), None, "x");
     let new = ask(Target::NewThread { recipient: 3 }, None, "x");
     for (look, url_style, path) in [
@@ -85,7 +85,7 @@ fn a_thread_is_asked_for_with_the_senders_token_and_nothing_else() {
 // ---------------------------------------------------------------- recorded answers
 
 #[test]
-fn the_senders_newest_message_is_found_with_what_the_site_made_of_it() {
+fn lookup_finds_the_senders_newest_message() {
     // 11:00:44 in thread 4: "csv" by member 2.
     let look = ask(Target::Thread(4), Some(2), "csv");
     let reply = at("thread-get-recipients-pagination", "11:00:50");
@@ -100,7 +100,7 @@ fn the_senders_newest_message_is_found_with_what_the_site_made_of_it() {
 }
 
 #[test]
-fn a_text_is_known_again_whatever_the_site_has_made_of_it() {
+fn lookup_matches_text_altered_by_the_site() {
     for (text, id) in [("nul \0 byte", None), ("hi 👋🏽 😀 ✓ 日本語", Some(16))] {
         let look = ask(Target::Thread(1), Some(2), text);
         assert_eq!(same(read(&look, &at("thread-get-before", "11:00:41"), S)), id);
@@ -108,7 +108,7 @@ fn a_text_is_known_again_whatever_the_site_has_made_of_it() {
 }
 
 #[test]
-fn an_older_message_is_not_the_posts() {
+fn message_older_than_the_post_is_not_matched() {
     let look = ask(Target::Thread(4), Some(2), "csv");
     let read =
         |time: &str, after| read(&look, &at("thread-get-recipients-pagination", time), after);
@@ -128,14 +128,14 @@ fn an_older_message_is_not_the_posts() {
 }
 
 #[test]
-fn a_newer_message_that_says_something_else_may_be_the_posts() {
+fn newer_message_with_other_text_is_reported_as_other() {
     let look = ask(Target::Thread(4), Some(2), "changed by a plugin");
     let reply = at("thread-get-recipients-pagination", "11:00:45");
     assert_eq!(read(&look, &reply, 2 * S), other(4, 2, 28));
 }
 
 #[test]
-fn without_the_sites_time_nothing_is_found() {
+fn lookup_without_site_date_finds_nothing() {
     let look = ask(Target::Thread(4), Some(2), "csv");
     let good = at("thread-get-recipients-pagination", "11:00:45");
     assert_eq!(same(read(&look, &good, S)), Some(28));
@@ -147,7 +147,7 @@ fn without_the_sites_time_nothing_is_found() {
 // It may be older than the post: that the message is not in it says nothing, and neither does that
 // the sender's newest is an earlier one.
 #[test]
-fn the_answer_of_a_cache_proves_nothing() {
+fn cached_reply_is_inconclusive() {
     let aged = |reply: Reply, age: &str| Reply { age: Some(age.to_owned()), ..reply };
     let good = || at("thread-get-recipients-pagination", "11:00:45");
     for (text, time) in [("csv", "11:00:45"), ("bye", "11:00:45"), ("bye", "11:05:00")] {
@@ -163,7 +163,7 @@ fn the_answer_of_a_cache_proves_nothing() {
 }
 
 #[test]
-fn a_look_with_another_users_token_proves_nothing() {
+fn lookup_with_another_users_token_is_inconclusive() {
     // A moderator who takes no part sees the thread as well.
     let reply = at("thread-get-admin-non-participant", "11:00:45");
     assert_eq!(read(&ask(Target::Thread(4), Some(2), "csv"), &reply, S), PROVES_NOTHING);
@@ -174,7 +174,7 @@ fn a_look_with_another_users_token_proves_nothing() {
 }
 
 #[test]
-fn nobody_elses_message_is_found() {
+fn other_users_messages_are_not_matched() {
     // The newest of thread 1 is member 3's "with user_id"; member 2's comes before it.
     let reply = at("search-thread-found", "11:02:56");
     let look = ask(Target::Thread(1), Some(2), "with user_id");
@@ -182,13 +182,13 @@ fn nobody_elses_message_is_found() {
 }
 
 #[test]
-fn another_thread_proves_nothing() {
+fn reply_for_another_thread_is_inconclusive() {
     let reply = at("thread-get-recipients-pagination", "11:00:45");
     assert_eq!(read(&ask(Target::Thread(5), Some(2), "csv"), &reply, S), PROVES_NOTHING);
 }
 
 #[test]
-fn a_new_thread_is_the_one_of_the_two() {
+fn new_thread_is_the_one_between_the_two_users() {
     let reply = at("search-thread-found", "11:02:56");
     let text = "typed by bob, signed alice";
     let to = |recipient| ask(Target::NewThread { recipient }, Some(2), text);
@@ -201,7 +201,7 @@ fn a_new_thread_is_the_one_of_the_two() {
 }
 
 #[test]
-fn no_thread_between_two_people_has_no_message() {
+fn missing_thread_between_two_users_means_not_stored() {
     for name in ["search-thread-none", "search-thread-unknown-user"] {
         let look = ask(Target::NewThread { recipient: 5 }, Some(4), "x");
         assert_eq!(read(&look, &load(name).reply(), S), NOTHING, "{name}");
@@ -214,7 +214,7 @@ fn no_thread_between_two_people_has_no_message() {
 }
 
 #[test]
-fn what_is_no_thread_is_a_look_that_has_failed() {
+fn malformed_thread_fails_the_lookup() {
     let look = ask(Target::Thread(4), Some(2), "x");
     for (name, failure) in [
         ("thread-get-non-participant", F::NotParticipant),
@@ -260,7 +260,7 @@ fn of(messages: &[Value]) -> Answer {
 }
 
 #[test]
-fn only_the_newest_of_the_senders_counts() {
+fn only_the_senders_newest_message_counts() {
     let found = of(&[entry(8, 2, "old", 1), entry(9, 2, "x", 30), entry(10, 3, "x", 31)]);
     assert_eq!(same(found), Some(9));
     assert_eq!(of(&[entry(8, 2, "x", 30), entry(9, 2, "y", 31)]), other(1, 2, 9));
@@ -268,7 +268,7 @@ fn only_the_newest_of_the_senders_counts() {
 }
 
 #[test]
-fn without_a_message_of_the_senders_it_is_certain_as_far_as_the_window_goes() {
+fn no_sender_message_is_conclusive_within_the_window() {
     assert_eq!(of(&[]), NOTHING);
     let busy = |count: u64, second| -> Vec<_> {
         (1..=count).map(|id| entry(id, 3, "busy", second)).collect()
@@ -280,14 +280,14 @@ fn without_a_message_of_the_senders_it_is_certain_as_far_as_the_window_goes() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_may_be_the_one() {
+fn unreadable_entry_makes_lookup_inconclusive() {
     for odd in [json!(null), json!({"id": 11}), entry(11, 2, "x", 99)] {
         assert_eq!(of(&[entry(9, 2, "x", 30), odd]), PROVES_NOTHING);
     }
 }
 
 #[test]
-fn a_text_that_leaves_nothing_behind_is_never_found() {
+fn text_that_normalizes_to_empty_is_never_matched() {
     // A picture without a text looks the same.
     let reply = |raw: &str| {
         let body = json!({
@@ -310,46 +310,48 @@ fn a_text_that_leaves_nothing_behind_is_never_found() {
 // ---------------------------------------------------------------- over sockets
 
 #[test]
-fn a_post_that_went_wrong_is_looked_up_at_the_site() {
+fn failed_post_is_looked_up_at_the_site() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     let thread = Target::Thread(1);
-    assert_eq!(looked(desk.ask(look(thread, "hi", S))), LookupResult::Absent);
+    assert_eq!(looked(driver.ask(look(thread, "hi", S))), LookupResult::Absent);
     site.fail_next(Fault::FatalAfterStoring);
-    assert_eq!(failed(desk.ask(post(1, "hi"))), F::Unusable);
-    let LookupResult::Match(stored) = looked(desk.ask(look(thread, "hi", S))) else { panic!() };
+    assert_eq!(failed(driver.ask(post(1, "hi"))), F::Unusable);
+    let LookupResult::Match(stored) = looked(driver.ask(look(thread, "hi", S))) else { panic!() };
     assert_eq!((stored.thread, stored.message.unwrap().id), (1, 1));
     assert_eq!(stored.participants.as_deref(), Some(&[7, 8][..]));
     let sender = Id::number(7);
     let not_this = LookupResult::Mismatch { thread: 1, sender, message: 1 };
-    assert_eq!(looked(desk.ask(look(thread, "bye", S))), not_this);
-    assert_eq!(failed(desk.ask(look(Target::Thread(99), "hi", S))), F::NotParticipant);
-    assert_eq!((site.posts().len(), site.looks().len()), (1, 4));
-    assert!(site.looks().iter().all(|r| r.header("authorization") == Some("Bearer user-7")));
+    assert_eq!(looked(driver.ask(look(thread, "bye", S))), not_this);
+    assert_eq!(failed(driver.ask(look(Target::Thread(99), "hi", S))), F::NotParticipant);
+    assert_eq!((site.posts().len(), site.lookup_requests().len()), (1, 4));
+    assert!(
+        site.lookup_requests().iter().all(|r| r.header("authorization") == Some("Bearer user-7"))
+    );
 }
 
 #[test]
-fn a_new_conversation_is_looked_up_by_its_recipient() {
+fn new_thread_is_looked_up_by_its_recipient() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |_| ());
+    let mut driver = PoolDriver::ready(&site, |_| ());
     let with = |recipient| look(Target::NewThread { recipient }, "hi", S);
-    assert_eq!(looked(desk.ask(with(9))), LookupResult::Absent);
+    assert_eq!(looked(driver.ask(with(9))), LookupResult::Absent);
     site.add_thread(50, &[7, 9]);
-    assert_eq!(looked(desk.ask(with(9))), LookupResult::Absent);
+    assert_eq!(looked(driver.ask(with(9))), LookupResult::Absent);
     site.fail_next(Fault::CloseAfterStoring);
     let to_nine = Target::NewThread { recipient: 9 };
-    assert_eq!(failed(desk.ask(support::desk::post_as("user-7", to_nine, "hi"))), F::Unknown);
-    let LookupResult::Match(stored) = looked(desk.ask(with(9))) else { panic!() };
+    assert_eq!(failed(driver.ask(support::driver::post_as("user-7", to_nine, "hi"))), F::Unknown);
+    let LookupResult::Match(stored) = looked(driver.ask(with(9))) else { panic!() };
     assert_eq!(stored.thread, 50);
 }
 
 #[test]
-fn a_look_that_gets_no_answer_has_failed() {
+fn unanswered_lookup_fails() {
     let site = Site::start();
-    let mut desk = Desk::ready(&site, |s| s.request_timeout = Duration::from_millis(700));
+    let mut driver = PoolDriver::ready(&site, |s| s.request_timeout = Duration::from_millis(700));
     for fault in [Fault::Hang, Fault::Close, Fault::Truncated, Fault::Html, Fault::Garbage] {
         let name = format!("{fault:?}");
         site.fail_when(move |_, r| r.path.contains("recipients_page").then(|| fault.clone()));
-        assert_eq!(failed(desk.ask(look(Target::Thread(1), "hi", S))), UNAVAILABLE, "{name}");
+        assert_eq!(failed(driver.ask(look(Target::Thread(1), "hi", S))), UNAVAILABLE, "{name}");
     }
 }

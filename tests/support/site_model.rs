@@ -53,12 +53,12 @@ pub struct Thread {
 
 /// The site's memory.
 #[derive(Default)]
-pub struct Community {
+pub struct SiteModel {
     pub members: Members,
     pub threads: BTreeMap<u64, Thread>,
     pub plain_permalinks: bool,
     /// Whether the Messages component is switched off.
-    pub without_messages: bool,
+    pub messages_disabled: bool,
     last_message: u64,
 }
 
@@ -118,7 +118,7 @@ pub fn http_date(at: SystemTime) -> String {
     format!("{day}, {} {month} {year} {time} GMT", &date[8..10])
 }
 
-impl Community {
+impl SiteModel {
     /// What a site in good order answers.
     pub fn answer(&mut self, request: &Request) -> Response {
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
@@ -142,7 +142,7 @@ impl Community {
             return Response::json(200, &json!({"home": home, "namespaces": namespaces}));
         }
         let Some(route) = route.strip_prefix("/buddyboss/v1/") else { return no_route() };
-        if self.without_messages && route.starts_with("messages") {
+        if self.messages_disabled && route.starts_with("messages") {
             return no_route();
         }
         let caller = match self.members.caller(request) {
@@ -190,7 +190,7 @@ impl Community {
                     let paged = request.argument("recipients_pagination") == Some("true");
                     let whole = self.thread(thread, id, paged.then(|| page.unwrap_or(1)));
                     match request.argument("_fields") {
-                        Some(fields) => only(&whole, fields),
+                        Some(fields) => select_fields(&whole, fields),
                         None => Response::json(200, &whole),
                     }
                 }
@@ -322,7 +322,7 @@ impl Community {
 }
 
 /// These fields of a thread, and links, which WordPress adds to each choice.
-fn only(whole: &Value, fields: &str) -> Response {
+fn select_fields(whole: &Value, fields: &str) -> Response {
     let mut some = Map::from_iter([("_links".to_owned(), json!({}))]);
     for field in fields.split(',') {
         some.insert(field.to_owned(), whole[field].clone());

@@ -22,15 +22,15 @@ const LONG: Duration = Duration::from_secs(60);
 type Pump = JoinHandle<Vec<u8>>;
 
 /// The tap.
-pub struct Tap {
+pub struct RecordingProxy {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     acceptor: JoinHandle<Vec<Pump>>,
 }
 
-impl Tap {
+impl RecordingProxy {
     /// One that passes everything on to this server.
-    pub fn before(server: SocketAddr) -> Tap {
+    pub fn before(server: SocketAddr) -> RecordingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -39,7 +39,7 @@ impl Tap {
             let stopping = stopping.clone();
             move || accept(&listener, server, &stopping)
         });
-        Tap { address, stopping, acceptor }
+        RecordingProxy { address, stopping, acceptor }
     }
 
     /// Where clients connect to.

@@ -5,10 +5,10 @@
 use buddyline::hub::interface::ConnId;
 use serde_json::{Value, json};
 
-use super::town::Town;
+use super::harness::HubHarness;
 
 /// A frame's `type`, and what tells it from others of it.
-pub fn words(frame: &Value) -> String {
+pub fn summary(frame: &Value) -> String {
     match text(frame, "type") {
         "call_ended" => format!("ended {} {}", text(frame, "callId"), text(frame, "reason")),
         "error" => format!("error {}", text(frame, "code")),
@@ -22,25 +22,26 @@ pub fn text<'a>(frame: &'a Value, field: &str) -> &'a str {
 }
 
 /// What has been heard since the last look, by device, in order.
-pub fn told(town: &mut Town) -> Vec<(ConnId, String)> {
-    town.heard().iter().map(|(to, frame)| (*to, words(frame))).collect()
+pub fn summaries(harness: &mut HubHarness) -> Vec<(ConnId, String)> {
+    harness.received().iter().map(|(to, frame)| (*to, summary(frame))).collect()
 }
 
 /// Exactly this has been heard since.
 #[track_caller]
-pub fn hears(town: &mut Town, expected: &[(ConnId, &str)]) {
-    let expected: Vec<_> = expected.iter().map(|(to, words)| (*to, (*words).to_owned())).collect();
-    assert_eq!(told(town), expected);
+pub fn assert_received(harness: &mut HubHarness, expected: &[(ConnId, &str)]) {
+    let expected: Vec<_> =
+        expected.iter().map(|(to, summary)| (*to, (*summary).to_owned())).collect();
+    assert_eq!(summaries(harness), expected);
 }
 
 /// Users 2 to 4 in thread 12 on a device each, and 2 calls all of them as "g".
-pub fn group() -> (Town, [ConnId; 3]) {
-    let mut town = Town::default();
-    let devices = [2, 3, 4].map(|user| town.open_in(user - 2, &user.to_string(), "12"));
-    town.say(devices[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    let heard = town.heard();
+pub fn start_group_call() -> (HubHarness, [ConnId; 3]) {
+    let mut harness = HubHarness::default();
+    let devices = [2, 3, 4].map(|user| harness.open_in(user - 2, &user.to_string(), "12"));
+    harness.send(devices[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    let heard = harness.received();
     let rung: Vec<ConnId> = heard.iter().map(|(to, _)| *to).collect();
     assert_eq!(rung, devices[1..]);
     assert_eq!((&heard[0].1["userId"], &heard[0].1["callId"]), (&json!(2), &json!("g")));
-    (town, devices)
+    (harness, devices)
 }
