@@ -3,15 +3,17 @@
 //! No socket, no clock, no thread. The shell calls [`Hub::handle`] and then takes the effects with
 //! [`Hub::next_effect`] until there are none: one mutation, then drain.
 //!
-//! What the hub decides is in this file and in nine more: [`session`] (who a connection is),
-//! [`access`] (who may do what in a thread), [`send`] (what becomes of a message), [`outcomes`]
-//! (who is told of it), [`signalling`] (who calls whom), [`call_status`] (who asks how a call is),
-//! [`ice`] (who is told of TURN servers), [`output`] (who is told anything) and [`draining`] (what
-//! begins no more).
-//! The other rooms keep tables and answer questions; they do not call each other.
+//! This file dispatches: every frame, every answer of the site and every timeout enters here. The
+//! modules below it decide about one subject each and never call back into this file:
+//! [`session`] (authentication of a connection), [`access`] (rights in a thread),
+//! [`subscriptions`], [`typing`], [`online`] (presence), [`send`] and [`outcomes`] (messages),
+//! [`signalling`] (calls), [`call_status`], [`ice`] and [`draining`]. They emit through [`output`].
+//! All other modules are tables that answer questions and record facts; they emit nothing.
 
 pub mod access;
+pub mod auth;
 pub mod authentication;
+pub mod call_events;
 pub mod call_status;
 pub mod calls;
 pub mod capacity;
@@ -25,6 +27,8 @@ pub mod ice;
 pub mod index;
 pub mod interface;
 pub mod membership;
+pub mod messages;
+pub mod online;
 pub mod outcomes;
 pub mod output;
 pub mod presence;
@@ -36,72 +40,54 @@ pub mod settled;
 pub mod signalling;
 pub mod site_queries;
 pub mod stats;
+pub mod subscriptions;
 pub mod threads;
+pub mod typing;
 pub mod undelivered;
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::config::{PresenceScope, Trust};
+use crate::config::PresenceScope;
 use crate::protocol::client::{ClientFrame, ReplyTo, parse};
-use crate::protocol::server::{EncodedFrame, Encoder, ServerFrame};
-use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
-use authentication::Authentication;
+use crate::protocol::server::ServerFrame;
+use crate::protocol::{ClientError, ErrorCode};
+use auth::Auth;
+use authentication::proofs::ProofIx;
 use call_status::StatusRequests;
 use calls::Calls;
-use dedup::Dedup;
-use delivery::{Delivery, RequestIds};
-use held_frames::HeldFrames;
-use interface::{ConnId, Effect, HubCounts, Input, Now, Receivers, RequestId, Settings};
-use membership::Membership;
+use delivery::PendingMessage;
+use interface::{
+    Answer, ConnId, Effect, Failure, HubCounts, Input, Now, Proven, Receivers, RequestId, Settings,
+    Stored,
+};
+use membership::{Access, Held, Membership};
+use messages::{Messages, PostEnd};
+use output::Output;
 use presence::Presence;
 use presence_batch::PresenceBatch;
-use reconcile::Reconciler;
-use settled::Settled;
-use site_queries::SiteQueries;
+use site_queries::SiteQuery;
 use stats::HubStats;
-use threads::{JoinResult, Threads, TypingStart, Typist};
-use undelivered::Undelivered;
-
-/// Room for receivers that is kept for the next effects.
-const RECEIVERS_KEPT: usize = 4_096;
-
-/// Places on lists that are looked through for companions: who is in more has to ask by thread.
-const CONTACTS_MAX: usize = 20_000;
+use threads::Threads;
 
 /// The community.
 #[derive(Debug)]
 pub struct Hub {
     settings: Settings,
-    /// The connection in each slot.
-    open: Vec<Option<ConnId>>,
+    output: Output,
     presence: Presence,
     presence_batch: PresenceBatch,
     threads: Threads,
-    delivery: Delivery,
-    reconciler: Reconciler,
-    settled: Settled,
-    dedup: Dedup,
-    undelivered: Undelivered,
+    messages: Messages,
+    auth: Auth,
+    membership: Membership,
     calls: Calls,
     status_requests: StatusRequests,
-    authentication: Authentication,
-    membership: Membership,
-    site_queries: SiteQueries,
-    held_frames: HeldFrames,
-    request_ids: RequestIds,
     stats: HubStats,
-    /// Frames that had to wait for a proof are being heard.
-    resuming_held: bool,
-    /// The server is about to end.
+    /// The server is draining: new messages are refused.
     draining: bool,
-    /// The thread and the user of which the site has just been asked: what they have said is
-    /// decided now, and not asked about again.
+    /// The thread and the user about whom the site has just answered. Frames that were held for that
+    /// answer are decided by it, and never ask again.
     resolved: Option<(u64, u64)>,
-    encoder: Encoder,
-    effects: VecDeque<Effect>,
-    /// Of the effects that are for several; empty as soon as all effects are taken.
-    receivers: Vec<ConnId>,
 }
 
 impl Hub {
@@ -109,44 +95,35 @@ impl Hub {
     pub fn new(settings: Settings) -> Hub {
         let index_users = settings.presence == PresenceScope::Threads;
         let membership = Membership::new(settings.membership_lasts, index_users);
-        let max_wait = settings.message_turn_lasts;
+        let messages = Messages::new(settings.message_turn_lasts);
         Hub {
             settings,
-            open: Vec::new(),
+            output: Output::default(),
             presence: Presence::default(),
             presence_batch: PresenceBatch::default(),
             threads: Threads::default(),
-            delivery: Delivery::new(max_wait),
-            reconciler: Reconciler::default(),
-            settled: Settled::default(),
-            dedup: Dedup::default(),
-            undelivered: Undelivered::default(),
+            messages,
+            auth: Auth::default(),
+            membership,
             calls: Calls::default(),
             status_requests: StatusRequests::default(),
-            authentication: Authentication::default(),
-            membership,
-            site_queries: SiteQueries::default(),
-            held_frames: HeldFrames::default(),
-            request_ids: RequestIds::default(),
             stats: HubStats::default(),
-            resuming_held: false,
             draining: false,
             resolved: None,
-            encoder: Encoder::default(),
-            effects: VecDeque::new(),
-            receivers: Vec::new(),
         }
     }
 
-    /// Other bounds and times from now on. What the tables go by stays what it is: trust, the scope
-    /// of presence, and how long a message waits for its turn.
+    /// Changes limits and times. Trust, the scope of presence and the longest wait of a message stay
+    /// as they were at the start: tables depend on them.
     pub fn set_settings(&mut self, settings: Settings) {
         let Settings { trust, presence, message_turn_lasts, .. } = self.settings;
         self.membership.set_list_ttl(settings.membership_lasts);
         self.settings = Settings { trust, presence, message_turn_lasts, ..settings };
     }
 
-    /// Takes one input in. What follows from it waits in [`Hub::next_effect`].
+    // ---- the interface of the shell
+
+    /// Handles one input. The effects wait in [`Hub::next_effect`].
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         match input {
             Input::Opened { conn, credential } => self.handle_open(conn, credential, now),
@@ -155,11 +132,11 @@ impl Hub {
                 self.stats.binary += 1;
                 let fault = "Send text frames: binary frames carry nothing in this protocol.";
                 let fault = ClientError::new(ErrorCode::TextOnly, fault);
-                self.send_error(conn, &ReplyTo::default(), &fault);
+                self.output.send_error(conn, &ReplyTo::default(), &fault);
             }
             Input::RateLimited { conn, text } => {
                 let reply = text.map(|text| parse(text).0).unwrap_or_default();
-                self.send_error(conn, &reply, &failure::rate_limited());
+                self.output.send_error(conn, &reply, &failure::rate_limited());
             }
             Input::CallStatusRequest { conn, credential, call } => {
                 self.handle_call_status(conn, credential, call, now);
@@ -172,110 +149,70 @@ impl Hub {
         }
     }
 
-    /// The next thing to do, in order; `None` when all is done.
+    /// Takes the next effect, in order; `None` when all are taken.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        let effect = self.effects.pop_front();
-        if effect.is_none() {
-            self.receivers.clear();
-            self.receivers.shrink_to(RECEIVERS_KEPT);
-        }
-        effect
+        self.output.next_effect()
     }
 
-    /// Whom an [`Effect::Spread`] is for, which has just been taken.
+    /// The receivers of the [`Effect::FanOut`] that was just taken.
     pub fn receivers(&self, to: Receivers) -> &[ConnId] {
-        &self.receivers[to.start..][..to.count]
+        self.output.receivers(to)
     }
 
-    /// When [`Hub::advance`] is to be called, if nothing happens before.
+    /// When [`Hub::advance`] is to be called, if no input comes before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
             self.threads.next_deadline(),
             self.presence.next_deadline(),
             self.presence_batch.next_deadline(),
-            self.authentication.next_deadline(),
-            self.undelivered.next_deadline(),
+            self.auth.identity.next_deadline(),
             self.calls.next_deadline(),
-            self.delivery.next_deadline(),
-            self.reconciler.next_deadline(),
-            self.dedup.next_deadline(),
+            self.messages.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does one thing that is due at `now`; false if there was none. The caller takes the effects
-    /// before the next: many things may be due at once, and each may be for everyone.
+    /// Runs one timer that is due at `now`; false if there was none. The caller takes the effects
+    /// before the next call: many timers may be due at once, and each may be for everyone.
     pub fn advance(&mut self, now: Now) -> bool {
-        self.undelivered.forget(now.instant);
-        // First, since what comes next may add to it.
-        if let Some(batch) = self.presence_batch.take_due(now.instant) {
-            self.broadcast_batch(&batch);
+        self.messages.forget_undelivered(now);
+        // First, since the other timers may add to the batch.
+        if self.flush_presence_batch(now) {
         } else if let Some(typist) = self.threads.pop_typing_timeout(now.instant) {
             self.announce_typing_stop(&typist);
         } else if let Some(user) = self.presence.pop_departed(now.instant) {
             if !self.draining {
-                let frame = self.encoder.encode(&ServerFrame::UserDisconnected { user_id: &user });
-                self.announce_presence(&user, &frame, None, now);
+                self.announce_offline(&user, now);
             }
-        } else if let Some((conn, due)) = self.authentication.pop_timeout(now) {
+        } else if let Some((conn, due)) = self.auth.identity.pop_timeout(now) {
             self.handle_auth_timeout(conn, due, now);
         } else if self.calls.advance(now.instant) {
             self.send_call_notifications();
-        } else if !self.expire_waiting_message(now) && !self.run_due_lookup(now) {
-            return self.dedup.forget(now.instant);
+        } else if self.expire_waiting_message(now) {
+        } else if let Some((request, ask)) = self.messages.due_lookup(now) {
+            self.output.ask(request, ask);
+        } else {
+            return self.messages.forget_outcomes(now);
         }
         true
     }
 
-    // ---- presence
-
-    fn is_open(&self, conn: ConnId) -> bool {
-        self.open.get(conn.slot as usize).is_some_and(|open| *open == Some(conn))
-    }
-
-    fn send_online_users(&mut self, conn: ConnId, thread: Option<&Id>, client_id: Option<&Id>) {
-        let contacts;
-        let user_ids: Vec<&Id> = match (thread, self.settings.presence) {
-            (_, PresenceScope::Off) => Vec::new(),
-            (None, PresenceScope::All) => self.presence.online().collect(),
-            (None, PresenceScope::Threads) => {
-                contacts = self.contacts(conn);
-                contacts.iter().filter_map(|user| self.presence.find(user)).collect()
-            }
-            (Some(thread), _) => {
-                let subscribers = self.threads.subscribers(&thread.key);
-                self.presence.users_among(subscribers.iter().map(|subscriber| subscriber.conn))
-            }
-        };
-        let frame = ServerFrame::OnlineUsers { thread_id: thread, user_ids: &user_ids, client_id };
-        let frame = self.encoder.encode(&frame);
-        self.effects.push_back(Effect::Send { to: conn, frame });
-    }
-
-    /// Those with whom a connection's user shares a thread.
-    fn contacts(&self, conn: ConnId) -> BTreeSet<IdKey> {
-        let threads = self.presence.number_of(conn).map(|user| self.membership.threads_of(user));
-        let people =
-            threads.unwrap_or_default().iter().flat_map(|t| self.membership.participants(*t));
-        people.take(CONTACTS_MAX).map(|user| IdKey::Number(*user)).collect()
-    }
-
     // ---- frames
 
-    /// Takes in a frame, or once more one that had to wait.
+    /// Handles a frame, or a held frame once more (`is_new` is false).
     fn handle_frame(&mut self, conn: ConnId, text: &str, is_new: bool, now: Now) {
-        debug_assert!(self.is_open(conn), "only who is open speaks");
-        if self.authentication.is_closing(conn) {
+        debug_assert!(self.output.is_open(conn), "frames come from open connections");
+        if self.auth.identity.is_closing(conn) {
             return;
         }
         let (mut reply, frame) = parse(text);
         if is_new {
             self.stats.count_frame(reply.kind);
         }
-        if let Err(fault) =
-            frame.and_then(|frame| self.dispatch(conn, frame, text, &mut reply, now))
-        {
-            self.send_error(conn, &reply, &fault);
+        let outcome =
+            frame.and_then(|frame| self.dispatch(conn, frame, text, &mut reply, is_new, now));
+        if let Err(fault) = outcome {
+            self.output.send_error(conn, &reply, &fault);
         }
     }
 
@@ -285,23 +222,23 @@ impl Hub {
         frame: ClientFrame<'_>,
         text: &str,
         reply: &mut ReplyTo,
+        is_new: bool,
         now: Now,
     ) -> Result<(), ClientError> {
-        // What had to wait for a proof was said before the end began.
-        if self.draining && !self.resuming_held && matches!(frame, ClientFrame::SendMessage(_)) {
+        // A message that was held for a proof was sent before the drain began.
+        if self.draining && is_new && matches!(frame, ClientFrame::SendMessage(_)) {
             return self.answer_while_draining(conn, reply, now);
         }
-        if self.settings.trust == Trust::Verified && self.hold_for_proof(conn, &frame, text, now)? {
+        if self.hold_for_proof(conn, &frame, text, now)? {
             return Ok(());
         }
         let client_id = reply.client_id.as_ref();
-        let no_time = Duration::ZERO;
         match frame {
             ClientFrame::UserConnected { user, token } => {
                 self.user_connected(conn, user, token.as_deref(), reply, now)?;
             }
             ClientFrame::JoinThread { thread } => {
-                if self.check_access(conn, &thread, text, no_time, now)? {
+                if self.check_access(conn, &thread, text, Duration::ZERO, now)? {
                     self.join_thread(conn, &thread, client_id)?;
                 }
             }
@@ -312,7 +249,7 @@ impl Hub {
             }
             ClientFrame::SendMessage(message) => self.send_message(conn, message, reply, now)?,
             ClientFrame::Typing { thread, typing } => {
-                // It is to be right until the thread has heard that it is over.
+                // Membership must outlast the typing timeout.
                 let lasts = self.settings.typing_lasts;
                 if self.check_access(conn, &thread, text, lasts, now)? {
                     self.handle_typing(conn, &thread, typing, client_id, now);
@@ -320,185 +257,204 @@ impl Hub {
             }
             ClientFrame::Call(call) => self.handle_call(conn, call, reply, text, now)?,
             ClientFrame::OnlineUsers { thread } => {
-                let admitted = match &thread {
-                    Some(thread) => self.check_access(conn, thread, text, no_time, now)?,
+                let has_access = match &thread {
+                    Some(thread) => self.check_access(conn, thread, text, Duration::ZERO, now)?,
                     None => true,
                 };
-                if admitted {
+                if has_access {
                     self.send_online_users(conn, thread.as_ref(), client_id);
                 }
             }
-            ClientFrame::Ping => self.reply(conn, &ServerFrame::Pong { client_id }),
+            ClientFrame::Ping => self.output.reply(conn, &ServerFrame::Pong { client_id }),
             ClientFrame::IceServers => self.send_ice_servers(conn, client_id, now)?,
         }
         Ok(())
     }
 
-    fn join_thread(
-        &mut self,
-        conn: ConnId,
-        thread: &Id,
-        client_id: Option<&Id>,
-    ) -> Result<(), ClientError> {
-        let (max, in_all) = (self.settings.joins_per_connection, self.settings.threads);
-        match self.threads.join(conn, &thread.key, max, in_all) {
-            JoinResult::New | JoinResult::Already => {}
-            JoinResult::TooMany => {
-                let text = format!("A connection may join {max} threads; leave one first.");
-                return Err(ClientError::new(ErrorCode::TooManyThreads, text));
-            }
-            JoinResult::ServerFull => {
-                let text = "Too many threads are heard on this server. Try again in a moment.";
-                return Err(ClientError::new(ErrorCode::Overloaded, text));
-            }
+    /// Handles the frames that a connection sent while the site was asked who it is.
+    fn resume_held_frames(&mut self, conn: ConnId, now: Now) {
+        while let Some(text) = self.auth.next_held(conn) {
+            self.handle_frame(conn, text.as_str(), false, now);
         }
-        self.reply(conn, &ServerFrame::ThreadJoined { thread_id: thread, client_id });
-        Ok(())
     }
 
-    fn leave_thread(&mut self, conn: ConnId, thread: &Id, client_id: Option<&Id>) {
-        if let Some(typist) = self.threads.stop_typing_here(conn, &thread.key) {
-            self.announce_typing_stop(&typist);
+    // ---- answers of the site
+
+    fn handle_answer(&mut self, request: RequestId, answer: Answer, now: Now) {
+        if answer.is_from_site() {
+            self.membership.note_site_answer();
         }
-        // Who did not hear it is where they wanted to be.
-        self.threads.leave(conn, &thread.key);
-        self.reply(conn, &ServerFrame::ThreadLeft { thread_id: thread, reason: None, client_id });
+        if let Some(query) = self.auth.queries.finish(request) {
+            match (query, answer) {
+                (SiteQuery::Proof(proof), Answer::Proven(proven)) => {
+                    self.handle_proof(proof, Ok(proven), now);
+                }
+                (SiteQuery::Proof(proof), Answer::Failed(failure)) => {
+                    self.handle_proof(proof, Err(failure), now);
+                }
+                (SiteQuery::Participants(thread), Answer::Participants(users)) => {
+                    self.handle_participants(thread, Ok(users), now);
+                }
+                (SiteQuery::Participants(thread), Answer::Failed(failure)) => {
+                    self.handle_participants(thread, Err(failure), now);
+                }
+                (query, answer) => debug_assert!(false, "{answer:?} answers no {query:?}"),
+            }
+            return self.send_site_queries(now);
+        }
+        if let Some(end) = self.messages.record_answer(request, answer, now) {
+            self.finish_post(end, now);
+        }
     }
 
-    fn handle_typing(
-        &mut self,
-        conn: ConnId,
-        thread: &Id,
-        typing: bool,
-        client_id: Option<&Id>,
-        now: Now,
-    ) {
-        let until = now.instant + self.settings.typing_lasts;
-        let cached = if typing { self.threads.renew_typing(conn, thread, until) } else { None };
-        let cached = match (cached, client_id) {
-            // Again and again: this needs to know nothing else.
-            (Some((thread_ix, frame)), None) => {
-                return self.send_to_thread(Some(thread_ix), conn, None, frame, true);
+    /// Applies what the site has said of a credential to all connections that wait for it.
+    fn handle_proof(&mut self, proof: ProofIx, result: Result<Proven, Failure>, now: Now) {
+        let waiting = self.auth.identity.record_answer(proof, result, now);
+        if let Err(failure) = result {
+            if failure.is_credential_rejection() {
+                let conns = self.auth.identity.connections_proven_by(proof);
+                self.revoke_connections(conns, failure, now);
             }
-            (cached, _) => cached,
+        }
+        for conn in waiting {
+            if self.status_requests.has(conn) {
+                self.finish_status_request(conn, result, now);
+            } else if self.auth.identity.take_message_credential(conn, now) {
+                // The message that brought the credential is the first held frame; it is answered
+                // by that frame's own check.
+                self.resume_held_frames(conn, now);
+                if let Err(failure) = result {
+                    self.count_failure(conn, failure, now);
+                }
+            } else {
+                self.apply_proof(conn, result, now);
+                self.resume_held_frames(conn, now);
+            }
+        }
+    }
+
+    /// Applies what the site has said of a thread's participants.
+    fn handle_participants(&mut self, thread: u64, result: Result<Box<[u64]>, Failure>, now: Now) {
+        let failure = result.as_ref().err().copied();
+        let answered = self.membership.record_answer(thread, result, now.instant);
+        let Some((user, credential)) = answered else {
+            return;
         };
-        // A sample client types before the server can know who it is (`PROTOCOL.md` 2.3).
-        let user = self.presence.user_of(conn);
-        let user = user.as_ref();
-        if !typing {
-            self.threads.stop_typing(conn, user, &thread.key);
-            return self.broadcast_typing_stop(conn, user, thread, client_id);
-        }
-        let (thread_ix, frame) = cached.unwrap_or_else(|| {
-            let TypingStart { thread_ix, evicted } =
-                self.threads.start_typing(conn, user, thread, until);
-            if let Some(typist) = evicted {
-                self.announce_typing_stop(&typist);
+        match failure {
+            None => self.remove_nonmembers(thread, now),
+            Some(Failure::NotParticipant) => self.remove_user(thread, user, now),
+            Some(failure) if failure.is_credential_rejection() => {
+                // Authors get their outcome before their connection is closed.
+                for stored in self.membership.release_own_messages(thread) {
+                    self.deliver_to_author(&stored.0, &stored.1);
+                }
+                self.revoke(&credential, failure, now);
             }
-            let frame = self.encode_typing(thread, user, true, None);
-            self.threads.cache_typing_frame(conn, user, thread, &frame);
-            (thread_ix, frame)
-        });
-        let own = client_id.map(|id| self.encode_typing(thread, user, true, Some(id)));
-        // Whoever types keeps the thread where it is.
-        self.send_to_thread(Some(thread_ix), conn, own, frame, true);
-    }
-
-    fn require_user(&self, conn: ConnId) -> Result<Id, ClientError> {
-        self.presence.user_of(conn).ok_or_else(|| {
-            ClientError::new(
-                ErrorCode::NotIdentified,
-                "The server does not know who you are: send user_connected with your userId first.",
-            )
-        })
-    }
-
-    // ---- typing
-
-    fn broadcast_typing_stop(
-        &mut self,
-        conn: ConnId,
-        user: Option<&Id>,
-        thread: &Id,
-        client_id: Option<&Id>,
-    ) {
-        let thread_ix = self.threads.find(&thread.key);
-        let frame = self.encode_typing(thread, user, false, None);
-        let own = client_id.map(|id| self.encode_typing(thread, user, false, Some(id)));
-        // That is no news to be missed: it would look as if they went on.
-        self.send_to_thread(thread_ix, conn, own, frame, false);
-    }
-
-    fn announce_typing_stop(&mut self, typist: &Typist) {
-        self.broadcast_typing_stop(typist.conn, typist.user.as_ref(), &typist.thread(), None);
-    }
-
-    /// The same, without its typist.
-    fn announce_typing_stop_to_subscribers(&mut self, typist: &Typist) {
-        let thread = typist.thread();
-        let frame = self.encode_typing(&thread, typist.user.as_ref(), false, None);
-        let start = self.receivers.len();
-        let subscribers = self.threads.subscribers(&thread.key).iter();
-        self.receivers.extend(subscribers.map(|subscriber| subscriber.conn));
-        self.fan_out_from(start, &frame, false);
-    }
-
-    fn encode_typing(
-        &mut self,
-        thread_id: &Id,
-        user_id: Option<&Id>,
-        typing: bool,
-        client_id: Option<&Id>,
-    ) -> EncodedFrame {
-        self.encoder.encode(&ServerFrame::Typing { thread_id, user_id, typing, client_id })
-    }
-
-    fn stop_typing_on(&mut self, conn: ConnId) {
-        while let Some(typist) = self.threads.stop_one_typing(conn) {
-            self.announce_typing_stop(&typist);
+            Some(_) => {}
         }
+        self.release_held(thread, Some(user), now);
+    }
+
+    /// Handles what was held for a thread's participants, in order. All frames of `asker`, whose
+    /// query was answered, are decided now; other users may have to ask themselves.
+    fn release_held(&mut self, thread: u64, asker: Option<u64>, now: Now) {
+        for held in self.membership.release_held(thread) {
+            match held {
+                Held::Frame { conn, user, text } => {
+                    let access = self.membership.access(thread, user, now.instant, Duration::ZERO);
+                    let same = self.presence.number_of(conn) == Some(user);
+                    if same && asker != Some(user) && access == Access::Unknown {
+                        self.membership.hold(thread, Held::Frame { conn, user, text });
+                        self.query_participants(thread, conn, user, now);
+                        continue;
+                    }
+                    self.auth.held.remove(conn, Some(user), text.bytes());
+                    self.resolved = asker.map(|asker| (thread, asker));
+                    self.handle_frame(conn, text.as_str(), false, now);
+                    self.resolved = None;
+                }
+                Held::Message { stored, is_final } => {
+                    let (pending, stored) = *stored;
+                    self.deliver_or_hold(pending, stored, is_final, now);
+                }
+            }
+        }
+    }
+
+    /// Gives a message its outcome, and posts the next of its lane.
+    fn finish_post(&mut self, end: PostEnd, now: Now) {
+        let rejected = end.rejection.and_then(|failure| {
+            let credential = self.messages.credential_of(end.post)?.clone();
+            Some((credential, failure))
+        });
+        if let Some(pending) = self.messages.finish(end.post, &end.result) {
+            let lane = pending.lane();
+            match end.result {
+                Ok(stored) => self.handle_stored(pending, stored, now),
+                Err(fault) => self.fail_message(&pending, &fault),
+            }
+            if let Some((request, ask)) = self.messages.next_in_lane(lane, now) {
+                self.output.ask(request, ask);
+            }
+        }
+        if let Some((credential, failure)) = rejected {
+            self.revoke(&credential, failure, now);
+        }
+    }
+
+    /// Learns from a stored message who its sender is and who takes part in its thread, and delivers
+    /// it.
+    fn handle_stored(&mut self, pending: PendingMessage, mut stored: Stored, now: Now) {
+        if let (Some(credential), Some(user)) = (&pending.credential, stored.sender.site_number()) {
+            let proven = Proven { user, expires_s: stored.expires_s };
+            self.learn_from_post(pending.conn, credential, proven, now);
+        }
+        let (thread, participants) = (stored.thread, stored.participants.take());
+        if let Some(users) = participants {
+            if self.learn_participants(thread, users, pending.posted_at, now) {
+                // Held frames and messages are older: they go first.
+                self.release_held(thread, None, now);
+            }
+        }
+        self.deliver_or_hold(pending, stored, false, now);
     }
 
     // ---- for the shell and the tests
 
-    /// How many WebSockets are open, users online, threads heard, and messages on their way.
+    /// How many WebSockets are open, users online, threads joined, and messages in flight.
     pub fn counts(&self) -> HubCounts {
         HubCounts {
-            connections: self.open.iter().flatten().count(),
+            connections: self.output.connections().count(),
             users: self.presence.count(),
             threads: self.threads.count(),
-            deliveries: self.delivery.count(),
+            deliveries: self.messages.count(),
             calls: self.calls.ringing_and_answered(),
         }
     }
 
-    /// The connection that sent the message which this question is to store, while its fate is not
-    /// decided.
+    /// The connection that sent the message of this request, while its outcome is open.
     pub fn sender_of(&self, post: RequestId) -> Option<ConnId> {
-        self.delivery.get(post).map(|pending| pending.origin)
+        self.messages.sender_of(post)
     }
 
-    /// Under which request the log tells of this one: a look belongs to its message's.
+    /// The request under which the log shows this one: a lookup belongs to its message's.
     pub fn log_request(&self, request: RequestId) -> RequestId {
-        self.reconciler.post_of(request).unwrap_or(request)
+        self.messages.post_of(request).unwrap_or(request)
     }
 
-    /// What waits for the site: frames, questions, and connections for their proof.
+    /// What waits for the site: held frames, queries, and connections without a proof.
     pub fn backlog(&self) -> [usize; 3] {
-        [self.held_frames.frames(), self.site_queries.count(), self.authentication.pending_count()]
+        let Auth { identity, queries, held } = &self.auth;
+        [held.frames(), queries.count(), identity.pending_count()]
     }
 
-    /// Asserts that the tables of each room agree with each other.
+    /// Asserts that the tables of each module agree with each other.
     pub fn check_invariants(&self) {
         self.presence.check_invariants();
         self.threads.check_invariants();
-        self.delivery.check_invariants();
-        self.reconciler.check_invariants();
-        self.settled.check_invariants();
-        self.dedup.check_invariants();
-        self.undelivered.check_invariants();
+        self.messages.check_invariants();
         self.calls.check_invariants();
-        self.authentication.check_invariants();
+        self.auth.check_invariants();
         self.membership.check_invariants();
     }
 }

@@ -355,17 +355,12 @@ impl Server {
             while let Some(effect) = self.hub.next_effect() {
                 let sent = self.connections.sent;
                 match effect {
-                    Effect::Send { to, frame } => {
+                    Effect::Send { to, frame, droppable } => {
                         let kind = ServerFrameKind::classify(&frame);
-                        self.connections.deliver(to, frame, false);
+                        self.connections.deliver(to, frame, droppable);
                         self.stats.count_sent(kind, self.connections.sent - sent);
                     }
-                    Effect::Hint { to, frame } => {
-                        let kind = ServerFrameKind::classify(&frame);
-                        self.connections.deliver(to, frame, true);
-                        self.stats.count_sent(kind, self.connections.sent - sent);
-                    }
-                    Effect::Spread { to, frame, droppable } => {
+                    Effect::FanOut { to, frame, droppable } => {
                         let receivers = self.hub.receivers(to);
                         self.stats.fan_outs.record(receivers.len() as u64);
                         self.connections.broadcast(receivers, &frame, droppable);

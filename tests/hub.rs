@@ -802,7 +802,7 @@ fn mass_arrivals_are_announced_in_bounded_batches() {
     let (mut heard, mut pieces, mut largest) = ([0; CROWD as usize], 0, 0);
     let mut drain = |hub: &mut Hub| {
         while let Some(effect) = hub.next_effect() {
-            if let Effect::Spread { to, frame, droppable: true } = effect {
+            if let Effect::FanOut { to, frame, droppable: true } = effect {
                 pieces += 1;
                 largest = largest.max(frame.len());
                 let told = harness::frames::frames(&frame).len();

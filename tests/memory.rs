@@ -87,8 +87,8 @@ impl HubUnderTest {
     fn drain(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
             self.heard += match effect {
-                Effect::Send { .. } | Effect::Hint { .. } => 1,
-                Effect::Spread { to, .. } => self.hub.receivers(to).len() as u32,
+                Effect::Send { .. } => 1,
+                Effect::FanOut { to, .. } => self.hub.receivers(to).len() as u32,
                 Effect::Ask { .. } | Effect::Close { .. } | Effect::Wake(_) => 0,
                 Effect::SendCallStatus { .. } => 0,
             };

@@ -181,8 +181,8 @@ impl BenchHub {
     fn apply_effects(&mut self, sink: &mut impl FrameSink) {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
-                Effect::Send { to, frame } | Effect::Hint { to, frame } => sink.put(&[to], frame),
-                Effect::Spread { to, frame, .. } => sink.put(self.hub.receivers(to), frame),
+                Effect::Send { to, frame, .. } => sink.put(&[to], frame),
+                Effect::FanOut { to, frame, .. } => sink.put(self.hub.receivers(to), frame),
                 Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
                 Effect::SendCallStatus { reply, .. } => panic!("nobody asks: {reply:?}"),
                 Effect::Wake(event) => panic!("nobody is called: {event:?}"),

@@ -1,24 +1,31 @@
-//! Who may do what in a thread, in verified trust: what the hub decides by the site's lists.
+//! Thread access: who may read, write and call in a thread, by the site's list of participants.
+//!
+//! Whether lists are enforced at all is decided here ([`Hub::enforces_membership`]).
 
 use std::time::Duration;
 
 use super::Hub;
 use super::delivery::RequestTime;
 use super::held_frames::HeldText;
-use super::interface::{Ask, ConnId, Effect, Failure, FailureContext, Now};
+use super::interface::{ConnId, Failure, FailureContext, Now};
 use super::membership::{Access, Held};
-use super::site_queries::SiteQuery;
 use crate::config::Trust;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 
 impl Hub {
+    /// Whether threads are open to participants only. In open trust every user may enter every
+    /// thread.
+    fn enforces_membership(&self) -> bool {
+        self.settings.trust == Trust::Verified
+    }
+
     /// Whether the user of a connection takes part in a thread, now and for `ahead` from now. If
-    /// that is not known, the frame waits for the site's word, and the answer is false.
+    /// that is not known, the frame is held until the site has answered, and the result is false.
     ///
     /// # Errors
     ///
-    /// They do not, or the site does not say.
+    /// The user does not take part, or the site does not answer.
     pub(super) fn check_access(
         &mut self,
         conn: ConnId,
@@ -27,7 +34,7 @@ impl Hub {
         ahead: Duration,
         now: Now,
     ) -> Result<bool, ClientError> {
-        if self.settings.trust == Trust::Open {
+        if !self.enforces_membership() {
             return Ok(true);
         }
         let not_participant = || Failure::NotParticipant.client_error(FailureContext::Thread);
@@ -45,7 +52,7 @@ impl Hub {
             }
             Access::NonMember => Err(not_participant()),
             Access::Failed(failure) => Err(failure.client_error(FailureContext::Thread)),
-            // What has just been said is too old for this, or does not hold long enough.
+            // The site was just asked, and its answer does not hold long enough.
             Access::Unknown if self.resolved == Some((number, user)) => {
                 let failure = Failure::SiteUnavailable { retry_after_s: None };
                 Err(failure.client_error(FailureContext::Thread))
@@ -57,7 +64,8 @@ impl Hub {
         }
     }
 
-    /// Lets a frame wait for the site's word on a thread, which this user's credential asks for.
+    /// Holds a frame until the site has listed a thread's participants, which it is asked for with
+    /// this user's credential.
     pub(super) fn hold_for_participants(
         &mut self,
         thread: u64,
@@ -66,7 +74,7 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<(), ClientError> {
-        if !self.held_frames.add(conn, Some(user), text.len(), &self.settings.held_frames) {
+        if !self.auth.held.add(conn, Some(user), text.len(), &self.settings.held_frames) {
             return Err(Failure::Overloaded.client_error(FailureContext::Thread));
         }
         self.membership.hold(thread, Held::Frame { conn, user, text: HeldText::new(text) });
@@ -74,8 +82,8 @@ impl Hub {
         Ok(())
     }
 
-    /// The same for who wants to leave: who hears it may go at once, but not before what they said
-    /// earlier.
+    /// Whether a connection may leave a thread now. A subscriber may, but not before its own held
+    /// frames.
     pub(super) fn check_leave(
         &mut self,
         conn: ConnId,
@@ -97,11 +105,11 @@ impl Hub {
         }
     }
 
-    /// Whether both parties of a call take part in its thread, as far as [`Hub::check_access`].
+    /// Whether both parties of a call take part in its thread, as [`Hub::check_access`] does for one.
     ///
     /// # Errors
     ///
-    /// They do not, or the call has no thread, or the site does not say.
+    /// One of them does not, or the call has no thread, or the site does not answer.
     pub(super) fn check_call_access(
         &mut self,
         conn: ConnId,
@@ -110,7 +118,7 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
-        if self.settings.trust == Trust::Open {
+        if !self.enforces_membership() {
             return Ok(true);
         }
         let missing = || ClientError::new(ErrorCode::MissingField, "threadId is missing.");
@@ -123,7 +131,7 @@ impl Hub {
             ClientError::new(ErrorCode::NotParticipant, text)
         };
         let other = other.site_number().ok_or_else(not_participant)?;
-        // There is a number and a user, or they would not have been admitted.
+        // `check_access` has verified that both exist.
         let number = thread.site_number().ok_or_else(not_participant)?;
         let user = self.presence.number_of(conn).ok_or_else(not_participant)?;
         if self.membership.is_member(number, other) {
@@ -138,9 +146,9 @@ impl Hub {
         }
     }
 
-    /// Whether these two, who are in a call of this thread, were on its last list. What they say
-    /// there does not wait for a new one: an answer that does may come when it rings no more. Whom
-    /// the new list has no more, it takes out of the call.
+    /// Whether both parties of a call were on the thread's last list, which has expired. Their call
+    /// frames do not wait for the new list: a held answer could arrive after the ring timeout. The
+    /// new list removes a party that is no longer on it.
     pub(super) fn check_stale_access(
         &mut self,
         conn: ConnId,
@@ -163,52 +171,72 @@ impl Hub {
         true
     }
 
-    /// Puts the question who takes part in a thread in line, in the name of this connection's user.
-    fn query_participants(&mut self, thread: u64, conn: ConnId, user: u64, now: Now) {
-        let Some(credential) = self.authentication.proven_credential(conn) else {
+    /// Queues the query for a thread's participants, with the credential of this connection.
+    pub(super) fn query_participants(&mut self, thread: u64, conn: ConnId, user: u64, now: Now) {
+        let Some(credential) = self.auth.identity.proven_credential(conn) else {
             debug_assert!(false, "a user has a credential");
             return;
         };
         if self.membership.request_list(thread, user, credential) {
-            self.site_queries.push_participants(thread, user);
+            self.auth.queries.push_participants(thread, user);
             self.send_site_queries(now);
         }
     }
 
-    /// What the site said of a thread's participants.
-    pub(super) fn handle_participants(
-        &mut self,
-        thread: u64,
-        result: Result<Box<[u64]>, Failure>,
-        now: Now,
-    ) {
-        let failure = result.as_ref().err().copied();
-        let answered = self.membership.record_answer(thread, result, now.instant);
-        let Some((user, credential)) = answered else {
-            return;
-        };
-        match failure {
-            None => self.remove_nonmembers(thread, now),
-            Some(Failure::NotParticipant) => {
-                let conns = self.presence.conns_of(&IdKey::Number(user)).to_vec();
-                self.remove_connections(thread, &conns);
-                let mut gone = self.calls.parties_in_thread(&IdKey::Number(thread));
-                gone.retain(|(_, party)| party.key == IdKey::Number(user));
-                self.remove_from_calls(gone, now);
-            }
-            Some(failure) if failure.is_credential_rejection() => {
-                // Their outcome comes before the end of their connection.
-                for stored in self.membership.release_own_messages(thread) {
-                    self.deliver_to_author(&stored.0, &stored.1);
-                }
-                self.revoke(&credential, failure, now);
-            }
-            Some(_) => {}
-        }
-        self.release_held(thread, Some(user), now);
+    /// Whether a message in this thread can be delivered by the list that is known.
+    pub(super) fn has_current_participants(&self, thread: u64, now: Now) -> bool {
+        !self.enforces_membership() || self.membership.is_current(thread, now.instant)
     }
 
-    /// Takes everyone out of a thread who is not on its list.
+    /// Whether the last list has the user of a connection.
+    pub(super) fn is_known_participant(&self, conn: ConnId, thread: &Id) -> bool {
+        let ids = self.presence.number_of(conn).zip(thread.site_number());
+        !self.enforces_membership()
+            || ids.is_some_and(|(user, thread)| self.membership.is_member(thread, user))
+    }
+
+    /// The users that are called in a group call of a thread: its participants, or in open trust its
+    /// subscribers.
+    pub(super) fn thread_users(&self, thread: &Id) -> Vec<Id> {
+        if !self.enforces_membership() {
+            let subscribers = self.threads.subscribers(&thread.key).iter();
+            let users = self.presence.users_among(subscribers.map(|subscriber| subscriber.conn));
+            return users.into_iter().cloned().collect();
+        }
+        let number = thread.site_number().into_iter();
+        let participants = number.flat_map(|number| self.membership.participants(number));
+        participants.map(|user| Id::number(*user)).collect()
+    }
+
+    // ---- changes of a list
+
+    /// Takes over the participants that a post's answer lists; false if lists are not enforced.
+    pub(super) fn learn_participants(
+        &mut self,
+        thread: u64,
+        users: Box<[u64]>,
+        asked_at: RequestTime,
+        now: Now,
+    ) -> bool {
+        let enforced = self.enforces_membership();
+        if enforced {
+            self.membership.set_list(thread, users, asked_at);
+            self.remove_nonmembers(thread, now);
+        }
+        enforced
+    }
+
+    /// Removes one user from a thread and its calls.
+    pub(super) fn remove_user(&mut self, thread: u64, user: u64, now: Now) {
+        let key = IdKey::Number(user);
+        let conns = self.presence.conns_of(&key).to_vec();
+        self.remove_connections(thread, &conns);
+        let mut removed = self.calls.parties_in_thread(&IdKey::Number(thread));
+        removed.retain(|(_, party)| party.key == key);
+        self.remove_from_calls(removed, now);
+    }
+
+    /// Removes the connections and call parties that are not on the list of a thread.
     pub(super) fn remove_nonmembers(&mut self, thread: u64, now: Now) {
         if !self.membership.has_list(thread) {
             return;
@@ -237,60 +265,15 @@ impl Hub {
             typists.extend(self.threads.stop_typing_here(*conn, &id.key));
             if self.threads.leave(*conn, &id.key) {
                 let reason = Some(LeftReason::NotParticipant);
-                self.reply(
+                self.output.reply(
                     *conn,
                     &ServerFrame::ThreadLeft { thread_id: &id, reason, client_id: None },
                 );
             }
         }
-        // Only then, so that nobody who is out hears of the others.
+        // After all have left, so that none of them is told of the others.
         for typist in typists {
             self.announce_typing_stop_to_subscribers(&typist);
-        }
-    }
-
-    /// Goes on with what waited for the site's word on a thread, in order. All that `asker`, whose
-    /// question was answered, has said is decided now; others may have to ask themselves.
-    pub(super) fn release_held(&mut self, thread: u64, asker: Option<u64>, now: Now) {
-        for held in self.membership.release_held(thread) {
-            match held {
-                Held::Frame { conn, user, text } => {
-                    let access = self.membership.access(thread, user, now.instant, Duration::ZERO);
-                    let same = self.presence.number_of(conn) == Some(user);
-                    if same && asker != Some(user) && access == Access::Unknown {
-                        self.membership.hold(thread, Held::Frame { conn, user, text });
-                        self.query_participants(thread, conn, user, now);
-                        continue;
-                    }
-                    self.held_frames.remove(conn, Some(user), text.bytes());
-                    self.resolved = asker.map(|asker| (thread, asker));
-                    self.handle_frame(conn, text.as_str(), false, now);
-                    self.resolved = None;
-                }
-                Held::Message { stored, is_final } => {
-                    let (pending, stored) = *stored;
-                    self.deliver_or_hold(pending, stored, is_final, now);
-                }
-            }
-        }
-    }
-
-    /// Puts as many questions about people and threads to the site as it may be asked at once.
-    pub(super) fn send_site_queries(&mut self, now: Now) {
-        while let Some(query) = self.site_queries.next(self.settings.site_queries) {
-            let request = self.request_ids.allocate();
-            let ask = match query {
-                SiteQuery::Proof(proof) => self.authentication.begin_query(proof).map(Ask::Prove),
-                SiteQuery::Participants(thread) => {
-                    let asked_at = RequestTime { at: now.instant, request_id: request };
-                    let credential = self.membership.begin_query(thread, asked_at);
-                    credential.map(|credential| Ask::Participants { thread, credential })
-                }
-            };
-            if let Some(ask) = ask {
-                self.site_queries.mark_in_flight(request, query);
-                self.effects.push_back(Effect::Ask { request, ask: Box::new(ask) });
-            }
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Who asks by HTTP how a call is: an app that a push has woken, and that has no WebSocket yet.
+//! Call status: `GET /calls/{callId}` from an app that a push has woken, before it has a WebSocket.
 //!
-//! What it has brought is proven like a WebSocket's credential, by the same table and in the same
-//! line. But whoever asks is not there: nobody hears of them, no call rings on that connection, and
-//! no table of users and devices has it.
+//! The request's credential is checked by the same tables and queue as a WebSocket's. The requesting
+//! connection is not in the tables of users and devices: it is not online, and no call rings on it.
 
 use std::collections::HashMap;
 
@@ -10,36 +9,35 @@ use super::Hub;
 use super::authentication::proofs::{CredentialStatus, RETRY_AFTER};
 use super::calls::CallIx;
 use super::interface::{ConnId, Effect, Failure, FailureContext, Now, Proven};
-use crate::config::Trust;
 use crate::protocol::credential::Credential;
 use crate::protocol::server::CallState;
 use crate::protocol::status::{CallStatus, CallStatusReply};
 use crate::protocol::{ClientError, Id, IdKey};
 
-/// How many may wait for the site's word on their tokens. The line is shared with WebSockets: those
-/// beyond would not be answered in time, and would hold up the others.
+/// Requests that may wait for the site to check their token. They share the queue with WebSockets:
+/// more would not be answered in time and would delay the others.
 pub const STATUS_REQUESTS_MAX: usize = 256;
 
-/// Who waits for the site's word, and which call each has asked for.
+/// Requests that wait for the site, and the call that each asks for.
 #[derive(Debug, Default)]
 pub struct StatusRequests {
     calls: HashMap<ConnId, Id>,
 }
 
 impl StatusRequests {
-    /// Whether this connection waits.
+    /// Whether a connection has a request that waits.
     pub fn has(&self, conn: ConnId) -> bool {
         self.calls.contains_key(&conn)
     }
 
-    /// How many wait.
+    /// Requests that wait.
     pub fn count(&self) -> usize {
         self.calls.len()
     }
 }
 
 impl Hub {
-    /// Someone asks how a call is.
+    /// Handles a request for the status of a call.
     pub(super) fn handle_call_status(
         &mut self,
         conn: ConnId,
@@ -48,11 +46,11 @@ impl Hub {
         now: Now,
     ) {
         debug_assert!(
-            !self.is_open(conn) && !self.status_requests.has(conn),
-            "a connection asks once"
+            !self.output.is_open(conn) && !self.status_requests.has(conn),
+            "a connection makes one request"
         );
-        // Everyone is believed, and may say so or not.
-        if self.settings.trust == Trust::Open {
+        // In open trust everyone may ask, with a credential or without.
+        if !self.requires_proof() {
             let reply = self.find_call_status(None, &call, now);
             return self.send_call_status(conn, reply);
         }
@@ -63,7 +61,7 @@ impl Hub {
             }
             Some(Ok(credential)) => credential,
         };
-        match self.authentication.authenticate(conn, credential, None, now) {
+        match self.auth.identity.authenticate(conn, credential, None, now) {
             CredentialStatus::Valid(proven) => {
                 self.answer_status_request(conn, &call, Ok(proven), now)
             }
@@ -77,8 +75,7 @@ impl Hub {
             }
             CredentialStatus::Ask(proof) => {
                 self.status_requests.calls.insert(conn, call);
-                self.site_queries.push_proof(proof);
-                self.send_site_queries(now);
+                self.query_proof(proof, now);
             }
             CredentialStatus::Wait => {
                 self.status_requests.calls.insert(conn, call);
@@ -86,7 +83,7 @@ impl Hub {
         }
     }
 
-    /// The site has said whose the token is that someone has asked with, or will not say.
+    /// Answers a request whose credential the site has checked, or has not.
     pub(super) fn finish_status_request(
         &mut self,
         conn: ConnId,
@@ -98,7 +95,7 @@ impl Hub {
         }
     }
 
-    /// Who has asked is gone, or has waited for long enough.
+    /// Drops a request whose connection has closed or has waited too long.
     pub(super) fn cancel_status_request(&mut self, conn: ConnId, now: Now) {
         self.status_requests.calls.remove(&conn);
         self.release_credential(conn, now);
@@ -113,7 +110,7 @@ impl Hub {
     ) {
         self.release_credential(conn, now);
         let reply = match result {
-            // As a message's would be, a token that has expired meanwhile.
+            // The token has expired while the request waited.
             Ok(proven) if proven.expires_s.is_some_and(|at| at <= now.unix_s) => {
                 CallStatusReply::CredentialRejected(
                     Failure::TokenExpired.client_error(FailureContext::Token),
@@ -141,16 +138,12 @@ impl Hub {
         self.send_call_status(conn, reply);
     }
 
-    /// Lets go of the credential, whose proof is remembered for the WebSocket that comes next.
+    /// Releases the credential. Its proof is remembered for the WebSocket that follows.
     fn release_credential(&mut self, conn: ConnId, now: Now) {
-        let held = self.authentication.close(conn, now.instant);
-        debug_assert!(held.is_empty(), "who asks says nothing else");
-        for proof in self.authentication.take_cancelled() {
-            self.site_queries.remove_proof(proof);
-        }
+        self.auth.close(conn, now);
     }
 
-    /// How a call of this user is, or in open trust of anyone.
+    /// The status of a call of this user, or in open trust of any user.
     fn find_call_status(&mut self, user: Option<u64>, call: &Id, now: Now) -> CallStatusReply {
         let me = user.map(IdKey::Number);
         let found = match &me {
@@ -174,7 +167,7 @@ impl Hub {
                 caller_id: ended.caller.clone(),
             });
         }
-        // Who was called to a group and was not there is no party of it, but may join.
+        // A user who was invited to a group call while offline is no party of it, but may join.
         let invited_offline = me.and_then(|me| self.calls.find_invited_offline(&me, &call.key));
         let thread =
             invited_offline.and_then(|ix| self.calls.get(ix).thread.as_ref()?.site_number());
@@ -203,16 +196,16 @@ impl Hub {
     }
 
     fn send_call_status(&mut self, conn: ConnId, reply: CallStatusReply) {
-        self.effects.push_back(Effect::SendCallStatus { conn, reply: Box::new(reply) });
+        self.output.push(Effect::SendCallStatus { conn, reply: Box::new(reply) });
     }
 
-    /// How many wait to hear how a call is.
+    /// Call status requests that wait for the site.
     pub fn status_requests(&self) -> usize {
         self.status_requests.count()
     }
 }
 
-/// When the site may be asked again: when it says so, or when the hub would.
+/// `Retry-After` in seconds: the site's own, or the hub's retry interval.
 fn retry_after_or_default(retry_after: Option<u32>) -> u32 {
     retry_after.unwrap_or(RETRY_AFTER.as_secs() as u32).max(1)
 }

@@ -1,4 +1,4 @@
-//! The community before its server ends: what is on its way finishes, and nothing new begins.
+//! Draining before the server stops: messages in flight finish, new messages are refused.
 
 use super::Hub;
 use super::delivery::server_stopping;
@@ -7,18 +7,18 @@ use crate::protocol::ClientError;
 use crate::protocol::client::ReplyTo;
 
 impl Hub {
-    /// From now on a new message is refused, and nobody's end is told: they are sent away, and will
-    /// be back. What is on its way goes on, and so do typing and calls.
+    /// Starts the drain: new messages are refused, and users that go offline are not announced, since
+    /// they are sent away and come back. Messages in flight, typing and calls go on.
     pub fn begin_drain(&mut self) {
         self.draining = true;
     }
 
-    /// Answers a message that is sent while the server stops: what has been sent before has its
-    /// outcome, for whoever hears that it was not stored sends it to the next server as well.
+    /// Answers a message that is sent during the drain. A repeat gets the outcome of the first: a
+    /// client that was told `not_stored` would send it to the next server as well.
     ///
     /// # Errors
     ///
-    /// It has not been sent before.
+    /// The message has not been sent before.
     pub(super) fn answer_while_draining(
         &mut self,
         conn: ConnId,
@@ -33,31 +33,27 @@ impl Hub {
         Err(server_stopping())
     }
 
-    /// Whether a connection is still to get an outcome: of what it has said itself, or of a message
-    /// that its user sent on a connection that has gone. Who asks how a call is gets an answer.
+    /// Whether a connection waits for an outcome: of its own message, of one that its user sent on an
+    /// earlier connection, or of a call status request.
     pub fn is_awaiting_outcome(&self, conn: ConnId) -> bool {
         if self.status_requests.has(conn) {
             return true;
         }
-        if !self.is_open(conn) {
+        if !self.output.is_open(conn) {
             return false;
         }
-        self.has_pending_outcome(conn)
-            || self.held_frames.has(conn)
-            || self.presence.user_of(conn).is_some_and(|user| {
-                self.undelivered
-                    .predecessors(conn, &user.key)
-                    .any(|gone| self.has_pending_outcome(gone))
-            })
+        let user = self.presence.user_of(conn);
+        self.messages.has_pending_outcome(conn)
+            || self.auth.held.has(conn)
+            || user.is_some_and(|user| self.messages.has_predecessor_outcome(conn, &user.key))
     }
 
-    /// Gives every message on its way its outcome, before the server stops.
+    /// Gives every message its outcome before the server stops.
     pub fn stop(&mut self) {
-        self.reconciler.clear();
-        for (pending, fault) in self.delivery.abandon() {
+        for (pending, fault) in self.messages.abandon() {
             self.send_failure(&pending, &fault);
         }
         self.flush_held_messages();
-        self.reject_held_frames();
+        self.reject_held_messages();
     }
 }

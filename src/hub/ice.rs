@@ -1,4 +1,4 @@
-//! Who is told how to find the way to another browser: `ice_servers`.
+//! STUN and TURN servers for calls: answers `ice_servers` with a credential for the user.
 
 use super::Hub;
 use super::interface::{ConnId, Now};
@@ -6,11 +6,11 @@ use crate::protocol::server::ServerFrame;
 use crate::protocol::{ClientError, Id};
 
 impl Hub {
-    /// Tells a connection the STUN and TURN servers, with a credential for its user.
+    /// Sends the list of STUN and TURN servers, with a credential for the connection's user.
     ///
     /// # Errors
     ///
-    /// It is not known whose connection this is.
+    /// The connection is anonymous.
     pub(super) fn send_ice_servers(
         &mut self,
         conn: ConnId,
@@ -21,8 +21,7 @@ impl Hub {
         let list = self.settings.ice.list(&user.key, now.unix_s);
         let ttl = self.settings.ice.ttl_s();
         let frame = ServerFrame::IceServers { ice_servers: &list, ttl, client_id };
-        let frame = self.encoder.encode(&frame);
-        self.effects.push_back(super::Effect::Send { to: conn, frame });
+        self.output.reply(conn, &frame);
         Ok(())
     }
 }

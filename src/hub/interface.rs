@@ -105,26 +105,20 @@ pub struct Receivers {
 pub enum Effect {
     /// Put a frame into a connection's outbox.
     Send {
-        /// The receiver; may be gone by now.
+        /// The receiver; may be closed by now.
         to: ConnId,
-        /// What it gets.
+        /// The encoded frame.
         frame: EncodedFrame,
-    },
-    /// The same of what can be missed, who comes and goes and who types: who is slow to read does
-    /// not get it.
-    Hint {
-        /// The receiver; may be gone by now.
-        to: ConnId,
-        /// What it gets, perhaps.
-        frame: EncodedFrame,
+        /// Whether a slow reader misses it: presence, and that someone types.
+        droppable: bool,
     },
     /// Put a frame into the outboxes of several connections.
-    Spread {
-        /// The receivers, each once; some may be gone by now.
+    FanOut {
+        /// The receivers, each once; some may be closed by now.
         to: Receivers,
-        /// What they get.
+        /// The encoded frame.
         frame: EncodedFrame,
-        /// Whether it is a [`Effect::Hint`] to each of them, or a [`Effect::Send`].
+        /// As for [`Effect::Send`].
         droppable: bool,
     },
     /// Put a question to the site. It gets exactly one [`Input::Answered`].

@@ -1,52 +1,118 @@
-//! Who is told: one, the hearers of a thread, or everyone.
+//! Output of the hub: encodes frames and queues effects for one connection, a thread or everyone.
+//!
+//! A struct of its own, so that emitting borrows nothing else of the hub. A frame is encoded once;
+//! its receivers are appended to one list that all queued effects share.
 
-use super::Hub;
-use super::interface::{ConnId, Effect, Now, Receivers};
-use super::presence_batch::Dispatch;
-use super::threads::ThreadIx;
-use crate::config::{PresenceScope, Trust};
+use std::collections::VecDeque;
+
+use super::capacity;
+use super::interface::{Ask, ConnId, Effect, Receivers, RequestId};
+use super::threads::Subscriber;
 use crate::protocol::client::ReplyTo;
-use crate::protocol::server::{EncodedFrame, ErrorFrame, ServerFrame};
-use crate::protocol::{ClientError, Id, IdKey};
+use crate::protocol::server::{EncodedFrame, Encoder, ErrorFrame, ServerFrame};
+use crate::protocol::{ClientError, ErrorCode};
 
-impl Hub {
-    /// Tells who is to know that a user has come or gone.
-    pub(super) fn announce_presence(
-        &mut self,
-        user: &Id,
-        frame: &EncodedFrame,
-        newcomer: Option<ConnId>,
-        now: Now,
-    ) {
-        match self.settings.presence {
-            PresenceScope::Off => {}
-            PresenceScope::All => {
-                let subscribers = self.presence.count();
-                match self.presence_batch.push(frame, subscribers, now.instant) {
-                    Dispatch::Immediate => self.broadcast(frame, newcomer),
-                    Dispatch::Flush(frames) => self.broadcast_batch(&frames),
-                    Dispatch::Deferred => {}
-                }
-            }
-            PresenceScope::Threads => {
-                let threads = user.site_number().map_or(&[][..], |n| self.membership.threads_of(n));
-                let keys = threads.iter().map(|thread| IdKey::Number(*thread));
-                let subscribers = keys.flat_map(|key| self.threads.subscribers(&key));
-                let mut conns: Vec<ConnId> =
-                    subscribers.map(|subscriber| subscriber.conn).collect();
-                conns.sort_unstable();
-                conns.dedup();
-                conns.retain(|conn| Some(*conn) != newcomer);
-                self.fan_out(conns, frame, true);
-            }
+/// Capacity of the receiver list that is kept for the next effects, in connections.
+const RECEIVERS_KEPT: usize = 4_096;
+
+/// The effects that the shell has not taken yet, and the connections that frames can be sent to.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    encoder: Encoder,
+    effects: VecDeque<Effect>,
+    /// Receivers of the queued [`Effect::FanOut`]s; cleared when all effects are taken.
+    receivers: Vec<ConnId>,
+    /// The open connection in each slot.
+    open: Vec<Option<ConnId>>,
+}
+
+impl Output {
+    // ---- open connections
+
+    /// Opens a connection: frames can be sent to it.
+    pub(super) fn open(&mut self, conn: ConnId) {
+        capacity::ensure_slot(&mut self.open, conn.slot);
+        let before = self.open[conn.slot as usize].replace(conn);
+        debug_assert!(before.is_none(), "the shell reuses a slot only after it has closed it");
+    }
+
+    /// Closes a connection: nothing more is sent to it.
+    pub(super) fn close(&mut self, conn: ConnId) {
+        debug_assert!(self.is_open(conn), "the shell closes an open connection once");
+        self.open[conn.slot as usize] = None;
+    }
+
+    /// Whether a connection is open.
+    pub(super) fn is_open(&self, conn: ConnId) -> bool {
+        self.open.get(conn.slot as usize).is_some_and(|open| *open == Some(conn))
+    }
+
+    /// The open connections, by slot.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.open.iter().flatten().copied()
+    }
+
+    // ---- encoding
+
+    /// Encodes a frame once; the bytes are shared by all its receivers.
+    pub(super) fn encode(&mut self, frame: &ServerFrame<'_>) -> EncodedFrame {
+        self.encoder.encode(frame)
+    }
+
+    /// Encodes a text that is JSON already, such as a relayed call frame.
+    pub(super) fn encode_text(&mut self, text: &str) -> EncodedFrame {
+        self.encoder.encode_text(text)
+    }
+
+    /// `error` frames sent so far, by code.
+    pub(super) fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        self.encoder.errors()
+    }
+
+    // ---- to one connection
+
+    /// Sends an encoded frame to a connection.
+    pub(super) fn send(&mut self, to: ConnId, frame: EncodedFrame) {
+        self.effects.push_back(Effect::Send { to, frame, droppable: false });
+    }
+
+    /// Encodes a frame and sends it to a connection.
+    pub(super) fn reply(&mut self, to: ConnId, frame: &ServerFrame<'_>) {
+        let frame = self.encoder.encode(frame);
+        self.send(to, frame);
+    }
+
+    /// Sends an `error` frame, if the connection is still open.
+    pub(super) fn send_error(&mut self, to: ConnId, reply: &ReplyTo, fault: &ClientError) {
+        if self.is_open(to) {
+            self.reply(to, &ServerFrame::Error(ErrorFrame::new(fault, reply)));
         }
     }
 
-    /// Sends what `author` caused to everyone who hears the thread and, joined or not, to the
-    /// author, whose own copy may be another one: it alone carries their `clientId`.
+    /// Closes a connection with a close code (RFC 6455 section 7.4).
+    pub(super) fn close_connection(&mut self, conn: ConnId, code: u16, reason: &'static str) {
+        self.effects.push_back(Effect::Close { conn, code, reason });
+    }
+
+    // ---- to several connections
+
+    /// Sends a frame to several connections. Slow readers miss it if it is `droppable`.
+    pub(super) fn fan_out(
+        &mut self,
+        to: impl IntoIterator<Item = ConnId>,
+        frame: &EncodedFrame,
+        droppable: bool,
+    ) {
+        let start = self.receivers.len();
+        self.receivers.extend(to);
+        self.push_fan_out(start, frame, droppable);
+    }
+
+    /// Sends a frame to the subscribers of a thread and, subscribed or not, to its author. The
+    /// author gets `own` instead where that differs: only it carries the author's `clientId`.
     pub(super) fn send_to_thread(
         &mut self,
-        thread: Option<ThreadIx>,
+        subscribers: &[Subscriber],
         author: ConnId,
         own: Option<EncodedFrame>,
         frame: EncodedFrame,
@@ -56,71 +122,63 @@ impl Hub {
         if self.is_open(author) {
             match own {
                 None => self.receivers.push(author),
-                Some(own) => self.effects.push_back(single_effect(author, own, droppable)),
+                Some(own) => {
+                    self.effects.push_back(Effect::Send { to: author, frame: own, droppable });
+                }
             }
         }
-        let subscribers =
-            thread.map_or(&[][..], |thread_ix| self.threads.subscribers_at(thread_ix));
         let conns = subscribers.iter().map(|subscriber| subscriber.conn);
         self.receivers.extend(conns.filter(|conn| *conn != author));
-        self.fan_out_from(start, &frame, droppable);
+        self.push_fan_out(start, &frame, droppable);
     }
 
-    /// Tells what has been gathered. Those who have come hear of themselves once more: so there is
-    /// one piece for all.
-    pub(super) fn broadcast_batch(&mut self, frames: &EncodedFrame) {
-        self.broadcast(frames, None);
-    }
-
-    /// Tells everyone, or everyone but one.
-    fn broadcast(&mut self, frame: &EncodedFrame, except: Option<ConnId>) {
-        // Who is nobody yet hears of nobody.
-        let hears = |conn: &ConnId| {
-            self.settings.trust == Trust::Open || self.presence.is_identified(*conn)
-        };
-        let start = self.receivers.len();
-        let conns = self.open.iter().flatten().copied().filter(hears);
-        self.receivers.extend(conns.filter(|conn| Some(*conn) != except));
-        self.fan_out_from(start, frame, true);
-    }
-
-    /// Sends a frame to several.
-    pub(super) fn fan_out(
+    /// Sends a droppable frame to the open connections that `is_receiver` selects.
+    pub(super) fn broadcast(
         &mut self,
-        to: impl IntoIterator<Item = ConnId>,
         frame: &EncodedFrame,
-        droppable: bool,
+        mut is_receiver: impl FnMut(ConnId) -> bool,
     ) {
         let start = self.receivers.len();
-        self.receivers.extend(to);
-        self.fan_out_from(start, frame, droppable);
+        let conns = self.open.iter().flatten().copied();
+        self.receivers.extend(conns.filter(|conn| is_receiver(*conn)));
+        self.push_fan_out(start, frame, true);
     }
 
-    /// Sends a frame to those who stand at the end of the list of receivers.
-    pub(super) fn fan_out_from(&mut self, start: usize, frame: &EncodedFrame, droppable: bool) {
+    /// Queues a frame for the receivers from `start` to the end of the list.
+    fn push_fan_out(&mut self, start: usize, frame: &EncodedFrame, droppable: bool) {
         let frame = EncodedFrame::clone(frame);
         let effect = match self.receivers.len() - start {
             0 => return,
-            1 => self.receivers.pop().map(|to| single_effect(to, frame, droppable)),
-            count => Some(Effect::Spread { to: Receivers { start, count }, frame, droppable }),
+            1 => self.receivers.pop().map(|to| Effect::Send { to, frame, droppable }),
+            count => Some(Effect::FanOut { to: Receivers { start, count }, frame, droppable }),
         };
-        if let Some(effect) = effect {
-            self.effects.push_back(effect);
+        self.effects.extend(effect);
+    }
+
+    // ---- to the site and the shell
+
+    /// Asks the site.
+    pub(super) fn ask(&mut self, request: RequestId, ask: Box<Ask>) {
+        self.effects.push_back(Effect::Ask { request, ask });
+    }
+
+    /// Queues any other effect.
+    pub(super) fn push(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    /// Takes the next effect, in order.
+    pub(super) fn next_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            self.receivers.clear();
+            self.receivers.shrink_to(RECEIVERS_KEPT);
         }
+        effect
     }
 
-    pub(super) fn reply(&mut self, to: ConnId, frame: &ServerFrame<'_>) {
-        let frame = self.encoder.encode(frame);
-        self.effects.push_back(Effect::Send { to, frame });
+    /// The receivers of an [`Effect::FanOut`] that was just taken.
+    pub(super) fn receivers(&self, to: Receivers) -> &[ConnId] {
+        &self.receivers[to.start..][..to.count]
     }
-
-    pub(super) fn send_error(&mut self, to: ConnId, reply: &ReplyTo, fault: &ClientError) {
-        if self.is_open(to) {
-            self.reply(to, &ServerFrame::Error(ErrorFrame::new(fault, reply)));
-        }
-    }
-}
-
-fn single_effect(to: ConnId, frame: EncodedFrame, droppable: bool) -> Effect {
-    if droppable { Effect::Hint { to, frame } } else { Effect::Send { to, frame } }
 }

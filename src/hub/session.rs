@@ -1,20 +1,21 @@
-//! Who a connection is, from its handshake to its end: what the hub decides by claims and proofs.
+//! Sessions: who a connection is, from its handshake to its close, by claims and proofs.
+//!
+//! Whether a user must be proven is decided here ([`Hub::requires_proof`]); what a user may do in a
+//! thread is decided in [`super::access`].
 
 use std::time::Duration;
 
 use super::Hub;
-use super::authentication::proofs::{CredentialStatus, ProofIx};
+use super::authentication::proofs::CredentialStatus;
 use super::authentication::{AuthState, AuthTimeout, Claim, REFUSALS_MAX, UNANSWERED_MAX};
-use super::capacity;
-use super::held_frames::HeldText;
-use super::interface::{ConnId, Effect, Failure, FailureContext, Now, Proven};
+use super::interface::{ConnId, Failure, FailureContext, Now, Proven};
 use crate::config::Trust;
-use crate::protocol::client::{ClientFrame, ReplyTo};
+use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id};
 
-/// RFC 6455 7.4.1: a policy is violated.
+/// Policy violation (RFC 6455 section 7.4.1).
 const CLOSE_POLICY: u16 = 1008;
 /// Try again later (IANA's registry of close codes).
 const CLOSE_TRY_AGAIN: u16 = 1013;
@@ -22,135 +23,147 @@ const CLOSE_TRY_AGAIN: u16 = 1013;
 const CLOSE_TOKEN: u16 = 4401;
 
 impl Hub {
+    /// Whether a connection's user must be proven by a credential. In open trust every `userId` is
+    /// believed.
+    pub(super) fn requires_proof(&self) -> bool {
+        self.settings.trust == Trust::Verified
+    }
+
+    /// Opens a connection, with the credential of its handshake or what is wrong with that.
     pub(super) fn handle_open(
         &mut self,
         conn: ConnId,
         credential: Option<Result<Credential, ClientError>>,
         now: Now,
     ) {
-        capacity::ensure_slot(&mut self.open, conn.slot);
-        let before = self.open[conn.slot as usize].replace(conn);
-        debug_assert!(before.is_none(), "a slot is given on empty");
+        self.output.open(conn);
         self.presence.open(conn);
         self.threads.open(conn);
-        self.authentication.open(conn);
-        match (credential, self.settings.trust) {
-            (Some(Ok(credential)), Trust::Open) => {
-                self.authentication.store_credential(conn, credential, now.instant);
-            }
-            (Some(Ok(credential)), Trust::Verified) => {
-                let status = self.authentication.authenticate(conn, credential, None, now);
+        self.auth.identity.open(conn);
+        match credential {
+            Some(Ok(credential)) if self.requires_proof() => {
+                let status = self.auth.identity.authenticate(conn, credential, None, now);
                 self.apply_credential_status(conn, status, now);
             }
-            (Some(Err(fault)), _) => {
-                self.send_error(conn, &ReplyTo::default(), &fault);
+            Some(Ok(credential)) => {
+                self.auth.identity.store_credential(conn, credential, now.instant);
+            }
+            Some(Err(fault)) => {
+                self.output.send_error(conn, &ReplyTo::default(), &fault);
                 self.start_auth_timeout(conn, now);
             }
-            (None, _) => self.start_auth_timeout(conn, now),
+            None => self.start_auth_timeout(conn, now),
         }
     }
 
+    /// Closes a connection: ends its typing and subscriptions, and drops what it has waiting.
     pub(super) fn handle_close(&mut self, conn: ConnId, now: Now) {
-        debug_assert!(self.is_open(conn), "closed once, after opened");
-        self.open[conn.slot as usize] = None;
+        self.output.close(conn);
         self.stop_typing_on(conn);
         self.threads.close(conn);
-        for text in self.authentication.close(conn, now.instant) {
-            self.held_frames.remove(conn, None, text.bytes());
-        }
+        self.auth.close(conn, now);
         let mut users = Vec::new();
         for (user, text) in self.membership.close(conn) {
-            self.held_frames.remove(conn, Some(user), text.bytes());
+            self.auth.held.remove(conn, Some(user), text.bytes());
             users.push(user);
         }
         users.dedup();
         for user in users {
-            self.site_queries.retain_threads(user, |thread| self.membership.is_queued(thread));
-        }
-        for proof in self.authentication.take_cancelled() {
-            self.site_queries.remove_proof(proof);
+            self.auth.queries.retain_threads(user, |thread| self.membership.is_queued(thread));
         }
         if let Some(user) = self.presence.user_of(conn) {
-            self.undelivered.register_lost(
-                conn,
-                &user.key,
-                self.has_pending_outcome(conn),
-                now.instant,
-            );
-            self.calls.disconnect_device(conn, &user.key, &self.settings.calls, now.instant);
+            self.detach_user(conn, &user, now);
         }
         self.presence.disconnect(conn, now.instant, self.settings.presence_grace);
     }
 
-    // ---- in open trust, and when it is proven
+    /// Keeps what a user has under way on a connection that is no longer theirs: open outcomes for
+    /// the next connection, and the place in a call.
+    fn detach_user(&mut self, conn: ConnId, user: &Id, now: Now) {
+        self.messages.register_lost(conn, &user.key, now);
+        self.calls.disconnect_device(conn, &user.key, &self.settings.calls, now.instant);
+    }
 
-    pub(super) fn connect_user(
-        &mut self,
-        conn: ConnId,
-        user: &Id,
-        client_id: Option<&Id>,
-        now: Now,
-    ) {
-        // Whoever it typed as is nobody on this connection any more.
+    // ---- identification
+
+    /// Makes a connection a user's, announces the user if it is their first, and hands over what
+    /// waits for them.
+    fn connect_user(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>, now: Now) {
+        // Typing under the connection's former user ends.
         self.stop_typing_on(conn);
-        let first = self.presence.connect_user(conn, user);
-        if first {
-            let frame = ServerFrame::UserConnected { user_id: user, client_id: None };
-            let frame = self.encoder.encode(&frame);
-            self.announce_presence(user, &frame, Some(conn), now);
+        let is_first = self.presence.connect_user(conn, user);
+        if is_first {
+            self.announce_online(user, conn, now);
         }
-        self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
-        for frame in self.undelivered.hand_over(conn, &user.key) {
-            self.effects.push_back(Effect::Send { to: conn, frame });
+        self.output.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
+        for frame in self.messages.hand_over(conn, &user.key) {
+            self.output.send(conn, frame);
         }
         self.calls.connect_device(conn, &user.key, now.instant);
         self.send_call_notifications();
     }
 
-    /// Makes a connection this user's, or says to it that it is.
+    /// Identifies an anonymous connection as the sender of the message that it has stored. In
+    /// verified trust its credential has identified it already.
+    pub(super) fn identify_from_post(&mut self, conn: ConnId, sender: &Id, now: Now) {
+        if !self.requires_proof() && !self.presence.is_identified(conn) {
+            self.connect_user(conn, sender, None, now);
+        }
+    }
+
+    /// The user of a connection.
+    ///
+    /// # Errors
+    ///
+    /// The connection is anonymous.
+    pub(super) fn require_user(&self, conn: ConnId) -> Result<Id, ClientError> {
+        self.presence.user_of(conn).ok_or_else(|| {
+            ClientError::new(
+                ErrorCode::NotIdentified,
+                "The server does not know who you are: send user_connected with your userId first.",
+            )
+        })
+    }
+
+    /// Makes a connection this user's, or confirms that it is.
     fn identify_as(&mut self, conn: ConnId, user: &Id, client_id: Option<&Id>, now: Now) {
         match self.presence.user_of(conn) {
             Some(known) if known.key == user.key => {
                 self.presence.set_quoted(conn, user.quoted);
                 self.threads.clear_typing_frames(conn);
-                self.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
+                self.output.reply(conn, &ServerFrame::UserConnected { user_id: user, client_id });
             }
             before => {
                 if let Some(before) = before {
-                    let with_messages = self.has_pending_outcome(conn);
-                    self.undelivered.register_lost(conn, &before.key, with_messages, now.instant);
-                    self.calls.disconnect_device(
-                        conn,
-                        &before.key,
-                        &self.settings.calls,
-                        now.instant,
-                    );
-                    if self.settings.trust == Trust::Verified {
+                    self.detach_user(conn, &before, now);
+                    if self.requires_proof() {
                         self.leave_all_threads(conn);
                     }
                 }
-                // The grace is for a connection that was lost, not for a change of name.
+                // The grace time is for lost connections, not for a change of user.
                 self.presence.disconnect(conn, now.instant, Duration::ZERO);
                 self.connect_user(conn, user, client_id, now);
             }
         }
     }
 
-    /// The threads of one user are no business of the next.
+    /// Ends all subscriptions of a connection whose user has changed.
     fn leave_all_threads(&mut self, conn: ConnId) {
         self.stop_typing_on(conn);
         while let Some(key) = self.threads.leave_last(conn) {
             let id = Id { key, quoted: false };
             let reason = Some(LeftReason::UserChanged);
-            self.reply(conn, &ServerFrame::ThreadLeft { thread_id: &id, reason, client_id: None });
+            let frame = ServerFrame::ThreadLeft { thread_id: &id, reason, client_id: None };
+            self.output.reply(conn, &frame);
         }
     }
 
-    /// `user_connected`, with what proves it.
+    /// Handles `user_connected`, with the token that proves the claimed user.
     ///
     /// # Errors
     ///
-    /// The claim is not what is proven, or nothing proves it yet: then it waits.
+    /// The credential proves another user, or no credential proves the claim; the claim is then kept
+    /// for the next credential.
     pub(super) fn user_connected(
         &mut self,
         conn: ConnId,
@@ -160,33 +173,33 @@ impl Hub {
         now: Now,
     ) -> Result<(), ClientError> {
         let credential = token.map(Credential::parse).transpose()?;
-        if self.settings.trust == Trust::Open {
+        if !self.requires_proof() {
             if let Some(credential) = credential {
-                self.authentication.store_credential(conn, credential, now.instant);
+                self.auth.identity.store_credential(conn, credential, now.instant);
             }
             self.identify_as(conn, &user, reply.client_id.as_ref(), now);
             return Ok(());
         }
         let claim = Claim { user, reply: reply.clone() };
         if let Some(credential) = credential {
-            let status = self.authentication.authenticate(conn, credential, Some(claim), now);
+            let status = self.auth.identity.authenticate(conn, credential, Some(claim), now);
             self.apply_credential_status(conn, status, now);
             return Ok(());
         }
-        match (self.authentication.auth_state(conn), self.presence.user_of(conn)) {
+        match (self.auth.identity.auth_state(conn), self.presence.user_of(conn)) {
             (AuthState::Expired, _) => Err(token_expired()),
             (_, Some(known)) if known.key == claim.user.key => {
                 self.identify_as(conn, &claim.user, reply.client_id.as_ref(), now);
                 Ok(())
             }
             (_, Some(_)) => Err(identity_mismatch()),
-            (_, None) => match self.authentication.reauthenticate(conn, Some(claim.clone()), now) {
+            (_, None) => match self.auth.identity.reauthenticate(conn, Some(claim.clone()), now) {
                 Some(status) => {
                     self.apply_credential_status(conn, status, now);
                     Ok(())
                 }
                 None => {
-                    self.authentication.store_claim(conn, claim);
+                    self.auth.identity.store_claim(conn, claim);
                     Err(token_required())
                 }
             },
@@ -195,162 +208,107 @@ impl Hub {
 
     // ---- proofs
 
-    pub(super) fn start_auth_timeout(&mut self, conn: ConnId, now: Now) {
-        if self.settings.trust == Trust::Verified && !self.presence.is_identified(conn) {
-            self.authentication
-                .start_auth_timeout(conn, now.instant + self.settings.anonymous_lasts);
+    /// Starts the time in which an anonymous connection must prove its user.
+    fn start_auth_timeout(&mut self, conn: ConnId, now: Now) {
+        if self.requires_proof() && !self.presence.is_identified(conn) {
+            let until = now.instant + self.settings.anonymous_lasts;
+            self.auth.identity.start_auth_timeout(conn, until);
         }
     }
 
-    pub(super) fn apply_credential_status(
-        &mut self,
-        conn: ConnId,
-        status: CredentialStatus,
-        now: Now,
-    ) {
+    /// Acts on what is known of a credential that a connection has presented.
+    fn apply_credential_status(&mut self, conn: ConnId, status: CredentialStatus, now: Now) {
         match status {
             CredentialStatus::Valid(proven) => self.accept_proof(conn, proven, now),
             CredentialStatus::Failed(failure) => self.reject_proof(conn, failure, now),
-            CredentialStatus::Ask(proof) => {
-                self.site_queries.push_proof(proof);
-                self.send_site_queries(now);
-            }
+            CredentialStatus::Ask(proof) => self.query_proof(proof, now),
             CredentialStatus::Wait => {}
         }
     }
 
+    /// Identifies a connection by its credential, unless it claims to be another user.
     fn accept_proof(&mut self, conn: ConnId, proven: Proven, now: Now) {
-        let claimed = self.authentication.claim_of(conn);
+        let claimed = self.auth.identity.claim_of(conn);
         if claimed.is_some_and(|claim| !claim.is_of(proven)) {
-            let claim = self.authentication.fall_back(conn, false, now);
-            self.send_error(
-                conn,
-                &claim.map(|claim| claim.reply).unwrap_or_default(),
-                &identity_mismatch(),
-            );
+            let claim = self.auth.identity.fall_back(conn, false, now);
+            let reply = claim.map(|claim| claim.reply).unwrap_or_default();
+            self.output.send_error(conn, &reply, &identity_mismatch());
             self.count_refusal(conn, now);
         } else {
-            let claim = self.authentication.set_proven(conn, proven, now);
+            let claim = self.auth.identity.set_proven(conn, proven, now);
             self.identify_as_proven(conn, proven, claim, now);
         }
-        self.resume_held_frames(conn, now);
     }
 
-    pub(super) fn identify_as_proven(
-        &mut self,
-        conn: ConnId,
-        proven: Proven,
-        claim: Option<Claim>,
-        now: Now,
-    ) {
+    fn identify_as_proven(&mut self, conn: ConnId, proven: Proven, claim: Option<Claim>, now: Now) {
         match claim {
             Some(claim) => self.identify_as(conn, &claim.user, claim.reply.client_id.as_ref(), now),
             None => self.identify_as(conn, &Id::number(proven.user), None, now),
         }
     }
 
+    /// Answers a connection whose credential proves nothing.
     fn reject_proof(&mut self, conn: ConnId, failure: Failure, now: Now) {
-        let claim = self.authentication.fall_back(conn, !failure.is_credential_rejection(), now);
+        let claim = self.auth.identity.fall_back(conn, !failure.is_credential_rejection(), now);
         let reply = claim.map(|claim| claim.reply).unwrap_or_default();
-        self.send_error(conn, &reply, &failure.client_error(FailureContext::Token));
+        self.output.send_error(conn, &reply, &failure.client_error(FailureContext::Token));
         self.count_failure(conn, failure, now);
-        self.resume_held_frames(conn, now);
     }
 
-    /// Counts a credential that has proven nothing. Of those that the site has not judged a few are
-    /// bad luck, and many are a way to stay.
-    fn count_failure(&mut self, conn: ConnId, failure: Failure, now: Now) {
+    /// Applies the site's answer about a credential to one of the connections that wait for it.
+    pub(super) fn apply_proof(&mut self, conn: ConnId, result: Result<Proven, Failure>, now: Now) {
+        match result {
+            Ok(proven) => self.accept_proof(conn, proven, now),
+            Err(failure) => self.reject_proof(conn, failure, now),
+        }
+    }
+
+    /// Counts a credential that has proven nothing. A few without an answer of the site are an
+    /// outage; many are a client that stays connected without a proof.
+    pub(super) fn count_failure(&mut self, conn: ConnId, failure: Failure, now: Now) {
         if failure.is_credential_rejection() {
             return self.count_refusal(conn, now);
         }
-        let many = self.authentication.count_unanswered(conn) >= UNANSWERED_MAX;
-        // Who is proven stays so while the site is down, however often they try.
-        if many && self.authentication.auth_state(conn) != AuthState::Proven {
+        let many = self.auth.identity.count_unanswered(conn) >= UNANSWERED_MAX;
+        // A proven connection stays proven while the site is down.
+        if many && self.auth.identity.auth_state(conn) != AuthState::Proven {
             self.close(conn, CLOSE_TRY_AGAIN, "the site does not answer");
         } else {
             self.start_auth_timeout(conn, now);
         }
     }
 
-    /// Counts what a connection has tried; guessing ends soon.
+    /// Counts a refused credential, and closes the connection after [`REFUSALS_MAX`] of them.
     fn count_refusal(&mut self, conn: ConnId, now: Now) {
-        if self.authentication.count_refusal(conn) >= REFUSALS_MAX {
+        if self.auth.identity.count_refusal(conn) >= REFUSALS_MAX {
             self.close(conn, CLOSE_TOKEN, "token refused");
         } else {
             self.start_auth_timeout(conn, now);
         }
     }
 
-    /// Goes on with what a connection has said while it waited for its proof.
-    fn resume_held_frames(&mut self, conn: ConnId, now: Now) {
-        // One of these frames may be the next to introduce itself: a loop, and no recursion.
-        if std::mem::replace(&mut self.resuming_held, true) {
-            return;
-        }
-        while let Some(text) = self.authentication.next_held(conn) {
-            self.held_frames.remove(conn, None, text.bytes());
-            self.handle_frame(conn, text.as_str(), false, now);
-        }
-        self.resuming_held = false;
-    }
-
-    /// What the site said of a credential.
-    pub(super) fn handle_proof(
-        &mut self,
-        proof: ProofIx,
-        result: Result<Proven, Failure>,
-        now: Now,
-    ) {
-        let waiting = self.authentication.record_answer(proof, result, now);
-        if let Err(failure) = result {
-            if failure.is_credential_rejection() {
-                self.revoke_connections(
-                    self.authentication.connections_proven_by(proof),
-                    failure,
-                    now,
-                );
-            }
-        }
-        for conn in waiting {
-            match result {
-                _ if self.status_requests.has(conn) => {
-                    self.finish_status_request(conn, result, now)
-                }
-                // The message that brought it comes first among what waits, and says the rest.
-                _ if self.authentication.take_message_credential(conn, now) => {
-                    self.resume_held_frames(conn, now);
-                    if let Err(failure) = result {
-                        self.count_failure(conn, failure, now);
-                    }
-                }
-                Ok(proven) => self.accept_proof(conn, proven, now),
-                Err(failure) => self.reject_proof(conn, failure, now),
-            }
-        }
-    }
-
-    /// The site has said of a credential in use that it is no good any more.
+    /// Revokes a credential that the site rejects, on all connections that use it.
     pub(super) fn revoke(&mut self, credential: &Credential, failure: Failure, now: Now) {
-        let conns = self.authentication.revoke(credential, failure, now.instant);
+        let conns = self.auth.identity.revoke(credential, failure, now.instant);
         self.revoke_connections(conns, failure, now);
     }
 
-    fn revoke_connections(&mut self, conns: Vec<ConnId>, failure: Failure, now: Now) {
+    pub(super) fn revoke_connections(&mut self, conns: Vec<ConnId>, failure: Failure, now: Now) {
         for conn in conns {
             if failure == Failure::TokenExpired {
-                if self.authentication.expire(conn, now) {
-                    self.send_error(conn, &ReplyTo::default(), &token_expired());
+                if self.auth.identity.expire(conn, now) {
+                    self.output.send_error(conn, &ReplyTo::default(), &token_expired());
                 }
             } else {
                 let fault = failure.client_error(FailureContext::Token);
-                self.send_error(conn, &ReplyTo::default(), &fault);
+                self.output.send_error(conn, &ReplyTo::default(), &fault);
                 self.close(conn, CLOSE_TOKEN, "token refused");
             }
         }
     }
 
-    /// A message that the site has stored says whose its token is. A fresh one carries on where the
-    /// connection's own has expired.
+    /// Learns from a stored message whose credential it was posted with. A fresh token renews a
+    /// connection whose own token has expired.
     pub(super) fn learn_from_post(
         &mut self,
         conn: ConnId,
@@ -358,24 +316,27 @@ impl Hub {
         proven: Proven,
         now: Now,
     ) {
-        self.authentication.record(credential, proven, now.instant);
-        let renews = self.is_open(conn)
-            && self.authentication.pending(conn).is_none()
-            && self.authentication.auth_state(conn) == AuthState::Expired
+        if !self.requires_proof() {
+            return;
+        }
+        self.auth.identity.record(credential, proven, now.instant);
+        let renews = self.output.is_open(conn)
+            && self.auth.identity.pending(conn).is_none()
+            && self.auth.identity.auth_state(conn) == AuthState::Expired
             && self.presence.number_of(conn) == Some(proven.user);
         if renews {
-            self.authentication.store_credential(conn, credential.clone(), now.instant);
-            self.authentication.set_proven(conn, proven, now);
+            self.auth.identity.store_credential(conn, credential.clone(), now.instant);
+            self.auth.identity.set_proven(conn, proven, now);
         }
     }
 
-    // ---- what may be said
+    // ---- frames that need a user
 
-    /// Whether a frame has to wait until it is known whose connection this is; if so, it does.
+    /// Holds a frame while the site is asked who its connection is; false if it need not wait.
     ///
     /// # Errors
     ///
-    /// It is nobody's, and this is not for nobody.
+    /// The connection is anonymous and this frame requires a user.
     pub(super) fn hold_for_proof(
         &mut self,
         conn: ConnId,
@@ -383,8 +344,11 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
+        if !self.requires_proof() {
+            return Ok(false);
+        }
         let is_user_connected = match frame {
-            // Nobody hears a pong but who asked.
+            // A pong reveals nothing to others.
             ClientFrame::Ping => return Ok(false),
             ClientFrame::SendMessage(message) => {
                 return self.hold_message_for_proof(conn, message, text, now);
@@ -392,8 +356,8 @@ impl Hub {
             ClientFrame::UserConnected { .. } => true,
             _ => false,
         };
-        let auth_state = self.authentication.auth_state(conn);
-        if let Some(claim) = self.authentication.pending(conn) {
+        let auth_state = self.auth.identity.auth_state(conn);
+        if let Some(claim) = self.auth.identity.pending(conn) {
             let known = self.presence.user_of(conn).map(|known| known.key);
             let renews = auth_state == AuthState::Proven
                 && claim.map(|claim| &claim.user.key) == known.as_ref();
@@ -409,66 +373,123 @@ impl Hub {
                 Ok(false)
             }
             AuthState::Expired => Err(token_expired()),
-            AuthState::Anonymous if self.authentication.can_retry(conn, now) => {
+            AuthState::Anonymous if self.auth.identity.can_retry(conn, now) => {
                 self.hold(conn, text, true)?;
-                if let Some(status) = self.authentication.reauthenticate(conn, None, now) {
+                if let Some(status) = self.auth.identity.reauthenticate(conn, None, now) {
                     self.apply_credential_status(conn, status, now);
                 }
                 Ok(true)
             }
-            AuthState::Anonymous => Err(match self.authentication.last_failure(conn) {
+            AuthState::Anonymous => Err(match self.auth.identity.last_failure(conn) {
                 Some(failure) => failure.client_error(FailureContext::Token),
                 None => token_required(),
             }),
         }
     }
 
-    /// Asks the site again about a proof that is old, and nobody waits for that.
-    fn renew_if_stale(&mut self, conn: ConnId, now: Now) {
-        if let Some(proof) = self.authentication.begin_renewal(conn, now) {
-            self.site_queries.push_proof(proof);
-            self.send_site_queries(now);
-        }
-    }
-
-    pub(super) fn hold(
+    /// The same for a message. An identified connection may send with any token: the site decides by
+    /// it. On an anonymous one the message's own token must prove the user before the site is asked
+    /// to store anything.
+    ///
+    /// # Errors
+    ///
+    /// No credential proves the user.
+    fn hold_message_for_proof(
         &mut self,
         conn: ConnId,
+        message: &SendMessage<'_>,
         text: &str,
-        first: bool,
-    ) -> Result<(), ClientError> {
-        if !self.held_frames.add(conn, None, text.len(), &self.settings.held_frames) {
-            return Err(Failure::Overloaded.client_error(FailureContext::Token));
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        let pending = self.auth.identity.pending(conn).is_some();
+        // Earlier frames that are held go first.
+        if self.presence.is_identified(conn)
+            && !(pending && self.auth.identity.has_held_frames(conn))
+        {
+            return Ok(false);
         }
-        self.authentication.hold(conn, HeldText::new(text), first);
-        Ok(())
+        if pending {
+            self.hold(conn, text, false)?;
+            return Ok(true);
+        }
+        // Check for room first: the query is only worth its cost if the message can be held.
+        if !self.auth.held.has_room(conn, None, text.len(), &self.settings.held_frames) {
+            return Err(Failure::Overloaded.client_error(FailureContext::Message));
+        }
+        let status = match message.token.as_deref() {
+            Some(token) => {
+                let credential = Credential::parse(token)?;
+                self.auth.identity.authenticate_with_message(conn, credential, now)
+            }
+            None => match self.auth.identity.reauthenticate(conn, None, now) {
+                Some(status) => status,
+                None => return Err(Failure::TokenMissing.client_error(FailureContext::Message)),
+            },
+        };
+        match status {
+            CredentialStatus::Valid(proven) => {
+                let claim = self.auth.identity.set_proven(conn, proven, now);
+                if let Some(false_claim) = claim.as_ref().filter(|claim| !claim.is_of(proven)) {
+                    self.output.send_error(conn, &false_claim.reply, &identity_mismatch());
+                }
+                let claim = claim.filter(|claim| claim.is_of(proven));
+                self.identify_as_proven(conn, proven, claim, now);
+                Ok(false)
+            }
+            CredentialStatus::Failed(failure) => {
+                self.auth.identity.take_message_credential(conn, now);
+                self.start_auth_timeout(conn, now);
+                Err(failure.client_error(FailureContext::Message))
+            }
+            CredentialStatus::Ask(_) | CredentialStatus::Wait => {
+                self.hold(conn, text, true)?;
+                self.apply_credential_status(conn, status, now);
+                Ok(true)
+            }
+        }
     }
 
-    /// A connection's time is up.
+    /// Asks the site again about a stale proof, without holding any frame.
+    fn renew_if_stale(&mut self, conn: ConnId, now: Now) {
+        if let Some(proof) = self.auth.identity.begin_renewal(conn, now) {
+            self.query_proof(proof, now);
+        }
+    }
+
+    fn hold(&mut self, conn: ConnId, text: &str, first: bool) -> Result<(), ClientError> {
+        match self.auth.hold(conn, text, first, &self.settings.held_frames) {
+            true => Ok(()),
+            false => Err(Failure::Overloaded.client_error(FailureContext::Token)),
+        }
+    }
+
+    /// Acts when the time of a connection's authentication is up.
     pub(super) fn handle_auth_timeout(&mut self, conn: ConnId, due: AuthTimeout, now: Now) {
         match due {
             AuthTimeout::Anonymous { unanswered: true, .. } => {
                 self.close(conn, CLOSE_TRY_AGAIN, "the site does not answer");
             }
             AuthTimeout::Anonymous { refused, .. } => {
-                self.send_error(conn, &ReplyTo::default(), &token_required());
+                self.output.send_error(conn, &ReplyTo::default(), &token_required());
                 let code = if refused { CLOSE_TOKEN } else { CLOSE_POLICY };
                 self.close(conn, code, "nothing has proven who you are");
             }
             AuthTimeout::Recheck => self.renew_if_stale(conn, now),
-            AuthTimeout::Expired => self.send_error(conn, &ReplyTo::default(), &token_expired()),
+            AuthTimeout::Expired => {
+                self.output.send_error(conn, &ReplyTo::default(), &token_expired())
+            }
             AuthTimeout::NotRenewed => self.close(conn, CLOSE_TOKEN, "token expired"),
         }
     }
 
     fn close(&mut self, conn: ConnId, code: u16, reason: &'static str) {
-        // What it has said, and waits, is not heard any more.
-        self.authentication.mark_closing(conn);
-        self.effects.push_back(Effect::Close { conn, code, reason });
+        // Held frames of a closing connection are ignored.
+        self.auth.identity.mark_closing(conn);
+        self.output.close_connection(conn, code, reason);
     }
 }
 
-pub(super) fn identity_mismatch() -> ClientError {
+fn identity_mismatch() -> ClientError {
     ClientError::new(
         ErrorCode::IdentityMismatch,
         "The token is another user's than this userId: send the userId that signed in.",

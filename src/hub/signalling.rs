@@ -2,10 +2,11 @@
 
 mod setup;
 
+use std::time::Duration;
+
 use super::Hub;
-use super::calls::{CallEnd, CallIx, DeviceState, GROUP_MAX, Notification};
-use super::interface::{ConnId, Effect, Now};
-use crate::config::Trust;
+use super::calls::{CallIx, DeviceState, GROUP_MAX};
+use super::interface::{ConnId, Now};
 use crate::protocol::call::{CallFrame, CallKind, RelayedFrame};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason, ServerFrame};
@@ -79,7 +80,10 @@ impl Hub {
         let request = CallRequest { conn, me, call, other, reply, relayed, now };
         let outcome = match found {
             Some(ix) => self.handle_in_call(ix, request),
-            None => self.handle_without_call(request),
+            None => match self.find_joinable(&request) {
+                Some(ix) => self.join(ix, request),
+                None => self.handle_without_call(request),
+            },
         };
         self.send_call_notifications();
         outcome
@@ -116,14 +120,11 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
-        match (self.settings.trust, other, thread) {
-            (Trust::Open, ..) => Ok(true),
-            (_, Some(other), _) => self.check_call_access(conn, thread, other, text, now),
-            (_, None, Some(thread)) => {
-                self.check_access(conn, thread, text, std::time::Duration::ZERO, now)
-            }
-            // A call that nobody knows, in no thread: that is said below.
-            (_, None, None) => Ok(true),
+        match (other, thread) {
+            (Some(other), _) => self.check_call_access(conn, thread, other, text, now),
+            (None, Some(thread)) => self.check_access(conn, thread, text, Duration::ZERO, now),
+            // An unknown call in no thread: the caller answers that with `no_such_call`.
+            (None, None) => Ok(true),
         }
     }
 
@@ -373,8 +374,8 @@ impl Hub {
             state,
             client_id,
         };
-        let others = self.encoder.encode(&frame(None));
-        self.reply(request.conn, &frame(request.reply.client_id.as_ref()));
+        let others = self.output.encode(&frame(None));
+        self.output.reply(request.conn, &frame(request.reply.client_id.as_ref()));
         if device_state != DeviceState::Ringing {
             self.calls.relay_to_others(ix, &request.me.key, &others);
         }
@@ -389,10 +390,18 @@ impl Hub {
     }
 
     fn send_all(&mut self, to: ConnId, frames: Vec<EncodedFrame>) {
-        self.effects.extend(frames.into_iter().map(|frame| Effect::Send { to, frame }));
+        frames.into_iter().for_each(|frame| self.output.send(to, frame));
     }
 
     // ---- groups
+
+    /// The group call of a thread that `call_joined` names, for a user who is no party of it yet.
+    fn find_joinable(&self, request: &CallRequest<'_>) -> Option<CallIx> {
+        let id = request.call.call.as_ref().filter(|_| request.call.kind == CallKind::Joined)?;
+        let thread = request.reply.thread.as_ref()?;
+        let found = self.calls.find_group(&thread.key);
+        found.filter(|ix| self.calls.get(*ix).id.key == id.key)
+    }
 
     fn join(&mut self, ix: CallIx, request: CallRequest<'_>) -> Result<(), ClientError> {
         if !self.calls.join(ix, &request.me, request.conn, request.now.instant) {
@@ -410,8 +419,8 @@ impl Hub {
             user_ids,
             client_id,
         };
-        let others = self.encoder.encode(&frame(None, None));
-        self.reply(request.conn, &frame(Some(&all), request.reply.client_id.as_ref()));
+        let others = self.output.encode(&frame(None, None));
+        self.output.reply(request.conn, &frame(Some(&all), request.reply.client_id.as_ref()));
         self.calls.relay_to_others(ix, &request.me.key, &others);
         Ok(())
     }
@@ -424,54 +433,13 @@ impl Hub {
         let call = self.calls.get(ix);
         let is_baseline = request.call.kind.is_baseline();
         let author = Some(&request.me).filter(|_| call.is_group || !is_baseline);
-        self.encoder.encode_text(&request.relayed.with_ids(Some(&call.id), author))
+        self.output.encode_text(&request.relayed.with_ids(Some(&call.id), author))
     }
 
     fn ring_again(&mut self, ix: CallIx, request: &CallRequest<'_>, is_offer: bool) {
         let frame = self.encode_relayed(ix, request);
         let settings = &self.settings.calls;
         self.calls.ring_again(ix, (&frame, is_offer), settings, request.now.instant);
-    }
-
-    /// Tells all devices what has become of their calls.
-    pub(super) fn send_call_notifications(&mut self) {
-        for notification in self.calls.take_notifications() {
-            match notification {
-                Notification::Frame { to, frame } => self.fan_out(to, &frame, false),
-                Notification::Ended { to, end } => {
-                    let frame = self.encoder.encode(&call_ended_frame(&end));
-                    self.fan_out(to, &frame, false);
-                }
-                Notification::Left { ix, to, user, end } => {
-                    let (call_id, thread_id, reason) = (&end.id, end.thread.as_ref(), end.reason);
-                    let user_id = &user;
-                    let frame = ServerFrame::CallLeft { call_id, thread_id, user_id, reason };
-                    let frame = self.encoder.encode(&frame);
-                    self.fan_out(to, &frame, false);
-                    self.calls.buffer_for_disconnected(ix, call_id, &frame);
-                }
-            }
-        }
-    }
-
-    /// Ends the part in a thread's calls of those of whom this is not so any more.
-    pub(super) fn remove_from_calls(&mut self, gone: Vec<(CallIx, Id)>, now: Now) {
-        for (ix, user) in gone {
-            // It may have ended with the party before.
-            if self.calls.is_party(ix, &user.key) {
-                self.calls.leave(ix, &user.key, EndReason::Failed, now.instant);
-            }
-        }
-        self.send_call_notifications();
-    }
-}
-
-fn call_ended_frame(end: &CallEnd) -> ServerFrame<'_> {
-    ServerFrame::CallEnded {
-        call_id: &end.id,
-        thread_id: end.thread.as_ref(),
-        reason: end.reason,
-        continues_as: end.continues_as.as_ref(),
     }
 }
 

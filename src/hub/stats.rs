@@ -42,7 +42,7 @@ impl Hub {
 
     /// Errors that have been told, by their codes.
     pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
-        self.encoder.errors()
+        self.output.errors()
     }
 
     /// Calls that have ended, by reason.
@@ -52,7 +52,7 @@ impl Hub {
 
     /// How often it was known what a credential proves.
     pub fn proof_hits(&self) -> HitCounter {
-        self.authentication.proof_hits()
+        self.auth.identity.proof_hits()
     }
 }
 

@@ -171,10 +171,10 @@ impl HubHarness {
     pub fn take_effects(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
-                Effect::Send { to, frame } | Effect::Hint { to, frame } => {
+                Effect::Send { to, frame, .. } => {
                     self.heard.extend(jsons(&frame).map(|json| (to, json)));
                 }
-                Effect::Spread { to, frame, .. } => {
+                Effect::FanOut { to, frame, .. } => {
                     for to in self.hub.receivers(to) {
                         self.heard.extend(jsons(&frame).map(|json| (*to, json)));
                     }

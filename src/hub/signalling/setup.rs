@@ -1,8 +1,8 @@
 //! How calls begin: with one other or with a group, beside another call, or not at all.
 
-use super::{CallRequest, call_ended_frame};
-use crate::config::Trust;
+use super::CallRequest;
 use crate::hub::Hub;
+use crate::hub::call_events::call_ended_frame;
 use crate::hub::calls::{CallEnd, CallIx, CallLimit, GROUP_MAX, NewCall};
 use crate::hub::interface::{CallEvent, Effect};
 use crate::protocol::call::CallKind;
@@ -39,17 +39,9 @@ impl Hub {
                 if conns.is_empty() {
                     return Err(offline());
                 }
-                let frame = self.encoder.encode_text(&request.relayed.with_ids(None, None));
-                self.fan_out(conns, &frame, false);
+                let frame = self.output.encode_text(&request.relayed.with_ids(None, None));
+                self.output.fan_out(conns, &frame, false);
                 Ok(())
-            }
-            (CallKind::Joined, _, Some(id)) => {
-                let thread = request.reply.thread.as_ref();
-                let found = thread.and_then(|thread| self.calls.find_group(&thread.key));
-                match found.filter(|ix| self.calls.get(*ix).id.key == id.key) {
-                    Some(ix) => self.join(ix, request),
-                    None => self.reply_call_over(request),
-                }
             }
             _ => self.reply_call_over(request),
         }
@@ -70,8 +62,8 @@ impl Hub {
                 Ok(())
             }
             Some(ended) if matches!(request.call.kind, CallKind::Resume | CallKind::Offer) => {
-                let frame = self.encoder.encode(&call_ended_frame(&ended.end));
-                self.effects.push_back(Effect::Send { to: request.conn, frame });
+                let frame = self.output.encode(&call_ended_frame(&ended.end));
+                self.output.send(request.conn, frame);
                 Ok(())
             }
             _ => Err(ClientError::new(
@@ -122,7 +114,7 @@ impl Hub {
 
     /// A call ends before it has begun.
     fn end_unstarted(&mut self, request: &CallRequest<'_>, end: CallEnd) {
-        self.reply(request.conn, &call_ended_frame(&end));
+        self.output.reply(request.conn, &call_ended_frame(&end));
         self.calls.record_end(&request.me, end, request.now.instant);
     }
 
@@ -182,7 +174,7 @@ impl Hub {
                 return Err(offline());
             }
         }
-        let frame = self.encoder.encode_text(&request.relayed.with_ids(Some(&id), None));
+        let frame = self.output.encode_text(&request.relayed.with_ids(Some(&id), None));
         let new = NewCall {
             id,
             thread: request.reply.thread.clone(),
@@ -206,7 +198,7 @@ impl Hub {
             caller: request.me.clone(),
             called: called.clone(),
         };
-        self.effects.push_back(Effect::Wake(Box::new(event)));
+        self.output.push(Effect::Wake(Box::new(event)));
     }
 
     /// Whether a new call may be called as its frame says.
@@ -241,7 +233,7 @@ impl Hub {
             let mine = request.call.call.clone();
             return self.yield_to(ix, mine, &request);
         }
-        let mut users = self.participants(&thread);
+        let mut users = self.thread_users(&thread);
         users.retain(|user| user.key != request.me.key);
         if users.len() >= GROUP_MAX {
             let text = format!("A group call is for a thread of up to {GROUP_MAX}.");
@@ -265,7 +257,7 @@ impl Hub {
             ));
         }
         let frame =
-            self.encoder.encode_text(&request.relayed.with_ids(Some(&id), Some(&request.me)));
+            self.output.encode_text(&request.relayed.with_ids(Some(&id), Some(&request.me)));
         let presence = &self.presence;
         let called = users.into_iter().map(|user| {
             let devices = presence.conns_of(&user.key);
@@ -285,17 +277,6 @@ impl Hub {
         let ix = self.calls.begin(new, &self.settings.calls, request.now.instant);
         self.calls.set_invited_offline(ix, &offline);
         Ok(())
-    }
-
-    /// Who takes part in a thread, or, in open trust, who hears it.
-    fn participants(&self, thread: &Id) -> Vec<Id> {
-        if self.settings.trust == Trust::Open {
-            let subscribers = self.threads.subscribers(&thread.key).iter();
-            let users = self.presence.users_among(subscribers.map(|subscriber| subscriber.conn));
-            return users.into_iter().cloned().collect();
-        }
-        let people = thread.site_number().into_iter().flat_map(|n| self.membership.participants(n));
-        people.map(|user| Id::number(*user)).collect()
     }
 }
 

@@ -267,10 +267,10 @@ impl FuzzRun {
         let mut frames = 0;
         while let Some(effect) = self.hub.next_effect() {
             match effect {
-                Effect::Send { frame, .. } | Effect::Hint { frame, .. } => {
+                Effect::Send { frame, .. } => {
                     frames += check(&frame);
                 }
-                Effect::Spread { to, frame, .. } => {
+                Effect::FanOut { to, frame, .. } => {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),

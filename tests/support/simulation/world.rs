@@ -221,9 +221,8 @@ impl<'a> World<'a> {
         loop {
             while let Some(effect) = self.hub.next_effect() {
                 match effect {
-                    Effect::Send { to, frame } => self.deliver(to, &frame, false),
-                    Effect::Hint { to, frame } => self.deliver(to, &frame, true),
-                    Effect::Spread { to, frame, droppable } => {
+                    Effect::Send { to, frame, droppable } => self.deliver(to, &frame, droppable),
+                    Effect::FanOut { to, frame, droppable } => {
                         for to in self.hub.receivers(to).to_vec() {
                             self.deliver(to, &frame, droppable);
                         }
