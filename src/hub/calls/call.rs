@@ -171,8 +171,8 @@ impl Call {
 
     /// The devices that ring.
     pub fn ringing_devices(&self) -> SmallList<ConnId> {
-        let rung = self.parties.iter().filter(|party| !party.has_joined());
-        rung.flat_map(Party::devices).copied().collect()
+        let ringing = self.parties.iter().filter(|party| !party.has_joined());
+        ringing.flat_map(Party::devices).copied().collect()
     }
 
     /// The end of the call for devices whose user has answered on another device.
