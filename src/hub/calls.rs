@@ -109,7 +109,7 @@ pub struct NewCall<'a> {
     pub caller: Id,
     /// The device that calls.
     pub device: ConnId,
-    /// Whether the caller's app is [call-aware](Party::call_aware).
+    /// Whether the caller's app is call-aware (see `Party::call_aware`).
     pub call_aware: bool,
     /// The users to call, with the devices that are to ring.
     pub called: Vec<(Id, &'a [ConnId])>,
@@ -446,12 +446,12 @@ impl Calls {
         buffered
     }
 
-    /// Whether the app of at least one party is [call-aware](Party::call_aware).
+    /// Whether the app of at least one party is call-aware (see `Party::call_aware`).
     pub fn has_call_aware_party(&self, ix: CallIx) -> bool {
         self.get(ix).parties.iter().any(|party| party.call_aware)
     }
 
-    /// Records that a user's app is [call-aware](Party::call_aware).
+    /// Records that a user's app is call-aware (see `Party::call_aware`).
     pub fn mark_call_aware(&mut self, ix: CallIx, user: &IdKey) {
         let call = &mut self.calls[ix as usize];
         if let Some(at) = call.party(user) {
