@@ -1,4 +1,4 @@
-//! Whose connection this is: what each has brought and claimed, and what it says meanwhile.
+//! Authentication: the credential, claimed user, timeouts and held frames of each connection.
 
 pub mod proofs;
 
@@ -9,125 +9,127 @@ use super::deadlines::{DeadlineKey, Deadlines};
 use super::failure::Failure;
 use super::held_frames::HeldText;
 use super::interface::{ConnId, Now, Proven};
+use crate::metrics::HitCounter;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey};
 use proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER};
 
-/// How long a connection with an expired token may take to bring a fresh one (`PROTOCOL.md` 4).
+/// How long a connection with an expired token may take to renew it (`PROTOCOL.md` 4).
 const RENEWAL_GRACE: Duration = Duration::from_secs(60);
-/// Credentials of one connection that may be refused.
+/// Refused credentials after which a connection is closed.
 pub const REFUSALS_MAX: u8 = 3;
-/// Credentials of one connection that the site may leave without a verdict, one after the other.
+/// Consecutive unanswered credentials after which a connection is closed.
 pub const UNANSWERED_MAX: u8 = 10;
-/// A timer is never set further ahead: the wall clock may be set meanwhile.
+/// Maximum delay of a timer. When it fires, the wall clock is read again, since it may have been
+/// set.
 const TIMER_MAX: Duration = Duration::from_secs(3600);
 
-/// A `user_connected` whose user is not proven.
+/// A `user_connected` frame whose user has not been proven.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Who it says it is.
+    /// The user that the client claims to be.
     pub user: Id,
-    /// What the outcome refers to.
+    /// What the reply refers to.
     pub reply: ReplyTo,
 }
 
 impl Claim {
-    /// Whether this is whom it claims to be.
+    /// Whether the proven user is the claimed one.
     pub fn is_of(&self, proven: Proven) -> bool {
         self.user.key == IdKey::Number(proven.user)
     }
 }
 
-/// What one connection has to do with proofs.
+/// Authentication state of one connection.
 #[derive(Debug, Default)]
 struct ConnState {
-    /// The credential that it brought last.
+    /// The credential that the client sent last.
     presented: Option<ProofIx>,
-    /// The credential that proves its user.
+    /// The credential that proves the connection's user.
     proven: Option<ProofIx>,
-    /// It waits for the word on what it has offered.
+    /// Whether the presented credential waits for the site's answer.
     pending: bool,
     claim: Option<Claim>,
-    /// What it has offered came with a message.
+    /// Whether the presented credential came with a message.
     from_message: bool,
-    /// What it said meanwhile.
+    /// Frames held until the site has answered.
     held: VecDeque<HeldText>,
     refusals: u8,
     unanswered: u8,
     expires_s: Option<u64>,
-    /// Until when a fresh token may come, once this one has expired.
+    /// The deadline for renewing a token that has expired.
     grace: Option<Instant>,
     deadline: Option<DeadlineKey>,
-    /// It is being closed.
+    /// Whether the connection is being closed.
     closing: bool,
 }
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthState {
-    /// Nothing but prove who it is.
+    /// It may only authenticate.
     Anonymous,
-    /// What its user may.
+    /// It may do everything that its user may.
     Proven,
-    /// Hear, and bring a fresh token.
+    /// Its token has expired: it may receive frames and renew the token.
     Expired,
 }
 
-/// Why a connection's time is up.
+/// Reason for an authentication timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthTimeout {
-    /// It has not proven who it is.
+    /// The connection has not proven a user in time.
     Anonymous {
-        /// It has tried.
+        /// Whether a credential was refused.
         refused: bool,
-        /// The site has not said anything of its credential.
+        /// Whether it has sent a credential that the site has not decided on.
         unanswered: bool,
     },
-    /// Nothing says when its credential ends, so the site has to be asked again.
+    /// The credential has no known expiry, so the site has to be asked again.
     Recheck,
-    /// Its token expires now.
+    /// The token expires now.
     Expired,
-    /// Its token expired, and no fresh one came.
+    /// The token has expired and was not renewed in time.
     NotRenewed,
 }
 
-/// All credentials, and who stands on them.
+/// All credentials, and the authentication state of each connection.
 #[derive(Debug, Default)]
 pub struct Authentication {
     proofs: Proofs,
-    /// As long as the last slot whose connection has brought something.
+    /// By slot; a connection has an entry once it has sent a credential or a claim.
     states: Vec<Option<Box<ConnState>>>,
     timeouts: Deadlines<ConnId>,
 }
 
 impl Authentication {
-    /// Takes a connection in; it has no room here until it brings something.
+    /// Adds a connection, which takes no memory until it authenticates.
     pub fn open(&mut self, conn: ConnId) {
-        debug_assert!(self.get(conn).is_none(), "a slot is given on empty");
+        debug_assert!(self.get(conn).is_none(), "a new slot is empty");
     }
 
-    /// Forgets a connection, and returns what it had said and nobody has heard.
+    /// Removes a connection and returns its held frames.
     pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
         self.set_timeout(conn, None);
         let Some(state) = self.states.get_mut(conn.slot as usize).and_then(Option::take) else {
             return VecDeque::new();
         };
         for ix in [state.presented, state.proven].into_iter().flatten() {
-            self.proofs.leave(conn, ix, now);
+            self.proofs.detach(conn, ix, now);
         }
         state.held
     }
 
     // ---- credentials
 
-    /// Keeps a connection's credential without asking about it, for what it will send.
+    /// Stores a connection's credential for its messages, without verifying it.
     pub fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
         let ix = self.proofs.intern(credential);
         self.set_presented(conn, ix, now);
     }
 
-    /// Takes a credential that a connection brings, perhaps with a claim that it is to prove.
+    /// Checks a credential that a client sends, with the claim that it is to prove.
     pub fn authenticate(
         &mut self,
         conn: ConnId,
@@ -141,7 +143,7 @@ impl Authentication {
         self.check(conn, ix, now)
     }
 
-    /// The same for the token of a message. What was claimed before waits on.
+    /// Checks the token of a message. An earlier claim stays pending.
     pub fn authenticate_with_message(
         &mut self,
         conn: ConnId,
@@ -153,8 +155,8 @@ impl Authentication {
         self.authenticate(conn, credential, claim, now)
     }
 
-    /// Whether what a connection waited for was the token of a message, which is asked about anew
-    /// when the message is.
+    /// Drops the credential that a connection waits for if it came with a message, and returns
+    /// whether it did. The message presents it again when it is processed.
     pub fn take_message_credential(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if !std::mem::take(&mut state.from_message) {
@@ -162,12 +164,12 @@ impl Authentication {
         }
         state.pending = false;
         if let Some(ix) = state.presented.take() {
-            self.proofs.leave(conn, ix, now.instant);
+            self.proofs.detach(conn, ix, now.instant);
         }
         true
     }
 
-    /// The same for the credential that it has brought before; `None` if there is none.
+    /// Checks the credential that the client sent last; `None` if there is none.
     pub fn reauthenticate(
         &mut self,
         conn: ConnId,
@@ -181,13 +183,13 @@ impl Authentication {
         Some(self.check(conn, ix, now))
     }
 
-    /// Why the site has not said anything of what a connection has brought.
+    /// Returns why the site has not decided on the connection's last credential.
     pub fn last_failure(&self, conn: ConnId) -> Option<Failure> {
         self.proofs.last_failure(self.presented(conn)?)
     }
 
-    /// Whether a connection has brought a credential of which the site has not said anything, and
-    /// may be asked again.
+    /// Whether the site has not decided on the connection's last credential, and may be asked
+    /// again.
     pub fn can_retry(&self, conn: ConnId, now: Now) -> bool {
         self.presented(conn).is_some_and(|ix| self.proofs.can_retry(ix, now.instant))
     }
@@ -197,7 +199,8 @@ impl Authentication {
         if matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait) {
             let state = self.state(conn);
             state.pending = true;
-            // It is the site's time, and not theirs. What has been proven ends all the same.
+            // Waiting for the site does not count against the client. A proven user's timeout
+            // stays.
             if state.proven.is_none() {
                 self.set_timeout(conn, None);
             }
@@ -205,17 +208,17 @@ impl Authentication {
         status
     }
 
-    /// The credential to put to the site; `None` if nobody waits for it any more.
+    /// Returns the credential for a query; `None` if no connection waits for it any more.
     pub fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
         self.proofs.begin_query(ix)
     }
 
-    /// Takes the credentials in line for which nobody waits any more.
+    /// Takes the queued credentials for which no connection waits any more.
     pub fn take_cancelled(&mut self) -> Vec<ProofIx> {
         self.proofs.take_cancelled()
     }
 
-    /// Takes the site's word on a credential. Returns the connections that wait for it.
+    /// Records the site's answer for a credential and returns the connections that wait for it.
     pub fn record_answer(
         &mut self,
         ix: ProofIx,
@@ -229,19 +232,21 @@ impl Authentication {
         self.proofs.conns(ix).iter().copied().filter(waits).collect()
     }
 
-    /// The proof of a connection's user, if it is so old that the site should be asked again.
+    /// Returns the proof of the connection's user if it is old enough to ask the site again, and
+    /// marks the query as pending.
     pub fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
         let ix = self.get(conn)?.proven?;
         self.proofs.begin_renewal(ix, now.instant).then_some(ix)
     }
 
-    /// Notes what the site has said of a credential without having been asked for it.
+    /// Records a user whom the site has named for a credential without a query.
     pub fn record(&mut self, credential: &Credential, proven: Proven, now: Instant) {
         let ix = self.proofs.intern(credential.clone());
         self.proofs.record(ix, Ok(proven), now);
     }
 
-    /// Notes that the site refuses a credential. Returns the connections that stand on it.
+    /// Records that the site refuses a credential, and returns the connections whose user it
+    /// proved.
     pub fn revoke(
         &mut self,
         credential: &Credential,
@@ -256,25 +261,26 @@ impl Authentication {
         conns
     }
 
-    /// The connections whose user a credential proves.
+    /// Lists the connections whose user a credential proves.
     pub fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
         let is_used = |conn: &ConnId| self.get(*conn).is_some_and(|state| state.proven == Some(ix));
         self.proofs.conns(ix).iter().copied().filter(is_used).collect()
     }
 
-    /// The credential that proves a connection's user.
+    /// Returns the credential that proves a connection's user.
     pub fn proven_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.get(conn)?.proven?)
     }
 
-    /// What a connection would send a message with: the credential that it brought last.
+    /// Returns the credential for a connection's messages: the one that the client sent last.
     pub fn latest_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.presented(conn)?)
     }
 
     // ---- connections
 
-    /// Notes that what a connection has offered proves its user, and until when.
+    /// Records that the presented credential proves the connection's user, and sets the expiry.
+    /// Returns the pending claim.
     pub fn set_proven(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
         let state = self.state(conn);
         let previous = std::mem::replace(&mut state.proven, state.presented);
@@ -285,14 +291,14 @@ impl Authentication {
         state.expires_s = proven.expires_s;
         let (claim, current) = (state.claim.take(), state.proven);
         if let Some(ix) = previous.filter(|ix| Some(*ix) != current) {
-            self.proofs.leave(conn, ix, now.instant);
+            self.proofs.detach(conn, ix, now.instant);
         }
         self.set_timeout(conn, Some(next_check(proven.expires_s, now)));
         claim
     }
 
-    /// Notes that what a connection has offered proves nothing new. Unless it `may_try_again` with
-    /// the same, that is dropped.
+    /// Records that the presented credential proves no new user. It is dropped, unless the
+    /// connection is anonymous and `may_try_again` with it. Returns the pending claim.
     pub fn fall_back(&mut self, conn: ConnId, may_try_again: bool, now: Now) -> Option<Claim> {
         let state = self.state(conn);
         state.pending = false;
@@ -301,18 +307,18 @@ impl Authentication {
             let dropped = std::mem::replace(&mut state.presented, state.proven);
             let presented = state.presented;
             if let Some(ix) = dropped.filter(|ix| Some(*ix) != presented) {
-                self.proofs.leave(conn, ix, now.instant);
+                self.proofs.detach(conn, ix, now.instant);
             }
         }
         claim
     }
 
-    /// The claim that waits for a proof.
+    /// Returns the claim that waits for a proof.
     pub fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
         self.get(conn)?.claim.as_ref()
     }
 
-    /// Notes that the token on which a connection stands has expired; false if that is known.
+    /// Starts the renewal period of an expired token; false if it has started already.
     pub fn expire(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if state.proven.is_none() || state.grace.is_some() {
@@ -323,33 +329,33 @@ impl Authentication {
         true
     }
 
-    /// Keeps a claim that nothing proves yet.
+    /// Stores a claim that no credential proves yet.
     pub fn store_claim(&mut self, conn: ConnId, claim: Claim) {
         self.state(conn).claim = Some(claim);
     }
 
-    /// Counts a refusal, and says how many there were.
+    /// Counts a refused credential and returns the number so far.
     pub fn count_refusal(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.refusals = state.refusals.saturating_add(1);
         state.refusals
     }
 
-    /// Counts a credential without a verdict, and says how many there were since the last good one.
+    /// Counts an unanswered credential and returns how many there were since the last proof.
     pub fn count_unanswered(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.unanswered = state.unanswered.saturating_add(1);
         state.unanswered
     }
 
-    /// Gives an anonymous connection time to prove who it is, unless its time runs already.
+    /// Starts the timeout of an anonymous connection, unless it is running already.
     pub fn start_auth_timeout(&mut self, conn: ConnId, until: Instant) {
         if self.state(conn).deadline.is_none() {
             self.set_timeout(conn, Some(until));
         }
     }
 
-    /// Notes that a connection is being closed.
+    /// Marks a connection as being closed and stops its timeouts.
     pub fn mark_closing(&mut self, conn: ConnId) {
         self.state(conn).closing = true;
         self.set_timeout(conn, None);
@@ -360,7 +366,7 @@ impl Authentication {
         self.get(conn).is_some_and(|state| state.closing)
     }
 
-    /// What a connection may do.
+    /// Returns what a connection may do.
     pub fn auth_state(&self, conn: ConnId) -> AuthState {
         match self.get(conn) {
             Some(state) if state.grace.is_some() => AuthState::Expired,
@@ -369,46 +375,47 @@ impl Authentication {
         }
     }
 
-    /// Whether a connection waits for a proof, and of whom: what it says meanwhile has to wait.
+    /// Returns the pending claim, if any, of a connection that waits for the site's answer. The
+    /// frames of such a connection have to be held.
     pub fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
         let state = self.get(conn).filter(|state| state.pending)?;
         Some(state.claim.as_ref())
     }
 
-    /// Lets a frame wait for the proof, before or after those that wait already.
+    /// Holds a frame until the site has answered, in front of the other held frames or behind them.
     pub fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
         let held = &mut self.state(conn).held;
         if first { held.push_front(text) } else { held.push_back(text) }
     }
 
-    /// Whether frames wait.
+    /// Whether frames of this connection are held.
     pub fn has_held_frames(&self, conn: ConnId) -> bool {
         self.get(conn).is_some_and(|state| !state.held.is_empty())
     }
 
-    /// The next frame that waits, whether it may go on or not.
+    /// Takes the next held frame, even if the connection still waits.
     pub fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn)?.held.pop_front()
     }
 
-    /// The next frame that may go on.
+    /// Takes the next held frame, unless the connection still waits.
     pub fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn).filter(|state| !state.pending)?.held.pop_front()
     }
 
-    // ---- time
+    // ---- timeouts
 
-    /// When the next credential is forgotten, or the next connection's time is up.
+    /// Returns when the next credential expires or the next connection times out.
     pub fn next_deadline(&self) -> Option<Instant> {
         [self.proofs.next_deadline(), self.timeouts.next()].into_iter().flatten().min()
     }
 
-    /// Takes one connection whose time is up, until there are no more.
+    /// Takes one connection that times out at `now`; `None` when there are no more.
     pub fn pop_timeout(&mut self, now: Now) -> Option<(ConnId, AuthTimeout)> {
         self.proofs.forget(now.instant);
         while let Some(conn) = self.timeouts.pop_due(now.instant) {
             let Some(state) = self.get_mut(conn) else {
-                debug_assert!(false, "a deadline ends with its connection");
+                debug_assert!(false, "a timeout is cancelled when its connection closes");
                 continue;
             };
             state.deadline = None;
@@ -423,7 +430,7 @@ impl Authentication {
                 if !state.pending {
                     return Some((conn, AuthTimeout::NotRenewed));
                 }
-                // A fresh one has come in time, and the site is being asked.
+                // A new token came in time, and the site has not answered yet.
                 self.set_timeout(conn, Some(now.instant + RETRY_AFTER));
                 continue;
             }
@@ -432,7 +439,7 @@ impl Authentication {
                     self.expire(conn, now);
                     return Some((conn, AuthTimeout::Expired));
                 }
-                // The wall clock went otherwise than the timer.
+                // The wall clock and the timer disagree.
                 expires_s @ Some(_) => self.set_timeout(conn, Some(next_check(expires_s, now))),
                 None => {
                     self.set_timeout(conn, Some(next_check(None, now)));
@@ -472,18 +479,23 @@ impl Authentication {
         self.get(conn)?.presented
     }
 
-    /// Makes a credential the one that a connection brought last.
+    /// Makes a credential the one that the client sent last.
     fn set_presented(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
-        self.proofs.join(conn, ix);
+        self.proofs.attach(conn, ix);
         let previous = self.state(conn).presented.replace(ix);
         if let Some(previous) = previous.filter(|previous| *previous != ix) {
             if self.get(conn).is_some_and(|state| state.proven != Some(previous)) {
-                self.proofs.leave(conn, previous, now);
+                self.proofs.detach(conn, previous, now);
             }
         }
     }
 
-    /// How many connections wait for a proof.
+    /// Returns hits and misses of the table of proofs.
+    pub fn proof_hits(&self) -> HitCounter {
+        self.proofs.hits()
+    }
+
+    /// Returns how many connections wait for the site's answer.
     pub fn pending_count(&self) -> usize {
         self.states.iter().flatten().filter(|state| state.pending).count()
     }
@@ -503,7 +515,7 @@ impl Authentication {
     }
 }
 
-/// When to look whether a credential still holds.
+/// Returns when to check again whether a credential is still valid.
 fn next_check(expires_s: Option<u64>, now: Now) -> Instant {
     let left = |at: u64| Duration::from_secs(at.saturating_sub(now.unix_s)).min(TIMER_MAX);
     now.instant + expires_s.map_or(PROOF_TTL, left)

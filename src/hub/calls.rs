@@ -1,14 +1,12 @@
-//! Calls: whom it rings, who is in, and how each ends.
+//! Tables of all calls: their parties, the devices that ring or take part, and how each call ends.
 //!
-//! A device is a connection. It is told of a call when it begins to ring or to call, and then of
-//! exactly one end: each device that this table names gets one [`Notification::Ended`].
+//! A device is a connection. The hub notifies it of a call when it begins to ring or to call, and
+//! then of exactly one end: each device in these tables gets one [`Notification::Ended`].
 
 mod attempts;
 mod call;
-mod counts;
 mod ended;
 mod relay;
-mod status;
 mod teardown;
 
 use std::collections::HashMap;
@@ -26,32 +24,34 @@ use call::{Call, Party, PartyState};
 use ended::EndedCalls;
 pub use ended::{CallEnd, EndedCall};
 
-/// A call's place in the table, valid while it lasts.
+/// Index of a call in the table, valid as long as the call.
 pub type CallIx = u32;
 
-/// People in a group call: each sends to each, so a device sends seven times what it shows.
+/// Participants of a group call. Each device sends its media to every other participant, so it
+/// uploads the same stream up to seven times.
 pub const GROUP_MAX: usize = 8;
-/// Calls that ring one user or with which they ring others, at the same time.
+/// Ringing calls of one user at the same time, as caller and as callee together.
 const RINGING_MAX: usize = 8;
-/// Answered calls of one user. Apps that know no hanging up leave theirs behind; the oldest ends.
+/// Answered calls of one user. Apps that never send a hangup leave calls behind, so the oldest
+/// ends.
 const ANSWERED_MAX: usize = 4;
-/// Bytes that are kept for the devices of all calls.
+/// Bytes buffered for the devices of all calls together.
 const BUFFERED_BYTES_MAX: usize = 16 << 20;
 
-/// Bounds and times of calls.
+/// Limits and timeouts of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallSettings {
-    /// Calls in all.
+    /// Calls on the whole server.
     pub total: usize,
     /// Calls that one user may begin in a minute.
     pub attempts: usize,
-    /// How long it rings.
+    /// How long a call rings.
     pub ring_lasts: Duration,
-    /// How long an answered call waits for a device that has lost its connection.
+    /// How long an answered call waits for a party that has lost its connection.
     pub grace: Duration,
-    /// How long a call that rings waits for its caller's.
+    /// How long a ringing call waits for a caller who has lost the connection.
     pub ring_grace: Duration,
-    /// Whether who is in a call is busy for others.
+    /// Whether a user in an answered call is busy for other callers.
     pub reject_when_busy: bool,
 }
 
@@ -68,94 +68,94 @@ impl Default for CallSettings {
     }
 }
 
-/// What a device is to be told, in order.
+/// A notification for devices; they are sent in order.
 #[derive(Debug)]
 pub enum Notification {
-    /// What another device of the call has said.
+    /// A frame that another device of the call has sent.
     Frame {
-        /// Whom.
+        /// The devices that get the frame.
         to: SmallList<ConnId>,
-        /// What.
+        /// The frame.
         frame: EncodedFrame,
     },
-    /// That the call is over for these.
+    /// The call has ended for these devices.
     Ended {
-        /// Whom.
+        /// The devices for which it has ended.
         to: SmallList<ConnId>,
-        /// Which call, and why.
+        /// The call and the reason.
         end: CallEnd,
     },
-    /// That someone is no longer in a group call.
+    /// A user has left a group call.
     Left {
-        /// The call, which may have ended with it.
+        /// The call, which may have ended at the same time.
         ix: CallIx,
-        /// Whom; it is kept for who has lost their connection.
+        /// The devices to notify; the call buffers the frame for parties without a connection.
         to: SmallList<ConnId>,
-        /// Who.
+        /// The user who has left.
         user: Id,
-        /// Of which call, and why.
+        /// The call and the reason.
         end: CallEnd,
     },
 }
 
-/// A call that is to begin.
+/// The parameters of a new call.
 #[derive(Debug)]
 pub struct NewCall<'a> {
-    /// What it is called.
+    /// The `callId`.
     pub id: Id,
-    /// Where it is.
+    /// The thread of the call.
     pub thread: Option<Id>,
-    /// Who begins it.
+    /// The user who calls.
     pub caller: Id,
-    /// On which device.
+    /// The device that calls.
     pub device: ConnId,
-    /// Its app knows of calls.
+    /// Whether the caller's app is call-aware (see `Party::call_aware`).
     pub call_aware: bool,
-    /// Who is called, on which devices.
+    /// The users to call, with the devices that are to ring.
     pub called: Vec<(Id, &'a [ConnId])>,
-    /// Of several.
+    /// Whether it is a group call.
     pub is_group: bool,
-    /// What the called devices get.
+    /// The frame that the called devices get.
     pub frame: &'a EncodedFrame,
-    /// It is an offer.
+    /// Whether that frame is an offer.
     pub is_offer: bool,
 }
 
-/// Where a device stands in a call.
+/// State of one device in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceState {
-    /// It rings.
+    /// The device rings.
     Ringing,
-    /// It is the one that is in.
+    /// Its user takes part in the call on this device.
     Joined,
-    /// Its user is in, and the device has lost its connection.
+    /// Its user takes part, but the device that was used has lost its connection.
     Disconnected,
-    /// Its user is in on another device.
+    /// Its user takes part on another device.
     OnOtherDevice,
 }
 
-/// Why no call begins.
+/// The limit that prevents a new call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallLimit {
-    /// The caller has begun too many within a minute.
+    /// The caller has begun too many calls within a minute.
     Attempts,
-    /// Too many ring the caller, or with too many they ring others.
+    /// The caller has too many ringing calls, as caller and as callee together.
     Caller,
-    /// Too many ring one of the called.
+    /// One of the called users has too many ringing calls.
     Called,
-    /// As many calls as the server holds.
+    /// The server holds as many calls as it may.
     Server,
 }
 
 #[derive(Clone, Debug)]
 enum CallTimer {
-    /// It has rung for long enough.
+    /// The call has rung for the maximum time.
     RingTimeout(CallIx),
-    /// Nobody has taken the place of a device that was lost.
+    /// No device has replaced the one that lost its connection.
     ReconnectTimeout(CallIx, IdKey),
 }
 
-/// All calls.
+/// All calls, with indexes by user and by thread.
 #[derive(Debug, Default)]
 pub struct Calls {
     calls: Slab<Call>,
@@ -166,21 +166,21 @@ pub struct Calls {
     attempts: Attempts,
     buffered_bytes: usize,
     generated_ids: u32,
-    /// Calls that have ended, by reason.
+    /// How many calls have ended, by reason.
     ended: [u64; EndReason::ALL.len()],
     notifications: Vec<Notification>,
 }
 
 impl Calls {
-    // ---- finding
+    // ---- lookup
 
-    /// A call.
+    /// Returns a call, which must exist.
     pub fn get(&self, ix: CallIx) -> &Call {
         &self.calls[ix as usize]
     }
 
-    /// The call of this user that a frame means: the one it names, or that of two with this other
-    /// user.
+    /// Finds the call of this user that a frame refers to: by its id or, without an id, the
+    /// two-party call with the other user.
     pub fn find(&self, me: &IdKey, other: Option<&IdKey>, id: Option<&IdKey>) -> Option<CallIx> {
         let fits = |ix: &CallIx| {
             let call = self.get(*ix);
@@ -193,18 +193,18 @@ impl Calls {
         self.by_user.get(me)?.iter().copied().find(fits)
     }
 
-    /// The call between these two.
+    /// Finds the two-party call between these users.
     pub fn find_between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
         self.find(me, Some(other), None)
     }
 
-    /// The group call in a thread; there is one at most.
+    /// Finds the group call in a thread; a thread has at most one.
     pub fn find_group(&self, thread: &IdKey) -> Option<CallIx> {
         let all = self.by_thread.get(thread)?;
         all.iter().copied().find(|ix| self.get(*ix).is_group)
     }
 
-    /// The calls in a thread, and their parties.
+    /// Lists every party of every call in a thread.
     pub fn parties_in_thread(&self, thread: &IdKey) -> Vec<(CallIx, Id)> {
         let all = self.by_thread.get(thread).into_iter().flatten();
         let parties =
@@ -212,7 +212,7 @@ impl Calls {
         parties.collect()
     }
 
-    /// Where a device of this user stands.
+    /// Returns the state of a user's device in a call; `None` if the user is no party of it.
     pub fn device_state(&self, ix: CallIx, user: &IdKey, device: ConnId) -> Option<DeviceState> {
         let call = self.get(ix);
         Some(match &call.parties[call.party(user)?].state {
@@ -223,13 +223,13 @@ impl Calls {
         })
     }
 
-    /// A call of this user's that has not begun, for a reason that they have been told.
+    /// Records a call of this user that ended before it began; the user has got the reason already.
     pub fn record_end(&mut self, caller: &Id, end: CallEnd, now: Instant) {
         let users = SmallList::from_iter([caller.key.clone()]);
         self.ended_calls.record(caller.clone(), end, users, SmallList::new(), now);
     }
 
-    /// Whether there is such a call, and this user takes part.
+    /// Whether the call still exists and this user is a party of it.
     pub fn is_party(&self, ix: CallIx, user: &IdKey) -> bool {
         self.calls.get(ix as usize).is_some_and(|call| call.party(user).is_some())
     }
@@ -239,7 +239,7 @@ impl Calls {
         self.get(ix).parties.first().is_some_and(|party| party.user.key == *user)
     }
 
-    /// Whether this user is in an answered call.
+    /// Whether this user takes part in an answered call.
     pub fn is_busy(&self, user: &IdKey) -> bool {
         self.answered_calls(user).next().is_some()
     }
@@ -253,20 +253,20 @@ impl Calls {
         })
     }
 
-    /// A call of this user's that has ended lately.
+    /// Finds a call of this user that ended recently.
     pub fn find_ended(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.ended_calls.find(user, id, now)
     }
 
-    // ---- beginning
+    // ---- beginning a call
 
-    /// A name for a call whose caller gave it none.
+    /// Generates an id for a call whose caller chose none.
     pub fn generate_id(&mut self, unix_s: u64) -> Id {
         self.generated_ids = self.generated_ids.wrapping_add(1);
         Id::string(&format!("{:08x}-{:08x}", unix_s as u32, self.generated_ids))
     }
 
-    /// Whether a call of this name could be mistaken for another of these users'.
+    /// Whether one of these users is a party of a call with this id.
     pub fn is_id_taken<'a>(&self, id: &IdKey, users: impl IntoIterator<Item = &'a IdKey>) -> bool {
         let mut calls = users.into_iter().filter_map(|user| self.by_user.get(user)).flatten();
         calls.any(|ix| self.get(*ix).id.key == *id)
@@ -276,7 +276,7 @@ impl Calls {
     ///
     /// # Errors
     ///
-    /// There were too many.
+    /// The caller has made too many attempts within a minute.
     pub fn count_attempt(
         &mut self,
         caller: &IdKey,
@@ -287,11 +287,11 @@ impl Calls {
         if counts { Ok(()) } else { Err(CallLimit::Attempts) }
     }
 
-    /// Counts an attempt to call, and says whether there is room for it.
+    /// Counts an attempt to call and checks the limits of ringing calls and of all calls.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// The limit that is reached.
     pub fn check_limits<'a>(
         &mut self,
         caller: &IdKey,
@@ -300,29 +300,30 @@ impl Calls {
         now: Instant,
     ) -> Result<(), CallLimit> {
         self.count_attempt(caller, settings, now)?;
-        let rung = |user: &IdKey| {
+        let is_ringing_too_often = |user: &IdKey| {
             let calls = self.by_user.get(user).into_iter().flatten();
-            calls.filter(|ix| self.get(**ix).ring.is_some()).count() >= RINGING_MAX
+            calls.filter(|ix| self.get(**ix).ring_timer.is_some()).count() >= RINGING_MAX
         };
         if self.calls.len() >= settings.total {
             Err(CallLimit::Server)
-        } else if rung(caller) {
+        } else if is_ringing_too_often(caller) {
             Err(CallLimit::Caller)
-        } else if called.into_iter().any(rung) {
+        } else if called.into_iter().any(is_ringing_too_often) {
             Err(CallLimit::Called)
         } else {
             Ok(())
         }
     }
 
-    /// Begins a call, and rings.
+    /// Begins a call and lets the called devices ring.
     pub fn begin(&mut self, new: NewCall<'_>, settings: &CallSettings, now: Instant) -> CallIx {
         let mut call = Call::new(new.id, new.thread, new.is_group, now);
         call.parties.push(Party::caller(new.caller, new.device, new.call_aware));
         call.parties.extend(new.called.into_iter().map(|(user, on)| Party::called(user, on)));
         let ix = self.calls.insert(call) as CallIx;
         let call = &mut self.calls[ix as usize];
-        call.ring = Some(self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix)));
+        call.ring_timer =
+            Some(self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix)));
         for party in &call.parties {
             self.by_user.entry(party.user.key.clone()).or_default().push(ix);
         }
@@ -333,7 +334,8 @@ impl Calls {
         ix
     }
 
-    /// The caller says once more that they call, or makes another offer.
+    /// Sends the caller's repeated call frame or new offer to the ringing devices. A repeated call
+    /// frame, but not an offer, restarts the ring timeout.
     pub fn ring_again(
         &mut self,
         ix: CallIx,
@@ -343,7 +345,7 @@ impl Calls {
     ) {
         if !is_offer {
             let until = self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix));
-            if let Some(before) = self.calls[ix as usize].ring.replace(until) {
+            if let Some(before) = self.calls[ix as usize].ring_timer.replace(until) {
                 self.timers.cancel(before);
             }
         }
@@ -358,9 +360,9 @@ impl Calls {
 
     // ---- answering
 
-    /// The called user takes a call of two on this device, with an answer or with an offer of their
-    /// own. It no longer rings on the others. False if the caller has lost their connection, and
-    /// the frame can't be kept for them.
+    /// Answers a two-party call on this device of the called user, with an answer or with an offer.
+    /// The user's other devices stop ringing. Returns false if the caller has lost the connection
+    /// and the frame cannot be buffered.
     pub fn accept_call(
         &mut self,
         ix: CallIx,
@@ -392,17 +394,17 @@ impl Calls {
         delivered
     }
 
-    /// The descriptions have been exchanged: nobody has to wait for the end of the ringing.
+    /// Marks a call as answered: both descriptions have been exchanged, so ringing cannot time out.
     pub fn mark_answered(&mut self, ix: CallIx, now: Instant) {
         let call = &mut self.calls[ix as usize];
         call.state = CallState::Active;
-        if let Some(ring) = call.ring.take() {
+        if let Some(ring) = call.ring_timer.take() {
             self.timers.cancel(ring);
         }
         self.enforce_answered_limit(ix, now);
     }
 
-    /// Ends the oldest other call of each who is in this one and in too many.
+    /// For each user in this call who has too many answered calls, ends the oldest of the others.
     fn enforce_answered_limit(&mut self, ix: CallIx, now: Instant) {
         let joined = self.get(ix).parties.iter().filter(|party| party.has_joined());
         let users: SmallList<IdKey> = joined.map(|party| party.user.key.clone()).collect();
@@ -411,18 +413,18 @@ impl Calls {
                 continue;
             }
             let others = self.answered_calls(user).filter(|other| *other != ix);
-            if let Some(oldest) = others.min_by_key(|other| self.get(*other).begun) {
+            if let Some(oldest) = others.min_by_key(|other| self.get(*other).started_at) {
                 self.leave(oldest, user, EndReason::Hangup, now);
             }
         }
     }
 
-    /// Makes a device the one on which its user is in the call, and returns what was kept for it.
-    /// The user's other devices are out.
+    /// Makes this the only device on which its user takes part and returns the frames buffered for
+    /// that user. The user's other devices are notified that the call was answered elsewhere.
     pub fn attach_device(&mut self, ix: CallIx, user: &IdKey, device: ConnId) -> Vec<EncodedFrame> {
         let call = &mut self.calls[ix as usize];
         let Some(at) = call.party(user) else {
-            debug_assert!(false, "who sits down is a party");
+            debug_assert!(false, "only a party attaches a device");
             return Vec::new();
         };
         let party = &mut call.parties[at];
@@ -444,12 +446,12 @@ impl Calls {
         buffered
     }
 
-    /// Whether one of the parties has an app that knows of calls.
+    /// Whether the app of at least one party is call-aware (see `Party::call_aware`).
     pub fn has_call_aware_party(&self, ix: CallIx) -> bool {
         self.get(ix).parties.iter().any(|party| party.call_aware)
     }
 
-    /// Notes that a user's app knows of calls.
+    /// Records that a user's app is call-aware (see `Party::call_aware`).
     pub fn mark_call_aware(&mut self, ix: CallIx, user: &IdKey) {
         let call = &mut self.calls[ix as usize];
         if let Some(at) = call.party(user) {
@@ -457,9 +459,9 @@ impl Calls {
         }
     }
 
-    // ---- groups
+    // ---- group calls
 
-    /// Someone joins a group call on this device; false if it is full.
+    /// Adds a user to a group call on this device; false if the call is full.
     pub fn join(&mut self, ix: CallIx, user: &Id, device: ConnId, now: Instant) -> bool {
         let call = &mut self.calls[ix as usize];
         let at = call.party(&user.key);
@@ -473,13 +475,77 @@ impl Calls {
         }
         self.attach_device(ix, &user.key, device);
         self.stop_ringing_if_answered(ix);
-        // It may be the first who comes, and by that one of the caller's answered calls.
+        // A group call counts as answered for its caller once a second user has joined.
         self.enforce_answered_limit(ix, now);
         true
     }
 
-    /// What devices are to be told since the last time.
+    /// Records the users who were invited to a group call but had no connection.
+    pub fn set_invited_offline(&mut self, ix: CallIx, users: &[Id]) {
+        self.calls[ix as usize].invited_offline =
+            users.iter().map(|user| user.key.clone()).collect();
+    }
+
+    // ---- status requests, from apps that a push notification has woken
+
+    /// Finds the group call with this id to which a user was invited while offline.
+    pub fn find_invited_offline(&self, me: &IdKey, id: &IdKey) -> Option<CallIx> {
+        let mut calls = self.calls.iter();
+        let found = calls.find(|(_, call)| call.id.key == *id && call.invited_offline.contains(me));
+        found.map(|(ix, _)| ix as CallIx)
+    }
+
+    /// Finds the call with this id, whoever its parties are; of several, the latest.
+    pub fn find_by_id(&self, id: &IdKey) -> Option<CallIx> {
+        let matching = self.calls.iter().filter(|(_, call)| call.id.key == *id);
+        matching.max_by_key(|(_, call)| call.started_at).map(|(ix, _)| ix as CallIx)
+    }
+
+    /// Finds the latest ended call with this id, whoever its parties were.
+    pub fn find_ended_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+        self.ended_calls.find_by_id(id, now)
+    }
+
+    // ---- notifications, counts and checks
+
+    /// Takes the notifications that have accumulated since the last call.
     pub fn take_notifications(&mut self) -> Vec<Notification> {
         std::mem::take(&mut self.notifications)
+    }
+
+    /// Returns how many calls ring and how many are answered.
+    pub fn ringing_and_answered(&self) -> [usize; 2] {
+        let ringing =
+            self.calls.iter().filter(|(_, call)| call.reported_state() == CallState::Ringing);
+        let ringing = ringing.count();
+        [ringing, self.calls.len() - ringing]
+    }
+
+    /// Returns how many calls have ended, by reason.
+    pub fn ended_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        EndReason::ALL.into_iter().map(|(_, word)| word).zip(self.ended)
+    }
+
+    /// Asserts that the tables agree with each other.
+    pub fn check_invariants(&self) {
+        let (mut buffered_bytes, mut timers) = (0, 0);
+        for (ix, call) in &self.calls {
+            call.check_invariants();
+            buffered_bytes += call.buffered_bytes();
+            timers += usize::from(call.ring_timer.is_some());
+            for party in &call.parties {
+                timers += usize::from(matches!(party.state, PartyState::Disconnected(_)));
+                let calls = self.by_user.get(&party.user.key);
+                assert!(calls.is_some_and(|calls| calls.contains(&(ix as CallIx))));
+            }
+            let calls = call.thread.as_ref().map(|thread| &self.by_thread[&thread.key]);
+            assert!(calls.is_none_or(|calls| calls.contains(&(ix as CallIx))));
+        }
+        assert_eq!((self.buffered_bytes, self.timers.count()), (buffered_bytes, timers));
+        let parties = self.calls.iter().map(|(_, call)| call.parties.len()).sum::<usize>();
+        assert_eq!(self.by_user.values().map(|calls| calls.len()).sum::<usize>(), parties);
+        let with_thread = self.calls.iter().filter(|(_, call)| call.thread.is_some()).count();
+        assert_eq!(self.by_thread.values().map(|calls| calls.len()).sum::<usize>(), with_thread);
+        assert!(self.notifications.is_empty(), "the hub has sent all notifications");
     }
 }

@@ -1,15 +1,15 @@
-//! How tables grow and lists shrink: so that little is kept for nobody.
+//! Growth policy of tables and lists that limits unused memory.
 //!
-//! What doubles is half empty when it has. The big tables have a place for each connection, user or
-//! thread, and grow by a quarter; a list that has become short gives back what it was long for.
+//! Doubling leaves a table half empty. The large tables have an entry for each connection, user or
+//! thread and grow by a quarter; a list that has become short releases its spare memory.
 
 use slab::Slab;
 use smallvec::SmallVec;
 
-/// A list that mostly has one entry or two, which then need no block of their own.
+/// A list that usually has one or two entries, which are stored without a heap allocation.
 pub type SmallList<T> = SmallVec<[T; 2]>;
 
-/// Gives a table a place for a connection.
+/// Extends a table so that it has an entry for this connection slot.
 pub fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
     let (len, needed) = (table.len(), slot as usize + 1);
     if needed > table.capacity() {
@@ -20,7 +20,7 @@ pub fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
     }
 }
 
-/// Puts an entry into a table, and returns its place.
+/// Inserts an entry and returns its place.
 pub fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
     let len = table.len();
     if len == table.capacity() {
@@ -29,7 +29,7 @@ pub fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
     table.insert(entry) as u32
 }
 
-/// Gives back what a list is too long for, when it has become a quarter of that.
+/// Releases spare memory when a list has shrunk to a quarter of its capacity.
 pub fn shrink<T>(list: &mut SmallList<T>) {
     if list.spilled() && list.len() * 4 <= list.capacity() {
         list.grow(list.len() * 2);
@@ -52,7 +52,7 @@ mod tests {
             }
         }
         ensure_slot(&mut table, 5);
-        assert_eq!(table.len(), 20_000, "who comes to an earlier place loses nobody theirs");
+        assert_eq!(table.len(), 20_000, "an earlier slot does not change the length");
     }
 
     #[test]

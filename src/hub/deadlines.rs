@@ -1,12 +1,12 @@
-//! Things that are due at a time: one ordered table, exact removal, no stale entries.
+//! Timers: one ordered table of deadlines, with exact cancellation and no stale entries.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Names one entry, to take it back.
+/// Identifies an entry, to cancel it.
 pub type DeadlineKey = (Instant, u64);
 
-/// What is due when.
+/// Entries ordered by the time when they are due.
 #[derive(Debug)]
 pub struct Deadlines<T> {
     due: BTreeMap<DeadlineKey, T>,
@@ -20,31 +20,31 @@ impl<T> Default for Deadlines<T> {
 }
 
 impl<T> Deadlines<T> {
-    /// Notes that `what` is due at `at`.
+    /// Adds an entry that is due at `at`.
     pub fn set(&mut self, at: Instant, what: T) -> DeadlineKey {
         self.serial += 1;
         self.due.insert((at, self.serial), what);
         (at, self.serial)
     }
 
-    /// Takes an entry back.
+    /// Removes an entry.
     pub fn cancel(&mut self, key: DeadlineKey) {
         let known = self.due.remove(&key);
         debug_assert!(known.is_some(), "a deadline is cancelled once");
     }
 
-    /// The earliest, if any.
+    /// Returns the earliest time at which an entry is due.
     pub fn next(&self) -> Option<Instant> {
         self.due.keys().next().map(|(at, _)| *at)
     }
 
-    /// Takes the earliest that is due at `now`.
+    /// Takes the earliest entry that is due at `now`.
     pub fn pop_due(&mut self, now: Instant) -> Option<T> {
         self.next().filter(|at| *at <= now)?;
         self.due.pop_first().map(|(_, what)| what)
     }
 
-    /// How many are set.
+    /// Returns how many entries are set.
     pub fn count(&self) -> usize {
         self.due.len()
     }

@@ -1,8 +1,9 @@
-//! What each user has sent under which `clientId`, so that nothing is stored twice.
+//! Dedup of messages by `clientId`, so that a message sent twice is stored once.
 //!
-//! An app that does not know what became of a message sends it again under the same `clientId`
-//! (`PROTOCOL.md` 3). It gets the outcome of the first: from memory, or with the first. A message
-//! that was certainly not stored is forgotten, so that it may be tried again.
+//! An app that does not know the outcome of a message sends it again under the same `clientId`
+//! (`PROTOCOL.md` 3). It gets the outcome of the first message, either from this cache or together
+//! with the first sender. A message that was certainly not stored is forgotten, so that the app may
+//! retry it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,52 +13,52 @@ use super::interface::ConnId;
 use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
 
-/// How long after its acceptance a message is not stored again.
+/// How long after its acceptance a message is recognized as a duplicate.
 const TTL: Duration = Duration::from_secs(600);
-/// Outcomes that are remembered, and their bytes; the oldest goes.
+/// Outcomes that are remembered, and their bytes; beyond it, the oldest is dropped.
 const OUTCOMES_MAX: usize = 20_000;
 const BYTES_MAX: usize = 16 << 20;
-/// What an outcome costs beside its frame, in bytes.
+/// Estimated bytes of an entry besides its frame.
 const ENTRY_OVERHEAD: usize = 256;
-/// Repeats of one message that may wait for its outcome.
+/// Duplicates of one message that may wait for its outcome.
 const WAITERS_MAX: usize = 8;
-/// Outcomes that are forgotten in one go.
+/// Outcomes that are dropped in one step.
 const FORGET_BATCH: usize = 256;
 
-/// Whose `clientId` it is.
+/// The scope of a `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Sender {
-    /// This user's, on any connection.
+    /// A user, on any connection.
     User(IdKey),
-    /// A connection's that has not said who it is.
+    /// An anonymous connection.
     Connection(ConnId),
 }
 
-/// A message by the name that its sender gave it.
+/// Identifies a message by its sender and `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DedupKey {
-    /// Whose.
+    /// The sender.
     pub sender: Sender,
     /// The `clientId`.
     pub client_id: IdKey,
 }
 
-/// What is known of a message that is sent.
+/// Result of [`Dedup::find`].
 #[derive(Debug)]
 pub enum DedupResult {
-    /// Nothing: it is the first.
+    /// The message is new.
     New,
-    /// It has been sent before, and this came of it.
+    /// A duplicate whose outcome is known.
     Outcome(EncodedFrame),
-    /// It has been sent before: the connection hears of it together with the first.
+    /// A duplicate of a message that is in flight; the connection now waits for the outcome.
     InFlight,
-    /// The same, and too many wait for it already.
+    /// A duplicate of a message in flight for which too many duplicates wait already.
     TooMany,
 }
 
 #[derive(Debug)]
 enum MessageState {
-    /// On its way; who has sent it again meanwhile.
+    /// In flight, with the connections that have sent a duplicate.
     InFlight(Vec<ConnId>),
     Settled {
         outcome: EncodedFrame,
@@ -71,20 +72,20 @@ struct DedupEntry {
     state: MessageState,
 }
 
-/// All of them.
+/// Messages in flight and remembered outcomes, by their keys.
 #[derive(Debug, Default)]
 pub struct Dedup {
     entries: HashMap<DedupKey, DedupEntry>,
-    /// When outcomes are forgotten.
+    /// When outcomes expire.
     ends: Deadlines<DedupKey>,
     bytes: usize,
-    /// How many outcomes each connection waits for here.
+    /// How many outcomes each connection waits for.
     wait_counts: HashMap<ConnId, usize>,
 }
 
 impl Dedup {
-    /// What is known of the message of this name, sent by this connection, which waits for it if it
-    /// is on its way.
+    /// Looks up a message that a connection sends. If it is a duplicate of one in flight, the
+    /// connection becomes a waiter for the outcome.
     pub fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
         let Some(entry) = self.entries.get_mut(key) else { return DedupResult::New };
         match &mut entry.state {
@@ -101,15 +102,16 @@ impl Dedup {
         }
     }
 
-    /// Notes that a message has been accepted.
+    /// Records that a message has been accepted.
     pub fn insert(&mut self, key: DedupKey, now: Instant) {
-        // One that has just become too old may still be there.
+        // An expired entry may still be there.
         self.remove(&key);
         let state = MessageState::InFlight(Vec::new());
         self.entries.insert(key, DedupEntry { accepted_at: now, state });
     }
 
-    /// Takes in what came of a message, and who waits to hear it. It is remembered if it `remember`.
+    /// Records the outcome of a message and returns the connections that wait for it. With
+    /// `remember` the outcome is kept for later duplicates, otherwise the message is forgotten.
     pub fn settle(
         &mut self,
         key: &DedupKey,
@@ -138,17 +140,17 @@ impl Dedup {
         waiters
     }
 
-    /// Whether a connection waits for an outcome here.
+    /// Whether a connection waits for an outcome.
     pub fn has(&self, conn: ConnId) -> bool {
         self.wait_counts.contains_key(&conn)
     }
 
-    /// When the next is forgotten.
+    /// Returns when the next outcome expires.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
-    /// Forgets some of those whose time is over; false if there is none.
+    /// Drops some expired outcomes; false if there is none.
     pub fn forget(&mut self, now: Instant) -> bool {
         let due = |this: &mut Self| this.ends.next().is_some_and(|at| at <= now);
         let mut any = false;

@@ -1,10 +1,10 @@
-//! A `send_message` from acceptance to its one outcome.
+//! Delivery of `send_message` to the site: one lane per thread, from acceptance to the outcome.
 //!
-//! Messages into one thread go to the site one at a time, in the order in which they came: the
-//! site's answer does not say which message is whose (CONTRACT 3.3). New threads are made one at a
-//! time on the whole server, or two of them may get the same id (CONTRACT 5). So a message waits
-//! in a lane, and each lane has one message with the site. It stands while the fate of that one is
-//! not known; whoever waits too long in it is sent away.
+//! Messages into one thread go to the site one at a time, in the order in which they arrived: the
+//! site's answer does not say which message is whose (CONTRACT 3.3). New threads are created one at
+//! a time on the whole server, or two of them may get the same id (CONTRACT 5). So messages queue
+//! in lanes, and each lane has one message in flight. The lane stays blocked while the outcome of
+//! that message is unknown; a message that waits too long in it is answered with an error.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,52 +17,52 @@ use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
-/// Messages that must not overtake each other.
+/// Messages in one lane must not overtake each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Into this thread.
+    /// Messages into this thread.
     Thread(u64),
-    /// Into new ones.
+    /// Messages into new threads.
     NewThreads,
 }
 
-/// Who waits in a lane behind the one that is with the site.
+/// Messages that wait in a lane behind the one in flight.
 #[derive(Debug, Default)]
 struct LaneQueue {
     messages: VecDeque<PendingMessage>,
-    /// When the first of them has waited long enough.
+    /// When the first of them times out.
     head_deadline: Option<DeadlineKey>,
 }
 
-/// A message on its way.
+/// A message that is waiting or in flight.
 #[derive(Debug)]
 pub struct PendingMessage {
     /// The connection that sent it.
     pub origin: ConnId,
-    /// Where its outcome goes: there, or to its user's next one.
+    /// The connection that gets the outcome: the origin, or its user's next one.
     pub conn: ConnId,
-    /// What its outcome refers to.
+    /// What the outcome refers to.
     pub reply: ReplyTo,
-    /// As the sender wrote it.
+    /// The recipient as the sender wrote it.
     pub recipient: Option<Id>,
-    /// Who the connection said it is.
+    /// The user that the connection claims or is proven to be.
     pub claimed: Option<Id>,
-    /// Where it goes.
+    /// Where the message goes.
     pub target: Target,
     /// The text, exactly as written.
     pub text: Arc<str>,
-    /// For the site alone.
+    /// The sender's credential, which only the site may see.
     pub credential: Option<Credential>,
-    /// When the site was asked to store it; before that, when it came.
+    /// When the message was sent to the site; until then, when it arrived.
     pub posted_at: RequestTime,
     /// The same in seconds since 1970.
     pub posted_unix_s: u64,
-    /// What its sender called it.
+    /// The sender and `clientId`, if there is one.
     pub dedup_key: Option<DedupKey>,
 }
 
 impl PendingMessage {
-    /// The lane that it is in.
+    /// Returns the lane of the message.
     pub fn lane(&self) -> Lane {
         match self.target {
             Target::Thread(thread) => Lane::Thread(thread),
@@ -79,7 +79,7 @@ impl PendingMessage {
         }))
     }
 
-    /// The question whether it is stored; without a credential nobody can ask.
+    /// Returns the lookup of the message in its thread; `None` without a credential to ask with.
     pub fn lookup_request(&self) -> Option<Box<Ask>> {
         Some(Box::new(Ask::Lookup(Lookup {
             credential: self.credential.clone()?,
@@ -92,19 +92,19 @@ impl PendingMessage {
     }
 }
 
-/// What is said of a message that has waited too long behind others.
+/// Returns the error for a message that waited too long in its lane.
 pub fn waited_too_long(max_wait: Duration) -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         format!(
-            "The message was not stored: it has waited {} for its turn behind earlier ones. \
+            "The message was not stored: it has waited {} behind earlier messages. \
              Send it again in a moment.",
             humantime::format_duration(max_wait)
         ),
     )
 }
 
-/// What is said of a message that was never sent because the server stops.
+/// Returns the error for a message that was never sent to the site because the server stops.
 pub fn server_stopping() -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
@@ -112,65 +112,65 @@ pub fn server_stopping() -> ClientError {
     )
 }
 
-/// What to ask the site now, and under which name.
+/// A request to send to the site, with its id.
 pub type PostRequest = (RequestId, Box<Ask>);
 
-/// All messages on their way.
+/// All messages that are waiting or in flight.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    /// Who waits behind the one in flight; a lane stands here exactly while it has one in flight.
+    /// Waiting messages. A lane has an entry exactly while it has a message in flight.
     lanes: HashMap<Lane, LaneQueue>,
-    /// When the first of each line has waited long enough.
+    /// When the first message of each lane times out.
     wait_deadlines: Deadlines<Lane>,
-    /// How long one may wait.
+    /// How long a message may wait; `None` means without a limit.
     max_wait: Option<Duration>,
-    /// With the site, or with their fate not known.
+    /// Messages that the site is storing or whose outcome is unknown.
     in_flight: HashMap<RequestId, PendingMessage>,
-    /// How many of each connection are on their way, whether or not it is still there.
+    /// Messages per connection, including connections that have closed.
     per_conn: HashMap<ConnId, usize>,
-    /// Answered, and the sender has not been told yet.
+    /// Messages whose outcome is decided, but has not been sent to the client.
     unsettled: usize,
     total: usize,
     bytes: usize,
 }
 
-/// When a question was put, or an answer taken: by the clock, and among all questions.
+/// When a request was sent or an answer arrived: in time, and in the sequence of all requests.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestTime {
-    /// By the clock.
+    /// The time.
     pub at: Instant,
-    /// After this question, or it is this one.
+    /// This request, or the latest one before that time.
     pub request_id: RequestId,
 }
 
-/// Names for questions, in the order in which they are put.
+/// Generates request ids in the order in which requests are sent.
 #[derive(Debug, Default)]
 pub struct RequestIds(u64);
 
 impl RequestIds {
-    /// A new one.
+    /// Returns a new id.
     pub fn allocate(&mut self) -> RequestId {
         self.0 += 1;
         RequestId(self.0)
     }
 
-    /// The last one.
+    /// Returns the latest id.
     pub fn last(&self) -> RequestId {
         RequestId(self.0)
     }
 }
 
 impl Delivery {
-    /// No messages; each may wait this long for its turn.
+    /// Creates an empty table; each message may wait this long.
     pub fn new(max_wait: Option<Duration>) -> Delivery {
         Delivery { max_wait, ..Delivery::default() }
     }
 
-    /// Takes a message on. `Ok(Some(…))` is the question to ask now; with `Ok(None)` it waits.
+    /// Accepts a message. `Ok(Some(…))` is the request to send now; with `Ok(None)` it waits.
     ///
     /// # Errors
     ///
-    /// The job back, if too many are on their way.
+    /// Returns the message if a limit on pending messages is reached.
     pub fn accept(
         &mut self,
         pending: PendingMessage,
@@ -198,20 +198,20 @@ impl Delivery {
         Ok(Some(self.send(pending, request_ids.allocate())))
     }
 
-    /// The one that is with the site under this name.
+    /// Returns the message that is in flight under this request id.
     pub fn get(&self, request: RequestId) -> Option<&PendingMessage> {
         self.in_flight.get(&request)
     }
 
-    /// Takes the one whose fate is decided; `None` if there is no such request. It counts until it
-    /// is [settled](Delivery::settle), and its lane stands until [`Delivery::next`].
+    /// Takes a message whose outcome is decided; `None` if there is no such request. The message
+    /// counts until [`Delivery::settle`], and its lane stays blocked until [`Delivery::next`].
     pub fn finish(&mut self, request: RequestId) -> Option<PendingMessage> {
         let pending = self.in_flight.remove(&request)?;
         self.unsettled += 1;
         Some(pending)
     }
 
-    /// What to ask next in a lane whose message is finished.
+    /// Returns the next request of a lane whose message is finished, or unblocks the lane.
     pub fn next(
         &mut self,
         lane: Lane,
@@ -226,12 +226,13 @@ impl Delivery {
         Some(self.send(pending, request_ids.allocate()))
     }
 
-    /// When the next has waited too long.
+    /// Returns when the next waiting message times out.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.wait_deadlines.next()
     }
 
-    /// Takes one that has waited too long, with how long that is. It counts until it is settled.
+    /// Takes a message that has waited too long, with the time limit. It counts until
+    /// [`Delivery::settle`].
     pub fn expire_waiting(&mut self, now: Instant) -> Option<(PendingMessage, Duration)> {
         let max_wait = self.max_wait?;
         let lane = self.wait_deadlines.pop_due(now)?;
@@ -258,23 +259,23 @@ impl Delivery {
             first.map(|pending| self.wait_deadlines.set(pending.posted_at.at + max_wait, lane));
     }
 
-    /// Strikes off the one whose sender has been told.
+    /// Stops counting a message whose sender has got the outcome.
     pub fn settle(&mut self, pending: &PendingMessage) {
         self.unsettled -= 1;
         self.uncount(pending);
     }
 
-    /// Gives up on everything, and says how it ended for each: first for those that were never
-    /// sent, then for those in flight.
+    /// Gives up all messages and returns the error of each: first those that were never sent, then
+    /// those in flight.
     pub fn abandon(&mut self) -> Vec<(PendingMessage, ClientError)> {
         let never_sent = server_stopping();
         let sent = ClientError::new(
             ErrorCode::UnknownOutcome,
             "The server stopped before the site answered: the message may or may not be stored. \
-             Look into the thread before you send it again.",
+             Check the thread before you send it again.",
         );
         let mut in_flight: Vec<_> = self.in_flight.drain().collect();
-        // A map's order differs from run to run.
+        // The order of a hash map differs between runs.
         in_flight.sort_by_key(|(request, _)| *request);
         let mut ended = Vec::new();
         for (_, pending) in &in_flight {
@@ -290,12 +291,12 @@ impl Delivery {
         ended
     }
 
-    /// Whether messages of this connection are on their way.
+    /// Whether messages of this connection are waiting or in flight.
     pub fn has(&self, conn: ConnId) -> bool {
         self.per_conn.contains_key(&conn)
     }
 
-    /// How many are on their way.
+    /// Returns how many messages are waiting, in flight or not settled.
     pub fn count(&self) -> usize {
         self.total
     }
@@ -318,7 +319,7 @@ impl Delivery {
         }
     }
 
-    /// Asserts that each request has one owner and each lane one request.
+    /// Asserts that each request has one owner, and that each lane has one request.
     pub fn check_invariants(&self) {
         assert_eq!(self.lanes.len(), self.in_flight.len());
         for pending in self.in_flight.values() {

@@ -1,92 +1,96 @@
-//! How a question to the site can fail, and what the client is told.
+//! Failures of requests to the site, and the errors that clients get for them.
 
 use crate::protocol::{ClientError, ErrorCode};
 
-/// Why a question came to nothing, as far as the one who caused it needs to know.
+/// Why a request to the site failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// The site needs a token and there was none.
+    /// The request needs a token and has none.
     TokenMissing,
-    /// The site knows no user for this token: forged, another site's, revoked, or user deleted.
+    /// The site knows no user for this token: it is forged, revoked, of another site, or its user
+    /// was deleted.
     TokenRefused,
     /// The token has expired.
     TokenExpired,
-    /// The member is suspended.
+    /// The user is suspended.
     Suspended,
-    /// Not in this thread, or there is no such thread; the site does not tell which.
+    /// The user is not in this thread, or it does not exist; the site does not tell which.
     NotParticipant,
-    /// More people are in the thread than are looked up.
+    /// The thread has more participants than the server looks up.
     ThreadTooLarge,
-    /// Not connected, blocked, suspended or unknown recipient: permanent, and the site does not
+    /// The recipient is not connected, blocked, suspended or unknown. Permanent; the site does not
     /// tell which.
     CannotWrite,
-    /// The site refuses a value of the request.
+    /// The site refuses a value in the request.
     RefusedBySite,
-    /// The text is larger than the site's web server accepts.
+    /// The text exceeds the limit of the site's web server.
     TooLarge,
-    /// Too many requests.
+    /// The site asks for fewer requests.
     SiteBusy {
-        /// How long the site asks to wait, in seconds, where it says so.
+        /// How many seconds the site asks to wait (`Retry-After`), if it says so.
         retry_after_s: Option<u32>,
     },
-    /// Not reached at all, or closed for maintenance: certainly not stored.
+    /// The site was not reached, or is closed for maintenance. Certainly not stored.
     SiteUnavailable {
-        /// How long the site asks to wait, in seconds, where it says so.
+        /// How many seconds the site asks to wait (`Retry-After`), if it says so.
         retry_after_s: Option<u32>,
     },
-    /// It answered as no BuddyBoss site would: redirect, no such route. Certainly not stored.
+    /// The answer is not one of BuddyBoss, such as a redirect or an unknown route. Certainly not
+    /// stored.
     SiteMisconfigured,
-    /// A queue on the way is full: never sent.
+    /// A queue is full, so the request was never sent.
     Overloaded,
     /// Certainly not stored, for another reason.
     NotStored,
-    /// Sent, and no answer came, or half of one: perhaps stored, and perhaps only later.
+    /// Sent, but no complete answer arrived. The message may be stored now or later.
     Unknown,
-    /// Sent, and a whole answer came that is of no use: the site's work is over, and the message is
-    /// perhaps stored.
+    /// Sent, and a complete but unusable answer arrived. The site has finished, and the message may
+    /// be stored.
     Unusable,
 }
 
-/// What was asked.
+/// The purpose of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureContext {
-    /// To store a message.
+    /// Storing a message.
     Message,
-    /// Whose a token is.
+    /// Verifying a token.
     Token,
-    /// Who takes part in a thread.
+    /// Checking membership in a thread.
     Thread,
 }
 
-/// What is known of a site that has given no usable answer to a post.
+/// Whether the site may still be processing a post that had no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteState {
-    /// Its work is over: the message is stored by now, or never will be.
+    /// It has finished: the message is stored by now, or never will be.
     Finished,
-    /// It may still be at work.
+    /// It may still be processing the request.
     MayBeRunning,
 }
 
-/// What is said of a message that the thread does not have, after the site has failed.
+/// Returns the error for a message that is not in its thread after the site failed.
 pub fn not_in_thread() -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
-        "The message was not stored: the site has failed, and the thread does not have it. \
+        "The message was not stored: the site failed, and the message is not in the thread. \
          Send it again.",
     )
 }
 
-/// What is said of one repeat too many: nothing about the message itself, which may be stored.
+/// Returns the error for a duplicate when too many wait already. It says nothing about the outcome
+/// of the message, which may be stored.
 pub fn too_many_repeats() -> ClientError {
     ClientError::new(
         ErrorCode::Overloaded,
-        "This message is on its way already, and too many repeats wait for its outcome. \
-         Wait for it.",
+        "This message is already being sent, and too many duplicates wait for its outcome. \
+         Wait for the outcome instead of sending it again.",
     )
 }
 
 impl Failure {
-    /// Whether a message may be stored for all that, and what is known of the site.
+    /// Returns whether the site may still be processing the request, if a message may have been
+    /// stored despite this failure.
     pub fn site_state(&self) -> Option<SiteState> {
         match self {
             Failure::Unknown => Some(SiteState::MayBeRunning),
@@ -95,18 +99,18 @@ impl Failure {
         }
     }
 
-    /// Whether it is the site's last word on a credential, rather than a question that failed.
+    /// Whether the site has rejected the credential, as opposed to not having decided.
     pub fn is_credential_rejection(&self) -> bool {
         matches!(self, Failure::TokenRefused | Failure::TokenExpired | Failure::Suspended)
     }
 
-    /// What the client is told: what happened and what to do.
+    /// Returns the error for the client: what happened and what to do.
     pub fn client_error(&self, about: FailureContext) -> ClientError {
         if let (Failure::Unknown | Failure::Unusable, FailureContext::Message) = (self, about) {
             return ClientError::new(
                 ErrorCode::UnknownOutcome,
                 "The site gave no usable answer: the message may or may not be stored. \
-                 Look into the thread before you send it again.",
+                 Check the thread before you send it again.",
             );
         }
         if let (Failure::NotParticipant, FailureContext::Thread) = (self, about) {
@@ -118,9 +122,9 @@ impl Failure {
         let (code, why) = self.reason();
         let what = match about {
             FailureContext::Message => "The message was not stored",
-            FailureContext::Token if self.is_credential_rejection() => "The token proves nothing",
+            FailureContext::Token if self.is_credential_rejection() => "Authentication failed",
             FailureContext::Token => "The token could not be checked",
-            FailureContext::Thread => "Your part in the thread could not be checked",
+            FailureContext::Thread => "Your membership in the thread could not be checked",
         };
         let wait = match self {
             Failure::SiteBusy { retry_after_s: Some(s) }
@@ -149,9 +153,10 @@ impl Failure {
             Failure::NotParticipant => {
                 (Code::NotParticipant, "you are not in this thread, or it no longer exists.")
             }
-            Failure::ThreadTooLarge => {
-                (Code::ThreadTooLarge, "too many people are in it for this server to look them up.")
-            }
+            Failure::ThreadTooLarge => (
+                Code::ThreadTooLarge,
+                "the thread has more participants than this server looks up.",
+            ),
             Failure::CannotWrite => (
                 Code::CannotWrite,
                 "the site does not let you write to this person. Sending it again will not help.",
@@ -170,11 +175,11 @@ impl Failure {
             }
             Failure::SiteMisconfigured => (
                 Code::SiteMisconfigured,
-                "the site does not offer its messages at the address that this server is set to. \
-                 Tell its operator.",
+                "the site does not offer its messages API at the address that this server uses. \
+                 Tell the server's operator.",
             ),
             Failure::Overloaded => {
-                (Code::Overloaded, "too many are waiting already. Try again in a moment.")
+                (Code::Overloaded, "too many requests are waiting. Try again in a moment.")
             }
             Failure::NotStored => {
                 (Code::NotStored, "the site refused it without a reason. Try again later.")
@@ -186,11 +191,11 @@ impl Failure {
     }
 }
 
-/// What is said to who sends more frames than they may.
+/// Returns the error for a client that exceeds its limit of frames.
 pub fn rate_limited() -> ClientError {
     ClientError::new(
         ErrorCode::RateLimited,
-        "You send too many frames: this one was not heard. Send fewer, and this one again in a \
-         moment; who goes on like this is disconnected.",
+        "You send too many frames: this one was ignored. Slow down and send it again in a \
+         moment; a connection that keeps exceeding the limit is closed.",
     )
 }

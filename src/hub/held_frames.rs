@@ -1,4 +1,4 @@
-//! How much waits for the site's word on people and threads, and how much may.
+//! Counts and limits of the frames held until the site has answered a query.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,21 +8,21 @@ use zeroize::Zeroizing;
 
 use super::interface::ConnId;
 
-/// A frame that waits. It may hold a token: it prints as its length, and is zeroed in the end.
+/// A held frame. It may contain a token, so `Debug` shows its length only and it is zeroed on drop.
 pub struct HeldText(Zeroizing<Box<str>>);
 
 impl HeldText {
-    /// A copy of a frame's text.
+    /// Copies the text of a frame.
     pub fn new(text: &str) -> HeldText {
         HeldText(Zeroizing::new(text.into()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its bytes.
+    /// Returns the length in bytes.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
@@ -34,20 +34,20 @@ impl fmt::Debug for HeldText {
     }
 }
 
-/// Frames that may wait.
+/// Limits of held frames.
 #[derive(Clone, Copy, Debug)]
 pub struct HeldFrameLimits {
-    /// On the whole server.
+    /// Frames on the whole server.
     pub total: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// Of one connection.
+    /// Frames of one connection.
     pub per_connection: usize,
     /// Their bytes.
     pub bytes_per_connection: usize,
 }
 
-/// A user's connections together may let as much wait as so many of them.
+/// All connections of one user together may hold as many frames as this many connections.
 const CONNECTIONS_PER_USER: usize = 2;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,17 +72,17 @@ impl FrameUsage {
     }
 }
 
-/// What waits now.
+/// How many frames and bytes are held now: in all, per connection and per user.
 #[derive(Debug, Default)]
 pub struct HeldFrames {
     all: FrameUsage,
-    /// Of the connection with this serial in each slot.
+    /// By slot, with the serial of the connection that is counted.
     per_slot: Vec<(u32, FrameUsage)>,
     by_user: HashMap<u64, FrameUsage>,
 }
 
 impl HeldFrames {
-    /// Whether there is room for a frame, of this user where it is known whose it is.
+    /// Whether there is room for a frame. `user` is the connection's user, if it is known.
     pub fn has_room(
         &self,
         conn: ConnId,
@@ -91,11 +91,11 @@ impl HeldFrames {
         limits: &HeldFrameLimits,
     ) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
-        // An earlier connection in the same slot had a count of its own.
+        // An earlier connection in the same slot is counted separately.
         let own = own.filter(|(serial, _)| *serial == conn.serial).map(|(_, usage)| *usage);
         let users = user.and_then(|user| self.by_user.get(&user)).copied();
         let (frames_max, bytes_max) = (limits.per_connection, limits.bytes_per_connection);
-        // Without limits these are as large as numbers get.
+        // Without limits the settings are `usize::MAX`.
         let of_user = |max: usize| max.saturating_mul(CONNECTIONS_PER_USER);
         self.all.has_room_for(bytes, limits.total, limits.bytes)
             && own.unwrap_or_default().has_room_for(bytes, frames_max, bytes_max)
@@ -104,13 +104,13 @@ impl HeldFrames {
             })
     }
 
-    /// Whether a frame of this connection waits.
+    /// Whether a frame of this connection is held.
     pub fn has(&self, conn: ConnId) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
         own.is_some_and(|(serial, usage)| *serial == conn.serial && usage.frames > 0)
     }
 
-    /// Counts a frame in; false if there is no room.
+    /// Counts a held frame; false if there is no room.
     pub fn add(
         &mut self,
         conn: ConnId,
@@ -137,7 +137,7 @@ impl HeldFrames {
         true
     }
 
-    /// Counts a frame out, whether or not its connection is still there.
+    /// Stops counting a held frame, even if its connection has closed.
     pub fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
         self.all.remove(bytes);
         if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.by_user.entry(user)) {
@@ -147,13 +147,13 @@ impl HeldFrames {
             }
         }
         let (serial, own) = &mut self.per_slot[conn.slot as usize];
-        // A later connection in the same slot has a count of its own.
+        // A later connection in the same slot is counted separately.
         if *serial == conn.serial {
             own.remove(bytes);
         }
     }
 
-    /// How many wait.
+    /// Returns how many frames are held.
     pub fn frames(&self) -> usize {
         self.all.frames
     }

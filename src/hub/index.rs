@@ -1,7 +1,7 @@
-//! Finds an entry of a table by its key: a hash map that does not keep the key a second time.
+//! Hash index that finds a table entry by its key without storing the key a second time.
 //!
-//! An entry's place and one byte of its hash are all that there is of it here. The hash is keyed,
-//! as that of the standard library's map, because clients choose the keys.
+//! The index holds only the entry's place in the table and one byte of its hash. The hash is keyed
+//! (like that of the standard library's map), because clients choose the keys.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 
 use crate::protocol::IdKey;
 
-/// Where the entries of a table are, by their keys.
+/// Places of a table's entries by their keys.
 #[derive(Debug, Default)]
 pub struct Index {
     entries: HashTable<u32>,
@@ -17,28 +17,28 @@ pub struct Index {
 }
 
 impl Index {
-    /// The place of this key's entry, if it has one.
+    /// Returns the place of this key's entry.
     pub fn find<'a>(&self, key: &IdKey, key_at: impl Fn(u32) -> &'a IdKey) -> Option<u32> {
         let found = self.entries.find(hash(&self.hasher, key), |ix| key_at(*ix) == key);
         found.copied()
     }
 
-    /// Notes the place of a key that had none.
+    /// Adds the place of a key that is not in the index.
     pub fn insert<'a>(&mut self, ix: u32, key_at: impl Fn(u32) -> &'a IdKey) {
         let hash_at = |ix: &u32| hash(&self.hasher, key_at(*ix));
         self.entries.insert_unique(hash_at(&ix), ix, hash_at);
     }
 
-    /// Forgets the place of a key.
+    /// Removes a key.
     pub fn remove(&mut self, ix: u32, key: &IdKey) {
         let found = self.entries.find_entry(hash(&self.hasher, key), |other| *other == ix);
-        debug_assert!(found.is_ok(), "an entry is forgotten once");
+        debug_assert!(found.is_ok(), "an entry is removed once");
         if let Ok(found) = found {
             found.remove();
         }
     }
 
-    /// How many places it knows.
+    /// Returns how many entries there are.
     pub fn count(&self) -> usize {
         self.entries.len()
     }
@@ -83,6 +83,10 @@ mod tests {
     fn two_tables_hash_differently() {
         let (one, other) = (Index::default(), Index::default());
         let key = IdKey::Number(7);
-        assert_ne!(hash(&one.hasher, &key), hash(&other.hasher, &key), "a client could guess it");
+        assert_ne!(
+            hash(&one.hasher, &key),
+            hash(&other.hasher, &key),
+            "a client could predict the hash"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! What the hub is told and what it wants done: the vocabulary between the logic and the shell.
+//! Inputs, effects and settings of the hub: the interface between its state machine and the shell.
 //!
-//! The core owns these words and the shell speaks them. Nothing here has heard of HTTP or sockets.
+//! The core defines these types and the shell uses them. Nothing here knows of HTTP or sockets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,92 +15,93 @@ use crate::protocol::server::EncodedFrame;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, Id};
 
-/// One socket from accept to burial: a slot that is used again, and a serial that never is.
+/// Identifies one connection for its lifetime: a slot, which is reused, and a serial, which is not.
 ///
-/// An answer from the site returns seconds later; by then the slot may belong to someone else.
+/// An answer from the site arrives seconds later; by then the slot may belong to another
+/// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
-    /// The place in the shell's slab.
+    /// The slot in the shell's slab.
     pub slot: u32,
-    /// Counts connections since the start; wraps after four thousand million.
+    /// Number of the connection since the start; wraps after 2³² connections.
     pub serial: u32,
 }
 
-/// One question to the site; never used twice.
+/// Identifies one request to the site; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// What time it is, read once a tick by the shell.
+/// The time, which the shell reads once per tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// For deadlines.
+    /// Monotonic time, for deadlines.
     pub instant: Instant,
-    /// Seconds since 1970 in UTC, for dates.
+    /// Wall clock: seconds since 1970 in UTC, for dates.
     pub unix_s: u64,
 }
 
-/// What the hub is told.
+/// An event for the hub.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A WebSocket has been opened.
     Opened {
         /// The new connection.
         conn: ConnId,
-        /// What its handshake brought along to prove who it is, or what is wrong with that.
+        /// The credential that the handshake brought, or what is wrong with it.
         credential: Option<Result<Credential, ClientError>>,
     },
     /// A connection sent a text frame.
     Frame {
-        /// Who sent it.
+        /// The connection.
         conn: ConnId,
         /// The text, borrowed from the read buffer.
         text: &'a str,
     },
-    /// A connection sent a binary frame, which has no meaning in this protocol.
+    /// A connection sent a binary frame, which this protocol does not use.
     Binary {
-        /// Who sent it.
+        /// The connection.
         conn: ConnId,
     },
-    /// A connection says more than it may: this is not heard.
+    /// A connection exceeded its limit of frames: this frame is ignored.
     RateLimited {
-        /// Who said it.
+        /// The connection.
         conn: ConnId,
-        /// What, if it was a text frame.
+        /// The frame's text, if it was a text frame.
         text: Option<&'a str>,
     },
-    /// A connection that is no WebSocket asks how a call is. It gets exactly one
-    /// [`Effect::SendCallStatus`], unless it is closed before.
+    /// An HTTP connection, not a WebSocket, asks for the status of a call. It gets exactly one
+    /// [`Effect::SendCallStatus`], unless it closes first.
     CallStatusRequest {
-        /// Who asks; the hub forgets it with the answer.
+        /// The connection, which the hub forgets with the answer.
         conn: ConnId,
-        /// What its request brought along to prove whose it is, or what is wrong with that.
+        /// The credential that the request brought, or what is wrong with it.
         credential: Option<Result<Credential, ClientError>>,
-        /// The call.
+        /// The `callId`.
         call: Id,
     },
-    /// A connection is gone; nothing sent to it would arrive.
+    /// A connection has closed; the hub sends it nothing more.
     Closed {
-        /// Which.
+        /// The connection.
         conn: ConnId,
     },
-    /// What came of an [`Effect::Ask`].
+    /// The answer to an [`Effect::Ask`].
     Answered {
-        /// The question it answers.
+        /// The request that was answered.
         request: RequestId,
-        /// What came of it.
+        /// The answer.
         answer: Answer,
     },
 }
 
-/// Several connections to which the same is sent: a place in the hub's own list of them, which
-/// [`super::Hub::receivers`] shows until the next effect is taken.
+/// A list of connections that get the same frame: a range in the hub's own list, which
+/// [`super::Hub::receivers`] returns until the next effect is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Receivers {
     pub(super) start: usize,
     pub(super) count: usize,
 }
 
-/// What the hub wants done. The bytes of a frame are shared by all its receivers.
+/// An action that the shell performs for the hub. Receivers of a frame share its bytes.
 #[derive(Debug)]
 pub enum Effect {
     /// Put a frame into a connection's outbox.
@@ -121,126 +122,126 @@ pub enum Effect {
         /// As for [`Effect::Send`].
         droppable: bool,
     },
-    /// Put a question to the site. It gets exactly one [`Input::Answered`].
+    /// Send a request to the site. It gets exactly one [`Input::Answered`].
     Ask {
-        /// Names the question in its answer.
+        /// Identifies the request in its answer.
         request: RequestId,
-        /// The question.
+        /// The request.
         ask: Box<Ask>,
     },
-    /// Say goodbye to a connection. An [`Input::Closed`] follows.
+    /// Close a connection. An [`Input::Closed`] follows.
     Close {
-        /// Which; may be gone by now.
+        /// The connection; may be gone by now.
         conn: ConnId,
         /// The close code (RFC 6455 section 7.4, `PROTOCOL.md` 3).
         code: u16,
-        /// A few words for its developer.
+        /// A short reason for the client's developer.
         reason: &'static str,
     },
-    /// Answer who has asked how a call is. Nothing more comes of that connection.
+    /// Answer a status request. The connection is finished with that.
     SendCallStatus {
-        /// Who has asked.
+        /// The connection that sent the request.
         conn: ConnId,
-        /// What they are told.
+        /// The answer.
         reply: Box<CallStatusReply>,
     },
-    /// Someone is called who has no connection: whoever can wake their phone may do so.
+    /// A user without a connection is called: the site or a push service may wake the user's phone.
     Wake(Box<CallEvent>),
 }
 
-/// A call for someone who is not there.
+/// A call for a user who is offline.
 #[derive(Debug)]
 pub struct CallEvent {
-    /// What it is called.
+    /// The `callId`.
     pub call: Id,
-    /// Where it is.
+    /// The thread of the call.
     pub thread: Option<Id>,
-    /// Who calls.
+    /// The user who calls.
     pub caller: Id,
-    /// Who is called.
+    /// The user who is called.
     pub called: Id,
 }
 
-/// What the hub needs to know; `config` reads it.
+/// Settings of the hub, which `config` reads.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether a `userId` is believed or proven.
+    /// Whether a `userId` is believed or has to be proven.
     pub trust: Trust,
-    /// Who hears who comes and goes.
+    /// Which users receive presence events of which others.
     pub presence: PresenceScope,
-    /// How long the list of a thread's participants holds.
+    /// How long the participant list of a thread is valid.
     pub membership_lasts: Duration,
-    /// How long a connection may stay without having proven who it is.
+    /// How long a connection may stay anonymous.
     pub anonymous_lasts: Duration,
-    /// Questions about people and threads that are with the site at the same time, at least 1.
+    /// Queries about credentials and participants in flight at the same time, at least 1.
     pub site_queries: usize,
-    /// How long a message may wait for its turn; `None` is without a limit.
+    /// How long a message may wait in its lane; `None` means without a limit.
     pub message_turn_lasts: Option<Duration>,
-    /// How long `typing` lasts without a repeat.
+    /// How long `typing` lasts unless it is repeated.
     pub typing_lasts: Duration,
     /// How long a user stays online without a connection.
     pub presence_grace: Duration,
-    /// Threads that one connection may hear.
+    /// Threads that one connection may join.
     pub joins_per_connection: usize,
-    /// Threads that somebody hears.
+    /// Threads with a subscriber or a typist on the whole server.
     pub threads: usize,
-    /// Messages on their way to the site.
+    /// Limits of messages that are waiting or in flight.
     pub deliveries: DeliveryLimits,
-    /// Frames that wait for the site's word on people and threads.
+    /// Limits of frames held until the site has answered a query.
     pub held_frames: HeldFrameLimits,
-    /// Calls.
+    /// Limits and timeouts of calls.
     pub calls: CallSettings,
-    /// What is told to those who are about to call.
+    /// STUN and TURN servers for clients that are about to call.
     pub ice: IceServers,
 }
 
-/// How many messages may be on their way.
+/// Limits of messages that are waiting or in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct DeliveryLimits {
-    /// On the whole server.
+    /// Messages on the whole server.
     pub total: usize,
-    /// Of one connection.
+    /// Messages of one connection.
     pub per_connection: usize,
-    /// Their texts, in bytes.
+    /// Bytes of all their texts.
     pub bytes: usize,
 }
 
-/// How much there is.
+/// Current sizes of the hub's tables, for metrics and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HubCounts {
     /// Open WebSockets.
     pub connections: usize,
-    /// Users who are online, those in their grace time among them.
+    /// Users who are online, including those in their grace period.
     pub users: usize,
-    /// Threads that somebody hears or types in.
+    /// Threads with a subscriber or a typist.
     pub threads: usize,
-    /// Messages on their way to the site.
+    /// Messages that are waiting or in flight.
     pub deliveries: usize,
     /// Calls that ring, and calls that are answered.
     pub calls: [usize; 2],
 }
 
-/// A question to the site. It answers with an [`Answer`].
+/// A request to the site, which is answered with an [`Answer`].
 #[derive(Debug)]
 pub enum Ask {
-    /// Store a message (CONTRACT 3.1). Answers: stored, failed.
+    /// Store a message (CONTRACT 3.1). Answers: `Stored`, `Failed`.
     Post(Post),
-    /// Whose credential this is (CONTRACT 2). Answers: proven, failed.
+    /// Verify a credential and return its user (CONTRACT 2). Answers: `Proven`, `Failed`.
     Prove(Credential),
-    /// Who takes part in a thread (CONTRACT 3.2). Answers: listed, failed.
+    /// List the participants of a thread (CONTRACT 3.2). Answers: `Participants`, `Failed`.
     Participants {
         /// The thread, by the site's number.
         thread: u64,
-        /// Of someone who says they take part.
+        /// The credential of a user who claims to be a participant.
         credential: Credential,
     },
-    /// Whether a message is stored whose post had no usable answer (CONTRACT 3.2 and 3.5). Answers:
-    /// looked, failed.
+    /// Look up whether a message was stored whose post had no usable answer (CONTRACT 3.2 and 3.5).
+    /// Answers: `LookupResult`, `Failed`.
     Lookup(Lookup),
 }
 
 impl Ask {
-    /// Under which request the log tells of this one: a look belongs to its message's.
+    /// Returns the request id for log lines: a lookup is logged under the post that it is about.
     pub fn log_request(&self, request: RequestId) -> RequestId {
         match self {
             Ask::Lookup(look) => look.post,
@@ -249,67 +250,68 @@ impl Ask {
     }
 }
 
-/// A message whose fate is not known.
+/// A message with an unknown outcome, to look up in its thread.
 #[derive(Debug)]
 pub struct Lookup {
-    /// Its sender's; nobody else's shows which messages are theirs.
+    /// The sender's credential; only with it the site shows which messages are the sender's.
     pub credential: Credential,
-    /// Where it should have gone.
+    /// Where the message was sent.
     pub target: Target,
     /// The text exactly as its sender wrote it.
     pub text: Arc<str>,
-    /// Who its sender is, where the server knows: another user's look proves nothing.
+    /// The sender, if known. If the credential belongs to another user, the lookup proves nothing.
     pub sender: Option<Id>,
-    /// When the site was asked to store it.
+    /// When the post was sent to the site.
     pub posted: Instant,
-    /// The question that asked it to.
+    /// The request that posted it.
     pub post: RequestId,
 }
 
-/// A message to be stored, made of checked parts only (CONTRACT 4).
+/// A message to be stored, built from validated parts only (CONTRACT 4).
 #[derive(Debug)]
 pub struct Post {
-    /// The sender's; the site decides by it who the sender is.
+    /// The sender's credential, by which the site determines the sender.
     pub credential: Option<Credential>,
     /// Where the message goes.
     pub target: Target,
-    /// The text exactly as its sender wrote it; not empty. Shared with the hub, which shows it.
+    /// The text exactly as its sender wrote it; not empty. Shared with the hub, which delivers it.
     pub text: Arc<str>,
-    /// Who the connection says it is. The site never sees this; the embedded stand-in, which has
-    /// no tokens, believes it.
+    /// The user that the connection claims to be. The site never gets this; the built-in stand-in,
+    /// which has no tokens, believes it.
     pub claimed: Option<Id>,
 }
 
-/// Where a message goes.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
-    /// Into a thread that exists, by the site's number, 1 to [`crate::protocol::SITE_ID_MAX`].
+    /// An existing thread, by the site's number, 1 to [`crate::protocol::SITE_ID_MAX`].
     Thread(u64),
-    /// To this user, in a new thread or the one that the site finds (CONTRACT 3.1).
+    /// This user, in a new thread or in one that the site finds (CONTRACT 3.1).
     NewThread {
         /// The recipient by the site's number, 1 to [`crate::protocol::SITE_ID_MAX`].
         recipient: u64,
     },
 }
 
-/// What came of an [`Ask`].
+/// The answer to an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The message is stored.
     Stored(Stored),
-    /// The credential is this user's.
+    /// The credential belongs to this user.
     Proven(Proven),
-    /// The thread's participants by the site's numbers, ascending, all of them; those whose
-    /// accounts are deleted are not among them. Who asked need not be either (CONTRACT 3.2).
+    /// All participants of the thread by the site's numbers, ascending, without deleted accounts.
+    /// The user who asked may be missing (CONTRACT 3.2).
     Participants(Box<[u64]>),
-    /// What the thread of a message shows of it.
+    /// What the thread shows about a message.
     LookupResult(LookupResult),
-    /// It came to nothing, or nobody knows.
+    /// The request failed, or its outcome is unknown.
     Failed(Failure),
 }
 
 impl Answer {
-    /// Whether the site itself has answered, good or bad, as a site does that is in order.
+    /// Whether the answer shows that the site itself works: it has answered, positively or
+    /// negatively.
     pub fn is_from_site(&self) -> bool {
         !matches!(
             self,
@@ -326,58 +328,58 @@ impl Answer {
     }
 }
 
-/// What the thread into which a message should have gone shows of it.
+/// What the lookup of a message found in its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupResult {
-    /// The sender's newest message says the same and is not older than the post. Whether it is
-    /// another post's is for the one who knows these to say. It has a [`Stored::message`].
+    /// The sender's newest message has the same text and is not older than the post. It may belong
+    /// to another post, which the hub decides. [`Stored::message`] is set.
     Match(Stored),
-    /// The sender's newest message may be newer than the post and says something else, or is as
-    /// good as the post's but for its time.
+    /// The sender's newest message may be newer than the post but has another text, or it would
+    /// match except for its time.
     Mismatch {
-        /// The thread it is in.
+        /// The thread of that message.
         thread: u64,
-        /// Who wrote it.
+        /// The sender.
         sender: Id,
         /// The site's number for it.
         message: u64,
     },
-    /// There is no message of the sender's since the post.
+    /// The sender has no message in the thread since the post.
     Absent,
 }
 
-/// A stored message, as the site tells it.
+/// A stored message, as the site reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The thread it is in, by the site's number: for a new thread the only place to learn it.
+    /// The thread, by the site's number. For a new thread this is the only source of the number.
     pub thread: u64,
-    /// Who the site says the sender is (`current_user`, CONTRACT 3.3).
+    /// The sender according to the site (`current_user`, CONTRACT 3.3).
     pub sender: Id,
-    /// Which message of the thread it is; `None` when the site's answer no longer held it.
+    /// The message; `None` if the site's answer no longer contained it.
     pub message: Option<StoredMessage>,
-    /// The thread's participants as in [`Answer::Participants`]; `None` when the answer did not hold
-    /// all of them (CONTRACT 3.3).
+    /// The participants as in [`Answer::Participants`]; `None` if the answer did not contain all of
+    /// them (CONTRACT 3.3).
     pub participants: Option<Box<[u64]>>,
-    /// When the sender's token expires, in seconds since 1970, where it says so.
+    /// When the sender's token expires, in seconds since 1970, if it says so.
     pub expires_s: Option<u64>,
 }
 
-/// Whose a credential is.
+/// The user of a credential, according to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proven {
     /// The user, by the site's number.
     pub user: u64,
-    /// When it expires, in seconds since 1970, where it says so.
+    /// When the credential expires, in seconds since 1970, if it says so.
     pub expires_s: Option<u64>,
 }
 
-/// What the site made of a message.
+/// The content of a stored message, as the site returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {
     /// The site's number for it.
     pub id: u64,
-    /// When, as RFC 3339 in UTC: `2026-11-22T11:00:38Z`.
+    /// The time, as RFC 3339 in UTC: `2026-11-22T11:00:38Z`.
     pub sent_at: String,
-    /// The sanitised HTML that the web page shows.
+    /// The sanitised HTML that the site shows.
     pub html: String,
 }

@@ -1,8 +1,9 @@
-//! Who takes part in a thread, as the site has said, and what waits for its word.
+//! Thread membership as the site reports it, and frames held until the site has answered.
 //!
-//! The list is the thread's: one answer serves every participant. It holds for a time, counted from
-//! when the site was asked, and each answer to a POST that holds all of it renews it (`PROTOCOL.md`
-//! 4). A thread's number can come to mean another thread (CONTRACT 5), so nothing older counts.
+//! A participant list belongs to the thread, so one answer serves every participant. It is valid
+//! for a limited time, counted from when the site was asked, and each answer to a POST that
+//! contains the complete list renews it (`PROTOCOL.md` 4). A thread's number can be reused for
+//! another thread (CONTRACT 5), so older lists are not used.
 
 mod participants;
 
@@ -19,34 +20,34 @@ use crate::protocol::credential::Credential;
 pub use participants::Held;
 use participants::{ParticipantList, ParticipantQuery, TOO_LARGE_TTL, ThreadRecord};
 
-/// How long a list may be used while the site does not answer.
+/// Maximum age of a list that is used while the site does not answer.
 const OUTAGE_MAX_AGE: Duration = Duration::from_secs(600);
-/// How old a list is at least before the site is asked again who else may have come.
+/// Minimum age of a list before the site is asked whether another user has joined since.
 const RECHECK_MIN_AGE: Duration = Duration::from_secs(10);
-/// How long a full queue is not tried again.
+/// How long to wait before retrying after the upstream queue was full.
 const OVERLOAD_BACKOFF: Duration = Duration::from_secs(1);
-/// How many of the oldest are looked at for one that may go.
+/// How many of the oldest records are examined to find one that can be evicted.
 const EVICTION_SCAN_MAX: usize = 64;
-/// Threads whose lists are kept, and people on them all; the oldest list goes.
+/// Threads with a record, and participants of all lists; the oldest record is evicted.
 const THREADS_MAX: usize = 50_000;
 const PARTICIPANTS_MAX: usize = 2_000_000;
 
-/// Whether a user takes part.
+/// Whether a user is a member of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Yes.
+    /// The user is a member.
     Member,
-    /// Yes, and the list should be renewed soon.
+    /// The user is a member, and the list should be renewed soon.
     StaleMember,
-    /// No.
+    /// The user is not a member.
     NonMember,
-    /// The site has to be asked.
+    /// Not known: the site has to be asked.
     Unknown,
-    /// The site was asked a moment ago, and did not say.
+    /// Not known: the site was asked a moment ago and has not answered.
     Failed(Failure),
 }
 
-/// All threads of which the site has said who takes part, or is being asked.
+/// Participant lists of all threads, queries for them, and what waits for the answers.
 #[derive(Debug)]
 pub struct Membership {
     list_ttl: Duration,
@@ -54,24 +55,24 @@ pub struct Membership {
     by_age: BTreeMap<u64, u64>,
     last_age: u64,
     participants: usize,
-    /// In which threads frames of a connection wait.
+    /// The threads for whose lists frames of a connection wait, one entry per frame.
     held_by_connection: HashMap<ConnId, Vec<u64>>,
-    /// The user of the last question that the site did not answer, since it has answered one.
+    /// The user whose query the site left unanswered last; reset by any answer of the site.
     last_unanswered: Option<u64>,
-    /// It has not answered two users in a row.
+    /// The site has left the queries of two users unanswered in a row.
     outage: bool,
-    /// The threads of each user, if anyone wants to know.
+    /// The threads of each user, if the index is enabled.
     threads_of: Option<HashMap<u64, Vec<u64>>>,
 }
 
 impl Membership {
-    /// Lists hold for so long from now on, also those that are there.
+    /// Changes how long lists are valid, including those already in the table.
     pub fn set_list_ttl(&mut self, list_ttl: Duration) {
         self.list_ttl = list_ttl;
     }
 
-    /// An empty table, whose lists hold for `list_ttl`. It can tell a user's threads if it is to
-    /// `index_users`.
+    /// Creates an empty table whose lists are valid for `list_ttl`. `index_users` enables
+    /// [`Membership::threads_of`].
     pub fn new(list_ttl: Duration, index_users: bool) -> Membership {
         Membership {
             list_ttl,
@@ -86,7 +87,7 @@ impl Membership {
         }
     }
 
-    /// Whether a user takes part in a thread now and for `ahead` from now.
+    /// Returns whether a user is a member of a thread, now and for `ahead` from now.
     pub fn access(&self, thread: u64, user: u64, now: Instant, ahead: Duration) -> Access {
         let Some(record) = self.records.get(&thread) else {
             return Access::Unknown;
@@ -109,29 +110,29 @@ impl Membership {
         if record.refused.iter().any(|(who, until)| *who == user && *until > now) {
             return Access::NonMember;
         }
-        // Who has come since the list was made may ask themselves.
+        // A user who joined after the list was made may cause a new query.
         failed.map_or(Access::Unknown, Access::Failed)
     }
 
-    /// Whether what is sent to a thread now reaches its participants and nobody else.
+    /// Whether the list is recent enough to deliver a message to the thread's subscribers.
     pub fn is_current(&self, thread: u64, now: Instant) -> bool {
         let list_ttl = if self.outage { OUTAGE_MAX_AGE } else { self.list_ttl };
         self.list(thread).is_some_and(|list| list.age(now) <= list_ttl)
     }
 
-    /// Notes that the site has answered something, whatever.
+    /// Records that the site has answered any request, which ends an outage.
     pub fn note_site_answer(&mut self) {
         (self.last_unanswered, self.outage) = (None, false);
     }
 
-    /// Notes that the site has not answered this user's question. It is out of order once it has
-    /// failed two in a row: there may be reasons to fail one.
+    /// Records that the site has not answered this user's query. An outage begins when that happens
+    /// to two users in a row: a failure for one user may have other reasons.
     pub fn note_site_failure(&mut self, user: u64) {
         self.outage |= self.last_unanswered.is_some_and(|other| other != user);
         self.last_unanswered = Some(user);
     }
 
-    /// Whether a frame of this connection waits for the site's word on a thread.
+    /// Whether a frame of this connection waits for the list of a thread.
     pub fn has_held_frame(&self, thread: u64, conn: ConnId) -> bool {
         let held = self.records.get(&thread).map(|record| &record.held);
         held.into_iter()
@@ -139,36 +140,36 @@ impl Membership {
             .any(|held| matches!(held, Held::Frame { conn: other, .. } if *other == conn))
     }
 
-    /// The thread for which what a connection has said last waits, of what waits.
+    /// Returns the thread for which the latest held frame of a connection waits.
     pub fn last_held_thread(&self, conn: ConnId) -> Option<u64> {
         self.held_by_connection.get(&conn)?.last().copied()
     }
 
-    /// Whether a user may have come into a thread since its list was made.
+    /// Whether a user may have joined a thread since its list was made.
     pub fn can_have_joined(&self, thread: u64, user: u64, now: Instant) -> bool {
         self.list(thread).is_some_and(|list| !list.has(user) && list.age(now) > RECHECK_MIN_AGE)
     }
 
-    /// Whether the last list has this user, however old it is.
+    /// Whether the last list has this user, whatever its age.
     pub fn is_member(&self, thread: u64, user: u64) -> bool {
         self.list(thread).is_some_and(|list| list.has(user))
     }
 
-    /// Whether both took part when the site last said so, for as long as that counts while it is
-    /// silent.
+    /// Whether the last list has both users and is recent enough to be used in an outage.
     pub fn has_recent_members(&self, thread: u64, users: [u64; 2], now: Instant) -> bool {
         let last = self.list(thread).filter(|list| list.age(now) <= OUTAGE_MAX_AGE);
         last.is_some_and(|list| users.iter().all(|user| list.has(*user)))
     }
 
-    /// Why the site has not said who takes part, if this user has asked a moment ago.
+    /// Returns why the site has not answered, if this user's query for the list failed a moment
+    /// ago.
     pub fn failure(&self, thread: u64, user: u64, now: Instant) -> Option<Failure> {
         self.records.get(&thread)?.failure_of(user, now)
     }
 
-    // ---- questions
+    // ---- queries
 
-    /// Wants the site to be asked with a participant's credential. True if it was not already.
+    /// Requests the list with a participant's credential; false if a query is pending already.
     pub fn request_list(&mut self, thread: u64, user: u64, credential: &Credential) -> bool {
         let record = self.record(thread);
         let new = record.query.is_none();
@@ -179,9 +180,9 @@ impl Membership {
         new
     }
 
-    /// The credential to ask with, now.
+    /// Marks the pending query as sent and returns its credential; `None` if it was already sent or
+    /// has been cancelled.
     pub fn begin_query(&mut self, thread: u64, now: RequestTime) -> Option<Credential> {
-        // It may have been asked already, or not be wanted any more.
         let query = self.records.get_mut(&thread)?.query.as_mut()?;
         if query.asked_at.is_some() {
             return None;
@@ -190,7 +191,7 @@ impl Membership {
         Some(query.credential.clone())
     }
 
-    /// Takes the site's word. Returns whose credential it was asked with.
+    /// Records the site's answer and returns the user and credential of the query.
     pub fn record_answer(
         &mut self,
         thread: u64,
@@ -209,13 +210,13 @@ impl Membership {
                 }
                 self.set_list(thread, users, asked_at);
             }
-            // What the site has said is too old to be of use.
+            // The list was valid when the site was asked, and has expired by now.
             (Ok(_), _) => {
                 let failure = Failure::SiteUnavailable { retry_after_s: None };
                 record.note_failure(user, failure, now + RETRY_AFTER, now);
             }
             (Err(Failure::NotParticipant), asked_at) => {
-                // A list that was asked for later knows better.
+                // A list that was requested later is more recent than this answer.
                 let newer = record.list.as_ref().is_some_and(|list| {
                     list.has(user)
                         && asked_at
@@ -227,7 +228,7 @@ impl Membership {
                 }
             }
             (Err(Failure::ThreadTooLarge), _) => record.too_large = Some(now + TOO_LARGE_TTL),
-            // The credential's fault, not the thread's.
+            // The credential is at fault, not the thread.
             (Err(failure), _) if failure.is_credential_rejection() => {}
             (Err(Failure::Overloaded), _) => {
                 record.note_failure(user, Failure::Overloaded, now + OVERLOAD_BACKOFF, now);
@@ -240,7 +241,7 @@ impl Membership {
         Some((user, credential))
     }
 
-    /// Takes one user off a list.
+    /// Removes one user from a list.
     fn remove_member(&mut self, thread: u64, user: u64) {
         let list = self.records.get_mut(&thread).and_then(|record| record.list.as_mut());
         if let Some(list) = list.filter(|list| list.has(user)) {
@@ -252,8 +253,8 @@ impl Membership {
         }
     }
 
-    /// Takes a list that was true when it was `asked_at` for, or later. One that was asked for before
-    /// the list that there is says nothing new.
+    /// Stores a list that was valid at `asked_at` or later. It is ignored if the current list was
+    /// requested later.
     pub fn set_list(&mut self, thread: u64, users: Box<[u64]>, asked_at: RequestTime) {
         let record = self.record(thread);
         record.too_large = None;
@@ -279,7 +280,7 @@ impl Membership {
         self.evict();
     }
 
-    /// Lets something wait for the site's word.
+    /// Holds a frame or message until the list arrives.
     pub fn hold(&mut self, thread: u64, held: Held) {
         if let Held::Frame { conn, .. } = &held {
             self.held_by_connection.entry(*conn).or_default().push(thread);
@@ -287,7 +288,7 @@ impl Membership {
         self.record(thread).held.push_back(held);
     }
 
-    /// Takes all that waits for the site's word, in order.
+    /// Takes everything that waits for the list, in order.
     pub fn release_held(&mut self, thread: u64) -> VecDeque<Held> {
         let held = self.records.get_mut(&thread).map(|record| std::mem::take(&mut record.held));
         let held = held.unwrap_or_default();
@@ -299,8 +300,8 @@ impl Membership {
         held
     }
 
-    /// Takes back what a connection has said, and the questions that only that has caused. Returns
-    /// the frames.
+    /// Removes the held frames of a connection, and queued queries that nothing else waits for.
+    /// Returns the frames.
     pub fn close(&mut self, conn: ConnId) -> Vec<(u64, HeldText)> {
         let mut frames = Vec::new();
         let mut threads = self.held_by_connection.remove(&conn).unwrap_or_default();
@@ -323,17 +324,17 @@ impl Membership {
         frames
     }
 
-    /// Whether a question about a thread stands in line.
+    /// Whether a query for a thread is queued and has not been sent.
     pub fn is_queued(&self, thread: u64) -> bool {
         self.records.get(&thread).is_some_and(ThreadRecord::is_queued)
     }
 
-    /// Whether the site is being asked about a thread, or is about to be.
+    /// Whether a query for a thread is queued or in flight.
     pub fn has_query(&self, thread: u64) -> bool {
         self.records.get(&thread).is_some_and(|record| record.query.is_some())
     }
 
-    /// Whether the site has ever said who takes part, as far as is remembered.
+    /// Whether there is a list for a thread, whatever its age.
     pub fn has_list(&self, thread: u64) -> bool {
         self.list(thread).is_some()
     }
@@ -349,7 +350,7 @@ impl Membership {
         }
     }
 
-    /// Takes the stored messages that wait for this one answer.
+    /// Takes the stored messages for which this answer is the final one.
     pub fn release_own_messages(&mut self, thread: u64) -> Vec<Box<(PendingMessage, Stored)>> {
         let mut own = Vec::new();
         for held in self.release_held(thread) {
@@ -361,10 +362,10 @@ impl Membership {
         own
     }
 
-    /// Takes all stored messages that wait, in the order of their threads.
+    /// Takes all held messages, ordered by thread.
     pub fn take_messages(&mut self) -> Vec<Box<(PendingMessage, Stored)>> {
         let mut threads: Vec<u64> = self.records.keys().copied().collect();
-        // A map's order differs from run to run.
+        // The order of a hash map differs between runs.
         threads.sort_unstable();
         let mut messages = Vec::new();
         for thread in threads {
@@ -379,18 +380,18 @@ impl Membership {
         messages
     }
 
-    /// The threads in which the last lists have this user; none unless users are indexed.
+    /// Returns the threads whose last list has this user; empty without the index.
     pub fn threads_of(&self, user: u64) -> &[u64] {
         let threads = self.threads_of.as_ref().and_then(|index| index.get(&user));
         threads.map_or(&[], Vec::as_slice)
     }
 
-    /// The people on the last list of a thread.
+    /// Returns the participants on the last list of a thread.
     pub fn participants(&self, thread: u64) -> &[u64] {
         self.list(thread).map_or(&[], |list| &list.users)
     }
 
-    // ---- the table
+    // ---- records
 
     fn list(&self, thread: u64) -> Option<&ParticipantList> {
         self.records.get(&thread)?.list.as_ref()
@@ -414,17 +415,17 @@ impl Membership {
         }
     }
 
-    /// Drops the oldest lists while there are too many. What waits is never dropped: it is bounded
-    /// by those who may let something wait.
+    /// Evicts the oldest idle records while there are too many. Records with held frames or a query
+    /// are never evicted; other limits bound how many frames are held.
     fn evict(&mut self) {
         while self.by_age.len() > THREADS_MAX || self.participants > PARTICIPANTS_MAX {
             let busy = |record: &ThreadRecord| record.query.is_some() || !record.held.is_empty();
-            // The youngest is the one that is being made.
+            // The youngest record is being created or updated.
             let idle = self.by_age.iter().take(EVICTION_SCAN_MAX).find(|(age, thread)| {
                 **age != self.last_age && !self.records.get(*thread).is_some_and(busy)
             });
             let Some((age, thread)) = idle.map(|(age, thread)| (*age, *thread)) else {
-                // So many wait: they are bounded, and leave soon.
+                // All examined records are busy. They are bounded and become idle soon.
                 return;
             };
             self.by_age.remove(&age);
@@ -439,7 +440,7 @@ impl Membership {
         }
     }
 
-    /// How many threads there are.
+    /// Returns how many threads have a record.
     pub fn count(&self) -> usize {
         self.records.len()
     }
@@ -451,7 +452,7 @@ impl Membership {
         assert_eq!(self.participants, lists().map(|list| list.users.len()).sum::<usize>());
         for (thread, record) in &self.records {
             assert_eq!(self.by_age.get(&record.age), Some(thread));
-            assert!(record.held.is_empty() || record.query.is_some(), "what waits is asked about");
+            assert!(record.held.is_empty() || record.query.is_some(), "held without a query");
         }
         if let Some(index) = &self.threads_of {
             assert_eq!(index.values().map(Vec::len).sum::<usize>(), self.participants);

@@ -1,7 +1,7 @@
-//! Who is online, on which connections, and whose grace time is running.
+//! Presence: which users are online, on which connections, and whose grace period is running.
 //!
-//! A user is online from their first connection until the last one has been gone for the grace
-//! time: a phone that changes networks does not flicker (`PROTOCOL.md` 2.7).
+//! A user is online from the first connection until the last one has been closed for the grace
+//! period, so that a phone that changes networks does not appear to go offline (`PROTOCOL.md` 2.7).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -17,20 +17,20 @@ use crate::protocol::{Id, IdKey};
 
 type UserIx = u32;
 
-/// Users in their grace time. Far more than a community's phones that change networks at once; a
-/// bound for who comes and goes under ever new names.
+/// Users in their grace period. A community has far fewer phones that change networks at once; the
+/// bound limits clients that connect and disconnect under ever new user ids.
 const GRACES_MAX: usize = 50_000;
 
 #[derive(Debug)]
 struct User {
-    /// In the form in which their first connection wrote it.
+    /// In the form in which the user's first connection wrote it.
     id: Id,
-    /// None while their grace time runs.
+    /// Empty while the grace period runs.
     conns: SmallList<ConnId>,
 }
 
-/// Whose connection this is, and how they write it: twice the user's place, one for the quotes, and
-/// one so that nothing is left for nobody.
+/// The user of a connection and the form in which the connection writes the id. The value is twice
+/// the user's index, plus one if the id is quoted, plus one so that `None` takes no extra space.
 #[derive(Clone, Copy, Debug)]
 struct UserRef(NonZeroU32);
 
@@ -55,18 +55,18 @@ pub struct Presence {
     users: Slab<User>,
     user_refs: Vec<Option<UserRef>>,
     grace_deadlines: Deadlines<UserIx>,
-    /// Who is in their grace time: few, so a user has no room for it.
+    /// Users in their grace period. There are few, so `User` has no field for the deadline.
     in_grace: BTreeMap<UserIx, DeadlineKey>,
 }
 
 impl Presence {
-    /// Makes room for a connection.
+    /// Reserves the slot of a new connection.
     pub fn open(&mut self, conn: ConnId) {
         capacity::ensure_slot(&mut self.user_refs, conn.slot);
-        debug_assert!(self.user_refs[conn.slot as usize].is_none(), "a slot is given on empty");
+        debug_assert!(self.user_refs[conn.slot as usize].is_none(), "a new slot is empty");
     }
 
-    /// Gives a connection that is nobody's to a user. True if they were not online.
+    /// Assigns an anonymous connection to a user; true if the user was offline.
     pub fn connect_user(&mut self, conn: ConnId, id: &Id) -> bool {
         let (ix, first) = match self.find_ix(&id.key) {
             Some(ix) => (ix, false),
@@ -82,11 +82,11 @@ impl Presence {
         }
         self.users[ix as usize].conns.push(conn);
         let user_ref = self.user_refs[conn.slot as usize].replace(UserRef::new(ix, id.quoted));
-        debug_assert!(user_ref.is_none(), "a connection is one user's at a time");
+        debug_assert!(user_ref.is_none(), "a connection has at most one user");
         first
     }
 
-    /// Takes a connection from its user, whose grace time starts if it was their last.
+    /// Removes a connection from its user. If it was the last one, the grace period begins.
     pub fn disconnect(&mut self, conn: ConnId, now: Instant, grace: Duration) {
         let Some(user_ref) = self.user_refs[conn.slot as usize].take() else {
             return;
@@ -100,8 +100,8 @@ impl Presence {
         }
     }
 
-    /// Takes one user whose grace time is over at `now`, or cut short because too many have one,
-    /// until there are no more.
+    /// Removes and returns one user whose grace period ends by `now`, or earlier if too many users
+    /// have one. Returns `None` when there are no more.
     pub fn pop_departed(&mut self, now: Instant) -> Option<Id> {
         let too_many = self.grace_deadlines.count() > GRACES_MAX;
         let until = if too_many { self.grace_deadlines.next()? } else { now };
@@ -112,37 +112,37 @@ impl Presence {
         Some(user.id)
     }
 
-    /// Whose connection this is, in the form in which it wrote it.
+    /// Returns the user of a connection, in the form in which the connection wrote the id.
     pub fn user_of(&self, conn: ConnId) -> Option<Id> {
         let user_ref = self.user_refs[conn.slot as usize]?;
         let key = self.users[user_ref.user() as usize].id.key.clone();
         Some(Id { key, quoted: user_ref.quoted() })
     }
 
-    /// The site's number of a connection's user.
+    /// Returns the site's number of a connection's user.
     pub fn number_of(&self, conn: ConnId) -> Option<u64> {
         let user_ref = self.user_refs[conn.slot as usize]?;
         self.users[user_ref.user() as usize].id.site_number()
     }
 
-    /// Whether a connection is somebody's.
+    /// Whether a connection has a user; otherwise it is anonymous.
     pub fn is_identified(&self, conn: ConnId) -> bool {
         self.user_refs[conn.slot as usize].is_some()
     }
 
-    /// Notes how a connection writes its user.
+    /// Records whether a connection writes its user's id as a string.
     pub fn set_quoted(&mut self, conn: ConnId, quoted: bool) {
         if let Some(user_ref) = &mut self.user_refs[conn.slot as usize] {
             *user_ref = UserRef::new(user_ref.user(), quoted);
         }
     }
 
-    /// This user, if online.
+    /// Returns this user's id if the user is online.
     pub fn find(&self, user: &IdKey) -> Option<&Id> {
         self.find_ix(user).map(|ix| &self.users[ix as usize].id)
     }
 
-    /// A user's connections.
+    /// Returns a user's connections.
     pub fn conns_of(&self, user: &IdKey) -> &[ConnId] {
         match self.find_ix(user) {
             Some(ix) => &self.users[ix as usize].conns,
@@ -150,17 +150,18 @@ impl Presence {
         }
     }
 
-    /// How many are online.
+    /// Returns how many users are online.
     pub fn count(&self) -> usize {
         self.users.len()
     }
 
-    /// Everyone who is online, those in their grace time included, in no particular order.
+    /// Lists all users who are online, including those in their grace period, in no particular
+    /// order.
     pub fn online(&self) -> impl Iterator<Item = &Id> {
         self.users.iter().map(|(_, user)| &user.id)
     }
 
-    /// The users of these connections, each once, in the order in which they stand there.
+    /// Returns the users of these connections, each once, in the order of the connections.
     pub fn users_among(&self, conns: impl Iterator<Item = ConnId>) -> Vec<&Id> {
         let mut seen = vec![false; self.users.capacity()];
         let mut ids = Vec::new();
@@ -172,7 +173,7 @@ impl Presence {
         ids
     }
 
-    /// When the next grace time is over.
+    /// Returns when the next grace period ends.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.grace_deadlines.next()
     }
@@ -188,10 +189,10 @@ impl Presence {
             let ix = ix as UserIx;
             assert_eq!(self.find_ix(&user.id.key), Some(ix));
             let in_grace = self.in_grace.contains_key(&ix);
-            assert_eq!(user.conns.is_empty(), in_grace, "online by one of the two");
+            assert_eq!(user.conns.is_empty(), in_grace, "online by a connection or by grace");
             for conn in &user.conns {
                 let user_ref =
-                    self.user_refs[conn.slot as usize].expect("a user's connection is theirs");
+                    self.user_refs[conn.slot as usize].expect("a user's connection refers back");
                 assert_eq!(user_ref.user(), ix);
             }
         }
@@ -207,13 +208,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_and_claim_sizes_match_documentation() {
+    fn user_and_user_ref_sizes_match_documentation() {
         assert_eq!(size_of::<User>(), 48);
         assert_eq!(size_of::<Option<UserRef>>(), 4);
     }
 
     #[test]
-    fn claim_keeps_user_and_id_form() {
+    fn user_ref_keeps_user_and_id_form() {
         for (user, quoted) in [(0, false), (0, true), (1, false), (70_000, true)] {
             let user_ref = UserRef::new(user, quoted);
             assert_eq!((user_ref.user(), user_ref.quoted()), (user, quoted));

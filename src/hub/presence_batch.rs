@@ -1,46 +1,46 @@
-//! Who comes and goes, as everyone is told of it.
+//! Batches presence events (`user_connected`, `user_disconnected`) when many users come or go.
 //!
-//! Everyone hears of everyone, so that ten thousand who come at once are a hundred million frames.
-//! The first of them are told at once; those that follow are gathered, and told together a little
-//! later: one piece of memory and one place in each outbox, however many they are.
+//! Every event goes to every connection, so 10,000 users who connect at once cause 100 million
+//! deliveries. The first events of a window are sent at once. Those that follow are collected and
+//! sent together when the window ends: as one block of memory that takes one place in each outbox.
 
 use std::time::{Duration, Instant};
 
 use crate::protocol::server::EncodedFrame;
 
-/// What is gathered waits no longer than this: a blink.
+/// How long an event waits in a batch at most; people do not notice 100 ms.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Deliveries in a period that are made at once: a small community never waits, and of ten thousand
-/// the first two do not.
+/// Deliveries that are sent at once within a window. A small community never exceeds it; with
+/// 10,000 connections it allows two events.
 const IMMEDIATE_MAX: usize = 20_000;
-/// Gathered frames in bytes that do not wait for the end of the period.
+/// A batch of this many bytes is sent before the window ends.
 const BATCH_BYTES_MAX: usize = 32 * 1024;
 
-/// What is to be told, and when.
+/// The current window and the batch of events collected in it.
 #[derive(Debug, Default)]
 pub struct PresenceBatch {
     window_ends: Option<Instant>,
-    /// Deliveries made at once in this period.
+    /// Deliveries sent at once in this window.
     sent: usize,
-    /// Frames, one after the other.
+    /// The batch: encoded frames, one after the other.
     buffer: Vec<u8>,
 }
 
-/// What is to be told of one who has just come or gone.
+/// How to send an event that was pushed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Dispatch {
-    /// This one, at once.
+    /// Send this event at once.
     Immediate,
-    /// All that has been gathered, this one among it: it is much.
+    /// Send the whole batch, which includes this event, because it is large.
     Flush(EncodedFrame),
-    /// Nothing yet.
+    /// Send nothing yet: the event is in the batch.
     Deferred,
 }
 
 impl PresenceBatch {
-    /// Takes in a frame that is for so many.
+    /// Adds an event that goes to this many connections.
     pub fn push(&mut self, frame: &EncodedFrame, subscribers: usize, now: Instant) -> Dispatch {
-        // Nothing overtakes what waits.
+        // An event must not overtake the batch.
         if self.buffer.is_empty() {
             if self.window_ends.is_none_or(|end| end <= now) {
                 (self.window_ends, self.sent) = (Some(now + WINDOW), 0);
@@ -57,19 +57,20 @@ impl PresenceBatch {
         }
     }
 
-    /// Takes the frames that have been gathered, if it is time to tell them.
+    /// Takes the batch if the window has ended.
     pub fn take_due(&mut self, now: Instant) -> Option<EncodedFrame> {
         self.next_deadline().filter(|at| *at <= now)?;
         Some(self.take(now))
     }
 
     fn take(&mut self, now: Instant) -> EncodedFrame {
-        // Those who go on to come are gathered as well.
+        // The next window begins without an immediate budget, so that a continuing flood is
+        // batched.
         (self.window_ends, self.sent) = (Some(now + WINDOW), IMMEDIATE_MAX);
         std::mem::take(&mut self.buffer).into()
     }
 
-    /// When what has been gathered is to be told.
+    /// Returns when the batch is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.window_ends.filter(|_| !self.buffer.is_empty())
     }
@@ -92,7 +93,7 @@ mod tests {
         for text in ["at", "once"] {
             assert_eq!(push(text, now), Dispatch::Immediate);
         }
-        // Nothing overtakes what waits, however late the tick.
+        // An event must not overtake the batch, however late the tick.
         for (text, ms) in [("one", 0), ("two", 50), ("three", 150)] {
             assert_eq!(push(text, now + ms * MS), Dispatch::Deferred);
         }
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(batch.take_due(now + 99 * MS), None);
         assert_eq!(batch.take_due(now + 100 * MS), Some(frame("onetwothree")));
         assert_eq!(batch.next_deadline(), None);
-        // The flood may go on: until nobody has come for a period, nobody is told of at once.
+        // As long as events arrive in every window, all of them are batched.
         assert_eq!(batch.push(&frame("four"), 1, now + 199 * MS), Dispatch::Deferred);
         assert_eq!(batch.take_due(now + 200 * MS), Some(frame("four")));
         assert_eq!(batch.push(&frame("five"), 1, now + 300 * MS), Dispatch::Immediate);

@@ -1,37 +1,37 @@
-//! The newest message of each sender in each thread that is somebody's outcome already.
+//! The newest message of each sender in each thread that already is the outcome of a request.
 //!
-//! Who says "ok" twice within a second has two messages that nothing but their numbers tells apart:
-//! the number of the first must not answer for the second.
+//! A user who sends "ok" twice within a second has two messages that differ only by their numbers.
+//! This table keeps the first message from being taken for the outcome of the second request.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::interface::RequestId;
 use crate::protocol::IdKey;
 
-/// Senders in threads that are remembered; the one that was told longest ago goes. Only seconds
-/// matter: what is older is told apart by its time.
+/// Pairs of thread and sender that are remembered; beyond it, the one updated longest ago is
+/// dropped. Only seconds matter: older messages are distinguished by their time.
 const SETTLED_MAX: usize = 10_000;
 
-/// Whose outcome a message is.
+/// When a message became the outcome of a request, relative to a later post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettledWhen {
-    /// Nobody's, as far as is known.
+    /// Never, as far as is known.
     Never,
-    /// It, or a newer one, was told before the post in question was put to the site.
+    /// It, or a newer message, was settled before the post was sent to the site.
     BeforePost,
-    /// It, or a newer one, was told since.
+    /// It, or a newer message, was settled after the post was sent to the site.
     AfterPost,
 }
 
 #[derive(Debug)]
 struct Newest {
     message: u64,
-    /// The last question that had been put by then.
+    /// The latest request at the time when the message was settled.
     last_request: RequestId,
     age: u64,
 }
 
-/// All of them.
+/// The newest settled message by thread and sender.
 #[derive(Debug, Default)]
 pub struct Settled {
     last: HashMap<(u64, IdKey), Newest>,
@@ -40,8 +40,8 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Notes that a message is the outcome of one of its sender's posts, which was told after this
-    /// question was put.
+    /// Records that a message is the outcome of one of its sender's posts. `last_request` is the
+    /// latest request so far.
     pub fn note(&mut self, thread: u64, sender: &IdKey, message: u64, last_request: RequestId) {
         let key = (thread, sender.clone());
         let newest = match self.last.remove(&key) {
@@ -61,7 +61,7 @@ impl Settled {
         }
     }
 
-    /// Whose outcome a message is, seen from a post that was put as this question.
+    /// Tells whether a message was settled before or after the request `post` was sent.
     pub fn settled_when(
         &self,
         thread: u64,

@@ -1,43 +1,43 @@
-//! Questions to the site about people and threads: a few at a time, each once.
+//! Queue of queries to the site about credentials and participants, with a limit in flight.
 //!
-//! Whoever arrives in a crowd waits here, and not in the upstream's queue, where messages would
-//! have to wait behind them. People and threads take turns, and so do the users whose threads they
-//! are: no flood of arrivals or of joins holds up the others.
+//! When many clients connect at once, their queries wait here and not in the upstream's queue,
+//! where messages would have to wait behind them. Credentials and threads take turns, and so do the
+//! users who ask about threads, so that a flood of one kind does not delay the others.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::authentication::proofs::ProofIx;
 use super::interface::RequestId;
 
-/// What is to be found out.
+/// A query to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteQuery {
-    /// Whose this credential is.
+    /// The user of this credential.
     Proof(ProofIx),
-    /// Who takes part in this thread.
+    /// The participants of this thread.
     Participants(u64),
 }
 
-/// All of them. Who puts one sees to it that it does not stand here already, so there are never
-/// more than credentials and threads that wait for an answer.
+/// Queued queries and queries in flight. The caller queues a credential or thread only once, so
+/// there are never more queries than credentials and threads that wait for an answer.
 #[derive(Debug, Default)]
 pub struct SiteQueries {
     proofs: VecDeque<ProofIx>,
-    /// Each user's threads, and whose turn is next: one account does not fill the line of all.
+    /// The threads queued by each user. Users take turns, so one account cannot fill the queue.
     threads: HashMap<u64, VecDeque<u64>>,
     users: VecDeque<u64>,
-    /// Whose turn it is.
+    /// Whether the next query is about a credential, if one is queued.
     proofs_first: bool,
     in_flight: HashMap<RequestId, SiteQuery>,
 }
 
 impl SiteQueries {
-    /// Puts the question whose a credential is in line.
+    /// Queues a query about a credential.
     pub fn push_proof(&mut self, proof: ProofIx) {
         self.proofs.push_back(proof);
     }
 
-    /// Puts the question who takes part in a thread in line, in this user's name.
+    /// Queues a query for the participants of a thread, on behalf of this user.
     pub fn push_participants(&mut self, thread: u64, user: u64) {
         let threads = self.threads.entry(user).or_default();
         if threads.is_empty() {
@@ -46,14 +46,14 @@ impl SiteQueries {
         threads.push_back(thread);
     }
 
-    /// Takes a credential that nobody waits for any more out of the line.
+    /// Removes a queued credential for which no connection waits any more.
     pub fn remove_proof(&mut self, proof: ProofIx) {
         if let Some(at) = self.proofs.iter().position(|other| *other == proof) {
             self.proofs.remove(at);
         }
     }
 
-    /// Keeps only those of a user's threads in line.
+    /// Removes a user's queued threads for which `keep` is false.
     pub fn retain_threads(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
         if let Some(threads) = self.threads.get_mut(&user) {
             threads.retain(|thread| keep(*thread));
@@ -76,7 +76,7 @@ impl SiteQueries {
         thread
     }
 
-    /// The next to ask, if fewer than `max_in_flight` are with the site.
+    /// Takes the next query to send, if fewer than `max_in_flight` are in flight.
     pub fn next(&mut self, max_in_flight: usize) -> Option<SiteQuery> {
         if self.in_flight.len() >= max_in_flight {
             return None;
@@ -90,17 +90,17 @@ impl SiteQueries {
         }
     }
 
-    /// Notes that one has been put to the site.
+    /// Records that a query has been sent.
     pub fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
         self.in_flight.insert(request, query);
     }
 
-    /// Takes the one that was answered; `None` if there is no such request.
+    /// Takes a query that was answered; `None` if there is no such request.
     pub fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
         self.in_flight.remove(&request)
     }
 
-    /// How many are with the site or in line.
+    /// Returns how many queries are queued or in flight.
     pub fn count(&self) -> usize {
         self.in_flight.len()
             + self.proofs.len()

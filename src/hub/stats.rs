@@ -1,26 +1,26 @@
-//! What has been heard since the start, and how often the site had to be asked: counts for the
-//! operator, on which nothing depends.
+//! Counters since the start, for metrics: frames by type, errors, and cache hits. Nothing else
+//! depends on them.
 
 use super::Hub;
 use crate::metrics::HitCounter;
 use crate::protocol::ErrorCode;
 use crate::protocol::client::FrameType;
 
-/// The counts.
+/// Counters of frames and of lookups in the membership table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HubStats {
     /// Text frames in the order of [`FrameType::ALL`].
     frames_by_type: [u64; FrameType::ALL.len()],
-    /// Texts that are no frame, or none of these types.
+    /// Text frames that cannot be parsed or have an unknown type.
     pub unreadable: u64,
     /// Binary frames.
     pub binary: u64,
-    /// How often it was known who takes part in a thread.
+    /// Hits and misses of participant lists.
     pub list_hits: HitCounter,
 }
 
 impl HubStats {
-    /// Counts a text frame; `None` is one without a type that there is.
+    /// Counts a text frame; `None` is one without a known type.
     pub fn count_frame(&mut self, kind: Option<FrameType>) {
         match kind {
             Some(kind) => self.frames_by_type[kind as usize] += 1,
@@ -28,29 +28,29 @@ impl HubStats {
         }
     }
 
-    /// Text frames by their types.
+    /// Returns the counts of text frames by type.
     pub fn frames_by_type(&self) -> impl Iterator<Item = (&'static str, u64)> {
         FrameType::ALL.into_iter().map(|(_, word)| word).zip(self.frames_by_type)
     }
 }
 
 impl Hub {
-    /// What has been counted since the start.
+    /// Returns the counters.
     pub fn stats(&self) -> &HubStats {
         &self.stats
     }
 
-    /// Errors that have been told, by their codes.
+    /// Returns the counts of errors sent to clients, by code.
     pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
         self.output.errors()
     }
 
-    /// Calls that have ended, by reason.
+    /// Returns the counts of ended calls, by reason.
     pub fn calls_ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.calls.ended_by_reason()
     }
 
-    /// How often it was known what a credential proves.
+    /// Returns hits and misses of proofs of credentials.
     pub fn proof_hits(&self) -> HitCounter {
         self.auth.identity.proof_hits()
     }

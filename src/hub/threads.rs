@@ -1,8 +1,8 @@
-//! Who hears a thread and who is typing in it.
+//! Threads: which connections have joined each one (its subscribers), and who is typing in it.
 //!
-//! Membership is two tables of integers: a thread lists its hearers, and a connection its joins,
-//! each of which knows its place among the hearers. So joining, leaving and a connection's end cost
-//! the same in a thread of two and in one of ten thousand.
+//! Subscriptions are kept in two tables of integers: each thread lists its subscribers, and each
+//! connection lists its joins with their position among the subscribers. So joining, leaving and
+//! closing a connection cost the same in a thread of two and in one of ten thousand.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,57 +16,57 @@ use super::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::{Id, IdKey};
 
-/// A thread's place in the tables, valid while someone hears it or types in it.
+/// Index of a thread in the table, valid while the thread has a subscriber or a typist.
 pub type ThreadIx = u32;
 
-/// A connection that hears a thread.
+/// A connection that has joined a thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscriber {
-    /// Which connection.
+    /// The connection.
     pub conn: ConnId,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Join {
     thread: ThreadIx,
-    /// Where this connection stands in the thread's hearers.
+    /// Position of the connection among the thread's subscribers.
     subscriber: u32,
 }
 
-/// A typist's place in the tables, valid while they type.
+/// Index of a typist in the table, valid while the user types.
 type TypistIx = u32;
 
-/// Someone who types in a thread, until told otherwise.
+/// A user, or an anonymous connection, that is typing in a thread.
 ///
-/// They say so again and again, and of thousands it is mostly another one who does: what that needs
-/// stands together at the beginning, in one line of the processor's cache.
+/// Clients repeat `typing` every few seconds, and with thousands of typists each repeat is for
+/// another one. So the fields that a repeat needs come first and share one cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Typist {
-    /// The connection they typed on last.
+    /// The connection that sent `typing` last.
     pub conn: ConnId,
     key: IdKey,
     thread_ix: ThreadIx,
-    /// They wrote the thread's id as a string.
+    /// Whether the client wrote the thread's id as a string.
     quoted: bool,
     until: Instant,
-    /// That they type, encoded: who goes on mostly says the very same.
+    /// The encoded `typing` frame, cached because repeats are mostly identical.
     frame: Option<EncodedFrame>,
-    /// Who, in the form in which their connection wrote it; `None` for a connection that has not
-    /// said who it is.
+    /// The user, in the form in which the connection wrote the id; `None` if the connection is
+    /// anonymous.
     pub user: Option<Id>,
     deadline: DeadlineKey,
-    /// Tells which of those on one connection began first.
+    /// Orders the typists of one connection by when they began.
     serial: u64,
 }
 
 impl Typist {
-    /// The thread, in the form in which they wrote it.
+    /// Returns the thread, in the form in which the client wrote its id.
     pub fn thread(&self) -> Id {
         Id { key: self.key.clone(), quoted: self.quoted }
     }
 
-    /// A user is one typist on all their devices, a nobody is one on each connection.
+    /// A user is one typist on all devices; each anonymous connection is a typist of its own.
     fn matches(&self, user: Option<&Id>, conn: ConnId) -> bool {
         match (&self.user, user) {
             (Some(this), Some(that)) => this.key == that.key,
@@ -80,64 +80,71 @@ impl Typist {
 struct Thread {
     key: IdKey,
     subscribers: SmallList<Subscriber>,
-    /// Who types, while someone does.
+    /// `None` while nobody types.
     typists: Option<Box<SmallList<TypistIx>>>,
 }
 
-/// What comes of it that someone types.
+/// Result of [`Threads::start_typing`].
 #[derive(Debug)]
 pub struct TypingStart {
-    /// The thread's.
+    /// The thread.
     pub thread_ix: ThreadIx,
-    /// Who thereby stopped elsewhere, at the limit of threads that one connection types in.
+    /// A typist of the same connection in another thread who stopped, because a connection may type
+    /// in a limited number of threads.
     pub evicted: Option<Typist>,
 }
 
-/// Whether a connection hears a thread now.
+/// Result of [`Threads::join`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum JoinResult {
-    /// From now on.
+    /// The connection has joined now.
     New,
-    /// It did before.
+    /// The connection had joined before.
     Already,
-    /// It has joined as many as it may.
+    /// The connection has joined as many threads as it may.
     TooMany,
-    /// All connections together hear as many as they may.
+    /// The server has as many threads as it may.
     ServerFull,
 }
 
-/// All threads that somebody hears or types in.
+/// All threads that have a subscriber or a typist.
 #[derive(Debug, Default)]
 pub struct Threads {
     index: Index,
     threads: Slab<Thread>,
-    /// What each connection has joined.
+    /// The threads that each connection has joined.
     joins: Vec<SmallList<Join>>,
     typists: Slab<Typist>,
-    /// Who typed last on each connection, if they still do: where to look first.
+    /// The typist seen last on each connection, which may be stale: the first place to look.
     last_typist: Vec<TypistIx>,
     typing_deadlines: Deadlines<TypistIx>,
-    /// Who types, by the slot of their connection, oldest first.
+    /// Typists by the slot of their connection and their serial, oldest first.
     typists_by_connection: BTreeMap<(u32, u64), TypistIx>,
-    /// Typists so far.
+    /// The last serial given to a typist.
     serial: u64,
 }
 
-/// A connection types in this many threads at once; beyond it, the oldest has stopped. People
-/// type in one.
+/// Threads in which one connection may type at once; beyond it, the oldest typing ends. People type
+/// in one.
 const TYPING_THREADS_MAX: usize = 8;
 
 impl Threads {
-    /// Makes room for a connection.
+    /// Reserves the slot of a new connection.
     pub fn open(&mut self, conn: ConnId) {
         capacity::ensure_slot(&mut self.joins, conn.slot);
         capacity::ensure_slot(&mut self.last_typist, conn.slot);
-        debug_assert!(self.joins_of(conn).is_empty(), "a slot is given on empty");
+        debug_assert!(self.joins_of(conn).is_empty(), "a new slot is empty");
     }
 
-    /// Lets a connection hear a thread, if it has joined fewer than `max`, and there are fewer than
-    /// `in_all`.
-    pub fn join(&mut self, conn: ConnId, key: &IdKey, max: usize, in_all: usize) -> JoinResult {
+    /// Subscribes a connection to a thread, if it has joined fewer than `max` threads and the
+    /// server has fewer than `threads_max`.
+    pub fn join(
+        &mut self,
+        conn: ConnId,
+        key: &IdKey,
+        max: usize,
+        threads_max: usize,
+    ) -> JoinResult {
         let found = self.find(key);
         if found.is_some_and(|thread| self.is_subscribed_at(conn, thread)) {
             return JoinResult::Already;
@@ -145,7 +152,7 @@ impl Threads {
         if self.joins_of(conn).len() >= max {
             return JoinResult::TooMany;
         }
-        if found.is_none() && self.threads.len() >= in_all {
+        if found.is_none() && self.threads.len() >= threads_max {
             return JoinResult::ServerFull;
         }
         let thread = found.unwrap_or_else(|| self.insert(key));
@@ -156,7 +163,7 @@ impl Threads {
         JoinResult::New
     }
 
-    /// Ends a connection's hearing of a thread; false if it did not hear it.
+    /// Unsubscribes a connection from a thread; false if it had not joined.
     pub fn leave(&mut self, conn: ConnId, key: &IdKey) -> bool {
         let Some(thread) = self.find(key) else {
             return false;
@@ -169,7 +176,8 @@ impl Threads {
         true
     }
 
-    /// Ends a connection's hearing of one thread, until there are no more.
+    /// Unsubscribes a connection from the thread that is last in its list and returns it; `None`
+    /// when there are no more.
     pub fn leave_last(&mut self, conn: ConnId) -> Option<IdKey> {
         let thread = self.joins_of(conn).last()?.thread;
         let key = self.threads[thread as usize].key.clone();
@@ -177,7 +185,7 @@ impl Threads {
         Some(key)
     }
 
-    /// Takes a connection out of everything. What it was typing is to be ended before.
+    /// Unsubscribes a connection from all threads. Its typing must have been stopped before.
     pub fn close(&mut self, conn: ConnId) {
         debug_assert!(self.typists_on(conn).next().is_none());
         while let Some(join) = self.joins_of(conn).last() {
@@ -187,31 +195,31 @@ impl Threads {
         }
     }
 
-    /// The thread's place, if somebody hears it or types in it.
+    /// Finds a thread that has a subscriber or a typist.
     pub fn find(&self, key: &IdKey) -> Option<ThreadIx> {
         self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
-    /// Whether a connection hears a thread.
+    /// Whether a connection has joined a thread.
     pub fn is_subscribed(&self, conn: ConnId, key: &IdKey) -> bool {
         self.find(key).is_some_and(|thread| self.is_subscribed_at(conn, thread))
     }
 
-    /// Who hears a thread.
+    /// Returns the subscribers of a thread.
     pub fn subscribers(&self, key: &IdKey) -> &[Subscriber] {
         self.find(key).map_or(&[], |thread| self.subscribers_at(thread))
     }
 
-    /// Who hears the thread at this place, which must be a thread's.
+    /// Returns the subscribers of the thread at this index, which must be valid.
     pub fn subscribers_at(&self, thread: ThreadIx) -> &[Subscriber] {
         &self.threads[thread as usize].subscribers
     }
 
-    /// Notes that whoever types in a thread on this connection goes on until then, and says where
-    /// that is and what tells of it; `None` if it has not been told yet, on this connection and
-    /// with the thread written like this.
+    /// Extends the typing of the last typist on this connection until `until`. Returns the thread
+    /// and the cached frame; `None` if the connection does not type in this thread, if it writes
+    /// the thread's id in another form, or if no frame is cached.
     ///
-    /// Who types says so every few seconds: this looks at nothing but them.
+    /// This is the hot path of `typing`: it reads only the typist's first cache line.
     pub fn renew_typing(
         &mut self,
         conn: ConnId,
@@ -223,12 +231,12 @@ impl Threads {
         if typist.conn != conn || typist.key != thread.key || typist.quoted != thread.quoted {
             return None;
         }
-        // The deadline is looked at when it comes: a repeat costs no change in the table.
+        // The deadline is checked when it fires, so that a repeat does not change that table.
         typist.until = until;
         Some((typist.thread_ix, EncodedFrame::clone(typist.frame.as_ref()?)))
     }
 
-    /// Notes that someone types, until then unless they go on.
+    /// Starts or extends typing, which ends at `until` unless it is repeated.
     pub fn start_typing(
         &mut self,
         conn: ConnId,
@@ -260,8 +268,8 @@ impl Threads {
         TypingStart { thread_ix, evicted: self.evict_oldest_typing(conn) }
     }
 
-    /// Keeps the frame that tells who types on this connection, for when they go on. It says who
-    /// they are and which thread it is in the forms in which they wrote it.
+    /// Caches the `typing` frame of a connection for repeats. It holds the ids of user and thread
+    /// in the forms in which the connection wrote them.
     pub fn cache_typing_frame(
         &mut self,
         conn: ConnId,
@@ -277,8 +285,8 @@ impl Threads {
         }
     }
 
-    /// Forgets the frames that tell who types on a connection: its user's id is written otherwise
-    /// from now on.
+    /// Drops the cached `typing` frames of a connection, because it now writes its user's id in
+    /// another form.
     pub fn clear_typing_frames(&mut self, conn: ConnId) {
         let typing: Vec<TypistIx> = self.typists_on(conn).collect();
         for ix in typing {
@@ -286,7 +294,7 @@ impl Threads {
         }
     }
 
-    /// Who types at a place, by what they are.
+    /// Finds a typist in a thread.
     fn find_typist(
         &self,
         thread_ix: ThreadIx,
@@ -297,7 +305,7 @@ impl Threads {
         typists.find(|ix| which(&self.typists[*ix as usize]))
     }
 
-    /// Notes a typist with the connection they type on, and among the deadlines.
+    /// Links a typist to the connection that types and sets the deadline.
     fn register_typist(&mut self, ix: TypistIx, conn: ConnId) {
         self.serial += 1;
         let typist = &mut self.typists[ix as usize];
@@ -317,14 +325,14 @@ impl Threads {
         Some(self.stop(oldest))
     }
 
-    /// Who types on a connection, oldest first.
+    /// Lists the typists of a connection, oldest first.
     fn typists_on(&self, conn: ConnId) -> impl DoubleEndedIterator<Item = TypistIx> {
         let typing = self.typists_by_connection.range((conn.slot, 0)..=(conn.slot, u64::MAX));
         typing.map(|(_, ix)| *ix)
     }
 
-    /// Notes that a user, or the nobody on this connection, has stopped typing in a thread; `None`
-    /// if they were not.
+    /// Ends the typing of a user, or of this anonymous connection, in a thread; `None` if there was
+    /// none.
     pub fn stop_typing(
         &mut self,
         conn: ConnId,
@@ -336,24 +344,24 @@ impl Threads {
         Some(self.stop(ix))
     }
 
-    /// Notes that this connection no longer types in a thread; `None` if it was another device of
-    /// the same user, or nobody.
+    /// Ends the typing of this connection in a thread; `None` if it does not type there, even if
+    /// another device of the same user does.
     pub fn stop_typing_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
         let thread_ix = self.find(thread)?;
         let ix = self.find_typist(thread_ix, |typist| typist.conn == conn)?;
         Some(self.stop(ix))
     }
 
-    /// Takes one thread in which this connection types, until there are no more.
+    /// Ends the latest typing of this connection; `None` when there are no more.
     pub fn stop_one_typing(&mut self, conn: ConnId) -> Option<Typist> {
         let ix = self.typists_on(conn).next_back()?;
         Some(self.stop(ix))
     }
 
-    /// Takes one typist whose time is over at `now`, until there are no more.
+    /// Ends one typing whose time is over at `now`; `None` when there are no more.
     pub fn pop_typing_timeout(&mut self, now: Instant) -> Option<Typist> {
         while let Some(ix) = self.typing_deadlines.pop_due(now) {
-            // A typist is taken out together with its deadline, so it is there.
+            // A typist and its deadline are removed together, so the typist exists.
             let typist = &mut self.typists[ix as usize];
             typist.deadline = self.typing_deadlines.set(typist.until, ix);
             if typist.until <= now {
@@ -363,12 +371,12 @@ impl Threads {
         None
     }
 
-    /// When the next typist may be over.
+    /// Returns when the next typing timeout has to be checked.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.typing_deadlines.next()
     }
 
-    /// How many threads somebody hears or types in.
+    /// Returns how many threads have a subscriber or a typist.
     pub fn count(&self) -> usize {
         self.threads.len()
     }
@@ -388,12 +396,12 @@ impl Threads {
         ix
     }
 
-    /// Takes a typist out of all tables but one: who looks where they typed last finds nobody, or
-    /// looks whether whoever is there now is the one.
+    /// Removes a typist from all tables except `last_typist`. A stale entry there is harmless,
+    /// because its readers compare the connection and the thread.
     fn stop(&mut self, ix: TypistIx) -> Typist {
         let typist = self.typists.remove(ix as usize);
         if self.typists.is_empty() {
-            // Nobody types: what thousands needed at once is given back.
+            // Free the table, which may have grown to thousands of typists.
             self.typists = Slab::new();
         }
         let thread = &mut self.threads[typist.thread_ix as usize];
@@ -410,8 +418,8 @@ impl Threads {
         typist
     }
 
-    /// Takes join number `at` of a connection out of both tables, and mends the join of the hearer
-    /// that moves into the gap.
+    /// Removes join number `at` of a connection from both tables, and corrects the join of the
+    /// subscriber that `swap_remove` moves into the gap.
     fn unlink(&mut self, conn: ConnId, at: usize) {
         let joins = &mut self.joins[conn.slot as usize];
         let Join { thread, subscriber } = joins.swap_remove(at);
@@ -446,7 +454,8 @@ impl Threads {
                 let mut joins = self.joins_of(subscriber.conn).iter();
                 assert!(joins.any(|join| (join.thread, join.subscriber) == (ix, at as u32)));
             }
-            assert!(thread.typists.as_ref().is_none_or(|here| !here.is_empty()), "nothing remains");
+            let no_typists = thread.typists.as_ref().is_some_and(|here| here.is_empty());
+            assert!(!no_typists, "an empty list of typists is dropped");
             for typist_ix in thread.typists.iter().flat_map(|typists| typists.iter()) {
                 let typist = &self.typists[*typist_ix as usize];
                 assert_eq!((typist.thread_ix, &typist.key), (ix, &thread.key));

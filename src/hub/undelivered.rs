@@ -1,7 +1,8 @@
-//! Outcomes whose connection has gone, kept for its user's next one.
+//! Outcomes that could not be delivered because the connection closed, kept for its user's next
+//! one.
 //!
-//! A phone that changes networks, or comes back with a fresh token, still learns what became of
-//! what it had sent: each `send_message` has exactly one outcome (`PROTOCOL.md` 2.9).
+//! A phone that changes networks, or reconnects with a fresh token, still gets the outcome of each
+//! message it has sent: every `send_message` has exactly one outcome (`PROTOCOL.md` 2.9).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,21 +14,22 @@ use crate::protocol::server::EncodedFrame;
 
 /// How long after a connection's end its user may come back for outcomes.
 const TTL: Duration = Duration::from_secs(600);
-/// Connections that are waited for, and bytes that are kept for them; the oldest goes.
+/// Lost connections that are remembered, and bytes kept for them; the oldest is dropped.
 const LOST_MAX: usize = 4_096;
 const BYTES_MAX: usize = 16 << 20;
-/// Later connections of a user that may inherit, one after the other.
+/// Later connections of a user that may take over the outcomes, one after the other.
 const SUCCESSORS_MAX: usize = 8;
 
-/// A user's part of a connection that has gone, or is another's now, with messages on their way.
+/// A connection that has closed, or now belongs to another user, while messages of this user were
+/// in flight.
 #[derive(Debug)]
 struct LostConnection {
-    /// The user's later connections that are there, in the order in which they came.
+    /// The user's later connections that are open, in the order in which they connected.
     successors: Vec<ConnId>,
     kept: Vec<EncodedFrame>,
 }
 
-/// All of them, by user.
+/// All lost connections, by user.
 #[derive(Debug, Default)]
 pub struct Undelivered {
     lost: HashMap<IdKey, Vec<(ConnId, LostConnection)>>,
@@ -36,7 +38,8 @@ pub struct Undelivered {
 }
 
 impl Undelivered {
-    /// Notes that a connection is no longer a user's, perhaps with messages on their way.
+    /// Records that a connection no longer belongs to a user. It is remembered if messages of the
+    /// user are in flight on it.
     pub fn register_lost(&mut self, conn: ConnId, user: &IdKey, with_messages: bool, now: Instant) {
         for (_, lost) in self.lost.get_mut(user).into_iter().flatten() {
             lost.successors.retain(|successor| *successor != conn);
@@ -50,8 +53,8 @@ impl Undelivered {
         self.evict();
     }
 
-    /// Makes a user's new connection an heir of those that have gone, and hands over what was
-    /// kept, in order.
+    /// Makes a user's new connection a successor of the lost ones, and returns the outcomes kept
+    /// for the user, in order.
     pub fn hand_over(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
         let mut kept = Vec::new();
         for (gone, lost) in self.lost.get_mut(user).into_iter().flatten() {
@@ -64,19 +67,19 @@ impl Undelivered {
         kept
     }
 
-    /// Who gets the outcomes of what this user has sent on a connection that has gone.
+    /// Returns the connection that gets the outcomes of what this user sent on a lost connection.
     pub fn successor_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
         self.find(conn, user)?.successors.first().copied()
     }
 
-    /// The connections that have gone whose outcomes go to this one of their user's.
+    /// Lists the lost connections whose outcomes go to this connection of the user.
     pub fn predecessors(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
         let lost = self.lost.get(user).into_iter().flatten();
         lost.filter(move |(_, lost)| lost.successors.first() == Some(&conn)).map(|(gone, _)| *gone)
     }
 
-    /// Keeps an outcome of what this user has sent on a connection that has gone, if they may come
-    /// back for it.
+    /// Keeps an outcome of a message that this user sent on a lost connection, if that connection
+    /// is still remembered.
     pub fn store(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
         let mut lost = self.lost.get_mut(user).into_iter().flatten();
         if let Some((_, lost)) = lost.find(|(gone, _)| *gone == conn) {
@@ -86,12 +89,12 @@ impl Undelivered {
         }
     }
 
-    /// When the next is given up.
+    /// Returns when the next lost connection expires.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
-    /// Gives up those whose time is over.
+    /// Drops expired lost connections and their outcomes.
     pub fn forget(&mut self, now: Instant) {
         while let Some((conn, user)) = self.ends.pop_due(now) {
             self.remove(conn, &user);

@@ -1,8 +1,8 @@
-//! Credentials and what they have proven.
+//! Table of credentials and the user that each one proves, according to the site.
 //!
-//! Each is asked about once, however many connections bring it, and known by its fingerprint from
-//! then on. The secret itself stays only while a connection stands on it, since the site wants it
-//! again for each list of participants.
+//! The site is asked once about each credential, however many connections present it. The
+//! credential is then recognized by its fingerprint. The secret itself is kept only while a
+//! connection uses it, because each query for participants needs it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,20 +15,20 @@ use crate::hub::interface::{ConnId, Now, Proven};
 use crate::metrics::HitCounter;
 use crate::protocol::credential::{Credential, Fingerprint};
 
-/// A credential's place in the table.
+/// Index of a credential in the table.
 pub type ProofIx = u32;
 
-/// How long a proof holds at most, whatever the token says (`PROTOCOL.md` 4).
+/// Maximum validity of a proof, whatever the token says (`PROTOCOL.md` 4).
 pub const PROOF_TTL: Duration = Duration::from_secs(600);
-/// How long a refused credential is not asked about again.
+/// How long a refused credential is not verified again.
 const REFUSAL_TTL: Duration = Duration::from_secs(60);
-/// How long the site is left alone with a question that it did not answer.
+/// How long to wait before repeating a query that the site did not answer.
 pub const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Credentials that no connection stands on and whose proof or refusal is remembered. Beyond it,
-/// the one that would be forgotten first goes.
+/// Credentials that no connection uses and whose outcome is remembered; beyond it, the one that
+/// expires first is dropped.
 const IDLE_MAX: usize = 20_000;
 
-/// What is known of a credential.
+/// The site's answer about a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProofOutcome {
     Known {
@@ -39,7 +39,7 @@ enum ProofOutcome {
         failure: Failure,
         until: Instant,
     },
-    /// The site did not say.
+    /// The site has not decided.
     Unanswered {
         failure: Failure,
         until: Instant,
@@ -49,46 +49,46 @@ enum ProofOutcome {
 #[derive(Debug)]
 struct Proof {
     fingerprint: Fingerprint,
-    /// While a connection stands on it, or it is being asked about.
+    /// Kept while a connection uses it or a query is pending.
     credential: Option<Credential>,
     outcome: Option<ProofOutcome>,
-    /// Why the site has not renewed its verdict, and how long it is left alone.
+    /// Why a known proof could not be renewed, and when the site may be asked again.
     backoff: Option<(Failure, Instant)>,
     query_pending: bool,
-    /// It is with the site, and no more in line.
+    /// Whether the pending query has been sent, so that it is no longer queued.
     query_sent: bool,
     conns: Vec<ConnId>,
-    /// When it is forgotten, while no connection stands on it.
+    /// When the entry is dropped, while no connection uses it.
     forget: Option<DeadlineKey>,
 }
 
-/// What is known of an offered credential.
+/// Result of checking a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialStatus {
-    /// It is this user's.
+    /// It belongs to this user.
     Valid(Proven),
-    /// It proves nothing, or the site does not say.
+    /// It is refused, or the site has not decided.
     Failed(Failure),
-    /// The site has to be asked; it is this credential's first question.
+    /// The site has to be asked: the caller queues the query.
     Ask(ProofIx),
-    /// The site is being asked.
+    /// A query is pending already.
     Wait,
 }
 
-/// All credentials, and which connections stand on them.
+/// All credentials, with the connections that use each.
 #[derive(Debug, Default)]
 pub struct Proofs {
     index: HashMap<Fingerprint, ProofIx>,
     proofs: Slab<Proof>,
     expiries: Deadlines<ProofIx>,
-    /// Those in line for which nobody waits any more.
+    /// Queued credentials for which no connection waits any more.
     cancelled: Vec<ProofIx>,
-    /// How often it was known what a credential proves.
+    /// How often the outcome of a presented credential was known.
     hits: HitCounter,
 }
 
 impl Proofs {
-    /// The place of a credential, which is new or not.
+    /// Returns the index of a credential, and adds it if it is new.
     pub fn intern(&mut self, credential: Credential) -> ProofIx {
         let fingerprint = credential.fingerprint();
         if let Some(ix) = self.index.get(&fingerprint) {
@@ -110,13 +110,13 @@ impl Proofs {
         ix
     }
 
-    /// The place of a credential that is known.
+    /// Finds a credential.
     pub fn find(&self, credential: &Credential) -> Option<ProofIx> {
         self.index.get(&credential.fingerprint()).copied()
     }
 
-    /// Lets a connection stand on a credential.
-    pub fn join(&mut self, conn: ConnId, ix: ProofIx) {
+    /// Adds a connection to those that use a credential.
+    pub fn attach(&mut self, conn: ConnId, ix: ProofIx) {
         let proof = &mut self.proofs[ix as usize];
         if !proof.conns.contains(&conn) {
             proof.conns.push(conn);
@@ -126,8 +126,8 @@ impl Proofs {
         }
     }
 
-    /// Ends that.
-    pub fn leave(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
+    /// Removes a connection from those that use a credential.
+    pub fn detach(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
         if let Some(proof) = self.proofs.get_mut(ix as usize) {
             proof.conns.retain(|other| *other != conn);
             if proof.conns.is_empty() && proof.query_pending && !proof.query_sent {
@@ -138,7 +138,7 @@ impl Proofs {
         }
     }
 
-    /// What is known of a credential that a connection brings.
+    /// Checks a credential that a connection presents, and counts whether the outcome was known.
     pub fn check(&mut self, ix: ProofIx, now: Now) -> CredentialStatus {
         let status = self.evaluate(ix, now);
         self.hits.record(!matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait));
@@ -174,7 +174,7 @@ impl Proofs {
         }
     }
 
-    /// Why the site has not said anything of a credential.
+    /// Returns why the site has not decided on a credential.
     pub fn last_failure(&self, ix: ProofIx) -> Option<Failure> {
         match self.proofs[ix as usize].outcome {
             Some(ProofOutcome::Unanswered { failure, .. }) => Some(failure),
@@ -182,7 +182,7 @@ impl Proofs {
         }
     }
 
-    /// Whether the site has not said anything of a credential, and may be asked again.
+    /// Whether the site has not decided on a credential, and may be asked again.
     pub fn can_retry(&self, ix: ProofIx, now: Instant) -> bool {
         match self.proofs[ix as usize].outcome {
             Some(ProofOutcome::Unanswered { until, .. }) => until <= now,
@@ -190,7 +190,7 @@ impl Proofs {
         }
     }
 
-    /// Whether a proof is so old that the site should be asked again, which is noted as done.
+    /// Whether a proof is old enough to ask the site again; if so, marks the query as pending.
     pub fn begin_renewal(&mut self, ix: ProofIx, now: Instant) -> bool {
         let proof = &mut self.proofs[ix as usize];
         let Some(ProofOutcome::Known { since, .. }) = proof.outcome else {
@@ -201,7 +201,8 @@ impl Proofs {
         old && !backoff && !std::mem::replace(&mut proof.query_pending, true)
     }
 
-    /// The credential to put to the site; `None` if nobody waits for it any more.
+    /// Marks a query as sent and returns its credential; `None` if no connection waits for it any
+    /// more.
     pub fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
         let proof = self.proofs.get_mut(ix as usize)?;
         if !proof.query_pending || std::mem::replace(&mut proof.query_sent, true) {
@@ -210,15 +211,15 @@ impl Proofs {
         proof.credential.clone()
     }
 
-    /// Takes those in line for which nobody waits any more.
+    /// Takes the queued credentials for which no connection waits any more.
     pub fn take_cancelled(&mut self) -> Vec<ProofIx> {
         std::mem::take(&mut self.cancelled)
     }
 
-    /// Takes the site's word on a credential.
+    /// Records the site's answer to a query.
     pub fn record_answer(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
         let Some(proof) = self.proofs.get_mut(ix as usize) else {
-            debug_assert!(false, "what is asked about stays in the table");
+            debug_assert!(false, "a credential stays in the table while its query is pending");
             return;
         };
         (proof.query_pending, proof.query_sent) = (false, false);
@@ -227,7 +228,7 @@ impl Proofs {
             (Err(failure), _) if failure.is_credential_rejection() => {
                 ProofOutcome::Refused { failure, until: now + REFUSAL_TTL }
             }
-            // A site that is down makes nobody anonymous; it is asked again a little later.
+            // An outage of the site does not invalidate a proof. It is renewed a little later.
             (Err(failure), Some(known @ ProofOutcome::Known { .. })) => {
                 proof.backoff = Some((failure, now + RETRY_AFTER));
                 known
@@ -237,7 +238,7 @@ impl Proofs {
         self.forget_if_idle(ix, now);
     }
 
-    /// Notes what the site has said of a credential without having been asked for it.
+    /// Records what the site has said about a credential without a query.
     pub fn record(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
         self.proofs[ix as usize].outcome = Some(match result {
             Ok(proven) => ProofOutcome::Known { proven, since: now },
@@ -246,22 +247,22 @@ impl Proofs {
         self.forget_if_idle(ix, now);
     }
 
-    /// The secret, while a connection stands on it.
+    /// Returns the secret, while a connection uses it.
     pub fn credential(&self, ix: ProofIx) -> Option<&Credential> {
         self.proofs.get(ix as usize)?.credential.as_ref()
     }
 
-    /// The connections that stand on a credential.
+    /// Returns the connections that use a credential.
     pub fn conns(&self, ix: ProofIx) -> &[ConnId] {
         self.proofs.get(ix as usize).map_or(&[], |proof| &proof.conns)
     }
 
-    /// When the next is forgotten.
+    /// Returns when the next entry expires.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.expiries.next()
     }
 
-    /// Forgets what is due.
+    /// Drops expired entries, and the earliest to expire while there are too many.
     pub fn forget(&mut self, now: Instant) {
         loop {
             let too_many = self.expiries.count() > IDLE_MAX;
@@ -272,8 +273,8 @@ impl Proofs {
         }
     }
 
-    /// Drops the secret of a credential that no connection stands on, and sees to it that the rest
-    /// is forgotten when its verdict ends.
+    /// Drops the secret of a credential that no connection uses, and schedules the entry to be
+    /// dropped when the outcome expires.
     fn forget_if_idle(&mut self, ix: ProofIx, now: Instant) {
         let proof = &mut self.proofs[ix as usize];
         if !proof.conns.is_empty() || proof.query_pending {
@@ -294,7 +295,12 @@ impl Proofs {
         }
     }
 
-    /// Asserts that the tables agree with each other, and that `is_used` says the same.
+    /// Returns how often the outcome of a presented credential was known.
+    pub fn hits(&self) -> HitCounter {
+        self.hits
+    }
+
+    /// Asserts that the tables agree with each other and with `is_used`.
     pub fn check_invariants(&self, is_used: impl Fn(ConnId, ProofIx) -> bool) {
         assert_eq!(self.index.len(), self.proofs.len());
         let mut idle = 0;
@@ -308,12 +314,5 @@ impl Proofs {
         }
         assert_eq!(idle, self.expiries.count());
         assert!(idle <= IDLE_MAX);
-    }
-}
-
-impl super::Authentication {
-    /// How often it was known what a credential proves.
-    pub fn proof_hits(&self) -> HitCounter {
-        self.proofs.hits
     }
 }

@@ -1,4 +1,4 @@
-//! How often each user has begun a call within the last minute.
+//! Rate limit: how many calls each user has begun within the last minute.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use crate::hub::deadlines::Deadlines;
 use crate::protocol::IdKey;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Users who are counted; the one who began first is forgotten. A bound for who calls under ever
-/// new names.
+/// Users with a counter; beyond it, the oldest counter is dropped. It bounds the memory that
+/// clients with ever new user ids can use.
 const USERS_MAX: usize = 50_000;
 
-/// The attempts of all users.
+/// Counters of call attempts, by user.
 #[derive(Debug, Default)]
 pub struct Attempts {
     by_user: HashMap<IdKey, u32>,
@@ -19,7 +19,8 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Counts an attempt, if there were fewer than `max` in the minute that began with the first.
+    /// Counts an attempt; false if the user has made `max` attempts since the first one, within a
+    /// minute of it.
     pub fn count(&mut self, user: &IdKey, max: usize, now: Instant) -> bool {
         while let Some(user) = self.resets.pop_due(now) {
             self.by_user.remove(&user);
@@ -57,6 +58,6 @@ mod tests {
         assert!(attempts.count(&alice, 3, start + MINUTE));
         assert_eq!(attempts.by_user.len(), 2);
         assert!(attempts.count(&alice, 3, start + MINUTE * 3));
-        assert_eq!(attempts.by_user.len(), 1, "who calls no more is forgotten");
+        assert_eq!(attempts.by_user.len(), 1, "an expired counter is dropped");
     }
 }

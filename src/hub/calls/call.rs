@@ -1,4 +1,4 @@
-//! One call: its parties, the devices on which it rings and those that are in it.
+//! State of one call: its parties, their devices, and the frames buffered for them.
 
 use std::time::Instant;
 
@@ -11,59 +11,60 @@ use crate::hub::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 
-/// Frames that are kept for the devices of one call, and their bytes: a description and what is
-/// found of candidates in half a minute, several times over.
+/// Frames buffered for the devices of one call, and their bytes: several times a session
+/// description and the ICE candidates gathered in half a minute.
 const BUFFERED_FRAMES_MAX: usize = 128;
 const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
-/// Where a party of a call is.
+/// State of a party.
 #[derive(Debug)]
 pub enum PartyState {
-    /// It rings on these devices; there may be none for now.
+    /// Its devices ring; at the moment there may be none.
     Ringing(SmallList<ConnId>),
-    /// In the call, on this device.
+    /// It takes part on this device.
     Joined(ConnId),
-    /// In the call, but the device has lost its connection; until then another may take its place.
-    /// `None` when that time is over.
+    /// It takes part, but its device has lost the connection. Another device may replace it until
+    /// this deadline; `None` when the deadline has passed.
     Disconnected(Option<DeadlineKey>),
 }
 
-/// A user in a call.
+/// A user who takes part in a call or rings.
 #[derive(Debug)]
 pub struct Party {
-    /// Who, in the form in which they were first written.
+    /// The user, in the form in which the id was first written.
     pub user: Id,
-    /// Where they are.
+    /// Whether the user rings, takes part or is disconnected.
     pub state: PartyState,
-    /// Their app knows of calls: it names one, or has sent a frame that only such an app does.
+    /// Whether the user's app implements this protocol's calls, not only offers and answers: it has
+    /// sent a `callId`, or a frame that only such an app sends.
     pub call_aware: bool,
-    /// How many of their devices lost their connection and have not been told how the call went on.
+    /// How many of the user's devices lost their connection and missed how the call went on.
     pub unnotified_devices: u32,
-    /// What others said while the device had no connection.
+    /// Frames from the others while the device had no connection.
     buffered: Vec<EncodedFrame>,
 }
 
 impl Party {
-    /// A party who has been in from the start.
+    /// The caller, who takes part from the start.
     pub fn caller(user: Id, device: ConnId, call_aware: bool) -> Party {
-        Party { call_aware, ..Party::with(user, PartyState::Joined(device)) }
+        Party { call_aware, ..Party::new(user, PartyState::Joined(device)) }
     }
 
-    /// A party whom it rings.
+    /// A called user, whose devices ring.
     pub fn called(user: Id, devices: &[ConnId]) -> Party {
-        Party::with(user, PartyState::Ringing(devices.into()))
+        Party::new(user, PartyState::Ringing(devices.into()))
     }
 
-    fn with(user: Id, state: PartyState) -> Party {
+    fn new(user: Id, state: PartyState) -> Party {
         Party { user, state, call_aware: false, unnotified_devices: 0, buffered: Vec::new() }
     }
 
-    /// In the call, with a connection or without.
+    /// Whether the user takes part, with a connection or without.
     pub fn has_joined(&self) -> bool {
         !matches!(self.state, PartyState::Ringing(_))
     }
 
-    /// The devices that have been told of the call and not of its end.
+    /// The devices that know of the call and have not been notified of its end.
     pub fn devices(&self) -> &[ConnId] {
         match &self.state {
             PartyState::Ringing(devices) => devices,
@@ -73,48 +74,51 @@ impl Party {
     }
 }
 
-/// A call of two, or of a group.
+/// A two-party call or a group call.
 #[derive(Debug)]
 pub struct Call {
-    /// What it is called.
+    /// The `callId`.
     pub id: Id,
-    /// The thread that it belongs to, where its first frame named one.
+    /// The thread of the call, if its first frame named one.
     pub thread: Option<Id>,
-    /// Of several: each joins, and each pair of them has a connection of its own.
+    /// Whether it is a group call: users join one by one, and each pair has its own peer
+    /// connection.
     pub is_group: bool,
-    /// Who began it, and then who was called; of a group also who came later.
+    /// The caller first, then the called users; in a group call also users who joined later.
     pub parties: SmallVec<[Party; 2]>,
-    /// Who was called to a group and was not there: no parties, but they may ask and join.
+    /// Users who were invited to a group call but had no connection. They are no parties, but may
+    /// ask for the call's status and join.
     pub invited_offline: SmallList<IdKey>,
-    /// How far it is; of a group, active from the start.
+    /// Progress of the call; a group call is active from the start.
     pub state: CallState,
-    /// When it began.
-    pub begun: Instant,
-    /// When it has rung for long enough.
-    pub(super) ring: Option<DeadlineKey>,
-    /// What a device gets that begins to ring.
+    /// When the call began.
+    pub started_at: Instant,
+    /// When ringing times out.
+    pub(super) ring_timer: Option<DeadlineKey>,
+    /// The frame that begins the call, and the offer, for devices that begin to ring later.
     initiated: Option<EncodedFrame>,
     offer: Option<EncodedFrame>,
-    /// The caller's candidates, for the device that will answer.
+    /// The caller's ICE candidates, for the device that will answer.
     candidates: Vec<EncodedFrame>,
-    /// Too many to be kept: they go to all devices at once.
+    /// The caller's candidates did not fit into the buffer, so they go to all ringing devices at
+    /// once.
     pub(super) relays_candidates: bool,
-    /// Candidates of devices that have not answered.
+    /// ICE candidates of devices that have not answered.
     early_candidates: Vec<(ConnId, EncodedFrame)>,
     buffered_bytes: usize,
 }
 
-/// Whether a frame is kept for later.
+/// Whether a frame was buffered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffered {
-    /// It is.
+    /// The frame was buffered.
     Yes,
-    /// As much is kept as may be.
+    /// A limit on buffered frames or bytes is reached.
     No,
 }
 
 impl Call {
-    /// A call that has just begun.
+    /// A call that has just begun, without parties.
     pub fn new(id: Id, thread: Option<Id>, is_group: bool, now: Instant) -> Call {
         Call {
             id,
@@ -123,8 +127,8 @@ impl Call {
             parties: SmallVec::new(),
             invited_offline: SmallList::new(),
             state: if is_group { CallState::Active } else { CallState::Ringing },
-            begun: now,
-            ring: None,
+            started_at: now,
+            ring_timer: None,
             initiated: None,
             offer: None,
             candidates: Vec::new(),
@@ -134,60 +138,64 @@ impl Call {
         }
     }
 
-    /// Where this user stands among the parties.
+    /// Returns the position of this user among the parties.
     pub fn party(&self, user: &IdKey) -> Option<usize> {
         self.parties.iter().position(|party| party.user.key == *user)
     }
 
-    /// The other party of a call of two.
+    /// Returns the position of the other party of a two-party call.
     pub fn other(&self, at: usize) -> usize {
         1 - at
     }
 
-    /// How many are in.
+    /// Returns how many parties take part.
     pub fn count_joined(&self) -> usize {
         self.parties.iter().filter(|party| party.has_joined()).count()
     }
 
-    /// Whether it rings anybody, on a device or on none for now.
+    /// Whether at least one party rings, even if it has no device at the moment.
     pub fn is_ringing(&self) -> bool {
         self.parties.iter().any(|party| !party.has_joined())
     }
 
-    /// How far it is, for who asks.
+    /// Returns the state to report in a status request: a group call rings until two have joined.
     pub fn reported_state(&self) -> CallState {
-        let nobody_came = self.is_group && self.count_joined() < 2;
-        if nobody_came { CallState::Ringing } else { self.state }
+        let nobody_answered = self.is_group && self.count_joined() < 2;
+        if nobody_answered { CallState::Ringing } else { self.state }
     }
 
-    /// All devices that have been told of it and not of its end.
+    /// All devices that know of the call and have not been notified of its end.
     pub fn devices(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.parties.iter().flat_map(Party::devices).copied()
     }
 
-    /// The devices on which it rings.
+    /// The devices that ring.
     pub fn ringing_devices(&self) -> SmallList<ConnId> {
-        let rung = self.parties.iter().filter(|party| !party.has_joined());
-        rung.flat_map(Party::devices).copied().collect()
+        let ringing = self.parties.iter().filter(|party| !party.has_joined());
+        ringing.flat_map(Party::devices).copied().collect()
     }
 
-    /// What a device is told whose user is in the call on another.
+    /// The end of the call for devices whose user has answered on another device.
     pub fn answered_elsewhere(&self) -> CallEnd {
         let (id, thread) = (self.id.clone(), self.thread.clone());
         CallEnd { id, thread, reason: EndReason::AnsweredElsewhere, continues_as: None }
     }
 
-    // ---- what is kept
+    // ---- buffered frames
 
-    /// Bytes that are kept.
+    /// Returns the bytes of all buffered frames.
     pub fn buffered_bytes(&self) -> usize {
         self.buffered_bytes
     }
 
     fn buffered_frames(&self) -> usize {
         let of_parties = self.parties.iter().map(|party| party.buffered.len());
-        let begun = usize::from(self.initiated.is_some()) + usize::from(self.offer.is_some());
-        begun + self.candidates.len() + self.early_candidates.len() + of_parties.sum::<usize>()
+        let setup_frames =
+            usize::from(self.initiated.is_some()) + usize::from(self.offer.is_some());
+        setup_frames
+            + self.candidates.len()
+            + self.early_candidates.len()
+            + of_parties.sum::<usize>()
     }
 
     fn reserve(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
@@ -200,8 +208,8 @@ impl Call {
         Buffered::Yes
     }
 
-    /// Keeps what begins the call for devices that come while it rings, in place of an earlier one.
-    /// Without room it is not kept.
+    /// Buffers the frame that begins the call, or the offer, for devices that connect while it
+    /// rings. It replaces an earlier one. If it exceeds a limit, it is not buffered.
     pub fn buffer_setup_frame(&mut self, frame: &EncodedFrame, is_offer: bool, room: usize) {
         let before = if is_offer { self.offer.take() } else { self.initiated.take() };
         self.buffered_bytes -= before.map_or(0, |frame| frame.len());
@@ -211,19 +219,19 @@ impl Call {
         }
     }
 
-    /// What a device gets that begins to ring.
+    /// The frames that a device gets when it begins to ring.
     pub fn setup_frames(&self) -> impl Iterator<Item = &EncodedFrame> {
         [&self.initiated, &self.offer].into_iter().flatten()
     }
 
-    /// It rings nobody any more: no device will get it.
+    /// Drops the setup frames once the call rings no device any more.
     pub fn drop_setup_frames(&mut self) {
         for frame in self.initiated.take().into_iter().chain(self.offer.take()) {
             self.buffered_bytes -= frame.len();
         }
     }
 
-    /// Keeps a candidate of the caller's for the device that will answer.
+    /// Buffers a candidate of the caller for the device that will answer.
     pub fn buffer_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
         let buffered = self.reserve(frame, room);
         if buffered == Buffered::Yes {
@@ -232,14 +240,14 @@ impl Call {
         buffered
     }
 
-    /// The candidates that have been kept.
+    /// Takes the buffered candidates of the caller.
     pub fn take_candidates(&mut self) -> Vec<EncodedFrame> {
         let taken = std::mem::take(&mut self.candidates);
         self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
-    /// Keeps a candidate of a device that has not answered.
+    /// Buffers a candidate of a device that has not answered.
     pub fn buffer_early_candidate(
         &mut self,
         device: ConnId,
@@ -253,7 +261,8 @@ impl Call {
         buffered
     }
 
-    /// This device has answered: its candidates, and nothing more is kept for who rings.
+    /// Takes the candidates of the device that has answered. Those of other devices and the setup
+    /// frames are dropped.
     pub fn take_early_candidates(&mut self, device: ConnId) -> Vec<EncodedFrame> {
         self.drop_setup_frames();
         let early_candidates = std::mem::take(&mut self.early_candidates);
@@ -265,7 +274,7 @@ impl Call {
             .collect()
     }
 
-    /// Keeps what was said to a party whose device has no connection.
+    /// Buffers a frame for a party whose device has no connection.
     pub fn buffer_for(&mut self, at: usize, frame: &EncodedFrame, room: usize) -> Buffered {
         let buffered = self.reserve(frame, room);
         if buffered == Buffered::Yes {
@@ -274,29 +283,29 @@ impl Call {
         buffered
     }
 
-    /// What was kept for a party.
+    /// Takes the frames buffered for a party.
     pub fn take_buffered(&mut self, at: usize) -> Vec<EncodedFrame> {
         let taken = std::mem::take(&mut self.parties[at].buffered);
         self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
-    /// Takes a party out.
+    /// Removes a party.
     pub fn remove(&mut self, at: usize) -> Party {
         let party = self.parties.remove(at);
         self.buffered_bytes -= bytes_of(&party.buffered);
         party
     }
 
-    /// Asserts that what is counted is there.
+    /// Asserts that the counters match the buffers and the states of the parties.
     pub fn check_invariants(&self) {
         let parties = self.parties.iter().map(|party| bytes_of(&party.buffered)).sum::<usize>();
         let early_candidates: usize =
             self.early_candidates.iter().map(|(_, frame)| frame.len()).sum();
-        let begun: usize = self.setup_frames().map(|frame| frame.len()).sum();
+        let setup_frames: usize = self.setup_frames().map(|frame| frame.len()).sum();
         assert_eq!(
             self.buffered_bytes,
-            parties + early_candidates + begun + bytes_of(&self.candidates)
+            parties + early_candidates + setup_frames + bytes_of(&self.candidates)
         );
         assert!(
             self.buffered_bytes <= BUFFERED_BYTES_MAX
@@ -304,7 +313,7 @@ impl Call {
         );
         assert!(self.is_group || self.parties.len() == 2);
         for (at, party) in self.parties.iter().enumerate() {
-            assert_eq!(self.party(&party.user.key), Some(at), "a user is one party");
+            assert_eq!(self.party(&party.user.key), Some(at), "a user is at most one party");
             assert!(
                 party.buffered.is_empty() || matches!(party.state, PartyState::Disconnected(_))
             );
@@ -312,7 +321,7 @@ impl Call {
         let answered = matches!(self.state, CallState::Active | CallState::Connecting);
         assert!(
             self.is_group || answered != self.is_ringing(),
-            "a call of two is answered by the other"
+            "a two-party call is answered when the called user has joined"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Calls that have ended, remembered for a while: for devices that had lost their connection then,
-//! and for apps that ask.
+//! Calls that ended recently: for devices that had lost their connection at the end, and for status
+//! requests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,46 +8,46 @@ use crate::hub::capacity::SmallList;
 use crate::protocol::server::EndReason;
 use crate::protocol::{Id, IdKey};
 
-/// How long an end is remembered. An app that was woken for a call asks within seconds.
+/// How long an ended call is remembered. An app woken by a push asks for its status within seconds.
 const ENDED_TTL: Duration = Duration::from_secs(60);
-/// Ends that are remembered; the oldest goes.
+/// Ended calls that are remembered; beyond it, the oldest is dropped.
 const ENDED_MAX: usize = 4_096;
 
-/// What is told of a call's end.
+/// What devices are told about the end of a call.
 #[derive(Clone, Debug)]
 pub struct CallEnd {
-    /// What it was called.
+    /// The `callId`.
     pub id: Id,
-    /// Where it was.
+    /// The thread of the call.
     pub thread: Option<Id>,
-    /// Why.
+    /// Why it ended.
     pub reason: EndReason,
-    /// The call that stands instead.
+    /// The id of the call that replaces it.
     pub continues_as: Option<Id>,
 }
 
 /// A call that has ended.
 #[derive(Debug)]
 pub struct EndedCall {
-    /// What is told of it.
+    /// What devices are told about the end.
     pub end: CallEnd,
-    /// Who began it.
+    /// The user who began it.
     pub caller: Id,
-    /// Who was in it or was rung.
+    /// The users who were parties or invited.
     users: SmallList<IdKey>,
-    /// Those of them who have a device that does not know.
+    /// Of these, the users with a device that has not been notified.
     unnotified: SmallList<IdKey>,
     until: Instant,
 }
 
-/// All of them, by age.
+/// All ended calls, oldest first.
 #[derive(Debug, Default)]
 pub struct EndedCalls {
     entries: VecDeque<EndedCall>,
 }
 
 impl EndedCalls {
-    /// Remembers an end.
+    /// Records an end.
     pub fn record(
         &mut self,
         caller: Id,
@@ -64,7 +64,7 @@ impl EndedCalls {
         self.entries.push_back(EndedCall { end, caller, users, unnotified, until });
     }
 
-    /// The latest end of a call of this user's.
+    /// Finds the latest ended call of this user with this id.
     pub fn find(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.expire(now);
         self.entries
@@ -73,13 +73,14 @@ impl EndedCalls {
             .find(|ended| ended.end.id.key == *id && ended.users.contains(user))
     }
 
-    /// The latest end of a call of this name.
+    /// Finds the latest ended call with this id.
     pub fn find_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.expire(now);
         self.entries.iter().rev().find(|ended| ended.end.id.key == *id)
     }
 
-    /// The ends that a user's new device is to be told; each is told once.
+    /// Returns the ends of which a user's new device is to be notified. Each end is returned to one
+    /// device of the user only.
     pub fn take_unnotified(&mut self, user: &IdKey, now: Instant) -> Vec<&EndedCall> {
         self.expire(now);
         let mut due = Vec::new();
@@ -92,7 +93,7 @@ impl EndedCalls {
         due
     }
 
-    /// Forgets those whose time is over. There is no hurry: it happens as others come.
+    /// Drops expired entries. That is done when the table is used, without a timer.
     fn expire(&mut self, now: Instant) {
         while self.entries.front().is_some_and(|ended| ended.until <= now) {
             self.entries.pop_front();

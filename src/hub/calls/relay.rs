@@ -1,4 +1,4 @@
-//! What the devices of a call say to each other, and what is kept of it for who cannot hear it yet.
+//! Relay of signalling frames between the devices of a call, with buffers for disconnected ones.
 
 use super::call::{Buffered, Call, PartyState};
 use super::{BUFFERED_BYTES_MAX, CallIx, Calls, Notification};
@@ -7,8 +7,8 @@ use crate::protocol::server::EncodedFrame;
 use crate::protocol::{Id, IdKey};
 
 impl Calls {
-    /// Hands a frame to a party of a call, or keeps it for the device that will take the place of
-    /// the one that was lost; false if it can't be kept.
+    /// Sends a frame to a party, or buffers it if the party has lost its connection; false if it
+    /// cannot be buffered.
     pub fn relay_to(&mut self, ix: CallIx, at: usize, frame: &EncodedFrame) -> bool {
         let call = &self.calls[ix as usize];
         match &call.parties[at].state {
@@ -26,7 +26,7 @@ impl Calls {
         }
     }
 
-    /// Hands a frame to all other parties; of a group only to those who are in.
+    /// Sends a frame to all other parties; in a group call only to those who have joined.
     pub fn relay_to_others(&mut self, ix: CallIx, except: &IdKey, frame: &EncodedFrame) {
         for at in 0..self.get(ix).parties.len() {
             let call = self.get(ix);
@@ -37,7 +37,7 @@ impl Calls {
         }
     }
 
-    /// Keeps what a call's devices have been told, for those who have lost their connection.
+    /// Buffers a frame, which the connected devices have got, for the parties without a connection.
     pub fn buffer_for_disconnected(&mut self, ix: CallIx, id: &Id, frame: &EncodedFrame) {
         let call = self.calls.get(ix as usize).filter(|call| call.id.key == id.key);
         for at in 0..call.map_or(0, |call| call.parties.len()) {
@@ -47,7 +47,7 @@ impl Calls {
         }
     }
 
-    /// A candidate of the caller's before the answer.
+    /// Relays or buffers a candidate that the caller sends before the answer.
     pub fn relay_caller_candidate(&mut self, ix: CallIx, frame: &EncodedFrame) {
         let relays_candidates = self.get(ix).relays_candidates;
         if !relays_candidates
@@ -56,7 +56,8 @@ impl Calls {
         {
             return;
         }
-        // Nothing is lost: from now on all who ring get them as they come, those kept first.
+        // The buffer is full. From now on all ringing devices get the candidates at once, the
+        // buffered ones first, so that none is lost.
         self.calls[ix as usize].relays_candidates = true;
         let mut frames = self.account_buffer(ix, |call, _| call.take_candidates());
         frames.push(EncodedFrame::clone(frame));
@@ -65,7 +66,7 @@ impl Calls {
             .extend(frames.into_iter().map(|frame| Notification::Frame { to: to.clone(), frame }));
     }
 
-    /// A candidate of a device that has not answered.
+    /// Buffers a candidate of a device that has not answered; without room it goes to the caller.
     pub fn relay_callee_candidate(&mut self, ix: CallIx, device: ConnId, frame: &EncodedFrame) {
         if self.account_buffer(ix, |call, room| call.buffer_early_candidate(device, frame, room))
             == Buffered::No
@@ -74,17 +75,18 @@ impl Calls {
         }
     }
 
-    /// Lets a call keep something or give it up; all of them together keep as much as they may.
+    /// Lets a call change its buffers, and updates the byte count of all calls. `change` gets the
+    /// bytes that are still free.
     pub(super) fn account_buffer<T>(
         &mut self,
         ix: CallIx,
-        keep: impl FnOnce(&mut Call, usize) -> T,
+        change: impl FnOnce(&mut Call, usize) -> T,
     ) -> T {
         let room = BUFFERED_BYTES_MAX - self.buffered_bytes;
         let call = &mut self.calls[ix as usize];
         let before = call.buffered_bytes();
-        let buffered = keep(call, room);
+        let result = change(call, room);
         self.buffered_bytes = self.buffered_bytes + call.buffered_bytes() - before;
-        buffered
+        result
     }
 }

@@ -1,4 +1,4 @@
-//! How calls end: someone says so, time is up, or a device is gone for good.
+//! How calls end: a user leaves, a timeout passes, or a device disconnects for good.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,7 +11,8 @@ use crate::protocol::server::{CallState, EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 
 impl Calls {
-    /// A party leaves, or does not come: a call of two is over by that.
+    /// Removes a party that leaves or does not answer. That ends a two-party call. It ends a group
+    /// call when no party has joined any more, or when one has and nobody rings.
     pub fn leave(&mut self, ix: CallIx, user: &IdKey, reason: EndReason, now: Instant) {
         let call = &mut self.calls[ix as usize];
         let Some(at) = call.party(user).filter(|_| call.is_group) else {
@@ -25,7 +26,7 @@ impl Calls {
         let (id, thread) = (call.id.clone(), call.thread.clone());
         let joined = call.parties.iter().filter(|party| party.has_joined());
         let others: SmallList<ConnId> = joined.flat_map(Party::devices).copied().collect();
-        let (alone, is_ringing) = (call.count_joined(), call.is_ringing());
+        let (joined_count, is_ringing) = (call.count_joined(), call.is_ringing());
         let caller = call.parties.first().map_or(&party.user, |party| &party.user).clone();
         self.stop_ringing_if_answered(ix);
         self.unindex_user(user, ix);
@@ -44,18 +45,18 @@ impl Calls {
             SmallList::new()
         };
         self.ended_calls.record(caller, end, SmallList::from_iter([user.clone()]), unnotified, now);
-        match (alone, is_ringing) {
+        match (joined_count, is_ringing) {
             (0, _) => self.end(ix, EndReason::Cancelled, None, now),
             (1, false) => self.end(ix, reason, None, now),
             _ => {}
         }
     }
 
-    /// Ends a call for all.
+    /// Ends a call for all parties.
     pub fn end(&mut self, ix: CallIx, reason: EndReason, continues_as: Option<Id>, now: Instant) {
         let call = self.calls.remove(ix as usize);
         self.buffered_bytes -= call.buffered_bytes();
-        if let Some(ring) = call.ring {
+        if let Some(ring) = call.ring_timer {
             self.timers.cancel(ring);
         }
         if let Some(thread) = &call.thread {
@@ -86,21 +87,22 @@ impl Calls {
         unindex(&mut self.by_user, user, ix);
     }
 
-    /// A group call that rings nobody any more keeps nothing for who would ring.
+    /// Cancels the ring timeout and drops the setup frames of a group call that rings nobody any
+    /// more.
     pub(super) fn stop_ringing_if_answered(&mut self, ix: CallIx) {
         let call = &mut self.calls[ix as usize];
         if call.is_ringing() {
             return;
         }
-        if let Some(ring) = call.ring.take() {
+        if let Some(ring) = call.ring_timer.take() {
             self.timers.cancel(ring);
         }
         self.account_buffer(ix, |call, _| call.drop_setup_frames());
     }
 
-    // ---- devices that come and go
+    // ---- devices that connect and disconnect
 
-    /// Who is lost has until then: as long as in any answered call.
+    /// Extends the reconnect timeouts of the parties, since the call has been answered.
     pub(super) fn extend_reconnect_timers(&mut self, ix: CallIx, until: Instant) {
         for party in &mut self.calls[ix as usize].parties {
             if let PartyState::Disconnected(Some(timer)) = &mut party.state {
@@ -111,7 +113,7 @@ impl Calls {
         }
     }
 
-    /// A device of this user has lost its connection, or is another user's now.
+    /// A device of this user has lost its connection, or now belongs to another user.
     pub fn disconnect_device(
         &mut self,
         device: ConnId,
@@ -140,8 +142,8 @@ impl Calls {
         }
     }
 
-    /// A device of this user has come: what rings the user rings there as well, and it is told how
-    /// calls ended whose end a device of theirs has missed.
+    /// A device of this user has connected: it begins to ring for the user's ringing calls, and is
+    /// notified of ended calls if another device of the user missed that.
     pub fn connect_device(&mut self, device: ConnId, user: &IdKey, now: Instant) {
         let to = || SmallList::from_slice(&[device]);
         for ended in self.ended_calls.take_unnotified(user, now) {
@@ -154,20 +156,20 @@ impl Calls {
             match &mut party.state {
                 PartyState::Ringing(devices) => {
                     devices.push(device);
-                    // It may be one that was lost, and has missed nothing.
+                    // This may be a device that lost its connection; it has missed nothing.
                     party.unnotified_devices = party.unnotified_devices.saturating_sub(1);
                     let frames = call.setup_frames().map(EncodedFrame::clone);
                     self.notifications
                         .extend(frames.map(|frame| Notification::Frame { to: to(), frame }));
                 }
-                // An app that does not know of resuming: the next to come is the one that is back.
+                // This app does not support resuming: the next device to connect takes over.
                 PartyState::Disconnected(_) if !party.call_aware => {
                     let buffered = self.attach_device(ix, user, device);
                     let frames =
                         buffered.into_iter().map(|frame| Notification::Frame { to: to(), frame });
                     self.notifications.extend(frames);
                 }
-                // It rang, was lost, and does not know that another one has answered.
+                // This device rang, lost its connection, and missed that another one answered.
                 PartyState::Joined(_) if party.unnotified_devices > 0 => {
                     party.unnotified_devices -= 1;
                     let end = call.answered_elsewhere();
@@ -178,27 +180,27 @@ impl Calls {
         }
     }
 
-    // ---- time
+    // ---- timeouts
 
-    /// When the next call has rung or waited for long enough.
+    /// Returns when the next timeout is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Does one thing that is due; false if there was none.
+    /// Handles one timeout that is due; false if there is none.
     pub fn advance(&mut self, now: Instant) -> bool {
         match self.timers.pop_due(now) {
             None => return false,
             Some(CallTimer::RingTimeout(ix)) => {
                 let call = &mut self.calls[ix as usize];
-                call.ring = None;
+                call.ring_timer = None;
                 match call.state {
                     CallState::Connecting => self.end(ix, EndReason::Failed, None, now),
                     _ if call.is_group => {
                         let silent = call.parties.iter().filter(|party| !party.has_joined());
                         let silent: Vec<IdKey> = silent.map(|p| p.user.key.clone()).collect();
                         for user in silent {
-                            // The last of them may end the call for all.
+                            // Removing the last of them may end the call.
                             if self.calls.contains(ix as usize) {
                                 self.leave(ix, &user, EndReason::NoAnswer, now);
                             }

@@ -1,4 +1,4 @@
-//! What is known of one thread, and what waits for the rest.
+//! Record of one thread: its participant list, its query, and what waits for the answer.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,30 +9,31 @@ use crate::hub::held_frames::HeldText;
 use crate::hub::interface::{ConnId, Stored};
 use crate::protocol::credential::Credential;
 
-/// How long the site's word that someone does not take part holds.
+/// How long the site's answer that a user is not a participant is remembered.
 const REFUSAL_TTL: Duration = Duration::from_secs(10);
-/// How long a thread is taken to be too large.
+/// How long a thread is remembered as too large.
 pub(super) const TOO_LARGE_TTL: Duration = Duration::from_secs(60);
-/// Strangers of one thread that are remembered; more are asked about each time.
+/// Refusals and failures remembered per thread; beyond it, the site is asked each time.
 const REFUSED_MAX: usize = 32;
 
-/// What cannot be decided before the site has said who takes part.
+/// Something that waits until the site has reported the participants.
 #[derive(Debug)]
 pub enum Held {
     /// A client's frame.
     Frame {
-        /// Who sent it.
+        /// The connection that sent it.
         conn: ConnId,
-        /// As whom.
+        /// The user of the connection at that time.
         user: u64,
         /// Its text.
         text: HeldText,
     },
-    /// A stored message that is to be shown.
+    /// A stored message to deliver.
     Message {
-        /// What was asked, and what came of it.
+        /// The message and the site's answer to its post.
         stored: Box<(PendingMessage, Stored)>,
-        /// The question that it waits for is its own, or the last that it waits for.
+        /// Whether it waits for its author's own query, or for the last query that it may wait
+        /// for. If that fails, only the author gets it.
         is_final: bool,
     },
 }
@@ -40,34 +41,34 @@ pub enum Held {
 /// A list of participants.
 #[derive(Debug)]
 pub(super) struct ParticipantList {
-    /// Ascending.
+    /// User numbers, ascending.
     pub(super) users: Box<[u64]>,
-    /// When the site was asked, which is when this was true, or a little later.
+    /// When the site was asked. The list was valid then, or a little later.
     pub(super) asked_at: RequestTime,
 }
 
-/// A question that is with the site, or in line.
+/// A query for the list, queued or in flight.
 #[derive(Debug)]
 pub(super) struct ParticipantQuery {
     pub(super) credential: Credential,
     pub(super) user: u64,
-    /// `None` while it stands in line.
+    /// `None` while it is queued.
     pub(super) asked_at: Option<RequestTime>,
 }
 
-/// One thread.
+/// What is known of one thread.
 #[derive(Debug, Default)]
 pub(super) struct ThreadRecord {
     pub(super) list: Option<ParticipantList>,
-    /// Who the site said does not take part, and until when that is believed.
+    /// Users who are not participants according to the site, and until when that is valid.
     pub(super) refused: VecDeque<(u64, Instant)>,
-    /// Whose questions the site has not answered, and how long they are not repeated. One member's
-    /// bad luck is nobody else's.
+    /// Users whose query failed, and until when it is not repeated. A failure for one member does
+    /// not affect the others.
     pub(super) failed: VecDeque<(u64, Failure, Instant)>,
     pub(super) too_large: Option<Instant>,
     pub(super) query: Option<ParticipantQuery>,
     pub(super) held: VecDeque<Held>,
-    /// Its place among the oldest.
+    /// Key in `Membership::by_age`.
     pub(super) age: u64,
 }
 
@@ -82,7 +83,7 @@ impl ParticipantList {
 }
 
 impl ThreadRecord {
-    /// Whether its question still stands in line.
+    /// Whether its query is queued and has not been sent.
     pub(super) fn is_queued(&self) -> bool {
         self.query.as_ref().is_some_and(|query| query.asked_at.is_none())
     }
