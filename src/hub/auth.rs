@@ -10,6 +10,7 @@ use super::delivery::RequestTime;
 use super::held_frames::{HeldFrameLimits, HeldFrames, HeldText};
 use super::interface::{Ask, ConnId, Now};
 use super::site_queries::{SiteQueries, SiteQuery};
+use crate::config::Trust;
 
 /// The tables of authentication.
 #[derive(Debug, Default)]
@@ -70,6 +71,12 @@ impl Auth {
 }
 
 impl Hub {
+    /// Whether a connection's user must be proven by a credential. In open trust every `userId` is
+    /// believed.
+    pub(super) fn requires_proof(&self) -> bool {
+        self.settings.trust == Trust::Verified
+    }
+
     /// Queues the query whose credential this is, and sends what may be sent.
     pub(super) fn query_proof(&mut self, proof: ProofIx, now: Now) {
         self.auth.queries.push_proof(proof);

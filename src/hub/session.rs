@@ -1,7 +1,7 @@
 //! Sessions: who a connection is, from its handshake to its close, by claims and proofs.
 //!
-//! Whether a user must be proven is decided here ([`Hub::requires_proof`]); what a user may do in a
-//! thread is decided in [`super::access`].
+//! Whether a user must be proven is decided in [`super::auth`]; what a user may do in a thread is
+//! decided in [`super::access`].
 
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use super::Hub;
 use super::authentication::proofs::CredentialStatus;
 use super::authentication::{AuthState, AuthTimeout, Claim, REFUSALS_MAX, UNANSWERED_MAX};
 use super::interface::{ConnId, Failure, FailureContext, Now, Proven};
-use crate::config::Trust;
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{LeftReason, ServerFrame};
@@ -23,12 +22,6 @@ const CLOSE_TRY_AGAIN: u16 = 1013;
 const CLOSE_TOKEN: u16 = 4401;
 
 impl Hub {
-    /// Whether a connection's user must be proven by a credential. In open trust every `userId` is
-    /// believed.
-    pub(super) fn requires_proof(&self) -> bool {
-        self.settings.trust == Trust::Verified
-    }
-
     /// Opens a connection, with the credential of its handshake or what is wrong with that.
     pub(super) fn handle_open(
         &mut self,

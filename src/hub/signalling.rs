@@ -1,4 +1,6 @@
-//! Who calls whom: what the hub decides of a call frame. The calls are in [`super::calls`].
+//! Call signalling: authorises call frames and applies them to the table in [`super::calls`].
+//!
+//! Frames that begin a call are handled in `setup`, frames within a call here.
 
 mod setup;
 
@@ -12,12 +14,12 @@ use crate::protocol::client::ReplyTo;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id};
 
-/// A call frame, and what is known of it.
+/// A call frame, with what the server has resolved about it.
 struct CallRequest<'a> {
     conn: ConnId,
     me: Id,
     call: CallFrame,
-    /// The other party, where the frame or its call names one.
+    /// The other party, if the frame or its call names one.
     other: Option<Id>,
     reply: &'a mut ReplyTo,
     relayed: RelayedFrame,
@@ -29,18 +31,18 @@ impl CallRequest<'_> {
         self.call.call.is_some()
     }
 
-    /// Whether its app knows of calls.
+    /// Whether the app sends a `callId` or a frame that only apps with call support send.
     fn is_call_aware(&self) -> bool {
         self.has_call_id() || !self.call.kind.is_baseline()
     }
 }
 
 impl Hub {
-    /// A call frame, as far as it may go on: it may have to wait for the site's word on its thread.
+    /// Handles a call frame, or holds it until the site has listed the thread's participants.
     ///
     /// # Errors
     ///
-    /// It is nobody's call, or not theirs, or there is no room for it.
+    /// There is no such call, it is another user's, or a limit is reached.
     pub(super) fn handle_call(
         &mut self,
         conn: ConnId,
@@ -59,13 +61,13 @@ impl Hub {
             let at = its.party(&me.key).filter(|_| !its.is_group);
             other = other.or_else(|| at.map(|at| its.parties[its.other(at)].user.clone()));
         }
-        // What begins its call may be waiting for the site's word: it must not overtake that.
+        // The frame that begins this call may be held: this one must not overtake it.
         let follows = call.kind.is_end() || (call.kind.is_baseline() && reply.thread.is_none());
         let before = self.membership.last_held_thread(conn).filter(|_| follows && found.is_none());
         if let Some((thread, user)) = before.zip(self.presence.number_of(conn)) {
             return self.hold_for_participants(thread, conn, user, text, now);
         }
-        // To end a call needs nobody's leave.
+        // Ending a call needs no authorisation.
         if !call.kind.is_end() {
             let of_call = found.and_then(|ix| self.calls.get(ix).thread.clone());
             let thread = reply.thread.clone().or(of_call);
@@ -89,8 +91,8 @@ impl Hub {
         outcome
     }
 
-    /// Whether a frame goes on in a call as its parties were last known. What rings is new to who
-    /// hears it: it goes by a list that holds.
+    /// Whether a frame within a call may use the thread's last list of participants. A frame that
+    /// rings needs a current list.
     fn continues_call(
         &mut self,
         ix: CallIx,
@@ -141,12 +143,12 @@ impl Hub {
         let device_state = match (device_state, request.call.kind) {
             (_, CallKind::Resume | CallKind::Joined | CallKind::Initiated) => device_state,
             (_, CallKind::Offer) if self.is_new_call(ix) => device_state,
-            // A device says it that rang, not one that was in.
+            // Sent by a device that rang, not by the one that was disconnected.
             (
                 DeviceState::Disconnected,
                 CallKind::Ringing | CallKind::Rejected | CallKind::Busy,
             ) => DeviceState::OnOtherDevice,
-            // The app has not asked for its place, and speaks as the one that has it.
+            // The app continues without `call_resume`: its device takes the place again.
             (DeviceState::Disconnected, _) => {
                 self.reattach_device(ix, &request);
                 DeviceState::Joined
@@ -169,7 +171,7 @@ impl Hub {
                 self.calls.relay_to_others(ix, &request.me.key, &frame);
                 Ok(())
             }
-            // It has been answered meanwhile.
+            // The call was answered meanwhile.
             CallKind::Ringing => Ok(()),
             CallKind::Resume => self.resume_call(ix, device_state, &request),
             CallKind::Joined if is_group => self.join(ix, request),
@@ -185,7 +187,8 @@ impl Hub {
         }
     }
 
-    /// The caller rings again, or begins anew with someone with whom they are in a call already.
+    /// Handles `call_initiated` within a call: the caller rings again, or begins a new call with the
+    /// same party.
     fn handle_initiated(
         &mut self,
         ix: CallIx,
@@ -206,7 +209,7 @@ impl Hub {
                 ErrorCode::NotYourCall,
                 "This call rings you: take it instead.",
             )),
-            // Both call each other, and this one has no name to compare: the first stands.
+            // Glare without a `callId` to compare: the first call stands.
             DeviceState::Ringing => self.yield_to(ix, None, &request),
             _ if is_caller && is_ringing => {
                 self.reattach_device(ix, &request);
@@ -214,7 +217,7 @@ impl Hub {
                 Ok(())
             }
             _ if is_group => Ok(()),
-            // It has been answered meanwhile.
+            // The call was answered meanwhile.
             DeviceState::OnOtherDevice if request.has_call_id() => Err(on_other_device()),
             _ if request.has_call_id() => {
                 self.reattach_device(ix, &request);
@@ -233,7 +236,7 @@ impl Hub {
         let is_ringing = self.calls.get(ix).is_ringing();
         match device_state {
             DeviceState::Ringing => self.accept_call(ix, &request, true),
-            // The device that makes the offer is the one that calls.
+            // The device that sends the offer becomes the caller's device.
             DeviceState::Joined | DeviceState::OnOtherDevice if is_ringing => {
                 self.reattach_device(ix, &request);
                 self.ring_again(ix, &request, true);
@@ -258,8 +261,8 @@ impl Hub {
         if delivered { Ok(()) } else { Err(buffer_full()) }
     }
 
-    /// Whether an offer within a call begins another: apps that know of no calls may begin each
-    /// with an offer, and hang up without a word.
+    /// Whether an offer within a call begins a new one. Apps without call support begin each call
+    /// with an offer, and may end it without any frame.
     fn is_new_call(&self, ix: CallIx) -> bool {
         !self.calls.get(ix).is_ringing() && !self.calls.has_call_aware_party(ix)
     }
@@ -286,7 +289,7 @@ impl Hub {
         }
     }
 
-    /// What one device says to the other.
+    /// Relays a frame from one device to the other.
     fn relay_to_peer(
         &mut self,
         ix: CallIx,
@@ -347,7 +350,7 @@ impl Hub {
             _ if is_answered && call.reported_state() != CallState::Ringing => EndReason::Hangup,
             _ => EndReason::Cancelled,
         };
-        // A group hears from the server who leaves: these frames would look like the end for all.
+        // In a group the server sends `call_left`: a relayed frame would look like the end for all.
         if !is_group {
             let frame = self.encode_relayed(ix, request);
             self.calls.relay_to_others(ix, &request.me.key, &frame);
@@ -383,7 +386,7 @@ impl Hub {
         Ok(())
     }
 
-    /// A device whose place was vacant speaks, without having asked for it.
+    /// Attaches a device to the place that its user's disconnected device had.
     fn reattach_device(&mut self, ix: CallIx, request: &CallRequest<'_>) {
         let buffered = self.calls.attach_device(ix, &request.me.key, request.conn);
         self.send_all(request.conn, buffered);
@@ -425,10 +428,10 @@ impl Hub {
         Ok(())
     }
 
-    // ---- telling
+    // ---- relaying
 
-    /// The frame as others get it: of a group call, and of what only this server knows, with its
-    /// author.
+    /// Encodes a frame for the other parties. It names its author in group calls, and where the
+    /// frame is not one of the four that every app sends.
     fn encode_relayed(&mut self, ix: CallIx, request: &CallRequest<'_>) -> EncodedFrame {
         let call = self.calls.get(ix);
         let is_baseline = request.call.kind.is_baseline();

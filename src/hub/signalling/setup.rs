@@ -1,4 +1,4 @@
-//! How calls begin: with one other or with a group, beside another call, or not at all.
+//! Call setup: begins calls of two and of groups, and resolves glare.
 
 use super::CallRequest;
 use crate::hub::Hub;
@@ -16,7 +16,7 @@ impl Hub {
         request: CallRequest<'_>,
     ) -> Result<(), ClientError> {
         match (request.call.kind, &request.other, &request.call.call) {
-            // On its way when the call ended: it does not begin it anew.
+            // A late offer of an ended call does not begin a new one.
             (CallKind::Offer, _, Some(id))
                 if self
                     .calls
@@ -33,7 +33,7 @@ impl Hub {
                     None => self.begin(request),
                 }
             }
-            // An app that knows of no calls, and a call that the server does not know.
+            // Without a `callId` and without a known call, the frame is relayed as it is.
             (CallKind::Answer | CallKind::Candidate, Some(other), None) => {
                 let conns = self.presence.conns_of(&other.key).to_vec();
                 if conns.is_empty() {
@@ -47,14 +47,14 @@ impl Hub {
         }
     }
 
-    /// The call that a frame names is over, or there was none.
+    /// Answers a frame whose call has ended or never existed.
     fn reply_call_over(&mut self, request: CallRequest<'_>) -> Result<(), ClientError> {
         let ended =
             request.call.call.as_ref().and_then(|id| {
                 self.calls.find_ended(&request.me.key, &id.key, request.now.instant)
             });
         match ended {
-            // Its device knows, and is busy with the one that stands.
+            // The device has been told and is in the call that won.
             Some(ended)
                 if ended.end.reason == EndReason::Glare
                     && request.call.kind != CallKind::Resume =>
@@ -73,7 +73,7 @@ impl Hub {
         }
     }
 
-    /// Both call each other, or one calls who is in a call with them already.
+    /// Resolves a call between two users who have one already: glare, or a new call in its place.
     fn resolve_glare(&mut self, ix: CallIx, request: CallRequest<'_>) -> Result<(), ClientError> {
         let call = self.calls.get(ix);
         if !call.is_ringing() || self.calls.is_caller(ix, &request.me.key) {
@@ -88,11 +88,11 @@ impl Hub {
         let stands = mine.cloned();
         self.calls.end(ix, EndReason::Glare, stands, request.now.instant);
         self.send_call_notifications();
-        // Who has called is not too busy to be called back.
+        // The callee's own call has just ended: the callee is not busy.
         self.ring_callee(request)
     }
 
-    /// This one ends before it has begun: the other's call stands. It is an attempt like others.
+    /// Ends a call before it has begun, because the other call stands. It counts as an attempt.
     pub(super) fn yield_to(
         &mut self,
         ix: CallIx,
@@ -112,13 +112,13 @@ impl Hub {
         Ok(())
     }
 
-    /// A call ends before it has begun.
+    /// Ends a call before it has begun.
     fn end_unstarted(&mut self, request: &CallRequest<'_>, end: CallEnd) {
         self.output.reply(request.conn, &call_ended_frame(&end));
         self.calls.record_end(&request.me, end, request.now.instant);
     }
 
-    /// A call takes the place of one that its caller has left behind.
+    /// Ends a call that its caller has abandoned, and begins the new one.
     pub(super) fn replace_call(
         &mut self,
         ix: CallIx,
@@ -137,7 +137,7 @@ impl Hub {
         self.begin_unless_busy(request)
     }
 
-    /// Whether there is room for a call of two; an attempt is counted.
+    /// Checks the limits for a call of two, and counts the attempt.
     fn check_call_limits(&mut self, request: &CallRequest<'_>) -> Result<(), ClientError> {
         let others = request.other.iter().map(|other| &other.key);
         let bounds = &self.settings.calls;
@@ -169,7 +169,7 @@ impl Hub {
         let is_offline = devices.is_empty();
         if is_offline {
             self.wake(&request, &id, &other);
-            // Its app would not know how to take back a call that goes on.
+            // An app without call support could not end the call that would go on.
             if !request.has_call_id() {
                 return Err(offline());
             }
@@ -190,7 +190,7 @@ impl Hub {
         if is_offline { Err(offline()) } else { Ok(()) }
     }
 
-    /// Says that someone is called who is not there.
+    /// Reports a call to an offline user, so that their device can be woken.
     fn wake(&mut self, request: &CallRequest<'_>, call: &Id, called: &Id) {
         let event = CallEvent {
             call: call.clone(),
@@ -201,7 +201,11 @@ impl Hub {
         self.output.push(Effect::Wake(Box::new(event)));
     }
 
-    /// Whether a new call may be called as its frame says.
+    /// Checks that the `callId` of a new call is not taken.
+    ///
+    /// # Errors
+    ///
+    /// It is the id of another call of these users.
     fn check_call_id<'a>(
         &self,
         request: &CallRequest<'_>,
@@ -228,7 +232,7 @@ impl Hub {
             return Err(missing_field("recipientId"));
         };
         self.check_call_id(&request, [&request.me.key])?;
-        // There is one in a thread: who comes second is to join it.
+        // A thread has at most one group call: the second caller is sent to the first.
         if let Some(ix) = self.calls.find_group(&thread.key) {
             let mine = request.call.call.clone();
             return self.yield_to(ix, mine, &request);
@@ -280,7 +284,7 @@ impl Hub {
     }
 }
 
-/// The letters of an id: what the lesser of two is told by.
+/// The text of an id, by which the lesser of two is found.
 fn id_text(id: &Id) -> String {
     match &id.key {
         IdKey::Number(number) => number.to_string(),
