@@ -1,30 +1,45 @@
-//! The rules of the house, checked: who may import what, and how long a file may get.
+//! Checks the rules of the source tree: layers, libraries, hub modules, language.
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every source file, as its path below `src/`, and its text without its own tests.
-fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below `folder` with one of these endings, as paths relative to the project's root.
+fn files_below(folder: &str, endings: &[&str]) -> Vec<String> {
     let mut files = Vec::new();
-    let mut folders = vec![root.clone()];
+    let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path: PathBuf = entry.unwrap().path();
-            if path.is_dir() {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !["target", "node_modules", "fixtures", "seeds"].contains(&name) {
                 folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
-                files.push((path.strip_prefix(&root).unwrap().display().to_string(), text));
+            } else if path.extension().is_some_and(|e| endings.iter().any(|end| e == *end)) {
+                files.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
             }
         }
     }
-    assert!(files.len() > 15, "the sources are found");
     files.sort();
     files
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Every source file: its path below `src/`, and its text without its own tests.
+fn sources() -> Vec<(String, String)> {
+    let files = files_below("src", &["rs"]);
+    assert!(files.len() > 15, "the sources are found");
+    let without_tests =
+        |text: String| text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+    files.iter().map(|f| (f["src/".len()..].to_owned(), without_tests(read(f)))).collect()
 }
 
 /// The lines of code, without comments.
@@ -32,49 +47,107 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(|line| line.split("//").next().unwrap_or_default())
 }
 
-/// What a file belongs to: `hub/threads.rs` and `hub.rs` to `hub`.
-fn top_module(path: &str) -> &str {
+/// The top-level module of a file: `hub` for `hub/threads.rs` and `hub.rs`.
+fn module(path: &str) -> &str {
     path.split(['/', '.']).next().unwrap()
 }
 
-fn layer(top_module: &str) -> u8 {
-    match top_module {
+/// The layer of a top-level module, as in ARCHITECTURE.md. A module imports from lower layers only.
+fn layer(module: &str) -> u8 {
+    match module {
         "protocol" | "config" | "metrics" => 1,
         "hub" | "wire" => 2,
         "connection" | "upstream" | "process" => 3,
         "server" | "journal" | "doctor" | "load" => 4,
         "main" | "lib" | "cli" => 5,
-        other => panic!("{other} has no floor: give it one here and in lib.rs"),
+        other => panic!("{other} has no layer: add it here and in lib.rs"),
     }
 }
 
-/// The other rooms of this crate that a file names.
-fn imported_modules(text: &str) -> Vec<String> {
-    let mut modules = Vec::new();
-    for line in code(text) {
-        for (at, _) in line.match_indices("crate::") {
-            let rest = &line[at + "crate::".len()..];
-            let names = rest.strip_prefix('{').unwrap_or(rest);
-            let end = names.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(names.len());
-            modules.push(names[..end].to_owned());
+/// Modules below the line do no I/O and read no clock; `config` reads its files all the same.
+fn is_below_the_line(module: &str) -> bool {
+    layer(module) <= layer("hub") && module != "config"
+}
+
+/// The module names at the head of paths that begin with `prefix`, grouped imports included:
+/// `crate::{config::X, hub::{a, b}}` names `config` and `hub`.
+fn heads_of(text: &str, prefix: &str) -> BTreeSet<String> {
+    let code: String = code(text).flat_map(|line| [line, "\n"]).collect();
+    let mut heads = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        let is_inside_word =
+            code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+        if is_inside_word {
+            continue;
+        }
+        let rest = code[at + prefix.len()..].trim_start();
+        match rest.strip_prefix('{') {
+            None => heads.extend(identifier(rest)),
+            Some(group) => {
+                let (mut depth, mut start) = (0, 0);
+                for (n, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => {
+                            heads.extend(identifier(&group[start..n]));
+                            break;
+                        }
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => {
+                            heads.extend(identifier(&group[start..n]));
+                            start = n + 1;
+                        }
+                        _ => {}
+                    }
+                }
+            }
         }
     }
-    modules
+    heads
+}
+
+fn identifier(text: &str) -> Option<String> {
+    let text = text.trim_start();
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    (end > 0).then(|| text[..end].to_owned())
 }
 
 #[test]
-fn module_imports_respect_the_layers() {
+fn grouped_and_nested_imports_are_understood() {
+    let text =
+        "use crate::{config::X, hub::{a, b},\n    wire};\nuse crate::load::y; // crate::no\n";
+    let found = heads_of(text, "crate::");
+    assert_eq!(found, ["config", "hub", "load", "wire"].map(String::from).into());
+}
+
+#[test]
+fn modules_import_only_from_lower_layers() {
     for (path, text) in sources() {
-        for named in imported_modules(&text) {
-            let allowed = named == top_module(&path) || layer(&named) < layer(top_module(&path));
-            // The vocabulary of the hub is what the shell speaks; the wire has no need of it.
+        for named in heads_of(&text, "crate::") {
+            let allowed = named == module(&path) || layer(&named) < layer(module(&path));
             assert!(allowed, "{path} imports from {named}");
         }
     }
 }
 
 #[test]
-fn each_crate_is_used_only_in_its_modules() {
+fn modules_below_the_line_do_no_io_and_read_no_clock() {
+    let words = ["std::fs", "std::net::", "std::io", "std::process", "Instant::now", "::now("];
+    // Addresses and error kinds are values; opening something is I/O.
+    let values =
+        ["std::net::IpAddr", "std::net::{IpAddr", "std::net::SocketAddr", "std::io::Cursor"];
+    let listed = BTreeSet::from(["wire.rs", "wire/outbox.rs"]);
+    for (path, text) in sources().iter().filter(|(path, _)| is_below_the_line(module(path))) {
+        for line in code(text).filter(|line| words.iter().any(|word| line.contains(word))) {
+            let is_value = values.iter().any(|value| line.contains(value))
+                || (line.contains("std::io") && listed.contains(path.as_str()));
+            assert!(is_value, "{path} does I/O or reads a clock: {line}");
+        }
+    }
+}
+
+#[test]
+fn each_library_is_named_only_where_it_belongs() {
     for (word, modules) in [
         ("mio::", &["server", "connection", "upstream", "load"][..]),
         ("socket2::", &["server", "load"]),
@@ -106,13 +179,13 @@ fn each_crate_is_used_only_in_its_modules() {
         ("SystemTime::now", &["server", "journal", "doctor"]),
     ] {
         for (path, text) in sources() {
-            // A word of its own: `log::` and not `catalog::`, ours and not a sibling's.
+            // `log::` as a word of its own: not in `catalog::` or `super::log::`.
             let names = |line: &str| {
                 line.match_indices(word).any(|(at, _)| {
                     !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 })
             };
-            if !modules.contains(&top_module(&path)) {
+            if !modules.contains(&module(&path)) {
                 assert!(!code(&text).any(names), "{path} names {word}");
             }
         }
@@ -120,8 +193,8 @@ fn each_crate_is_used_only_in_its_modules() {
 }
 
 #[test]
-fn upstream_uses_mio_only_for_its_waker() {
-    for (path, text) in sources().iter().filter(|(path, _)| top_module(path) == "upstream") {
+fn upstream_uses_only_the_waker_of_mio() {
+    for (path, text) in sources().iter().filter(|(path, _)| module(path) == "upstream") {
         for line in code(text).filter(|line| line.contains("mio::")) {
             assert!(line.contains("mio::Waker"), "{path}: {line}");
         }
@@ -129,16 +202,17 @@ fn upstream_uses_mio_only_for_its_waker() {
 }
 
 #[test]
-fn upstream_reads_the_clock_only_in_blocking_calls() {
-    for (path, text) in sources().iter().filter(|(path, _)| top_module(path) == "upstream") {
-        let looks = code(text).any(|line| line.contains("Instant::now"));
-        assert!(!looks || path == "upstream/site.rs", "{path}");
+fn in_upstream_only_blocking_calls_read_a_clock() {
+    for (path, text) in sources().iter().filter(|(path, _)| module(path) == "upstream") {
+        let reads = code(text).any(|line| line.contains("Instant::now"));
+        assert!(!reads || path == "upstream/site.rs", "{path}");
     }
 }
 
 #[test]
-fn doctor_does_io_only_in_its_look_module() {
-    let words = ["Tcp", "Instant", "SystemTime", "File", "std::thread", "Visitor::new", "Write"];
+fn doctor_judgement_has_no_sockets_files_or_clock() {
+    let words =
+        ["Tcp", "Instant", "SystemTime", "File", "std::thread", "ProbeClient::new", "Write"];
     for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("doctor/judge")) {
         for word in words {
             assert!(!code(text).any(|line| line.contains(word)), "{path} names {word}");
@@ -146,8 +220,95 @@ fn doctor_does_io_only_in_its_look_module() {
     }
 }
 
+// ---- the hub
+
+/// The modules of the hub, without its vocabulary (`interface`), which all of them share.
+fn hub_modules() -> BTreeMap<String, String> {
+    let mut modules = BTreeMap::<String, String>::new();
+    for (path, text) in sources().into_iter().filter(|(path, _)| module(path) == "hub") {
+        let name = path.trim_start_matches("hub/").split(['/', '.']).next().unwrap().to_owned();
+        if name != "interface" {
+            modules.entry(name).or_default().push_str(&text);
+        }
+    }
+    modules
+}
+
+/// The `impl Hub` blocks of a text.
+fn hub_blocks(text: &str) -> String {
+    let blocks = text.split("\nimpl Hub {").skip(1);
+    blocks.map(|block| block.split("\n}\n").next().unwrap()).collect()
+}
+
+/// The functions in the `impl Hub` blocks of a text.
+fn hub_functions(text: &str) -> BTreeSet<String> {
+    hub_blocks(text).split(" fn ").skip(1).filter_map(identifier).collect()
+}
+
+/// Which modules of the hub each one calls or imports from.
+fn hub_edges() -> BTreeSet<(String, String)> {
+    let modules = hub_modules();
+    let functions: BTreeMap<&str, BTreeSet<String>> =
+        modules.iter().map(|(name, text)| (name.as_str(), hub_functions(text))).collect();
+    let mut edges = BTreeSet::new();
+    for (name, text) in &modules {
+        let mut named = heads_of(text, "crate::hub::");
+        // In a file of a folder, `super` is the folder's own module.
+        named.extend(heads_of(text, "super::").into_iter().filter(|n| modules.contains_key(n)));
+        let calls: BTreeSet<String> = code(&hub_blocks(text))
+            .flat_map(|line| line.split("self.").skip(1))
+            .filter(|rest| identifier(rest).is_some_and(|n| rest[n.len()..].starts_with('(')))
+            .filter_map(identifier)
+            .collect();
+        for (other, defined) in &functions {
+            if !defined.is_disjoint(&calls) {
+                named.insert((*other).to_owned());
+            }
+        }
+        // The hub itself declares all modules and owns their tables.
+        named.retain(|other| other != name && modules.contains_key(other));
+        edges.extend(named.into_iter().map(|other| (name.clone(), other)));
+    }
+    edges
+}
+
 #[test]
-fn sources_have_no_locks_and_no_todos() {
+fn no_two_modules_of_the_hub_depend_on_each_other() {
+    let edges = hub_edges();
+    assert!(edges.len() > 30, "the edges are found: {edges:?}");
+    assert!(edges.contains(&("outcomes".into(), "session".into())), "calls are found");
+    for (from, to) in &edges {
+        let both = edges.contains(&(to.clone(), from.clone()));
+        assert!(!both, "{from} and {to} depend on each other");
+    }
+}
+
+#[test]
+fn no_module_calls_back_into_the_dispatcher() {
+    let calls = hub_edges().into_iter().filter(|(_, to)| to == "hub");
+    assert_eq!(calls.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn trust_is_decided_in_two_modules() {
+    for (name, text) in hub_modules() {
+        let decides = code(&text).any(|line| line.contains("Trust::"));
+        assert_eq!(decides, ["auth", "access"].contains(&name.as_str()), "{name}");
+    }
+}
+
+#[test]
+fn hub_has_at_most_fourteen_fields() {
+    let text = read("src/hub.rs");
+    let body = text.split("pub struct Hub {").nth(1).unwrap().split("\n}\n").next().unwrap();
+    let fields = code(body).filter(|line| line.trim_end().ends_with(',')).count();
+    assert!((10..=14).contains(&fields), "{fields}");
+}
+
+// ---- style
+
+#[test]
+fn sources_have_no_locks_unwraps_or_open_ends() {
     for (path, text) in sources() {
         for word in [
             "Mutex",
@@ -175,18 +336,19 @@ fn sources_have_no_locks_and_no_todos() {
 }
 
 #[test]
-fn documents_have_no_placeholders() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in [
-        "README.md",
-        "CHANGELOG.md",
-        "docs/ARCHITECTURE.md",
-        "docs/PROTOCOL.md",
-        "docs/SECURITY.md",
-        "docs/OPERATIONS.md",
-        "benches/README.md",
-    ] {
-        for line in fs::read_to_string(root.join(file)).unwrap().lines() {
+fn sources_have_a_head_and_lines_of_a_hundred_columns() {
+    for (path, text) in sources() {
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100 || line.contains('"'), "{path}: {line}");
+        }
+        assert!(text.starts_with("//! "), "{path} has a head that says what it does");
+    }
+}
+
+#[test]
+fn documents_have_no_placeholder() {
+    for file in documents() {
+        for line in read(&file).lines() {
             for word in line.split_whitespace() {
                 let shouted = word.len() > 10
                     && word.chars().all(|c| "-ABCDEFGHIJKLMNOPQRSTUVWXYZ".contains(c));
@@ -197,10 +359,9 @@ fn documents_have_no_placeholders() {
 }
 
 #[test]
-fn benches_readme_lists_every_bench_and_path() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
-    let manifest = fs::read_to_string(folder.join("../Cargo.toml")).unwrap();
+fn each_bench_and_counted_path_is_explained() {
+    let readme = read("benches/README.md");
+    let manifest = read("Cargo.toml");
     let benches = manifest.split("[[bench]]\nname = \"").skip(1).map(|bench| {
         let (name, settings) = bench.split_once('"').unwrap();
         (name, settings.split("[[").next().unwrap().contains("bench = false"))
@@ -211,7 +372,7 @@ fn benches_readme_lists_every_bench_and_path() {
         assert!(readme.contains(&format!("| `{name}` |")), "{name} answers no question");
     }
     // The first line names the tools.
-    let stated = fs::read_to_string(folder.join("instructions.txt")).unwrap();
+    let stated = read("benches/instructions.txt");
     for line in stated.lines().filter(|line| !line.starts_with('#')).skip(1) {
         let path = line.split(' ').next().unwrap();
         let kind = path.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -220,16 +381,173 @@ fn benches_readme_lists_every_bench_and_path() {
     }
 }
 
-#[test]
-fn files_and_lines_stay_within_the_size_limits() {
-    for (path, text) in sources() {
-        let whole =
-            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(&path));
-        let lines = whole.unwrap().lines().count();
-        assert!(lines <= 500, "{path} has {lines} lines");
-        for line in text.lines() {
-            assert!(line.chars().count() <= 100 || line.contains('"'), "{path}: {line}");
+// ---- language
+
+/// The project's documents.
+fn documents() -> Vec<String> {
+    let mut files = files_below("docs", &["md"]);
+    let at_root = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name());
+    let at_root = at_root.map(|name| name.to_str().unwrap().to_owned());
+    files.extend(at_root.filter(|name| name.ends_with(".md")));
+    files.extend(["benches/README.md", "fuzz/README.md"].map(String::from));
+    assert!(files.len() > 7, "the documents are found");
+    files
+}
+
+/// The prose of a Markdown text: paragraphs without code blocks.
+fn prose_of_markdown(text: &str) -> String {
+    let blocks = text.split("```").step_by(2);
+    blocks.flat_map(|block| block.lines().chain([""])).fold(String::new(), |all, line| {
+        // A row of a table or an item of a list begins a sentence of its own.
+        let line = line.trim_start_matches([' ', '-', '*', '#', '>']);
+        let line = line.replace('|', "\n\n");
+        let line = line.trim_start();
+        if line.is_empty() { all + "\n\n" } else { all + line + "\n" }
+    })
+}
+
+/// The prose of a source: its comments, one paragraph for each block.
+fn prose_of_comments(text: &str, mark: &str) -> String {
+    let mut prose = String::new();
+    for line in text.lines() {
+        let comment = line.trim_start().strip_prefix(mark);
+        match comment.map(|comment| comment.trim_start_matches(['/', '!']).trim()) {
+            Some(comment) if !comment.is_empty() => prose.extend([comment, "\n"]),
+            _ => prose.push('\n'),
         }
-        assert!(text.starts_with("//! "), "{path} says first what it is");
     }
+    prose
+}
+
+/// The sentences of a text whose paragraphs are parted by empty lines.
+fn sentences(prose: &str) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for paragraph in prose.split("\n\n") {
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        let mut from = 0;
+        for (n, word) in words.iter().enumerate() {
+            let ends = word.trim_end_matches([')', '*', '`', '"']).ends_with(['.', '!', '?']);
+            if ends || n + 1 == words.len() {
+                sentences.push(words[from..=n].join(" "));
+                from = n + 1;
+            }
+        }
+    }
+    sentences
+}
+
+/// Whether a sentence begins with a relative clause in place of a noun, such as "Who reads slowly
+/// is closed." A question is none.
+fn is_headless(sentence: &str) -> bool {
+    let first = sentence.trim_start_matches(['*', '_', '(', '"', '[']);
+    let heads = ["Who ", "Whoever ", "Whom ", "Whose ", "What ", "Whatever "];
+    // Headings and cells of a table are no sentences.
+    let is_sentence = sentence.trim_end_matches([')', '*', '`', '"']).ends_with(['.', ':']);
+    heads.iter().any(|head| first.starts_with(head)) && is_sentence && !sentence.contains('?')
+}
+
+#[test]
+fn headless_sentences_are_found() {
+    let prose = "Ping it. Who is slow\nmisses it.\n\nWho asks?\n\nWhose it is, is known.";
+    let found: Vec<String> = sentences(prose).into_iter().filter(|s| is_headless(s)).collect();
+    assert_eq!(found, ["Who is slow misses it.", "Whose it is, is known."]);
+}
+
+/// Texts with their prose, as path and sentences: documents, Rust comments, scripts.
+fn all_prose() -> Vec<(String, Vec<String>)> {
+    let mut prose: Vec<(String, String)> =
+        documents().into_iter().map(|f| (f.clone(), prose_of_markdown(&read(&f)))).collect();
+    for folder in ["src", "tests", "benches", "examples", "fuzz"] {
+        for file in files_below(folder, &["rs"]) {
+            prose.push((file.clone(), prose_of_comments(&read(&file), "//")));
+        }
+        for file in files_below(folder, &["toml", "py", "mjs"]) {
+            let mark = if file.ends_with("mjs") { "//" } else { "#" };
+            prose.push((file.clone(), prose_of_comments(&read(&file), mark)));
+        }
+    }
+    for file in ["Cargo.toml", ".ci/run", ".ci/smoke", ".ci/page"] {
+        prose.push((file.to_owned(), prose_of_comments(&read(file), "#")));
+    }
+    prose.into_iter().map(|(file, text)| (file, sentences(&text))).collect()
+}
+
+#[test]
+fn no_sentence_begins_with_a_headless_clause() {
+    let mut found = Vec::new();
+    for (file, sentences) in all_prose() {
+        let headless = sentences.into_iter().filter(|s| is_headless(s));
+        found.extend(headless.map(|sentence| format!("{file}: {sentence}")));
+    }
+    // This file quotes some.
+    found.retain(|line| !line.contains("tidy.rs: "));
+    assert!(found.is_empty(), "{} headless sentences:\n{}", found.len(), found.join("\n"));
+}
+
+/// Identifiers that only their author could decode; ENGLISH.md has their plain names.
+const BANNED_NAMES: [&str; 28] = [
+    "heirs",
+    "Heirs",
+    "Told",
+    "telling",
+    "tally",
+    "Tally",
+    "entrance",
+    "posting",
+    "switchboard",
+    "asking",
+    "repeats",
+    "Repeats",
+    "crowd",
+    "Crowd",
+    "bulk",
+    "Bulk",
+    "intake",
+    "scrapes",
+    "remarks",
+    "Remarks",
+    "condemn",
+    "vouch",
+    "turn_out",
+    "let_go",
+    "Brought",
+    "Hears",
+    "flock",
+    "ears",
+];
+
+#[test]
+fn banned_names_do_not_come_back() {
+    let files = ["src", "tests", "benches", "examples", "fuzz"].into_iter();
+    for file in files.flat_map(|folder| files_below(folder, &["rs"])) {
+        if file.ends_with("tidy.rs") {
+            continue;
+        }
+        let text = read(&file);
+        for line in code(&text) {
+            // Text in quotes is prose.
+            let line: String = line.split('"').step_by(2).collect();
+            for word in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
+                assert!(!BANNED_NAMES.contains(&word), "{file} has the name {word}");
+            }
+        }
+        let stem = Path::new(&file).file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(!BANNED_NAMES.contains(&stem.as_str()), "{file}");
+    }
+}
+
+#[test]
+fn test_names_have_at_most_seventy_characters() {
+    let mut tests = 0;
+    for folder in ["src", "tests"] {
+        for file in files_below(folder, &["rs"]) {
+            let text = read(&file);
+            for test in text.split("#[test]").skip(1) {
+                let name = test.split("fn ").nth(1).and_then(identifier).unwrap_or_default();
+                assert!(name.len() <= 70, "{file}: {name}");
+                tests += 1;
+            }
+        }
+    }
+    assert!(tests > 500, "the tests are found");
 }
