@@ -1,4 +1,4 @@
-"""Opens WebSockets on the default port; runs inside the machine of the test, with Python alone."""
+"""Opens WebSockets on the default port; runs inside the container, with only Python's library."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ def opened(wait=30):
 
 
 def ping(link):
-    """A masked ping of RFC 6455, answered by the same in a pong."""
+    """Sends a masked ping (RFC 6455) and expects its payload in the pong."""
     link.sendall(bytes([0x89, 0x84]) + bytes(4) + b"alive"[:4])
     answer = link.recv(4096)
     assert b"aliv" in answer, answer
@@ -30,16 +30,16 @@ match sys.argv[1:]:
     case ["open"]:
         ping(opened())
     case ["stay", seconds]:
-        until = time.monotonic() + float(seconds)
+        deadline = time.monotonic() + float(seconds)
         link = opened()
         print("in", flush=True)
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             ping(link)
             time.sleep(0.1)
     case ["again", seconds]:
-        # One after the other: none may be refused, whatever happens to the server.
-        until = time.monotonic() + float(seconds)
-        while time.monotonic() < until:
+        # One after the other: no connection may be refused during a restart or upgrade.
+        deadline = time.monotonic() + float(seconds)
+        while time.monotonic() < deadline:
             link = opened()
             link.close()
             time.sleep(0.02)
