@@ -1,7 +1,6 @@
 //! One socket with its wire, its outbox, and what the loop has to do about it.
 
 pub mod rate;
-#[cfg_attr(not(feature = "tls"), path = "connection/no_tls.rs")]
 mod tls;
 mod tls_io;
 

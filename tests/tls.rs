@@ -1,6 +1,5 @@
 //! The server's own TLS, as a real client meets it.
 
-#![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/bytes.rs"]
