@@ -7,7 +7,6 @@
 
 mod admission;
 mod budget;
-mod call_http;
 mod connections;
 mod drain;
 mod fanout_queue;
@@ -15,7 +14,6 @@ mod input;
 mod listeners;
 mod metrics_listener;
 mod metrics_page;
-mod origin_warnings;
 mod query_log;
 mod read_batch;
 mod reload;
@@ -41,16 +39,16 @@ use crate::connection::rate::RateLimit;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::protocol::frame_kind::ServerFrameKind;
+use crate::protocol::status::CallStatusReply;
 use crate::upstream::Upstream;
 use crate::wire::Codec;
 use crate::wire::handshake::Rules;
-use admission::Admission;
+use admission::{Admission, OriginWarnings};
 use budget::{ActiveClock, SlowTicks, TickWork, TimeBudget};
 use connections::Connections;
 use drain::Drain;
 use listeners::{BACKLOG, Listeners};
 use metrics_listener::MetricsListener;
-use origin_warnings::OriginWarnings;
 use read_batch::ReadBatch;
 pub use reload::ConfigSource;
 use service_manager::ServiceManager;
@@ -393,6 +391,16 @@ impl Server {
             self.counts.overflowed += 1;
             self.close_slot(slot, 1013, "too slow", now);
         }
+    }
+
+    /// The hub knows the answer, and nothing of the connection from then on.
+    fn send_call_status(&mut self, conn: ConnId, reply: &CallStatusReply) {
+        let connection = self.connections.get(conn.slot).filter(|connection| connection.id == conn);
+        let Some(connection) = connection else { return };
+        connection.registered = false;
+        connection.wire.send_call_status(reply, &mut connection.outbox);
+        connection.since = self.active_now;
+        self.connections.note_output(conn.slot);
     }
 
     // ---- the end of connections

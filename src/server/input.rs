@@ -1,5 +1,6 @@
 //! What comes in: connections, what they say, and the site's answers.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mio::Token;
@@ -11,8 +12,9 @@ use super::read_batch::{READ_BYTES, ReadChunk};
 use super::{LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, Server, WAKER, listeners};
 use crate::connection::Received;
 use crate::connection::rate::RateVerdict;
-use crate::hub::interface::{Input, Now};
+use crate::hub::interface::{ConnId, Input, Now};
 use crate::wire;
+use crate::wire::call_status::CallStatusRequest;
 use crate::wire::handshake::{self, Opened};
 
 /// Connections accepted in one tick.
@@ -236,6 +238,34 @@ impl Server {
         let Some(conn) = self.admit(slot, client) else { return };
         log::debug!(connection = conn.serial; "open from {client}");
         self.hub.handle(Input::Opened { conn, credential }, now);
+    }
+
+    /// A request has come that only the hub can answer, perhaps not at once.
+    fn handle_call_status(&mut self, slot: u32, asked: CallStatusRequest, now: Now) {
+        let CallStatusRequest { client, credential, call } = asked;
+        if let Some(conn) = self.admit(slot, client) {
+            log::debug!(connection = conn.serial; "how a call is, for {client}");
+            self.hub.handle(Input::CallStatusRequest { conn, credential, call }, now);
+        }
+    }
+
+    /// Whose connection this is counts from now on, and the hub is to know it; `None` if too many
+    /// come from there, which it is told instead.
+    fn admit(&mut self, slot: u32, client: IpAddr) -> Option<ConnId> {
+        let connection = self.connections.get(slot)?;
+        // Its socket's peer may be a proxy, and is not counted then.
+        let counts = !connection.counts_for_address && self.admission.is_counted(client);
+        connection.client = client;
+        connection.counts_for_address |= counts;
+        if counts && !self.admission.admit(client) {
+            connection.counts_for_address = false;
+            self.counts.refused += 1;
+            self.counts.refused_address += 1;
+            self.connections.refuse(slot, handshake::too_many_from_address(), self.active_now);
+            return None;
+        }
+        connection.registered = true;
+        Some(connection.id)
     }
 
     pub(super) fn collect_answers(&mut self, now: Now) {

@@ -3,7 +3,7 @@
 //! Nothing of what clients say stands on it: all labels and their values are words of ours.
 
 use super::Server;
-use super::connections::stats::ConnectionStats;
+use super::connections::ConnectionStats;
 use crate::config::tls::TlsIdentity;
 use crate::hub::interface::Now;
 use crate::metrics::page::Kind::{Counter, Gauge};

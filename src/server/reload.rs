@@ -78,15 +78,4 @@ impl Server {
         self.config = config;
         Ok(())
     }
-
-    /// Tells the service manager what is due.
-    pub(super) fn notify_service_manager(&mut self, now: Now) {
-        let Server { service_manager, connections, hub, upstream, draining, .. } = self;
-        service_manager.advance(now.instant, || {
-            let counts = hub.counts();
-            let site = if upstream.is_available() { "" } else { ", the site does not answer" };
-            let drains = if draining.is_some() { "draining, " } else { "" };
-            format!("{drains}{} connections, {} threads{site}", connections.len(), counts.threads)
-        });
-    }
 }

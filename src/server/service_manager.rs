@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+use super::Server;
+use crate::hub::interface::Now;
+
 /// How often the status is made anew.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// While it drains, the manager is asked for so much more time, again and again.
@@ -139,6 +142,19 @@ impl ServiceManager {
                 true
             }
         }
+    }
+}
+
+impl Server {
+    /// Tells the service manager what is due.
+    pub(super) fn notify_service_manager(&mut self, now: Now) {
+        let Server { service_manager, connections, hub, upstream, draining, .. } = self;
+        service_manager.advance(now.instant, || {
+            let counts = hub.counts();
+            let site = if upstream.is_available() { "" } else { ", the site does not answer" };
+            let drains = if draining.is_some() { "draining, " } else { "" };
+            format!("{drains}{} connections, {} threads{site}", connections.len(), counts.threads)
+        });
     }
 }
 
