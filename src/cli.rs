@@ -1,4 +1,4 @@
-//! The command line: the server, which is what the name alone starts, and the tools beside it.
+//! The command line: the server without a subcommand, or one of the tools.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::load;
 
 /// Real-time messages, presence, typing and call signalling for a BuddyBoss community.
 ///
-/// Without --buddyboss-url the server runs on an embedded stand-in that keeps threads and
-/// messages in memory: open the printed address in two browser tabs.
+/// Without --buddyboss-url the server uses an embedded stand-in that keeps threads and messages
+/// in memory: open the printed address in two browser tabs.
 #[derive(Parser, Debug)]
 #[command(
     name = "buddyline",
@@ -28,79 +28,79 @@ use crate::load;
     subcommand_help_heading = "Tools"
 )]
 pub struct Cli {
-    /// What the server is started with.
+    /// The settings of the server.
     #[command(flatten)]
     pub config: Config,
 
-    /// Instead of the server.
+    /// The tool to run instead of the server.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What this binary does besides serving.
+/// The tools of this binary.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Check the settings that the server would start with, and the files that they name.
+    /// Check the settings of the server and the files that they name, without starting it.
     ///
-    /// Nothing is asked over the network: it is made for ExecStartPre. Exit code 0 when the server
-    /// can start, perhaps with warnings; 1 when it cannot; 2 for a bad setting.
+    /// The check makes no network requests, so it can run as ExecStartPre. Exit code 0 if the server
+    /// can start, perhaps with warnings; 1 if it cannot; 2 for a bad setting.
     CheckConfig {
         /// The settings.
         #[command(flatten)]
         config: Box<Config>,
     },
-    /// Load a server of one's own with many clients, and tell how it bears them.
+    /// Load-test your own server with many clients and report latency, losses and resource use.
     Bench {
-        /// What is measured.
+        /// What to measure.
         #[command(flatten)]
         options: load::Options,
     },
-    /// Look whether all that the server needs is there: the site, a token, this machine, the proxy.
+    /// Check everything that the server depends on: the site, a token, this machine, the proxy.
     ///
-    /// Each line is ok, a warning or failed, with what to do about it, or skipped: not looked at.
-    /// Nothing at the site changes. Exit code 0 when nothing has failed, perhaps with warnings; 1
-    /// when something has; 2 for a bad setting.
+    /// Each finding is ok, a warning or failed, with a remedy, or skipped if it was not checked. The
+    /// checks change nothing at the site. Exit code 0 if no check failed, perhaps with warnings; 1
+    /// if one failed; 2 for a bad setting.
     Doctor {
-        /// The settings that the server is started with.
+        /// The settings of the server.
         #[command(flatten)]
         config: Box<Config>,
-        /// What else to look at.
+        /// What else to check.
         #[command(flatten)]
         options: DoctorOptions,
     },
 }
 
-/// What only the doctor is told.
+/// Options of the doctor alone.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Doctor")]
 pub struct DoctorOptions {
-    /// File with a member's token, to be tried: whose it is, and one of its threads. Without a
-    /// file, BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
+    /// File with a member's token to test: the doctor looks up its user and one of the user's
+    /// threads. Without a file, BUDDYLINE_DOCTOR_TOKEN may hold the token itself.
     #[arg(long, value_name = "PATH")]
     pub token_file: Option<PathBuf>,
 
-    /// Where apps reach the server through its proxy, such as wss://community.example/live: whether
-    /// a WebSocket opens there. The server should be running.
+    /// URL at which apps reach the server through its proxy, such as wss://community.example/live:
+    /// the doctor opens a WebSocket there. The server should be running.
     #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
     pub public_url: Option<PublicUrl>,
 
-    /// Longest time for all of it, 5s to 5m.
+    /// Time limit for all checks together, 5s to 5m.
     #[arg(long, value_name = "TIME", default_value = "25s",
           value_parser = |s: &str| config::parse_duration(s, "5s", "5m"))]
     pub within: Duration,
 
-    /// Write one JSON object: findings with name, status, seen and remedy, and a summary.
+    /// Print one JSON object: findings with name, status, seen and remedy, and a summary.
     #[arg(long)]
     pub json: bool,
 }
 
 impl Cli {
-    /// Reads the arguments, the first of which is the program's name, and the file of settings
-    /// that they or the environment name. With a file, the environment has no settings.
+    /// Reads the arguments, the first of which is the program's name, and the settings file that
+    /// they or the environment name. With a file, settings in the environment are ignored.
     ///
     /// # Errors
     ///
-    /// What is wrong and what is expected; also what `--help` and `--version` say.
+    /// What is wrong and what is expected; also the output of `--help` and `--version`.
     pub fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
         let Some(name) = find_env_file(arguments) else {
             return Cli::try_parse_from(arguments);
@@ -110,38 +110,42 @@ impl Cli {
         let place = format!("{} {}", env_file::FLAG, Path::new(&name).display());
         let settings = Config::command();
         if let Some(unknown) = file.names().find(|name| !is_known(&settings, name)) {
-            return Err(refuse(format!("{place}: {unknown} is no setting")));
+            return Err(refuse(format!("{place}: unknown setting {unknown}")));
         }
         let mut command = without_environment(Cli::command(), &settings);
         let tool = arguments.get(1).and_then(|first| command.find_subcommand(first));
-        let begins = if tool.is_some() { 2 } else { 1 };
-        let takes = |id| tool.is_none_or(|tool| tool.get_arguments().any(|own| own.get_id() == id));
+        let options_start = if tool.is_some() { 2 } else { 1 };
+        let accepts =
+            |id| tool.is_none_or(|tool| tool.get_arguments().any(|own| own.get_id() == id));
         let from_file = settings
             .get_arguments()
-            .filter(|setting| takes(setting.get_id()))
+            .filter(|setting| accepts(setting.get_id()))
             .filter_map(|setting| argument_from_file(setting, &file, arguments));
         let from_file: Vec<OsString> = from_file.collect();
-        let mut all: Vec<OsString> = arguments.iter().take(begins).cloned().collect();
+        let mut all: Vec<OsString> = arguments.iter().take(options_start).cloned().collect();
         all.extend(from_file);
-        all.extend(arguments.iter().skip(begins).cloned());
+        all.extend(arguments.iter().skip(options_start).cloned());
         let matches =
             command.try_get_matches_from_mut(all).map_err(|fault| match fault.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => fault,
-                // The value may stand in the file.
-                _ => refuse(format!("{}\n({place} is read as well)", without_advice(&fault))),
+                // The bad value may be in the file.
+                _ => refuse(format!(
+                    "{}\n(settings from {place} are included)",
+                    without_advice(&fault)
+                )),
             })?;
         Cli::from_arg_matches(&matches)
     }
 }
 
-/// What is wrong, without the advice around it.
+/// Returns the error message without the usage and help hints around it.
 pub fn without_advice(fault: &clap::Error) -> String {
     let text = fault.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     text.split("\n\n").next().unwrap_or_default().to_owned()
 }
 
-/// The file that is named, by a flag or by the environment.
+/// Finds the path of the settings file, in a flag or in the environment.
 fn find_env_file(arguments: &[OsString]) -> Option<OsString> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -156,9 +160,9 @@ fn find_env_file(arguments: &[OsString]) -> Option<OsString> {
     std::env::var_os(env_file::VARIABLE).filter(|name| !name.is_empty())
 }
 
-/// The command, for whose settings the environment is empty but for the file's name.
+/// Makes the command ignore environment variables for all settings except the settings file.
 fn without_environment(command: clap::Command, settings: &clap::Command) -> clap::Command {
-    let forget = |argument: Arg| {
+    let ignore_env = |argument: Arg| {
         let id = argument.get_id();
         let is_setting = settings.get_arguments().any(|setting| setting.get_id() == id);
         match is_setting && id != "env_file" {
@@ -166,30 +170,30 @@ fn without_environment(command: clap::Command, settings: &clap::Command) -> clap
             false => argument,
         }
     };
-    command.mut_args(forget).mut_subcommands(|tool| tool.mut_args(forget))
+    command.mut_args(ignore_env).mut_subcommands(|tool| tool.mut_args(ignore_env))
 }
 
-/// Whether a variable is one of the server's, or none of its business.
+/// Whether a variable is one of the server's settings, or has another program's prefix.
 fn is_known(settings: &clap::Command, name: &str) -> bool {
     !name.starts_with("BUDDYLINE_")
         || [secrets::JWT, secrets::TURN].iter().any(|secret| name == secret.variable)
         || settings.get_arguments().any(|setting| setting.get_env() == Some(OsStr::new(name)))
 }
 
-/// What the file says of a setting, as an argument; `None` where it says nothing or the command
-/// line says it already.
+/// Returns the file's value of a setting as an argument; `None` if the file has none or the command
+/// line sets it.
 fn argument_from_file(setting: &Arg, file: &EnvFile, arguments: &[OsString]) -> Option<OsString> {
     let value = file.get(setting.get_env()?.to_str()?).filter(|value| !value.is_empty())?;
     let flag = format!("--{}", setting.get_long()?);
-    let says = |argument: &OsString| {
+    let sets_it = |argument: &OsString| {
         let rest = argument.to_str().and_then(|text| text.strip_prefix(&flag));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
     };
-    if arguments.iter().any(says) || flag == env_file::FLAG {
+    if arguments.iter().any(sets_it) || flag == env_file::FLAG {
         return None;
     }
     match setting.get_action() {
-        // A switch is on, but for words such as 0, no, off and false.
+        // Any value but 0, no, off, false and the like turns a switch on.
         ArgAction::SetTrue => {
             let on = FalseyValueParser::new().parse_ref(&Config::command(), None, value.as_ref());
             on.unwrap_or(true).then(|| flag.into())

@@ -1,7 +1,6 @@
-//! One socket with its wire, its outbox, and what the loop has to do about it.
+//! One client connection: its socket, WebSocket state, outbox and TLS session.
 
 pub mod rate;
-#[cfg_attr(not(feature = "tls"), path = "connection/no_tls.rs")]
 mod tls;
 mod tls_io;
 
@@ -21,38 +20,38 @@ use rate::RateState;
 use tls::TlsSession;
 pub use tls_io::RecvContext;
 
-/// Large frames that leave in one system call. With more, their bytes outweigh the call.
+/// Large frames written in one system call. With more, the cost of their bytes outweighs the call's.
 const IOVEC_MAX: usize = 64;
-/// What small frames are copied into, to leave in one piece.
+/// Bytes of small frames that are copied into one buffer and sent with one call.
 const COPY_BYTES: usize = 64 * 1024;
-/// Frames that are larger than this, on the average, are not copied: for each piece of a vector the
-/// kernel needs as long as for copying some hundred bytes.
+/// Frames with a larger average size are not copied: a vector's element costs the kernel as much as
+/// copying some hundred bytes.
 const COPY_FRAME_BYTES_MAX: usize = 512;
 
-/// Fewer frames are copied anew for each: to look whether they are the same takes as long.
+/// Fewer frames are copied for each connection: comparing them with the cache takes as long.
 const CACHE_FRAMES_MIN: usize = 4;
 
-/// What all connections share when they send.
+/// Buffers and accounting that all connections share for sending.
 #[derive(Debug, Default)]
 pub struct SendContext {
-    /// What waits for those that do not read.
+    /// Memory held for slow readers.
     pub ledger: Ledger,
     copy_cache: CopyCache,
-    sealed: tls_io::RecordBuffers,
+    records: tls_io::RecordBuffers,
 }
 
-/// Small frames that leave together, in one piece. Those who hear the same thread are written to
-/// one after the other, and what waits for one of them is mostly what waited for the last.
+/// Small frames coalesced into one buffer. Subscribers of one thread are flushed one after the
+/// other, and most of them have the same frames waiting, so the last copy is kept.
 #[derive(Default)]
 struct CopyCache {
     bytes: Vec<u8>,
-    /// What they are copies of.
+    /// The frames in `bytes`.
     frames: Vec<EncodedFrame>,
-    /// Of a few frames.
+    /// Buffer for fewer than `CACHE_FRAMES_MIN` frames, which are not cached.
     scratch: Vec<u8>,
 }
 
-/// The bytes are what people wrote: they are not shown.
+/// Hides the bytes, which are user content.
 impl std::fmt::Debug for CopyCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CopyCache").field("frames", &self.frames.len()).finish_non_exhaustive()
@@ -60,7 +59,7 @@ impl std::fmt::Debug for CopyCache {
 }
 
 impl CopyCache {
-    /// The next of what waits in an outbox, in one piece.
+    /// Returns the first frames of an outbox in one slice.
     fn coalesce(&mut self, outbox: &Outbox) -> &[u8] {
         if outbox.count() < CACHE_FRAMES_MIN {
             self.scratch.clear();
@@ -70,7 +69,7 @@ impl CopyCache {
         if !outbox.starts_with(&self.frames) {
             self.frames.clear();
             self.bytes.clear();
-            // One huge frame may have stood among many small ones.
+            // One huge frame among many small ones may have grown the buffer.
             self.bytes.shrink_to(2 * COPY_BYTES);
             let note = |frame: &EncodedFrame| self.frames.push(EncodedFrame::clone(frame));
             outbox.copy_into(&mut self.bytes, COPY_BYTES, note);
@@ -79,94 +78,94 @@ impl CopyCache {
     }
 }
 
-/// A time by the server's own watch, which stands still while the whole process does: tenths of a
-/// second since its start.
+/// A time by the active clock, which stops while the whole process is suspended: tenths of a second
+/// since the server's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ActiveTime(u32);
 
 impl ActiveTime {
-    /// This long after the start.
+    /// The time `since_start` after the start.
     pub fn from_start(since_start: Duration) -> ActiveTime {
         ActiveTime(u32::try_from(since_start.as_millis() / 100).unwrap_or(u32::MAX))
     }
 
-    /// How long ago another one was.
+    /// The duration since an earlier time.
     pub fn since(self, earlier: ActiveTime) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 100)
     }
 }
 
-/// One socket, from accept to burial.
+/// One client connection, from accept to removal.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its name for the hub.
+    /// The id by which the hub knows it.
     pub id: ConnId,
-    /// Whose address it is: the peer's, or, once open, the one that trusted proxies speak for.
+    /// The client's address: the peer's or, once open, the one that trusted proxies forward.
     pub client: IpAddr,
-    /// The conversation.
+    /// The HTTP and WebSocket state.
     pub wire: Wire,
-    /// What waits to be sent.
+    /// Frames waiting to be sent.
     pub outbox: Outbox,
-    /// When what it is to finish began: its request, a frame of which the rest is missing, its
-    /// goodbye. Without meaning in between.
+    /// Start of the unfinished step that a timeout limits: the request, a partial frame or message,
+    /// or the close. Meaningless between steps.
     pub since: ActiveTime,
-    /// When something last came from it.
+    /// Time of the last input.
     pub last_received: ActiveTime,
-    /// Signs of life that it has been asked for since.
+    /// Pings sent since the last input.
     pub pings: u8,
-    /// What it has said, against the rate.
+    /// State of its rate limit.
     pub rate_state: RateState,
-    /// It counts among those of its client's address.
+    /// Whether it counts against the limit of its client's address.
     pub counts_for_address: bool,
-    /// The hub knows it.
+    /// Whether the hub knows it.
     pub registered: bool,
-    /// More waits for it than it may, and it takes nothing.
+    /// Whether its outbox has exceeded the hard limit.
     pub overflowed: bool,
-    /// It stands among those that are written to at the end of the tick.
+    /// Whether it is on the dirty list, to be flushed at the end of the tick.
     pub dirty: bool,
-    /// It stands in the queue of those for whom something waits that is for many.
+    /// Whether it is in the fan-out queue.
     pub in_fanout_queue: bool,
-    /// The poll says when the kernel takes more: since it has once taken less than there was.
+    /// Whether the poll watches for writability: set by the first incomplete write.
     pub write_interest: bool,
-    /// It stands on the again list.
+    /// Whether it is on a list of connections to read without an event.
     pub read_pending: bool,
-    /// It is about to be buried.
+    /// Whether it is on the list of connections to remove.
     pub doomed: bool,
-    /// The kernel takes nothing before it says so by an event.
+    /// Whether the kernel's send buffer is full; a writable event clears it.
     pub blocked: bool,
-    /// Nothing more is sent: the peer has been told, and its end of the stream is awaited.
+    /// Whether the write side is shut down and the peer's end of stream is awaited.
     half_closed: bool,
     socket: TcpStream,
-    /// What stands between the socket and the wire where the server speaks TLS.
+    /// The TLS session, if the server uses TLS.
     tls: Option<Box<TlsSession>>,
 }
 
-/// How a flush ended.
+/// Result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
-    /// Everything has left.
+    /// The outbox is empty.
     Done,
-    /// The kernel takes no more; a writable event will say when.
+    /// The kernel's send buffer is full; a writable event will follow.
     Blocked,
-    /// The budget of this tick is used up.
+    /// The byte budget is used up.
     More,
-    /// The socket is of no use any more.
+    /// The socket has failed.
     Gone,
 }
 
-/// How a read ended.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// So many bytes, and perhaps there are more.
+    /// Number of bytes read; there may be more.
     Bytes(usize),
-    /// Nothing now; a readable event will say when.
+    /// Nothing to read; a readable event will follow.
     Nothing,
-    /// The peer's end, or the socket's.
+    /// End of stream, or a failed socket.
     End,
 }
 
 impl Connection {
-    /// A socket that has just been accepted from this peer.
+    /// Creates a connection for a socket that was just accepted from `peer`.
     pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: ActiveTime) -> Connection {
         Connection {
             id,
@@ -192,22 +191,22 @@ impl Connection {
         }
     }
 
-    /// Speaks TLS from the first byte on.
+    /// Uses TLS from the first byte on.
     ///
     /// # Errors
     ///
-    /// The library refuses its own settings.
+    /// rustls refuses the settings.
     pub fn enable_tls(&mut self, identity: &TlsIdentity) -> Result<(), String> {
         self.tls = Some(Box::new(TlsSession::new(identity)?));
         Ok(())
     }
 
-    /// The socket, to be registered once.
+    /// The socket, to register it with the poll.
     pub fn socket(&mut self) -> &mut TcpStream {
         &mut self.socket
     }
 
-    /// One `recv`.
+    /// Reads with one `recv`.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
         loop {
             return match recv(&self.socket, buffer) {
@@ -220,8 +219,8 @@ impl Connection {
         }
     }
 
-    /// Sends what waits, up to about `budget` bytes. A closing connection whose last bytes have
-    /// left sends the end of the stream. What the kernel does not take is entered in the ledger.
+    /// Sends the outbox, up to about `budget` bytes. A closing connection then shuts down its write
+    /// side. Frames that the kernel does not take are charged to the ledger.
     pub fn flush(&mut self, budget: usize, send_context: &mut SendContext) -> Flushed {
         if self.tls.is_some() {
             return self.flush_tls(budget, send_context);
@@ -238,8 +237,8 @@ impl Connection {
                 Ok(bytes) => {
                     self.outbox.consume(bytes, &mut send_context.ledger);
                     left = left.saturating_sub(bytes);
-                    // A short write says that the kernel's buffer is full: no second call to hear
-                    // it again. The writable event is still to come.
+                    // A short write means that the kernel's buffer is full: a second call would
+                    // only fail. The writable event will follow.
                     self.blocked = bytes < offered;
                     if left == 0 && !self.blocked && !self.outbox.is_empty() {
                         return Flushed::More;
@@ -253,11 +252,11 @@ impl Connection {
         self.end_output()
     }
 
-    /// Sends the end of the stream, once, if the conversation has come to its end.
+    /// Shuts down the write side, once, if the connection is closing.
     fn end_output(&mut self) -> Flushed {
         if self.wire.is_closing() && !self.half_closed {
             self.half_closed = true;
-            // The peer may be gone already, which ends the connection just as well.
+            // Fails if the peer is gone already, which ends the connection as well.
             if self.socket.shutdown(Shutdown::Write).is_err() {
                 return Flushed::Gone;
             }
@@ -265,9 +264,9 @@ impl Connection {
         Flushed::Done
     }
 
-    /// One system call: how many bytes it was offered, and what came of it.
+    /// Writes with one system call. Returns how many bytes were offered, and the result.
     fn write(&mut self, copy_cache: &mut CopyCache) -> (usize, io::Result<usize>) {
-        // A vector of one costs the kernel more than the bytes themselves.
+        // A vectored write of one frame costs the kernel more than its bytes.
         if let Some(bytes) = self.outbox.only() {
             return (bytes.len(), send(&self.socket, bytes));
         }
@@ -282,9 +281,8 @@ impl Connection {
     }
 }
 
-// The standard library's calls go through the C library, for which they are points where a thread
-// can be cancelled: in a process with threads that is a good part of what a call costs beside the
-// kernel's.
+// rustix makes these calls without the C library, where they are thread cancellation points: in a
+// process with threads that is a good part of a call's cost in user space.
 
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)

@@ -1,8 +1,9 @@
-//! The log: one line for each record, written by a thread of its own.
+//! The log: one line for each record, written to standard error by a thread of its own.
 //!
-//! Whoever reads the log may stall, go away, or have no room left: the loop never waits for it and
-//! never fails with it. A line is formatted where it is logged and goes into a bounded channel; if
-//! that is full the line is lost, and the next one that is not says how many were.
+//! The event loop neither waits for the log's reader nor fails with it, when the reader stalls, exits
+//! or its disk is full. A line is formatted by the thread that logs it and sent through a bounded
+//! channel. If the channel is full the line is dropped, and the next line is preceded by the number
+//! of dropped ones.
 
 mod bounded_text;
 mod fields;
@@ -25,29 +26,29 @@ use crate::metrics::LOG_LINES_LOST;
 use format::Format;
 use writer::{Entry, LogCommand};
 
-/// Lines that wait for the writer.
+/// Capacity of the channel, in lines.
 const LINES_MAX: usize = 4_096;
-/// Bytes of one line; the rest of what it should say is cut off.
+/// Maximum bytes of a line; a longer one is truncated.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// How long the end of the process waits for the writer.
+/// How long a flush waits for the writer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is logged, and the way to the writer.
+/// The logger: filters and formats records, and sends them to the writer.
 struct Journal {
-    /// Which library may log what; the level of all is [`log::max_level`], and the lines are
-    /// written here.
+    /// Levels of libraries. Used as a filter only: the global level is [`log::max_level`], and the
+    /// writer writes the lines.
     levels: SimpleLogger,
     format: Format,
     entries: Sender<Entry>,
-    /// Lines that found no place since the last that did.
+    /// Lines dropped since the last one that was sent.
     lost: AtomicU64,
 }
 
-/// Logs to standard error from now on, up to this level, in lines of this form.
+/// Starts logging to standard error, with this level and format.
 ///
 /// # Errors
 ///
-/// There is a log already, or no thread can be made.
+/// A logger is installed already, or the thread cannot be created.
 pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     let format = Format::of(format);
     let (entries, received) = bounded(LINES_MAX);
@@ -60,39 +61,39 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-/// Logs up to this level from now on. Libraries have a limit of their own, whatever this says.
+/// Sets the log level. Libraries have limits of their own in addition.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// What each library may log, beneath the level of all.
+/// Levels of libraries, below the global level.
 fn levels() -> SimpleLogger {
     SimpleLogger::new()
-        // What a connection pool or a TLS library notes is no event of this server, and what the
-        // latter warns of is for any client to choose.
+        // Notes of a connection pool or a TLS library are not events of this server, and any client
+        // can cause warnings of the latter.
         .with_module_level("ureq", LevelFilter::Warn)
         .with_module_level("rustls", LevelFilter::Error)
-        // It prints what clients write into their close frames.
+        // At lower levels it logs the contents of clients' close frames.
         .with_module_level("tungstenite", LevelFilter::Warn)
 }
 
-/// Says why the process ends, as an error, whatever the log level and with or without a log. If
-/// nobody can hear it within a second, the exit code has to be enough.
+/// Prints why the process exits, as an error, at any log level and even without a logger. Gives up
+/// after a second if standard error does not take it.
 pub fn print_error(format: LogFormat, text: &str) {
     log::logger().flush();
     let text = Format::of(format).final_error(text);
-    let (said, done) = bounded(1);
-    let speaker = thread::Builder::new().spawn(move || {
+    let (written, done) = bounded(1);
+    let writer = thread::Builder::new().spawn(move || {
         let _ = io::stderr().write_all(text.as_bytes());
-        let _ = said.send(());
+        let _ = written.send(());
     });
-    if speaker.is_ok() {
+    if writer.is_ok() {
         let _ = done.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
 impl Journal {
-    /// Hands a line to the writer, or counts it as lost.
+    /// Sends a line to the writer, or counts it as dropped.
     fn submit(&self, line: String) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let entry = Entry { lost, command: LogCommand::Line(line) };
@@ -114,13 +115,13 @@ impl Log for Journal {
         }
     }
 
-    /// Waits until all is written, for a second at most.
+    /// Waits until all lines are written, for a second at most.
     fn flush(&self) {
         let until = Instant::now() + FLUSH_TIMEOUT;
         let (written, done) = bounded(1);
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let entry = Entry { lost, command: LogCommand::Flush(written) };
-        // A writer that does not get on is left behind.
+        // A writer that is stuck is not waited for any longer.
         if self.entries.send_deadline(entry, until).is_ok() {
             let _ = done.recv_deadline(until);
         } else {
@@ -140,11 +141,11 @@ mod tests {
         Journal { levels: levels(), format, entries, lost: AtomicU64::new(0) }
     }
 
-    fn say(journal: &Journal, text: &str) {
-        say_as(journal, "buddyline", Level::Info, text);
+    fn log(journal: &Journal, text: &str) {
+        log_as(journal, "buddyline", Level::Info, text);
     }
 
-    fn say_as(journal: &Journal, target: &str, level: Level, text: &str) {
+    fn log_as(journal: &Journal, target: &str, level: Level, text: &str) {
         let mut record = Record::builder();
         journal.log(&record.target(target).level(level).args(format_args!("{text}")).build());
     }
@@ -155,11 +156,11 @@ mod tests {
         String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// The lines of what is logged, in this form.
-    fn lines(format: Format, log: impl FnOnce(&Journal)) -> Vec<String> {
+    /// Returns the lines that `write` logs, in this format.
+    fn lines(format: Format, write: impl FnOnce(&Journal)) -> Vec<String> {
         let (entries, received) = bounded(64);
         let journal = journal(format, entries);
-        log(&journal);
+        write(&journal);
         drop(journal);
         written(&received, format)
     }
@@ -170,10 +171,10 @@ mod tests {
     fn text_line_has_time_level_target_fields_and_message() {
         let before = std::time::SystemTime::now() - Duration::from_millis(1);
         let lines = lines(TEXT, |journal| {
-            say(journal, "listening");
-            say_as(journal, "ureq::pool", Level::Info, "no event of this server");
-            say_as(journal, "ureq::pool", Level::Warn, "but this is");
-            say_as(journal, "rustls::common_state", Level::Warn, "what any client can provoke");
+            log(journal, "listening");
+            log_as(journal, "ureq::pool", Level::Info, "not an event of this server");
+            log_as(journal, "ureq::pool", Level::Warn, "but this is one");
+            log_as(journal, "rustls::common_state", Level::Warn, "caused by any client");
             let fields = [("connection", 17), ("request", 5)];
             let mut record = Record::builder();
             record.target("buddyline").level(Level::Debug).key_values(&fields);
@@ -182,7 +183,7 @@ mod tests {
         let rests = lines.iter().map(|line| line.split_once(' ').unwrap().1);
         let expected = [
             "INFO  [buddyline] listening",
-            "WARN  [ureq::pool] but this is",
+            "WARN  [ureq::pool] but this is one",
             "DEBUG [buddyline] connection 17, request 5: a message",
         ];
         assert_eq!(rests.collect::<Vec<_>>(), expected);
@@ -196,18 +197,18 @@ mod tests {
     fn journal_line_starts_with_priority_and_has_no_time() {
         let lines = lines(Format::Journal, |journal| {
             for level in Level::iter() {
-                say_as(journal, "buddyline", level, "words");
+                log_as(journal, "buddyline", level, "text");
             }
         });
         let expected = ["<3>", "<4>", "<6>", "<7>", "<7>"];
-        assert_eq!(lines, expected.map(|priority| format!("{priority}[buddyline] words")));
+        assert_eq!(lines, expected.map(|priority| format!("{priority}[buddyline] text")));
     }
 
     #[test]
     fn colours_are_around_the_level_alone() {
         let coloured = Format::Text { coloured: true };
-        let lines = lines(coloured, |journal| say_as(journal, "buddyline", Level::Warn, "words"));
-        assert!(lines[0].ends_with("Z \x1b[33mWARN \x1b[0m [buddyline] words"), "{lines:?}");
+        let lines = lines(coloured, |journal| log_as(journal, "buddyline", Level::Warn, "text"));
+        assert!(lines[0].ends_with("Z \x1b[33mWARN \x1b[0m [buddyline] text"), "{lines:?}");
     }
 
     #[test]
@@ -223,13 +224,13 @@ mod tests {
             ];
             let mut record = Record::builder();
             record.target("buddyline").level(Level::Debug).key_values(&fields);
-            journal.log(&record.args(format_args!("words")).build());
+            journal.log(&record.args(format_args!("text")).build());
         });
         let line: Value = serde_json::from_str(&lines[0]).unwrap();
         let time = line["time"].as_str().unwrap();
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
         let expected = serde_json::json!({
-            "time": time, "level": "debug", "target": "buddyline", "message": "words",
+            "time": time, "level": "debug", "target": "buddyline", "message": "text",
             "connection": 17, "text": "t\" ", "good": true, "change": -3,
         });
         assert_eq!(line, expected);
@@ -240,8 +241,8 @@ mod tests {
     fn long_line_is_truncated_and_stays_one_line() {
         for format in [TEXT, Format::Journal] {
             let lines = lines(format, |journal| {
-                say(journal, &"ä".repeat(100_000));
-                say(journal, "two\nlines\x1b[2J");
+                log(journal, &"ä".repeat(100_000));
+                log(journal, "two\nlines\x1b[2J");
             });
             assert_eq!(lines.len(), 2);
             assert!(lines[0].ends_with("ä…"));
@@ -284,9 +285,9 @@ mod tests {
         let journal = journal(TEXT, entries);
         let before = LOG_LINES_LOST.count();
         for n in 1..=7 {
-            say(&journal, &format!("line {n}"));
+            log(&journal, &format!("line {n}"));
         }
-        assert!(LOG_LINES_LOST.count() >= before + 5, "for the monitor as well");
+        assert!(LOG_LINES_LOST.count() >= before + 5, "the metric counts them as well");
         for n in 1..=2 {
             let Entry { lost: 0, command: LogCommand::Line(line) } = received.recv().unwrap()
             else {
@@ -294,7 +295,7 @@ mod tests {
             };
             assert!(line.ends_with(&format!("] line {n}\n")), "{line}");
         }
-        say(&journal, "line 8");
+        log(&journal, "line 8");
         drop(journal);
         let lines = written(&received, TEXT);
         assert!(lines[0].ends_with("5 log lines were lost"), "{lines:?}");
@@ -306,7 +307,7 @@ mod tests {
     fn flush_waits_for_the_writer_up_to_a_limit() {
         let (entries, received) = bounded(1);
         let stuck = journal(TEXT, entries);
-        say(&stuck, "nobody writes this");
+        log(&stuck, "never written");
         let begun = Instant::now();
         stuck.flush();
         let waited = begun.elapsed();
@@ -315,11 +316,11 @@ mod tests {
 
         let (entries, received) = bounded(8);
         let journal = journal(TEXT, entries);
-        say(&journal, "last words");
+        log(&journal, "last line");
         let writer = thread::spawn(move || written(&received, TEXT));
         journal.flush();
         drop(journal);
         let lines = writer.join().unwrap();
-        assert!(lines.len() == 1 && lines[0].ends_with("] last words"), "{lines:?}");
+        assert!(lines.len() == 1 && lines[0].ends_with("] last line"), "{lines:?}");
     }
 }

@@ -1,26 +1,26 @@
 //! Real-time messages, presence, typing and call signalling for BuddyBoss communities, in one
 //! single-threaded event loop.
 //!
-//! # Floors
+//! # Layers
 //!
-//! A file imports only from lower floors, and what stands on one floor does not know its
-//! neighbour:
+//! A module imports only from lower layers, never from another module of its own layer:
 //!
 //! ```text
 //! 5   main   cli               the command line
-//! 4   server                   the loop: mio, the clock   │   journal   the log's writer
-//!     load                     many clients               │   doctor    looks, and judges
-//! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
-//!     process                  what a process has used, from /proc
+//! 4   server                   the event loop: mio, the clock   │   journal   logging
+//!     load                     load testing                     │   doctor    checks of a setup
+//! 3   connection               one client's socket   │   upstream   the site: threads and HTTP
+//!     process                  processor time and memory, from /proc
 //!     ───────── nothing below this line does I/O or reads a clock ─────────
-//! 2   hub                      logic           │   wire       RFC 6455
-//! 1   protocol   config   metrics   words and numbers
+//! 2   hub                      the logic             │   wire       WebSocket (RFC 6455), HTTP
+//! 1   protocol                 frames and ids        │   config     settings
+//!     metrics                  counters and the Prometheus text format
 //! ```
 //!
 //! # Where to start reading
 //!
-//! [`hub::interface`] has the vocabulary, [`hub`] the logic, [`server`] the tick. What happens to
-//! one message on its way through all of them is told in `docs/ARCHITECTURE.md`.
+//! [`hub::interface`] defines the inputs and effects, [`hub`] has the logic, [`server`] the event
+//! loop. `docs/ARCHITECTURE.md` follows one message through all of them.
 
 pub mod cli;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Command line and signals in, exit code out.
+//! The `buddyline` binary: runs the server or one of its tools, and returns an exit code.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -19,17 +19,17 @@ use listenfd::ListenFd;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        // Over the journal, which waits for no reader, nor panics for want of one.
+        // Through the journal, which neither blocks on its reader nor panics without one.
         log::error!("{}", panic_line(panic));
         log::logger().flush();
     }));
-    // While there is one thread: it takes the variables out of the environment.
+    // While there is only one thread: this removes variables from the environment.
     let mut inherited = ListenFd::from_env();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::read(&arguments) {
         Ok(cli) => cli,
         Err(fault) if fault.use_stderr() => {
-            // It repeats the value, which may be an address with a password in it.
+            // The message repeats the value, which may be a URL with a password.
             let text = redact_passwords(&fault.render().to_string());
             journal::print_error(LogFormat::Auto, &text);
             return ExitCode::from(2);
@@ -44,11 +44,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The server, until it is told to end.
+/// Runs the server until a signal stops it.
 fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> ExitCode {
     exit_if_invalid(config);
     if let Err(fault) = journal::start(config.log_level, config.log_format) {
-        journal::print_error(config.log_format, &format!("buddyline: cannot log: {fault}\n"));
+        journal::print_error(
+            config.log_format,
+            &format!("buddyline: cannot start the log: {fault}\n"),
+        );
         return ExitCode::FAILURE;
     }
     let ended = run(config, arguments, inherited);
@@ -56,14 +59,14 @@ fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) ->
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            // Said whatever the log level: nothing else says why there is no server.
+            // Printed at any log level: nothing else says why the server is not running.
             journal::print_error(config.log_format, &format!("buddyline: {fault}\n"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Ends the process if the settings do not go together, as for any other value that is not allowed.
+/// Exits with code 2 if the settings contradict each other, as for any other invalid value.
 fn exit_if_invalid(config: &Config) {
     if let Err(fault) = config.check() {
         let fault = Cli::command().error(ErrorKind::ValueValidation, fault);
@@ -72,7 +75,7 @@ fn exit_if_invalid(config: &Config) {
     }
 }
 
-/// Says whether the server would start with these settings.
+/// Checks whether the server would start with these settings, and prints a report.
 fn check_config(config: &Config) -> ExitCode {
     exit_if_invalid(config);
     match doctor::check_machine(config) {
@@ -86,7 +89,7 @@ fn check_config(config: &Config) -> ExitCode {
     }
 }
 
-/// Loads a server. What it found is the exit code as well: 1 if anything was missing.
+/// Runs a load test and prints its report. The exit code is 1 if the report is not good.
 fn bench(options: &load::Options) -> ExitCode {
     let report = match load::run(options) {
         Ok(report) => report,
@@ -103,7 +106,7 @@ fn bench(options: &load::Options) -> ExitCode {
     text.map_or(ExitCode::FAILURE, |text| print_report(&text, report.is_good()))
 }
 
-/// Looks at everything, and says what it means.
+/// Runs all checks of the doctor and prints its findings.
 fn run_doctor(config: &Config, options: DoctorOptions) -> ExitCode {
     exit_if_invalid(config);
     let credential = match doctor::token::read(options.token_file.as_deref()) {
@@ -123,7 +126,7 @@ fn run_doctor(config: &Config, options: DoctorOptions) -> ExitCode {
     }
 }
 
-/// Writes a report; a program that stops reading has not heard that all is well.
+/// Prints a report. The exit code is a failure as well if the reader closes the pipe early.
 fn print_report(text: &str, good: bool) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -137,46 +140,46 @@ fn report_bad_setting(fault: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// What is said of a panic: its place, and its words where they stand in the source. Words that
-/// were put together may have a token in them, or what people wrote.
+/// Formats a panic for the log: its location, and its message if that is a literal. A formatted
+/// message could contain a token or user content.
 fn panic_line(panic: &PanicHookInfo<'_>) -> String {
-    let words = panic.payload().downcast_ref::<&'static str>().unwrap_or(&"…");
+    let message = panic.payload().downcast_ref::<&'static str>().unwrap_or(&"…");
     match panic.location() {
-        Some(at) => format!("a fault in the program, {at}: {words}"),
-        None => format!("a fault in the program: {words}"),
+        Some(at) => format!("panic at {at}: {message}"),
+        None => format!("panic: {message}"),
     }
 }
 
 fn run(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> Result<(), String> {
-    let in_words = |fault: io::Error| fault.to_string();
-    let sockets = sockets(inherited).map_err(in_words)?;
-    let mut server = Server::start(config, sockets).map_err(in_words)?;
-    server.install_signal_handlers().map_err(in_words)?;
+    let to_text = |fault: io::Error| fault.to_string();
+    let sockets = inherited_sockets(inherited).map_err(to_text)?;
+    let mut server = Server::start(config, sockets).map_err(to_text)?;
+    server.install_signal_handlers().map_err(to_text)?;
     server.set_config_source(Box::new(CommandLine { arguments }));
     log_banner(config, &server);
-    server.run().map_err(in_words)
+    server.run().map_err(to_text)
 }
 
-/// The sockets that the service manager has made, all of which listen.
-fn sockets(inherited: &mut ListenFd) -> io::Result<Vec<TcpListener>> {
+/// Takes the listening sockets that the service manager has passed to this process.
+fn inherited_sockets(inherited: &mut ListenFd) -> io::Result<Vec<TcpListener>> {
     let all: io::Result<Vec<_>> =
         (0..inherited.len()).map(|number| inherited.take_tcp_listener(number)).collect();
     let all: Vec<TcpListener> = all?.into_iter().flatten().collect();
     if !all.is_empty() {
-        log::info!("sockets from the service manager: {}; --listen is not used", all.len());
+        log::info!("using {} sockets from the service manager; --listen is ignored", all.len());
     }
     Ok(all)
 }
 
-/// The settings, as the arguments and the file that they name have them now.
+/// Reads the settings again from the arguments and the file that they name.
 struct CommandLine {
     arguments: Vec<OsString>,
 }
 
 impl ConfigSource for CommandLine {
     fn read(&mut self) -> Result<(Config, Secrets), String> {
-        let in_words = |fault: clap::Error| redact_passwords(&cli::without_advice(&fault));
-        let cli = Cli::read(&self.arguments).map_err(in_words)?;
+        let to_text = |fault: clap::Error| redact_passwords(&cli::without_advice(&fault));
+        let cli = Cli::read(&self.arguments).map_err(to_text)?;
         let secrets = cli.config.load_secrets()?;
         cli.config.check_combinations()?;
         Ok((cli.config, secrets))
@@ -187,7 +190,7 @@ impl ConfigSource for CommandLine {
     }
 }
 
-/// A text without what stands between `://`, or the scheme of a TURN server, and `@`.
+/// Replaces the text between `://`, `turn:` or `turns:` and `@` in each URL.
 fn redact_passwords(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -217,19 +220,19 @@ fn log_banner(config: &Config, server: &Server) {
         Some(url) => {
             log::info!("messages are stored by the BuddyBoss site {url}");
             match config.trust_mode() {
-                Trust::Open => log::warn!(
-                    "--trust open: whoever connects is believed to be the user they say they are"
-                ),
+                Trust::Open => {
+                    log::warn!("--trust open: the server believes any userId that a client claims")
+                }
                 Trust::Verified if server.has_verifier() => {
                     let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
                     log::info!(
                         "--trust verified: tokens are checked with the site's JWT secret (issuer \
-                         {issuer}), Application Passwords by asking the site"
+                         {issuer}), Application Passwords by requests to the site"
                     );
                 }
                 Trust::Verified => log::info!(
-                    "--trust verified: tokens are checked by asking the site, once for each token; \
-                     with --jwt-secret-file they need no request"
+                    "--trust verified: tokens are checked by one request to the site for each token; \
+                     --jwt-secret-file avoids these requests"
                 ),
             }
         }
@@ -240,10 +243,10 @@ fn log_banner(config: &Config, server: &Server) {
     }
     let (stun, turn) = (config.ice.stun_url.len(), config.ice.turn_url.len());
     if stun + turn > 0 {
-        log::info!("for calls: {stun} STUN and {turn} TURN addresses");
+        log::info!("ICE servers for calls: {stun} STUN and {turn} TURN addresses");
     }
     if config.limits().no_limits {
-        log::warn!("--no-limits: any client can take all that this machine has");
+        log::warn!("--no-limits: any client can use up all resources of this machine");
     }
     let [ws, http] = if server.has_tls() { ["wss", "https"] } else { ["ws", "http"] };
     for address in server.addresses() {
@@ -251,7 +254,7 @@ fn log_banner(config: &Config, server: &Server) {
     }
     if config.is_try_page_enabled() {
         if let Some(address) = server.addresses().first() {
-            // A browser cannot open "all addresses".
+            // A browser cannot open the unspecified address.
             let host =
                 if address.ip().is_unspecified() { "localhost" } else { config.listen.host() };
             let port = address.port();
@@ -269,13 +272,13 @@ mod tests {
 
     #[test]
     fn panic_message_has_location_but_no_payload() {
-        let (told, lines) = channel();
-        set_hook(Box::new(move |panic| told.send(panic_line(panic)).unwrap()));
+        let (sender, lines) = channel();
+        set_hook(Box::new(move |panic| sender.send(panic_line(panic)).unwrap()));
         let token = String::from("\u{e4} eyJ0.s3cret");
         let refused = || Err::<(), &str>(&token);
         let panics: [&(dyn Fn() + std::panic::RefUnwindSafe); 4] = [
             &|| panic!("no such token: {token}"),
-            // Both show the text of which they cannot give a part.
+            // The messages of both contain the whole text that cannot be sliced.
             &|| drop(token[1..].to_owned()),
             &|| drop(token[..99].to_owned()),
             &|| refused().expect("a good token"),
@@ -285,9 +288,9 @@ mod tests {
             let line = lines.try_recv().unwrap();
             assert!(line.contains("main.rs:") && !line.contains("s3cret"), "{line}");
         }
-        assert!(catch_unwind(|| panic!("a word of our own")).is_err());
+        assert!(catch_unwind(|| panic!("a literal message")).is_err());
         let line = lines.try_recv().unwrap();
-        assert!(line.ends_with(": a word of our own"), "{line}");
+        assert!(line.ends_with(": a literal message"), "{line}");
         drop(take_hook());
     }
 }

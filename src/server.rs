@@ -1,13 +1,12 @@
-//! The tick: one thread, one poll, all sockets.
+//! The event loop: one thread and one poll for all sockets.
 //!
-//! Each turn of the loop sleeps until something happens, reads the clock once, reads sockets and
-//! collects answers within their budgets, lets the hub decide, and then writes: one gathered write
-//! for each connection that has something to send. Whoever is stopped by a budget comes first in
-//! the next turn, which then does not sleep.
+//! Each tick polls, reads the clock once, reads sockets and collects the site's answers within their
+//! time budgets, passes both to the hub, and then flushes each connection that has output with one
+//! gathered write. A connection that a budget has stopped comes first in the next tick, which then
+//! does not sleep.
 
 mod admission;
 mod budget;
-mod call_http;
 mod connections;
 mod drain;
 mod fanout_queue;
@@ -15,7 +14,6 @@ mod input;
 mod listeners;
 mod metrics_listener;
 mod metrics_page;
-mod origin_warnings;
 mod query_log;
 mod read_batch;
 mod reload;
@@ -41,36 +39,36 @@ use crate::connection::rate::RateLimit;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::protocol::frame_kind::ServerFrameKind;
+use crate::protocol::status::CallStatusReply;
 use crate::upstream::Upstream;
 use crate::wire::Codec;
 use crate::wire::handshake::Rules;
-use admission::Admission;
+use admission::{Admission, OriginWarnings};
 use budget::{ActiveClock, SlowTicks, TickWork, TimeBudget};
 use connections::Connections;
 use drain::Drain;
 use listeners::{BACKLOG, Listeners};
 use metrics_listener::MetricsListener;
-use origin_warnings::OriginWarnings;
 use read_batch::ReadBatch;
 pub use reload::ConfigSource;
 use service_manager::ServiceManager;
 use stats::ServerStats;
 use timeouts::{SWEEP_INTERVAL, Timeouts};
 
-/// Events taken from one poll. Enough that frames of one thread which come together leave together,
-/// and not so many that the first waits long for the last.
+/// Events taken from one poll: enough to batch frames of one thread that arrive together, and few
+/// enough that the first is not delayed by the last.
 const EVENTS_PER_TICK: usize = 1024;
-/// How long a tick may read, write, and bury. With the rest it is about half of what a tick may
-/// take in all, since the last step of a phase may be a long one.
+/// How long a tick may read. The budgets of all phases add up to about half of
+/// [`budget::SLOW_TICK`], since the last step of a phase may be a long one.
 const READ_BUDGET: Duration = Duration::from_millis(8);
-/// To write to those for whom something waits that is not for many.
+/// For connections with output that is not in the fan-out queue.
 const FLUSH_BUDGET: Duration = Duration::from_millis(6);
-/// To write to those for whom it is: a part of their round.
+/// For one part of a round through the fan-out queue.
 const FANOUT_FLUSH_BUDGET: Duration = Duration::from_micros(250);
-/// While more is said to many than leaves: a little of what is said is read, and much is written.
+/// While the fan-out queue is backlogged, a tick reads less and writes more.
 const READ_BUDGET_BACKLOGGED: Duration = Duration::from_millis(1);
 const FANOUT_FLUSH_BUDGET_BACKLOGGED: Duration = Duration::from_millis(12);
-/// To agree on TLS with those who come: a signature takes from a tenth of a millisecond to a few.
+/// For TLS handshakes: one signature takes from 0.1 ms to a few milliseconds.
 const TLS_HANDSHAKE_BUDGET: Duration = Duration::from_millis(4);
 const REAP_BUDGET: Duration = Duration::from_millis(4);
 /// A tick that has done less than this is not timed.
@@ -80,10 +78,10 @@ const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 /// Listener number n has the token `LISTENER_TOKENS - n`.
 const LISTENER_TOKENS: usize = usize::MAX - 2;
-/// The tokens from here to those of the listeners are the monitors'.
+/// The tokens from here to `LISTENER_TOKENS` belong to the metrics listener.
 const METRICS_TOKENS: usize = usize::MAX - 4_096;
 
-/// The server: everything is owned here, by the one thread that runs it.
+/// The server. The one thread that runs it owns all its state.
 pub struct Server {
     poll: Poll,
     events: Events,
@@ -103,80 +101,80 @@ pub struct Server {
     stats: ServerStats,
     slow_ticks: SlowTicks,
     started: Instant,
-    /// The time of this tick by the clock, since the start.
+    /// Wall time of this tick since the start.
     since_start: Duration,
     active_clock: ActiveClock,
-    /// The time of this tick by the watch.
+    /// Time of this tick by the active clock.
     active_now: ActiveTime,
     work: TickWork,
     read_budget: TimeBudget,
-    /// The part of the reads that is for agreeing on TLS.
+    /// The part of the read budget for TLS handshakes.
     tls_budget: TimeBudget,
     identity: Option<TlsIdentity>,
     last_sweep: Instant,
-    /// The slot that is looked at next, while connections are looked at.
+    /// The next slot to check, while a sweep of timeouts is in progress.
     sweep_next: Option<usize>,
-    /// What it works by: changed by a reload.
+    /// The settings in force; a reload replaces them.
     config: Config,
-    /// Where a reload gets its settings from.
+    /// The source from which a reload reads new settings.
     source: Option<Box<dyn ConfigSource>>,
     service_manager: ServiceManager,
-    /// It is about to end.
+    /// Set once the server has begun to drain.
     draining: Option<Drain>,
 }
 
-/// What happened, for the log line at the end and for tests.
+/// Event counts, for the log line at the end and for tests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerCounters {
     /// Connections accepted.
     pub accepted: u64,
     /// Connections refused at a limit.
     pub refused: u64,
-    /// Those of them that came from an address that has as many as it may.
+    /// Of these, connections refused at the limit of their address.
     pub refused_address: u64,
-    /// Requests that did not come in time.
+    /// Requests that did not arrive within the handshake timeout.
     pub late: u64,
-    /// Web pages that may not connect.
+    /// Connections of web pages whose origin is not allowed.
     pub refused_pages: u64,
-    /// Accepts that failed, as they do without descriptors.
+    /// Failed `accept` calls, for example when descriptors run out.
     pub accept_errors: u64,
     /// Frames put into outboxes.
     pub sent: u64,
-    /// Frames and outcomes for connections that had gone.
+    /// Frames and outcomes for connections that were already closed.
     pub stale: u64,
-    /// Connections closed because they did not read.
+    /// Connections closed as slow readers.
     pub overflowed: u64,
-    /// Frames that slow readers have missed.
+    /// Droppable frames that were not queued for slow readers.
     pub missed: u64,
-    /// Frames refused because their sender sent too many.
+    /// Frames refused by the rate limit.
     pub rate_limited: u64,
-    /// Connections closed because they went on all the same.
+    /// Connections closed for exceeding the rate limit persistently.
     pub floods: u64,
-    /// Connections that gave no sign of life.
+    /// Connections closed because they answered no ping.
     pub silent: u64,
-    /// TLS that was not agreed on, or was broken off for a fault.
+    /// Failed TLS handshakes, and TLS sessions ended by an error of the peer.
     pub tls_faults: u64,
     /// Ticks that took longer than 50 ms.
     pub slow_ticks: u64,
 }
 
 impl Server {
-    /// Listens and starts the upstream; [`Server::run`] does the rest.
+    /// Listens on `--listen` and starts the upstream; [`Server::run`] runs the loop.
     ///
     /// # Errors
     ///
-    /// An address that cannot be listened on, a secret or a certificate that cannot be read, or a
-    /// system out of descriptors or threads.
+    /// An address cannot be bound, a secret or a certificate cannot be read, or the system is out of
+    /// descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
         Server::start(config, Vec::new())
     }
 
-    /// The same on sockets that listen already, if there are any, instead of `--listen`: who
-    /// connects while one server ends and the next begins waits there.
+    /// Like [`Server::bind`], on inherited listening sockets instead of `--listen` if there are any.
+    /// Clients that connect during a restart wait in the queues of these sockets.
     ///
     /// # Errors
     ///
-    /// As of [`Server::bind`].
+    /// As for [`Server::bind`].
     pub fn start(config: &Config, inherited: Vec<TcpListener>) -> io::Result<Server> {
         let limits = config.limits();
         let now = clock();
@@ -235,7 +233,7 @@ impl Server {
         })
     }
 
-    /// The addresses that it listens on, with the port that the system chose for port 0.
+    /// The addresses that the server listens on, with the port that the system chose for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.addresses()
     }
@@ -245,20 +243,20 @@ impl Server {
         self.upstream.has_verifier()
     }
 
-    /// What happened so far.
+    /// The event counts so far.
     pub fn counts(&self) -> ServerCounters {
         let Connections { sent, stale, missed, .. } = self.connections;
         ServerCounters { sent, stale, missed, slow_ticks: self.slow_ticks.count, ..self.counts }
     }
 
-    /// One turn of the loop.
+    /// Runs one tick of the loop.
     ///
     /// # Errors
     ///
     /// Polling itself fails.
     pub fn tick(&mut self) -> io::Result<()> {
-        let sleep = self.sleep();
-        match self.poll.poll(&mut self.events, Some(sleep)) {
+        let timeout = self.poll_timeout();
+        match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(fault) if fault.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             polled => polled?,
         }
@@ -274,12 +272,12 @@ impl Server {
             if self.connections.is_backlogged() { READ_BUDGET_BACKLOGGED } else { READ_BUDGET };
         self.read_budget = TimeBudget::with_short_steps(read_budget, sent_before);
         self.tls_budget = TimeBudget::new(TLS_HANDSHAKE_BUDGET, 0);
-        // Who was stopped by a budget in the last tick comes first.
+        // Connections that a budget stopped in the last tick come first.
         for slot in self.connections.take_pending_reads() {
-            // The event that spoke of the peer's end may have come in an earlier tick.
+            // The event that announced the peer's end of stream may be from an earlier tick.
             self.read(slot, true, now);
         }
-        // An event may be for one of these as well.
+        // Before the events: one of them may be for the same connection.
         self.process_reads(now);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -292,7 +290,7 @@ impl Server {
         self.upstream.advance(now.instant);
         self.collect_answers(now);
         self.run_timers(now);
-        // Whose own pongs are too many to hold has caused no effect that was drained before.
+        // A connection that overflowed with its own pongs caused no effect above.
         self.apply_effects(now);
         self.check_timeouts(now);
         self.notify_service_manager(now);
@@ -310,16 +308,16 @@ impl Server {
         Ok(())
     }
 
-    /// How long nothing will happen, as far as can be known.
-    fn sleep(&mut self) -> Duration {
+    /// Returns the poll timeout: the time until the next known deadline.
+    fn poll_timeout(&mut self) -> Duration {
         let accepts = self.listeners.has_more() && self.admission.is_open(self.connections.len());
-        let left_over = self.connections.has_pending_work()
+        let has_leftover = self.connections.has_pending_work()
             || self.sweep_next.is_some()
             || self.upstream.has_answer();
-        // The clock that says how long to sleep says when the last tick has ended as well.
+        // This clock read also ends the duration of the last tick.
         let now = Instant::now();
         self.stats.end_tick(now);
-        if left_over || accepts || self.metrics_listener.has_pending_work() {
+        if has_leftover || accepts || self.metrics_listener.has_pending_work() {
             return Duration::ZERO;
         }
         if self.draining.is_some() && self.connections.next_fanout_flush(now).is_none() {
@@ -335,21 +333,21 @@ impl Server {
 
     // ---- output
 
-    /// Writes to who has something to send, for as long as a tick may.
+    /// Flushes connections that have output, within the budgets of a tick.
     fn flush(&mut self, now: Now) {
         self.work.flushed =
             self.connections.flush(&mut TimeBudget::with_short_steps(FLUSH_BUDGET, 0));
         if self.connections.next_fanout_flush(now.instant).is_some_and(|at| at <= now.instant) {
-            let read = now.instant.elapsed();
-            let lasts = match self.connections.is_backlogged() {
+            let read_took = now.instant.elapsed();
+            let limit = match self.connections.is_backlogged() {
                 true => FANOUT_FLUSH_BUDGET_BACKLOGGED,
-                false => FANOUT_FLUSH_BUDGET.max(read + read / 2),
+                false => FANOUT_FLUSH_BUDGET.max(read_took + read_took / 2),
             };
-            self.work.flushed += self.connections.flush_fanout(&mut TimeBudget::new(lasts, 0));
+            self.work.flushed += self.connections.flush_fanout(&mut TimeBudget::new(limit, 0));
         }
     }
 
-    /// Carries out what the hub wants done.
+    /// Executes the effects that the hub has queued.
     fn apply_effects(&mut self, now: Now) {
         loop {
             while let Some(effect) = self.hub.next_effect() {
@@ -381,13 +379,23 @@ impl Server {
                     }
                 }
             }
-            // Telling the hub that a connection is closed may give it more to do.
+            // Closing a connection may make the hub queue more effects.
             let Some(slot) = self.connections.next_overflowed() else {
                 return;
             };
             self.counts.overflowed += 1;
             self.close_slot(slot, 1013, "too slow", now);
         }
+    }
+
+    /// Sends the hub's answer to a call status request. The hub has forgotten the connection.
+    fn send_call_status(&mut self, conn: ConnId, reply: &CallStatusReply) {
+        let connection = self.connections.get(conn.slot).filter(|connection| connection.id == conn);
+        let Some(connection) = connection else { return };
+        connection.registered = false;
+        connection.wire.send_call_status(reply, &mut connection.outbox);
+        connection.since = self.active_now;
+        self.connections.note_output(conn.slot);
     }
 
     // ---- the end of connections
@@ -398,17 +406,17 @@ impl Server {
         }
     }
 
-    /// Says goodbye to a connection, and tells the hub.
+    /// Sends a close frame and notifies the hub.
     fn close_slot(&mut self, slot: u32, code: u16, reason: &'static str, now: Now) {
         if let Some(connection) = self.connections.get(slot) {
             let connection = connection.id.serial;
-            log::debug!(connection; "closing with {code}, {reason}");
+            log::debug!(connection; "closing with code {code}: {reason}");
         }
         self.connections.close(slot, code, reason, self.active_now);
         self.notify_closed(slot, now);
     }
 
-    /// Tells the hub, once, that nothing more reaches a connection.
+    /// Notifies the hub, once, that a connection is closed.
     fn notify_closed(&mut self, slot: u32, now: Now) {
         if let Some(connection) = self.connections.get(slot) {
             if std::mem::take(&mut connection.registered) {
@@ -419,14 +427,15 @@ impl Server {
         }
     }
 
-    /// Buries the doomed. Nobody is removed before, so no event of a batch meets a reused slot.
+    /// Removes doomed connections. They are removed only here, so that no event of a batch refers
+    /// to a reused slot.
     fn reap(&mut self, now: Now) {
         let mut budget = TimeBudget::new(REAP_BUDGET, self.connections.sent);
         while !budget.is_exhausted(self.connections.sent) {
             let Some(slot) = self.connections.next_doomed() else { return };
             self.notify_closed(slot, now);
-            let buried = self.connections.reap(slot);
-            if let Some(connection) = buried.filter(|connection| connection.counts_for_address) {
+            let removed = self.connections.reap(slot);
+            if let Some(connection) = removed.filter(|connection| connection.counts_for_address) {
                 self.admission.release(connection.client);
             }
             self.work.reaped += 1;
@@ -435,9 +444,9 @@ impl Server {
     }
 }
 
-/// The only place that reads a clock for the logic.
+/// Reads the clock for the hub; no other code does.
 fn clock() -> Now {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    // A clock before 1970 is a board without a battery: its dates are wrong either way.
+    // A clock before 1970 is a board without a battery: its dates are wrong in any case.
     Now { instant: Instant::now(), unix_s: since_1970.map_or(0, |since| since.as_secs()) }
 }

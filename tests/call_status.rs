@@ -631,7 +631,7 @@ fn verified_server_reports_status_to_proven_parties() {
     let online = seven.expect(|frame| frame["type"] == "online_users");
     assert_eq!(online["userIds"], json!([7]));
     let log = server.log().join("\n");
-    assert!(log.contains("how a call is") && !log.contains("s3cr3t"), "{log}");
+    assert!(log.contains("call status request") && !log.contains("s3cr3t"), "{log}");
 }
 
 #[test]
@@ -642,7 +642,7 @@ fn request_waits_for_the_site_and_may_disconnect() {
     let mut gone = TcpStream::connect(server.address()).unwrap();
     gone.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
     wait_until(LONG, "the site is asked", || {
-        server.log().iter().any(|line| line.contains("how a call is"))
+        server.log().iter().any(|line| line.contains("call status request"))
     });
     drop(gone);
     let began = Instant::now();
@@ -675,7 +675,7 @@ fn drain_answers_earlier_requests_and_refuses_new_ones() {
     waits.set_read_timeout(Some(LONG)).unwrap();
     waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
     wait_until(LONG, "it has asked", || {
-        server.log().iter().any(|line| line.contains("how a call is"))
+        server.log().iter().any(|line| line.contains("call status request"))
     });
     server.signal("TERM");
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("draining")));
@@ -697,7 +697,7 @@ fn status_request_counts_as_a_connection() {
     let mut waits = TcpStream::connect(server.address()).unwrap();
     waits.write_all(&request("GET", "/calls/c?token=s3cr3t-8", "")).unwrap();
     wait_until(LONG, "it has asked", || {
-        server.log().iter().any(|line| line.contains("how a call is"))
+        server.log().iter().any(|line| line.contains("call status request"))
     });
     // It is refused before it has said anything.
     let answer = server.ask(b"");

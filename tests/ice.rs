@@ -178,7 +178,7 @@ fn reload_replaces_ice_servers_and_ignores_bad_ones() {
     fs::write(secret.path(), "another secret, which is long enough\n").unwrap();
     write("BUDDYLINE_TURN_URL=turn:c?transport=tcp,turn:d\n");
     server.signal("HUP");
-    says("the settings are read anew");
+    says("settings reloaded");
     let after = asked(&mut seven);
     assert_eq!(after["iceServers"][0]["urls"], json!(["turn:c?transport=tcp", "turn:d"]));
     assert_eq!(after["ttl"], 86_400);

@@ -157,7 +157,7 @@ fn json_log_lines_of_a_message_share_one_request_id() {
         }
     }
     let opened = lines.iter().find(|line| line["message"] == "open from 127.0.0.1").unwrap();
-    let begins = |line: &&Value| line["message"] == "a message for thread 1";
+    let begins = |line: &&Value| line["message"] == "sending a message to thread 1";
     let requests: Vec<u64> =
         lines.iter().filter(begins).map(|line| line["request"].as_u64().unwrap()).collect();
     assert_eq!(requests.len(), 2, "{log}");
@@ -174,23 +174,23 @@ fn json_log_lines_of_a_message_share_one_request_id() {
     }
     let first = words(requests[0]);
     let expected = [
-        "a message for thread 1",
+        "sending a message to thread 1",
         "a message has no good answer: ",
-        "its fate is not decided",
-        "its thread is looked up",
-        "the same is in thread 1",
+        "the outcome is not known yet",
+        "looking up the message in its thread",
+        "found in thread 1",
     ];
     assert_eq!(first.len(), expected.len(), "{log}");
     for (line, part) in first.iter().zip(expected) {
         assert!(line.contains(part), "{line}: {part}");
     }
-    assert_eq!(words(requests[1]), ["a message for thread 1", "stored in thread 1"]);
+    assert_eq!(words(requests[1]), ["sending a message to thread 1", "stored in thread 1"]);
 }
 
 #[test]
 fn text_log_lines_of_a_message_share_one_request_id() {
     let log = two_messages("text");
-    let begins = log.lines().find(|line| line.contains("a message for thread 1")).unwrap();
+    let begins = log.lines().find(|line| line.contains("sending a message to thread 1")).unwrap();
     let (_, rest) = begins.split_once("] connection ").unwrap();
     let (_, rest) = rest.split_once(", request ").unwrap();
     let request = rest.split(':').next().unwrap();

@@ -376,8 +376,8 @@ fn reload_names_settings_that_need_a_restart() {
     let server = Server::start(&["--env-file", file.path()]);
     fs::write(file.path(), "BUDDYLINE_UPSTREAM_WORKERS=3\nBUDDYLINE_LOG_LEVEL=debug").unwrap();
     server.signal("HUP");
-    wait_for_log_line(&server, "--upstream-workers has changed: it holds from the next start");
-    wait_for_log_line(&server, "the settings are read anew");
+    wait_for_log_line(&server, "--upstream-workers has changed: it takes effect at the next start");
+    wait_for_log_line(&server, "settings reloaded");
 }
 
 #[test]
@@ -399,9 +399,9 @@ fn changed_site_and_address_need_a_restart() {
     let other = format!("{other}\nBUDDYLINE_BUDDYBOSS_URL=https://other.example\n");
     fs::write(file.path(), &other).unwrap();
     server.signal("HUP");
-    wait_for_log_line(&server, "--listen has changed: it holds from the next start");
-    wait_for_log_line(&server, "--buddyboss-url has changed: it holds from the next start");
-    wait_for_log_line(&server, "the settings are read anew");
+    wait_for_log_line(&server, "--listen has changed: it takes effect at the next start");
+    wait_for_log_line(&server, "--buddyboss-url has changed: it takes effect at the next start");
+    wait_for_log_line(&server, "settings reloaded");
     Client::proven(server.address(), 7, &site.jwt(7, 600 * S));
     // Which a start says.
     let output = binary().args(["check-config", "--env-file", file.path()]).output().unwrap();
@@ -460,7 +460,7 @@ fn reload_applies_new_jwt_secret_and_ignores_a_bad_one() {
     fs::write(file.path(), new).unwrap();
     site.set_jwt_secret(new);
     server.signal("HUP");
-    wait_for_log_line(&server, "the settings are read anew");
+    wait_for_log_line(&server, "settings reloaded");
     let mut eight = Client::proven(server.address(), 8, &token(new, 8));
     eight.join(41);
     // One that has not been proven before.

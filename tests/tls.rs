@@ -1,6 +1,5 @@
 //! The server's own TLS, as a real client meets it.
 
-#![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/bytes.rs"]
@@ -616,7 +615,7 @@ fn certificate_expiry_is_reported_everywhere() {
     assert!(code == Some(0) && said.contains("warning  TLS certificate"), "{said}");
     certificate.replace_with_years(2000, 4000);
     server.signal("HUP");
-    server.wait_for_log(has("the settings are read anew"));
+    server.wait_for_log(has("settings reloaded"));
     assert_eq!(number(), 64_060_588_800);
     let (code, said) = check();
     assert!(code == Some(0) && said.contains("it holds until 4000-01-01"), "{said}");
@@ -664,7 +663,7 @@ fn sighup_reloads_the_certificate_unless_it_is_bad() {
     Client::connect(server.address(), &old).identify(2);
     certificate.replace();
     server.signal("HUP");
-    let read = "the settings are read anew";
+    let read = "settings reloaded";
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains(read)));
     Client::connect(server.address(), &certificate.client(&BOTH)).identify(2);
     assert!(tls::stream(server.address(), &old).is_err());

@@ -4,7 +4,6 @@
 //! `cargo test --release --test tls_cost -- --ignored --nocapture --test-threads 1` prints the
 //! times; `docs/ARCHITECTURE.md` has them.
 
-#![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/client.rs"]

@@ -113,30 +113,7 @@ fn read_cert(NamedFile { path, name }: &NamedFile) -> Result<Vec<u8>, String> {
     }
 }
 
-#[cfg(not(feature = "tls"))]
-mod disabled {
-    use super::Validity;
-
-    /// What nobody has in a build without TLS.
-    #[derive(Clone, Debug)]
-    pub enum TlsIdentity {}
-
-    impl TlsIdentity {
-        pub(super) fn new(_: (&str, &[u8]), _: (&str, &[u8])) -> Result<TlsIdentity, String> {
-            Err("--tls-cert is set, and this buddyline was built without TLS: expected is a build \
-                 with its feature `tls`, or a proxy that speaks TLS"
-                .to_owned())
-        }
-
-        /// From when to when the certificate holds.
-        pub fn validity(&self) -> Option<Validity> {
-            match *self {}
-        }
-    }
-}
-
-#[cfg(feature = "tls")]
-mod enabled {
+mod identity {
     use std::fmt;
     use std::sync::Arc;
 
@@ -235,7 +212,4 @@ mod enabled {
     }
 }
 
-#[cfg(not(feature = "tls"))]
-pub use disabled::TlsIdentity;
-#[cfg(feature = "tls")]
-pub use enabled::TlsIdentity;
+pub use identity::TlsIdentity;

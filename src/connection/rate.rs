@@ -1,57 +1,59 @@
-//! How many frames a client may send: a token bucket.
+//! Rate limit of a client's frames: a token bucket (GCRA).
 
 use std::time::Duration;
 
 /// A rate with a burst, the same for all clients.
 ///
-/// Instead of tokens it counts time (the generic cell rate algorithm): each frame is paid with the
-/// interval of the rate, and nobody may be ahead of the clock by more than the burst is worth.
+/// It counts time instead of tokens (the generic cell rate algorithm): each frame advances the
+/// client's state by the interval of the rate, and the state may be ahead of the clock by the
+/// burst. The `governor` crate does the same with a clock and atomics that one thread does not need.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     interval_ns: u64,
-    /// So far ahead, everything is accepted.
+    /// Frames are accepted while the state is at most this far ahead of the clock.
     burst_ns: u64,
-    /// From there on as well, frames are refused one by one; beyond it is a flood.
+    /// Beyond the burst, frames are refused one by one for this long; after that it is a flood.
     refused_ns: u64,
 }
 
-/// What is to be done with a frame.
+/// Decision of the rate limit on one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateVerdict {
-    /// It is heard.
+    /// The frame is processed.
     Accepted,
-    /// It is answered with an error.
+    /// The frame is answered with an error.
     Refused,
-    /// Its sender has gone on for too long.
+    /// The client has exceeded the limit for too long; the connection is closed.
     Flood,
 }
 
-/// How far ahead of the clock one client is: nanoseconds since the server's start.
+/// One client's state: the time up to which its frames are paid for, in nanoseconds since the
+/// server's start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateState(u64);
 
-/// Frames refused one by one are a second's worth.
+/// One second's worth of frames is refused one by one before it counts as a flood.
 const REFUSED: Duration = Duration::from_secs(1);
 
 impl RateLimit {
-    /// So many a second in the long run, and so many at once.
+    /// Allows `per_second` frames in the long run and `burst` at once.
     pub fn new(per_second: usize, burst: usize) -> RateLimit {
         let interval_ns = 1_000_000_000 / (per_second as u64).max(1);
         let burst_ns = interval_ns.saturating_mul(burst as u64);
         let refused = REFUSED.as_nanos() as u64;
-        // At a frame in two seconds, one is refused.
+        // With an interval of more than a second, one frame is still refused before the flood.
         RateLimit { interval_ns, burst_ns, refused_ns: refused.max(interval_ns) }
     }
 
-    /// Judges one more frame, `since_start` after the server's start.
+    /// Checks one more frame, `since_start` after the server's start.
     pub fn check(&self, state: &mut RateState, since_start: Duration) -> RateVerdict {
         let now = since_start.as_nanos() as u64;
         let paid = state.0.max(now).saturating_add(self.interval_ns);
-        let by = paid - now;
-        if by <= self.burst_ns {
+        let ahead = paid - now;
+        if ahead <= self.burst_ns {
             state.0 = paid;
             RateVerdict::Accepted
-        } else if by <= self.burst_ns.saturating_add(self.refused_ns) {
+        } else if ahead <= self.burst_ns.saturating_add(self.refused_ns) {
             state.0 = paid;
             RateVerdict::Refused
         } else {
@@ -76,7 +78,7 @@ mod tests {
     fn burst_is_accepted_then_refused_then_flood() {
         let (rate, mut state) = (RateLimit::new(50, 200), RateState::default());
         assert_eq!(check(&rate, &mut state, 0, 1_000), [200, 50, 750]);
-        // Refused frames are paid for as well.
+        // Refused frames count as well.
         assert_eq!(check(&rate, &mut state, 1_000, 100), [0, 50, 50]);
         assert_eq!(check(&rate, &mut state, 3_000, 200), [50, 50, 100]);
     }

@@ -1,66 +1,66 @@
-//! How a connection that speaks TLS reads and writes: like any other, with records in between.
+//! Reading and writing of a connection that uses TLS.
 //!
-//! Between two reads a session holds no more than the beginning of a record, and between two writes
-//! no more than a record that the kernel has not taken: what waits for a slow reader waits in its
-//! outbox, where it is judged, and is sealed when it can leave.
+//! Between two reads a session holds at most a partial record, and between two writes at most one
+//! record that the kernel has not taken. Output for a slow reader waits in its outbox, where the
+//! limits apply, and is encrypted only when it can be sent.
 
 use std::io;
 
 use super::{Connection, Flushed, Received, SendContext, send};
 
-/// Plain bytes that are sealed at a time, which is the most that a record may have (RFC 8446 5.1).
+/// Plain bytes encrypted at a time: the maximum of a record (RFC 8446 section 5.1).
 pub(super) const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
-/// What a record has besides, and what rustls puts before it, such as the word of a new key.
+/// Overhead of a record, and of records that rustls puts before it, such as a key update.
 const RECORD_SLACK: usize = 1024;
 
-/// What all connections that speak TLS share when they receive: room for what has come.
+/// The receive buffer that all TLS connections share.
 #[derive(Debug, Default)]
 pub struct RecvContext {
-    sealed: Vec<u8>,
+    encrypted: Vec<u8>,
 }
 
-/// What all connections that speak TLS share when they send.
+/// The send buffers that all TLS connections share.
 #[derive(Default)]
 pub(super) struct RecordBuffers {
     plain: Vec<u8>,
-    sealed: Vec<u8>,
+    encrypted: Vec<u8>,
 }
 
-/// The bytes are what people wrote: they are not shown.
+/// Hides the bytes, which are user content.
 impl std::fmt::Debug for RecordBuffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RecordBuffers").finish_non_exhaustive()
     }
 }
 
-/// What one read of a session has brought.
+/// Result of one read of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TlsRead {
-    /// Plain bytes.
+    /// Number of plain bytes.
     pub plain: usize,
-    /// The kernel may have more.
+    /// Whether the kernel may have more.
     pub more: bool,
-    /// Nothing comes any more: the peer has said so, or has broken the rules.
+    /// Whether the input has ended: the peer has closed the session or sent invalid data.
     pub ended: bool,
 }
 
 impl Connection {
-    /// Whether TLS stands between the socket and the wire.
+    /// Whether the connection uses TLS.
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether TLS is still being agreed on: what its next bytes cost may be a signature.
+    /// Whether the TLS handshake is in progress: its next bytes may cost a signature.
     pub fn in_tls_handshake(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| !session.is_established())
     }
 
-    /// Whether something waits that is to be written.
+    /// Whether frames or records wait to be written.
     pub fn has_output(&self) -> bool {
         !self.outbox.is_empty() || self.tls_output_bytes() > 0
     }
 
-    /// Bytes of memory that are held for what has come in part and cannot be read yet.
+    /// Bytes of memory held for partial records.
     pub fn tls_input_bytes(&self) -> usize {
         self.tls.as_ref().map_or(0, |session| session.held_bytes())
     }
@@ -70,23 +70,23 @@ impl Connection {
         self.tls.as_ref().map_or(0, |session| session.tls_output_bytes())
     }
 
-    /// Gives up what has come in part, and records that have not left: nothing more is listened to,
-    /// and if there were such records, nothing is said.
+    /// Drops partial input and unsent records. Further input is discarded, and if there were unsent
+    /// records, nothing more is sent.
     pub fn discard_tls_buffers(&mut self) {
         if let Some(session) = &mut self.tls {
             session.discard_buffers();
         }
     }
 
-    /// Why the peer is not spoken to any more, once.
+    /// Takes the TLS error that ended the session, if there was one.
     pub fn tls_fault(&mut self) -> Option<String> {
         self.tls.as_mut().and_then(|session| session.fault())
     }
 
-    /// One `recv`, opened; and whether there may be more to read without an event. Only of a
-    /// connection that is sealed; the buffer has room for `RECORD_PLAINTEXT_MAX` bytes.
+    /// Reads with one `recv` and decrypts. Also returns whether there may be more to read without an
+    /// event. For TLS connections only; the buffer has room for `RECORD_PLAINTEXT_MAX` bytes.
     ///
-    /// `Bytes(0)` says that what has come was for TLS itself.
+    /// `Bytes(0)` means that only handshake records or partial records were received.
     pub fn receive_tls(
         &mut self,
         buffer: &mut [u8],
@@ -94,7 +94,7 @@ impl Connection {
     ) -> (Received, bool) {
         let Some(session) = &mut self.tls else { return (Received::Nothing, false) };
         loop {
-            return match session.receive(&self.socket, &mut recv_context.sealed, buffer) {
+            return match session.receive(&self.socket, &mut recv_context.encrypted, buffer) {
                 Ok(TlsRead { plain: 0, ended: true, .. }) => (Received::End, false),
                 Ok(TlsRead { plain, more, ended }) => (Received::Bytes(plain), more || ended),
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
@@ -106,15 +106,15 @@ impl Connection {
         }
     }
 
-    /// Seals and sends what waits, as [`Connection::flush`] does.
+    /// Encrypts and sends the outbox, as [`Connection::flush`] does without TLS.
     pub(super) fn flush_tls(&mut self, budget: usize, send_context: &mut SendContext) -> Flushed {
         let before = self.tls_output_bytes();
-        let flushed = self.seal_and_send(budget, send_context);
+        let flushed = self.encrypt_and_send(budget, send_context);
         send_context.ledger.note_held(before, self.tls_output_bytes());
         flushed
     }
 
-    fn seal_and_send(&mut self, budget: usize, send_context: &mut SendContext) -> Flushed {
+    fn encrypt_and_send(&mut self, budget: usize, send_context: &mut SendContext) -> Flushed {
         let mut left = budget;
         loop {
             match self.send_pending(send_context) {
@@ -148,7 +148,7 @@ impl Connection {
         self.end_output()
     }
 
-    /// Sends what the kernel has not taken before, and what TLS itself has to say.
+    /// Sends the pending records: handshake records, alerts, and the rest of a partial write.
     fn send_pending(&mut self, send_context: &mut SendContext) -> Flushed {
         let Some(session) = &mut self.tls else { return Flushed::Gone };
         let pending = session.pending();
@@ -172,12 +172,12 @@ impl Connection {
         Flushed::Done
     }
 
-    /// Seals the next bytes of the outbox into one record and sends it; the rest of it is pending
-    /// then. How many bytes these were.
+    /// Encrypts the next bytes of the outbox into one record and sends it; what the kernel does not
+    /// take becomes pending. Returns the number of plain bytes, or `None` if the connection is gone.
     fn send_record(&mut self, send_context: &mut SendContext) -> Option<usize> {
-        let SendContext { ledger, sealed: RecordBuffers { plain, sealed }, .. } = send_context;
+        let SendContext { ledger, records: RecordBuffers { plain, encrypted }, .. } = send_context;
         let session = self.tls.as_mut()?;
-        sealed.resize(RECORD_PLAINTEXT_MAX + RECORD_SLACK, 0);
+        encrypted.resize(RECORD_PLAINTEXT_MAX + RECORD_SLACK, 0);
         let bytes = match self.outbox.only() {
             Some(only) => &only[..only.len().min(RECORD_PLAINTEXT_MAX)],
             None => {
@@ -187,9 +187,9 @@ impl Connection {
             }
         };
         let length = bytes.len();
-        // None before TLS is agreed on, when nothing can wait, and none after 2^60 records.
-        let written = session.seal(bytes, sealed)?;
-        let record = &sealed[..written];
+        // `None` before the handshake ends, when nothing can wait, and after 2^60 records.
+        let written = session.encrypt(bytes, encrypted)?;
+        let record = &encrypted[..written];
         self.outbox.consume(length, ledger);
         let sent = loop {
             match send(&self.socket, record) {

@@ -1,24 +1,24 @@
-//! Text of which no more is kept than there is room for.
+//! Truncating text buffer: keeps what fits and ends with a mark if there was more.
 
 use std::fmt::{self, Write};
 
-/// Stands at the end of what was cut.
-const CUT: char = '…';
+/// Marks the end of truncated text.
+const TRUNCATED: char = '…';
 
-/// As much of a text as fits. What is formatted into it ends where it is full.
+/// A text of bounded size. Formatting into it fails once it is full.
 pub(super) struct BoundedText {
     text: String,
-    /// Bytes that are left for it.
+    /// Bytes left.
     left: usize,
     full: bool,
     filter: CharFilter,
 }
 
-/// What a character becomes, and the bytes that it takes where the text goes.
+/// Maps a character to the one to keep and the bytes that this takes in the output.
 pub(super) type CharFilter = fn(char) -> (char, usize);
 
 impl BoundedText {
-    /// Room for so many bytes, and a mark if more was to come.
+    /// Creates a buffer of `bytes` bytes, plus the mark.
     pub fn new(bytes: usize, filter: CharFilter) -> BoundedText {
         BoundedText {
             text: String::with_capacity(128.min(bytes)),
@@ -28,10 +28,10 @@ impl BoundedText {
         }
     }
 
-    /// What has been kept, with a mark at its end if that is not all.
+    /// Returns the text, with the mark at its end if it was truncated.
     pub fn into_text(mut self) -> String {
         if self.full {
-            self.text.push(CUT);
+            self.text.push(TRUNCATED);
         }
         self.text
     }
@@ -43,7 +43,7 @@ impl Write for BoundedText {
             let (kept, bytes) = (self.filter)(character);
             let Some(left) = self.left.checked_sub(bytes) else {
                 self.full = true;
-                // Whatever is still to be formatted is not looked at.
+                // The error stops the formatting of the rest.
                 return Err(fmt::Error);
             };
             self.left = left;
@@ -53,8 +53,7 @@ impl Write for BoundedText {
     }
 }
 
-/// For a line of text: control characters would begin a line that nobody has logged, or steer a
-/// terminal.
+/// Replaces control characters by spaces: they could forge a log line or control a terminal.
 pub(super) fn replace_control(character: char) -> (char, usize) {
     let kept = if character.is_control() { ' ' } else { character };
     (kept, kept.len_utf8())

@@ -1,4 +1,4 @@
-//! What a record says besides its text: of which connection, of which request.
+//! Key-value fields of a log record, such as `connection` and `request`.
 
 use std::fmt::Write;
 
@@ -8,17 +8,17 @@ use serde_json::{Map, Value as Json};
 
 use super::bounded_text::{BoundedText, replace_control};
 
-/// Fields of one line; those beyond are left out.
+/// Maximum number of fields of a line; further ones are left out.
 const FIELDS_MAX: usize = 8;
-/// Bytes of a field's text; the rest is cut off.
+/// Maximum bytes of a field's name or text value; longer ones are truncated.
 const TEXT_BYTES_MAX: usize = 256;
-/// What each line in JSON has by itself.
+/// Names that each JSON line has already.
 const RESERVED: [&str; 4] = ["time", "level", "target", "message"];
 
-/// The fields of a record by their names; those without a value are left out.
+/// Collects the fields of a record by name; fields without a value are left out.
 pub(super) fn collect(record: &Record<'_>) -> Map<String, Json> {
     let mut fields = Fields(Map::new());
-    // Its only fault is that of a visitor, and this one has none.
+    // `visit` fails only if the visitor does, which this one does not.
     let _ = record.key_values().visit(&mut fields);
     fields.0
 }
@@ -67,8 +67,8 @@ impl VisitValue<'_> for Field {
 }
 
 fn text(value: impl std::fmt::Display) -> String {
-    let mut room = BoundedText::new(TEXT_BYTES_MAX, replace_control);
-    // It fails when it is full.
-    let _ = write!(room, "{value}");
-    room.into_text()
+    let mut bounded = BoundedText::new(TEXT_BYTES_MAX, replace_control);
+    // Fails when the text is full.
+    let _ = write!(bounded, "{value}");
+    bounded.into_text()
 }

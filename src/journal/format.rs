@@ -1,4 +1,4 @@
-//! In which form the lines of the log are: for people, for the journal, for programs.
+//! Log formats: text for people, systemd's journal, and JSON.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -12,32 +12,32 @@ use log::{Level, Record};
 use super::{json, text};
 use crate::config::LogFormat;
 
-/// The form of a line.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// With time and level, for people.
     Text { coloured: bool },
-    /// For systemd's journal, which notes the time itself.
+    /// For systemd's journal, which adds the time itself.
     Journal,
-    /// One object of JSON.
+    /// One JSON object per line.
     Json,
 }
 
 impl Format {
-    /// What a setting means for this process.
+    /// Resolves the setting for this process.
     pub fn of(setting: LogFormat) -> Format {
         match setting {
             LogFormat::Auto if is_journal_stderr() => Format::Journal,
             LogFormat::Auto | LogFormat::Text => {
-                let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-                Format::Text { coloured: wanted && io::stderr().is_terminal() }
+                let is_allowed = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                Format::Text { coloured: is_allowed && io::stderr().is_terminal() }
             }
             LogFormat::Journal => Format::Journal,
             LogFormat::Json => Format::Json,
         }
     }
 
-    /// A record as a line, with its line feed.
+    /// Formats a record as a line, with its line feed.
     pub fn line(self, record: &Record<'_>) -> String {
         match self {
             Format::Text { coloured } => text::line(record, &time(SystemTime::now()), coloured),
@@ -46,25 +46,25 @@ impl Format {
         }
     }
 
-    /// A line of the log about itself.
-    pub fn internal_line(self, level: Level, words: &str) -> String {
+    /// Formats a line about the log itself.
+    pub fn internal_line(self, level: Level, message: &str) -> String {
         let mut record = Record::builder();
         record.target("buddyline::journal").level(level);
-        self.line(&record.args(format_args!("{words}")).build())
+        self.line(&record.args(format_args!("{message}")).build())
     }
 
-    /// An error that is the last thing to be said: for people as it is.
-    pub fn final_error(self, words: &str) -> String {
+    /// Formats the error with which the process exits; in the text format it is unchanged.
+    pub fn final_error(self, message: &str) -> String {
         match self {
-            Format::Text { .. } => words.to_owned(),
-            Format::Journal => text::journal_lines(Level::Error, words),
-            Format::Json => self.internal_line(Level::Error, words.trim_end()),
+            Format::Text { .. } => message.to_owned(),
+            Format::Journal => text::journal_lines(Level::Error, message),
+            Format::Json => self.internal_line(Level::Error, message.trim_end()),
         }
     }
 }
 
-/// As RFC 3339 has it, in UTC. A clock before 1970 shows that year; one beyond 9999 shows nothing,
-/// which is no reason not to log.
+/// Formats a time as in RFC 3339, in UTC. A time before 1970 is shown as the start of that year, and
+/// one after 9999 as an empty string, so that a wrong clock does not prevent logging.
 fn time(now: SystemTime) -> String {
     let mut text = String::new();
     let now = now.max(SystemTime::UNIX_EPOCH);
@@ -72,13 +72,13 @@ fn time(now: SystemTime) -> String {
     text
 }
 
-/// Whether standard error is the stream to the journal that systemd has opened for this service.
-/// The variable alone says little: whoever is started from a service inherits it (systemd.exec(5)).
+/// Whether standard error is the stream to the journal that systemd has opened for this service. The
+/// variable alone is not enough: child processes of a service inherit it (systemd.exec(5)).
 fn is_journal_stderr() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
-    let found = stderr.and_then(|stderr| stderr.metadata());
-    found.is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
+    let metadata = stderr.and_then(|stderr| stderr.metadata());
+    metadata.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
 #[cfg(test)]
@@ -97,13 +97,16 @@ mod tests {
 
     #[test]
     fn multi_line_exit_message_is_an_error_in_each_format() {
-        let words = "error: no such thing\n\nTry --help.\n";
-        assert_eq!(Format::Text { coloured: false }.final_error(words), words);
-        let journal = Format::Journal.final_error(words);
+        let message = "error: no such thing\n\nTry --help.\n";
+        assert_eq!(Format::Text { coloured: false }.final_error(message), message);
+        let journal = Format::Journal.final_error(message);
         assert_eq!(journal, "<3>error: no such thing\n<3>Try --help.\n");
-        let json = Format::Json.final_error(words);
+        let json = Format::Json.final_error(message);
         let line: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json.matches('\n').count(), 1);
-        assert_eq!((&line["level"], &line["message"]), (&"error".into(), &words.trim_end().into()));
+        assert_eq!(
+            (&line["level"], &line["message"]),
+            (&"error".into(), &message.trim_end().into())
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A line for programs: one object of JSON.
+//! Log lines as JSON objects.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::bounded_text::BoundedText;
 use super::{LINE_BYTES_MAX, fields};
 
-/// The longest mark at the end of what was cut, and the line feed.
+/// Bytes of the truncation mark and the line feed.
 const END_BYTES: usize = 4;
 
 #[derive(Serialize)]
@@ -22,10 +22,10 @@ struct JsonLine<'a> {
     fields: Map<String, Value>,
 }
 
-/// Time, level, target, message, and the fields of the record.
+/// Formats a record with time, level, target, message and its fields.
 pub(super) fn line(record: &Record<'_>, time: &str) -> String {
     let mut target = BoundedText::new(256, as_json);
-    // Both fail when they are full.
+    // Writing fails when a text is full.
     let _ = target.write_str(record.target());
     let mut line = JsonLine {
         time,
@@ -34,8 +34,8 @@ pub(super) fn line(record: &Record<'_>, time: &str) -> String {
         message: "",
         fields: fields::collect(record),
     };
-    let taken = to_json_line(&line).len() + END_BYTES;
-    let mut message = BoundedText::new(LINE_BYTES_MAX.saturating_sub(taken), as_json);
+    let used = to_json_line(&line).len() + END_BYTES;
+    let mut message = BoundedText::new(LINE_BYTES_MAX.saturating_sub(used), as_json);
     let _ = message.write_fmt(*record.args());
     let message = message.into_text();
     line.message = &message;
@@ -44,14 +44,14 @@ pub(super) fn line(record: &Record<'_>, time: &str) -> String {
 
 fn to_json_line(line: &JsonLine<'_>) -> String {
     let text = serde_json::to_string(line);
-    // It fails for names that are no texts, of which there are none here.
+    // Fails only for map keys that are not strings, of which there are none here.
     let mut text = text.unwrap_or_default();
     text.push('\n');
     text
 }
 
-/// As JSON writes it within a text (RFC 8259 section 7): what it would leave as it is, and controls
-/// a terminal all the same, becomes a space.
+/// Returns the size of a character within a JSON string (RFC 8259 section 7). Control characters
+/// that JSON does not escape become spaces, since they could control a terminal.
 fn as_json(character: char) -> (char, usize) {
     match character {
         '"' | '\\' | '\n' | '\r' | '\t' | '\x08' | '\x0c' => (character, 2),

@@ -1,4 +1,4 @@
-//! A line for people, and one for the journal, which has time and level of its own.
+//! Log lines as text, for people or for systemd's journal.
 
 use std::fmt::Write;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::bounded_text::{BoundedText, replace_control};
 use super::{LINE_BYTES_MAX, fields};
 
-/// Time, level, target and text.
+/// Formats a record with time, level, target, fields and message.
 pub(super) fn line(record: &Record<'_>, time: &str, coloured: bool) -> String {
     let level = record.level();
-    // Colours as in most logs: red, yellow, cyan, magenta.
+    // The usual colours: red, yellow, cyan, magenta.
     let colour = match level {
         Level::Error => 31,
         Level::Warn => 33,
@@ -24,14 +24,14 @@ pub(super) fn line(record: &Record<'_>, time: &str, coloured: bool) -> String {
     })
 }
 
-/// A priority, target and text (sd-daemon(3)).
+/// Formats a record with priority (sd-daemon(3)), target, fields and message.
 pub(super) fn journal_line(record: &Record<'_>) -> String {
     with_newline(format!("{}{}", priority(record.level()), body(record)))
 }
 
-/// Words of several lines for the journal: the priority holds for one line only.
-pub(super) fn journal_lines(level: Level, words: &str) -> String {
-    let lines = words.lines().filter(|line| !line.is_empty());
+/// Formats a text of several lines for the journal, where each line needs its priority.
+pub(super) fn journal_lines(level: Level, text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.is_empty());
     lines.map(|line| format!("{}{line}\n", priority(level))).collect()
 }
 
@@ -45,29 +45,29 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
-/// Where it was logged, what it is about, and the words: "[…] connection 17: closed".
+/// Formats target, fields and message: "[…] connection 17: closed".
 fn body(record: &Record<'_>) -> String {
-    // What stands before it in a line has its place in what is left.
-    let mut room = BoundedText::new(LINE_BYTES_MAX - 64, replace_control);
-    // It fails when it is full.
-    let _ = write(&mut room, record);
-    room.into_text()
+    // Time, level and priority fit in the rest.
+    let mut bounded = BoundedText::new(LINE_BYTES_MAX - 64, replace_control);
+    // Fails when the text is full.
+    let _ = write(&mut bounded, record);
+    bounded.into_text()
 }
 
-fn write(room: &mut BoundedText, record: &Record<'_>) -> std::fmt::Result {
-    write!(room, "[{}] ", record.target())?;
-    let mut before = "";
+fn write(bounded: &mut BoundedText, record: &Record<'_>) -> std::fmt::Result {
+    write!(bounded, "[{}] ", record.target())?;
+    let mut separator = "";
     for (name, value) in fields::collect(record) {
         match value {
-            Value::String(text) => write!(room, "{before}{name} {text}")?,
-            value => write!(room, "{before}{name} {value}")?,
+            Value::String(text) => write!(bounded, "{separator}{name} {text}")?,
+            value => write!(bounded, "{separator}{name} {value}")?,
         }
-        before = ", ";
+        separator = ", ";
     }
-    if !before.is_empty() {
-        room.write_str(": ")?;
+    if !separator.is_empty() {
+        bounded.write_str(": ")?;
     }
-    room.write_fmt(*record.args())
+    bounded.write_fmt(*record.args())
 }
 
 fn with_newline(mut line: String) -> String {

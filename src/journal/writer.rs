@@ -1,4 +1,4 @@
-//! What writes: a thread of its own, to what may fail at any time and may work again.
+//! The log's writer thread: writes lines to an output that may fail and recover at any time.
 
 use std::io::{self, Write};
 
@@ -8,21 +8,21 @@ use log::Level;
 use super::format::Format;
 use crate::metrics::LOG_LINES_LOST;
 
-/// What the writer is told.
+/// A message to the writer.
 pub(super) struct Entry {
-    /// Lines that were lost before this one.
+    /// Lines dropped before this one.
     pub lost: u64,
     pub command: LogCommand,
 }
 
 pub(super) enum LogCommand {
-    /// Write this, which ends in a line feed.
+    /// Write this line, which ends in a line feed.
     Line(String),
-    /// Say when all that came before is written.
+    /// Report on the channel when all lines before are written.
     Flush(Sender<()>),
 }
 
-/// The writer: until the process ends.
+/// Writes all entries, until the channel is closed.
 pub(super) fn write_all(entries: &Receiver<Entry>, format: Format, out: &mut impl Write) {
     let mut writer = Writer { out, format, lost: 0, partial_line: false };
     for Entry { lost, command } in entries {
@@ -31,46 +31,46 @@ pub(super) fn write_all(entries: &Receiver<Entry>, format: Format, out: &mut imp
             LogCommand::Line(line) => writer.line(&line),
             LogCommand::Flush(written) => {
                 writer.report_lost();
-                // Who asked may have left.
+                // The flush may have timed out.
                 let _ = written.send(());
             }
         }
     }
 }
 
-/// Writes lines to what may fail at any time, and may work again.
+/// Writes lines, and counts those that fail.
 struct Writer<'a, W> {
     out: &'a mut W,
     format: Format,
-    /// Lines that nobody has read, and nobody has been told of.
+    /// Lines lost and not reported yet.
     lost: u64,
-    /// The last line stopped in the middle.
+    /// The last line was written only in part.
     partial_line: bool,
 }
 
 impl<W: Write> Writer<'_, W> {
     fn line(&mut self, line: &str) {
-        if !self.report_lost() || !self.put(line) {
+        if !self.report_lost() || !self.write(line) {
             self.lost += 1;
             LOG_LINES_LOST.record();
         }
     }
 
-    /// Says how many lines were lost; false if even that was.
+    /// Writes how many lines were lost. Returns false if that fails as well.
     fn report_lost(&mut self) -> bool {
         let lost = match self.lost {
             0 => return true,
             1 => "1 log line was lost".to_owned(),
             lost => format!("{lost} log lines were lost"),
         };
-        let reported = self.put(&self.format.internal_line(Level::Warn, &lost));
+        let reported = self.write(&self.format.internal_line(Level::Warn, &lost));
         if reported {
             self.lost = 0;
         }
         reported
     }
 
-    fn put(&mut self, line: &str) -> bool {
+    fn write(&mut self, line: &str) -> bool {
         let whole = match std::mem::take(&mut self.partial_line) {
             true => format!("\n{line}"),
             false => line.to_owned(),
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crossbeam_channel::bounded;
 
-    /// Takes so many bytes, and fails for as often as it is told when they are used up.
+    /// Takes `room` bytes, then fails `failures` times, then takes everything.
     struct Disk {
         room: usize,
         failures: usize,
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// So many lines, written to a disk.
+    /// Writes `count` lines to a disk and returns what it holds.
     fn written(count: usize, format: Format, mut disk: Disk) -> String {
         let (entries, received) = bounded(count);
         for n in 1..=count {
@@ -151,13 +151,13 @@ mod tests {
 
     #[test]
     fn dropped_line_count_is_a_regular_line() {
-        for (format, words) in [
+        for (format, expected) in [
             (Format::Text { coloured: false }, "Z WARN  [buddyline::journal] 1 log line was lost"),
             (Format::Json, r#""message":"1 log line was lost""#),
         ] {
             let all = written(2, format, Disk { room: 0, failures: 1, bytes: Vec::new() });
             let lines: Vec<&str> = all.lines().collect();
-            assert!(lines[0].contains(words), "{all}");
+            assert!(lines[0].contains(expected), "{all}");
             assert_eq!(lines[1..], ["this is line 2"]);
         }
     }

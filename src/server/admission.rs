@@ -1,33 +1,34 @@
-//! Who may come in: how many connections there are, in all and from one address.
+//! Connection limits, in total and per address, and log warnings of refused origins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use crate::config::proxies::TrustedProxies;
 
-/// How many connections may be open.
+/// Counts connections and decides whether to accept more.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// One more is told that there are too many.
+    /// Limit of `--max-connections`; further connections are accepted and answered with 503.
     pub(super) connections_max: usize,
-    /// What there are descriptors for: one more is not even accepted.
+    /// Limit given by the available descriptors; further connections are not accepted.
     room: usize,
-    /// Nobody is accepted before there are so few.
+    /// While set, nothing is accepted until only this many connections are open.
     paused_until: Option<usize>,
-    /// Accepting has failed; it is not known whether these connections are the reason.
+    /// The last `accept` failed, possibly for a reason other than the open connections.
     accept_failed: bool,
-    /// How often it has stopped, for want of descriptors or after a failure.
+    /// How often accepting has paused, for lack of descriptors or after an error.
     pauses: u64,
     addresses: HashMap<IpAddr, usize>,
     per_address_max: usize,
     proxies: TrustedProxies,
 }
 
-/// Once accepting has stopped, this part of the connections has to go before it begins again:
-/// otherwise each that goes would begin and end it once more.
+/// Once accepting has paused, one in this many connections must close before it resumes. Otherwise
+/// each connection that closes would resume and pause it again.
 const RESUME_DIVISOR: usize = 50;
-/// At the limit it may stop and resume many times a minute.
+/// Warn at one in this many pauses: at the limit there may be many a minute.
 const PAUSES_PER_WARNING: u64 = 64;
 
 impl Admission {
@@ -49,7 +50,7 @@ impl Admission {
         }
     }
 
-    /// Other limits for who comes from now on.
+    /// Replaces the limits, for connections accepted from now on.
     pub(super) fn set_limits(
         &mut self,
         connections_max: usize,
@@ -61,11 +62,13 @@ impl Admission {
         self.proxies = proxies;
     }
 
-    /// Whether connections are accepted, with so many open.
+    /// Whether to accept more connections while `open` are open.
     pub(super) fn is_open(&mut self, open: usize) -> bool {
         match self.paused_until {
-            // Where nobody is, nobody can go: after a failure only time helps then.
-            Some(few) if open > few || (self.accept_failed && open == 0) => return false,
+            // After an error without open connections, only the retry timer resumes.
+            Some(resume_at) if open > resume_at || (self.accept_failed && open == 0) => {
+                return false;
+            }
             Some(_) => self.paused_until = None,
             None => {}
         }
@@ -79,7 +82,7 @@ impl Admission {
         true
     }
 
-    /// How many there may be, by the settings and by the descriptors.
+    /// The maximum number of connections, by the settings and by the available descriptors.
     pub(super) fn limit(&self) -> usize {
         self.connections_max.min(self.room)
     }
@@ -89,23 +92,23 @@ impl Admission {
         self.paused_until = Some(open.saturating_sub(open.div_ceil(RESUME_DIVISOR)));
     }
 
-    /// Stops accepting after a failure, until it is tried again or some connections have gone.
+    /// Pauses accepting after an error, until the next retry or until some connections close.
     pub(super) fn pause_after_error(&mut self, open: usize, fault: &io::Error) {
         if self.pauses % PAUSES_PER_WARNING == 0 {
-            log::warn!("cannot accept connections: {fault}; trying again each second");
+            log::warn!("cannot accept connections: {fault}; retrying every second");
         }
         self.accept_failed = true;
         self.pause(open);
     }
 
-    /// Tries again after a failure: it may have had another cause than these connections.
+    /// Resumes after an error, which may have had another cause than the open connections.
     pub(super) fn retry(&mut self) {
         if std::mem::take(&mut self.accept_failed) {
             self.paused_until = None;
         }
     }
 
-    /// Counts a connection from this address; false if there are as many as may be.
+    /// Counts a connection from this address. Returns false if the address is at its limit.
     pub(super) fn admit(&mut self, address: IpAddr) -> bool {
         let count = self.addresses.entry(address_key(address)).or_default();
         let has_room = *count < self.per_address_max;
@@ -115,13 +118,13 @@ impl Admission {
         has_room
     }
 
-    /// Whether connections from this address are counted: those of a proxy are many people's. One
-    /// on this machine need not be named as trusted to be one.
+    /// Whether connections from this address count against the limit. Those of trusted proxies and
+    /// of this machine, where a proxy may run, do not: they belong to many clients.
     pub(super) fn is_counted(&self, address: IpAddr) -> bool {
         !address.is_loopback() && !self.proxies.is_trusted(address)
     }
 
-    /// A connection that was counted has gone.
+    /// Uncounts a connection that [`Admission::admit`] has counted.
     pub(super) fn release(&mut self, address: IpAddr) {
         let key = address_key(address);
         if let Some(count) = self.addresses.get_mut(&key) {
@@ -133,7 +136,7 @@ impl Admission {
     }
 }
 
-/// Who has an IPv6 network of 64 bits, the least that is given to anyone, has all its addresses.
+/// Groups IPv6 addresses by their /64 network, the smallest that is assigned to a customer.
 fn address_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -141,6 +144,39 @@ fn address_key(address: IpAddr) -> IpAddr {
             let bits = address.to_bits() >> 64 << 64;
             IpAddr::V6(Ipv6Addr::from_bits(bits))
         }
+    }
+}
+
+/// Each origin is warned of once in this time, so that a page that retries does not fill the log.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Different origins warned of within that time; more are logged at debug level.
+const WARNINGS_MAX: usize = 16;
+
+/// Rate-limits the warnings of web pages whose origin is not allowed.
+#[derive(Debug, Default)]
+pub(super) struct OriginWarnings {
+    /// The origins warned of and when, the oldest first.
+    warned: VecDeque<(String, Instant)>,
+}
+
+impl OriginWarnings {
+    /// Logs a refusal: as a warning once a minute for each origin, else at debug level.
+    pub(super) fn note(&mut self, origin: &str, now: Instant) {
+        self.warned.retain(|(_, then)| now.duration_since(*then) < WARN_EVERY);
+        let known = self.warned.iter().any(|(warned, _)| warned == origin);
+        let level = match known || self.warned.len() >= WARNINGS_MAX {
+            true => log::Level::Debug,
+            false => {
+                self.warned.push_back((origin.to_owned(), now));
+                log::Level::Warn
+            }
+        };
+        log::log!(
+            level,
+            "refused a web page of origin \"{origin}\": no --allowed-origin matches (logged once a \
+             minute for each origin)"
+        );
     }
 }
 
@@ -194,7 +230,7 @@ mod tests {
         let mut admission = admission(100, 1);
         assert!(admission.is_open(99));
         assert!(!admission.is_open(100));
-        assert!(!admission.is_open(99), "one place is not worth the while");
+        assert!(!admission.is_open(99), "one free place does not resume accepting");
         assert!(admission.is_open(98));
         assert!(admission.is_open(99));
     }
@@ -216,14 +252,14 @@ mod tests {
         assert!(admission.is_open(50));
         assert!(!admission.is_open(100));
         admission.retry();
-        assert!(!admission.is_open(99), "this was no failure");
+        assert!(!admission.is_open(99), "this pause was not caused by an error");
     }
 
     #[test]
     fn accept_failure_without_connections_retries_on_timer() {
         let mut admission = admission(100, 1);
         admission.pause_after_error(0, &io::ErrorKind::OutOfMemory.into());
-        assert!(!admission.is_open(0), "nobody is there to go");
+        assert!(!admission.is_open(0), "no connection can close");
         admission.retry();
         assert!(admission.is_open(0));
     }

@@ -1,18 +1,18 @@
-//! What one tick may take, and what it took.
+//! Time budgets of a tick's phases, detection of slow ticks, and the active clock.
 
 use std::time::{Duration, Instant};
 
-/// Steps that may be taken before the clock is looked at again; each may be for a whole thread.
+/// Steps between two reads of the clock; each step may deliver to a whole thread.
 const STEPS_PER_CLOCK_READ: u32 = 8;
-/// The same where a step takes some microseconds, and the phase milliseconds.
+/// The same for phases of milliseconds whose steps take microseconds.
 const SHORT_STEPS_PER_CLOCK_READ: u32 = 32;
-/// Deliveries before the clock is looked at again.
+/// Deliveries between two reads of the clock.
 const DELIVERIES_PER_CLOCK_READ: u64 = 4_096;
 
-/// One phase of a tick, bounded by the clock.
+/// Time budget of one phase of a tick.
 ///
-/// Looking at the clock costs as much as a delivery, and most ticks are short. So it is looked at
-/// only once a few steps have been taken: a phase of a few steps never does.
+/// Reading the clock costs as much as a delivery, and most ticks are short. So the clock is read only
+/// after several steps, and never in a phase of a few steps.
 #[derive(Debug)]
 pub(super) struct TimeBudget {
     limit: Duration,
@@ -24,7 +24,7 @@ pub(super) struct TimeBudget {
 }
 
 impl TimeBudget {
-    /// One that may last this long, begun when `deliveries` had been made.
+    /// A budget of `limit`, for a phase that begins after `deliveries` deliveries in total.
     pub(super) fn new(limit: Duration, deliveries: u64) -> TimeBudget {
         let steps_per_clock_read = STEPS_PER_CLOCK_READ;
         TimeBudget {
@@ -37,18 +37,18 @@ impl TimeBudget {
         }
     }
 
-    /// One whose steps are short, beside what they deliver.
+    /// A budget for steps that are short apart from their deliveries.
     pub(super) fn with_short_steps(limit: Duration, deliveries: u64) -> TimeBudget {
         let steps_per_clock_read = SHORT_STEPS_PER_CLOCK_READ;
         TimeBudget { steps_per_clock_read, ..TimeBudget::new(limit, deliveries) }
     }
 
-    /// Whether its time was over when that was last asked.
+    /// Whether the last check found the budget exhausted.
     pub(super) fn was_exhausted(&self) -> bool {
         self.exhausted
     }
 
-    /// Whether its time is over; asked before each step.
+    /// Whether the budget is exhausted; call it before each step, with the total of deliveries.
     pub(super) fn is_exhausted(&mut self, deliveries: u64) -> bool {
         self.steps += 1;
         let many = self.steps > self.steps_per_clock_read;
@@ -60,15 +60,15 @@ impl TimeBudget {
         self.exhausted
     }
 
-    /// The same where a single step may take as long as a phase should: the clock is looked at
-    /// before each.
+    /// Like [`TimeBudget::is_exhausted`] for steps that may each use up the budget: reads the clock
+    /// every time.
     pub(super) fn is_exhausted_now(&mut self) -> bool {
         self.steps = self.steps_per_clock_read;
         self.is_exhausted(self.deliveries)
     }
 }
 
-/// What a tick has done, for the log line of one that took too long.
+/// Work done in a tick, for the log line of a slow tick.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TickWork {
     pub events: usize,
@@ -82,12 +82,12 @@ pub(super) struct TickWork {
     pub reaped: usize,
 }
 
-/// A tick that takes longer has kept everyone waiting.
+/// Ticks that take at least this long are counted as slow.
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(50);
-/// Ticks that took too long are warned of this often.
+/// Minimum time between two warnings of slow ticks.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// The ticks that took too long.
+/// Counts and logs slow ticks.
 #[derive(Debug, Default)]
 pub(super) struct SlowTicks {
     pub(super) count: u64,
@@ -95,7 +95,7 @@ pub(super) struct SlowTicks {
 }
 
 impl SlowTicks {
-    /// Notes how long a tick took that did this work.
+    /// Records the duration and the work of a tick.
     pub(super) fn record(&mut self, began: Instant, ended: Instant, work: &TickWork) {
         let took = ended.saturating_duration_since(began);
         if took < SLOW_TICK {
@@ -108,21 +108,21 @@ impl SlowTicks {
             self.warned = Some(ended);
         }
         let (count, took) = (self.count, took.as_millis());
-        log::log!(level, "a tick took {took} ms, number {count} of that kind: {work:?}");
+        log::log!(level, "a tick took {took} ms (slow tick {count} since the start): {work:?}");
     }
 }
 
-/// The server's watch: time since its start, without that in which the whole process stood still.
+/// Time since the server's start, without times in which the whole process was suspended.
 ///
-/// A process that was stopped for ten seconds has heard nothing for ten seconds, which is not its
-/// clients' fault: their time limits go by this.
+/// Clients' timeouts use this clock: a process that was stopped for ten seconds has read nothing for
+/// ten seconds, which does not make its clients silent.
 #[derive(Debug)]
 pub(super) struct ActiveClock {
     last: Instant,
     active: Duration,
 }
 
-/// The loop sleeps for a second at most: whatever is longer was no sleep of its own.
+/// The loop sleeps for at most a second: a longer gap means that the process was suspended.
 const SLEEP_MAX: Duration = Duration::from_secs(2);
 
 impl ActiveClock {
@@ -130,7 +130,7 @@ impl ActiveClock {
         ActiveClock { last: now, active: Duration::ZERO }
     }
 
-    /// How long the server has been awake.
+    /// Advances to `now` and returns the active time since the start.
     pub(super) fn advance(&mut self, now: Instant) -> Duration {
         self.active += now.saturating_duration_since(self.last).min(SLEEP_MAX);
         self.last = now;
@@ -150,7 +150,7 @@ mod tests {
                 .all(|_| !budget.is_exhausted(7 + DELIVERIES_PER_CLOCK_READ - 1))
         );
         assert!(budget.is_exhausted(7));
-        assert!(budget.is_exhausted(7), "and stays over");
+        assert!(budget.is_exhausted(7), "and stays exhausted");
     }
 
     #[test]
@@ -176,9 +176,9 @@ mod tests {
     #[test]
     fn long_steps_read_the_clock_before_each() {
         let mut budget = TimeBudget::new(Duration::ZERO, 0);
-        assert!(budget.is_exhausted_now(), "no time at all");
+        assert!(budget.is_exhausted_now(), "a zero budget");
         let mut short = TimeBudget::new(Duration::from_millis(1), 0);
-        assert!(!short.is_exhausted_now(), "its time begins");
+        assert!(!short.is_exhausted_now(), "the first check starts the time");
         std::thread::sleep(Duration::from_millis(2));
         assert!(short.is_exhausted_now());
         let mut long = TimeBudget::new(Duration::from_secs(60), 0);
@@ -192,7 +192,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(active_clock.advance(start + second), second);
         assert_eq!(active_clock.advance(start + 3_600 * second), second + SLEEP_MAX);
-        // No clock of this kind goes back, but nothing breaks if one does.
+        // A monotonic clock does not go back, but it would do no harm.
         assert_eq!(active_clock.advance(start), second + SLEEP_MAX);
     }
 

@@ -1,4 +1,6 @@
-//! All connections, and which of them have something left to do.
+//! The table of all connections, and the lists of those with pending reads, output or removal.
+
+mod shed;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,66 +14,82 @@ use slab::Slab;
 use super::budget::TimeBudget;
 use super::fanout_queue::{FanoutQueue, FlushStats};
 use crate::config::tls::TlsIdentity;
-use crate::connection::{ActiveTime, Connection, Flushed, RecvContext, SendContext};
+use crate::connection::{ActiveTime, Connection, Flushed, Received, RecvContext, SendContext};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
 
 /// Bytes written to one connection in one tick.
 const FLUSH_BYTES_PER_TICK: usize = 64 * 1024;
-/// What is for more than so many waits in their queue; who hears it with fewer is written to in the
-/// same tick.
+/// A frame for more receivers than this goes through the fan-out queue; one for fewer is flushed in
+/// the same tick.
 const IMMEDIATE_RECEIVERS_MAX: usize = 16;
 
-/// What may be held for clients that are slow, in bytes.
+/// Limits of memory held for slow clients, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BufferLimits {
-    /// In one outbox, before it takes no more of what can be missed.
+    /// Of one outbox, above which it takes no droppable frames.
     pub(super) soft: usize,
-    /// In one outbox.
+    /// Of one outbox, above which its connection is closed.
     pub(super) hard: usize,
-    /// In all.
+    /// Of all connections together.
     pub(super) total: usize,
 }
 
-/// The slab of connections, with lists of slots. A connection stands on a list once, which its
-/// flags see to; in the bulk queue it stands with its serial. A slot on another list may be empty
-/// by the time the list is gone through, or someone else's: there is nothing to do then, and no
-/// harm. Only among the doomed there would be, so nobody is removed but from there.
+/// Connections by state, and their pending output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ConnectionStats {
+    /// Connections whose request has not been answered.
+    pub(super) handshakes: u64,
+    /// Open WebSockets.
+    pub(super) open: u64,
+    /// Connections that are closing.
+    pub(super) closing: u64,
+    /// Connections with pending output.
+    pub(super) waiting: u64,
+    /// Bytes of pending output; a shared frame counts for each receiver.
+    pub(super) waiting_bytes: u64,
+}
+
+/// The slab of connections, with lists of slots.
+///
+/// A connection is on each list at most once, which its flags ensure; the fan-out queue also has its
+/// serial. A slot on another list may be empty or reused when the list is processed, which does no
+/// harm there. Only `doomed` must not hold stale slots, so connections are removed only from there.
 pub(super) struct Connections {
     slab: Slab<Connection>,
     registry: Registry,
     serial: u32,
-    /// Something to send at the end of the tick; who comes first has waited longest.
+    /// Connections to flush at the end of the tick, the longest waiting first.
     dirty: Vec<u32>,
-    /// Those for whom something waits that is for many.
+    /// Connections with pending frames that have many receivers.
     fanout: FanoutQueue,
-    /// The last flush has not come to the end of its list.
+    /// The last flush ran out of time before the end of its list.
     flush_incomplete: bool,
-    /// Not read at all in the last tick, which had no time left.
+    /// Connections that the last tick had no time to read.
     deferred: Vec<u32>,
-    /// More to read than one tick's share.
+    /// Connections with more input than their share of one tick.
     read_pending: Vec<u32>,
-    /// What has been read, and not looked at yet: less than one read, of those on the again list.
+    /// Input read but not processed, by slot: less than one read each.
     unread: HashMap<u32, Vec<u8>>,
-    /// Too much to send: to be closed.
+    /// Connections over the hard limit, to be closed.
     overflowed: Vec<u32>,
-    /// To be buried at the end of this tick.
+    /// Connections to remove at the end of the tick.
     doomed: Vec<u32>,
     buffer_limits: BufferLimits,
     send_context: SendContext,
     recv_context: RecvContext,
-    /// What was said in part, or has not been looked at yet.
+    /// Bytes held of partial messages, partial TLS records and unprocessed input.
     partial_bytes: usize,
     /// Frames put into outboxes.
     pub(super) sent: u64,
-    /// Frames for connections that had gone.
+    /// Frames for connections that were closed already.
     pub(super) stale: u64,
-    /// Frames that slow readers have missed.
+    /// Droppable frames that were not queued for slow readers.
     pub(super) missed: u64,
-    /// Frames for those who are closed for being slow, which have not left.
+    /// Unsent frames of connections closed as slow readers.
     pub(super) dropped: u64,
-    /// Bytes that the kernel has taken.
+    /// Bytes handed to the kernel.
     pub(super) sent_bytes: u64,
 }
 
@@ -105,23 +123,23 @@ impl Connections {
         self.slab.len()
     }
 
-    /// Slots that are or were in use: all connections are below.
+    /// Upper bound of all slots in use.
     pub(super) fn slot_capacity(&self) -> usize {
         self.slab.capacity()
     }
 
-    /// Whether the next tick has something to do without any event.
+    /// Whether the next tick has work to do without any event.
     pub(super) fn has_pending_work(&self) -> bool {
         let input = !self.read_pending.is_empty() || !self.deferred.is_empty();
         input || !self.dirty.is_empty() || !self.doomed.is_empty()
     }
 
-    /// Whether more is said to many than leaves.
+    /// Whether frames enter the fan-out queue faster than they are sent.
     pub(super) fn is_backlogged(&self) -> bool {
         self.fanout.is_backlogged()
     }
 
-    /// When those for whom something waits that is for many are to be written to, if there are any.
+    /// When to flush the next part of the fan-out queue; `None` if it is empty.
     pub(super) fn next_fanout_flush(&self, now: Instant) -> Option<Instant> {
         (!self.fanout.is_empty()).then(|| now + self.fanout.pause_left(now))
     }
@@ -134,7 +152,7 @@ impl Connections {
         self.slab.iter().map(|(slot, _)| slot as u32).collect()
     }
 
-    /// Takes a new socket in and has its input watched; see `flush_connection` for its output.
+    /// Adds a socket and registers it for readability; `flush_connection` adds writability.
     pub(super) fn add(
         &mut self,
         mut socket: TcpStream,
@@ -158,29 +176,29 @@ impl Connections {
 
     // ---- input
 
-    /// Notes that a connection has more to read.
+    /// Queues a connection to be read again in the next tick.
     pub(super) fn requeue_read(&mut self, slot: u32) {
         if self.mark_read_pending(slot) {
             self.read_pending.push(slot);
         }
     }
 
-    /// Notes that there was no time to read a connection at all.
+    /// Queues a connection to be read first in the next tick, as there was no time for it.
     pub(super) fn defer_read(&mut self, slot: u32) {
         if self.mark_read_pending(slot) {
             self.deferred.push(slot);
         }
     }
 
-    /// Whether a connection stands on neither list of those that are to be read; now it does.
+    /// Marks a connection as queued for reading. Returns false if it was queued already or is gone.
     fn mark_read_pending(&mut self, slot: u32) -> bool {
         let connection = self.slab.get_mut(slot as usize);
         connection.is_some_and(|connection| !std::mem::replace(&mut connection.read_pending, true))
     }
 
-    /// Who is to be read without an event: first those for whom there was no time, then those who
-    /// have had their share. As long as output has not left, only one of these: who says more than
-    /// can be sent must wait, and everyone else need not.
+    /// Takes the connections to read without an event: first the deferred ones, then those that have
+    /// used up their share. While output is backlogged, only one of the latter: clients that send
+    /// more than the server can deliver must wait, and the others need not.
     pub(super) fn take_pending_reads(&mut self) -> Vec<u32> {
         let mut slots = std::mem::take(&mut self.deferred);
         let shares = if self.flush_incomplete || self.fanout.is_backlogged() {
@@ -197,8 +215,8 @@ impl Connections {
         slots
     }
 
-    /// Keeps what a tick has no time to look at; it is read first in the next. Who has nothing left
-    /// is not sent to the end of a list of those who have.
+    /// Keeps input that this tick has no time to process; the next tick processes it first. Does
+    /// nothing, and does not queue the connection, if the input is empty.
     pub(super) fn keep_unread(&mut self, slot: u32, input: &[u8]) {
         if !input.is_empty() {
             self.partial_bytes += input.len();
@@ -207,7 +225,7 @@ impl Connections {
         }
     }
 
-    /// Puts what was kept back into the buffer; how many bytes that are, if there are any.
+    /// Moves kept input into the buffer. Returns its length, or `None` if there is none.
     pub(super) fn take_unread(&mut self, slot: u32, buffer: &mut [u8]) -> Option<usize> {
         if self.unread.is_empty() {
             return None;
@@ -218,19 +236,42 @@ impl Connections {
         Some(bytes.len())
     }
 
-    /// Notes that a connection holds so much of what was said in part instead of `before`.
+    /// Accounts for a connection's partial messages, which took `before` bytes and now take `now`.
     pub(super) fn note_held(&mut self, before: usize, now: usize) {
         self.partial_bytes = self.partial_bytes + now - before;
     }
 
+    /// Reads a connection once, and decrypts. Handshake records that TLS queues leave in this tick.
+    pub(super) fn receive(&mut self, slot: u32, buffer: &mut [u8]) -> Received {
+        let Some(connection) = self.slab.get_mut(slot as usize) else {
+            return Received::Nothing;
+        };
+        if !connection.has_tls() {
+            return connection.receive(buffer);
+        }
+        let held = connection.tls_input_bytes();
+        let pending = connection.tls_output_bytes();
+        let (received, more) = connection.receive_tls(buffer, &mut self.recv_context);
+        self.partial_bytes = self.partial_bytes + connection.tls_input_bytes() - held;
+        let now_pending = connection.tls_output_bytes();
+        self.send_context.ledger.note_held(pending, now_pending);
+        if now_pending > 0 {
+            self.mark_dirty(slot);
+        }
+        if more {
+            self.requeue_read(slot);
+        }
+        received
+    }
+
     // ---- output
 
-    /// Puts a frame into an outbox, to leave in this tick.
+    /// Queues a frame for one connection, to be flushed in this tick.
     pub(super) fn deliver(&mut self, to: ConnId, frame: EncodedFrame, droppable: bool) {
         self.enqueue(to, frame, droppable, false);
     }
 
-    /// Puts a frame into several outboxes. If they are many, it leaves in their turn.
+    /// Queues a frame for several connections; if they are many, through the fan-out queue.
     pub(super) fn broadcast(&mut self, to: &[ConnId], frame: &EncodedFrame, droppable: bool) {
         let many = to.len() > IMMEDIATE_RECEIVERS_MAX;
         for to in to {
@@ -238,8 +279,8 @@ impl Connections {
         }
     }
 
-    /// Puts a frame into an outbox, unless too much waits there already: for what can be missed,
-    /// less is too much.
+    /// Puts a frame into an outbox, unless the outbox is over its limit: the soft one for droppable
+    /// frames, the hard one for all.
     fn enqueue(&mut self, to: ConnId, frame: EncodedFrame, droppable: bool, is_fanout: bool) {
         let known = self.slab.get_mut(to.slot as usize);
         let Some(mut connection) = known.filter(|c| c.id == to && !c.wire.is_closing()) else {
@@ -251,7 +292,7 @@ impl Connections {
                 self.missed += 1;
                 return;
             }
-            // A frame of any size finds its place: it is the reader who is judged, not the frame.
+            // The limit applies to what waited before: one frame of any size is accepted.
             if !self.enforce_hard_limit(to.slot) {
                 self.dropped += 1;
                 return;
@@ -269,7 +310,7 @@ impl Connections {
         }
     }
 
-    /// Notes what a connection's own wire has put into its outbox, or that it is closing.
+    /// Schedules a flush after the wire has written to the outbox or has begun to close.
     pub(super) fn note_output(&mut self, slot: u32) {
         let Some(connection) = self.slab.get_mut(slot as usize) else { return };
         let closing = connection.wire.is_closing();
@@ -281,7 +322,7 @@ impl Connections {
         }
     }
 
-    /// The kernel takes more of a connection's output.
+    /// Handles a writable event: schedules a flush if output is pending.
     pub(super) fn note_writable(&mut self, slot: u32) {
         if let Some(connection) = self.slab.get_mut(slot as usize) {
             connection.blocked = false;
@@ -291,14 +332,14 @@ impl Connections {
         }
     }
 
-    /// Puts a connection on the list of those that are written to at the end of the tick.
+    /// Puts a connection on the dirty list, to be flushed at the end of the tick.
     fn mark_dirty(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.slab[slot as usize].dirty, true) {
             self.dirty.push(slot);
         }
     }
 
-    /// Puts a connection into the queue of those for whom something waits that is for many.
+    /// Puts a connection into the fan-out queue.
     fn enqueue_fanout(&mut self, slot: u32) {
         let connection = &mut self.slab[slot as usize];
         if !std::mem::replace(&mut connection.in_fanout_queue, true) {
@@ -306,8 +347,8 @@ impl Connections {
         }
     }
 
-    /// Whether no more waits for a connection than this. If so much does, it is written to first:
-    /// the limit is for who does not read, not for who has not been written to yet.
+    /// Whether an outbox holds at most `max` bytes. If it holds more, it is flushed first: the limit
+    /// is for clients that do not read, not for those that were not flushed yet.
     fn make_room(&mut self, slot: u32, max: usize) -> bool {
         if self.slab[slot as usize].outbox.memory_bytes() > max {
             self.flush_connection(slot, usize::MAX);
@@ -315,7 +356,7 @@ impl Connections {
         self.slab[slot as usize].outbox.memory_bytes() <= max
     }
 
-    /// Whether less waits for a connection than may; otherwise it is to be closed.
+    /// Whether an outbox is within the hard limit; if not, marks its connection to be closed.
     fn enforce_hard_limit(&mut self, slot: u32) -> bool {
         let has_room = self.make_room(slot, self.buffer_limits.hard);
         if !has_room {
@@ -330,10 +371,10 @@ impl Connections {
         }
     }
 
-    /// One connection that does not read, until there are no more; what waits for it is dropped.
+    /// Takes the next connection over the hard limit, if any, and drops its unsent frames.
     pub(super) fn next_overflowed(&mut self) -> Option<u32> {
         while let Some(slot) = self.overflowed.pop() {
-            // Its own wire may have begun to close it since.
+            // It may have begun to close since.
             let connection = self.slab.get_mut(slot as usize);
             if let Some(connection) = connection.filter(|c| c.overflowed && !c.wire.is_closing()) {
                 self.dropped += connection.outbox.drop_unsent(&mut self.send_context.ledger) as u64;
@@ -343,9 +384,9 @@ impl Connections {
         None
     }
 
-    /// Writes to each connection that has something to send in this tick, once, until the phase is
-    /// over. Who is stopped by a budget stays on the list; who is stopped by the kernel waits for a
-    /// writable event. Returns how many it has written to.
+    /// Flushes each connection on the dirty list once, within the time budget. A connection stopped
+    /// by a budget stays on the list; one stopped by the kernel waits for a writable event. Returns
+    /// the number of connections flushed.
     pub(super) fn flush(&mut self, budget: &mut TimeBudget) -> usize {
         let slots = std::mem::take(&mut self.dirty);
         let mut done = 0;
@@ -361,19 +402,19 @@ impl Connections {
         }
         self.flush_incomplete = done < slots.len();
         if !self.flush_incomplete && self.dirty.is_empty() {
-            // Its memory serves the next tick.
+            // Keeps the allocation for the next tick.
             self.dirty = slots;
             self.dirty.clear();
         } else {
-            // Who has waited longest comes first.
+            // The longest waiting come first.
             let later = std::mem::take(&mut self.dirty);
             self.dirty.extend(slots.iter().skip(done).chain(&later));
         }
         done
     }
 
-    /// Writes to those for whom something waits that is for many, until the phase is over; in the
-    /// next tick it goes on. Returns how many it has written to.
+    /// Flushes the next connections of the fan-out queue, within the time budget; the next tick
+    /// continues. Returns the number of connections written to.
     pub(super) fn flush_fanout(&mut self, budget: &mut TimeBudget) -> usize {
         let began = Instant::now();
         let (mut writes, mut frames) = (0, 0);
@@ -382,9 +423,9 @@ impl Connections {
             let connection = self.slab.get_mut(slot as usize);
             let Some(connection) = connection.filter(|c| c.id.serial == serial) else { continue };
             connection.in_fanout_queue = false;
-            let waits = connection.outbox.count();
-            if waits > 0 {
-                (writes, frames) = (writes + 1, frames + waits);
+            let pending = connection.outbox.count();
+            if pending > 0 {
+                (writes, frames) = (writes + 1, frames + pending);
                 if self.flush_connection(slot, FLUSH_BYTES_PER_TICK) == Flushed::More {
                     self.enqueue_fanout(slot);
                 }
@@ -394,18 +435,18 @@ impl Connections {
         writes
     }
 
-    /// Writes what waits for a connection, up to about `budget` bytes. From the first time on that
-    /// the kernel does not take all of it, the poll watches for when it does. Most never need that,
-    /// and the event with which such a watch begins would be one more for each that arrives.
+    /// Flushes a connection, up to about `budget` bytes. The first write that the kernel does not
+    /// take in full registers the socket for writability. Most connections never need that, and
+    /// registering all at accept would cost one more event for each.
     fn flush_connection(&mut self, slot: u32, budget: usize) -> Flushed {
         let connection = &mut self.slab[slot as usize];
-        let waited = connection.outbox.bytes();
+        let before = connection.outbox.bytes();
         let mut flushed = connection.flush(budget, &mut self.send_context);
-        self.sent_bytes += (waited - connection.outbox.bytes()) as u64;
+        self.sent_bytes += (before - connection.outbox.bytes()) as u64;
         if connection.blocked && !connection.write_interest {
             let both = Interest::READABLE | Interest::WRITABLE;
             let token = Token(slot as usize);
-            // Readiness that is there already is told of once more: none is lost between the two.
+            // Reregistering reports existing readiness again, so none is lost in between.
             match self.registry.reregister(connection.socket(), token, both) {
                 Ok(()) => connection.write_interest = true,
                 Err(_) => flushed = Flushed::Gone,
@@ -417,31 +458,31 @@ impl Connections {
         flushed
     }
 
-    // ---- the end of connections
+    // ---- closing and removal
 
-    /// Says goodbye to a connection; it is buried when it has heard it, or soon after.
+    /// Sends a close frame; the connection is removed when the peer closes, or after a timeout.
     pub(super) fn close(&mut self, slot: u32, code: u16, reason: &'static str, now: ActiveTime) {
         self.begin_close(slot, now, |connection, _| {
             connection.wire.close(code, reason, &mut connection.outbox);
         });
     }
 
-    /// Says nothing but this, instead of an answer to a request that has not left yet.
+    /// Sends `response` in place of the unsent answer to the request, and closes.
     pub(super) fn refuse(&mut self, slot: u32, response: String, now: ActiveTime) {
         self.begin_close(slot, now, |connection, ledger| {
             connection.wire.refuse(response, &mut connection.outbox, ledger);
         });
     }
 
-    /// Ends a request that takes too long.
+    /// Answers a request that has timed out, and closes.
     pub(super) fn time_out(&mut self, slot: u32, now: ActiveTime) {
         self.begin_close(slot, now, |connection, _| {
             connection.wire.time_out(&mut connection.outbox);
         });
     }
 
-    /// Begins the end of a connection with these last words, unless it has begun: what it has said
-    /// in part is not held any longer.
+    /// Begins to close a connection with what `send_last` sends, unless it is closing already. Its
+    /// partial message is dropped.
     fn begin_close(
         &mut self,
         slot: u32,
@@ -456,7 +497,7 @@ impl Connections {
         self.note_output(slot);
     }
 
-    /// Notes that a socket is of no use any more.
+    /// Marks a connection for removal.
     pub(super) fn mark_doomed(&mut self, slot: u32) {
         if let Some(connection) = self.slab.get_mut(slot as usize) {
             if !std::mem::replace(&mut connection.doomed, true) {
@@ -469,7 +510,7 @@ impl Connections {
         self.doomed.pop()
     }
 
-    /// Removes a connection, which closes its socket and so takes it out of the poll.
+    /// Removes a connection. Dropping its socket closes it and deregisters it from the poll.
     pub(super) fn reap(&mut self, slot: u32) -> Option<Connection> {
         let mut connection = self.slab.try_remove(slot as usize)?;
         connection.outbox.clear(&mut self.send_context.ledger);
@@ -484,10 +525,190 @@ impl Connections {
             self.partial_bytes -= unread.len();
         }
     }
+
+    // ---- metrics
+
+    /// Counts connections by state. Visits all of them, at a few nanoseconds each.
+    pub(super) fn stats(&self) -> ConnectionStats {
+        let mut stats = ConnectionStats::default();
+        for (_, connection) in &self.slab {
+            let state = if connection.wire.is_closing() {
+                &mut stats.closing
+            } else if connection.wire.is_in_handshake() || connection.wire.is_awaiting_status() {
+                &mut stats.handshakes
+            } else {
+                &mut stats.open
+            };
+            *state += 1;
+            stats.waiting += u64::from(!connection.outbox.is_empty());
+            stats.waiting_bytes += connection.outbox.bytes() as u64;
+        }
+        stats
+    }
+
+    /// Bytes of memory held for slow clients, and the limit.
+    pub(super) fn held_bytes(&self) -> (usize, usize) {
+        (self.send_context.ledger.bytes() + self.partial_bytes, self.buffer_limits.total)
+    }
+
+    /// Connections in the fan-out queue.
+    pub(super) fn fanout_len(&self) -> usize {
+        self.fanout.len()
+    }
 }
 
-mod receive;
-mod shed;
 #[cfg(test)]
-mod socket_tests;
-pub(super) mod stats;
+mod tests {
+    use std::io::Write as _;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+    use mio::Poll;
+
+    use super::*;
+    use crate::config::limits::UNLIMITED;
+
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// A connection table with a listener for its clients.
+    struct Fixture {
+        connections: Connections,
+        /// Keeps the registry valid.
+        _poll: Poll,
+        listener: TcpListener,
+    }
+
+    impl Fixture {
+        fn new(total: usize) -> Fixture {
+            let poll = Poll::new().unwrap();
+            let registry = poll.registry().try_clone().unwrap();
+            Fixture {
+                connections: Connections::new(
+                    BufferLimits { soft: UNLIMITED, hard: UNLIMITED, total },
+                    registry,
+                ),
+                _poll: poll,
+                listener: TcpListener::bind(SocketAddr::new(LOCALHOST, 0)).unwrap(),
+            }
+        }
+
+        /// Opens a connection. Returns its slot and the client's socket, which reads nothing.
+        fn connect(&mut self) -> (u32, std::net::TcpStream) {
+            let client = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+            let (socket, _) = self.listener.accept().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let before = self.connections.slots();
+            let socket = TcpStream::from_std(socket);
+            self.connections.add(socket, LOCALHOST, false, None, ActiveTime::default()).unwrap();
+            let slot =
+                self.connections.slots().into_iter().find(|slot| !before.contains(slot)).unwrap();
+            (slot, client)
+        }
+
+        fn flush(&mut self) {
+            let long = std::time::Duration::from_secs(5);
+            self.connections.flush(&mut TimeBudget::new(long, 0));
+        }
+    }
+
+    #[test]
+    fn new_connection_in_a_twice_doomed_slot_is_kept() {
+        let mut fixture = Fixture::new(UNLIMITED);
+        let (slot, _client) = fixture.connect();
+        // Its end of stream was read in one tick, and a write failed in the next.
+        fixture.connections.mark_doomed(slot);
+        fixture.connections.mark_doomed(slot);
+        assert_eq!(fixture.connections.next_doomed(), Some(slot));
+        assert!(fixture.connections.reap(slot).is_some());
+        // The budget was used up, and the next tick accepts before it removes.
+        let (reused, _other) = fixture.connect();
+        assert_eq!(reused, slot);
+        assert_eq!(fixture.connections.next_doomed(), None);
+    }
+
+    #[test]
+    fn memory_shedding_spares_connections_holding_nothing() {
+        let mut fixture = Fixture::new(1 << 20);
+        let (slow, _reads_nothing) = fixture.connect();
+        let quick: Vec<_> = (0..8).map(|_| fixture.connect()).collect();
+        let frame = EncodedFrame::from(vec![0; 16 << 20].as_slice());
+        let id = fixture.connections.get(slow).unwrap().id;
+        fixture.connections.deliver(id, frame, false);
+        for _ in 0..1_000 {
+            fixture.connections.note_writable(slow);
+            fixture.flush();
+        }
+        // The socket has just become writable, and there was no time to flush.
+        fixture.connections.note_writable(slow);
+        fixture.connections.shed();
+        assert_eq!(fixture.connections.next_overflowed(), Some(slow), "{quick:?}");
+        assert_eq!(fixture.connections.next_overflowed(), None, "the others hold nothing");
+    }
+
+    #[test]
+    fn unparsed_input_counts_as_held_by_its_connection() {
+        let mut fixture = Fixture::new(1 << 20);
+        let flooders: Vec<_> = (0..80).map(|_| fixture.connect()).collect();
+        let (quiet, _client) = fixture.connect();
+        for (slot, _) in &flooders {
+            fixture.connections.keep_unread(*slot, &[0; 16 * 1024]);
+        }
+        fixture.connections.shed();
+        let closed: Vec<u32> =
+            std::iter::from_fn(|| fixture.connections.next_overflowed()).collect();
+        assert!((20..30).contains(&closed.len()) && !closed.contains(&quiet), "{closed:?}");
+        for slot in fixture.connections.slots() {
+            fixture.connections.reap(slot);
+        }
+        assert_eq!(fixture.connections.partial_bytes, 0);
+    }
+
+    #[test]
+    fn fully_read_connection_is_not_requeued() {
+        let mut fixture = Fixture::new(UNLIMITED);
+        let (slot, mut client) = fixture.connect();
+        client.write_all(b"all of it").unwrap();
+        fixture.connections.keep_unread(slot, b"");
+        assert!(!fixture.connections.has_pending_work());
+    }
+
+    #[test]
+    fn fanout_over_the_tick_budget_waits_for_the_next_tick() {
+        let mut fixture = Fixture::new(UNLIMITED);
+        let many: Vec<_> = (0..=IMMEDIATE_RECEIVERS_MAX).map(|_| fixture.connect()).collect();
+        let ids: Vec<_> =
+            many.iter().map(|(slot, _)| fixture.connections.get(*slot).unwrap().id).collect();
+        for n in 0..200 {
+            fixture.connections.broadcast(&ids, &EncodedFrame::from([n; 500].as_slice()), false);
+        }
+        let mut round = TimeBudget::new(std::time::Duration::ZERO, 0);
+        assert!(fixture.connections.flush_fanout(&mut round) > 0);
+        assert!(
+            fixture.connections.dirty.is_empty(),
+            "frames of few receivers would wait behind them"
+        );
+        let mut left = std::iter::from_fn(|| fixture.connections.fanout.pop());
+        assert_eq!(left.by_ref().count(), many.len(), "each is queued once more or still");
+    }
+
+    #[test]
+    fn new_connection_in_a_queued_slot_has_one_turn() {
+        let mut fixture = Fixture::new(UNLIMITED);
+        let mut many: Vec<_> = (0..=IMMEDIATE_RECEIVERS_MAX).map(|_| fixture.connect()).collect();
+        let frame = EncodedFrame::from([1, 2, 3].as_slice());
+        let ids = |fixture: &mut Fixture| -> Vec<ConnId> {
+            let slots = fixture.connections.slots();
+            slots.iter().map(|slot| fixture.connections.get(*slot).unwrap().id).collect()
+        };
+        let before = ids(&mut fixture);
+        fixture.connections.broadcast(&before, &frame, false);
+        let slot = many[0].0;
+        fixture.connections.reap(slot);
+        many.push(fixture.connect());
+        let now_there = ids(&mut fixture);
+        assert_eq!(now_there[0].slot, slot);
+        fixture.connections.broadcast(&now_there, &frame, false);
+        let mut long = TimeBudget::new(std::time::Duration::from_secs(5), 0);
+        assert_eq!(fixture.connections.flush_fanout(&mut long), now_there.len());
+        assert!(fixture.connections.fanout.is_empty());
+    }
+}

@@ -1,5 +1,5 @@
-//! The end of the server: what is on its way finishes, and who is connected is sent away little by
-//! little, so that ten thousand clients do not come back in one second.
+//! Drain and shutdown: in-flight messages finish, and connections are closed gradually, so that ten
+//! thousand clients do not reconnect in the same second.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,38 +10,38 @@ use super::{Server, clock};
 use crate::hub::interface::{ConnId, Now};
 use crate::wire::handshake::Readiness;
 
-/// The longest sleep of a server that is about to end: how finely it spreads the ends.
+/// Poll timeout of a draining server, which is how finely it spreads the closes.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// How long the last bytes may take to be read.
+/// How long clients may take to read the last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Connections sent away in a second, at least: ten people do not wait for half a minute.
+/// Minimum of connections closed per second: a few clients need not wait for the whole drain.
 const PER_SECOND: f64 = 200.0;
-/// What a late tick may make up for at once; the rest is spread anew.
+/// Time for which a late tick may catch up at once; the rest is spread over the remaining time.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Service restart (the IANA registry of close codes), and words for developers.
+/// "Service Restart" in the IANA registry of close codes, with a reason for developers.
 const CLOSE_CODE: u16 = 1012;
 const CLOSE_REASON: &str = "the server is restarting";
 
-/// A server that is about to end.
+/// State of a draining server.
 pub(super) struct Drain {
     pace: DrainPace,
-    /// Who is still to be sent away, in the order of their slots; who waits for an outcome stands
-    /// back.
+    /// Connections still to be closed, in the order of their slots; those that await an outcome move
+    /// to the back.
     to_close: VecDeque<ConnId>,
-    /// Nobody is left to wait for, or the time is over.
+    /// Nothing is left to wait for, or the time is over.
     done: bool,
-    /// It was asked again.
+    /// A second signal has asked to stop at once.
     forced: bool,
 }
 
 impl Server {
-    /// Ticks until a signal comes, then lets what is on its way finish, and says goodbye.
+    /// Runs the loop until a signal arrives, then drains and closes all connections.
     ///
     /// # Errors
     ///
-    /// Polling itself fails; no connection's error gets here.
+    /// Polling itself fails. An error of a connection only ends that connection.
     pub fn run(&mut self) -> io::Result<()> {
         let now = clock();
         self.warn_of_certificate(now);
@@ -52,7 +52,7 @@ impl Server {
         self.shut_down()
     }
 
-    /// What `GET /readyz` says, and whether WebSockets are opened.
+    /// The state that `GET /readyz` reports and that decides whether WebSockets are opened.
     pub(super) fn readiness(&self, now: Instant) -> Readiness {
         match self.draining {
             Some(_) => Readiness::Draining,
@@ -61,38 +61,38 @@ impl Server {
         }
     }
 
-    /// Begins to drain; a second time, ends at once.
+    /// Begins to drain. Called a second time, stops at once.
     pub(super) fn begin_drain(&mut self, signal: &str, now: Now) {
         if let Some(drain) = &mut self.draining {
-            log::info!("{signal} again: ending at once");
+            log::info!("{signal} again: stopping at once");
             (drain.done, drain.forced) = (true, true);
             return;
         }
-        let lasts = self.config.drain_timeout;
+        let timeout = self.config.drain_timeout;
         let mut to_close = VecDeque::new();
         for slot in self.connections.slots() {
-            // Who has not asked for anything yet may be a balancer: its request is answered.
+            // A connection without a request may be a load balancer's probe: it is still answered.
             let registered = self.connections.get(slot).filter(|connection| connection.registered);
             to_close.extend(registered.map(|connection| connection.id));
         }
         log::info!(
-            "{signal}: draining for at most {}; {} connections, {} messages on their way",
-            humantime::format_duration(lasts),
+            "{signal}: draining for at most {}; {} connections, {} messages in flight",
+            humantime::format_duration(timeout),
             to_close.len(),
             self.hub.counts().deliveries,
         );
         self.hub.begin_drain();
-        let pace = DrainPace::new(now.instant, lasts);
+        let pace = DrainPace::new(now.instant, timeout);
         self.draining = Some(Drain { pace, to_close, done: false, forced: false });
         self.codec.set_readiness(Readiness::Draining);
         self.service_manager.stopping(now.instant);
         if self.listeners.are_inherited() {
-            // Who comes now waits for the next server, instead of being sent away by this one.
+            // New clients wait in the queue of the inherited socket for the next server.
             self.listeners.close(self.poll.registry());
         }
     }
 
-    /// Sends away whose turn it is.
+    /// Closes as many connections as the pace of the drain grants to this tick.
     pub(super) fn drain_some(&mut self, now: Now) {
         let Some(mut drain) = self.draining.take_if(|drain| !drain.done) else {
             return;
@@ -108,7 +108,7 @@ impl Server {
             let connection = self.connections.get(conn.slot);
             if !connection.is_some_and(|connection| connection.id == conn && connection.registered)
             {
-                // Gone by itself.
+                // It has closed by itself.
             } else if self.hub.is_awaiting_outcome(conn) {
                 drain.to_close.push_back(conn);
             } else {
@@ -117,14 +117,14 @@ impl Server {
                 self.apply_effects(now);
             }
         }
-        // A message whose sender has left is on its way all the same.
+        // A message may be in flight although its sender has left.
         let done = drain.to_close.is_empty() && self.hub.counts().deliveries == 0;
         drain.done = done || drain.pace.is_over(now.instant);
         self.draining = Some(drain);
     }
 
-    /// Gives every message that is left its outcome, closes every connection that is left, and
-    /// waits a little for the last bytes to be read.
+    /// Gives each remaining message its outcome, closes each remaining connection, and waits for up
+    /// to a second until clients have read the last bytes.
     fn shut_down(&mut self) -> io::Result<()> {
         let now = clock();
         self.listeners.close(self.poll.registry());
@@ -139,9 +139,9 @@ impl Server {
             self.connections.close(slot, CLOSE_CODE, CLOSE_REASON, self.active_now);
         }
         if left + messages > 0 {
-            log::info!("closing {left} connections at once, {messages} messages without an answer");
+            log::info!("closing {left} remaining connections; {messages} messages have no answer");
         }
-        // Only then, so that nobody's end is told to those who are to go next.
+        // After all are closing, so that none is notified of another's departure.
         for slot in self.connections.slots() {
             self.notify_closed(slot, now);
             self.apply_effects(now);
@@ -159,31 +159,31 @@ impl Server {
     }
 }
 
-/// How many may be sent away, as time goes by: as many in each second, until the time is over.
+/// Spreads the closes of a drain evenly over its time.
 struct DrainPace {
     deadline: Instant,
     last_grant: Instant,
-    /// Granted by the clock, and a fraction that is not a whole connection yet.
+    /// Closes granted and not used, a fraction of a connection included.
     credit: f64,
 }
 
 impl DrainPace {
-    fn new(now: Instant, lasts: Duration) -> DrainPace {
-        DrainPace { deadline: now + lasts, last_grant: now, credit: 0.0 }
+    fn new(now: Instant, timeout: Duration) -> DrainPace {
+        DrainPace { deadline: now + timeout, last_grant: now, credit: 0.0 }
     }
 
     fn is_over(&self, now: Instant) -> bool {
         now >= self.deadline
     }
 
-    /// How many of those who are left may go now. What is not used is not saved.
+    /// Returns how many of the `left` connections may be closed now. Unused grants expire.
     fn grant(&mut self, left: usize, now: Instant) -> usize {
-        let remains = self.deadline.saturating_duration_since(self.last_grant).as_secs_f64();
-        let passed = now.saturating_duration_since(self.last_grant).min(BURST).as_secs_f64();
+        let remaining = self.deadline.saturating_duration_since(self.last_grant).as_secs_f64();
+        let elapsed = now.saturating_duration_since(self.last_grant).min(BURST).as_secs_f64();
         self.last_grant = now;
-        // At the end the quotient grows large, and `min` keeps it to what there is.
-        let per_second = (left as f64 / remains.max(0.001)).max(PER_SECOND);
-        self.credit = (self.credit + passed * per_second).min(left as f64);
+        // Near the deadline the quotient grows large; `min` limits it to the connections left.
+        let per_second = (left as f64 / remaining.max(0.001)).max(PER_SECOND);
+        self.credit = (self.credit + elapsed * per_second).min(left as f64);
         // Not negative, and not more than `left`.
         let granted = self.credit as usize;
         self.credit -= granted as f64;
@@ -197,10 +197,10 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(20);
 
-    /// How many go in each second, if all may go.
-    fn seconds(connections: usize, lasts: Duration, tick: Duration) -> Vec<usize> {
+    /// Closes per second, if no connection awaits an outcome.
+    fn seconds(connections: usize, timeout: Duration, tick: Duration) -> Vec<usize> {
         let begun = Instant::now();
-        let mut pace = DrainPace::new(begun, lasts);
+        let mut pace = DrainPace::new(begun, timeout);
         let (mut left, mut now, mut seconds) = (connections, begun, Vec::new());
         while left > 0 && !pace.is_over(now) {
             now += tick;
@@ -210,7 +210,7 @@ mod tests {
             seconds[second] += granted;
             left -= granted;
         }
-        assert_eq!(left, 0, "all are gone when the time is over: {seconds:?}");
+        assert_eq!(left, 0, "all are closed at the deadline: {seconds:?}");
         seconds
     }
 
@@ -238,11 +238,11 @@ mod tests {
         let begun = Instant::now();
         let mut pace = DrainPace::new(begun, Duration::from_secs(20));
         let mut left = 10_000;
-        let after_the_stop = pace.grant(left, begun + Duration::from_secs(10));
-        assert!(after_the_stop <= 100, "{after_the_stop}");
-        left -= after_the_stop;
+        let after_suspension = pace.grant(left, begun + Duration::from_secs(10));
+        assert!(after_suspension <= 100, "{after_suspension}");
+        left -= after_suspension;
         let next = pace.grant(left, begun + Duration::from_secs(10) + TICK);
-        assert!((15..=25).contains(&next), "a thousand a second: {next}");
+        assert!((15..=25).contains(&next), "1,000 per second: {next}");
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         let begun = Instant::now();
         let mut pace = DrainPace::new(begun, Duration::from_secs(25));
         for tick in 1..=1_000 {
-            // Everybody waits for an outcome: nobody goes.
+            // All connections await an outcome: none is closed.
             pace.grant(1_000, begun + tick * TICK);
         }
         let granted = pace.grant(1_000, begun + 1_001 * TICK);

@@ -1,41 +1,42 @@
-//! Connections for whom something waits that is for many: a queue that is gone through round by
-//! round, a part in each tick.
+//! Fan-out queue: connections with pending frames that have many receivers, flushed in parts.
 //!
-//! Between two parts the loop reads. So what comes in during a round leaves with the rest of it,
-//! and nobody else waits for a whole round. When frames come faster than rounds end, yet a few at a
-//! time, the queue rests now and then: more of them leave in one system call.
+//! A round through the queue takes several ticks, and the loop reads between two parts. So a frame
+//! that arrives during a round leaves with the rest of it, and no other connection waits for a whole
+//! round. When frames arrive faster than rounds end, but few per write, the queue pauses now and
+//! then, so that more frames leave in one system call.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::hub::interface::ConnId;
 
-/// A poll sleeps for whole milliseconds: rests are saved up until they are worth one.
+/// Length of a pause. A poll sleeps for whole milliseconds, so shorter pauses are accumulated.
 const PAUSE: Duration = Duration::from_millis(1);
-/// What came before a pause like this says nothing of what comes now.
+/// Averages are reset after an idle time like this.
 const STATS_EXPIRE_AFTER: Duration = Duration::from_millis(10);
-/// Parts over which the frames that leave in one system call are counted, about: some
-/// milliseconds, or the first frames of a burst would wait.
+/// Number of parts over which frames per write are averaged. They take a few milliseconds; with
+/// more, the first frames of a burst would wait.
 const AVERAGE_OVER: u64 = 16;
-/// Where so many leave in one system call, on the average, writing no longer keeps up with reading.
+/// With more frames per write on average, writing no longer keeps up with reading.
 const BACKLOGGED_FRAMES_PER_WRITE: u64 = 128;
-/// So that what divides them does not leave much behind.
+/// Fixed-point scale of the averages, which keeps the error of their division small.
 const SCALE: u64 = 256;
 
-/// Who waits for what is for many, and when they are written to.
+/// The queue, and when to flush its next part.
 #[derive(Debug, Default)]
 pub(super) struct FanoutQueue {
     queue: VecDeque<ConnId>,
-    /// Of the last parts: so many times `AVERAGE_OVER` times `SCALE`.
+    /// Moving average of writes per part, times `AVERAGE_OVER` times `SCALE`.
     writes: u64,
+    /// The same of frames per part.
     frames: u64,
     ended: Option<Instant>,
-    /// Rest that is saved up.
+    /// Accumulated pause time.
     saved_pause: Duration,
     paused_until: Option<Instant>,
 }
 
-/// What one part of a round has come to.
+/// Writes and frames of one part of a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlushStats {
     pub(super) began: Instant,
@@ -49,7 +50,7 @@ impl FanoutQueue {
         self.queue.push_back(conn);
     }
 
-    /// Who has waited longest.
+    /// Removes the connection that has waited longest.
     pub(super) fn pop(&mut self) -> Option<ConnId> {
         self.queue.pop_front()
     }
@@ -62,16 +63,16 @@ impl FanoutQueue {
         self.queue.len()
     }
 
-    /// How long nobody is written to; zero if it is time for the next part.
+    /// Time left of the current pause; zero if the next part is due.
     pub(super) fn pause_left(&self, now: Instant) -> Duration {
         let left = self.paused_until.map_or(Duration::ZERO, |until| until.duration_since(now));
-        // A sleep would be twice as long as this.
+        // The poll would round it up to at least twice as long.
         if left < PAUSE / 2 { Duration::ZERO } else { left }
     }
 
-    /// Takes note of a part. If that saves system calls, the queue rests for a fifth of the time
-    /// that it took: rounds last longer, by less than what it takes off each frame's wait that none
-    /// waits for the end of the one before.
+    /// Records a part. If pauses save system calls, a fifth of the time that the part took is
+    /// accumulated as pause. That delays a frame by less than it gains from not waiting for the end
+    /// of the round before.
     pub(super) fn note(&mut self, stats: FlushStats) {
         if self.ended.is_none_or(|ended| stats.began.duration_since(ended) > STATS_EXPIRE_AFTER) {
             (self.writes, self.frames, self.saved_pause) = (0, 0, Duration::ZERO);
@@ -84,7 +85,7 @@ impl FanoutQueue {
             return;
         }
         let took = stats.ended.duration_since(stats.began);
-        // After one long part the next ones would rest for it.
+        // Capped, so that one long part does not cause several pauses.
         self.saved_pause = (self.saved_pause + took / 5).min(2 * PAUSE);
         if self.saved_pause >= PAUSE {
             self.saved_pause -= PAUSE;
@@ -92,13 +93,13 @@ impl FanoutQueue {
         }
     }
 
-    /// Whether more comes than leaves, or nearly so: then less is to be read.
+    /// Whether frames arrive about as fast as they are sent, or faster: then less should be read.
     pub(super) fn is_backlogged(&self) -> bool {
         !self.queue.is_empty() && self.frames > BACKLOGGED_FRAMES_PER_WRITE * self.writes
     }
 
-    /// Whether frames come faster than rounds end. From eight of them on in one system call, they
-    /// cost more than the call does: to wait for more would save nothing.
+    /// Whether frames arrive faster than rounds end, with fewer than eight per write. Eight frames
+    /// cost more than the system call, so a pause would save nothing.
     fn is_pause_worthwhile(&self) -> bool {
         2 * self.frames > 3 * self.writes && self.frames < 8 * self.writes
     }
@@ -110,8 +111,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Parts of a millisecond each, from `start` on, that write to ten connections; how often the
-    /// queue rested after one.
+    /// Records `count` parts of 1 ms each that write to ten connections. Returns the number of pauses.
     fn pauses(queue: &mut FanoutQueue, start: Instant, count: u32, frames: usize) -> usize {
         let stats = |n| {
             let (began, ended) = (start + MS * n, start + MS * (n + 1));
@@ -142,7 +142,7 @@ mod tests {
         let (mut queue, start) = (FanoutQueue::default(), Instant::now());
         assert_eq!(pauses(&mut queue, start, 100, 10), 0);
         assert_eq!(pauses(&mut queue, start + 100 * MS, 8, 20), 0);
-        // What was before is forgotten after a pause.
+        // The averages are reset after an idle time.
         assert_eq!(pauses(&mut queue, start + 200 * MS, 8, 20), 1);
     }
 
@@ -150,7 +150,7 @@ mod tests {
     fn very_large_batches_mark_the_queue_as_behind() {
         let mut queue = FanoutQueue::default();
         pauses(&mut queue, Instant::now(), 100, 2_000);
-        assert!(!queue.is_backlogged(), "nobody waits");
+        assert!(!queue.is_backlogged(), "the queue is empty");
         queue.push(ConnId { slot: 7, serial: 1 });
         assert!(queue.is_backlogged());
         pauses(&mut queue, Instant::now(), 100, 1_000);

@@ -1,5 +1,6 @@
-//! What comes in: connections, what they say, and the site's answers.
+//! Input of a tick: events, new connections, reads, answers of the site, and the hub's timers.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mio::Token;
@@ -11,27 +12,28 @@ use super::read_batch::{READ_BYTES, ReadChunk};
 use super::{LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, Server, WAKER, listeners};
 use crate::connection::Received;
 use crate::connection::rate::RateVerdict;
-use crate::hub::interface::{Input, Now};
+use crate::hub::interface::{ConnId, Input, Now};
 use crate::wire;
+use crate::wire::call_status::CallStatusRequest;
 use crate::wire::handshake::{self, Opened};
 
 /// Connections accepted in one tick.
 const ACCEPTS_PER_TICK: usize = 64;
-/// Answers from the site taken in one tick.
+/// Answers of the site processed in one tick.
 const ANSWERS_PER_TICK: usize = 256;
-/// Due things done in one tick, each of which may be for everyone.
+/// Timers run in one tick; each may send to all connections.
 const TIMERS_PER_TICK: usize = 64;
-/// How long a tick may collect answers, and do due things.
+/// Time budgets of a tick for answers and timers.
 const ANSWERS_BUDGET: Duration = Duration::from_millis(4);
 const TIMERS_BUDGET: Duration = Duration::from_millis(4);
-/// Deliveries that one connection may cause in one tick, or a frame more than that: the others are
-/// to have their share of the reading time.
+/// Deliveries that one connection may cause in one tick, exceeded by at most one frame's: leaves
+/// read time for the others.
 const DELIVERIES_PER_READ: u64 = 16_000;
 
 impl Server {
     pub(super) fn handle_event(&mut self, event: &Event, now: Now) {
         match event.token() {
-            // Answers are collected in every tick; the waker only ends the sleep.
+            // Answers are collected in every tick; the waker only ends the poll.
             WAKER => {}
             SIGNALS => self.handle_signals(now),
             Token(listener) if listener > LISTENER_TOKENS - self.listeners.len() => {
@@ -43,7 +45,7 @@ impl Server {
                 if event.is_writable() {
                     if let Some(reader) = self.connections.get(slot).filter(|reader| reader.blocked)
                     {
-                        // Who takes bytes is alive; a ping would reach it behind them.
+                        // A peer that drains its socket is alive; a ping would queue behind the data.
                         (reader.last_received, reader.pings) = (self.active_now, 0);
                     }
                     self.connections.note_writable(slot);
@@ -70,7 +72,7 @@ impl Server {
                     return self.admission.pause_after_error(open, &fault);
                 }
             };
-            // Before TLS is agreed on, no word would be understood: the close says it.
+            // Before the TLS handshake no response can be sent, so the socket is only closed.
             let plain = self.identity.is_none();
             if open >= self.admission.connections_max {
                 self.counts.refused += 1;
@@ -90,7 +92,7 @@ impl Server {
             if let Err(fault) =
                 self.connections.add(socket, peer, counted, identity, self.active_now)
             {
-                log::warn!("cannot watch a connection: {fault}");
+                log::warn!("cannot register a connection: {fault}");
                 if counted {
                     self.admission.release(peer);
                 }
@@ -98,9 +100,9 @@ impl Server {
         }
     }
 
-    /// Reads one connection once; it is looked at by [`Server::process_reads`]. A short read means
-    /// that the socket is drained, unless the event said that the peer's end is there to be read as
-    /// well. Nobody is read twice before all is taken in.
+    /// Reads one connection once, for [`Server::process_reads`]. A short read means that the socket is
+    /// drained, unless the event announced the peer's end of stream, which is still to be read. No
+    /// connection is read twice before the batch is processed.
     pub(super) fn read(&mut self, slot: u32, ends: bool, now: Now) {
         if self.connections.get(slot).is_none_or(|connection| connection.read_pending) {
             return;
@@ -134,9 +136,9 @@ impl Server {
         }
     }
 
-    /// Takes in what has been read.
+    /// Processes the batch of reads.
     pub(super) fn process_reads(&mut self, now: Now) {
-        // The hub may not be told while the buffer is borrowed from the server.
+        // Taken, because processing borrows the whole server.
         let mut read_batch = std::mem::take(&mut self.read_batch);
         for ReadChunk { slot, range } in &read_batch.chunks {
             self.process_input(*slot, &mut read_batch.buffer[range.clone()], now);
@@ -145,17 +147,17 @@ impl Server {
         self.read_batch = read_batch;
     }
 
-    /// Takes in what a connection said, up to its share.
+    /// Processes the input of one connection, up to its share of the tick.
     fn process_input(&mut self, slot: u32, mut input: &mut [u8], now: Now) {
         let Some(connection) = self.connections.get(slot) else { return };
         connection.last_received = self.active_now;
         connection.pings = 0;
         if connection.wire.is_between_messages() {
-            // What these bytes begin, if they do not end it.
+            // These bytes begin a message.
             connection.since = self.active_now;
         }
         if self.read_budget.is_exhausted(self.connections.sent) {
-            // There was time to read it, and none to look at it.
+            // There was time to read the input but not to process it.
             self.connections.defer_read(slot);
             return self.connections.keep_unread(slot, input);
         }
@@ -171,16 +173,16 @@ impl Server {
         self.connections.note_output(slot);
     }
 
-    /// Takes in the next thing that a connection said; false when there is no more.
+    /// Processes the next request or frame of a connection; false when there is no more.
     fn process_next(&mut self, slot: u32, input: &mut &mut [u8], now: Now) -> bool {
         let Some(connection) = self.connections.get(slot) else {
             return false;
         };
         let conn = connection.id;
-        let held = connection.wire.held_bytes();
+        let held_before = connection.wire.held_bytes();
         let event = connection.wire.next(&mut self.codec, input, &mut connection.outbox);
-        let holds = connection.wire.held_bytes();
-        // A ping between the fragments of a message gives its rest no more time.
+        let held_after = connection.wire.held_bytes();
+        // A ping between two fragments of a message does not extend the time for its rest.
         if !matches!(event, wire::Event::NeedsInput) && !connection.wire.has_partial_message() {
             connection.since = self.active_now;
         }
@@ -190,7 +192,7 @@ impl Server {
         } else {
             RateVerdict::Accepted
         };
-        self.connections.note_held(held, holds);
+        self.connections.note_held(held_before, held_after);
         if verdict == RateVerdict::Refused {
             self.counts.rate_limited += 1;
         }
@@ -212,7 +214,9 @@ impl Server {
             }
             (wire::Event::NeedsInput, _) => return false,
             (wire::Event::Opened(opened), _) => self.handle_open(slot, opened, now),
-            (wire::Event::CallStatusRequest(asked), _) => self.handle_call_status(slot, asked, now),
+            (wire::Event::CallStatusRequest(request), _) => {
+                self.handle_call_status(slot, request, now)
+            }
             (wire::Event::OriginRefused { origin }, _) => {
                 self.counts.refused_pages += 1;
                 self.origin_warnings.note(&origin, now.instant);
@@ -223,7 +227,7 @@ impl Server {
         true
     }
 
-    /// Ends a connection that has been told that it says too much, and goes on.
+    /// Closes a connection that keeps exceeding the rate limit after errors have told it so.
     fn close_flooder(&mut self, slot: u32, now: Now) -> bool {
         self.counts.floods += 1;
         self.close_slot(slot, 1008, "too many frames", now);
@@ -231,11 +235,39 @@ impl Server {
         false
     }
 
-    /// A WebSocket has been opened; its answer has not left yet.
+    /// Admits a connection whose WebSocket handshake is complete; the response is not sent yet.
     fn handle_open(&mut self, slot: u32, Opened { client, credential }: Opened, now: Now) {
         let Some(conn) = self.admit(slot, client) else { return };
         log::debug!(connection = conn.serial; "open from {client}");
         self.hub.handle(Input::Opened { conn, credential }, now);
+    }
+
+    /// Passes a call status request to the hub, which may answer it later.
+    fn handle_call_status(&mut self, slot: u32, status_request: CallStatusRequest, now: Now) {
+        let CallStatusRequest { client, credential, call } = status_request;
+        if let Some(conn) = self.admit(slot, client) {
+            log::debug!(connection = conn.serial; "call status request from {client}");
+            self.hub.handle(Input::CallStatusRequest { conn, credential, call }, now);
+        }
+    }
+
+    /// Counts a connection against its client's address and marks it as known to the hub. If the
+    /// address is at its limit, refuses the connection and returns `None`.
+    fn admit(&mut self, slot: u32, client: IpAddr) -> Option<ConnId> {
+        let connection = self.connections.get(slot)?;
+        // A socket whose peer is a proxy was not counted when it was accepted.
+        let counts = !connection.counts_for_address && self.admission.is_counted(client);
+        connection.client = client;
+        connection.counts_for_address |= counts;
+        if counts && !self.admission.admit(client) {
+            connection.counts_for_address = false;
+            self.counts.refused += 1;
+            self.counts.refused_address += 1;
+            self.connections.refuse(slot, handshake::too_many_from_address(), self.active_now);
+            return None;
+        }
+        connection.registered = true;
+        Some(connection.id)
     }
 
     pub(super) fn collect_answers(&mut self, now: Now) {

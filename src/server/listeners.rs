@@ -1,4 +1,4 @@
-//! The sockets that connections come from.
+//! Listening sockets: binding, inheriting and accepting.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -9,16 +9,16 @@ use mio::{Interest, Registry, Token};
 use nix::{libc, sys::socket::setsockopt};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-/// Connections that the kernel keeps until they are accepted; the system's own limit may be lower.
+/// Backlog of connections that wait to be accepted; the system's own limit may be lower.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Silence after which the kernel asks whether the peer is still there, and how often it asks: a
-/// phone that has lost its network is noticed after about two minutes.
+/// Idle time before the first TCP keep-alive probe, and the interval of further probes. A phone that
+/// has lost its network is detected after about two minutes.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
-/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel keeps a connection to itself until
-/// its first bytes are there.
+/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel holds back a connection until its first
+/// bytes arrive.
 #[derive(Clone)]
 struct DeferAccept;
 
@@ -30,22 +30,21 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetUsize
 );
 
-/// Whoever says nothing for so long is accepted all the same, and then has the time of a handshake.
+/// A client that sends nothing is accepted after this time, and then has the handshake timeout.
 const DEFER_ACCEPT_S: usize = 1;
 
-/// All listeners, and which of them may have a connection waiting.
+/// All listeners, each with whether connections may be waiting.
 pub(super) struct Listeners {
     all: Vec<(TcpListener, bool)>,
-    /// The service manager has made them, and keeps them open when this process ends.
+    /// The service manager has created them, and keeps them open when this process ends.
     inherited: bool,
 }
 
 impl Listeners {
-    /// Listens on each address, where so many may wait. Listener number n gets the token
-    /// `first - n`.
+    /// Listens on each address with this backlog. Listener number n gets the token `first - n`.
     ///
-    /// A name such as localhost may have an address of a family that this system lacks; it is
-    /// enough that one of them works, but an address in use is an error.
+    /// A name such as localhost may resolve to an address family that this system lacks. It is enough
+    /// that one address works, but an address in use is an error.
     pub(super) fn bind(
         addresses: &[SocketAddr],
         backlog: i32,
@@ -64,7 +63,7 @@ impl Listeners {
                     absent = Some(fault);
                 }
                 Err((_, fault)) if address.is_ipv6() && addresses.iter().any(|a| a.is_ipv4()) => {
-                    // EAFNOSUPPORT has no kind of its own.
+                    // EAFNOSUPPORT has no `ErrorKind`: any other error counts as an absent family.
                     if fault.kind() == io::ErrorKind::AddrInUse {
                         return Err(fault);
                     }
@@ -80,7 +79,7 @@ impl Listeners {
         }
     }
 
-    /// Takes over sockets that listen already. Their tokens are as in [`Listeners::bind`].
+    /// Takes over listening sockets. Their tokens are as in [`Listeners::bind`].
     pub(super) fn inherit(
         sockets: Vec<std::net::TcpListener>,
         registry: &Registry,
@@ -107,7 +106,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Whether who comes from now on is kept waiting, outside, for the next server.
+    /// Whether the service manager keeps the sockets open for the next server.
     pub(super) fn are_inherited(&self) -> bool {
         self.inherited
     }
@@ -131,13 +130,13 @@ impl Listeners {
         self.all.iter().any(|(_, ready)| *ready)
     }
 
-    /// The next waiting connection and its peer's address, or `None` when there is none on any
-    /// listener. An IPv4 address is one, whatever the listener's family.
+    /// Accepts the next connection, or returns `None` if no listener has one. The peer's address is
+    /// canonical: an IPv4 address is returned as such even on an IPv6 listener.
     ///
     /// # Errors
     ///
-    /// The system cannot accept now, for want of descriptors or memory. The listener still counts
-    /// as ready: readiness is edge-triggered, and no event will say that there is room again.
+    /// The system cannot accept now, for lack of descriptors or memory. The listener still counts as
+    /// ready: readiness is edge-triggered, and no event will report that descriptors are free again.
     pub(super) fn accept(&mut self) -> io::Result<Option<(TcpStream, IpAddr)>> {
         for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
             loop {
@@ -148,7 +147,7 @@ impl Listeners {
                             *ready = false;
                             break;
                         }
-                        // The client left while it waited.
+                        // The client left before it was accepted.
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                         _ => return Err(fault),
                     },
@@ -161,7 +160,7 @@ impl Listeners {
     /// Stops listening.
     pub(super) fn close(&mut self, registry: &Registry) {
         for (mut listener, _) in self.all.drain(..) {
-            // It is closed in any case.
+            // Dropping it closes it in any case.
             let _ = registry.deregister(&mut listener);
         }
     }
@@ -170,7 +169,7 @@ impl Listeners {
 fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Its IPv4 sibling is an address of its own.
+        // The IPv4 address is bound separately.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -180,14 +179,14 @@ fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Sets what accepted sockets inherit: fewer system calls for each.
+/// Sets options that accepted sockets inherit, which saves system calls for each.
 fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER);
     socket.set_tcp_keepalive(&keep_alive.with_interval(KEEP_ALIVE_EVERY).with_retries(3))?;
-    // The request is there when a connection is accepted: one event and one look less for each.
+    // The request has arrived when a connection is accepted, which saves an event and a read.
     if let Err(fault) = setsockopt(socket, DeferAccept, &DEFER_ACCEPT_S) {
-        log::debug!("accepting is not deferred: {fault}");
+        log::debug!("cannot set TCP_DEFER_ACCEPT: {fault}");
     }
     socket.set_nonblocking(true)
 }
@@ -196,8 +195,8 @@ fn with_address(address: SocketAddr, fault: &io::Error) -> io::Error {
     io::Error::new(fault.kind(), format!("cannot listen on {address}: {fault}"))
 }
 
-/// Sends a last word, if there is one, without waiting; a client that does not get it sees the
-/// close.
+/// Closes a new socket, after writing a response if there is one. The write does not wait: a client
+/// that misses the response sees the close.
 pub(super) fn refuse(mut socket: TcpStream, response: Option<String>) {
     if let Some(response) = response {
         let _ = socket.write(response.as_bytes());

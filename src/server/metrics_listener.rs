@@ -1,8 +1,8 @@
-//! The listener for monitors, which are no clients: they are few, ask one thing, and hear it.
+//! The metrics listener: serves `GET /metrics` and health checks to monitors.
 //!
-//! It lives in the same loop, and apart from the crowd: a monitor is answered though there are as
-//! many clients as may be. All that it can take is bounded: so many at a time, a head of so many
-//! bytes, a few seconds, and one page of numbers in a tick.
+//! It runs in the same loop but apart from the clients' connections, so that monitors are answered
+//! even when `--max-connections` is reached. Its use of resources is bounded: a few connections at a
+//! time, a limited request head, a few seconds each, and one metrics page per tick.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -18,48 +18,48 @@ use crate::hub::interface::Now;
 use crate::wire::handshake::Readiness;
 use crate::wire::metrics_http::{self, HEAD_BYTES_MAX, MetricsRequest};
 
-/// Monitors at a time. One more takes the place of the one that has been there longest, or waits
-/// in the kernel's queue until that one has had its time.
+/// Concurrent monitors. A further one replaces the oldest once that is [`EVICT_AFTER`] old, and waits
+/// in the kernel's queue until then.
 const CONNECTIONS_MAX: usize = 8;
-/// Those that the kernel keeps meanwhile. Eight a second have their turn, whatever they are: with
-/// as many as clients may be, a crowd that says nothing would keep a monitor out for minutes.
+/// Backlog. At least eight connections per second are served or replaced; with the clients' backlog,
+/// connections that send nothing could keep a monitor out for minutes.
 const METRICS_BACKLOG: i32 = 64;
-/// What nobody takes from a monitor.
+/// Time that each monitor has before another may replace it.
 const EVICT_AFTER: Duration = Duration::from_secs(1);
-/// How long a monitor may take, from accept to its end of the stream.
+/// How long a monitor may take, from accept to its end of stream.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Listener number n has the token `LISTENER_TOKENS - n`.
 const LISTENER_TOKENS: usize = METRICS_TOKENS + 2_048;
-/// What a monitor may say after its request, before it is closed on.
+/// Bytes that a monitor may send after its request before it is closed.
 const TRAILING_BYTES_MAX: usize = 16 * 1024;
 
-/// The listener, if there is one, and who asks.
+/// The listener, if one is configured, and its connections.
 pub(super) struct MetricsListener {
     listeners: Listeners,
-    /// Accepting has failed, as it does without descriptors; the next sweep lets it try again.
+    /// Accepting has failed, for example for lack of descriptors; the next sweep of timeouts retries.
     accept_failed: bool,
     connections: [Option<MetricsConnection>; CONNECTIONS_MAX],
 }
 
-/// One monitor.
+/// Connection of one monitor.
 struct MetricsConnection {
     socket: TcpStream,
     since: Instant,
-    /// Something has happened to its socket that has not been looked at.
+    /// Its socket has an event that is not handled yet.
     has_event: bool,
     state: State,
 }
 
-/// How far a monitor is.
+/// Progress of a monitor's request.
 enum State {
     /// Its request is not complete.
     Reading(Vec<u8>),
-    /// It waits for the numbers, or only for the head of the answer.
+    /// It waits for the metrics page, or only for the head of the response.
     Ready { head_only: bool },
-    /// It is answered; so many bytes have left.
+    /// The response, and how many of its bytes are sent.
     Writing(Vec<u8>, usize),
-    /// Its end of the stream is awaited: closed earlier, what it has not read could be lost. It has
-    /// said so many bytes since.
+    /// Its end of stream is awaited, because closing earlier could lose what it has not read. Counts
+    /// the bytes that it has sent since.
     Lingering(usize),
 }
 
@@ -68,7 +68,7 @@ impl MetricsListener {
     ///
     /// # Errors
     ///
-    /// It cannot be listened on.
+    /// The address cannot be bound.
     pub(super) fn bind(
         listen: Option<&Listen>,
         registry: &Registry,
@@ -80,8 +80,8 @@ impl MetricsListener {
             log::info!("metrics on http://{address}/metrics");
             if !address.ip().is_loopback() {
                 log::warn!(
-                    "--metrics-listen {address}: whoever reaches this address reads the numbers; \
-                     expected is 127.0.0.1, or a firewall in front"
+                    "--metrics-listen {address}: anyone who can reach this address can read the \
+                     metrics; use 127.0.0.1, or protect it by a firewall"
                 );
             }
         }
@@ -92,7 +92,7 @@ impl MetricsListener {
         })
     }
 
-    /// Notes an event, which is looked at at the end of the tick.
+    /// Records an event, which is handled at the end of the tick.
     pub(super) fn handle_event(&mut self, token: usize) {
         match self.connections.get_mut(token - METRICS_TOKENS) {
             Some(connection) => {
@@ -102,7 +102,7 @@ impl MetricsListener {
         }
     }
 
-    /// Whether the next tick has something to do without any event.
+    /// Whether the next tick has work to do without any event.
     pub(super) fn has_pending_work(&self) -> bool {
         let can_accept = self.has_more() && self.connections.iter().any(Option::is_none);
         can_accept
@@ -117,7 +117,7 @@ impl MetricsListener {
         self.listeners.has_more() && !self.accept_failed
     }
 
-    /// Sends those away who take too long.
+    /// Closes connections that take too long, and retries accepting.
     pub(super) fn check_timeouts(&mut self, now: Instant) {
         self.accept_failed = false;
         for slot in &mut self.connections {
@@ -127,7 +127,7 @@ impl MetricsListener {
         }
     }
 
-    /// Accepts, reads, and writes what is there to write.
+    /// Accepts connections and handles events.
     fn advance(&mut self, registry: &Registry, readiness: Readiness, now: Instant) {
         self.accept(registry, now);
         for slot in &mut self.connections {
@@ -138,10 +138,10 @@ impl MetricsListener {
         }
     }
 
-    /// Accepts as long as there is somebody and a place; the rest is tried again in each tick.
+    /// Accepts connections while there are slots; the others are tried again in each tick.
     fn accept(&mut self, registry: &Registry, now: Instant) {
         while self.has_more() {
-            let Some(slot) = self.slot(now) else { return };
+            let Some(slot) = self.free_slot(now) else { return };
             let accepted = self.listeners.accept();
             self.accept_failed = accepted.is_err();
             let Ok(Some((mut socket, _))) = accepted else { return };
@@ -154,17 +154,17 @@ impl MetricsListener {
         }
     }
 
-    /// A free place, or that of who has been there longest and long enough.
-    fn slot(&self, now: Instant) -> Option<usize> {
-        let places = self.connections.iter().enumerate();
+    /// Returns a free slot, or that of the oldest connection if it may be replaced.
+    fn free_slot(&self, now: Instant) -> Option<usize> {
+        let slots = self.connections.iter().enumerate();
         let age = |connection: &Option<MetricsConnection>| {
             connection.as_ref().map_or(Duration::MAX, |connection| connection.age(now))
         };
-        let (slot, connection) = places.max_by_key(|(_, connection)| age(connection))?;
+        let (slot, connection) = slots.max_by_key(|(_, connection)| age(connection))?;
         (age(connection) >= EVICT_AFTER).then_some(slot)
     }
 
-    /// Who waits for the numbers, the one that has waited longest.
+    /// Returns the oldest connection that waits for the metrics page.
     fn next_ready(&mut self) -> Option<&mut Option<MetricsConnection>> {
         let is_ready = |slot: &&mut Option<MetricsConnection>| {
             slot.as_ref().is_some_and(MetricsConnection::is_ready)
@@ -185,7 +185,7 @@ impl MetricsConnection {
         now.saturating_duration_since(self.since)
     }
 
-    /// Reads and writes as far as it goes; false when the connection is over.
+    /// Reads and writes until the socket would block; false when the connection is over.
     fn advance(&mut self, readiness: Readiness) -> bool {
         self.read(readiness) && self.write()
     }
@@ -213,11 +213,11 @@ impl MetricsConnection {
                         }
                     }
                 }
-                // It has said what there is to say: its next event finds the rest.
+                // The request is complete; further input is read while lingering.
                 State::Ready { .. } | State::Writing(..) => return true,
-                State::Lingering(said) => {
-                    *said += bytes;
-                    if *said > TRAILING_BYTES_MAX {
+                State::Lingering(trailing) => {
+                    *trailing += bytes;
+                    if *trailing > TRAILING_BYTES_MAX {
                         return false;
                     }
                 }
@@ -236,14 +236,14 @@ impl MetricsConnection {
             }
         }
         self.state = State::Lingering(0);
-        // What it has said already may have been read over: its end of the stream among it.
+        // Its end of stream may have arrived already, without being read.
         self.has_event = true;
         self.socket.shutdown(Shutdown::Write).is_ok()
     }
 }
 
 impl Server {
-    /// Serves the monitors, at the end of a tick, when all is counted.
+    /// Serves monitors at the end of a tick, when its counts are complete.
     pub(super) fn serve_metrics(&mut self, now: Now) {
         let metrics_listener = &self.metrics_listener;
         if !metrics_listener.listeners.has_more()

@@ -1,9 +1,9 @@
-//! The page of numbers: each family with its help, its type and its unit, in one place.
+//! The metrics page: name, type, unit and help text of each metric family.
 //!
-//! Nothing of what clients say stands on it: all labels and their values are words of ours.
+//! It contains no client input: all labels and their values are defined by the server.
 
 use super::Server;
-use super::connections::stats::ConnectionStats;
+use super::connections::ConnectionStats;
 use crate::config::tls::TlsIdentity;
 use crate::hub::interface::Now;
 use crate::metrics::page::Kind::{Counter, Gauge};
@@ -15,7 +15,7 @@ use crate::upstream::stats::{PoolStatus, UpstreamStats};
 use crate::wire::handshake::Readiness;
 
 impl Server {
-    /// The whole page.
+    /// Returns the page as Prometheus text.
     pub(super) fn metrics_page(&self, now: Now) -> String {
         let mut page = Page::default();
         self.write_process(&mut page, now);
@@ -29,16 +29,13 @@ impl Server {
     }
 
     fn write_process(&self, page: &mut Page, now: Now) {
-        page.family(Gauge, "buddyline_build_info", "Always 1; the version is its label.")
+        page.family(Gauge, "buddyline_build_info", "Always 1; the label is the version.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-        let help = "When the server was started, in seconds since 1970.";
+        let help = "Start time of the server, in seconds since 1970.";
         page.metric(Gauge, "process_start_time_seconds", help, self.stats.started_unix_s);
-        // Where there is no /proc, the families stand without samples.
-        let mut family = page.family(
-            Gauge,
-            "process_resident_memory_bytes",
-            "Memory that the process really uses.",
-        );
+        // Without /proc, the families have no samples.
+        let mut family =
+            page.family(Gauge, "process_resident_memory_bytes", "Resident memory of the process.");
         let own = std::process::id();
         if let Ok(kib) = process::resident_kib(own) {
             family.sample(&[], kib * 1024);
@@ -46,43 +43,46 @@ impl Server {
         let mut family = page.family(
             Counter,
             "process_cpu_seconds_total",
-            "Processor time of all threads; a loop that is never idle takes one second a second.",
+            "Processor time of all threads; an event loop that is never idle uses 1 s per second.",
         );
         if let Ok(time) = process::cpu_time(own) {
             family.sample(&[], Seconds(time.as_micros() as u64));
         }
-        let help =
-            "Lines of the log that nobody has read: their reader was too slow, or the disk full.";
+        let help = "Log lines dropped because the log's reader was too slow or the disk was full.";
         page.metric(Counter, "buddyline_log_lines_lost_total", help, LOG_LINES_LOST.count());
         let validity = self.identity.as_ref().and_then(TlsIdentity::validity);
-        let help =
-            "When the certificate of this server ends, in seconds since 1970; 0 without TLS.";
+        let help = "Expiry of the server's TLS certificate, in seconds since 1970; 0 without TLS.";
         let until_s = validity.map_or(0, |validity| validity.until_s);
         page.metric(Gauge, "buddyline_tls_certificate_not_after_seconds", help, until_s);
         let ready = self.readiness(now.instant) == Readiness::Ready;
-        page.metric(Gauge, "buddyline_ready", "1 if GET /readyz says 200.", u8::from(ready));
+        page.metric(
+            Gauge,
+            "buddyline_ready",
+            "1 if GET /readyz returns 200, else 0.",
+            u8::from(ready),
+        );
     }
 
     fn write_connections(&self, page: &mut Page) {
         let ConnectionStats { handshakes, open, closing, .. } = self.connections.stats();
         let counts = self.counts();
-        page.family(Gauge, "buddyline_connections", "Connections of clients, by their states.")
+        page.family(Gauge, "buddyline_connections", "Client connections by state.")
             .samples("state", [("handshake", handshakes), ("open", open), ("closing", closing)]);
-        let help = "Connections that there is room for.";
+        let help = "Maximum of client connections, by the settings and the available descriptors.";
         page.metric(Gauge, "buddyline_connections_limit", help, self.admission.limit());
         let totals = self.hub.counts();
-        let help = "Users who are online, those in their grace time among them.";
+        let help = "Users who are online, including those in the presence grace time.";
         page.metric(Gauge, "buddyline_users_online", help, totals.users);
-        let help = "Threads that somebody hears or types in.";
+        let help = "Threads with subscribers or typing users.";
         page.metric(Gauge, "buddyline_threads", help, totals.threads);
-        let help = "Connections of clients that were accepted.";
+        let help = "Client connections accepted.";
         page.metric(Counter, "buddyline_connections_accepted_total", help, counts.accepted);
         page.family(
             Counter,
             "buddyline_connections_refused_total",
-            "Connections that were refused: there are too many, or too many from their address, or \
-             they come from a web page that may not connect, their request does not come in time, \
-             or TLS was not agreed on or was broken off for a fault.",
+            "Connections refused: at the limit of all connections (full) or of one address \
+             (address), for a web page whose origin is not allowed (page), for a request that did \
+             not arrive in time (late), or for a TLS error (tls).",
         )
         .samples(
             "cause",
@@ -94,13 +94,13 @@ impl Server {
                 ("tls", counts.tls_faults),
             ],
         );
-        let help = "Accepts that failed, as they do without descriptors.";
+        let help = "Failed accept calls, for example for lack of descriptors.";
         page.metric(Counter, "buddyline_accept_errors_total", help, counts.accept_errors);
         page.family(
             Counter,
             "buddyline_connections_ended_total",
-            "Connections that were closed because they did not read, sent too much, or gave no \
-             sign of life.",
+            "Connections closed because the client read too slowly (too_slow), exceeded the rate \
+             limit (flood), or answered no ping (silent).",
         )
         .samples(
             "cause",
@@ -110,9 +110,9 @@ impl Server {
 
     fn write_frames(&self, page: &mut Page) {
         let (stats, hub_stats, counts) = (&self.stats, self.hub.stats(), self.counts());
-        let help = "Bytes that were read from clients.";
+        let help = "Bytes read from clients.";
         page.metric(Counter, "buddyline_received_bytes_total", help, stats.received_bytes);
-        let help = "Bytes to clients that the kernel has taken.";
+        let help = "Bytes to clients handed to the kernel.";
         page.metric(Counter, "buddyline_sent_bytes_total", help, self.connections.sent_bytes);
         let others = [
             ("unreadable", hub_stats.unreadable),
@@ -123,22 +123,23 @@ impl Server {
         page.family(
             Counter,
             "buddyline_frames_received_total",
-            "Frames of clients by type: the protocol's; unreadable has no type that there is, \
-             control is pings and pongs, refused came too fast.",
+            "Frames received from clients by type. unreadable: no known type; control: pings and \
+             pongs; refused: over the rate limit.",
         )
         .samples("type", hub_stats.frames_by_type().chain(others));
         page.family(
             Counter,
             "buddyline_frames_sent_total",
-            "Frames put into outboxes by type, one for each receiver. A gathered one is several \
-             who come and go, in one piece.",
+            "Frames put into outboxes by type, counted for each receiver. gathered: several \
+             presence frames in one batch.",
         )
         .samples("type", stats.sent_by_kind());
         page.family(
             Counter,
             "buddyline_frames_dropped_total",
-            "Frames that did not reach a receiver: missed by one who reads slowly, waiting for one \
-             who was closed as too slow, or for one who had gone.",
+            "Frames that a receiver did not get: droppable ones not queued for a slow reader \
+             (missed), unsent ones of a connection closed as too slow (too_slow), or ones for a \
+             connection that had closed (gone).",
         )
         .samples(
             "cause",
@@ -148,29 +149,29 @@ impl Server {
                 ("gone", counts.stale),
             ],
         );
-        let help = "Receivers of each frame that is for several.";
+        let help = "Receivers of each frame that has more than one.";
         let all = [(None, stats.fan_outs.buckets())];
         page.histograms("buddyline_fan_out_receivers", help, Unit::Raw, all);
         let mut family = page.family(
             Counter,
             "buddyline_errors_total",
-            "Errors told to clients, by their code.",
+            "Error frames sent to clients, by code.",
         );
         for (code, count) in self.hub.errors() {
-            // The word is the one that clients get.
-            let word = serde_json::to_string(&code).unwrap_or_default();
-            family.sample(&[("code", word.trim_matches('"'))], count);
+            // The label is the code that clients receive.
+            let label = serde_json::to_string(&code).unwrap_or_default();
+            family.sample(&[("code", label.trim_matches('"'))], count);
         }
     }
 
     fn write_calls(&self, page: &mut Page) {
         let [ringing, answered] = self.hub.counts().calls.map(|count| count as u64);
-        page.family(Gauge, "buddyline_calls", "Calls, by their states.")
+        page.family(Gauge, "buddyline_calls", "Calls by state.")
             .samples("state", [("ringing", ringing), ("answered", answered)]);
-        let help = "Calls that have ended, by the reason that their devices were told.";
+        let help = "Ended calls, by the reason sent to their devices.";
         page.family(Counter, "buddyline_calls_ended_total", help)
             .samples("reason", self.hub.calls_ended());
-        let help = "People who were called and had no connection.";
+        let help = "Calls to users without a connection, counted for each callee.";
         page.metric(
             Counter,
             "buddyline_calls_offline_callees_total",
@@ -181,36 +182,37 @@ impl Server {
 
     fn write_output(&self, page: &mut Page) {
         let ConnectionStats { waiting, waiting_bytes, .. } = self.connections.stats();
-        let help = "Bytes that wait for a connection; each is looked at once a second.";
+        let help = "Outbox size of connections; each is sampled once a second.";
         let all = [(None, self.stats.outboxes.buckets())];
         page.histograms("buddyline_outbox_depth_bytes", help, Unit::Raw, all);
-        let help = "Connections for which something waits now.";
+        let help = "Connections with a nonempty outbox.";
         page.metric(Gauge, "buddyline_outboxes_waiting", help, waiting);
-        let help = "Bytes that wait now, a shared frame for each that it is for.";
+        let help = "Bytes in all outboxes; a shared frame counts for each receiver.";
         page.metric(Gauge, "buddyline_outboxes_waiting_bytes", help, waiting_bytes);
         let (held, limit) = self.connections.held_bytes();
-        let help = "Memory held for clients that are slow, shared frames once.";
+        let help = "Memory held for slow clients; a shared frame counts once.";
         page.metric(Gauge, "buddyline_held_bytes", help, held);
-        let help = "The same beyond which those with the most are closed.";
+        let help = "Limit of buddyline_held_bytes; above it, the connections that hold the most are closed.";
         page.metric(Gauge, "buddyline_held_limit_bytes", help, limit);
     }
 
     fn write_ticks(&self, page: &mut Page) {
-        let help = "How long turns of the loop take, without their sleep.";
+        let help = "Duration of the event loop's ticks, without the time spent polling.";
         let all = [(None, self.stats.ticks.buckets())];
         page.histograms("buddyline_tick_duration_seconds", help, Unit::Micros, all);
-        let help = "Turns of the loop that took longer than 50 ms.";
+        let help = "Ticks of the event loop that took longer than 50 ms.";
         page.metric(Counter, "buddyline_slow_ticks_total", help, self.slow_ticks.count);
         let [held, checks, unproven] = self.hub.backlog();
-        let PoolStatus { messages, checks: asked, .. } =
+        let PoolStatus { messages, checks: upstream_checks, .. } =
             self.upstream.stats().map_or(IDLE, |(_, l)| l);
         page.family(
             Gauge,
             "buddyline_queue_length",
-            "What waits: messages on their way to the site and those of them without a worker; \
-             questions about people and threads, and those without a worker; frames that wait for \
-             an answer to one, connections that wait for their proof, and connections that wait \
-             for their turn to hear what is for many.",
+            "Queue lengths. messages: in flight to the site; upstream_messages: of these, waiting \
+             for a worker; checks: queries of tokens and participants; upstream_checks: of these, \
+             waiting for a worker; held_frames: frames that wait for a query; unproven: \
+             connections that wait for their token's check; rounds: connections in the fan-out \
+             queue.",
         )
         .samples(
             "queue",
@@ -218,7 +220,7 @@ impl Server {
                 ("messages", self.hub.counts().deliveries),
                 ("upstream_messages", messages),
                 ("checks", checks),
-                ("upstream_checks", asked),
+                ("upstream_checks", upstream_checks),
                 ("held_frames", held),
                 ("unproven", unproven),
                 ("rounds", self.connections.fanout_len()),
@@ -228,8 +230,8 @@ impl Server {
         let mut family = page.family(
             Counter,
             "buddyline_cache_requests_total",
-            "What a credential proves and who takes part in a thread: known (hit), or to be asked \
-             of the site first (miss).",
+            "Lookups of a credential's user (proofs) and of a thread's participants (lists): \
+             cached (hit), or queried from the site (miss).",
         );
         for (cache, HitCounter { hits, misses }) in
             [("proofs", self.hub.proof_hits()), ("lists", self.hub.stats().list_hits)]
@@ -240,45 +242,45 @@ impl Server {
     }
 
     fn write_upstream(&self, page: &mut Page) {
-        // Of the stand-in nothing is counted.
+        // The embedded stand-in has no stats.
         let none = UpstreamStats::default();
         let (stats, load) = self.upstream.stats().unwrap_or((&none, IDLE));
         let mut family = page.family(
             Counter,
             "buddyline_upstream_answers_total",
-            "What came of the questions to the site, by what was asked. Overloaded were not asked, \
-             nor were those that found it unavailable while the breaker was not closed.",
+            "Requests to the site by kind and outcome. overloaded requests were not sent, nor were \
+             unavailable ones while the circuit breaker was not closed.",
         );
         for (kind, outcome, count) in stats.outcomes() {
             family.sample(&[("kind", kind), ("outcome", outcome)], count);
         }
         page.histograms(
             "buddyline_upstream_duration_seconds",
-            "How long the site takes, from a worker's beginning to the end.",
+            "Duration of requests to the site, from their start in a worker to the end.",
             Unit::Micros,
             stats.latencies().map(|(kind, buckets)| (Some(("kind", kind)), buckets)),
         );
-        let help = "How long questions to the site wait for a worker.";
+        let help = "Time that requests to the site wait for a worker.";
         let all = [(None, stats.queue_waits())];
         page.histograms("buddyline_upstream_wait_seconds", help, Unit::Micros, all);
-        let help = "Workers with something to do.";
+        let help = "Upstream workers that are busy.";
         page.metric(Gauge, "buddyline_upstream_workers_busy", help, load.busy);
         let mut family = page.family(
             Gauge,
             "buddyline_breaker_state",
-            "1 for the state that the circuit breaker is in. The site is asked while it is closed.",
+            "1 for the current state of the circuit breaker. Requests are sent while it is closed.",
         );
         for (n, state) in Breaker::STATES.into_iter().enumerate() {
             family.sample(&[("state", state)], u8::from(n == load.breaker));
         }
-        let help = "How often the circuit breaker has opened.";
+        let help = "Number of times that the circuit breaker has opened.";
         page.metric(Counter, "buddyline_breaker_opened_total", help, stats.opened);
         let [good, refused] = stats.tokens();
-        let help = "Tokens that were checked with the JWT secret, without the site.";
+        let help = "Tokens checked with the JWT secret, without a request to the site.";
         page.family(Counter, "buddyline_tokens_verified_total", help)
             .samples("result", [("good", good), ("refused", refused)]);
     }
 }
 
-/// Nothing to do, and a site that is asked.
+/// The status of an idle pool with a closed circuit breaker.
 const IDLE: PoolStatus = PoolStatus { messages: 0, checks: 0, busy: 0, breaker: 0 };

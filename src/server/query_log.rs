@@ -1,5 +1,5 @@
-//! What the log tells of questions to the site, at `debug`: each line with the request that it is
-//! about. A message has one from its way to the site until its fate is decided, looks included.
+//! Debug log of requests to the site and their answers, each line with its request number. All
+//! requests for one message, look-ups included, are logged under one number.
 
 use log::{Level, log_enabled};
 
@@ -7,7 +7,7 @@ use crate::hub::Hub;
 use crate::hub::interface::{Answer, Ask, CallEvent, LookupResult, RequestId, Target};
 use crate::protocol::Id;
 
-/// A question is put to the site.
+/// Logs a request to the site.
 pub(super) fn log_query(hub: &Hub, request: RequestId, ask: &Ask) {
     if !log_enabled!(Level::Debug) {
         return;
@@ -17,65 +17,65 @@ pub(super) fn log_query(hub: &Hub, request: RequestId, ask: &Ask) {
     match ask {
         Ask::Post(post) => match post.target {
             Target::Thread(thread) => {
-                log::debug!(connection, request; "a message for thread {thread}");
+                log::debug!(connection, request; "sending a message to thread {thread}");
             }
             Target::NewThread { recipient } => {
-                log::debug!(connection, request; "a message for user {recipient}");
+                log::debug!(connection, request; "sending a message to user {recipient}");
             }
         },
-        Ask::Lookup(_) => log::debug!(request; "its thread is looked up"),
-        Ask::Prove(_) => log::debug!(request; "whose a token is"),
+        Ask::Lookup(_) => log::debug!(request; "looking up the message in its thread"),
+        Ask::Prove(_) => log::debug!(request; "checking a token"),
         Ask::Participants { thread, .. } => {
-            log::debug!(request; "who takes part in thread {thread}")
+            log::debug!(request; "reading the participants of thread {thread}")
         }
     }
 }
 
-/// Someone is called who is not there. What could wake their phone is told here once there is such.
+/// Logs a call to an offline user. A push notification would be triggered here.
 pub(super) fn log_offline_callee(event: &CallEvent) {
     let thread = event.thread.as_ref().map_or_else(|| "none".to_owned(), Id::to_json);
-    let [call, caller, called] = [&event.call, &event.caller, &event.called].map(Id::to_json);
-    log::debug!("call {call} of user {caller} for user {called}, who is offline; thread {thread}");
+    let [call, caller, callee] = [&event.call, &event.caller, &event.called].map(Id::to_json);
+    log::debug!("call {call} of user {caller}: user {callee} is offline; thread {thread}");
 }
 
-/// An answer, until it is known what has become of it.
+/// Log line of an answer, kept until the hub has processed it.
 pub(super) struct AnswerLog {
-    /// Under which it is told.
+    /// The request number of its log line.
     request: RequestId,
-    /// Whether it is about a message whose fate was not decided.
+    /// Whether it is about a message without an outcome yet.
     is_message: bool,
-    words: String,
+    summary: String,
 }
 
 impl AnswerLog {
-    /// Nothing where nothing is logged.
+    /// Prepares the line of an answer; `None` if debug lines are not logged.
     pub(super) fn new(hub: &Hub, request: RequestId, answer: &Answer) -> Option<AnswerLog> {
         if !log_enabled!(Level::Debug) {
             return None;
         }
-        let words = match answer {
+        let summary = match answer {
             Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
             Answer::Proven(proven) => format!("{proven:?}"),
             Answer::LookupResult(LookupResult::Match(stored)) => {
-                format!("the same is in thread {}", stored.thread)
+                format!("found in thread {}", stored.thread)
             }
             Answer::LookupResult(LookupResult::Mismatch { thread, .. }) => {
-                format!("something else is in thread {thread}")
+                format!("thread {thread} has a different message")
             }
-            Answer::LookupResult(LookupResult::Absent) => "nothing is there".to_owned(),
-            Answer::Participants(users) => format!("{} take part", users.len()),
+            Answer::LookupResult(LookupResult::Absent) => "not found".to_owned(),
+            Answer::Participants(users) => format!("{} participants", users.len()),
             Answer::Failed(failure) => format!("{failure:?}"),
         };
         let request = hub.log_request(request);
-        Some(AnswerLog { request, is_message: hub.sender_of(request).is_some(), words })
+        Some(AnswerLog { request, is_message: hub.sender_of(request).is_some(), summary })
     }
 
-    /// Once the hub has been told of it.
+    /// Logs the line, after the hub has processed the answer.
     pub(super) fn log_answer(&self, hub: &Hub) {
-        let AnswerLog { request, is_message, words } = self;
+        let AnswerLog { request, is_message, summary } = self;
         match *is_message && hub.sender_of(*request).is_some() {
-            true => log::debug!(request = request.0; "{words}; its fate is not decided"),
-            false => log::debug!(request = request.0; "{words}"),
+            true => log::debug!(request = request.0; "{summary}; the outcome is not known yet"),
+            false => log::debug!(request = request.0; "{summary}"),
         }
     }
 }

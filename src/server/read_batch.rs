@@ -1,26 +1,25 @@
-//! What has been read in this tick and is not looked at yet.
+//! A batch of reads: several sockets are read in a row, and then their input is processed.
 //!
-//! Sockets are read some dozens in a row, and what they said is looked at after that. Either way is
-//! short, and stays in the processor's caches as long as it is gone through again and again; taking
-//! turns, each would find them full of the other.
+//! The kernel's code for a read and the server's for a frame each fit the processor's caches, but
+//! alternating between them would evict one with the other.
 
 use std::ops::Range;
 
-/// Bytes read from one connection in one tick, which is one read: some four hundred of the smallest
-/// frames, each of which may be for a whole thread.
+/// Bytes read from one connection in one tick, with one read: about four hundred of the smallest
+/// frames, each of which may go to a whole thread.
 pub(super) const READ_BYTES: usize = 16 * 1024;
-/// Reads in a row.
+/// Reads of one batch.
 const READS_MAX: usize = 32;
 
-/// What one connection said.
+/// Input of one connection.
 #[derive(Debug)]
 pub(super) struct ReadChunk {
     pub(super) slot: u32,
-    /// Where in the buffer that is.
+    /// Its place in the buffer.
     pub(super) range: Range<usize>,
 }
 
-/// A buffer that all connections share, and what stands in it.
+/// A read buffer that all connections share, with the ranges that each has filled.
 #[derive(Debug, Default)]
 pub(super) struct ReadBatch {
     pub(super) buffer: Box<[u8]>,
@@ -34,26 +33,29 @@ impl ReadBatch {
         ReadBatch { buffer, chunks: Vec::with_capacity(READS_MAX), filled: 0 }
     }
 
-    /// Room for one read. There is some unless the intake is full.
+    /// Room for one read; available unless the batch is full.
     pub(super) fn spare(&mut self) -> &mut [u8] {
         &mut self.buffer[self.filled..][..READ_BYTES]
     }
 
-    /// Notes that a connection has said so much, which stands in the room. It has said nothing else
-    /// that is not looked at yet: of that only the last would be kept, if there were no time left.
+    /// Adds a read of `bytes` bytes into the room. A connection may be in the batch only once: if
+    /// there is no time to process it, only its last input would be kept.
     pub(super) fn note(&mut self, slot: u32, bytes: usize) {
-        debug_assert!(self.chunks.iter().all(|chunk| chunk.slot != slot), "read once");
+        debug_assert!(
+            self.chunks.iter().all(|chunk| chunk.slot != slot),
+            "each connection is read once"
+        );
         let range = self.filled..self.filled + bytes;
         self.filled = range.end;
         self.chunks.push(ReadChunk { slot, range });
     }
 
-    /// Whether it is time to look at what has come.
+    /// Whether the batch must be processed before the next read.
     pub(super) fn is_full(&self) -> bool {
         self.chunks.len() >= READS_MAX || self.filled > self.buffer.len() - READ_BYTES
     }
 
-    /// All has been looked at.
+    /// Empties the batch after it was processed.
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
         self.filled = 0;

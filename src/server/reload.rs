@@ -1,4 +1,4 @@
-//! New settings for a server that goes on.
+//! Reload of the settings at SIGHUP, without a restart.
 
 use super::{Codec, RateLimit, Rules, Server, setup};
 use crate::config::Config;
@@ -6,37 +6,37 @@ use crate::config::files::Secrets;
 use crate::config::limits::Limits;
 use crate::hub::interface::Now;
 
-/// Where the settings come from, again.
+/// Source from which a reload reads the settings.
 pub trait ConfigSource {
-    /// Reads and checks them, and what they name.
+    /// Reads and checks the settings and the files that they name.
     ///
     /// # Errors
     ///
     /// What is wrong with them, without secrets.
     fn read(&mut self) -> Result<(Config, Secrets), String>;
 
-    /// They are in force.
+    /// Called when the new settings are in force.
     fn on_applied(&mut self, config: &Config);
 }
 
 impl Server {
-    /// Lets a SIGHUP read the settings anew from here.
+    /// Sets the source from which SIGHUP reloads the settings.
     pub fn set_config_source(&mut self, source: Box<dyn ConfigSource>) {
         self.source = Some(source);
     }
 
-    /// Reads the settings anew and works by them from now on, or goes on as before if anything is
-    /// wrong with them. No connection notices, unless a new limit says so.
+    /// Reloads the settings, or keeps the old ones if anything is wrong with the new. Connections stay
+    /// open, unless they exceed a new limit.
     pub(super) fn reload(&mut self, now: Now) {
         let Some(mut source) = self.source.take() else {
-            return log::info!("SIGHUP: there are no settings that could be read anew");
+            return log::info!("SIGHUP: this server has no source to reload settings from");
         };
         self.service_manager.reloading();
         match source.read().and_then(|(config, secrets)| self.apply(&config, secrets, now)) {
             Ok(()) => {
                 source.on_applied(&self.config);
                 self.warn_of_certificate(now);
-                log::info!("SIGHUP: the settings are read anew");
+                log::info!("SIGHUP: settings reloaded");
             }
             Err(fault) => log::error!(
                 "SIGHUP: the new settings are refused and the old ones kept: {}",
@@ -47,18 +47,18 @@ impl Server {
         self.service_manager.ready(now.instant);
     }
 
-    /// Everything that can fail comes first.
+    /// Applies new settings as a whole or, if anything fails, not at all: what can fail comes first.
     fn apply(&mut self, config: &Config, secrets: Secrets, now: Now) -> Result<(), String> {
         let identity = self.next_identity(secrets.identity)?;
         let restart_flags = self.config.restart_only_changes(config);
         let config = config.with_startup_settings(&self.config);
-        // With the trust that stays.
+        // With the trust mode of the start.
         let hub_settings = setup::hub_settings(&config, secrets.turn);
-        // The site stays the one that it was, and with it who issues its tokens.
+        // With the site of the start, and so with its issuer.
         let verifier = setup::verifier(&config, secrets.keys);
         secrets.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         for flag in restart_flags {
-            log::warn!("{flag} has changed: it holds from the next start");
+            log::warn!("{flag} has changed: it takes effect at the next start");
         }
         let limits: Limits = config.limits();
         self.connections.set_buffer_limits(setup::buffer_limits(&limits));
@@ -69,7 +69,7 @@ impl Server {
         );
         self.timeouts = setup::timeouts(&limits);
         self.rate = RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst);
-        // Between two messages it has no state; a message in fragments has its own.
+        // The codec has no state between messages; a fragmented message is kept by its connection.
         self.codec = Codec::new(limits.max_frame_bytes, Rules::new(&config));
         self.codec.set_readiness(self.readiness(now.instant));
         self.hub.set_settings(hub_settings);
@@ -77,16 +77,5 @@ impl Server {
         self.identity = identity;
         self.config = config;
         Ok(())
-    }
-
-    /// Tells the service manager what is due.
-    pub(super) fn notify_service_manager(&mut self, now: Now) {
-        let Server { service_manager, connections, hub, upstream, draining, .. } = self;
-        service_manager.advance(now.instant, || {
-            let counts = hub.counts();
-            let site = if upstream.is_available() { "" } else { ", the site does not answer" };
-            let drains = if draining.is_some() { "draining, " } else { "" };
-            format!("{drains}{} connections, {} threads{site}", connections.len(), counts.threads)
-        });
     }
 }

@@ -1,8 +1,8 @@
-//! What the service manager is told: sd_notify(3).
+//! Notifications to the service manager by sd_notify(3): readiness, status, watchdog.
 //!
-//! The loop itself feeds the watchdog, so that a loop that is stuck is one that is not heard. Once
-//! the server is up nothing here waits: a manager that does not read misses a word, and hears the
-//! next. That the server is up, or has read its settings anew, is said until it is taken.
+//! The loop itself pings the watchdog, so that systemd restarts a loop that is stuck. Sending never
+//! blocks: a manager that does not read misses a notification and gets the next. Only `READY=1`,
+//! at the start and after a reload, is repeated until it is sent.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,48 +13,51 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// How often the status is made anew.
+use super::Server;
+use crate::hub::interface::Now;
+
+/// Interval at which the status is updated.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// While it drains, the manager is asked for so much more time, again and again.
+/// While draining, ask for `EXTEND_BY` more time at this interval.
 const EXTEND_EVERY: Duration = Duration::from_secs(2);
 const EXTEND_BY: Duration = Duration::from_secs(15);
-/// How often the watchdog is fed while it waits: a late tick or two are no death.
+/// Watchdog pings per timeout, so that a late tick or two do no harm.
 const WATCHDOG_PINGS: u32 = 4;
-/// And no more often than this, however little it waits.
+/// Minimum interval of watchdog pings, however short the timeout.
 const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(1);
-/// How long a word that must not be missed waits until it is said again.
+/// Delay before a failed `READY=1` is sent again.
 const READY_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// The service manager, if there is one.
+/// The service manager's notification socket, if there is one.
 pub(super) struct ServiceManager {
     socket: Option<UnixDatagram>,
-    /// How often the watchdog is fed.
+    /// Interval of watchdog pings.
     watchdog_interval: Option<Duration>,
     watchdog_sent: Instant,
     status_sent: Instant,
     status: String,
-    /// Since when more time is asked for.
+    /// While draining, when more time was last asked for.
     extension_sent: Option<Instant>,
-    /// The manager did not take the word that the server is up, at this time at the latest.
+    /// When sending `READY=1` last failed, if it has to be repeated.
     ready_unsent_since: Option<Instant>,
 }
 
 impl ServiceManager {
-    /// The manager that the environment names, and how long it waits for a sign of life.
+    /// Connects to the socket that the environment names, and reads the watchdog timeout.
     pub(super) fn from_env(now: Instant) -> ServiceManager {
         let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let socket = name.and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(fault) => {
-                log::warn!("cannot tell the service manager anything: {fault}");
+                log::warn!("cannot connect to the service manager (NOTIFY_SOCKET): {fault}");
                 None
             }
         });
-        let watchdog = sd_notify::watchdog_enabled().filter(|lasts| !lasts.is_zero());
+        let watchdog = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
         ServiceManager {
             socket,
             watchdog_interval: watchdog
-                .map(|lasts| (lasts / WATCHDOG_PINGS).max(WATCHDOG_INTERVAL_MIN)),
+                .map(|timeout| (timeout / WATCHDOG_PINGS).max(WATCHDOG_INTERVAL_MIN)),
             watchdog_sent: now,
             status_sent: now,
             status: String::new(),
@@ -63,13 +66,13 @@ impl ServiceManager {
         }
     }
 
-    /// The server is up, or has done with its reload.
+    /// Notifies that the server is up, or that a reload is complete.
     pub(super) fn ready(&mut self, now: Instant) {
-        // Who has not heard it waits, and ends the server in the end.
+        // A manager that misses this would time out and stop the server.
         self.ready_unsent_since = (!self.notify(&[NotifyState::Ready])).then_some(now);
     }
 
-    /// The settings are being read.
+    /// Notifies that a reload has begun.
     pub(super) fn reloading(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
@@ -77,24 +80,24 @@ impl ServiceManager {
         };
     }
 
-    /// The server is about to end.
+    /// Notifies that the server is stopping, and asks for more time.
     pub(super) fn stopping(&mut self, now: Instant) {
         (self.extension_sent, self.ready_unsent_since) = (Some(now), None);
-        // It is to be told anew at once.
+        // The status is sent again at once.
         self.status.clear();
         self.notify(&[NotifyState::Stopping, extension()]);
     }
 
-    /// When there is something to say, though nothing happens until then.
+    /// When the next notification is due, if no event comes before.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.socket.as_ref()?;
-        let feed = self.watchdog_interval.map(|every| self.watchdog_sent + every);
+        let ping = self.watchdog_interval.map(|every| self.watchdog_sent + every);
         let extend = self.extension_sent.map(|at| at + EXTEND_EVERY);
         let repeat = self.ready_unsent_since.map(|at| at + READY_RETRY_AFTER);
-        [feed, extend, repeat].into_iter().flatten().min()
+        [ping, extend, repeat].into_iter().flatten().min()
     }
 
-    /// Says what is due.
+    /// Sends the notifications that are due.
     pub(super) fn advance(&mut self, now: Instant, status: impl FnOnce() -> String) {
         if self.socket.is_none() {
             return;
@@ -123,22 +126,35 @@ impl ServiceManager {
         }
     }
 
-    /// Whether it has not been missed.
+    /// Sends a notification. Returns false if it should be repeated.
     fn notify(&self, states: &[NotifyState<'_>]) -> bool {
         let Some(socket) = &self.socket else { return true };
-        let words: String = states.iter().map(|state| format!("{state}\n")).collect();
-        match socket.send(words.as_bytes()) {
+        let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+        match socket.send(text.as_bytes()) {
             Ok(_) => true,
             Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
-                log::debug!("the service manager does not read");
+                log::debug!("the service manager does not read notifications");
                 false
             }
             Err(fault) => {
-                log::debug!("cannot tell the service manager: {fault}");
-                // There is nobody any more who could take it.
+                log::debug!("cannot notify the service manager: {fault}");
+                // Repeating would not help: the socket is gone.
                 true
             }
         }
+    }
+}
+
+impl Server {
+    /// Sends due notifications to the service manager.
+    pub(super) fn notify_service_manager(&mut self, now: Now) {
+        let Server { service_manager, connections, hub, upstream, draining, .. } = self;
+        service_manager.advance(now.instant, || {
+            let counts = hub.counts();
+            let site = if upstream.is_available() { "" } else { ", the site is unavailable" };
+            let prefix = if draining.is_some() { "draining, " } else { "" };
+            format!("{prefix}{} connections, {} threads{site}", connections.len(), counts.threads)
+        });
     }
 }
 
@@ -146,7 +162,7 @@ fn extension() -> NotifyState<'static> {
     NotifyState::ExtendTimeoutUsec(EXTEND_BY.as_micros() as u32)
 }
 
-/// A path, or behind an `@` an abstract name.
+/// Connects to a path or, with a leading `@`, to an abstract name.
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,

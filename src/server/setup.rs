@@ -1,4 +1,4 @@
-//! What the settings mean for the parts of the server.
+//! Translation of the settings into the parameters of the server's parts.
 
 use std::io;
 
@@ -16,8 +16,8 @@ use crate::protocol::ice::{IceServers, TurnServers};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
 
-/// Who may come in. Raises the system's limit on open files as far as it goes, and keeps a reserve:
-/// without it, idle clients would take the descriptors that messages need.
+/// Connection limits. Raises the limit on open files as far as the system allows, and reserves some
+/// for requests to the site: otherwise idle clients could take the descriptors that messages need.
 pub(super) fn admission(config: &Config) -> io::Result<Admission> {
     let limits = config.limits();
     let wanted = limits.max_connections;
@@ -39,7 +39,7 @@ pub(super) fn admission(config: &Config) -> io::Result<Admission> {
     Ok(Admission::new(wanted, room, per_address, config.proxies()))
 }
 
-/// What may be held for clients that are slow.
+/// Limits of memory held for slow clients.
 pub(super) fn buffer_limits(limits: &Limits) -> BufferLimits {
     BufferLimits {
         soft: limits.soft_outbox_bytes.min(limits.max_outbox_bytes),
@@ -48,16 +48,16 @@ pub(super) fn buffer_limits(limits: &Limits) -> BufferLimits {
     }
 }
 
-/// How long clients may take.
+/// Timeouts of clients.
 pub(super) fn timeouts(limits: &Limits) -> Timeouts {
     Timeouts { handshake_lasts: limits.handshake_lasts, ping_every: limits.ping_every }
 }
 
-/// Frames that wait for the site's word on people and threads, and their bytes.
+/// Frames held while they wait for a query of the site, and their bytes.
 const HELD_FRAMES_MAX: usize = 50_000;
 const HELD_FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// What the hub needs to know. Fails when the TURN secret cannot be read.
+/// Settings of the hub, with the TURN secret if there is one.
 pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Settings {
     let (limits, calls) = (config.limits(), config.calls());
     Settings {
@@ -65,7 +65,7 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
         presence: config.presence,
         membership_lasts: config.membership_lasts,
         anonymous_lasts: limits.anonymous_lasts,
-        // Messages have the other half.
+        // Messages use the other half of the workers.
         site_queries: usize::from(config.upstream_workers / 2).max(1),
         message_turn_lasts: Some(limits.message_turn_lasts).filter(|lasts| *lasts < NEVER),
         typing_lasts: config.typing_lasts,
@@ -96,7 +96,7 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
     }
 }
 
-/// What is told to those who are about to call.
+/// STUN and TURN servers that are sent to clients for calls.
 fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
     let urls = |urls: &[IceUrl]| urls.iter().map(|url| url.as_str().into()).collect();
     let ice = &config.ice;
@@ -106,13 +106,13 @@ fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
     IceServers { stun_urls: urls(&ice.stun_url), turn }
 }
 
-/// What checks the site's tokens, where its secret is known.
+/// Verifier of the site's tokens; `None` if the JWT secret is not known.
 pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifier> {
     let issuer = config.jwt_issuer.as_ref().or(config.buddyboss_url.as_ref())?;
     keys.map(|keys| Verifier::new(&keys, issuer.clone()))
 }
 
-/// How to reach the site. Fails when the secret cannot be read.
+/// Settings of the upstream. Fails if the JWT secret cannot be read.
 pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
     Ok(SiteSettings {
         workers: config.upstream_workers.into(),

@@ -1,4 +1,4 @@
-//! What the system tells the process.
+//! Signals: SIGTERM and SIGINT drain the server, SIGHUP reloads the settings.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use super::{SIGNALS, Server};
 use crate::hub::interface::Now;
 
 impl Server {
-    /// Lets SIGTERM and SIGINT end [`Server::run`]: the first drains, the second ends at once. A
-    /// SIGHUP reads the settings anew, if [`Server::set_config_source`] has said where from.
+    /// Makes SIGTERM and SIGINT end [`Server::run`]: the first drains, the second stops at once. A
+    /// SIGHUP reloads the settings from the source given to [`Server::set_config_source`].
     ///
     /// # Errors
     ///
@@ -23,21 +23,21 @@ impl Server {
         Ok(())
     }
 
-    /// Takes all signals that have come. Several that ask for the end are one wish, if they come
-    /// together: a terminal and a wrapper both pass a Ctrl-C on.
+    /// Handles pending signals. Several SIGINT and SIGTERM that arrive together count as one, since a
+    /// terminal and a wrapper may both pass on a Ctrl-C.
     pub(super) fn handle_signals(&mut self, now: Now) {
-        let (mut end, mut hangup) = (None, false);
+        let (mut stop, mut hangup) = (None, false);
         for signal in self.signals.iter_mut().flat_map(|signals| signals.pending()) {
             match signal {
                 SIGHUP => hangup = true,
-                SIGINT => end = Some("SIGINT"),
-                _ => end = Some("SIGTERM"),
+                SIGINT => stop = Some("SIGINT"),
+                _ => stop = Some("SIGTERM"),
             }
         }
-        if hangup && end.is_none() && self.draining.is_none() {
+        if hangup && stop.is_none() && self.draining.is_none() {
             self.reload(now);
         }
-        if let Some(signal) = end {
+        if let Some(signal) = stop {
             self.begin_drain(signal, now);
         }
     }

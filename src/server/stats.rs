@@ -1,4 +1,4 @@
-//! What the loop counts for the operator, and nothing depends on.
+//! Counters and histograms of the event loop, for metrics only.
 
 use std::time::Instant;
 
@@ -6,33 +6,33 @@ use crate::hub::interface::Now;
 use crate::metrics::histogram::Histogram;
 use crate::protocol::frame_kind::ServerFrameKind;
 
-/// Microseconds that a tick takes: most are below the second, and one of the last but two has kept
-/// everyone waiting.
+/// Bounds of tick durations in microseconds: most ticks are below the second, and ticks above 50 ms
+/// have delayed all clients.
 static TICK_BOUNDS: [u64; 12] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
-/// How many hear a frame.
+/// Bounds of receivers per frame.
 static FAN_OUT_BOUNDS: [u64; 9] = [2, 4, 8, 16, 64, 256, 1_024, 4_096, 16_384];
-/// Bytes that wait for one connection.
+/// Bounds of bytes in one outbox.
 static OUTBOX_BOUNDS: [u64; 7] = [0, 1_024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304];
 
-/// The counts.
+/// Counters and histograms.
 #[derive(Debug)]
 pub(super) struct ServerStats {
-    /// When the server was started, in seconds since 1970.
+    /// Start time of the server, in seconds since 1970.
     pub(super) started_unix_s: u64,
     /// Bytes read from clients.
     pub(super) received_bytes: u64,
-    /// Pings and pongs of clients.
+    /// Pings and pongs received from clients.
     pub(super) control: u64,
-    /// People who were called and were not there.
+    /// Callees without a connection.
     pub(super) offline_callees: u64,
     /// Frames put into outboxes, in the order of [`ServerFrameKind::ALL`].
     sent: [u64; ServerFrameKind::ALL.len()],
-    /// To how many each frame goes that is for several.
+    /// Receivers of each frame that has more than one.
     pub(super) fan_outs: Histogram<9>,
-    /// How much waits for each connection, whenever the sweep looks at it.
+    /// Bytes in the outbox of each connection, sampled by the sweep of timeouts.
     pub(super) outboxes: Histogram<7>,
-    /// How long ticks take, without their sleep.
+    /// Duration of ticks, without polling.
     pub(super) ticks: Histogram<12>,
     tick_began: Option<Instant>,
 }
@@ -52,22 +52,22 @@ impl ServerStats {
         }
     }
 
-    /// Counts a frame that has been put into so many outboxes.
+    /// Counts a frame that was put into `receivers` outboxes.
     pub(super) fn count_sent(&mut self, kind: ServerFrameKind, receivers: u64) {
         self.sent[kind as usize] += receivers;
     }
 
-    /// Frames put into outboxes, by their kinds.
+    /// Frames put into outboxes, by kind.
     pub(super) fn sent_by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ServerFrameKind::ALL.into_iter().map(|(_, word)| word).zip(self.sent)
+        ServerFrameKind::ALL.into_iter().map(|(_, name)| name).zip(self.sent)
     }
 
-    /// The sleep is over.
+    /// Starts the time of a tick, when polling has ended.
     pub(super) fn begin_tick(&mut self, now: Instant) {
         self.tick_began = Some(now);
     }
 
-    /// The next sleep is about to begin.
+    /// Ends the time of a tick, before the next poll.
     pub(super) fn end_tick(&mut self, now: Instant) {
         if let Some(began) = self.tick_began.take() {
             let took = now.saturating_duration_since(began).as_micros();

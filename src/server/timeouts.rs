@@ -1,6 +1,6 @@
-//! What no event tells of: who takes too long, and who has not been heard for a while.
+//! Timeouts of connections: handshake, partial message, close, and ping.
 //!
-//! Once a second all connections are looked at, some in each tick: there is no timer for each.
+//! Connections have no timers. A sweep checks all of them once a second, some in each tick.
 
 use std::time::Duration;
 
@@ -8,59 +8,59 @@ use super::Server;
 use crate::connection::{ActiveTime, Connection};
 use crate::hub::interface::Now;
 
-/// How often all are looked at.
+/// Interval of the sweep over all connections.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Connections looked at in one tick. Each may be sent a ping, which is a system call.
+/// Slots checked in one tick. Each may be sent a ping, which is a system call.
 const SLOTS_PER_TICK: usize = 512;
-/// How long a client may take for the rest of a frame, or of a message in fragments.
+/// How long a client may take for the rest of a frame or a fragmented message.
 const PARTIAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long who has asked how a call is may wait for the answer: an app that a push has woken has
-/// less time than a site may take.
+/// How long a call status request may wait for its answer: an app woken by a push notification has
+/// less time than the site may take.
 const CALL_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a closing connection may take to read its last bytes and close its end.
+/// How long a closing connection may take to read its last bytes and close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pings that may remain without an answer.
+/// Unanswered pings before the connection is closed.
 const UNANSWERED_PINGS_MAX: u8 = 2;
 
-/// How long clients may take.
+/// Timeouts from the settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub(super) handshake_lasts: Duration,
     pub(super) ping_every: Duration,
 }
 
-/// Why something has to be done about a connection.
+/// A timeout that a connection has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overdue {
-    /// Its request does not come.
+    /// The request is not complete.
     Handshake,
-    /// The answer to its request is not known.
+    /// The call status request has no answer.
     CallStatus,
-    /// It does not read its goodbye, or does not answer it.
+    /// The peer has not closed its side.
     Close,
-    /// The rest of its frame or message does not come.
+    /// The rest of a frame or message is missing.
     PartialMessage,
-    /// It is to give a sign of life.
+    /// It is time to send a ping.
     PingDue,
-    /// It has not given one.
+    /// The pings have no answer.
     Unresponsive,
 }
 
 impl Timeouts {
-    /// What is overdue of a connection; `None` is the rule.
+    /// Returns the timeout that a connection has reached, if any.
     fn overdue(&self, connection: &Connection, now: ActiveTime) -> Option<Overdue> {
-        let takes = now.since(connection.since);
+        let elapsed = now.since(connection.since);
         let wire = &connection.wire;
         if wire.is_in_handshake() {
-            return (takes >= self.handshake_lasts).then_some(Overdue::Handshake);
+            return (elapsed >= self.handshake_lasts).then_some(Overdue::Handshake);
         }
         if wire.is_awaiting_status() {
-            return (takes >= CALL_STATUS_TIMEOUT).then_some(Overdue::CallStatus);
+            return (elapsed >= CALL_STATUS_TIMEOUT).then_some(Overdue::CallStatus);
         }
         if wire.is_closing() {
-            return (takes >= CLOSE_TIMEOUT).then_some(Overdue::Close);
+            return (elapsed >= CLOSE_TIMEOUT).then_some(Overdue::Close);
         }
-        if wire.has_partial_message() && takes >= PARTIAL_MESSAGE_TIMEOUT {
+        if wire.has_partial_message() && elapsed >= PARTIAL_MESSAGE_TIMEOUT {
             return Some(Overdue::PartialMessage);
         }
         let pings = connection.pings;
@@ -72,7 +72,7 @@ impl Timeouts {
 }
 
 impl Server {
-    /// Looks at some connections, if it is time.
+    /// Begins a sweep if it is due, and checks the next slots of a sweep in progress.
     pub(super) fn check_timeouts(&mut self, now: Now) {
         if self.sweep_next.is_none()
             && now.instant.duration_since(self.last_sweep) >= SWEEP_INTERVAL
@@ -98,7 +98,7 @@ impl Server {
         let overdue = self.timeouts.overdue(connection, active_now);
         self.stats.outboxes.record(connection.outbox.bytes() as u64);
         if connection.blocked {
-            // The kernel says when it takes more; if it has ever failed to, this is the way out.
+            // Retries the write, in case a writable event was missed.
             self.connections.note_writable(slot);
         }
         match overdue {

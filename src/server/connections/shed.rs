@@ -1,18 +1,18 @@
-//! What happens when too much is held for all that are slow.
+//! Memory shedding: closes the connections that hold the most when all together exceed the limit.
 
 use super::{BufferLimits, Connections};
 
-/// Beyond the limit on all buffers, those with the most are closed until so much of it is left.
+/// Connections are closed until the held memory is down to this fraction of the limit.
 const SHED_DOWN_TO: f64 = 0.875;
 
 impl Connections {
-    /// Other limits for what is held from now on.
+    /// Replaces the limits of memory held for slow clients.
     pub(in crate::server) fn set_buffer_limits(&mut self, buffer_limits: BufferLimits) {
         self.buffer_limits = buffer_limits;
     }
 
-    /// Sees to it that not too much is held for all that are slow: those with the most are to be
-    /// closed.
+    /// If slow clients hold more memory than the total limit, drops the buffers of those that hold
+    /// the most and marks them to be closed.
     pub(in crate::server) fn shed(&mut self) {
         let held = |connections: &Connections| {
             connections.send_context.ledger.bytes() + connections.partial_bytes
@@ -25,17 +25,17 @@ impl Connections {
             .iter()
             .filter(|(_, connection)| !connection.wire.is_closing())
             .map(|(slot, connection)| {
-                let waits = if connection.outbox.is_charged() {
+                let unsent = if connection.outbox.is_charged() {
                     connection.outbox.memory_bytes()
                 } else {
                     0
                 };
                 let unread = self.unread.get(&(slot as u32)).map_or(0, Vec::len);
-                let sealed = connection.tls_input_bytes() + connection.tls_output_bytes();
-                let holds = connection.wire.held_bytes() + sealed;
-                (waits + holds + unread, slot as u32)
+                let tls = connection.tls_input_bytes() + connection.tls_output_bytes();
+                let holds = connection.wire.held_bytes() + tls;
+                (unsent + holds + unread, slot as u32)
             })
-            // Closing it would free nothing.
+            // Closing those that hold nothing would free nothing.
             .filter(|(holds, _)| *holds > 0)
             .collect();
         heaviest.sort_unstable();
