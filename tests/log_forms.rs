@@ -175,7 +175,7 @@ fn json_log_lines_of_a_message_share_one_request_id() {
     let first = words(requests[0]);
     let expected = [
         "sending a message to thread 1",
-        "a message has no good answer: ",
+        "request failed (message): ",
         "the outcome is not known yet",
         "looking up the message in its thread",
         "found in thread 1",
