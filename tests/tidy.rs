@@ -92,6 +92,8 @@ fn each_crate_is_used_only_in_its_modules() {
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),
         ("webpki_roots::", &["doctor"]),
+        ("x509_cert::", &["config"]),
+        ("hdrhistogram::", &["load"]),
         ("clap::", &["cli", "config", "main", "load"]),
         ("listenfd::", &["main"]),
         ("sd_notify::", &["server"]),
