@@ -91,10 +91,9 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
-    /// Origin of web pages that may connect, besides the pages of the site:
-    /// https://app.example.org, *.example.org, null, or * for any. Repeat it, or separate with
-    /// commas. Other pages are refused with 403. With open trust and no such setting, any page may
-    /// connect.
+    /// Origin of web pages that may connect, besides the pages of the site: SCHEME://HOST[:PORT],
+    /// *.example.org, null, or * for any. Repeat it, or separate with commas. Other pages are
+    /// refused with 403. With open trust and no such setting, any page may connect.
     #[arg(long, env = "BUDDYLINE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
           help_heading = "Network", value_parser = OriginPattern::parse)]
     pub allowed_origin: Vec<OriginPattern>,

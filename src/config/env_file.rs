@@ -34,8 +34,8 @@ impl EnvFile {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or a line is not a setting. The message has the name of the file and
-    /// the number of the line, never its content.
+    /// The file cannot be read, or a line is not a setting. The message has the name of the file
+    /// and the number of the line, never its content.
     pub fn read(name: &OsStr) -> Result<EnvFile, String> {
         let (optional, path) = match name.as_bytes().strip_prefix(b"-") {
             Some(path) => (true, Path::new(OsStr::from_bytes(path))),
@@ -101,8 +101,8 @@ impl EnvFile {
 }
 
 impl Config {
-    /// Returns a variable that has no flag, from the environment file if there is one, else from the
-    /// environment.
+    /// Returns a variable that has no flag, from the environment file if there is one, else from
+    /// the environment.
     pub(super) fn variable(&self, name: &str) -> Result<Option<OsString>, String> {
         match &self.env_file {
             Some(file) => Ok(EnvFile::read(file)?.get_os(name)),

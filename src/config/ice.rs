@@ -33,8 +33,8 @@ pub struct IceSettings {
           value_parser = IceUrl::turn)]
     pub turn_url: Vec<IceUrl>,
 
-    /// File with the secret of the TURN servers (static-auth-secret in coturn), on one line. Instead
-    /// of a file, BUDDYLINE_TURN_SECRET may hold the secret itself.
+    /// File with the secret of the TURN servers (static-auth-secret in coturn), on one line.
+    /// Instead of a file, BUDDYLINE_TURN_SECRET may hold the secret itself.
     #[arg(long, env = "BUDDYLINE_TURN_SECRET_FILE", value_name = "PATH")]
     pub turn_secret_file: Option<PathBuf>,
 

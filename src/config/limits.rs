@@ -20,15 +20,15 @@ pub const UNLIMITED: usize = usize::MAX;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Maximum number of open connections, 1 to 1000000. Beyond it, new connections are refused with
-    /// 503. 0: as many as the limit of open files allows.
+    /// Maximum number of open connections, 1 to 1000000. Beyond it, new connections are refused
+    /// with 503. 0: as many as the limit of open files allows.
     #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS", value_name = "N", default_value = "16000",
           value_parser = |s: &str| parse_limit(s, 1, 1_000_000))]
     pub max_connections: usize,
 
-    /// Maximum number of open connections from one address, 1 to 1000000. Beyond it, new connections
-    /// from it are refused with 429. An IPv6 /64 network counts as one address; loopback addresses
-    /// and trusted proxies are not limited. 0: no limit.
+    /// Maximum number of open connections from one address, 1 to 1000000. Beyond it, new
+    /// connections from it are refused with 429. An IPv6 /64 network counts as one address;
+    /// loopback addresses and trusted proxies are not limited. 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N",
           default_value = "1000", value_parser = |s: &str| parse_limit(s, 1, 1_000_000))]
     pub max_connections_per_address: usize,
@@ -39,14 +39,14 @@ pub struct Limits {
           value_parser = |s: &str| parse_limit(s, 1024, 65_536))]
     pub max_head_bytes: usize,
 
-    /// Maximum time from connecting to the end of the request head, 100ms to 1m. Then the connection
-    /// is refused with 408. 0: no limit.
+    /// Maximum time from connecting to the end of the request head, 100ms to 1m. Then the
+    /// connection is refused with 408. 0: no limit.
     #[arg(long, env = "BUDDYLINE_HANDSHAKE_LASTS", value_name = "TIME", default_value = "5s",
           value_parser = |s: &str| parse_time_limit(s, "100ms", "1m"))]
     pub handshake_lasts: Duration,
 
-    /// Maximum size of one WebSocket message from a client in bytes, all fragments together, 1024 to
-    /// 16777216. A larger one closes the connection with 1009. 0: no limit.
+    /// Maximum size of one WebSocket message from a client in bytes, all fragments together, 1024
+    /// to 16777216. A larger one closes the connection with 1009. 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_FRAME_BYTES", value_name = "BYTES", default_value = "262144",
           value_parser = |s: &str| parse_limit(s, 1024, 16_777_216))]
     pub max_frame_bytes: usize,
@@ -77,21 +77,21 @@ pub struct Limits {
           value_parser = |s: &str| parse_time_limit(s, "1s", "10m"))]
     pub anonymous_lasts: Duration,
 
-    /// Unsent bytes for one client from which presence and typing frames for it are dropped, 4096 to
-    /// 1073741824. A value above --max-outbox-bytes counts as that one. 0: nothing is dropped.
+    /// Unsent bytes for one client from which presence and typing frames for it are dropped, 4096
+    /// to 1073741824. A value above --max-outbox-bytes counts as that one. 0: nothing is dropped.
     #[arg(long, env = "BUDDYLINE_SOFT_OUTBOX_BYTES", value_name = "BYTES", default_value = "262144",
           value_parser = |s: &str| parse_limit(s, 4096, 1_073_741_824))]
     pub soft_outbox_bytes: usize,
 
-    /// Maximum number of unsent bytes for one client, 65536 to 1073741824. Beyond it, the connection
-    /// is closed with 1013 as a slow reader. 0: no limit.
+    /// Maximum number of unsent bytes for one client, 65536 to 1073741824. Beyond it, the
+    /// connection is closed with 1013 as a slow reader. 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_OUTBOX_BYTES", value_name = "BYTES", default_value = "4194304",
           value_parser = |s: &str| parse_limit(s, 65_536, 1_073_741_824))]
     pub max_outbox_bytes: usize,
 
     /// Maximum number of bytes buffered for all clients together, unsent frames and incomplete
-    /// messages, 1048576 to 1099511627776. A frame that several clients wait for counts once. Beyond
-    /// it, the connections with the most buffered bytes are closed with 1013. 0: no limit.
+    /// messages, 1048576 to 1099511627776. A frame that several clients wait for counts once.
+    /// Beyond it, the connections with the most buffered bytes are closed with 1013. 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_BUFFER_BYTES", value_name = "BYTES", default_value = "268435456",
           value_parser = |s: &str| parse_limit(s, 1 << 20, 1 << 40))]
     pub max_buffer_bytes: usize,

@@ -159,9 +159,9 @@ impl Origins {
     ///
     /// The server's own origin is always allowed, because React Native sends the origin of the
     /// server that it connects to. This is safe with verified trust: the server uses no cookies or
-    /// other credentials that a browser adds by itself. With `--trust open`, where network access is
-    /// the only protection, a page whose host name resolves to the server's address is allowed by
-    /// this rule (DNS rebinding).
+    /// other credentials that a browser adds by itself. With `--trust open`, where network access
+    /// is the only protection, a page whose host name resolves to the server's address is allowed
+    /// by this rule (DNS rebinding).
     pub fn is_allowed(&self, origin: &str, host: Option<&str>) -> bool {
         let Some(allowed) = &self.allowed else { return true };
         let parsed = match origin {

@@ -19,12 +19,13 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the address of the client: the peer of the socket or, if that is a trusted proxy, the
-    /// address found in the entries of `X-Forwarded-For`, given from right to left.
+    /// Returns the address of the client: the peer of the socket or, if that is a trusted proxy,
+    /// the address found in the entries of `X-Forwarded-For`, given from right to left.
     ///
-    /// Each proxy appends the address of its peer at the right; everything left of it came from that
-    /// peer and may be forged by a client. So the search goes from right to left, and ends at the
-    /// first address that is not a trusted proxy, or before the first entry that is not an address.
+    /// Each proxy appends the address of its peer at the right; everything left of it came from
+    /// that peer and may be forged by a client. So the search goes from right to left, and ends at
+    /// the first address that is not a trusted proxy, or before the first entry that is not an
+    /// address.
     pub fn client<'a>(
         &self,
         peer: IpAddr,

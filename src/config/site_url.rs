@@ -17,8 +17,8 @@ pub struct SiteUrl {
 }
 
 impl SiteUrl {
-    /// Parses a URL such as `https://example.org/community`. Slashes and a `/wp-json` at the end are
-    /// removed.
+    /// Parses a URL such as `https://example.org/community`. Slashes and a `/wp-json` at the end
+    /// are removed.
     ///
     /// # Errors
     ///

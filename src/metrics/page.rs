@@ -2,8 +2,8 @@
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 //!
-//! No library: the Prometheus crates keep the metrics in registries with atomics or locks, while the
-//! event loop needs plain integers and only this text format.
+//! No library: the Prometheus crates keep the metrics in registries with atomics or locks, while
+//! the event loop needs plain integers and only this text format.
 
 use std::fmt::{self, Display, Write};
 

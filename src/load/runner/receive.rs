@@ -163,8 +163,8 @@ impl Runner<'_> {
             }
             "user_connected" => {
                 self.report.presence += 1;
-                // Clients receive no presence before they are authenticated: the first user is their
-                // own.
+                // Clients receive no presence before they are authenticated: the first user is
+                // their own.
                 if let (None, Some(user)) = (self.clients[index].user, frame.user()) {
                     self.set_user(index, user);
                 }
@@ -178,8 +178,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Counts a typing frame. Typing frames carry no time, so the n-th one received from a sender is
-    /// matched with the n-th one it sent.
+    /// Counts a typing frame. Typing frames carry no time, so the n-th one received from a sender
+    /// is matched with the n-th one it sent.
     fn count_typing(&mut self, index: usize, user: Option<u64>) {
         let size = self.options.thread_size as usize;
         let sender = user.and_then(|user| self.users.get(&user)).map(|sender| *sender as usize);
