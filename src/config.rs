@@ -1,7 +1,8 @@
-//! Every setting with its unit, default and limit; read once, checked once.
+//! All settings of the server, with unit, default and range: parsing and validation.
 //!
-//! Each is a flag and an environment variable. A value that is not allowed ends the start with a
-//! sentence that names the setting, the value and what is allowed.
+//! Each setting is a command-line flag and an environment variable. The doc comments of the fields
+//! are the text of `--help`; `docs/SETTINGS.md` lists the same settings. An invalid value ends the
+//! start with a message that names the setting, the value and what is expected.
 
 pub mod calls;
 pub mod env_file;
@@ -38,19 +39,20 @@ use site_url::SiteUrl;
 use tls::TlsIdentity;
 use token_header::TokenHeader;
 
-/// Descriptors that are not a client's: standard streams, poll, waker, signals, listeners.
+/// Descriptors for the process itself: standard streams, poll, waker, signals, listeners.
 const DESCRIPTORS_RESERVED: usize = 16;
-/// Those of monitors and of the listeners for them.
+/// Descriptors for the metrics listeners and their connections.
 const DESCRIPTORS_FOR_MONITORING: usize = 10;
-/// Those of a worker: a connection to the site that is kept, one that is being made, a look-up of
-/// the site's name.
+/// Descriptors for each upstream worker: a kept-alive connection to the site, one that is being
+/// opened, and a DNS lookup.
 const DESCRIPTORS_PER_WORKER: usize = 3;
 
-/// What the server is started with.
+/// The settings of the server.
 #[derive(Parser, Debug, Clone)]
 pub struct Config {
-    /// File with settings, NAME=value for each environment variable below, instead of the
-    /// environment; a flag still wins. SIGHUP reads it anew. With a - before the name it may lack.
+    /// Read the settings from this file instead of the environment: one NAME=value per line, with
+    /// the environment variables below as names. Flags take precedence. SIGHUP reads the file
+    /// again. If PATH begins with -, the file is optional.
     #[arg(
         long,
         env = env_file::VARIABLE,
@@ -59,27 +61,27 @@ pub struct Config {
     )]
     pub env_file: Option<OsString>,
 
-    /// Address and port to listen on; a name listens on each of its addresses.
+    /// Address and port to listen on. A host name listens on each of its addresses.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
           help_heading = "Network", value_parser = Listen::parse)]
     pub listen: Listen,
 
-    /// Address and port where a monitor reads GET /metrics, /healthz and /readyz; nobody does
-    /// without it. Whoever reaches this address reads the numbers: let it be 127.0.0.1:PORT.
+    /// Address and port of a separate listener for monitoring: GET /metrics, /healthz and /readyz.
+    /// If it is not set, /metrics is not served. There is no password: prefer 127.0.0.1:PORT.
     #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT",
           help_heading = "Network", value_parser = Listen::parse)]
     pub metrics_listen: Option<Listen>,
 
-    /// File with the certificate that the server shows, in PEM, the server's own first and those
-    /// between it and its authority after it. With it and --tls-key, only TLS is spoken.
+    /// PEM file with the server's certificate first, followed by the intermediate certificates.
+    /// With --tls-cert and --tls-key, the server accepts TLS connections only.
     #[arg(long, env = "BUDDYLINE_TLS_CERT", value_name = "PATH", help_heading = "Network")]
     pub tls_cert: Option<PathBuf>,
 
-    /// File with the certificate's private key, in PEM and not encrypted.
+    /// PEM file with the private key of the certificate, not encrypted. Needed with --tls-cert.
     #[arg(long, env = "BUDDYLINE_TLS_KEY", value_name = "PATH", help_heading = "Network")]
     pub tls_key: Option<PathBuf>,
 
-    /// The try-it page at GET /: auto shows it while no site is set.
+    /// When to serve the try-it page at GET /.
     #[arg(
         long,
         env = "BUDDYLINE_TRY_PAGE",
@@ -89,70 +91,79 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
-    /// Web pages that may connect besides the site's: an origin with its scheme, *.example.org,
-    /// null, or * for any. Several: again, or with commas. With open trust and none: any page.
+    /// Origin of web pages that may connect, besides the pages of the site: SCHEME://HOST[:PORT],
+    /// *.example.org, null, or * for any. Repeat it, or separate with commas. Other pages are
+    /// refused with 403. With open trust and no such setting, any page may connect.
     #[arg(long, env = "BUDDYLINE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
           help_heading = "Network", value_parser = OriginPattern::parse)]
     pub allowed_origin: Vec<OriginPattern>,
 
-    /// A proxy whose X-Forwarded-For is believed: an address, or a network such as 10.0.0.0/8.
-    /// Several: again, or with commas.
+    /// Proxy whose X-Forwarded-For header is trusted: an IP address, or a network such as
+    /// 10.0.0.0/8. Repeat it, or separate with commas.
     #[arg(long, env = "BUDDYLINE_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',',
           help_heading = "Network", value_parser = proxies::parse)]
     pub trusted_proxy: Vec<IpNet>,
 
-    /// Address of the BuddyBoss site with its scheme: https, a host, perhaps a port and a path.
+    /// URL of the BuddyBoss site: https://, a host, and optionally a port and a path. If it is not
+    /// set, the server uses an embedded stand-in that keeps threads and messages in memory.
     #[arg(long, env = "BUDDYLINE_BUDDYBOSS_URL", value_name = "URL", help_heading = "Site",
           value_parser = SiteUrl::parse)]
     pub buddyboss_url: Option<SiteUrl>,
 
-    /// Whether a userId is believed (open) or proven (verified, which needs a site). With a site,
-    /// verified unless open is asked for; without one, open.
+    /// How clients prove their userId. If it is not set: verified with --buddyboss-url, open
+    /// without. verified needs --buddyboss-url.
     #[arg(long, env = "BUDDYLINE_TRUST", value_name = "MODE", help_heading = "Site")]
     pub trust: Option<Trust>,
 
-    /// Header in which the site expects a member's token: after "Bearer" in the usual one, bare in
-    /// any other, such as the BuddyBoss App's accessToken.
+    /// Request header in which the site expects the token of a member. In Authorization, the token
+    /// follows "Bearer"; any other header, such as accessToken of the BuddyBoss App, has the token
+    /// alone.
     #[arg(long, env = "BUDDYLINE_TOKEN_HEADER", value_name = "NAME", default_value = "Authorization",
           help_heading = "Site", value_parser = TokenHeader::parse)]
     pub token_header: TokenHeader,
 
-    /// File with the site's JWT secret, to check tokens without asking the site; a second line may
-    /// have another one. Without a file, BUDDYLINE_JWT_SECRET may hold the secret itself.
+    /// File with the JWT secret of the site (JWT_AUTH_SECRET_KEY). With it, the server verifies
+    /// tokens without a request to the site. While the site changes its secret, the file may have
+    /// the old and the new one on two lines. Instead of a file, BUDDYLINE_JWT_SECRET may hold the
+    /// secret itself.
     #[arg(long, env = "BUDDYLINE_JWT_SECRET_FILE", value_name = "PATH", help_heading = "Site")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// Address that the site writes into its tokens, where it is not the one of --buddyboss-url.
+    /// Issuer (iss) in the tokens of the site, if it differs from --buddyboss-url.
     #[arg(long, env = "BUDDYLINE_JWT_ISSUER", value_name = "URL", help_heading = "Site",
           value_parser = SiteUrl::parse)]
     pub jwt_issuer: Option<SiteUrl>,
 
-    /// Requests to the site at the same time, 1 to 64.
+    /// Maximum number of concurrent requests to the site, 1 to 64. Further requests are queued.
     #[arg(long, env = "BUDDYLINE_UPSTREAM_WORKERS", value_name = "N", default_value_t = 4,
           help_heading = "Site", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub upstream_workers: u16,
 
-    /// Requests that wait for a worker, 1 to 100000; one more is answered "overloaded".
+    /// Maximum number of queued requests to the site, 1 to 100000. Beyond it, the client gets the
+    /// error "overloaded".
     #[arg(long, env = "BUDDYLINE_UPSTREAM_QUEUE", value_name = "N", default_value_t = 256,
           help_heading = "Site", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub upstream_queue: u32,
 
-    /// Longest time for a whole request to the site, 1s to 5m.
+    /// Maximum time for one whole request to the site, 1s to 5m. After it, the request has failed:
+    /// the client gets "unknown_outcome" for a message that was posted, else "site_unavailable".
     #[arg(long, env = "BUDDYLINE_UPSTREAM_TIMEOUT", value_name = "TIME", default_value = "30s",
           help_heading = "Site", value_parser = |s: &str| parse_duration(s, "1s", "5m"))]
     pub upstream_timeout: Duration,
 
-    /// How long "typing" lasts without a repeat, 100ms to 1m.
+    /// How long a typing indicator lasts unless the client repeats it, 100ms to 1m. Then the server
+    /// sends that the user has stopped typing.
     #[arg(long, env = "BUDDYLINE_TYPING_LASTS", value_name = "TIME", default_value = "3s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "100ms", "1m"))]
     pub typing_lasts: Duration,
 
-    /// How long a user stays online without a connection, 0s to 10m.
+    /// How long a user stays online after their last connection has closed, 0s to 10m. Then the
+    /// server sends that the user is offline.
     #[arg(long, env = "BUDDYLINE_PRESENCE_GRACE", value_name = "TIME", default_value = "5s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub presence_grace: Duration,
 
-    /// Who hears who comes and goes: everyone, people who share a thread with them, or nobody.
+    /// Which clients receive presence, that is that another user is online or offline.
     #[arg(
         long,
         env = "BUDDYLINE_PRESENCE",
@@ -162,41 +173,43 @@ pub struct Config {
     )]
     pub presence: PresenceScope,
 
-    /// How long the site's list of a thread's participants holds, 10s to 10m.
+    /// How long the site's list of the participants of a thread is cached, 10s to 10m, and at least
+    /// twice --typing-lasts. Then the server requests it again.
     #[arg(long, env = "BUDDYLINE_MEMBERSHIP_LASTS", value_name = "TIME", default_value = "60s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
-    /// How long messages on their way and connections get when the server is to stop, 0s to 10m.
+    /// Maximum time for a graceful stop, 0s to 10m: messages in flight get their outcome, and
+    /// connections are closed gradually with 1012. With 0s, everything ends at once.
     #[arg(long, env = "BUDDYLINE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "25s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub drain_timeout: Duration,
 
-    /// How calls go.
+    /// The settings of calls.
     #[command(flatten)]
     set_calls: CallOptions,
 
-    /// Open files that the system is asked to allow, 64 to 10000000. Without it, as many as
-    /// --max-connections needs; never more than the system's hard limit, which only root raises.
+    /// Number of open files to request from the system (RLIMIT_NOFILE), 64 to 10000000. If it is
+    /// not set, as many as --max-connections needs. The hard limit of the system, which only root
+    /// can raise, is never exceeded.
     #[arg(long, env = "BUDDYLINE_NOFILE", value_name = "N", help_heading = "Limits",
           value_parser = clap::value_parser!(u64).range(64..=10_000_000))]
     pub nofile: Option<u64>,
 
-    /// What calls are helped with.
+    /// STUN and TURN servers for calls.
     #[command(flatten)]
     pub ice: IceSettings,
 
-    /// What clients may take.
+    /// The limits on clients.
     #[command(flatten)]
     set_limits: Limits,
 
-    /// How much is logged: off, error, warn, info or debug.
+    /// Least severe level that is logged: off, error, warn, info or debug.
     #[arg(long, env = "BUDDYLINE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           help_heading = "Logs", value_parser = log_level)]
     pub log_level: LevelFilter,
 
-    /// Form of the log's lines: auto is journal where systemd leads standard error to its journal,
-    /// and text elsewhere; json is an object a line.
+    /// Format of the log lines on standard error.
     #[arg(
         long,
         env = "BUDDYLINE_LOG_FORMAT",
@@ -207,59 +220,59 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// The form of the log's lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// `Journal` where standard error leads to systemd's journal, and `Text` elsewhere.
+    /// Journal if standard error is connected to the systemd journal, text otherwise.
     Auto,
-    /// For people: time, level, target and text, with colours on a terminal.
+    /// Time, level, module and message, with colours on a terminal.
     Text,
-    /// For systemd's journal: the level as its number, and no time.
+    /// For the systemd journal: the level as a number, and no time.
     Journal,
-    /// For programs: an object of JSON a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// When the try-it page is shown.
+/// When the try-it page is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TryPage {
     /// Always.
     On,
     /// Never.
     Off,
-    /// While no site is set.
+    /// If --buddyboss-url is not set.
     Auto,
 }
 
-/// Whether a connection is believed to be whom it says.
+/// How a client proves its `userId`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Trust {
-    /// Every userId is believed: for development, and where everyone is trusted.
+    /// Any userId is accepted, and any thread may be joined: for development and trusted networks.
     Open,
-    /// A token proves who someone is, and the site says who takes part in a thread.
+    /// A token of the site proves the userId, and the site lists the participants of each thread.
     Verified,
 }
 
-/// Who hears who comes and goes.
+/// Which clients receive presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PresenceScope {
-    /// Everyone.
+    /// All clients.
     All,
-    /// People who share a thread with the user.
+    /// Clients that share a thread with the user; needs verified trust.
     Threads,
-    /// Nobody.
+    /// No clients.
     Off,
 }
 
 impl Config {
-    /// Checks all that a start needs: the settings, the files that they name, and the names to
-    /// listen on, which may take as long as looking them up does.
+    /// Validates the settings, the files that they name, and the addresses to listen on. Blocks
+    /// while it looks up host names.
     ///
     /// # Errors
     ///
-    /// A sentence that names the settings, their values and what is allowed.
+    /// A message that names the settings, their values and what is expected.
     pub fn check(&self) -> Result<(), String> {
-        // What is risky is said where they are put to use.
+        // The warnings are logged where the secrets are used.
         self.load_secrets()?;
         let listens =
             [("--listen", Some(&self.listen)), ("--metrics-listen", self.metrics_listen.as_ref())];
@@ -269,23 +282,23 @@ impl Config {
         self.check_combinations()
     }
 
-    /// Checks what one setting alone does not show.
+    /// Checks that the settings are compatible with each other.
     ///
     /// # Errors
     ///
-    /// As of [`Config::check`].
+    /// As [`Config::check`].
     pub fn check_combinations(&self) -> Result<(), String> {
         if self.trust == Some(Trust::Verified) && self.buddyboss_url.is_none() {
             return Err(
-                "--trust is verified and --buddyboss-url is not set: the embedded stand-in \
-                        has no members who could prove who they are. Set a site, or --trust open."
+                "--trust is verified and --buddyboss-url is not set: only a site can verify \
+                 tokens. Set --buddyboss-url, or --trust open."
                     .to_owned(),
             );
         }
         if self.presence == PresenceScope::Threads && self.trust_mode() == Trust::Open {
             return Err(
-                "--presence is threads and --trust is open: who takes part in a thread is \
-                        known only with --trust verified. Set --presence all or off."
+                "--presence is threads and --trust is open: the participants of a thread are \
+                 known only with --trust verified. Set --presence all or off."
                     .to_owned(),
             );
         }
@@ -293,30 +306,30 @@ impl Config {
         if membership < typing * 2 {
             let [typing, membership] = [typing, membership].map(humantime::format_duration);
             return Err(format!(
-                "--membership-lasts is {membership} and --typing-lasts is {typing}: expected is \
-                 at least twice as long."
+                "--membership-lasts is {membership} and --typing-lasts is {typing}: \
+                 --membership-lasts must be at least twice as long."
             ));
         }
         Ok(())
     }
 
-    /// Whether a `userId` is believed or proven, whatever was left unsaid.
+    /// Returns the trust mode that is set, or its default.
     pub fn trust_mode(&self) -> Trust {
-        let unsaid = if self.buddyboss_url.is_some() { Trust::Verified } else { Trust::Open };
-        self.trust.unwrap_or(unsaid)
+        let default = if self.buddyboss_url.is_some() { Trust::Verified } else { Trust::Open };
+        self.trust.unwrap_or(default)
     }
 
-    /// What clients may take.
+    /// Returns the limits, with `--no-limits` applied.
     pub fn limits(&self) -> Limits {
         self.set_limits.effective()
     }
 
-    /// How calls go.
+    /// Returns the settings of calls, with `--no-limits` applied.
     pub fn calls(&self) -> CallOptions {
         self.set_calls.effective(self.set_limits.no_limits)
     }
 
-    /// Which web pages may connect.
+    /// Returns the origins of web pages that may connect.
     pub fn origins(&self) -> Origins {
         match (self.trust_mode(), &self.allowed_origin[..]) {
             (Trust::Open, []) => Origins::any(),
@@ -324,24 +337,25 @@ impl Config {
         }
     }
 
-    /// Whose `X-Forwarded-For` is believed.
+    /// Returns the proxies whose `X-Forwarded-For` is trusted.
     pub fn proxies(&self) -> TrustedProxies {
         TrustedProxies::new(&self.trusted_proxy)
     }
 
-    /// The site's JWT secret, from wherever it is set; `None` where it is not. It is read anew each
-    /// time, and not kept here, where it would be printed. What is risky about it is logged.
+    /// Reads the JWT secrets of the site from the file, the variable or the credential; `None` if
+    /// none is set. Logs warnings. The secrets are not a field of `Config`, because `Debug` would
+    /// print them.
     ///
     /// # Errors
     ///
-    /// A sentence that names where it should have come from and what is wrong, without the secret.
+    /// A message that names the source and what is wrong, without the secret.
     pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
         let Some((keys, warnings)) = self.jwt_keys_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(keys))
     }
 
-    /// The same, with what is risky about it instead of a log.
+    /// Like [`Config::jwt_keys`], but returns the warnings instead of logging them.
     ///
     /// # Errors
     ///
@@ -352,26 +366,28 @@ impl Config {
         let sources = SecretSources::from_process(&secrets::JWT, file, variable);
         let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
         if self.buddyboss_url.is_none() {
-            return Err("a JWT secret is set and --buddyboss-url is not: expected is the address \
-                        of the site whose tokens it checks"
-                .to_owned());
+            return Err(
+                "a JWT secret is set and --buddyboss-url is not: set it to the address of \
+                        the site that issues the tokens"
+                    .to_owned(),
+            );
         }
         Ok(Some((keys, warnings)))
     }
 
-    /// Descriptors that no client gets: the server's own, those of monitors, and of the workers.
+    /// Returns the number of descriptors that are not available to clients: those of the server
+    /// itself, of monitoring and of the upstream workers.
     pub fn reserved_descriptors(&self) -> usize {
         let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
         let monitors = self.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_FOR_MONITORING);
         DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER
     }
 
-    /// What the server proves itself with to those who speak TLS; `None` where it does not. It is
-    /// read anew each time. What is risky about it is logged.
+    /// Reads the certificate and the private key of the server; `None` without TLS. Logs warnings.
     ///
     /// # Errors
     ///
-    /// A sentence that names the file, or the setting that is missing, and what is wrong.
+    /// A message that names the file, or the setting that is missing, and what is wrong.
     pub fn tls(&self) -> Result<Option<TlsIdentity>, String> {
         let Some((identity, warnings)) = self.tls_with_warnings()? else { return Ok(None) };
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -383,7 +399,7 @@ impl Config {
         files.map(|files| files.read()).transpose()
     }
 
-    /// Whether `GET /` shows the page.
+    /// Whether the server serves the try-it page at `GET /`.
     pub fn is_try_page_enabled(&self) -> bool {
         match self.try_page {
             TryPage::On => true,
@@ -393,7 +409,7 @@ impl Config {
     }
 }
 
-/// A time within these bounds.
+/// Parses a duration such as `500ms` and checks that it is between `min` and `max`, inclusive.
 pub(crate) fn parse_duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
     let parse = |text: &str| humantime::parse_duration(text).map_err(|fault| fault.to_string());
     let allowed = format!("expected a time from {min} to {max}, such as 500ms, 5s or 1m");
@@ -406,7 +422,7 @@ pub(crate) fn parse_duration(text: &str, min: &str, max: &str) -> Result<Duratio
 
 fn log_level(text: &str) -> Result<LevelFilter, String> {
     match text.parse() {
-        // Compiled out: tungstenite prints every frame at that level.
+        // Trace is compiled out: tungstenite would log every frame at that level.
         Ok(LevelFilter::Trace) | Err(_) => {
             Err("expected one of off, error, warn, info, debug".to_owned())
         }

@@ -1,44 +1,44 @@
-//! What is counted, and the text in which a monitor reads it.
+//! Metric types (counters and histograms) and the Prometheus page.
 //!
-//! Nothing here knows what the numbers mean. They are owned by whoever counts, on the loop's one
-//! thread: plain integers, without locks and without atomics, but for what the log loses, which has
-//! a thread of its own. The text is made only when it is asked for.
+//! Each module owns its own metrics. They are plain integers of the event loop's thread, without
+//! locks and atomics, except for the lost log lines, which several threads count. The page is
+//! rendered only when it is requested.
 
 pub mod histogram;
 pub mod page;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lines of the log that nobody has read.
+/// Log lines that were dropped because the reader of standard error was too slow.
 pub static LOG_LINES_LOST: SharedCount = SharedCount(AtomicU64::new(0));
 
-/// A count of several threads.
+/// A counter that several threads increment.
 #[derive(Debug)]
 pub struct SharedCount(AtomicU64);
 
 impl SharedCount {
-    /// Counts one more.
+    /// Adds one.
     pub fn record(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Returns the current value.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often something was known already, and how often it had to be asked for.
+/// Hits and misses of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HitCounter {
-    /// It was known.
+    /// Lookups that found a valid entry.
     pub hits: u64,
-    /// It was not, or no longer.
+    /// Lookups that found no entry or an expired one.
     pub misses: u64,
 }
 
 impl HitCounter {
-    /// Counts one more of either.
+    /// Counts a hit or a miss.
     pub fn record(&mut self, hit: bool) {
         *if hit { &mut self.hits } else { &mut self.misses } += 1;
     }

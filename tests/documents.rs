@@ -529,15 +529,50 @@ fn close_codes(text: &str) -> impl Iterator<Item = u16> {
 // ---- settings
 
 #[test]
-fn readme_lists_each_setting_with_variable_and_default() {
-    let readme = Document::read("README.md");
-    for setting in Setting::all() {
-        let Setting { flag, variable, default } = &setting;
-        let names_it = |row: &&Row| row.words().is_superset(&[&**flag, &**variable].into());
-        let row = readme.rows.iter().find(names_it);
-        let row = row.unwrap_or_else(|| panic!("README.md: no row has {flag} and {variable}"));
-        assert!(row_has(row, default.as_deref()), "README.md, line {}: {default:?}", row.line);
+fn settings_page_lists_exactly_the_settings_with_defaults() {
+    let page = Document::read("docs/SETTINGS.md");
+    let mut listed: Vec<[String; 3]> = settings_rows(&page)
+        .map(|row| [0, 1, 2].map(|column| row.cells[column].replace('`', "")))
+        .collect();
+    let mut expected: Vec<[String; 3]> = Setting::all()
+        .into_iter()
+        .map(|Setting { flag, variable, default }| [flag, variable, default.unwrap_or_default()])
+        .collect();
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn settings_page_lists_the_values_that_are_accepted() {
+    let page = Document::read("docs/SETTINGS.md");
+    let command = Config::command();
+    for row in settings_rows(&page) {
+        let flag = row.name();
+        let argument = command.get_arguments().find(|a| a.get_long() == flag.strip_prefix("--"));
+        let argument = argument.unwrap_or_else(|| panic!("{flag} is no setting"));
+        let named: Vec<&str> = row.cells[3].split('`').skip(1).step_by(2).collect();
+        // A switch takes no value.
+        let is_switch = !argument.get_action().takes_values();
+        for value in argument.get_possible_values().iter().filter(|_| !is_switch) {
+            assert!(named.contains(&value.get_name()), "line {}: {value:?}", row.line);
+        }
+        // A number beyond all ranges, so that the error names the range.
+        let arguments = ["buddyline".to_owned(), format!("{flag}=9000000000000000")];
+        let range = &row.cells[3];
+        let error = command.clone().try_get_matches_from(arguments).err();
+        let error = error.map(|error| error.to_string().replace("..=", " to ")).unwrap_or_default();
+        let has_range = range.starts_with(|c: char| c.is_ascii_digit());
+        assert_eq!(has_range, error.contains(" to "), "line {}: {error}", row.line);
+        assert!(!has_range || error.contains(range), "line {}: {error}", row.line);
+        let help = argument.get_help().expect("a setting has a help text").to_string();
+        assert!(!has_range || help.contains(range), "line {}: {help}", row.line);
     }
+}
+
+/// The rows of the tables of settings.
+fn settings_rows(page: &Document) -> impl Iterator<Item = &Row> {
+    page.rows.iter().filter(|row| row.header[1] == "Environment")
 }
 
 #[test]
@@ -599,15 +634,6 @@ fn default_of(flag: &str) -> String {
     let setting = Setting::all().into_iter().find(|setting| setting.flag == flag);
     let setting = setting.unwrap_or_else(|| panic!("{flag} is no setting"));
     setting.default.unwrap_or_else(|| panic!("{flag} has no default"))
-}
-
-/// Whether a cell is the value as `--help` writes it, perhaps with a remark behind.
-fn row_has(row: &Row, value: Option<&str>) -> bool {
-    let Some(value) = value else { return true };
-    row.cells.iter().any(|cell| {
-        let cell = cell.replace('`', "");
-        cell.strip_prefix(value).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-    })
 }
 
 // ---- links

@@ -232,7 +232,7 @@ fn open_trust_with_turn_logs_a_warning() {
     let output = binary().args(["--listen", "127.0.0.1:0"]).args(turn).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{words}");
-    assert!(words.contains("--trust open if that is meant"), "{words}");
+    assert!(words.contains("--trust open to allow that"), "{words}");
 }
 
 #[test]

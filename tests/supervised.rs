@@ -330,7 +330,7 @@ fn non_regular_settings_file_is_refused_without_blocking() {
     ] {
         fs::write(file.path(), text).unwrap();
         server.signal("HUP");
-        let tells = |line: &String| line.contains("no regular file") && line.contains(why);
+        let tells = |line: &String| line.contains("not a regular file") && line.contains(why);
         server.wait_for_log(|lines| lines.iter().any(tells));
         seven.drain();
     }

@@ -165,6 +165,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),
         ("webpki_roots::", &["doctor"]),
+        ("x509_cert::", &["config"]),
+        ("hdrhistogram::", &["load"]),
         ("clap::", &["cli", "config", "main", "load"]),
         ("listenfd::", &["main"]),
         ("sd_notify::", &["server"]),

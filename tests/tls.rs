@@ -594,9 +594,8 @@ fn certificate_expiry_is_reported_everywhere() {
     let server = start(&certificate, &["--metrics-listen=127.0.0.1:0"]);
     let has =
         |words: &'static str| move |lines: &[String]| lines.iter().any(|line| line.contains(words));
-    server.wait_for_log(has(
-        "WARN  [buddyline::server::tls] the certificate has ended on 2001-01-01",
-    ));
+    server
+        .wait_for_log(has("WARN  [buddyline::server::tls] the certificate expired on 2001-01-01"));
     let number = || {
         let log = server.log();
         let line = log.iter().find_map(|line| line.split_once("metrics on http://")).unwrap().1;
@@ -621,7 +620,7 @@ fn certificate_expiry_is_reported_everywhere() {
     assert!(code == Some(0) && said.contains("it holds until 4000-01-01"), "{said}");
     certificate.replace_with_years(3000, 4000);
     server.signal("HUP");
-    server.wait_for_log(has("the certificate begins on 3000-01-01"));
+    server.wait_for_log(has("the certificate is not valid before 3000-01-01"));
 }
 
 #[test]
@@ -635,8 +634,8 @@ fn bad_certificate_on_reload_keeps_the_old_one() {
     let stranger = Certificate::new();
     let other_key = std::fs::read_to_string(stranger.key()).unwrap();
     for (cert, key, why) in [
-        ("", &key, "no certificate is in it"),
-        (&cert, &String::new(), "no key is in it"),
+        ("", &key, "contains no certificate"),
+        (&cert, &String::new(), "contains no key"),
         (&cert, &other_key, "is not the key of the certificate"),
     ] {
         certificate.write("cert.pem", 0o644, cert);
@@ -705,11 +704,11 @@ fn unusable_tls_files_are_named_with_the_reason() {
         (None, Some(&key), ["--tls-key is set and --tls-cert is not", "both"]),
         (Some(&"/no/such".to_owned()), Some(&key), ["--tls-cert /no/such", "cannot be read"]),
         (Some(&cert), Some(&"/no/such".to_owned()), ["--tls-key /no/such", "cannot be read"]),
-        (Some(&nothing), Some(&key), ["--tls-cert", "no certificate is in it"]),
-        (Some(&key), Some(&key), ["--tls-cert", "no certificate is in it"]),
-        (Some(&cert), Some(&cert), ["--tls-key", "no key is in it"]),
+        (Some(&nothing), Some(&key), ["--tls-cert", "contains no certificate"]),
+        (Some(&key), Some(&key), ["--tls-cert", "contains no certificate"]),
+        (Some(&cert), Some(&cert), ["--tls-key", "contains no key"]),
         (Some(&cert), Some(&locked), ["--tls-key", "not encrypted"]),
-        (Some(&garbage), Some(&key), ["--tls-cert", "no PEM"]),
+        (Some(&garbage), Some(&key), ["--tls-cert", "not valid PEM"]),
         (Some(&wrong), Some(&key), ["--tls-cert", "BadEncoding"]),
         (Some(&cert), Some(&stranger.key()), ["--tls-key", "not the key of the certificate"]),
     ] {
@@ -737,7 +736,7 @@ fn tls_files_come_from_systemd_unless_named() {
     assert_eq!(refusal(&[], Some(&folder)), "good", "an empty line is none");
     certificate.write("tls-cert", 0o600, &text(&certificate.cert()));
     let alone = refusal(&[], Some(&folder));
-    assert!(alone.contains("tls-cert stands alone"), "{alone}");
+    assert!(alone.contains("tls-cert is set alone"), "{alone}");
     certificate.write("tls-key", 0o600, &text(&certificate.key()));
     let mut command = server::binary();
     command.args(["--listen=127.0.0.1:0"]).env("CREDENTIALS_DIRECTORY", &folder);

@@ -1,4 +1,4 @@
-//! The settings of calls.
+//! The settings of calls: ring time, grace time, busy users and limits.
 
 use std::time::Duration;
 
@@ -7,48 +7,50 @@ use clap::{Args, ValueEnum};
 use super::limits::{UNLIMITED, parse_limit};
 use super::parse_duration;
 
-/// What a call that comes to someone in a call does.
+/// What happens when a call arrives for a user who is in another call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WhenBusy {
-    /// It rings: call waiting is the app's choice.
+    /// The new call rings as well, and the app decides (call waiting).
     Ring,
-    /// It is answered "busy" at once.
+    /// The new call ends at once with the reason "busy".
     Refuse,
 }
 
-/// How calls go.
+/// The settings of calls.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calls")]
 pub struct CallOptions {
-    /// How long a call rings before it ends with "no_answer", 1s to 10m.
+    /// How long a call rings, 1s to 10m. Then it ends with the reason "no_answer".
     #[arg(long, env = "BUDDYLINE_RING_LASTS", value_name = "TIME", default_value = "45s",
           value_parser = |s: &str| parse_duration(s, "1s", "10m"))]
     pub ring_lasts: Duration,
 
-    /// How long an answered call waits for a device that has lost its connection, 0s to 10m; the
-    /// sound and the picture go on meanwhile, since they do not pass here.
+    /// How long an answered call waits for a device that has lost its connection, 0s to 10m. Then
+    /// it ends with the reason "disconnected". Audio and video go from device to device and are not
+    /// interrupted meanwhile.
     #[arg(long, env = "BUDDYLINE_CALL_GRACE", value_name = "TIME", default_value = "30s",
           value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub call_grace: Duration,
 
-    /// What a call does that comes to someone in a call: ring there as well, or refuse.
+    /// What happens when a call arrives for a user who is in another call.
     #[arg(long, env = "BUDDYLINE_WHEN_BUSY", value_name = "WHAT", default_value = "ring")]
     pub when_busy: WhenBusy,
 
-    /// Calls at the same time, 1 to 1000000; one more is answered "too_many_calls". 0: no limit.
+    /// Maximum number of calls that ring or are answered at the same time, 1 to 1000000. Beyond it,
+    /// the caller gets the error "too_many_calls". 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_CALLS", value_name = "N", default_value = "10000",
           value_parser = |s: &str| parse_limit(s, 1, 1_000_000))]
     pub max_calls: usize,
 
-    /// Calls that one user may begin in a minute, 1 to 10000; one more is answered
-    /// "too_many_calls". 0: no limit.
+    /// Maximum number of calls that one user may start per minute, 1 to 10000. Beyond it, the
+    /// caller gets the error "too_many_calls". 0: no limit.
     #[arg(long, env = "BUDDYLINE_MAX_CALL_ATTEMPTS", value_name = "N", default_value = "30",
           value_parser = |s: &str| parse_limit(s, 1, 10_000))]
     pub max_call_attempts: usize,
 }
 
 impl CallOptions {
-    /// These, or without limits where `--no-limits` says so.
+    /// Returns these settings, without their limits if `no_limits` is set.
     pub(super) fn effective(&self, no_limits: bool) -> CallOptions {
         if !no_limits {
             return self.clone();

@@ -1,8 +1,8 @@
-//! A file of settings: the environment of a service, read by the server itself.
+//! The environment file (`--env-file`): settings as `NAME=value` lines, read by the server itself.
 //!
-//! The environment of a process cannot be changed from outside, and this file can: it is what a
-//! reload reads anew. Its format is that of systemd's `EnvironmentFile=`, of which it takes what
-//! settings need: `NAME=value`, one a line, perhaps in quotes; `#` and `;` begin remarks.
+//! The environment of a running process cannot be changed from outside; this file can, and a reload
+//! reads it again. Its format is a subset of systemd's `EnvironmentFile=`: one `NAME=value` per
+//! line, optionally in quotes; lines that begin with `#` or `;` are comments.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,25 +16,26 @@ use super::{Config, files};
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "BUDDYLINE_ENV_FILE";
-/// The flag that does.
+/// The flag that names the file.
 pub const FLAG: &str = "--env-file";
 
-/// Far more than all settings have.
+/// Maximum size of the file, far more than all settings need.
 const FILE_BYTES_MAX: u64 = 256 << 10;
 
-/// Settings by the name of their variable. One of them may be a secret: it does not print.
+/// The settings in the file, by the name of their variable. `Debug` prints no values, because one
+/// may be a secret.
 #[derive(Default)]
 pub struct EnvFile {
     values: BTreeMap<String, Zeroizing<String>>,
 }
 
 impl EnvFile {
-    /// Reads a file. Where a `-` stands before its name, as in a unit, it need not exist.
+    /// Reads a file. If its name begins with `-`, as in a systemd unit, the file is optional.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or a line is no setting: its name and the number of the line, and never
-    /// what stands there.
+    /// The file cannot be read, or a line is not a setting. The message has the name of the file
+    /// and the number of the line, never its content.
     pub fn read(name: &OsStr) -> Result<EnvFile, String> {
         let (optional, path) = match name.as_bytes().strip_prefix(b"-") {
             Some(path) => (true, Path::new(OsStr::from_bytes(path))),
@@ -42,11 +43,11 @@ impl EnvFile {
         };
         let place = format!("{FLAG} {}", path.display());
         let read = || {
-            // Room for all of it, so that the text never moves and leaves a copy behind.
+            // The full capacity: a reallocation would leave a copy of the secret in memory.
             let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX as usize + 1));
             files::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
             match text.len() as u64 > FILE_BYTES_MAX {
-                true => Err(io::Error::other("it is too long for a file of settings")),
+                true => Err(io::Error::other("it is too large for a file of settings")),
                 false => Ok(text),
             }
         };
@@ -59,11 +60,11 @@ impl EnvFile {
         }
     }
 
-    /// Reads the text of a file. The last of several lines with the same name counts.
+    /// Parses the text of a file. If several lines have the same name, the last one counts.
     ///
     /// # Errors
     ///
-    /// The number of the line that is no setting, and what is wrong with it.
+    /// The number of the line that is not a setting, and what is wrong with it.
     pub fn parse(text: &str) -> Result<EnvFile, String> {
         let mut values = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
@@ -72,11 +73,10 @@ impl EnvFile {
             if line.is_empty() || line.starts_with(['#', ';']) {
                 continue;
             }
-            let (name, value) =
-                line.split_once('=').ok_or_else(|| fault("expected is NAME=value"))?;
+            let (name, value) = line.split_once('=').ok_or_else(|| fault("expected NAME=value"))?;
             let name = name.trim_end();
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                return Err(fault("the name before = has letters, digits and _ only"));
+                return Err(fault("the name before = may have letters, digits and _ only"));
             }
             let value = unquote(value.trim_start()).map_err(fault)?;
             values.insert(name.to_owned(), Zeroizing::new(value.to_owned()));
@@ -84,24 +84,25 @@ impl EnvFile {
         Ok(EnvFile { values })
     }
 
-    /// The value of a variable.
+    /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(|value| value.as_str())
     }
 
-    /// The variables that are set.
+    /// Returns the names of the variables in the file.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 
-    /// The value of a variable as the environment has it.
+    /// Returns the value of a variable in the type that `std::env::var_os` returns.
     pub(super) fn get_os(&self, name: &str) -> Option<OsString> {
         self.get(name).map(OsString::from)
     }
 }
 
 impl Config {
-    /// A variable that is no setting, from where the settings come from.
+    /// Returns a variable that has no flag, from the environment file if there is one, else from
+    /// the environment.
     pub(super) fn variable(&self, name: &str) -> Result<Option<OsString>, String> {
         match &self.env_file {
             Some(file) => Ok(EnvFile::read(file)?.get_os(name)),
@@ -110,17 +111,19 @@ impl Config {
     }
 }
 
-/// A value without its quotes. What systemd would read in another way is refused instead.
+/// Removes the quotes around a value. Refuses values that systemd would read differently.
 fn unquote(value: &str) -> Result<&str, &'static str> {
     let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) else {
         return match value.ends_with('\\') {
-            true => Err("a line that goes on in the next one is not understood"),
+            true => Err("a line must not continue on the next line (\\ at its end)"),
             false => Ok(value),
         };
     };
-    let inside = value[1..].strip_suffix(quote).ok_or("the quote at its begin has no end")?;
+    let inside = value[1..]
+        .strip_suffix(quote)
+        .ok_or("the quote at the start of the value is not closed")?;
     match inside.contains([quote, '\\']) {
-        true => Err("a backslash or a quote within quotes is not understood"),
+        true => Err("a quoted value must not contain a backslash or its own quote"),
         false => Ok(inside),
     }
 }
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn env_file_is_parsed_like_systemd() {
-        let text = "# a remark\n; another\n\nBUDDYLINE_LISTEN=127.0.0.1:80\n\
+        let text = "# a comment\n; another\n\nBUDDYLINE_LISTEN=127.0.0.1:80\n\
                     BUDDYLINE_A = \"two words\"  \nBUDDYLINE_B='#'\nBUDDYLINE_C=\nBUDDYLINE_C=last\n\
                     BUDDYLINE_D=a=b # c\r\n";
         let file = EnvFile::parse(text).unwrap();

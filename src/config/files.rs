@@ -1,4 +1,6 @@
-//! The files that settings name. They are read at a reload as well, by the loop's own thread.
+//! Reads the files that settings name: secrets, and the TLS certificate.
+//!
+//! The event loop's thread reads them again at a reload.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,22 +11,21 @@ use super::ice::TurnSecret;
 use super::secrets::JwtKeys;
 use super::tls::TlsIdentity;
 
-/// What is no part of the settings themselves: it stands in files of its own, or is not to be
-/// printed.
+/// Secrets and certificates, kept apart from [`Config`], which may be printed.
 #[derive(Debug)]
 pub struct Secrets {
-    /// The site's JWT secret; `None` where it is not set.
+    /// The JWT secrets of the site, if set.
     pub keys: Option<JwtKeys>,
-    /// The secret of the TURN servers; `None` where there are none.
+    /// The secret shared with the TURN servers, if there are any.
     pub turn: Option<TurnSecret>,
-    /// What the server proves itself with; `None` where it does not speak TLS.
+    /// The certificate and the private key of the server; `None` without TLS.
     pub identity: Option<TlsIdentity>,
-    /// What an operator should be warned of.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// Reads all of it, once.
+    /// Reads all secrets and certificates once.
     ///
     /// # Errors
     ///
@@ -45,15 +46,14 @@ fn collect_warnings<T>(read: Option<(T, Vec<String>)>, warnings: &mut Vec<String
     Some(read)
 }
 
-/// Opens a file that can be read to its end, and again: a pipe would be waited for, and a device
-/// may have no end.
+/// Opens a regular file. A pipe could block the event loop, and a device may have no end.
 ///
 /// # Errors
 ///
-/// It cannot be opened, or is something else.
+/// The file cannot be opened, or is not a regular file.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     match fs::metadata(path)?.is_file() {
         true => File::open(path),
-        false => Err(io::Error::other("it is no regular file, which a reload could read again")),
+        false => Err(io::Error::other("it is not a regular file")),
     }
 }

@@ -1,7 +1,7 @@
-//! What calls are helped with: STUN and TURN servers, and the secret that they share with this one.
+//! The settings of STUN and TURN servers (ICE), and the secret shared with the TURN servers.
 //!
-//! The addresses go to browsers as they stand here, and a browser takes a list with one bad address
-//! for no list at all: so each is checked at the start.
+//! Browsers receive the URLs verbatim, and reject the whole list if one URL is invalid. So each URL
+//! is validated at the start.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,31 +14,31 @@ use zeroize::Zeroizing;
 use super::secrets::{self, SecretSources};
 use super::{Config, Trust};
 
-/// Addresses of each of the two kinds; a browser tries them all, and slows down with many.
+/// Maximum number of URLs of each kind. A browser tries them all, and many slow it down.
 pub const URLS_MAX: usize = 8;
 
-/// What is told to those who are about to call.
+/// The settings of the STUN and TURN servers that clients use for calls.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calls")]
 pub struct IceSettings {
-    /// STUN server for calls, such as stun:turn.example.org:3478; at most 8. Several: again, or
+    /// STUN server for calls, such as stun:turn.example.org:3478, at most 8. Repeat it, or separate
     /// with commas.
     #[arg(long, env = "BUDDYLINE_STUN_URL", value_name = "URL", value_delimiter = ',',
           value_parser = IceUrl::stun)]
     pub stun_url: Vec<IceUrl>,
 
-    /// TURN server for calls, such as turn:turn.example.org:3478?transport=udp; at most 8. Needs
-    /// its secret. Several: again, or with commas.
+    /// TURN server for calls, such as turn:turn.example.org:3478?transport=udp, at most 8. Repeat
+    /// it, or separate with commas. Needs --turn-secret-file.
     #[arg(long, env = "BUDDYLINE_TURN_URL", value_name = "URL", value_delimiter = ',',
           value_parser = IceUrl::turn)]
     pub turn_url: Vec<IceUrl>,
 
-    /// File with the secret that the TURN servers share with this one, coturn's
-    /// static-auth-secret. Without a file, BUDDYLINE_TURN_SECRET may hold the secret itself.
+    /// File with the secret of the TURN servers (static-auth-secret in coturn), on one line.
+    /// Instead of a file, BUDDYLINE_TURN_SECRET may hold the secret itself.
     #[arg(long, env = "BUDDYLINE_TURN_SECRET_FILE", value_name = "PATH")]
     pub turn_secret_file: Option<PathBuf>,
 
-    /// How long a credential for the TURN servers holds, 1m to 7d.
+    /// How long the credentials that clients get for the TURN servers are valid, 1m to 7d.
     #[arg(long, env = "BUDDYLINE_TURN_TTL", value_name = "TIME", default_value = "24h",
           value_parser = |s: &str| super::parse_duration(s, "1m", "7d"))]
     pub turn_ttl: Duration,
@@ -49,39 +49,39 @@ pub struct IceSettings {
 pub struct IceUrl(Box<str>);
 
 impl IceUrl {
-    /// Reads `stun:HOST`, `stuns:HOST`, perhaps with `:PORT`.
+    /// Parses `stun:HOST` or `stuns:HOST`, optionally with `:PORT`.
     ///
     /// # Errors
     ///
-    /// What is expected, and what is wrong.
+    /// What is expected, and which part is wrong.
     pub fn stun(text: &str) -> Result<IceUrl, String> {
         let rest = text.strip_prefix("stun:").or_else(|| text.strip_prefix("stuns:"));
         let checked = rest.ok_or("the scheme").and_then(|rest| match rest.contains('?') {
-            true => Err("a query, which has no place here"),
+            true => Err("the query, which STUN URLs do not have"),
             false => host_and_port(rest),
         });
-        let expected = "expected stun:HOST or stuns:HOST, perhaps with :PORT";
+        let expected = "expected stun:HOST or stuns:HOST, optionally with :PORT";
         checked.map(|()| IceUrl(text.into())).map_err(|wrong| format!("{expected} (see {wrong})"))
     }
 
-    /// Reads `turn:HOST`, `turns:HOST`, perhaps with `:PORT` and `?transport=udp` or `tcp`.
+    /// Parses `turn:HOST` or `turns:HOST`, optionally with `:PORT` and `?transport=udp` or `tcp`.
     ///
     /// # Errors
     ///
-    /// What is expected, and what is wrong.
+    /// What is expected, and which part is wrong.
     pub fn turn(text: &str) -> Result<IceUrl, String> {
         let rest = text.strip_prefix("turn:").or_else(|| text.strip_prefix("turns:"));
         let checked = rest.ok_or("the scheme").and_then(|rest| match rest.split_once('?') {
             None => host_and_port(rest),
-            Some((place, "transport=udp" | "transport=tcp")) => host_and_port(place),
+            Some((authority, "transport=udp" | "transport=tcp")) => host_and_port(authority),
             Some(_) => Err("what follows the question mark"),
         });
-        let expected = "expected turn:HOST or turns:HOST, perhaps with :PORT and ?transport=udp or \
+        let expected = "expected turn:HOST or turns:HOST, optionally with :PORT and ?transport=udp or \
                         ?transport=tcp";
         checked.map(|()| IceUrl(text.into())).map_err(|wrong| format!("{expected} (see {wrong})"))
     }
 
-    /// As it was written.
+    /// Returns the URL as the operator wrote it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -93,7 +93,7 @@ impl fmt::Display for IceUrl {
     }
 }
 
-/// Checks `host [":" port]` (RFC 7064 3.1), or says which of it is wrong.
+/// Checks `host [":" port]` (RFC 7064 3.1). The error names the part that is wrong.
 fn host_and_port(text: &str) -> Result<(), &'static str> {
     let (is_host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -118,29 +118,28 @@ fn host_and_port(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A name as resolvers take it (RFC 1123 2.1, with the underscores that some have), or an IPv4
-/// address.
+/// Whether a text is a host name (RFC 1123 2.1, underscores allowed as well) or an IPv4 address.
 fn is_host(text: &str) -> bool {
     let is_label = |label: &str| {
-        let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         (1..=63).contains(&label.len())
-            && label.bytes().all(fine)
+            && label.bytes().all(is_allowed)
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     let last = text.rsplit('.').next().unwrap_or_default();
     match last.bytes().all(|byte| byte.is_ascii_digit()) {
-        // What ends in a number is an address to a browser (WHATWG URL, "ends in a number").
+        // A browser parses a host that ends in a number as IPv4 (WHATWG URL, "ends in a number").
         true => text.parse::<Ipv4Addr>().is_ok(),
         false => text.len() <= 253 && text.split('.').all(is_label),
     }
 }
 
-/// The secret that the TURN servers share with this one. It does not print, and is zeroed.
+/// The secret shared with the TURN servers. `Debug` does not print it, and it is zeroed on drop.
 pub struct TurnSecret(Zeroizing<Vec<u8>>);
 
 impl TurnSecret {
-    /// As the TURN server has it.
+    /// Returns the secret as it is configured in the TURN server.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -153,8 +152,8 @@ impl fmt::Debug for TurnSecret {
 }
 
 impl Config {
-    /// The TURN secret, from wherever it is set; `None` where there are no TURN servers. It is read
-    /// anew each time. What is risky about it, and about giving credentials away, is logged.
+    /// Reads the TURN secret from the file, the variable or the credential; `None` without TURN
+    /// servers. Logs warnings about the secret and about open trust.
     ///
     /// # Errors
     ///
@@ -166,47 +165,48 @@ impl Config {
         Ok(Some(secret))
     }
 
-    /// What is risky about giving credentials away, where everyone is believed.
+    /// Returns a warning if clients get TURN credentials without authentication.
     pub(super) fn open_relay_warning(&self) -> Option<String> {
-        let warning = "--trust open: whoever connects is given credentials of the TURN server, \
-                       under any userId";
+        let warning = "--trust open: any client gets credentials for the TURN server, under any \
+                       userId";
         (self.trust_mode() == Trust::Open).then(|| warning.to_owned())
     }
 
-    /// The same, with what is risky about the secret instead of a log.
+    /// Like [`Config::turn_secret`], but returns the warnings about the secret instead of logging
+    /// them.
     ///
     /// # Errors
     ///
-    /// A sentence that names the settings that do not go together, or where the secret should have
-    /// come from and what is wrong, without the secret.
+    /// A message that names the settings that conflict, or the source of the secret and what is
+    /// wrong, without the secret.
     pub fn turn_secret_with_warnings(&self) -> Result<Option<(TurnSecret, Vec<String>)>, String> {
         let ice = &self.ice;
         for (flag, urls) in [("--stun-url", &ice.stun_url), ("--turn-url", &ice.turn_url)] {
             if urls.len() > URLS_MAX {
                 let count = urls.len();
-                return Err(format!("{flag} is set {count} times: expected is {URLS_MAX} at most"));
+                return Err(format!("{flag} is set {count} times: expected at most {URLS_MAX}"));
             }
         }
         let variable = self.variable(secrets::TURN.variable)?;
         let file = ice.turn_secret_file.as_deref();
         let read = SecretSources::from_process(&secrets::TURN, file, variable).read_lines()?;
-        // One line is all that it may have.
+        // `secrets::TURN` allows one line only.
         let secret = read.and_then(|(lines, warnings)| Some((lines.into_iter().next()?, warnings)));
         match (ice.turn_url.is_empty(), secret) {
             (true, None) => Ok(None),
-            (true, Some(_)) => Err("a TURN secret is set and --turn-url is not: expected is the \
-                                    address of the TURN server that shares it"
+            (true, Some(_)) => Err("a TURN secret is set and --turn-url is not: set it to the \
+                                    address of the TURN server that has the secret"
                 .to_owned()),
             (false, None) => {
-                Err("--turn-url is set and --turn-secret-file is not: expected is the \
-                                  secret of the TURN server (coturn's static-auth-secret)"
+                Err("--turn-url is set and --turn-secret-file is not: set it to a file with \
+                     the secret of the TURN server (static-auth-secret in coturn)"
                     .to_owned())
             }
-            // Nobody opens a relay to everyone without having said so.
+            // An open relay must be requested explicitly.
             (false, Some(_)) if self.trust.is_none() && self.trust_mode() == Trust::Open => Err(
-                "--turn-url is set and --buddyboss-url is not: nobody proves who they are, and \
-                     whoever connects would get credentials of the TURN server. Set a site, or \
-                     --trust open if that is meant."
+                "--turn-url is set and --buddyboss-url is not: without a site, clients are not \
+                     authenticated, and any client would get credentials for the TURN server. Set \
+                     --buddyboss-url, or --trust open to allow that."
                     .to_owned(),
             ),
             (false, Some((secret, warnings))) => Ok(Some((TurnSecret(secret), warnings))),
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// A file that goes with the test.
+    /// A file that is removed at the end of the test.
     struct Secret(PathBuf);
 
     impl Secret {
@@ -326,7 +326,7 @@ mod tests {
             let (secret, warnings) = config.turn_secret_with_warnings().unwrap().unwrap();
             assert_eq!(secret.bytes(), b"s3cret");
             assert!(!format!("{config:?} {secret:?} {warnings:?}").contains("s3cret"));
-            // It is short, and its file may be read by everyone or not.
+            // Whether the file is world-readable depends on the umask.
             assert!(warnings.iter().any(|warning| warning.contains("6 bytes")), "{warnings:?}");
         }
         read(&["--stun-url=stun:a"]).check().unwrap();

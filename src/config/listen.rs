@@ -1,32 +1,32 @@
-//! Where to listen: a name or an address, and a port.
+//! The address to listen on: a host name or an IP address, and a port.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
 const EXPECTED: &str =
     "expected HOST:PORT, for example 127.0.0.1:8080, [::]:8080 or localhost:8080";
 
-/// Where to listen: what was written, and the addresses that it means.
+/// An address to listen on, as written and as socket addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// As written.
+    /// The text as the operator wrote it.
     pub name: String,
-    /// One or more; none where the name is still to be looked up.
+    /// The socket addresses; empty if the name has to be resolved first.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Listen {
-    /// Reads what can be read without looking anything up, which could take long: settings are read
-    /// by a server that runs as well, which has no use for another address.
+    /// Parses `HOST:PORT` without a DNS lookup, which could block: a running server parses its
+    /// settings again at a reload, and does not need the addresses then.
     ///
     /// # Errors
     ///
-    /// It is neither an address with a port nor a name with one.
+    /// The text is neither an IP address nor a name, followed by a port.
     pub fn parse(text: &str) -> Result<Listen, String> {
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
         let port: u16 = port.parse().map_err(|fault| format!("{EXPECTED} (port: {fault})"))?;
         let addresses: Vec<SocketAddr> = match host {
-            // The one name that means the same everywhere (RFC 6761 section 6.3), with or without
-            // an entry in /etc/hosts.
+            // Always the loopback addresses (RFC 6761 section 6.3), even without an entry in
+            // /etc/hosts.
             "localhost" => vec![([127, 0, 0, 1], port).into(), (LOOPBACK_V6, port).into()],
             "" => return Err(EXPECTED.to_owned()),
             _ => text.parse().into_iter().collect(),
@@ -37,16 +37,16 @@ impl Listen {
         Ok(Listen { name: text.to_owned(), addresses })
     }
 
-    /// The name or address without the port, as it was written.
+    /// Returns the host without the port, as the operator wrote it.
     pub fn host(&self) -> &str {
         self.name.rsplit_once(':').map_or(&self.name, |(host, _)| host)
     }
 
-    /// The addresses to listen on. A name is looked up, for as long as that takes.
+    /// Returns the socket addresses to listen on. Blocks while it looks up a host name.
     ///
     /// # Errors
     ///
-    /// The name has none.
+    /// The lookup fails, or the name has no address.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
         let name = &self.name;
         let mut addresses = self.addresses.clone();
@@ -57,7 +57,7 @@ impl Listen {
         if addresses.is_empty() {
             return Err(format!("{name}: the name has no address"));
         }
-        // A resolver may name an address twice.
+        // A resolver may return an address twice.
         addresses.sort_unstable();
         addresses.dedup();
         Ok(addresses)
@@ -76,7 +76,7 @@ mod tests {
             ("127.0.0.1:80", &["127.0.0.1:80"][..]),
             ("[::]:80", &["[::]:80"]),
             ("localhost:0", &["127.0.0.1:0", "[::1]:0"]),
-            // Reserved: nobody has it (RFC 6761 section 6.4).
+            // Reserved: never resolves (RFC 6761 section 6.4).
             ("nobody.invalid:80", &[]),
         ] {
             let listen = Listen::parse(text).unwrap();

@@ -1,28 +1,31 @@
-//! Which web pages may connect: the origins that an operator allows, and how one is recognised.
+//! The origin check: which web pages may connect (`--allowed-origin`).
 //!
-//! A browser says with each WebSocket request which page it comes from (RFC 6454 section 7, RFC
-//! 6455 section 10.2), and no page can make it lie. Apps that are no pages say nothing, or what
-//! they like: this keeps other sites' pages out, not programs.
+//! A browser sends the origin of the page with each WebSocket request (RFC 6454 section 7, RFC 6455
+//! section 10.2), and a page cannot change it. Programs that are not browsers may omit or forge it:
+//! this check keeps out the pages of other sites, not programs.
+//!
+//! It has a parser of its own because the `http` crate does not accept `file://`, and `url`
+//! normalizes what must be refused here (see `site_url.rs`) and allocates for each request.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::site_url::SiteUrl;
 
-/// One allowed origin, or a family of them, as an operator writes it.
+/// A value of `--allowed-origin`: one origin, or the subdomains of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
     /// `*`: any page.
     Any,
-    /// `null`: pages without an origin, such as sandboxed frames and files.
+    /// `null`: pages with an opaque origin, such as sandboxed frames and files.
     Null,
-    /// `https://app.example.org:8443`, `capacitor://localhost`, `file://`: this one.
+    /// `https://app.example.org:8443`, `capacitor://localhost`, `file://`: exactly this origin.
     Exact(OriginParts),
-    /// `https://*.example.org`, in short `*.example.org`: each subdomain of this, however deep, and
-    /// not the domain itself.
+    /// `https://*.example.org`, in short `*.example.org`: subdomains at any depth, but not the
+    /// domain itself.
     Subdomains(OriginParts),
 }
 
-/// Scheme, host and port in their normal form: small letters, and no port that goes without saying.
+/// Scheme, host and port in normal form: lower case, and without the default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginParts {
     scheme: Box<str>,
@@ -31,16 +34,16 @@ pub struct OriginParts {
 }
 
 impl OriginPattern {
-    /// Reads what an operator allows.
+    /// Parses a value of `--allowed-origin`.
     ///
     /// # Errors
     ///
-    /// A sentence that says what is expected.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &str) -> Result<OriginPattern, String> {
         let refuse = |why: &str| {
             Err(format!(
-                "not an origin: {why} (expected is https://app.example.org, *.example.org, null, \
-                 an app's capacitor://localhost, or * for any)"
+                "not an origin: {why} (expected https://app.example.org, *.example.org, null, \
+                 capacitor://localhost, or * for any)"
             ))
         };
         let text = text.trim();
@@ -54,23 +57,23 @@ impl OriginPattern {
             None => text.to_owned(),
         };
         let Some((scheme, rest)) = whole.split_once("://") else {
-            return refuse("it does not begin with a scheme such as https://");
+            return refuse("it must begin with a scheme such as https://");
         };
         if rest.contains('@') {
-            return refuse("it has a user name or a password");
+            return refuse("it must not have a user name or a password");
         }
         if rest.contains(['/', '?', '#', '\\']) {
-            return refuse("nothing may follow host and port, not even a slash");
+            return refuse("nothing may follow the host and port, not even a slash");
         }
         if !rest.is_ascii() {
-            return refuse("a host with other letters is written as browsers do, xn--…");
+            return refuse("a host with non-ASCII letters must be in the form xn--…");
         }
-        let below = rest.strip_prefix("*.");
-        let bare = format!("{scheme}://{}", below.unwrap_or(rest));
-        let Some(origin) = Origin::read(&bare) else {
-            return refuse("its scheme, host or port cannot be read");
+        let domain = rest.strip_prefix("*.");
+        let bare = format!("{scheme}://{}", domain.unwrap_or(rest));
+        let Some(origin) = Origin::parse(&bare) else {
+            return refuse("its scheme, host or port is invalid");
         };
-        let place = OriginParts {
+        let parts = OriginParts {
             scheme: origin.scheme.to_ascii_lowercase().into(),
             host: match parse_bracketed_ipv6(origin.host) {
                 Some(address) => format!("[{address}]").into(),
@@ -78,16 +81,16 @@ impl OriginPattern {
             },
             port: origin.port(),
         };
-        match below {
-            None => Ok(OriginPattern::Exact(place)),
-            Some(_) if place.host.is_empty() || is_ip_address(&place.host) => {
+        match domain {
+            None => Ok(OriginPattern::Exact(parts)),
+            Some(_) if parts.host.is_empty() || is_ip_address(&parts.host) => {
                 refuse("only a domain has subdomains")
             }
-            Some(_) => Ok(OriginPattern::Subdomains(place)),
+            Some(_) => Ok(OriginPattern::Subdomains(parts)),
         }
     }
 
-    /// The origin of the site's own pages.
+    /// Returns the origin of the pages of the site.
     fn of_site(site: &SiteUrl) -> Option<OriginPattern> {
         let (scheme, rest) = site.as_str().split_once("://")?;
         let host = rest.split('/').next()?;
@@ -97,20 +100,19 @@ impl OriginPattern {
     fn matches(&self, origin: Option<&Origin<'_>>) -> bool {
         match (self, origin) {
             (OriginPattern::Any, _) | (OriginPattern::Null, None) => true,
-            (OriginPattern::Exact(place), Some(origin)) => {
-                place.has_same_scheme_and_port(origin)
-                    && origin.host.eq_ignore_ascii_case(&place.host)
+            (OriginPattern::Exact(parts), Some(origin)) => {
+                parts.has_same_scheme_and_port(origin)
+                    && origin.host.eq_ignore_ascii_case(&parts.host)
             }
-            (OriginPattern::Subdomains(place), Some(origin)) => {
-                // The label before the dot is not empty: no host has empty labels.
-                let ends = origin.host.len().checked_sub(place.host.len() + 1);
-                place.has_same_scheme_and_port(origin)
-                    && ends.is_some_and(|at| {
-                        let (label, domain) = origin.host.as_bytes().split_at(at);
+            (OriginPattern::Subdomains(parts), Some(origin)) => {
+                let dot = origin.host.len().checked_sub(parts.host.len() + 1);
+                parts.has_same_scheme_and_port(origin)
+                    && dot.is_some_and(|at| {
+                        let (subdomain, domain) = origin.host.as_bytes().split_at(at);
                         let domain = &domain[1..];
-                        !label.is_empty()
+                        !subdomain.is_empty()
                             && origin.host.as_bytes()[at] == b'.'
-                            && domain.eq_ignore_ascii_case(place.host.as_bytes())
+                            && domain.eq_ignore_ascii_case(parts.host.as_bytes())
                     })
             }
             (OriginPattern::Null, Some(_)) | (_, None) => false,
@@ -119,26 +121,26 @@ impl OriginPattern {
 }
 
 impl OriginParts {
-    /// Whether scheme and port are the same.
+    /// Whether the origin has the same scheme and port.
     fn has_same_scheme_and_port(&self, origin: &Origin<'_>) -> bool {
         origin.scheme.eq_ignore_ascii_case(&self.scheme) && origin.port() == self.port
     }
 }
 
-/// Whom the server lets in.
+/// The origins that may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origins {
-    /// None: not checked.
+    /// `None`: origins are not checked.
     allowed: Option<Vec<OriginPattern>>,
 }
 
 impl Origins {
-    /// Every page may connect, whatever it says.
+    /// Allows every origin.
     pub fn any() -> Origins {
         Origins { allowed: None }
     }
 
-    /// These, and the pages of the site, if there is one.
+    /// Allows these origins and, if there is a site, the origin of its pages.
     pub fn only(patterns: &[OriginPattern], site: Option<&SiteUrl>) -> Origins {
         if patterns.contains(&OriginPattern::Any) {
             return Origins::any();
@@ -147,26 +149,26 @@ impl Origins {
         Origins { allowed: Some(patterns.iter().cloned().chain(site).collect()) }
     }
 
-    /// Whether there is anything to check.
+    /// Whether origins are checked.
     pub fn is_restricted(&self) -> bool {
         self.allowed.is_some()
     }
 
-    /// Whether a request may come in, by the value of its one `Origin` header and of its one `Host`
-    /// header, if it has one. Whoever sends no `Origin` is no page and need not be asked.
+    /// Whether a request with these `Origin` and `Host` headers is allowed. Requests without an
+    /// `Origin` do not come from web pages and need no check.
     ///
-    /// A page of the server's own address is always welcome: React Native says of itself that it
-    /// comes from the server that it connects to. That opens nothing where a token proves who
-    /// someone is: the server knows no cookies or other authority that a browser would add by
-    /// itself. (With `--trust open`, where being able to reach the server is the authority, a page
-    /// that has its own name resolve to the server's address comes in like this.)
+    /// The server's own origin is always allowed, because React Native sends the origin of the
+    /// server that it connects to. This is safe with verified trust: the server uses no cookies or
+    /// other credentials that a browser adds by itself. With `--trust open`, where network access
+    /// is the only protection, a page whose host name resolves to the server's address is allowed
+    /// by this rule (DNS rebinding).
     pub fn is_allowed(&self, origin: &str, host: Option<&str>) -> bool {
         let Some(allowed) = &self.allowed else { return true };
         let parsed = match origin {
             "null" => None,
-            text => match Origin::read(text) {
+            text => match Origin::parse(text) {
                 None => return false,
-                read => read,
+                parsed => parsed,
             },
         };
         allowed.iter().any(|pattern| pattern.matches(parsed.as_ref()))
@@ -174,27 +176,28 @@ impl Origins {
     }
 }
 
-/// What stands in an `Origin` header (RFC 6454 section 7), unless it is `null`.
+/// A parsed `Origin` header (RFC 6454 section 7) that is not `null`.
 #[derive(Clone, Copy)]
 struct Origin<'a> {
     scheme: &'a str,
-    /// An IPv6 address has its brackets; empty only for schemes of apps.
+    /// The host, an IPv6 address in brackets; empty only for app schemes such as `file`.
     host: &'a str,
-    /// As written.
+    /// The port as written, if any.
     written_port: Option<u16>,
 }
 
 impl<'a> Origin<'a> {
-    fn read(text: &'a str) -> Option<Origin<'a>> {
+    fn parse(text: &'a str) -> Option<Origin<'a>> {
         let (scheme, rest) = text.split_once("://")?;
-        let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(letter) {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(is_allowed)
+        {
             return None;
         }
         let (host, written_port) = host_and_port(rest)?;
         let origin = Origin { scheme, host, written_port };
-        let of_app = origin.default_port().is_none() && written_port.is_none();
-        (!host.is_empty() || of_app).then_some(origin)
+        let is_app_scheme = origin.default_port().is_none() && written_port.is_none();
+        (!host.is_empty() || is_app_scheme).then_some(origin)
     }
 
     fn default_port(&self) -> Option<u16> {
@@ -206,18 +209,18 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// The port, also where it goes without saying.
+    /// Returns the port, or the default port of the scheme.
     fn effective_port(&self) -> Option<u16> {
         self.written_port.or(self.default_port())
     }
 
-    /// The port, where it does not go without saying.
+    /// Returns the port unless it is the default port of the scheme.
     fn port(&self) -> Option<u16> {
         self.written_port.filter(|port| Some(*port) != self.default_port())
     }
 
-    /// Whether a `Host` header (RFC 9110 section 7.2) names the same place. Behind a proxy that
-    /// speaks TLS, only the origin knows the scheme, so its default port counts for both.
+    /// Whether a `Host` header (RFC 9110 section 7.2) has the same host and port. Behind a proxy
+    /// that terminates TLS, only the origin has the scheme, so its default port applies to both.
     fn matches_host(&self, host: &str) -> bool {
         let Some((host, port)) = host_and_port(host) else { return false };
         self.default_port().is_some()
@@ -226,8 +229,8 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// A host of letters, digits, `-` and `_` without empty labels, or an IPv6 address in brackets, or
-/// nothing; and the port, if there is one.
+/// Splits `HOST` or `HOST:PORT`. The host has letters, digits, `-` and `_` without empty labels, or
+/// is an IPv6 address in brackets, or is empty.
 fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     let end = match text.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,
@@ -236,17 +239,17 @@ fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, rest) = text.split_at(end);
     let port = match rest.strip_prefix(':') {
         None if rest.is_empty() => None,
-        // Digits only: a number may be written with a plus sign in Rust.
+        // Digits only: `str::parse` would accept a plus sign.
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
             Some(digits.parse().ok().filter(|port| *port > 0)?)
         }
         _ => return None,
     };
-    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(letter);
-    let good =
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_allowed);
+    let is_valid =
         host.is_empty() || parse_bracketed_ipv6(host).is_some() || host.split('.').all(is_label);
-    good.then_some((host, port))
+    is_valid.then_some((host, port))
 }
 
 fn parse_bracketed_ipv6(host: &str) -> Option<Ipv6Addr> {
@@ -254,7 +257,7 @@ fn parse_bracketed_ipv6(host: &str) -> Option<Ipv6Addr> {
 }
 
 fn is_ip_address(host: &str) -> bool {
-    // What ends in a number is an IPv4 address for a browser, if it is anything.
+    // A browser parses a host that ends in a number as an IPv4 address.
     let last = host.rsplit('.').next().unwrap_or(host);
     host.parse::<Ipv4Addr>().is_ok()
         || parse_bracketed_ipv6(host).is_some()

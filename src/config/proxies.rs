@@ -1,31 +1,31 @@
-//! Whose connection it really is: the proxies that are believed, and the way back along what they
-//! say.
+//! Trusted proxies: finds the client's address in `X-Forwarded-For`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The proxies in front of the server, whose `X-Forwarded-For` is believed.
+/// The proxies in front of the server whose `X-Forwarded-For` is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// These networks.
+    /// Trusts the proxies in these networks.
     pub fn new(networks: &[IpNet]) -> TrustedProxies {
         TrustedProxies(networks.to_vec())
     }
 
-    /// Whether this is the address of one of them.
+    /// Whether this is the address of a trusted proxy.
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Who is at the other end: the peer of the socket, or, as long as those who say so are trusted
-    /// proxies, the one they say they speak for.
+    /// Returns the address of the client: the peer of the socket or, if that is a trusted proxy,
+    /// the address found in the entries of `X-Forwarded-For`, given from right to left.
     ///
-    /// Each proxy adds at the right whom it heard from, and what stands further left was said by
-    /// that one: a client may have written it. So the way leads from right to left and ends at the
-    /// first who is no trusted proxy, or at the last address that can be read.
+    /// Each proxy appends the address of its peer at the right; everything left of it came from
+    /// that peer and may be forged by a client. So the search goes from right to left, and ends at
+    /// the first address that is not a trusted proxy, or before the first entry that is not an
+    /// address.
     pub fn client<'a>(
         &self,
         peer: IpAddr,
@@ -45,18 +45,19 @@ impl TrustedProxies {
     }
 }
 
-/// Reads a setting: an address, or a network such as `10.0.0.0/8`.
+/// Parses the setting: an IP address, or a network such as `10.0.0.0/8`.
 ///
 /// # Errors
 ///
-/// A sentence that says what is expected.
+/// A message that says what is expected.
 pub fn parse(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     match network {
-        // Such peers count by their IPv4 address: it would never match.
+        // Peers with an IPv4-mapped address are compared by their IPv4 address, so this would never
+        // match.
         Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
-            Err("an IPv4 address is written as one: 10.0.0.0/8, not ::ffff:10.0.0.0/104".to_owned())
+            Err("expected an IPv4 address as 10.0.0.0/8, not as ::ffff:10.0.0.0/104".to_owned())
         }
         Ok(network) => Ok(network.trunc()),
         Err(_) => Err("expected an IP address or a network, such as 127.0.0.1, 10.0.0.0/8 or \
@@ -65,7 +66,7 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// An entry of `X-Forwarded-For`: an address, with or without a port.
+/// Parses an entry of `X-Forwarded-For`: an IP address, with or without a port.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -94,24 +95,24 @@ mod tests {
     fn client_is_the_last_untrusted_address_in_forwarded_for() {
         let trusted = proxies(&["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48", "::1"]);
         for (peer, header, expected) in [
-            // No proxy of ours: what it says is its own.
+            // The peer is not a trusted proxy: the header is ignored.
             ("203.0.113.9", "", "203.0.113.9"),
             ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
             ("203.0.113.9", "198.51.100.1, 10.0.0.1", "203.0.113.9"),
             ("2001:db8:2::1", "198.51.100.1", "2001:db8:2::1"),
-            // One proxy, two, a row of them.
+            // One proxy, two, and a chain of them.
             ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
             ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
             ("::1", "203.0.113.9,10.1.2.3 ,\t2001:db8:1::7", "203.0.113.9"),
             ("::ffff:127.0.0.1", "203.0.113.9", "203.0.113.9"),
             ("127.0.0.1", "2001:db8::9", "2001:db8::9"),
             ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
-            // What a client put in front is not looked at.
+            // Entries that a client has put in front are ignored.
             ("127.0.0.1", "1.1.1.1, 203.0.113.9", "203.0.113.9"),
             ("127.0.0.1", "10.0.0.1, 203.0.113.9", "203.0.113.9"),
             ("127.0.0.1", "127.0.0.1, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
             ("127.0.0.1", "unknown, \"; DROP, 203.0.113.9", "203.0.113.9"),
-            // Everyone is a proxy: the first of them, who began it.
+            // All addresses are trusted proxies: the leftmost counts.
             ("127.0.0.1", "10.0.0.1, 10.0.0.2", "10.0.0.1"),
             ("127.0.0.1", "", "127.0.0.1"),
             // Ports and brackets.
@@ -119,7 +120,7 @@ mod tests {
             ("127.0.0.1", "[2001:db8::9]:80", "2001:db8::9"),
             ("127.0.0.1", "[2001:db8::9]", "2001:db8::9"),
             ("127.0.0.1", "203.0.113.9, 10.0.0.1:4711", "203.0.113.9"),
-            // What cannot be read ends the way.
+            // An entry that is not an address ends the search.
             ("127.0.0.1", "unknown", "127.0.0.1"),
             ("127.0.0.1", "203.0.113.9, unknown", "127.0.0.1"),
             ("127.0.0.1", "203.0.113.9, , 10.0.0.1", "10.0.0.1"),
@@ -133,7 +134,7 @@ mod tests {
             let found = client(&trusted, peer, header.as_bytes());
             assert_eq!(found, expected, "{peer}: {header}");
         }
-        // Bytes that are no text spoil only what is further left.
+        // Bytes that are not UTF-8 end the search as well.
         assert_eq!(client(&trusted, "127.0.0.1", b"\xff\xfe, 203.0.113.9"), "203.0.113.9");
         assert_eq!(client(&trusted, "127.0.0.1", b"203.0.113.9, \xff"), "127.0.0.1");
     }

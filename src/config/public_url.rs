@@ -1,42 +1,44 @@
-//! Where clients reach the server: the address that apps are given, checked once.
+//! The public URL of the server, as apps have it: `wss://community.example/live`.
+//!
+//! Parsed with the `http` crate; `site_url.rs` says why not with `url`.
 
 use std::fmt;
 
 use http::Uri;
 
-/// The address of a WebSocket: scheme `ws` or `wss`, a host, perhaps a port and a path. It prints
-/// as what it is; it cannot hold a password or a token.
+/// A validated WebSocket URL: scheme `ws` or `wss`, a host, optionally a port and a path. It cannot
+/// contain a password or a token, so it may be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl {
-    /// Whether there is TLS.
+    /// Whether the scheme is `wss`.
     pub secure: bool,
-    /// A name or an address, without brackets.
+    /// A host name or an IP address, without brackets.
     pub host: String,
-    /// As written, or the scheme's own.
+    /// The port as written, or the default of the scheme.
     pub port: u16,
-    /// At least a slash.
+    /// The path; at least a slash.
     pub path: String,
-    /// Host and port as the header `Host` has them.
+    /// Host and port as in the `Host` header, without the default port.
     pub authority: String,
 }
 
 impl PublicUrl {
-    /// Reads an address as an app has it: `wss://community.example/live`.
+    /// Parses a URL such as `wss://community.example/live`.
     ///
     /// # Errors
     ///
-    /// A sentence for the operator. It does not repeat the text, which may hold a token.
+    /// A message for the operator. It does not repeat the text, which may contain a token.
     pub fn parse(text: &str) -> Result<PublicUrl, String> {
         let refuse = |why: &str| {
             Err(format!(
-                "not the address of a WebSocket: {why} (expected is wss://example.org/live)"
+                "not a WebSocket URL: {why} (expected a URL such as wss://example.org/live)"
             ))
         };
         if text.contains(['?', '#', '@']) {
-            return refuse("it has a query, a fragment or a user name, and none is needed here");
+            return refuse("it must not have a query, a fragment or a user name");
         }
         let Ok(uri) = text.trim().parse::<Uri>() else {
-            return refuse("it is no URL, or has characters that are not ASCII");
+            return refuse("it is not a valid URL, or has non-ASCII characters");
         };
         let secure = match uri.scheme_str() {
             Some("wss") => true,
@@ -46,9 +48,9 @@ impl PublicUrl {
         let Some(authority) = uri.authority().filter(|a| !a.host().is_empty()) else {
             return refuse("it has no host");
         };
-        let usual = if secure { 443 } else { 80 };
+        let default_port = if secure { 443 } else { 80 };
         let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => usual,
+            Some("") => default_port,
             Some(_) => match authority.port_u16() {
                 Some(port) if port > 0 => port,
                 _ => return refuse("its port is not a number from 1 to 65535"),
@@ -57,7 +59,7 @@ impl PublicUrl {
         };
         let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let path = if uri.path().is_empty() { "/" } else { uri.path() }.to_owned();
-        let colon = if port == usual { String::new() } else { format!(":{port}") };
+        let colon = if port == default_port { String::new() } else { format!(":{port}") };
         let authority = format!("{}{colon}", authority.host().to_ascii_lowercase());
         Ok(PublicUrl { secure, host, port, path, authority })
     }

@@ -1,12 +1,11 @@
-//! What a reload of the settings may change.
+//! Which settings a reload changes, and which need a restart.
 
 use super::Config;
 
 impl Config {
-    /// The flags of the settings that differ from another one's and hold from the start of the
-    /// server to its end.
+    /// Returns the flags of the settings that differ from `other` and need a restart to change.
     pub fn restart_only_changes(&self, other: &Config) -> Vec<&'static str> {
-        let turn = |config: &Config| config.limits().message_turn_lasts;
+        let message_turn = |config: &Config| config.limits().message_turn_lasts;
         let differs = [
             ("--listen", self.listen != other.listen),
             ("--metrics-listen", self.metrics_listen != other.metrics_listen),
@@ -17,15 +16,14 @@ impl Config {
             ("--upstream-workers", self.upstream_workers != other.upstream_workers),
             ("--upstream-queue", self.upstream_queue != other.upstream_queue),
             ("--upstream-timeout", self.upstream_timeout != other.upstream_timeout),
-            ("--message-turn-lasts", turn(self) != turn(other)),
+            ("--message-turn-lasts", message_turn(self) != message_turn(other)),
             ("--nofile", self.nofile != other.nofile),
             ("--log-format", self.log_format != other.log_format),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(flag, _)| flag).collect()
     }
 
-    /// The settings that a reload leaves in force: these, and of another one's those that hold from
-    /// the start to the end.
+    /// Returns these settings, except that those that need a restart are taken from `other`.
     pub fn with_startup_settings(&self, other: &Config) -> Config {
         Config {
             listen: other.listen.clone(),

@@ -1,9 +1,8 @@
-//! The secrets, the site's for its JWTs and that of the TURN servers: where each may stand, and how
-//! it is held.
+//! Reads secrets: the JWT secret of the site, and the secret of the TURN servers.
 //!
-//! Never an argument, which every process on the machine can read. It stands in a file, in an
-//! environment variable, or among the credentials that systemd hands to a service. Nothing here
-//! prints it, and its bytes are zeroed when the last use of them ends.
+//! A secret comes from a file, an environment variable or a systemd credential, never from an
+//! argument, which every process on the machine can read. `Debug` does not print secrets, and their
+//! bytes are zeroed when they are dropped.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,18 +15,18 @@ use zeroize::Zeroizing;
 
 use super::files;
 
-/// A secret by the names under which it is set.
+/// The names under which a secret is set.
 #[derive(Debug)]
 pub struct SecretNames {
-    /// The flag that names its file.
+    /// The flag that names the file.
     pub flag: &'static str,
     /// The environment variable that may hold the secret itself.
     pub variable: &'static str,
     /// The name of the systemd credential, a file in `$CREDENTIALS_DIRECTORY`.
     pub credential: &'static str,
-    /// Of how many it may be: the one in use, and perhaps the one before or after it.
+    /// Maximum number of secrets: two where the old and the new one are valid during a rotation.
     secrets_max: usize,
-    /// What it is easily guessed from, if it is short.
+    /// What an attacker can guess the secret from, if it is short.
     signs: &'static str,
 }
 
@@ -40,7 +39,8 @@ pub const JWT: SecretNames = SecretNames {
     signs: "any token",
 };
 
-/// The secret that the TURN servers share with this one. One alone: of two, which one do they have?
+/// The secret shared with the TURN servers. Only one: the server cannot know which of two a TURN
+/// server uses.
 pub const TURN: SecretNames = SecretNames {
     flag: "--turn-secret-file",
     variable: "BUDDYLINE_TURN_SECRET",
@@ -49,32 +49,32 @@ pub const TURN: SecretNames = SecretNames {
     signs: "any credential that it signs",
 };
 
-/// Far more than two secrets have; what is longer is another file.
+/// Maximum size of a file of secrets. A larger file is not one.
 const FILE_BYTES_MAX: usize = 64 << 10;
-/// What HS256 asks for (RFC 7518 3.2); a shorter one can be guessed.
+/// Minimum length that HS256 requires (RFC 7518 3.2). A shorter secret can be guessed.
 const BYTES_ADVISED: usize = 32;
 
-/// Secrets, one a line; zeroed when they are dropped.
+/// Secrets, one per line of the source; zeroed on drop.
 pub(super) type SecretLines = Vec<Zeroizing<Vec<u8>>>;
 
-/// One secret, or two while the site goes over from one to the other.
+/// The JWT secrets of the site: one, or two during a rotation.
 #[derive(Clone)]
 pub struct JwtKeys {
     secrets: SecretLines,
 }
 
 impl JwtKeys {
-    /// Reads one or two secrets, one a line. Only the end of a line is taken off: WordPress' own
-    /// secrets contain spaces.
+    /// Parses one or two secrets, one per line. Only the line ending is removed, because secrets of
+    /// WordPress contain spaces.
     ///
     /// # Errors
     ///
-    /// What is wrong, without repeating it.
+    /// What is wrong, without the content.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
         parse_lines(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
     }
 
-    /// The secrets, as the site has them in `JWT_AUTH_SECRET_KEY`.
+    /// Returns the secrets as in `JWT_AUTH_SECRET_KEY` of the site.
     pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
         self.secrets.iter().map(|secret| &***secret)
     }
@@ -86,11 +86,11 @@ impl fmt::Debug for JwtKeys {
     }
 }
 
-/// The secrets of a file, of which there may be so many.
+/// Splits a file into at most `secrets_max` secrets, one per line.
 fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> {
     if bytes.contains(&0) || bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") {
-        return Err("it begins with a byte order mark or has zero bytes: save it as plain \
-                    text in UTF-8, without a mark"
+        return Err("it begins with a byte order mark or contains zero bytes: save it as plain \
+                    text in UTF-8, without a byte order mark"
             .to_owned());
     }
     let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -100,25 +100,25 @@ fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> 
         .collect();
     if lines.len() > secrets_max {
         let most = if secrets_max == 1 { "one line" } else { "two lines" };
-        return Err(format!("it has more than {most}; expected is one secret a line"));
+        return Err(format!("it has more than {most}: expected one secret per line"));
     }
     if lines.iter().any(|line| line.is_empty()) {
-        return Err("it is empty, or has an empty line; expected is one secret a line".into());
+        return Err("it is empty or has an empty line: expected one secret per line".into());
     }
     Ok(lines.into_iter().map(|line| line.to_vec().into()).collect())
 }
 
-/// The places where a secret may stand.
+/// The sources that a secret may come from.
 #[derive(Debug)]
 pub(super) struct SecretSources<'a> {
     names: &'static SecretNames,
     file: Option<&'a Path>,
     variable: Option<Secret>,
-    /// What systemd has made of the unit's `LoadCredential=`.
+    /// The directory of systemd credentials (`LoadCredential=` in the unit).
     credentials_dir: Option<PathBuf>,
 }
 
-/// Bytes that do not print.
+/// Bytes that `Debug` does not print.
 struct Secret(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for Secret {
@@ -128,7 +128,7 @@ impl fmt::Debug for Secret {
 }
 
 impl<'a> SecretSources<'a> {
-    /// This file, where one is set, this variable, and what systemd has handed over.
+    /// Takes the file and the variable, if set, and the credentials directory from the environment.
     pub fn from_process(
         names: &'static SecretNames,
         file: Option<&'a Path>,
@@ -148,20 +148,20 @@ impl<'a> SecretSources<'a> {
         SecretSources { names, file, variable, credentials_dir }
     }
 
-    /// The site's keys, as [`SecretSources::read_lines`].
+    /// Reads the JWT secrets, like [`SecretSources::read_lines`].
     pub fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let read = self.read_lines()?;
         Ok(read.map(|(secrets, warnings)| (JwtKeys { secrets }, warnings)))
     }
 
-    /// The secrets with what an operator should be warned of, or `None` where none is set. What was
-    /// set by name wins over systemd's credential.
+    /// Reads the secrets, and returns them with warnings for the operator; `None` if none is set. A
+    /// file or a variable takes precedence over the systemd credential.
     pub fn read_lines(self) -> Result<Option<(SecretLines, Vec<String>)>, String> {
         let mut warnings = Vec::new();
         let SecretNames { flag, variable, credential, secrets_max, signs } = self.names;
         let (place, bytes) = match (self.file, self.variable) {
             (Some(_), Some(_)) => {
-                return Err(format!("{flag} and {variable} are both set; expected is one of them"));
+                return Err(format!("{flag} and {variable} are both set: set only one of them"));
             }
             (Some(path), None) => {
                 let place = format!("{flag} {}", path.display());
@@ -172,13 +172,13 @@ impl<'a> SecretSources<'a> {
             (None, None) => {
                 let path =
                     self.credentials_dir.map(|credentials_dir| credentials_dir.join(credential));
-                // One that is there and cannot be read is an error, and not none.
+                // A credential that exists but cannot be read is an error.
                 let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
                 let Some(path) = path.filter(is_there) else { return Ok(None) };
                 let place = format!("the credential {}", path.display());
                 let bytes = read_file(&path, &place, &mut warnings)?;
                 if bytes.trim_ascii().is_empty() {
-                    // What a unit sets where there is no file (SetCredential=, systemd.exec(5)).
+                    // The unit's default without a file (SetCredential=, systemd.exec(5)).
                     return Ok(None);
                 }
                 (place, bytes)
@@ -187,15 +187,15 @@ impl<'a> SecretSources<'a> {
         let lines = parse_lines(&bytes, *secrets_max).map_err(|why| format!("{place}: {why}"))?;
         if lines.iter().any(|secret| looks_wrapped(secret)) {
             warnings.push(format!(
-                "{place}: a secret begins or ends with white space or stands in quotes; expected \
-                 is the value alone"
+                "{place}: a secret begins or ends with white space or is in quotes: expected the \
+                 value alone"
             ));
         }
         if let Some(shortest) = lines.iter().map(|secret| secret.len()).min() {
             if shortest < BYTES_ADVISED {
                 warnings.push(format!(
-                    "{place}: a secret of {shortest} bytes can be guessed from {signs}; \
-                     {BYTES_ADVISED} or more are advised"
+                    "{place}: a secret of {shortest} bytes can be guessed from {signs}: use at \
+                     least {BYTES_ADVISED} bytes"
                 ));
             }
         }
@@ -203,7 +203,7 @@ impl<'a> SecretSources<'a> {
     }
 }
 
-/// Whether a secret looks as if more than it had been copied.
+/// Whether a secret looks as if quotes or white space around it had been copied as well.
 fn looks_wrapped(secret: &[u8]) -> bool {
     let ends = secret.first().zip(secret.last());
     ends.is_some_and(|(first, last)| {
@@ -213,7 +213,7 @@ fn looks_wrapped(secret: &[u8]) -> bool {
     })
 }
 
-/// Reads a file of secrets, which are copied nowhere on the way.
+/// Reads a file of secrets without leaving copies of them in memory.
 pub(super) fn read_file(
     path: &Path,
     place: &str,
@@ -221,26 +221,28 @@ pub(super) fn read_file(
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let refuse = |why: &dyn fmt::Display| format!("{place}: it cannot be read: {why}");
     let file = files::open(path).map_err(|fault| match fault.kind() {
-        // What is no path may be the secret itself, put in the wrong place.
+        // The path may be the secret itself, set in the wrong place: it is not printed.
         io::ErrorKind::NotFound if !path.is_absolute() => {
             let what = place.split(' ').next().unwrap_or_default();
-            format!("{what}: there is no such file; expected is a path, not the secret itself")
+            format!("{what}: there is no such file: expected a path, not the secret itself")
         }
         _ => refuse(&fault),
     })?;
     let mode = file.metadata().map_err(|fault| refuse(&fault))?.permissions().mode();
     if mode & 0o006 != 0 {
         warnings.push(format!(
-            "{place}: everyone on this machine may read or change it; chmod o-rw is advised"
+            "{place}: everyone on this machine may read or change it: run chmod o-rw on it"
         ));
     }
-    // One byte more shows that there is more. Room for all of it, so that the vector never moves
-    // and leaves a copy behind.
+    // Reads one byte beyond the maximum to detect a larger file. The full capacity, because a
+    // reallocation would leave a copy of the secret in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * FILE_BYTES_MAX));
     let mut reader = file.take(FILE_BYTES_MAX as u64 + 1);
     reader.read_to_end(&mut bytes).map_err(|fault| refuse(&fault))?;
     match bytes.len() > FILE_BYTES_MAX {
-        true => Err(format!("{place}: it is longer than {FILE_BYTES_MAX} bytes: not a secret")),
+        true => Err(format!(
+            "{place}: it is larger than {FILE_BYTES_MAX} bytes, too large for a secret"
+        )),
         false => Ok(bytes),
     }
 }
@@ -253,7 +255,7 @@ mod tests {
 
     const LONG: &str = "put your unique phrase here, and make it long";
 
-    /// A folder that goes with the test.
+    /// A directory that is removed at the end of the test.
     struct Folder(PathBuf);
 
     impl Folder {

@@ -1,11 +1,15 @@
-//! Where the site is: its address, checked once.
+//! The URL of the BuddyBoss site, validated and normalized.
+//!
+//! Parsed with the `http` crate, not with `url`. By the rules of browsers, `url` accepts what is
+//! refused here (`https:///host`, `https:host`, an empty port, line breaks in the middle), and its
+//! Unicode tables add some 230 KB to the binary.
 
 use std::fmt;
 
 use http::Uri;
 
-/// The address of a BuddyBoss site, checked: scheme `http` or `https`, a host, perhaps a port and a
-/// path, and nothing else. It prints as what it is; it cannot hold a password.
+/// The validated URL of a BuddyBoss site: scheme `http` or `https`, a host, optionally a port and a
+/// path. It cannot contain a password, so it may be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteUrl {
     /// Scheme, authority and path, without a slash at the end.
@@ -13,20 +17,24 @@ pub struct SiteUrl {
 }
 
 impl SiteUrl {
-    /// Reads an address as an operator writes it: `https://example.org/community`.
+    /// Parses a URL such as `https://example.org/community`. Slashes and a `/wp-json` at the end
+    /// are removed.
     ///
-    /// Slashes and a `/wp-json` at the end are dropped. The error is a sentence for the operator;
-    /// it does not repeat the text, which may hold a password.
+    /// # Errors
+    ///
+    /// A message for the operator. It does not repeat the text, which may contain a password.
     pub fn parse(text: &str) -> Result<SiteUrl, String> {
         let refuse = |why: &str| {
-            Err(format!("not the address of a site: {why} (expected is https://example.org)"))
+            Err(format!(
+                "not the URL of a site: {why} (expected a URL such as https://example.org)"
+            ))
         };
         let text = text.trim();
         if text.contains(['?', '#']) {
             return refuse("it has a query or a fragment");
         }
         let Ok(uri) = text.parse::<Uri>() else {
-            return refuse("it is no URL, or has characters that are not ASCII");
+            return refuse("it is not a valid URL, or has non-ASCII characters");
         };
         let scheme = match uri.scheme_str() {
             Some("http") => "http",
@@ -40,11 +48,11 @@ impl SiteUrl {
         if authority.as_str().contains('@') {
             return refuse("it has a user name or a password");
         }
-        // What the `http` crate calls a port may be empty or beyond 65,535.
+        // The `http` crate also accepts an empty port and one beyond 65,535.
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => String::new(),
             Some(_) => match authority.port_u16() {
-                // As for a browser, it goes without saying.
+                // The default port is omitted, as in the `Origin` of a browser.
                 Some(443) if scheme == "https" => String::new(),
                 Some(80) if scheme == "http" => String::new(),
                 Some(port) if port > 0 => format!(":{port}"),
@@ -61,7 +69,7 @@ impl SiteUrl {
         Ok(SiteUrl { base: format!("{scheme}://{host}{port}{path}") })
     }
 
-    /// The address without a slash at the end.
+    /// Returns the URL without a slash at the end.
     pub fn as_str(&self) -> &str {
         &self.base
     }

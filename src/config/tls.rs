@@ -1,7 +1,7 @@
-//! The server's certificate and its key: where they stand, and what is made of them.
+//! Loads the server's TLS certificate and private key, and configures rustls with them.
 //!
-//! Two files that are named, or two credentials that systemd hands to a service. What has been read
-//! of the key is zeroed; what the TLS library makes of it lives as long as it is used.
+//! They come from two files or from two systemd credentials. The bytes read from the key file are
+//! zeroed; the key inside the TLS library lives as long as it is in use.
 
 use std::fs;
 use std::io::Read;
@@ -17,17 +17,17 @@ pub const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
 
 const CERT_FLAG: &str = "--tls-cert";
 const KEY_FLAG: &str = "--tls-key";
-/// Far more than a certificate with those above it has.
+/// Maximum size of the certificate file, far more than a chain needs.
 const CERT_BYTES_MAX: u64 = 1 << 20;
 
-/// A file, and how an operator knows it.
+/// A file, and its name in messages.
 #[derive(Debug)]
 struct NamedFile {
     path: PathBuf,
     name: String,
 }
 
-/// Where the certificate and its key stand.
+/// The files of the certificate and of its key.
 #[derive(Debug)]
 pub(super) struct TlsFiles {
     cert: NamedFile,
@@ -35,8 +35,8 @@ pub(super) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// These files, where they are set, else what systemd has made of the unit's `LoadCredential=`.
-    /// One of the two without the other is an error.
+    /// Returns these files if they are set, else the systemd credentials (`LoadCredential=` in the
+    /// unit). One of the two without the other is an error.
     pub(super) fn from_process(
         cert: Option<&Path>,
         key: Option<&Path>,
@@ -66,11 +66,11 @@ impl TlsFiles {
         }
         let credential = |name: &str| {
             let path = credentials_dir.as_ref()?.join(name);
-            // One that is there and cannot be read is an error, and not none; an empty line is what
-            // a unit sets for none.
-            let is_there = path.try_exists().unwrap_or(true);
+            // A credential that exists but cannot be read is an error. An empty line is the unit's
+            // default for none.
+            let exists = path.try_exists().unwrap_or(true);
             let is_blank = || fs::read(&path).is_ok_and(|text| is_blank(text.into()));
-            (is_there && !is_blank())
+            (exists && !is_blank())
                 .then(|| NamedFile { name: format!("the credential {}", path.display()), path })
         };
         match CREDENTIALS.map(credential) {
@@ -78,12 +78,12 @@ impl TlsFiles {
             [None, None] => Ok(None),
             [Some(NamedFile { name, .. }), None] | [None, Some(NamedFile { name, .. })] => {
                 let [cert, key] = CREDENTIALS;
-                Err(format!("{name} stands alone: expected are both, {cert} and {key}"))
+                Err(format!("{name} is set alone: expected both credentials, {cert} and {key}"))
             }
         }
     }
 
-    /// What the server proves itself with, and what an operator should be warned of.
+    /// Reads the certificate and the key; also returns warnings for the operator.
     pub(super) fn read(&self) -> Result<(TlsIdentity, Vec<String>), String> {
         let mut warnings = Vec::new();
         let TlsFiles { cert, key } = self;
@@ -93,13 +93,13 @@ impl TlsFiles {
     }
 }
 
-/// Whether a text has nothing in it; it may be the key, and is zeroed.
+/// Whether a text is empty or white space. It may be the key, so it is zeroed.
 fn is_blank(text: Zeroizing<Vec<u8>>) -> bool {
     text.trim_ascii().is_empty()
 }
 
 fn incomplete_pair(set: &str, unset: &str) -> String {
-    format!("{set} is set and {unset} is not: expected are both, or neither")
+    format!("{set} is set and {unset} is not: expected both, or neither")
 }
 
 fn read_cert(NamedFile { path, name }: &NamedFile) -> Result<Vec<u8>, String> {
@@ -108,7 +108,9 @@ fn read_cert(NamedFile { path, name }: &NamedFile) -> Result<Vec<u8>, String> {
         .and_then(|file| file.take(CERT_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|fault| format!("{name}: it cannot be read: {fault}"))?;
     match bytes.len() as u64 > CERT_BYTES_MAX {
-        true => Err(format!("{name}: it is longer than {CERT_BYTES_MAX} bytes: no certificate")),
+        true => Err(format!(
+            "{name}: it is larger than {CERT_BYTES_MAX} bytes, too large for a certificate"
+        )),
         false => Ok(bytes),
     }
 }
@@ -126,14 +128,14 @@ mod identity {
 
     use super::Validity;
 
-    /// A certificate with its key, and how TLS is spoken: what all connections share.
+    /// The certificate, its key and the TLS configuration that all connections share.
     #[derive(Clone)]
     pub struct TlsIdentity {
         settings: Arc<ServerConfig>,
         validity: Option<Validity>,
     }
 
-    /// The key is in it, which is not shown.
+    /// Does not print the key.
     impl fmt::Debug for TlsIdentity {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("TlsIdentity(…)")
@@ -141,7 +143,7 @@ mod identity {
     }
 
     impl TlsIdentity {
-        /// Of two texts in PEM, each with the name of its place.
+        /// Parses certificate and key in PEM, each given with its name for messages.
         pub(super) fn new(
             (cert_name, cert): (&str, &[u8]),
             (key_name, key): (&str, &[u8]),
@@ -149,21 +151,21 @@ mod identity {
             let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(cert)
                 .map(|der| der.map(CertificateDer::into_owned))
                 .collect::<Result<_, _>>()
-                .map_err(|fault| format!("{cert_name}: it is no PEM: {fault}"))?;
+                .map_err(|fault| format!("{cert_name}: it is not valid PEM: {fault}"))?;
             if chain.is_empty() {
                 return Err(format!(
-                    "{cert_name}: no certificate is in it; expected is PEM, from BEGIN CERTIFICATE \
-                     on, the server's own first"
+                    "{cert_name}: it contains no certificate: expected PEM with BEGIN CERTIFICATE, \
+                     the server's own certificate first"
                 ));
             }
             let validity = chain.first().and_then(|own| Validity::from_der(own));
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| match fault {
                 pem::Error::NoItemsFound => format!(
-                    "{key_name}: no key is in it; expected is PEM, not encrypted, from BEGIN \
-                     PRIVATE KEY, BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE KEY on"
+                    "{key_name}: it contains no key: expected PEM, not encrypted, with BEGIN \
+                     PRIVATE KEY, BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE KEY"
                 ),
-                // Its words may have a part of the text in them.
-                _ => format!("{key_name}: it is no PEM"),
+                // The error is not printed, because it may contain a part of the key.
+                _ => format!("{key_name}: it is not valid PEM"),
             })?;
             let settings = settings(chain, key).map_err(|fault| match fault {
                 Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
@@ -171,20 +173,19 @@ mod identity {
                 }
                 Error::InvalidCertificate(fault) => format!("{cert_name}: {fault:?}"),
                 Error::General(fault) => {
-                    format!("{key_name}: {fault}; expected is an RSA, ECDSA or Ed25519 key")
+                    format!("{key_name}: {fault}: expected an RSA, ECDSA or Ed25519 key")
                 }
                 fault => format!("{cert_name}, {key_name}: {fault}"),
             })?;
             Ok(TlsIdentity { settings: Arc::new(settings), validity })
         }
 
-        /// From when to when the certificate holds; `None` if it does not say it in a way that is
-        /// understood.
+        /// Returns the validity period of the certificate; `None` if it cannot be parsed.
         pub fn validity(&self) -> Option<Validity> {
             self.validity
         }
 
-        /// How a session of this server is spoken.
+        /// Returns the TLS configuration for new connections.
         pub fn settings(&self) -> Arc<ServerConfig> {
             self.settings.clone()
         }
@@ -199,13 +200,13 @@ mod identity {
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
-        // Who comes back brings what the server needs in a ticket (RFC 5077, RFC 8446 2.2): nothing
-        // is kept for it here, and no signature is made. Their keys change by themselves, and
-        // are drawn anew with each certificate.
+        // Sessions are resumed by tickets (RFC 5077, RFC 8446 2.2): the server stores no sessions
+        // and needs no signature. The ticketer rotates its keys, and each certificate gets a new
+        // one.
         settings.ticketer = ring::Ticketer::new()?;
         settings.session_storage = std::sync::Arc::new(NoServerSessionStorage {});
         settings.send_tls13_tickets = 1;
-        // Never any data before the handshake is over: it could be played again.
+        // No early data: it can be replayed.
         settings.max_early_data_size = 0;
         settings.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(settings)

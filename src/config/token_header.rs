@@ -1,19 +1,19 @@
-//! The header in which the site expects a member's token.
+//! The request header in which the site expects a user's token (`--token-header`).
 
 use std::fmt;
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-/// The name of a header that may carry a token: `Authorization`, or one of the site's own, as sites
-/// behind the BuddyBoss app have in `accessToken`.
+/// The name of the header: `Authorization`, or a custom one such as `accessToken` of the BuddyBoss
+/// App.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenHeader {
     name: HeaderName,
 }
 
-/// Headers that mean something else to the site or to what stands in front of it. Names that begin
-/// like one of `RESERVED_PREFIXES` are taken as well.
+/// Headers that have another meaning for the site or for a proxy in front of it. Names that begin
+/// with one of `RESERVED_PREFIXES` are reserved as well.
 const RESERVED: [&str; 14] = [
     "connection",
     "cookie",
@@ -34,31 +34,29 @@ const RESERVED_PREFIXES: [&str; 6] =
     ["accept", "content-", "if-", "proxy-", "x-forwarded-", "x-http-method"];
 
 impl TokenHeader {
-    /// Reads a name as an operator writes it; letters may be large or small.
+    /// Parses a header name, in upper or lower case.
     ///
     /// # Errors
     ///
-    /// A sentence for the operator.
+    /// A message for the operator.
     pub fn parse(text: &str) -> Result<TokenHeader, String> {
         let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
             return Err("expected the name of a header, such as Authorization".to_owned());
         };
-        let taken = RESERVED.contains(&name.as_str())
-            // `accesstoken` does not begin like `accept`; a kind is not a whole word.
-            || RESERVED_PREFIXES.iter().any(|kind| name.as_str().starts_with(kind));
-        match taken {
-            true => Err("this header has another meaning; expected is one for a token".to_owned()),
+        let is_reserved = RESERVED.contains(&name.as_str())
+            || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+        match is_reserved {
+            true => Err("this header has another meaning: expected one for a token".to_owned()),
             false => Ok(TokenHeader { name }),
         }
     }
 
-    /// The name in small letters, as it goes over the wire: names of headers have no case (RFC 9110
-    /// 5.1).
+    /// Returns the name in lower case. Header names are case-insensitive (RFC 9110 5.1).
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// Whether it is the usual one, in which a token follows the word `Bearer`.
+    /// Whether this is `Authorization`, in which the token follows `Bearer`.
     pub fn is_authorization(&self) -> bool {
         self.name == AUTHORIZATION
     }

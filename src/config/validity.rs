@@ -1,118 +1,70 @@
-//! From when to when a certificate holds (RFC 5280 4.1.2.5), and nothing else of what it says.
+//! The validity period of the server's certificate (RFC 5280 4.1.2.5), and a warning near its end.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-/// One that ends so soon is worth a word: those of Let's Encrypt are renewed 30 days before.
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+/// Warn this long before expiry. Let's Encrypt certificates are renewed 30 days before.
 const EXPIRES_SOON_S: u64 = 14 * 24 * 60 * 60;
 
-/// From when to when a certificate holds, in seconds since 1970.
+/// The validity period of a certificate, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// The first second in which it does.
+    /// The first second of the period.
     pub from_s: u64,
-    /// The last one.
+    /// The last second of the period.
     pub until_s: u64,
 }
 
 impl Validity {
-    /// What a certificate in DER says; `None` if it cannot be read.
+    /// Reads the period from a certificate in DER; `None` if it cannot be parsed.
     pub(super) fn from_der(certificate: &[u8]) -> Option<Validity> {
-        const SEQUENCE: u8 = 0x30;
-        const VERSION: u8 = 0xa0;
-        let inside = |bytes| read_der_element(bytes).filter(|(tag, ..)| *tag == SEQUENCE);
-        let (_, certificate, _) = inside(certificate)?;
-        let (_, mut rest, _) = inside(certificate)?;
-        if let (VERSION, _, after) = read_der_element(rest)? {
-            rest = after;
-        }
-        // Its number, the kind of its signature, and who has signed it.
-        for _ in 0..3 {
-            (_, _, rest) = read_der_element(rest)?;
-        }
-        let (_, times, _) = inside(rest)?;
-        let (tag, from, rest) = read_der_element(times)?;
-        let from_s = parse_der_time(tag, from)?;
-        let (tag, until, _) = read_der_element(rest)?;
-        Some(Validity { from_s, until_s: parse_der_time(tag, until)? })
+        let period = Certificate::from_der(certificate).ok()?.tbs_certificate.validity;
+        Some(Validity {
+            from_s: period.not_before.to_unix_duration().as_secs(),
+            until_s: period.not_after.to_unix_duration().as_secs(),
+        })
     }
 
-    /// What an operator should know at this time, if anything.
+    /// Returns a warning for the operator if the certificate has expired, expires soon or is not
+    /// valid yet.
     pub fn warning(&self, now_s: u64) -> Option<String> {
         let Validity { from_s, until_s } = *self;
         if now_s > until_s {
-            Some(format!(
-                "the certificate has ended on {}: no client takes it",
-                format_date(until_s)
-            ))
+            let until = format_date(until_s);
+            Some(format!("the certificate expired on {until}: clients refuse it"))
         } else if now_s < from_s {
             let from = format_date(from_s);
-            Some(format!("the certificate begins on {from}, or this machine's clock is wrong"))
-        } else if until_s - now_s < EXPIRES_SOON_S {
             Some(format!(
-                "the certificate ends on {}: see that it is renewed",
-                format_date(until_s)
+                "the certificate is not valid before {from}, or the clock of this machine is wrong"
             ))
+        } else if until_s - now_s < EXPIRES_SOON_S {
+            Some(format!("the certificate expires on {}: renew it", format_date(until_s)))
         } else {
             None
         }
     }
 }
 
-/// A time as RFC 3339 has it.
+/// Formats a time as in RFC 3339.
 pub fn format_date(since_1970_s: u64) -> String {
-    // The last second that RFC 3339 can write.
+    // The last second that RFC 3339 can represent.
     let shown = UNIX_EPOCH + Duration::from_secs(since_1970_s.min(253_402_300_799));
     humantime::format_rfc3339_seconds(shown).to_string()
-}
-
-/// The first element of DER: its tag, its content, and what follows (X.690 8.1).
-fn read_der_element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&[tag, length], rest) = bytes.split_first_chunk()?;
-    let (length, rest) = match usize::from(length) {
-        short @ 0..0x80 => (short, rest),
-        long => {
-            let (length, rest) =
-                rest.split_at_checked(long - 0x80).filter(|(l, _)| l.len() <= 4)?;
-            (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
-        }
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
-}
-
-/// A time, `UTCTime` or `GeneralizedTime`, in seconds since 1970; none before that is of any use.
-fn parse_der_time(tag: u8, time: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(time).ok()?.strip_suffix('Z')?;
-    let text = match (tag, text.len()) {
-        (0x17, 12) => format!("{}{text}", if text < "50" { "20" } else { "19" }),
-        (0x18, 14) => text.to_owned(),
-        _ => return None,
-    };
-    let part = |from, to| text.get(from..to);
-    let time = format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        part(0, 4)?,
-        part(4, 6)?,
-        part(6, 8)?,
-        part(8, 10)?,
-        part(10, 12)?,
-        part(12, 14)?
-    );
-    let time: SystemTime = humantime::parse_rfc3339(&time).ok()?;
-    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A certificate for localhost of these two years.
+    /// Creates a certificate for localhost that is valid from one year to another.
     fn certificate(from: i32, until: i32) -> Vec<u8> {
-        let mut wishes = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-        wishes.not_before = rcgen::date_time_ymd(from, 1, 2);
-        wishes.not_after = rcgen::date_time_ymd(until, 12, 31);
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 2);
+        params.not_after = rcgen::date_time_ymd(until, 12, 31);
         let key = rcgen::KeyPair::generate().unwrap();
-        wishes.self_signed(&key).unwrap().der().to_vec()
+        params.self_signed(&key).unwrap().der().to_vec()
     }
 
     #[test]
@@ -147,11 +99,13 @@ mod tests {
     fn certificate_warns_before_start_near_expiry_and_after() {
         let day = 86_400;
         let validity = Validity { from_s: 100 * day, until_s: 200 * day };
-        for (now, words) in
-            [(99, "begins on 1970-04-11"), (187, "ends on 1970-07-20"), (201, "has ended")]
-        {
-            let said = validity.warning(now * day).unwrap();
-            assert!(said.contains(words), "{said}");
+        for (now, words) in [
+            (99, "not valid before 1970-04-11"),
+            (187, "expires on 1970-07-20"),
+            (201, "expired on"),
+        ] {
+            let warning = validity.warning(now * day).unwrap();
+            assert!(warning.contains(words), "{warning}");
         }
         assert_eq!(validity.warning(185 * day), None);
     }

@@ -1,4 +1,7 @@
 //! Rate limit of a client's frames: a token bucket (GCRA).
+//!
+//! No library (such as `governor`): they read the clock or use atomics, and the server needs
+//! 8 bytes a connection, the time of the tick, and a third verdict for floods.
 
 use std::time::Duration;
 

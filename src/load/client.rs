@@ -1,4 +1,4 @@
-//! One client's side of the conversation: bytes of frames, and what they say.
+//! One client of the load test: its state, and reading and writing of WebSocket frames.
 
 use std::io::Cursor;
 
@@ -8,18 +8,18 @@ use serde_json::value::RawValue;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::OpCode;
 
-/// How far a client has come.
+/// The state of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// The socket is not connected yet.
     Connecting,
-    /// The request is sent.
+    /// The upgrade request is sent.
     Handshake,
-    /// The WebSocket is open, the thread not yet joined.
+    /// The WebSocket is open, and the thread is not joined yet.
     Joining,
-    /// It hears its thread.
+    /// The thread is joined.
     Joined,
-    /// It is over.
+    /// The connection is closed or has failed.
     Closed,
 }
 
@@ -27,27 +27,27 @@ pub(super) enum State {
 pub(super) struct Client {
     pub(super) socket: Option<TcpStream>,
     pub(super) state: State,
-    /// Nanoseconds since the start.
+    /// When it began to connect, in nanoseconds since the start of the run.
     pub(super) started: u64,
     pub(super) user: Option<u64>,
-    /// The start of a head or frame whose rest is still to come.
+    /// The incomplete response head or frame received so far.
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
 }
 
-/// The longest frame that is waited for: a list of a hundred thousand users is shorter.
+/// Maximum size of a frame from the server; a list of a hundred thousand users is smaller.
 const FRAME_BYTES_MAX: u64 = 4 << 20;
 
-/// What a frame is, what it carries, and how many bytes it has.
+/// Opcode, payload and total length of a frame.
 type Frame<'a> = (OpCode, &'a [u8], usize);
 
-/// A frame at the start of these bytes. `None`: its rest is still to come.
+/// Parses the frame at the start of `bytes`; `None` if it is incomplete.
 pub(super) fn parse_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
     let mut cursor = Cursor::new(bytes);
     let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(drop)? else {
         return Ok(None);
     };
-    // The server neither masks nor, in its short frames, uses fragments.
+    // The server sends neither masked nor fragmented frames.
     if header.mask.is_some() || !header.is_final || length > FRAME_BYTES_MAX {
         return Err(());
     }
@@ -56,15 +56,15 @@ pub(super) fn parse_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
     Ok(bytes.get(start..end).map(|payload| (header.opcode, payload, end)))
 }
 
-/// Adds a masked frame.
+/// Appends a masked frame to `out`.
 pub(super) fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: [u8; 4]) {
     let header = FrameHeader { opcode, is_final: true, mask: Some(mask), ..FrameHeader::default() };
-    // A Vec takes every byte: no error can come of it.
+    // Writing to a Vec cannot fail.
     let _ = header.format(payload.len() as u64, out);
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// What is looked at in a frame of the server.
+/// The fields of the server's frames that the load test uses.
 #[derive(Deserialize)]
 pub(super) struct ServerFrame<'a> {
     #[serde(borrow, rename = "type")]
@@ -77,7 +77,7 @@ pub(super) struct ServerFrame<'a> {
     pub(super) code: Option<&'a str>,
 }
 
-/// Stands before the time in a message.
+/// Prefix of the send time in the text of a message.
 pub(super) const MARK: &str = "buddyline bench ";
 
 impl ServerFrame<'_> {
@@ -85,7 +85,7 @@ impl ServerFrame<'_> {
         self.user?.get().trim_matches('"').parse().ok()
     }
 
-    /// When a message of ours was sent, in nanoseconds since the start.
+    /// Returns when a message of this run was sent, in nanoseconds since its start.
     pub(super) fn sent_at(&self) -> Option<u64> {
         self.message?.get().trim_matches('"').strip_prefix(MARK)?.parse().ok()
     }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn timestamp_and_user_are_parsed_from_a_message() {
         let text = r#"{"type":"message","threadId":1,"message":"buddyline bench 17","userId":"5"}"#;
-        let heard: ServerFrame = serde_json::from_str(text).unwrap();
-        assert_eq!((heard.sent_at(), heard.user(), heard.typing), (Some(17), Some(5), None));
+        let frame: ServerFrame = serde_json::from_str(text).unwrap();
+        assert_eq!((frame.sent_at(), frame.user(), frame.typing), (Some(17), Some(5), None));
     }
 }

@@ -1,108 +1,110 @@
-//! What came of it, as a table for people and as JSON for programs.
+//! The report of a load test, as a text table or as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::histogram::Summary;
+use super::latency::Summary;
 
-/// How often each of a few words came.
+/// Number of occurrences of each reason or code.
 pub type Counts = BTreeMap<String, u64>;
 
-/// Counts a word.
+/// Counts an occurrence of a reason or code.
 pub(super) trait Count {
-    fn count(&mut self, word: String);
+    fn count(&mut self, reason: String);
 }
 
-/// Words of a server that says something new each time are not kept for ever.
-const WORDS_MAX: usize = 64;
+/// Maximum number of different reasons; further ones are counted as "other".
+const REASONS_MAX: usize = 64;
 
 impl Count for Counts {
-    fn count(&mut self, word: String) {
-        let word = match self.len() >= WORDS_MAX && !self.contains_key(&word) {
+    fn count(&mut self, reason: String) {
+        let reason = match self.len() >= REASONS_MAX && !self.contains_key(&reason) {
             true => "other".to_owned(),
-            false => word.chars().take(80).filter(|c| !c.is_control()).collect(),
+            false => reason.chars().take(80).filter(|c| !c.is_control()).collect(),
         };
-        *self.entry(word).or_default() += 1;
+        *self.entry(reason).or_default() += 1;
     }
 }
 
-/// What came of it.
+/// The result of a load test.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Connections asked for.
+    /// Connections requested with `--connections`.
     pub connections: u64,
-    /// Connections that came into their thread.
+    /// Connections that joined their thread.
     pub joined: u64,
-    /// Why the others did not.
+    /// Connections that failed to join, by reason.
     pub refused: Counts,
-    /// From the first packet to the answer that opens the WebSocket.
+    /// Time from connecting to the response that opens the WebSocket.
     pub handshake: Summary,
-    /// From the first packet to the thread.
+    /// Time from connecting to `thread_joined`.
     pub arrival: Summary,
     /// Frames sent.
     pub sent: u64,
-    /// Frames for which no connection was left, or none that the server read from.
+    /// Frames that no connection could send, because all were closed or their output was full.
     pub not_sent: u64,
-    /// How late they were sent, for which this tool is to blame.
+    /// Delay between the planned and the actual send time, caused by this tool.
     pub lag: Summary,
-    /// Deliveries: for each frame one to each who heard its thread then, its sender included.
+    /// Expected deliveries: one per frame and subscriber of its thread, including the sender.
     pub expected: u64,
-    /// Those that came.
+    /// Deliveries received.
     pub delivered: u64,
-    /// Those that did not.
+    /// Expected deliveries that did not arrive.
     pub missing: u64,
-    /// From sending to hearing.
+    /// Time from sending a frame to receiving it.
     pub latency: Summary,
-    /// News of who comes and goes.
+    /// Presence frames received.
     pub presence: u64,
-    /// The `error` frames by their code.
+    /// `error` frames by their code.
     pub errors: Counts,
-    /// Connections that the server ended, by close code.
+    /// Connections that the server closed, by close code.
     pub closed: Counts,
-    /// What the server's process used, with `--pid`.
+    /// Resource usage of the server process, with `--pid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Usage>,
 }
 
-/// What a process used.
+/// Resource usage of the server process.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// Resident memory before the first connection, in KiB.
     pub kib_before: u64,
-    /// When all had joined.
+    /// Resident memory after all had joined, in KiB.
     pub kib_joined: u64,
-    /// After the last delivery.
+    /// Resident memory after the last delivery, in KiB.
     pub kib_after: u64,
-    /// Of one core, while frames were sent and delivered.
+    /// CPU usage in percent of one core, while frames were sent and delivered.
     pub processor_percent: f64,
 }
 
 impl Report {
-    /// Whether everyone came in and stayed, and everything was sent and delivered.
+    /// Whether all connections joined and stayed open, and all frames were sent and delivered.
     pub fn is_good(&self) -> bool {
-        let all_in = self.joined == self.connections && self.closed.is_empty();
-        all_in && self.sent > 0 && self.missing + self.not_sent == 0 && self.errors.is_empty()
+        let all_joined = self.joined == self.connections && self.closed.is_empty();
+        all_joined && self.sent > 0 && self.missing + self.not_sent == 0 && self.errors.is_empty()
     }
 
-    /// What to do about what went wrong, a sentence each.
+    /// Returns advice for the problems in this report, one sentence for each.
     pub fn advice(&self) -> Vec<&'static str> {
-        let words = [&self.refused, &self.errors, &self.closed].into_iter().flat_map(Counts::keys);
-        let known = words.filter_map(|word| ADVICE.iter().find(|(known, _)| word.contains(known)));
+        let reasons =
+            [&self.refused, &self.errors, &self.closed].into_iter().flat_map(Counts::keys);
+        let known =
+            reasons.filter_map(|reason| ADVICE.iter().find(|(known, _)| reason.contains(known)));
         let mut advice: Vec<&str> = known.map(|(_, advice)| *advice).collect();
         if self.lag.p99_ms > 10.0 {
             advice.push(
-                "This tool sent late (lag): it had too little of the processor, and latencies are \
-                 not the server's alone.",
+                "This tool sent late (lag) for lack of CPU time: latencies include its own delays.",
             );
         }
         if self.missing > 0 && self.errors.is_empty() && self.closed.is_empty() {
             advice.push(
-                "Deliveries are missing: who reads slowly misses who types (--soft-outbox-bytes). \
-                 Typing is told apart by its order, so latencies after a gap are too long.",
+                "Deliveries are missing: the server drops typing frames for slow readers \
+                 (--soft-outbox-bytes). Typing frames are matched by their order, so latencies after \
+                 a gap are too long.",
             );
         }
         advice.dedup();
@@ -110,26 +112,29 @@ impl Report {
     }
 }
 
-/// What stops a load, and which setting of the server it is.
+/// Advice by a part of the reason: what it means, and which setting of the server causes it.
 const ADVICE: [(&str, &str); 11] = [
-    ("HTTP 503", "HTTP 503: the server is full (--max-connections), or about to stop."),
-    ("HTTP 429", "HTTP 429: one address may have so many (--max-connections-per-address)."),
-    ("HTTP 431", "HTTP 431: the token is too long for a head (--max-head-bytes)."),
-    ("HTTP 4", "The server refused the request: is it the address of a buddyline server?"),
-    ("refused", "Connection refused: no server listens there."),
+    ("HTTP 503", "HTTP 503: the server is full (--max-connections) or stopping."),
+    (
+        "HTTP 429",
+        "HTTP 429: too many connections from one address (--max-connections-per-address).",
+    ),
+    ("HTTP 431", "HTTP 431: the token makes the request head too large (--max-head-bytes)."),
+    ("HTTP 4", "The server refused the request: check that --url is a buddyline server."),
+    ("refused", "Connection refused: no server listens at --url."),
     ("no answer", "No answer: the server may be out of open files (--nofile, ulimit -n)."),
     (
         "rate_limited",
-        "rate_limited: a connection sends too often (--max-frames-per-second); take a \
-                      lower --rate, or more --connections.",
+        "rate_limited: a connection sends too many frames (--max-frames-per-second): use a lower \
+         --rate, or more --connections.",
     ),
+    ("overloaded", "overloaded: a limit of the server is reached (--max-threads, --max-sending)."),
+    ("token_", "The server has verified trust: provide tokens with --token-file."),
     (
-        "overloaded",
-        "overloaded: the server holds as much as it may (--max-threads, --max-sending).",
+        "1008",
+        "Close 1008: too many frames (--max-frames-per-second), or not authenticated in time.",
     ),
-    ("token_", "The server verifies who connects: give tokens with --token-file."),
-    ("1008", "Close 1008: too many frames (--max-frames-per-second), or nothing proved who it is."),
-    ("1013", "Close 1013: a connection was read too slowly (--max-outbox-bytes)."),
+    ("1013", "Close 1013: a connection read too slowly (--max-outbox-bytes)."),
 ];
 
 impl fmt::Display for Report {
@@ -147,18 +152,18 @@ impl fmt::Display for Report {
         row("deliveries expected", self.expected);
         row("deliveries", self.delivered);
         row("missing", self.missing);
-        row("who comes and goes", self.presence);
-        for (kind, words) in
+        row("presence frames", self.presence);
+        for (kind, counts) in
             [("refused", &self.refused), ("error", &self.errors), ("closed", &self.closed)]
         {
-            for (word, count) in words {
-                row(&format!("{kind}: {word}"), *count);
+            for (reason, count) in counts {
+                row(&format!("{kind}: {reason}"), *count);
             }
         }
         if let Some(server) = &self.server {
-            row("server KiB at first", server.kib_before);
+            row("server KiB at start", server.kib_before);
             row("server KiB, all joined", server.kib_joined);
-            row("server KiB at the end", server.kib_after);
+            row("server KiB at end", server.kib_after);
             let percent = server.processor_percent;
             let _ = writeln!(counts, "{:<28}{percent:>12.1}", "server % of a core");
         }

@@ -1,4 +1,5 @@
-//! The loop that connects, sends and counts.
+//! The event loop of the load test: connects the clients, sends frames at the rate, and waits for
+//! the deliveries.
 
 mod receive;
 
@@ -13,32 +14,33 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use zeroize::Zeroizing;
 
 use super::client::{Client, MARK, State, write_frame};
-use super::histogram::Histogram;
+use super::latency::Latencies;
 use super::report::{Count, Report, Usage};
 use super::{Kind, Options, Pace, ServerUrl};
 use crate::process;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
-/// Clients that are on their way in at one time.
+/// Maximum number of clients that are connecting or joining at one time.
 const JOINING_MAX: usize = 128;
-/// How long one may take to be in its thread, and all together.
+/// Maximum time for one client to join its thread, and for all clients together.
 const JOIN_TIMEOUT: u64 = 10 * NANOS_PER_SEC;
 const ALL_JOINED_TIMEOUT: u64 = 120 * NANOS_PER_SEC;
-/// After so many failures in a row no more is tried.
+/// Number of failures in a row after which no more connections are tried.
 const FAILURES_MAX: u32 = 16;
-/// So long without any frame, news of who has come are over; and how long that is waited for.
+/// Sending begins when no frame has arrived for this long, so that the presence frames of joining
+/// are over; and the maximum time to wait for that.
 const QUIET_FOR: u64 = NANOS_PER_SEC / 4;
 const QUIET_TIMEOUT: u64 = 5 * NANOS_PER_SEC;
-/// After the last frame: how long nothing may come, and how long is waited at the most.
+/// After the last frame was sent: the maximum time without a delivery, and the maximum time in all.
 const IDLE_TIMEOUT: u64 = 2 * NANOS_PER_SEC;
 const DELIVERY_TIMEOUT: u64 = 10 * NANOS_PER_SEC;
-/// What is counted for each sender at each hearer: 64 MiB.
+/// Maximum number of counters, one per pair of sender and subscriber: 64 MiB.
 const COUNTERS_MAX: usize = 16 << 20;
-/// Connections from one address of this machine, of some 28,000 ports.
+/// Maximum number of connections from one source address, which has some 28,000 ports.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
-/// What one client may leave unread; then it sends no more until it has gone out.
+/// Maximum number of unsent bytes of one client; beyond it, the client sends no new frames.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
-/// The key needs not be a secret here; the answer to it is checked.
+/// The `Sec-WebSocket-Key` of all clients. It is no secret; it only verifies the answer.
 const KEY: &str = "YnVkZHlsaW5lIGJlbmNoIQ==";
 
 pub(super) struct Runner<'a> {
@@ -49,27 +51,28 @@ pub(super) struct Runner<'a> {
     start: Instant,
     clients: Vec<Client>,
     users: HashMap<u64, u32>,
-    /// Who may have said more than was read in one go.
+    /// Clients with data left unread after the maximum number of reads.
     pending_reads: Vec<u32>,
-    /// Who is on the way in, in the order of setting out.
+    /// Clients that are connecting or joining, oldest first.
     joining: VecDeque<u32>,
     failures_in_a_row: u32,
-    /// Hearers in each thread, now.
+    /// Current number of subscribers of each thread.
     subscribers: Vec<u32>,
-    /// Senders in each thread.
+    /// Number of senders in each thread.
     senders: usize,
-    /// When each sender sent, and of each of them how many a hearer has heard.
+    /// The send times of each client.
     sent_at: Vec<Vec<u64>>,
+    /// Typing frames received, for each subscriber and sender.
     typing_counts: Vec<u32>,
     last_received: u64,
     last_delivery: u64,
     next_sender: usize,
     random: u64,
     closing: bool,
-    handshakes: Histogram,
-    joins: Histogram,
-    latencies: Histogram,
-    lags: Histogram,
+    handshakes: Latencies,
+    joins: Latencies,
+    latencies: Latencies,
+    lags: Latencies,
     report: Report,
     progress_at: Option<u64>,
 }
@@ -103,10 +106,10 @@ impl<'a> Runner<'a> {
             next_sender: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             closing: false,
-            handshakes: Histogram::default(),
-            joins: Histogram::default(),
-            latencies: Histogram::default(),
-            lags: Histogram::default(),
+            handshakes: Latencies::default(),
+            joins: Latencies::default(),
+            latencies: Latencies::default(),
+            lags: Latencies::default(),
             report: Report::default(),
             progress_at: io::stderr().is_terminal().then_some(0),
         })
@@ -134,11 +137,11 @@ impl<'a> Runner<'a> {
             self.poll_once(&mut events, &mut scratch, NANOS_PER_SEC / 10)?;
         }
         let measured = self.now() - started;
-        self.report.server = used.zip(self.cpu_seconds()).map(|(before_it, after)| Usage {
+        self.report.server = used.zip(self.cpu_seconds()).map(|(cpu_before, cpu_after)| Usage {
             kib_before: before.unwrap_or_default(),
             kib_joined: joined.unwrap_or_default(),
             kib_after: self.resident().unwrap_or_default(),
-            processor_percent: (after - before_it) * 100.0
+            processor_percent: (cpu_after - cpu_before) * 100.0
                 / (measured as f64 / NANOS_PER_SEC as f64),
         });
         self.close_all(&mut events, &mut scratch)?;
@@ -170,7 +173,7 @@ impl<'a> Runner<'a> {
         self.subscribers.iter().any(|count| *count > 0)
     }
 
-    /// Lets everyone come in, a few at a time.
+    /// Connects all clients, at most [`JOINING_MAX`] at a time.
     fn connect_all(&mut self, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
         loop {
             let now = self.now();
@@ -235,7 +238,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// One does not come in.
+    /// Counts a client that failed to connect or to join.
     fn fail(&mut self, index: usize, why: String) {
         self.clients[index].state = State::Closed;
         self.clients[index].socket = None;
@@ -243,7 +246,7 @@ impl<'a> Runner<'a> {
         self.report.refused.count(why);
     }
 
-    /// One has gone.
+    /// Counts a connection that the server has closed.
     fn close(&mut self, index: usize, why: String) {
         match self.clients[index].state {
             State::Closed => return,
@@ -259,7 +262,7 @@ impl<'a> Runner<'a> {
         self.clients[index].socket = None;
     }
 
-    /// Sends at the rate, and hears meanwhile.
+    /// Sends frames at the rate, and receives meanwhile.
     fn send(&mut self, started: u64, events: &mut Events, scratch: &mut [u8]) -> io::Result<()> {
         let end = started + u64::from(self.options.seconds) * NANOS_PER_SEC;
         let mean = NANOS_PER_SEC as f64 / f64::from(self.options.rate);
@@ -285,15 +288,15 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// One frame of the next sender that can.
+    /// Sends one frame from the next client that can send.
     fn send_one(&mut self, planned: u64) {
         let size = self.options.thread_size as usize;
         let threads = self.subscribers.len();
         for _ in 0..threads * self.senders {
-            // First one of each thread, then the second of each.
-            let turn = self.next_sender;
-            self.next_sender = (turn + 1) % (threads * self.senders);
-            let (thread, slot) = (turn % threads, turn / threads);
+            // The first client of each thread, then the second of each, and so on.
+            let next = self.next_sender;
+            self.next_sender = (next + 1) % (threads * self.senders);
+            let (thread, slot) = (next % threads, next / threads);
             let index = thread * size + slot;
             let ready = |p: &Client| p.state == State::Joined && p.output.len() < OUTPUT_BYTES_MAX;
             if !self.clients.get(index).is_some_and(ready) {
@@ -307,7 +310,7 @@ impl<'a> Runner<'a> {
                     format!(r#"{{"type":"send_message","threadId":{id},"message":"{MARK}{now}"}}"#)
                 }
             };
-            self.lags.add(now.saturating_sub(planned));
+            self.lags.record(now.saturating_sub(planned));
             if self.options.kind == Kind::Typing {
                 self.sent_at[index].push(now);
             }
@@ -324,7 +327,7 @@ impl<'a> Runner<'a> {
         ((self.random >> 11) as f64 + 1.0) / (1u64 << 53) as f64
     }
 
-    /// Marsaglia's xorshift: enough for the distances of frames and for masks.
+    /// Marsaglia's xorshift generator, sufficient for intervals and masks.
     fn next_random(&mut self) {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -352,7 +355,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Waits so many nanoseconds at the most, and takes in what has come.
+    /// Waits for events for at most `wait` nanoseconds, and processes them.
     fn poll_once(&mut self, events: &mut Events, scratch: &mut [u8], wait: u64) -> io::Result<()> {
         let pending_reads = std::mem::take(&mut self.pending_reads);
         let wait = if pending_reads.is_empty() { wait.min(NANOS_PER_SEC / 10) } else { 0 };
@@ -412,8 +415,8 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// A socket on its way. One address of this machine has too few ports for all: on Linux, the others
-/// of 127.0.0.0/8 lend theirs.
+/// Opens a socket and begins to connect. One source address has too few ports for all connections;
+/// on Linux, further addresses of 127.0.0.0/8 are used.
 fn open_socket(to: SocketAddr, index: usize) -> io::Result<mio::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

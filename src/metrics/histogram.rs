@@ -1,6 +1,6 @@
-//! How large things were: a count for each of a few fixed ranges, and a sum.
+//! A histogram with a few fixed buckets and a sum, as Prometheus has it.
 
-/// Values in `N` ranges and one beyond them; the unit is its owner's affair.
+/// Counts values in `N` buckets and one overflow bucket. The owner chooses the unit.
 #[derive(Clone, Debug)]
 pub struct Histogram<const N: usize> {
     bounds: &'static [u64; N],
@@ -9,34 +9,34 @@ pub struct Histogram<const N: usize> {
     sum: u64,
 }
 
-/// The same for who shows it, whatever its size.
+/// A view of a histogram that is independent of its number of buckets.
 #[derive(Clone, Copy, Debug)]
 pub struct Buckets<'a> {
-    /// The largest value of each range, ascending.
+    /// The inclusive upper bound of each bucket, ascending.
     pub bounds: &'a [u64],
-    /// How many values each range has, those of the ranges before it not among them.
+    /// The number of values in each bucket, not cumulative.
     pub counts: &'a [u64],
-    /// How many are larger than all bounds.
+    /// The number of values above the last bound.
     pub overflow: u64,
-    /// All values, added up.
+    /// The sum of all values.
     pub sum: u64,
 }
 
 impl<const N: usize> Histogram<N> {
-    /// An empty one with these bounds, the largest value of each range, ascending.
+    /// Creates an empty histogram with these inclusive upper bounds, ascending.
     pub const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
         Histogram { bounds, counts: [0; N], overflow: 0, sum: 0 }
     }
 
     /// Counts a value.
     pub fn record(&mut self, value: u64) {
-        let range = self.bounds.partition_point(|bound| *bound < value);
-        *self.counts.get_mut(range).unwrap_or(&mut self.overflow) += 1;
-        // A sum of times and sizes reaches this in half a million years.
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        *self.counts.get_mut(bucket).unwrap_or(&mut self.overflow) += 1;
+        // A sum of microseconds overflows only after half a million years.
         self.sum = self.sum.saturating_add(value);
     }
 
-    /// What it has counted.
+    /// Returns the counts.
     pub fn buckets(&self) -> Buckets<'_> {
         let Histogram { bounds, counts, overflow, sum } = self;
         Buckets { bounds: *bounds, counts, overflow: *overflow, sum: *sum }
@@ -55,6 +55,6 @@ mod tests {
         }
         let buckets = histogram.buckets();
         assert_eq!((buckets.counts, buckets.overflow), (&[2, 2, 2][..], 2));
-        assert_eq!(buckets.sum, u64::MAX, "it does not wrap");
+        assert_eq!(buckets.sum, u64::MAX, "the sum saturates");
     }
 }

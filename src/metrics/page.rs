@@ -1,42 +1,45 @@
-//! The text exposition format of Prometheus, version 0.0.4.
+//! Renders the Prometheus text exposition format, version 0.0.4.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+//!
+//! No library: the Prometheus crates keep the metrics in registries with atomics or locks, while
+//! the event loop needs plain integers and only this text format.
 
 use std::fmt::{self, Display, Write};
 
 use super::histogram::Buckets;
 
-/// The media type of the page.
+/// The `Content-Type` of the page.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A label and its value.
+/// The name and the value of a label.
 pub type Label<'a> = (&'a str, &'a str);
 
-/// What kind of number a family has.
+/// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows.
+    /// Only increases.
     Counter,
-    /// It goes up and down.
+    /// Increases and decreases.
     Gauge,
 }
 
-/// How the values of a histogram are written.
+/// The unit of the values of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// As they are.
+    /// Written unchanged.
     Raw,
-    /// They are microseconds, and become seconds.
+    /// Microseconds, written as seconds.
     Micros,
 }
 
-/// A page of metrics, family by family.
+/// A page of metrics, written family by family.
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
 }
 
-/// The samples of one family, which are written one after the other.
+/// Writes the samples of one family.
 #[derive(Debug)]
 pub struct Family<'a> {
     page: &'a mut Page,
@@ -44,7 +47,7 @@ pub struct Family<'a> {
 }
 
 impl Page {
-    /// The whole text.
+    /// Returns the text of the page.
     pub fn into_text(self) -> String {
         self.text
     }
@@ -59,12 +62,12 @@ impl Page {
         Family { page: self, name }
     }
 
-    /// A family of one sample without labels.
+    /// Writes a family of one sample without labels.
     pub fn metric(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
         self.family(kind, name, help).sample(&[], value);
     }
 
-    /// A family of histograms, one for each of these labels.
+    /// Writes a family of histograms, one for each label.
     pub fn histograms<'a>(
         &mut self,
         name: &'static str,
@@ -74,22 +77,22 @@ impl Page {
     ) {
         self.head(name, "histogram", help);
         for (label, buckets) in all {
-            let own: Vec<Label<'_>> = label.into_iter().collect();
+            let labels: Vec<Label<'_>> = label.into_iter().collect();
             let mut count = 0;
             for (bound, more) in buckets.bounds.iter().zip(buckets.counts) {
                 count += more;
                 let bound = FormattedValue(*bound, unit).to_string();
-                self.sample(name, "_bucket", &[&own[..], &[("le", &bound)]].concat(), count);
+                self.sample(name, "_bucket", &[&labels[..], &[("le", &bound)]].concat(), count);
             }
             count += buckets.overflow;
-            self.sample(name, "_bucket", &[&own[..], &[("le", "+Inf")]].concat(), count);
-            self.sample(name, "_sum", &own, FormattedValue(buckets.sum, unit));
-            self.sample(name, "_count", &own, count);
+            self.sample(name, "_bucket", &[&labels[..], &[("le", "+Inf")]].concat(), count);
+            self.sample(name, "_sum", &labels, FormattedValue(buckets.sum, unit));
+            self.sample(name, "_count", &labels, count);
         }
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // A String takes every character: no error can come of it.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.text, "# HELP {name} {}", Escaped(help, false));
         let _ = writeln!(self.text, "# TYPE {name} {kind}");
     }
@@ -115,13 +118,13 @@ impl Family<'_> {
 
     /// Writes a sample for each value of one label.
     pub fn samples<'l>(&mut self, label: &str, all: impl IntoIterator<Item = (&'l str, u64)>) {
-        for (word, value) in all {
-            self.sample(&[(label, word)], value);
+        for (label_value, value) in all {
+            self.sample(&[(label, label_value)], value);
         }
     }
 }
 
-/// A time in microseconds, written in seconds without a rounding.
+/// A time in microseconds, written in seconds without rounding.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub u64);
 
@@ -146,7 +149,8 @@ impl Display for FormattedValue {
     }
 }
 
-/// A text with what has a meaning of its own escaped; quotes have one in labels only.
+/// A text with special characters escaped. The flag says whether quotes are escaped as well, as in
+/// label values.
 struct Escaped<'a>(&'a str, bool);
 
 impl Display for Escaped<'_> {

@@ -1,4 +1,4 @@
-//! What a client hears, and what is counted of it.
+//! The receiving side of the load test: reads and counts what the server sends.
 
 use std::io::{self, Read, Write};
 
@@ -10,7 +10,7 @@ use super::super::client::{ServerFrame, State, parse_frame};
 use super::super::report::Count;
 use super::{KEY, OUTPUT_BYTES_MAX, Runner};
 
-/// Reads from one client before the others have their turn.
+/// Maximum number of reads from one client before the others are served.
 const READS_MAX: usize = 16;
 
 impl Runner<'_> {
@@ -25,7 +25,7 @@ impl Runner<'_> {
             match socket.write(&client.output[sent..]) {
                 Ok(bytes) => sent += bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
-                // What is wrong is heard by reading.
+                // Reading from the socket will return the error as well.
                 Err(_) => break,
             }
         }
@@ -37,7 +37,7 @@ impl Runner<'_> {
             let client = &mut self.clients[index];
             let Some(socket) = &mut client.socket else { return };
             let read = match socket.read(scratch) {
-                Ok(0) => return self.close(index, "without a close frame".to_owned()),
+                Ok(0) => return self.close(index, "no close frame".to_owned()),
                 Ok(read) => read,
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
@@ -52,15 +52,15 @@ impl Runner<'_> {
                 input.extend_from_slice(&scratch[..read]);
                 let used = self.parse_input(index, &input);
                 input.drain(..used);
-                // Most of the time there is nothing left, and nothing is to be kept for it.
+                // Usually no bytes are left: free the buffer.
                 self.clients[index].input = if input.is_empty() { Vec::new() } else { input };
             }
         }
-        // The others, and the time, have their turn first.
+        // More may be unread: continue after the other clients.
         self.pending_reads.push(index as u32);
     }
 
-    /// Returns how many of the bytes are done with.
+    /// Processes complete frames, and returns how many bytes were consumed.
     fn parse_input(&mut self, index: usize, bytes: &[u8]) -> usize {
         let mut used = 0;
         if self.clients[index].state == State::Handshake {
@@ -76,13 +76,14 @@ impl Runner<'_> {
                     self.handle_frame(index, opcode, payload);
                 }
                 Ok(None) => return used,
-                Err(()) => self.close(index, "a frame that cannot be read".to_owned()),
+                Err(()) => self.close(index, "invalid frame".to_owned()),
             }
         }
         bytes.len()
     }
 
-    /// The answer to the request: how long it is, if it is whole and good.
+    /// Parses the answer to the upgrade request, and joins the thread. Returns the length of the
+    /// head; `None` if it is incomplete or refuses the request.
     fn parse_handshake(&mut self, index: usize, bytes: &[u8]) -> Option<usize> {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
@@ -90,7 +91,7 @@ impl Runner<'_> {
             Ok(httparse::Status::Complete(head)) => head,
             Ok(httparse::Status::Partial) if bytes.len() < 16 * 1024 => return None,
             _ => {
-                self.fail(index, "an answer that is no HTTP".to_owned());
+                self.fail(index, "not an HTTP response".to_owned());
                 return None;
             }
         };
@@ -99,12 +100,12 @@ impl Runner<'_> {
             .iter()
             .find(|header| header.name.eq_ignore_ascii_case("sec-websocket-accept"));
         let status = response.code.unwrap_or_default();
-        let is_ours = |value: &[u8]| value == derive_accept_key(KEY.as_bytes()).as_bytes();
-        if status != 101 || !accept.is_some_and(|header| is_ours(header.value)) {
+        let is_expected = |value: &[u8]| value == derive_accept_key(KEY.as_bytes()).as_bytes();
+        if status != 101 || !accept.is_some_and(|header| is_expected(header.value)) {
             self.fail(index, format!("HTTP {status}"));
             return None;
         }
-        self.handshakes.add(self.last_received - self.clients[index].started);
+        self.handshakes.record(self.last_received - self.clients[index].started);
         self.clients[index].state = State::Joining;
         let thread = self.options.first_thread + (index / self.options.thread_size as usize) as u64;
         if self.tokens.is_empty() {
@@ -122,7 +123,7 @@ impl Runner<'_> {
     fn set_user(&mut self, index: usize, user: u64) {
         self.clients[index].user = Some(user);
         if self.users.insert(user, index as u32).is_some() {
-            self.fail(index, "a second token of the same user".to_owned());
+            self.fail(index, "second token of the same user".to_owned());
         }
     }
 
@@ -131,7 +132,7 @@ impl Runner<'_> {
             OpCode::Data(Data::Text) => {}
             OpCode::Control(Control::Ping) => {
                 if self.clients[index].output.len() > OUTPUT_BYTES_MAX {
-                    return self.close(index, "it pings without end and does not read".to_owned());
+                    return self.close(index, "pings without end, and does not read".to_owned());
                 }
                 self.queue_frame(index, OpCode::Control(Control::Pong), payload);
                 return self.flush(index);
@@ -143,10 +144,10 @@ impl Runner<'_> {
             _ => return,
         }
         let Ok(frame) = serde_json::from_slice::<ServerFrame>(payload) else {
-            return self.report.errors.count("not JSON as expected".to_owned());
+            return self.report.errors.count("unexpected JSON".to_owned());
         };
         match frame.kind {
-            // A `false` is said by the server, when someone's typing has run out.
+            // `false` comes from the server's timeout, not from a frame that was sent.
             "typing" if frame.typing == Some(true) => self.count_typing(index, frame.user()),
             "message" => {
                 if let Some(sent) = frame.sent_at().filter(|_| self.options.kind == Kind::Message) {
@@ -158,11 +159,12 @@ impl Runner<'_> {
                 self.subscribers[index / self.options.thread_size as usize] += 1;
                 self.failures_in_a_row = 0;
                 self.report.joined += 1;
-                self.joins.add(self.last_received - self.clients[index].started);
+                self.joins.record(self.last_received - self.clients[index].started);
             }
             "user_connected" => {
                 self.report.presence += 1;
-                // Before its token is proven, a client hears of nobody: the first is itself.
+                // Clients receive no presence before they are authenticated: the first user is
+                // their own.
                 if let (None, Some(user)) = (self.clients[index].user, frame.user()) {
                     self.set_user(index, user);
                 }
@@ -176,7 +178,8 @@ impl Runner<'_> {
         }
     }
 
-    /// The n-th that is heard of a sender is its n-th: what others wrote is not passed on.
+    /// Counts a typing frame. Typing frames carry no time, so the n-th one received from a sender
+    /// is matched with the n-th one it sent.
     fn count_typing(&mut self, index: usize, user: Option<u64>) {
         let size = self.options.thread_size as usize;
         let sender = user.and_then(|user| self.users.get(&user)).map(|sender| *sender as usize);
@@ -188,7 +191,7 @@ impl Runner<'_> {
             return;
         }
         let count = &mut self.typing_counts[index * self.senders + sender % size];
-        // Those before a hearer came are not among what it is to hear: everyone is there by then.
+        // All clients have joined before the first frame is sent, so the counts start together.
         if let Some(sent) = self.sent_at[sender].get(*count as usize).copied() {
             *count += 1;
             self.record_delivery(sent);
@@ -198,6 +201,6 @@ impl Runner<'_> {
     fn record_delivery(&mut self, sent: u64) {
         self.report.delivered += 1;
         self.last_delivery = self.last_received;
-        self.latencies.add(self.last_received.saturating_sub(sent));
+        self.latencies.record(self.last_received.saturating_sub(sent));
     }
 }
