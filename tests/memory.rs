@@ -110,6 +110,15 @@ impl HubUnderTest {
         }
     }
 
+    /// Sends one frame; returns how often it allocated.
+    fn measure_frame(&mut self, conn: ConnId, text: &str) -> u64 {
+        let info = measure(|| {
+            self.hub.handle(Input::Frame { conn, text }, self.now);
+            self.drain();
+        });
+        info.count_total
+    }
+
     fn open(&mut self) {
         self.each(|conn| Input::Opened { conn, credential: None });
     }
@@ -185,6 +194,24 @@ fn idle_after_typing_costs_no_extra_memory() {
     assert!(place.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", place.held);
     assert!(place.held.blocks <= BLOCKS_MAX + 4, "{:?}", place.held);
     assert!(used.bytes == 0 && used.blocks == 0, "the second time costs nothing: {used:?}");
+}
+
+#[test]
+fn repeated_typing_allocates_nothing() {
+    const TYPING: &str = r#"{"type":"typing","threadId":7}"#;
+    let mut place = HubUnderTest::new();
+    place.open();
+    place.identify();
+    place.send_each(|slot| match slot {
+        0..1_000 => r#"{"type":"join_thread","threadId":7}"#.to_owned(),
+        _ => r#"{"type":"ping"}"#.to_owned(),
+    });
+    let typist = ConnId { slot: 0, serial: 1 };
+    let first = place.measure_frame(typist, TYPING);
+    assert!(first > 0, "the first frame is encoded and its typist recorded");
+    let before = place.heard;
+    assert_eq!(place.measure_frame(typist, TYPING), 0);
+    assert_eq!(place.heard - before, 1_000);
 }
 
 #[test]

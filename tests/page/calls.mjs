@@ -1,7 +1,7 @@
-// Calls between real browsers: two and three pages ring, talk, and see each other's picture, through the server.
+// Checks calls between real browsers: two and three pages ring, talk and exchange video through the server.
 //   npm install --no-package-lock; node calls.mjs [baseUrl=http://127.0.0.1:8080] [outDir=./shots]
-// Needs what check.mjs needs, and a server that lets calls ring for a few seconds (--ring-lasts 6s), as one check
-// waits for that. The media are real: Chromium's own test picture and tone, over the addresses of this machine.
+// Has the same requirements as check.mjs, and needs a server with --ring-lasts 6s, because one check waits until a
+// call has stopped ringing. The media are real: Chromium's test picture and tone, over addresses of this machine.
 import { assert, base, bubble, check, finish, joined, launch, listenTo, newContext as contextOf, open, part, run, say, shot, text } from './support.mjs';
 
 const browser = await launch('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream',
@@ -15,7 +15,7 @@ const newContext = async (scheme = 'light', view = 'desktop', more = {}) => {
 let number = 0;
 const newThread = () => String(run * 100 + number++);
 
-/** How much has come from each of the others, by user. */
+/** Counts the received packets and decoded frames, by the user who sent them. */
 const arrived = page => page.evaluate(async () => {
   const sums = {};
   for (const [user, link] of calls.current?.links ?? []) {
@@ -29,7 +29,7 @@ const arrived = page => page.evaluate(async () => {
   return sums;
 });
 
-/** Media flow: between two readings there is more of everything, from each of the users. */
+/** Waits until media flow: between two readings, every counter of each user has grown. */
 async function flows(page, users, { video = true } = {}) {
   const grows = (before, after) => users.every(user => before[user] && after[user]
     && after[user].audio > before[user].audio + 5 && (!video || (after[user].video > before[user].video && after[user].frames > before[user].frames + 2)));
@@ -54,13 +54,13 @@ const sees = (page, count) => page.waitForFunction(count => {
   return videos.length === count && videos.every(video => video.videoWidth > 0 && video.currentTime > 0);
 }, count);
 
-/** Two people of their own in a thread of their own. */
+/** Opens two pages of different users in a new thread. */
 async function pair(a, b, context) {
   context ||= await newContext();
   const thread = newThread();
   const one = await open(context, `?user=${a}&thread=${thread}`), two = await open(context, `?user=${b}&thread=${thread}`);
   await joined(one); await joined(two);
-  await one.evaluate(user => startConversation(user), String(b)); // whoever else is online
+  await one.evaluate(user => startConversation(user), String(b)); // each with the other, whatever other users are online
   await two.evaluate(user => startConversation(user), String(a));
   await one.waitForFunction(() => !document.getElementById('videoCall').disabled);
   return { context, one, two };
@@ -76,24 +76,24 @@ async function videoCall() {
     await flows(one, ['12']); await flows(two, ['11']); await sees(one, 1); await sees(two, 1);
     await text(one, '#callStatus', /^0:\d\d$/);
   });
-  await check('a muted microphone is silent, not gone', async () => {
+  await check('a muted microphone keeps its track, which is silent', async () => {
     await one.click('#mute'); await text(one, '#mute', 'Unmute');
     assert(await one.evaluate(() => calls.current.mic.enabled === false), 'the track still records');
     await one.click('#mute'); await text(one, '#mute', /^Mute$/);
   });
-  await check('a camera that goes off leaves the face, and comes back by itself', async () => {
+  await check('without a camera the avatar is shown, and the picture returns with the camera', async () => {
     await one.click('#camera'); await two.waitForFunction(() => !document.querySelector('#tiles .other.seen'));
     assert(await one.isHidden('#me'), 'the own picture is still shown');
     await flows(two, ['11'], { video: false });
     await one.click('#camera'); await sees(two, 1); await flows(two, ['11']);
   });
-  await check('hanging up ends it for both, and says so', async () => {
+  await check('hanging up ends the call for both, with a notice', async () => {
     await two.click('#hangUp'); await ended(one, /User 12 hung up\. The call lasted 0:\d\d/); await noCall(one); await noCall(two);
-    assert(await one.isHidden('#call') && await two.isHidden('#call'), 'a stage is left');
+    assert(await one.isHidden('#call') && await two.isHidden('#call'), 'the call is still on the page');
     const tracks = await one.evaluate(() => document.querySelector('#ownVideo').srcObject);
     assert(tracks === null, 'the camera is still shown');
   });
-  await check('who closes the page hangs up', async () => {
+  await check('closing the page hangs up', async () => {
     await one.click('#videoCall'); await rings(two); await accept(two); await inCall(one); await inCall(two);
     await two.goto('about:blank'); await ended(one, 'User 12 hung up');
   });
@@ -102,7 +102,7 @@ async function videoCall() {
 
 async function audioCall() {
   const { context, one, two } = await pair(13, 14);
-  await check('an audio call has sound and no picture, until a camera goes on in it', async () => {
+  await check('an audio call has sound and no picture, until a camera is switched on', async () => {
     await one.click('#audioCall'); await rings(two); await text(two, '.ring', 'Audio call'); await accept(two);
     await inCall(one); await inCall(two); await flows(one, ['14'], { video: false }); await flows(two, ['13'], { video: false });
     assert((await arrived(one))['14'].video === 0, 'a picture came');
@@ -121,28 +121,28 @@ async function audioCall() {
 
 async function endings() {
   const { context, one, two } = await pair(15, 16);
-  await check('declining ends it', async () => {
+  await check('declining ends the call', async () => {
     await one.click('#audioCall'); await rings(two); await two.click('.ring .stop'); await quiet(two);
     await ended(one, 'User 16 declined the call.'); await noCall(one);
   });
-  await check('cancelling stops the ringing, and the other side has missed a call', async () => {
+  await check('cancelling stops the ringing, and the callee gets a missed call', async () => {
     await one.click('#audioCall'); await rings(two); await text(one, '#hangUp', 'Cancel'); await one.click('#hangUp');
     await quiet(two); await ended(two, 'Missed call: User 15 gave up'); await noCall(one);
   });
-  await check('nobody answers: both are told after the ring time', async () => {
+  await check('without an answer, both get a notice after the ring time', async () => {
     await one.click('#audioCall'); await rings(two);
     await ended(one, 'User 16 did not answer.'); await ended(two, 'Missed call from user 15.'); await quiet(two); await noCall(one);
   });
-  await check('a missed call is called back from its notice', async () => {
+  await check('the notice of a missed call has a button that calls back', async () => {
     await two.click('.notice button:has-text("Call back")'); await rings(one); await accept(one); await inCall(two); await flows(two, ['15'], { video: false });
     await two.click('#hangUp'); await noCall(one);
   });
-  await check('calling who is just calling takes their call', async () => {
+  await check('calling a user whose call is ringing accepts that call', async () => {
     await one.click('#audioCall'); await rings(two); await two.click('#videoCall'); await inCall(one); await flows(one, ['16']);
     assert(await two.evaluate(() => !calls.current.caller), 'a second call was made');
     await two.click('#hangUp'); await noCall(one);
   });
-  await check('who declines in another call is busy', async () => {
+  await check('declining during another call shows busy to the caller', async () => {
     const third = await open(context, '?user=17&thread=' + newThread()); await joined(third);
     await third.evaluate(() => startConversation('16'));
     await one.click('#audioCall'); await rings(two); await accept(two); await inCall(one);
@@ -151,14 +151,14 @@ async function endings() {
     await third.click('#audioCall'); await rings(two); await accept(two); await inCall(third); await ended(one, 'User 16 hung up');
     await third.close(); await noCall(two); await ended(two, 'User 17 hung up');
   });
-  await check('who is not online is said, and rings when they come', async () => {
+  await check('an offline callee is reported, and the call rings when they connect', async () => {
     await one.evaluate(() => startConversation('18'));
     await one.click('#audioCall'); await text(one, '#callStatus', 'Not online now');
     const late = await open(context, '?user=18&thread=' + newThread()); await rings(late); await text(one, '#callStatus', 'Ringing');
     await accept(late); await inCall(one); await flows(late, ['15'], { video: false });
     await late.click('#hangUp'); await noCall(one); await late.close();
   });
-  await check('a call that ends while the caller waits for the camera leaves nothing open', async () => {
+  await check('a call that ends while the caller waits for the camera leaves no track open', async () => {
     await two.evaluate(() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
       navigator.mediaDevices.getUserMedia = async want => { const stream = await real(want); window.opened = stream; await new Promise(wake => { window.wake = wake; }); return stream; }; });
     await two.click('#videoCall'); await two.waitForFunction(() => window.wake); await two.click('#hangUp');
@@ -177,7 +177,7 @@ async function devices() {
     await inCall(one); await flows(one, ['22']); await flows(two, ['21']);
     assert(await second.isHidden('#call'), 'the second device shows a call');
     await one.click('#hangUp'); await ended(two, 'User 21 hung up');
-    assert(await second.locator('.notice').count() === 1, 'the second device heard more of it');
+    assert(await second.locator('.notice').count() === 1, 'the second device got further notices');
   });
   await context.close();
 }
@@ -185,26 +185,26 @@ async function devices() {
 async function glare() {
   for (const [a, b] of [[31, 32], [34, 33]]) {
     const { context, one, two } = await pair(a, b);
-    await check(`${a} and ${b} call each other at once: one call, and nobody is asked`, async () => {
+    await check(`${a} and ${b} call each other at once: one call, and neither page asks its user`, async () => {
       await Promise.all([one, two].map(page => page.evaluate(() => { window.asked = false; new MutationObserver(() => { window.asked ||= Boolean(document.querySelector('.ring')); }).observe(document.getElementById('rings'), { childList: true }); })));
       const at = Date.now() + 500;
       await Promise.all([one, two].map(page => page.evaluate(at => { setTimeout(() => document.getElementById('videoCall').click(), at - Date.now()); }, at)));
       await inCall(one); await inCall(two); await flows(one, [String(b)]); await flows(two, [String(a)]);
       const [first, second] = await Promise.all([one, two].map(page => page.evaluate(() => ({ id: calls.current.id, caller: calls.current.caller, asked: window.asked }))));
-      assert(first.id === second.id, 'two calls'); assert(first.caller !== second.caller, 'both called'); assert(!first.asked && !second.asked, 'somebody was asked');
+      assert(first.id === second.id, 'two calls'); assert(first.caller !== second.caller, 'both called'); assert(!first.asked && !second.asked, 'a page asked its user');
       await one.click('#hangUp'); await noCall(two);
     });
     await context.close();
   }
 }
 
-/** A page whose socket the test can cut, and keep cut. */
+/** Opens a page whose socket the test can close and keep closed. */
 async function cuttable(context, query) {
   const page = listenTo(await context.newPage()), line = { down: false, cut: null };
   await page.routeWebSocket(/.*/, ws => {
     if (line.down) { ws.close({ code: 1013, reason: 'down' }); return; }
     const server = ws.connectToServer();
-    // Half cut, the server goes on as if the page were there: so it is when a phone changes networks.
+    // With half, only the page's side is closed, and the server still sees a connection, as when a phone changes networks.
     line.cut = async (half = false) => { line.down = true; if (!half) await server.close(); await ws.close({ code: 1012 }); };
   });
   await page.goto(base + '/' + query); await joined(page);
@@ -226,7 +226,7 @@ async function lostSocket() {
       await lost.line.cut();
       await text(lost.page, '#callStatus', 'no connection to the server');
       await flows(lost.page, [otherUser]); await flows(other.page, [lostUser]);
-      await lost.page.click('#camera');                       // an offer that cannot be sent now
+      await lost.page.click('#camera');                       // causes an offer that the page cannot send now
       lost.line.down = false; await comeBack(lost.page);
       await lost.page.waitForFunction(() => calls.current?.lost === false);
       await lost.page.waitForFunction(([old]) => [...calls.current.links.values()][0].pc.localDescription.sdp.match(/ice-ufrag:(\S+)/)[1] !== old, [before[lost === a ? 0 : 1]]);
@@ -236,7 +236,7 @@ async function lostSocket() {
       assert(before.join() !== [await ufrag(a.page), await ufrag(b.page)].join(), 'the connection was not renewed');
       assert(await a.page.evaluate(() => calls.current.stage) === 'active', 'the call is not active');
     });
-    await check(`${cut} hangs up without a socket: the other side is told when it is back`, async () => {
+    await check(`${cut} hangs up without a socket: the other side gets the end after the reconnect`, async () => {
       await lost.line.cut(lost === a); await text(lost.page, '#callStatus', 'no connection');
       await lost.page.click('#hangUp'); lost.line.down = false; await comeBack(lost.page);
       await ended(other.page, `User ${lostUser} hung up`); await noCall(other.page);
@@ -251,7 +251,7 @@ async function group() {
   const pages = [];
   for (const user of [51, 52, 53]) { const page = await open(context, `?user=${user}&thread=${thread}`); await joined(page); pages.push(page); }
   const [one, two, three] = pages;
-  await check('everyone in the thread is called from the list, with the keyboard', async () => {
+  await check('the list calls everyone in the thread, with the keyboard', async () => {
     await one.waitForFunction(() => state.online.size >= 3);
     await one.focus('#videoCall'); await one.keyboard.press('Enter'); await one.locator('#whom').waitFor();
     await one.keyboard.press('Escape'); assert(await one.isHidden('#whom'), 'Escape leaves the list');
@@ -262,33 +262,33 @@ async function group() {
     await accept(two); await accept(three);
     for (const [page, users] of [[one, ['52', '53']], [two, ['51', '53']], [three, ['51', '52']]]) { await sees(page, 2); await flows(page, users); }
   });
-  await check('one leaves, the others stay', async () => {
+  await check('one leaves, and the others stay in the call', async () => {
     await two.click('#hangUp'); await sees(one, 1); await sees(three, 1); await flows(one, ['53']);
     await one.click('#hangUp'); await noCall(two);
   });
   await context.close();
 }
 
-async function without() {
+async function missingDevices() {
   const context = await newContext();
   const thread = newThread();
   const one = await open(context, `?user=61&thread=${thread}`), two = await open(context, `?user=62&thread=${thread}`);
   await joined(one); await joined(two); await two.evaluate(() => startConversation('61'));
-  await check('without a camera it says so, and calls with sound', async () => {
+  await check('without a camera, a notice appears and the call has sound only', async () => {
     await two.evaluate(() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
       navigator.mediaDevices.getUserMedia = want => want.video ? Promise.reject(new DOMException('', 'NotFoundError')) : real(want); });
     await two.click('#videoCall'); await text(two, '.notice', 'No camera: none was found.'); await rings(one); await accept(one);
     await inCall(two); await sees(two, 1); await flows(one, ['62'], { video: false }); await flows(two, ['61']); await two.click('#hangUp'); await noCall(one);
   });
-  await check('everyone is nobody: it says so', async () => {
+  await check('calling everyone in a thread without other users is an error', async () => {
     const three = await open(context, '?user=63&thread=' + newThread()); await joined(three); await three.waitForFunction(() => state.online.size > 2);
     await three.click('#audioCall'); await three.click('#whom button:has-text("Everyone")'); await text(three, '.notice.bad', 'recipient_offline'); await noCall(three);
     await three.close();
   });
-  await check('without permission it says so, and still sees and hears', async () => {
+  await check('without permission, a notice appears, and the page still receives picture and sound', async () => {
     await two.evaluate(() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')); });
     await two.click('#videoCall'); await text(two, '.notice', 'it is not allowed for this page'); await rings(one); await accept(one);
-    await inCall(two); await sees(two, 1); await flows(two, ['61']); assert(await two.isDisabled('#mute'), 'a mute button for nothing');
+    await inCall(two); await sees(two, 1); await flows(two, ['61']); assert(await two.isDisabled('#mute'), 'the mute button is enabled without a microphone');
     await one.click('#hangUp'); await noCall(two);
     await one.evaluate(() => startConversation('62'));
     await one.click('#videoCall'); await rings(two); await accept(two); await inCall(two); await sees(two, 1); await flows(two, ['61']);
@@ -297,17 +297,17 @@ async function without() {
   await context.close();
 }
 
-/** What the server may say, said to a page: no calls of its own are needed for that. */
-async function words() {
+/** Passes frames of the server to a page directly: these checks need no real call. */
+async function serverFrames() {
   const context = await newContext();
   const page = await open(context, `?user=71&thread=${newThread()}`); await joined(page);
   const hear = frame => page.evaluate(text => received(text), JSON.stringify(frame));
-  await check('a page says nothing of a server that does not know ice_servers', async () => {
+  await check('a server without ice_servers causes no notice', async () => {
     await page.waitForTimeout(300);
     await hear({ type: 'error', code: 'unknown_type', message: 'The type "ice_servers" is not known.', clientId: 'ice-servers' });
     assert(await page.locator('.notice').count() === 0, await page.textContent('#notices'));
   });
-  await check('relays are used, and their password is not shown', async () => {
+  await check('the page uses relays and does not show their password', async () => {
     await hear({ type: 'ice_servers', iceServers: [{ urls: 'turn:127.0.0.1:9', username: 'u', credential: 'relay-secret' }], ttl: 600 });
     await page.evaluate(() => { startConversation('79'); });
     await page.click('#audioCall'); await text(page, '#callStatus', 'Not online now');
@@ -318,7 +318,7 @@ async function words() {
   });
   const REASONS = { hangup: 'hung up', rejected: 'declined', cancelled: 'gave up before you answered', busy: 'in another call', no_answer: 'Missed call',
     answered_elsewhere: 'Answered on another device.', disconnected: 'connection to user 72 was lost', failed: 'no way to each other' };
-  await check('each reason for an end is said in a sentence', async () => {
+  await check('each reason for the end of a call has its own notice', async () => {
     for (const [reason, words] of Object.entries(REASONS)) {
       await hear({ type: 'call_initiated', callId: reason, senderId: '72', recipientId: '71', userId: '72' }); await rings(page);
       await hear({ type: 'call_ended', callId: reason, reason }); await text(page, '.notice', words); await quiet(page);
@@ -326,7 +326,7 @@ async function words() {
     }
     await hear({ type: 'call_initiated', callId: 'g', senderId: '72', recipientId: '71', userId: '72' }); await rings(page);
     await hear({ type: 'call_ended', callId: 'g', reason: 'glare', continuesAs: 'h' }); await quiet(page);
-    assert(await page.locator('.notice').count() === 0, 'of the call that is not the one is spoken');
+    assert(await page.locator('.notice').count() === 0, 'there is a notice for the replaced call');
     await hear({ type: 'offer', callId: 'g', senderId: '72', recipientId: '71', userId: '72', offer: { type: 'offer', sdp: 'v=0' } });
     assert(await page.locator('.ring').count() === 0, 'a late frame of an ended call rings');
   });
@@ -368,6 +368,6 @@ async function screenshots() {
   });
 }
 
-const parts = { videoCall, audioCall, endings, devices, glare, lostSocket, group, without, words, screenshots };
+const parts = { videoCall, audioCall, endings, devices, glare, lostSocket, group, missingDevices, serverFrames, screenshots };
 for (const [name, action] of Object.entries(parts)) if (!process.argv[4] || process.argv[4] === name) await part(name, action);
 await finish(browser);

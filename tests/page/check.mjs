@@ -1,7 +1,7 @@
 // Checks the try-it page in a headless Chromium and takes its screenshots.
 //   npm install --no-package-lock; node check.mjs [baseUrl=http://127.0.0.1:8080] [outDir=./shots]
 // Needs playwright-core and a Chromium (CHROMIUM=/path, default /usr/bin/chromium), and a server in
-// open mode without a site. Prints one line a check; the exit code is the number of checks that failed.
+// open trust without a site. Prints one line per check; the exit code is the number of failed checks.
 import { VIEWS, assert, base, bubble, check, finish, joined, launch, newContext as contextOf, open, part, run, say, shot, text } from './support.mjs';
 
 const IMG = '<img src=x onerror=alert(1)>';
@@ -45,7 +45,7 @@ async function behaviour() {
     await say(a, 'Are you there?'); await b.waitForFunction(() => document.title.startsWith('(1) User'));
     await b.evaluate(() => { delete document.hasFocus; dispatchEvent(new Event('focus')); });
   });
-  await check('typing appears, goes by itself after the pause, and at once when the box is emptied', async () => {
+  await check('typing appears, ends by itself after a pause, and at once when the box is emptied', async () => {
     await a.locator('#text').pressSequentially('abc'); await text(b, '#typing', 'is typing');
     assert(await a.locator('#typing').textContent() === '', 'the typist sees their own typing');
     await noTyping(b);
@@ -54,11 +54,11 @@ async function behaviour() {
     assert(Date.now() - start < 1500, 'took ' + (Date.now() - start) + ' ms');
   });
   await check('an error is shown, and dismissed', async () => {
-    await a.fill('#thread', 'é'.repeat(40)); await a.click('#who button'); // 80 bytes: more than an id may have
+    await a.fill('#thread', 'é'.repeat(40)); await a.click('#who button'); // 80 bytes: longer than an id may be
     await text(a, '.notice.bad', /\w/); await a.click('.notice.bad .close');
     assert(await a.locator('.notice.bad').count() === 0, 'still there');
   });
-  await check('a refused message keeps its text, code and a way out', async () => {
+  await check('a refused message shows its text and code, and can be edited', async () => {
     await say(a, 'This one is refused'); await a.locator('#messages li.failed code').waitFor();
     await a.click('#messages li.failed .acts button:has-text("Edit")');
     assert(await a.inputValue('#text') === 'This one is refused', 'the text did not come back');
@@ -76,13 +76,13 @@ async function behaviour() {
     const leaks = await a.evaluate(() => [document.getElementById('lines').textContent, location.href, JSON.stringify(sessionStorage), JSON.stringify(localStorage)].join().includes('very-secret-token'));
     assert(!leaks, 'the token leaked');
   });
-  await check('someone who leaves goes offline', async () => {
+  await check('a user who closes the page goes offline', async () => {
     await b.close(); await a.waitForFunction(() => document.querySelectorAll('#online li').length === 1, null, { timeout: 12000 });
   });
   await context.close();
 }
 
-/** Cuts the page's socket and refuses new ones for a while, whatever the server does. */
+/** Closes the page's socket and refuses new ones for a while, independently of the server. */
 async function reconnect() {
   const context = await newContext('light', 'desktop');
   const page = await context.newPage();
@@ -94,7 +94,7 @@ async function reconnect() {
   });
   await page.goto(`${base}/?user=8&thread=${run * 10 + 9}`); await joined(page);
   const other = await open(context, `?user=9&thread=${run * 10 + 9}`); await joined(other);
-  await check('a lost connection is shown and tried again', async () => {
+  await check('a lost connection is shown, and the page reconnects', async () => {
     down = true; await live.close({ code: 1012 });
     await page.waitForSelector('#link[data-state=waiting]'); assert(await page.isDisabled('#send'), 'sending is still offered');
     await page.fill('#text', 'typed while away'); await page.press('#text', 'Enter'); await text(page, '.notice', 'Not connected');
@@ -102,16 +102,16 @@ async function reconnect() {
     await page.waitForTimeout(2500); assert(tries >= 2 && tries <= 8, `${tries} tries`);
     await shot(page, 'light-desktop-reconnecting');
   });
-  await check('after it the page is back in its thread as the same user', async () => {
+  await check('after reconnecting, the page is in its thread as the same user', async () => {
     down = false; await page.waitForSelector('#link[data-state=open]'); await joined(page);
-    assert(await page.locator('.notice').count() === 0, 'a notice that is no longer true stays');
+    assert(await page.locator('.notice').count() === 0, 'an outdated notice stays');
     await say(page, 'I am back'); await bubble(other, 'I am back'); await say(other, 'Welcome'); await bubble(page, 'Welcome');
   });
-  await check('a wanted token opens the settings; a refused one stops the reconnecting', async () => {
+  await check('token_required opens the settings; a refused token stops the reconnecting', async () => {
     await page.evaluate(() => received(JSON.stringify({ type: 'error', code: 'token_required', message: 'A token is needed.', replyTo: 'user_connected' })));
-    await text(page, '.notice.bad', 'token_required'); assert(await page.locator('#side.open').count() === 1, 'settings stay shut');
+    await text(page, '.notice.bad', 'token_required'); assert(await page.locator('#side.open').count() === 1, 'the settings stay closed');
     await live.close({ code: 4401 }); await page.waitForSelector('#link[data-state=stopped]'); await text(page, '.notice.bad', '4401');
-    await page.waitForTimeout(1500); assert(await page.getAttribute('#link', 'data-state') === 'stopped', 'it went on');
+    await page.waitForTimeout(1500); assert(await page.getAttribute('#link', 'data-state') === 'stopped', 'the page went on reconnecting');
     await page.click('#who button'); await page.waitForSelector('#link[data-state=open]'); await joined(page);
   });
   await check('at most 500 messages and 200 frames stay in the page', async () => {
@@ -147,7 +147,7 @@ async function screenshots(scheme, view, number) {
 
   await a.click('#framesButton'); await shot(a, `${name}-frames`); await a.click('#framesButton');
 
-  // A thread id of 80 bytes is refused: once as an answer to join_thread, once in the bubble.
+  // A thread id of 80 bytes is refused twice: in the answer to join_thread, and in the bubble.
   if (view !== 'desktop') await a.click('#settings');
   await a.fill('#thread', 'é'.repeat(40)); await a.click('#who button');
   await a.locator('.notice.bad').first().waitFor();

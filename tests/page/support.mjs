@@ -1,4 +1,4 @@
-// What the checks of the try-it page share: a browser, its pages, and a line a check.
+// Shared by the checks of the try-it page: the browser, its pages, and the report.
 import fs from 'node:fs';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
@@ -8,7 +8,7 @@ const out = path.resolve(process.argv[3] || 'shots');
 fs.mkdirSync(out, { recursive: true });
 
 export const VIEWS = { desktop: { width: 1280, height: 800 }, phone: { width: 390, height: 844 }, narrow: { width: 360, height: 640 } };
-export const run = Date.now() % 100000; // thread numbers nobody used before, so that a run does not meet an earlier one
+export const run = Date.now() % 100000; // for thread numbers that no earlier run against the same server has used
 
 export const launch = (...args) => chromium.launch({
   executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
@@ -24,7 +24,7 @@ export async function check(name, action) {
   catch (error) { failures++; console.log('FAIL  ' + name + '\n      ' + String(error.message).split('\n').slice(0, 4).join('\n      ')); }
 }
 
-/** Runs one part of the checks; what breaks it off is a failure as well. */
+/** Runs one part of the checks. An exception that ends the part counts as a failure as well. */
 export const part = (name, action) => action().catch(error => { failures++; console.log(`FAIL  ${name} stopped: ${error.message}`); });
 
 export function assert(condition, text) { if (!condition) throw new Error(text); }
@@ -38,7 +38,7 @@ export async function newContext(browser, scheme, view, more = {}) {
   return context;
 }
 
-/** What a page says in its console, asks in a dialog, or loads from elsewhere, is told at the end. */
+/** Records console errors and warnings, dialogs, and requests to other hosts; finish() reports them. */
 export function listenTo(page) {
   page.on('console', line => { if (['error', 'warning'].includes(line.type())) complaints.push(line.text()); });
   page.on('pageerror', error => complaints.push(String(error)));
@@ -66,7 +66,7 @@ export async function shot(page, name) {
   if (wide > 0) { failures++; console.log(`FAIL  ${name} is ${wide} px wider than the screen`); }
 }
 
-/** Prints the end; the exit code is the number of checks that failed. */
+/** Closes the browser and prints the result. The exit code is the number of failed checks. */
 export async function finish(browser) {
   await check('no complaint in the console, no dialog, no outside request', async () => assert(complaints.length === 0, [...new Set(complaints)].join('\n')));
   await browser.close();
