@@ -7,14 +7,15 @@
 //! neighbour:
 //!
 //! ```text
-//! 5   main   cli               the command line
-//! 4   server                   the loop: mio, the clock   │   journal   the log's writer
-//!     load                     many clients               │   doctor    looks, and judges
-//! 3   connection               one socket      │   upstream   worker threads, HTTP, the stand-in
-//!     process                  what a process has used, from /proc
-//!     ───────── nothing below this line does I/O or reads a clock ─────────
-//! 2   hub                      logic           │   wire       RFC 6455
-//! 1   protocol   config   metrics   words and numbers
+//! 6   main   cli               the command line
+//! 5   server                   the event loop: mio, the clock   │   journal   log writer
+//!     load                     load generator                   │   doctor    diagnosis
+//! 4   connection               one socket        │   upstream   worker threads, HTTP, embedded site
+//!     process                  resource usage of the process, from /proc
+//!     ───────── no I/O and no clock below this line ─────────
+//! 3   wire                     WebSocket framing (RFC 6455), outboxes
+//! 2   hub                      application logic │   http       requests and responses, handshake
+//! 1   protocol   config   metrics
 //! ```
 //!
 //! # Where to start reading
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod doctor;
+pub mod http;
 pub mod hub;
 pub mod journal;
 pub mod load;

@@ -6,37 +6,29 @@
 //! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
 //! own only while a message is in fragments.
 
-pub mod call_status;
+mod context;
 mod framing;
-pub mod handshake;
-pub mod metrics_http;
 pub mod outbox;
-mod token;
-mod try_page;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
+use tungstenite::protocol::WebSocketContext;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame};
-use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Bytes, Error, Message};
+use tungstenite::{Bytes, Error};
 
+use crate::http::call_status::{CallStatusRequest, ResponseFormat};
+use crate::http::handshake::{self, Handshake, Opened, Readiness, Rules};
+use crate::http::response;
 use crate::protocol::server::EncodedFrame;
-use call_status::{CallStatusRequest, ResponseFormat};
+use crate::protocol::status::CallStatusReply;
+use context::{Received, close_code, context, read_frame};
 use framing::{
     FrameSize, NextFrame, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
 };
-use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
-
-/// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
-const READ_BUFFER_BYTES: usize = 1024;
-
-/// What a context may hold of its own pongs; each leaves at once, since the outbox takes all.
-const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// What all connections share: the settings, and the context between messages.
 pub struct Codec {
@@ -68,17 +60,6 @@ impl fmt::Debug for Codec {
         codec.field("frame_bytes_max", frame_bytes_max).field("rules", rules);
         codec.finish_non_exhaustive()
     }
-}
-
-fn context(frame_bytes_max: usize) -> WebSocketContext {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(frame_bytes_max))
-        .max_frame_size(Some(frame_bytes_max))
-        .accept_unmasked_frames(false);
-    WebSocketContext::new(Role::Server, Some(config))
 }
 
 /// What the bytes meant.
@@ -206,7 +187,7 @@ impl Wire {
     /// Says that the request took too long, if any of it has come, or its answer.
     pub fn time_out(&mut self, outbox: &mut Outbox) {
         if self.is_in_handshake() && !self.partial.is_empty() {
-            outbox.push(handshake::request_timeout().into_bytes().into());
+            outbox.push(response::request_timeout().into_bytes().into());
         }
         self.fail_call_status(false, outbox);
         self.state = WireState::Closing;
@@ -248,6 +229,19 @@ impl Wire {
         matches!(self.state, WireState::Handshake { .. })
     }
 
+    /// Whether it has asked how a call is, and has not been answered.
+    pub fn is_awaiting_status(&self) -> bool {
+        matches!(self.state, WireState::AwaitingStatus(_))
+    }
+
+    /// Answers who has asked how a call is; the conversation is over by that.
+    pub fn send_call_status(&mut self, reply: &CallStatusReply, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            outbox.push(format.response(reply).into_bytes().into());
+            self.state = WireState::Closing;
+        }
+    }
+
     /// Whether the rest of a frame, or of a message in fragments, is still to come.
     pub fn has_partial_message(&self) -> bool {
         match self.state {
@@ -267,6 +261,14 @@ impl Wire {
     /// Whether nothing more is said or listened to.
     pub fn is_closing(&self) -> bool {
         matches!(self.state, WireState::Closing)
+    }
+
+    /// Says to who has asked how a call is that there is no answer: the server ends, or it has
+    /// taken too long.
+    fn fail_call_status(&mut self, is_draining: bool, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            outbox.push(format.no_status(is_draining).into_bytes().into());
+        }
     }
 
     fn handshake<'a>(
@@ -410,7 +412,7 @@ impl Wire {
             Ok(Received::Message(_)) if !shared => self.state = WireState::Open,
             // A context that has seen the end or an error is of no use to anyone else.
             Ok(Received::Closed) | Err(_) if shared => {
-                codec.shared_context = self::context(codec.frame_bytes_max)
+                codec.shared_context = self::context::context(codec.frame_bytes_max)
             }
             _ => {}
         }
@@ -422,74 +424,5 @@ impl Wire {
                 Ok(Event::Closing)
             }
         }
-    }
-}
-
-enum Received {
-    Message(Event<'static>),
-    Control,
-    Nothing,
-    Closed,
-}
-
-/// Feeds one whole frame, and reads until the context has said all that it has to say.
-fn read_frame(
-    context: &mut WebSocketContext,
-    frame: &[u8],
-    outbox: &mut Outbox,
-) -> Result<Received, Error> {
-    let mut stream = FrameStream { input: frame, outbox };
-    let mut control = false;
-    loop {
-        match context.read(&mut stream) {
-            Ok(Message::Text(text)) => {
-                let text = Cow::Owned(text.as_str().to_owned());
-                return Ok(Received::Message(Event::Text(text)));
-            }
-            Ok(Message::Binary(bytes)) => return Ok(Received::Message(Event::Binary(bytes))),
-            // The answer to a ping or a close is written by the next read.
-            Ok(_) => control = true,
-            Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(if control { Received::Control } else { Received::Nothing });
-            }
-            Err(Error::ConnectionClosed) => return Ok(Received::Closed),
-            Err(fault) => return Err(fault),
-        }
-    }
-}
-
-/// RFC 6455 section 7.4.1.
-fn close_code(fault: &Error) -> (u16, &'static str) {
-    match fault {
-        Error::Capacity(_) => (1009, "the message is too big"),
-        Error::Utf8(_) => (1007, "text must be UTF-8"),
-        _ => (1002, "protocol error"),
-    }
-}
-
-/// The stream that a context sees: it reads what is given and writes into the outbox. With a
-/// write buffer of 0 bytes each pong or close arrives as one whole frame.
-struct FrameStream<'a> {
-    input: &'a [u8],
-    outbox: &'a mut Outbox,
-}
-
-impl Read for FrameStream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.input.read(buffer)
-    }
-}
-
-impl Write for FrameStream<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.outbox.push(bytes.into());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

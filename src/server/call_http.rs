@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use super::Server;
+use crate::http::call_status::CallStatusRequest;
+use crate::http::response;
 use crate::hub::interface::{ConnId, Input, Now};
 use crate::protocol::status::CallStatusReply;
-use crate::wire::call_status::CallStatusRequest;
-use crate::wire::handshake;
 
 impl Server {
     /// A request has come that only the hub can answer, perhaps not at once.
@@ -40,7 +40,7 @@ impl Server {
             connection.counts_for_address = false;
             self.counts.refused += 1;
             self.counts.refused_address += 1;
-            self.connections.refuse(slot, handshake::too_many_from_address(), self.active_now);
+            self.connections.refuse(slot, response::too_many_from_address(), self.active_now);
             return None;
         }
         connection.registered = true;

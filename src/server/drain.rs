@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::budget::TimeBudget;
 use super::{Server, clock};
+use crate::http::handshake::Readiness;
 use crate::hub::interface::{ConnId, Now};
-use crate::wire::handshake::Readiness;
 
 /// The longest sleep of a server that is about to end: how finely it spreads the ends.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(20);

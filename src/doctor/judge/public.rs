@@ -56,7 +56,7 @@ fn judge_upgrade(upgrade: &Upgrade) -> Finding {
 }
 
 /// What it means that a WebSocket was asked for and something else came. The words in bodies are
-/// those of `wire/handshake.rs`.
+/// those of the module `http`.
 fn judge_reply(status: u16, location: Option<&str>, body: &str) -> Finding {
     let failed = |seen: &str, remedy: &str| {
         Finding::failed(NAME, format!("status {status}: {seen}"), remedy)

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 
-use super::handshake::{self, Handshake, NO_STORE, Readiness, Rules};
-use super::outbox::Outbox;
-use super::{Wire, WireState, token};
+use super::handshake::{self, Handshake, Readiness, Rules};
+use super::response::{self, NO_STORE, RESTARTING};
+use super::{headers, token};
 use crate::protocol::credential::Credential;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, ID_BYTES_MAX, Id};
@@ -49,7 +49,7 @@ pub struct ResponseFormat {
 impl ResponseFormat {
     fn from_request(request: &httparse::Request<'_, '_>) -> ResponseFormat {
         // What no browser writes is said back to nobody.
-        let origin = handshake::single_header(request, "origin").filter(|origin| {
+        let origin = headers::single_header(request, "origin").filter(|origin| {
             !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic())
         });
         let without_body = request.method == Some("HEAD");
@@ -66,20 +66,20 @@ impl ResponseFormat {
     }
 
     fn text(&self, status: &str, more: &str, line: &str) -> String {
-        self.finish(handshake::text(status, &self.headers(more), line))
+        self.finish(response::text(status, &self.headers(more), line))
     }
 
     fn finish(&self, response: String) -> String {
-        if self.without_body { handshake::without_body(response) } else { response }
+        if self.without_body { response::without_body(response) } else { response }
     }
 
     /// The whole answer.
-    fn response(&self, reply: &CallStatusReply) -> String {
+    pub(crate) fn response(&self, reply: &CallStatusReply) -> String {
         match reply {
             CallStatusReply::Status(status) => {
                 // Of ids and words: no error can come of it.
                 let body = serde_json::to_string(status).unwrap_or_default();
-                self.finish(handshake::page("200 OK", &self.headers(JSON), &body))
+                self.finish(response::page("200 OK", &self.headers(JSON), &body))
             }
             CallStatusReply::NoSuchCall => {
                 self.text("404 Not Found", "", "You are in no such call; it may be long over.")
@@ -99,6 +99,15 @@ impl ResponseFormat {
                 self.unavailable(*retry_after_s, &fault.text)
             }
         }
+    }
+
+    /// The answer to who gets none: the server ends, or the site has taken too long.
+    pub(crate) fn no_status(&self, is_draining: bool) -> String {
+        let line = match is_draining {
+            true => RESTARTING,
+            false => "The site has not said in time whose the token is; try again.",
+        };
+        self.unavailable(RETRY_AFTER_S, line)
     }
 
     fn unavailable(&self, seconds: u32, line: &str) -> String {
@@ -132,18 +141,17 @@ pub(super) fn accept(
         Some("GET" | "HEAD") => {}
         // A page may send a token along only if its browser has asked whether it may.
         Some("OPTIONS") if format.origin.is_some() => {
-            let response = handshake::page("200 OK", &format.headers(PREFLIGHT), "");
+            let response = response::page("200 OK", &format.headers(PREFLIGHT), "");
             return handshake::respond(response);
         }
         _ => {
-            return handshake::respond(handshake::bad_request(
+            return handshake::respond(response::bad_request(
                 "Only GET and HEAD are answered here.",
             ));
         }
     }
     if rules.readiness == Readiness::Draining {
-        let line = "The server is restarting; try again.";
-        return handshake::respond(format.unavailable(RETRY_AFTER_S, line));
+        return handshake::respond(format.no_status(true));
     }
     let text = percent_decode_str(name).decode_utf8();
     let Some(text) = text.ok().filter(|text| (1..=ID_BYTES_MAX).contains(&text.len())) else {
@@ -156,31 +164,4 @@ pub(super) fn accept(
         call: Id::string(&text),
     };
     Handshake::CallStatusRequest { status_request, format }
-}
-
-impl Wire {
-    /// Whether it has asked how a call is, and has not been answered.
-    pub fn is_awaiting_status(&self) -> bool {
-        matches!(self.state, WireState::AwaitingStatus(_))
-    }
-
-    /// Answers who has asked how a call is; the conversation is over by that.
-    pub fn send_call_status(&mut self, reply: &CallStatusReply, outbox: &mut Outbox) {
-        if let WireState::AwaitingStatus(format) = &self.state {
-            outbox.push(format.response(reply).into_bytes().into());
-            self.state = WireState::Closing;
-        }
-    }
-
-    /// Says to who has asked how a call is that there is no answer: the server ends, or it has
-    /// taken too long.
-    pub(super) fn fail_call_status(&mut self, is_draining: bool, outbox: &mut Outbox) {
-        if let WireState::AwaitingStatus(format) = &self.state {
-            let line = match is_draining {
-                true => "The server is restarting; try again.",
-                false => "The site has not said in time whose the token is; try again.",
-            };
-            outbox.push(format.unavailable(RETRY_AFTER_S, line).into_bytes().into());
-        }
-    }
 }

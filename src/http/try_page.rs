@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn try_page_includes_every_part_in_one_document() {
-        let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/try_page");
+        let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/try_page");
         let mut bytes = 0;
         for part in fs::read_dir(parts).unwrap() {
             let path = part.unwrap().path();

@@ -4,12 +4,13 @@
 //! request is RFC 6455 section 4.2.1. Nothing of a request is kept but who opens it: from where,
 //! and with which credential.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
 use super::call_status::{self, CallStatusRequest, ResponseFormat};
+use super::headers::{has_header_token, header, header_values, single_header};
+use super::response::{bad_request, draining, healthz, page, readyz, text, without_body};
 use super::token;
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use crate::config::Config;
@@ -23,11 +24,6 @@ const HEADERS_MAX: usize = 64;
 
 /// The subprotocol that clients may name to send a token along (`PROTOCOL.md` 3).
 pub(super) const SUBPROTOCOL: &str = "buddyline";
-
-/// For what changes from one moment to the next.
-pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
-
-const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
 /// The longest part of a refused `Origin` that is told, in characters.
 const ORIGIN_LOGGED_MAX: usize = 100;
@@ -124,7 +120,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let bytes = &bytes[..bytes.len().min(rules.head_bytes_max)];
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
-            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining_response()),
+            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
             Ok(Some(_)) if !is_origin_allowed(&request, &rules.origins) => refuse_origin(&request),
             Ok(Some(key)) => Handshake::Upgrade {
                 response: switching_protocols(&request, key),
@@ -255,8 +251,8 @@ fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> Str
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => healthz_response(),
-        (Some("GET" | "HEAD"), "/readyz") => readyz_response(rules.readiness),
+        (Some("GET" | "HEAD"), "/healthz") => healthz(),
+        (Some("GET" | "HEAD"), "/readyz") => readyz(rules.readiness),
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")
@@ -265,105 +261,4 @@ fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> Str
         _ => bad_request("Only GET and HEAD are answered here."),
     };
     if request.method == Some("HEAD") { without_body(response) } else { response }
-}
-
-/// A response as HEAD gets it.
-pub(super) fn without_body(mut response: String) -> String {
-    let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
-    response.truncate(head);
-    response
-}
-
-pub(super) fn healthz_response() -> String {
-    text("200 OK", NO_STORE, "ok")
-}
-
-pub(super) fn readyz_response(readiness: Readiness) -> String {
-    let not = |why| text("503 Service Unavailable", NO_STORE, why);
-    match readiness {
-        Readiness::Ready => text("200 OK", NO_STORE, "ready"),
-        Readiness::SiteUnavailable => not("the site is unavailable"),
-        Readiness::Draining => not("draining"),
-    }
-}
-
-/// The refusal of who comes while the server drains: its successor may be there in a moment.
-pub(super) fn draining_response() -> String {
-    text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
-}
-
-pub(super) fn bad_request(why: &str) -> String {
-    text("400 Bad Request", "", why)
-}
-
-pub(super) fn text(status: &str, headers: &str, line: &str) -> String {
-    page(status, &format!("{PLAIN_TEXT}{headers}"), &format!("{line}\n"))
-}
-
-pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
-    let mut response = String::with_capacity(256 + headers.len() + body.len());
-    // A String takes every character: no error can come of it.
-    let _ = write!(
-        response,
-        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    response
-}
-
-/// The refusal of a connection beyond the limit, before anything is read from it.
-pub fn too_many_connections() -> String {
-    text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
-}
-
-/// The same for one from an address that has as many as it may.
-pub fn too_many_from_address() -> String {
-    let line = "Too many connections from your address; try again later.";
-    text("429 Too Many Requests", "Retry-After: 60\r\n", line)
-}
-
-/// The answer to a request that does not come to its end.
-pub(super) fn request_timeout() -> String {
-    text("408 Request Timeout", "", "The request took too long.")
-}
-
-fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    std::str::from_utf8(header_values(request, name).next()?).ok().map(str::trim)
-}
-
-/// The value of a header that stands once.
-pub(super) fn single_header<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> Option<&'a str> {
-    let mut found = header_values(request, name);
-    let value = found.next().filter(|_| found.next().is_none())?;
-    std::str::from_utf8(value).ok().map(str::trim)
-}
-
-/// The values of a header, line by line.
-pub(super) fn header_values<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> impl Iterator<Item = &'a [u8]> {
-    let named = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
-    named.map(|line| line.value)
-}
-
-/// The entries of a comma-separated header, perhaps on several lines.
-pub(super) fn header_tokens<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> impl Iterator<Item = &'a [u8]> {
-    let parts = header_values(request, name).flat_map(|line| line.split(|byte| *byte == b','));
-    parts.map(<[u8]>::trim_ascii)
-}
-
-/// Whether a comma-separated header, perhaps on several lines, has this word.
-pub(super) fn has_header_token(
-    request: &httparse::Request<'_, '_>,
-    name: &str,
-    word: &str,
-) -> bool {
-    header_tokens(request, name).any(|entry| entry.eq_ignore_ascii_case(word.as_bytes()))
 }

@@ -3,7 +3,8 @@
 //! Not a WebSocket's business: there is no origin, no token and no proxy here. One request a
 //! connection.
 
-use super::handshake::{self, Readiness};
+use super::handshake::Readiness;
+use super::response;
 use crate::metrics::page::MEDIA_TYPE;
 
 /// The largest head of a request, in bytes.
@@ -35,14 +36,14 @@ pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
         }
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
             let status = "431 Request Header Fields Too Large";
-            return MetricsRequest::Respond(handshake::text(
+            return MetricsRequest::Respond(response::text(
                 status,
                 "",
                 "The request's head is too large.",
             ));
         }
         Err(_) => {
-            return MetricsRequest::Respond(handshake::bad_request("This is no HTTP/1.1 request."));
+            return MetricsRequest::Respond(response::bad_request("This is no HTTP/1.1 request."));
         }
     }
     let path = request.path.unwrap_or_default();
@@ -50,22 +51,22 @@ pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let head_only = request.method == Some("HEAD");
     let response = match (request.method, path) {
         (Some("GET" | "HEAD"), "/metrics") => return MetricsRequest::Metrics { head_only },
-        (Some("GET" | "HEAD"), "/healthz") => handshake::healthz_response(),
-        (Some("GET" | "HEAD"), "/readyz") => handshake::readyz_response(readiness),
+        (Some("GET" | "HEAD"), "/healthz") => response::healthz(),
+        (Some("GET" | "HEAD"), "/readyz") => response::readyz(readiness),
         (Some("GET" | "HEAD"), _) => {
             let paths = "There are /metrics, /healthz and /readyz here.";
-            handshake::text("404 Not Found", "", paths)
+            response::text("404 Not Found", "", paths)
         }
-        _ => handshake::bad_request("Only GET and HEAD are answered here."),
+        _ => response::bad_request("Only GET and HEAD are answered here."),
     };
-    MetricsRequest::Respond(if head_only { handshake::without_body(response) } else { response })
+    MetricsRequest::Respond(if head_only { response::without_body(response) } else { response })
 }
 
 /// The answer with the numbers.
 pub fn metrics(page: &str, head_only: bool) -> String {
-    let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", handshake::NO_STORE);
-    let response = handshake::page("200 OK", &headers, page);
-    if head_only { handshake::without_body(response) } else { response }
+    let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", response::NO_STORE);
+    let response = response::page("200 OK", &headers, page);
+    if head_only { response::without_body(response) } else { response }
 }
 
 #[cfg(test)]

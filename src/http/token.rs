@@ -8,7 +8,8 @@
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
-use super::handshake::{SUBPROTOCOL, has_header_token, header_tokens, header_values};
+use super::handshake::SUBPROTOCOL;
+use super::headers::{has_header_token, header_tokens, header_values};
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
