@@ -1,10 +1,11 @@
-//! Looks up the headers of a request.
+//! Looks up request headers, and the entries of comma-separated ones.
 
+/// The value of the first header line with this name, if it is UTF-8.
 pub(super) fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
     std::str::from_utf8(header_values(request, name).next()?).ok().map(str::trim)
 }
 
-/// The value of a header that stands once.
+/// The value of a header that occurs exactly once, if it is UTF-8.
 pub(super) fn single_header<'a>(
     request: &httparse::Request<'_, 'a>,
     name: &str,
@@ -14,7 +15,7 @@ pub(super) fn single_header<'a>(
     std::str::from_utf8(value).ok().map(str::trim)
 }
 
-/// The values of a header, line by line.
+/// The values of all header lines with this name.
 pub(super) fn header_values<'a>(
     request: &httparse::Request<'_, 'a>,
     name: &str,
@@ -23,7 +24,7 @@ pub(super) fn header_values<'a>(
     named.map(|line| line.value)
 }
 
-/// The entries of a comma-separated header, perhaps on several lines.
+/// The entries of a comma-separated header, which may span several lines.
 pub(super) fn header_tokens<'a>(
     request: &httparse::Request<'_, 'a>,
     name: &str,
@@ -32,7 +33,7 @@ pub(super) fn header_tokens<'a>(
     parts.map(<[u8]>::trim_ascii)
 }
 
-/// Whether a comma-separated header, perhaps on several lines, has this word.
+/// Whether a comma-separated header, which may span several lines, has this entry in any case.
 pub(super) fn has_header_token(
     request: &httparse::Request<'_, '_>,
     name: &str,

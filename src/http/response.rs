@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use super::handshake::Readiness;
 
-/// For what changes from one moment to the next.
+/// For responses whose content changes from one moment to the next.
 pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
 
-/// While the server drains.
+/// The body of refusals while the server drains.
 pub(super) const RESTARTING: &str = "The server is restarting; try again.";
 
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
-/// A response as HEAD gets it.
+/// The response to a HEAD request: the head alone.
 pub(super) fn without_body(mut response: String) -> String {
     let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
     response.truncate(head);
@@ -32,7 +32,7 @@ pub(super) fn readyz(readiness: Readiness) -> String {
     }
 }
 
-/// The refusal of who comes while the server drains: its successor may be there in a moment.
+/// Refuses an upgrade while the server drains; its successor may be ready in a moment.
 pub(super) fn draining() -> String {
     text("503 Service Unavailable", "Retry-After: 5\r\n", RESTARTING)
 }
@@ -47,7 +47,7 @@ pub(super) fn text(status: &str, headers: &str, line: &str) -> String {
 
 pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
     let mut response = String::with_capacity(256 + headers.len() + body.len());
-    // A String takes every character: no error can come of it.
+    // Writing to a String cannot fail.
     let _ = write!(
         response,
         "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -56,18 +56,18 @@ pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
     response
 }
 
-/// The refusal of a connection beyond the limit, before anything is read from it.
+/// Refuses a connection beyond `--max-connections`, before anything is read from it.
 pub fn too_many_connections() -> String {
     text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
 }
 
-/// The same for one from an address that has as many as it may.
+/// Refuses a connection beyond `--max-connections-per-address`.
 pub fn too_many_from_address() -> String {
     let line = "Too many connections from your address; try again later.";
     text("429 Too Many Requests", "Retry-After: 60\r\n", line)
 }
 
-/// The answer to a request that does not come to its end.
+/// The response to a request head that was not complete in time.
 pub(crate) fn request_timeout() -> String {
     text("408 Request Timeout", "", "The request took too long.")
 }

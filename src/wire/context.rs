@@ -1,4 +1,4 @@
-//! Feeds whole frames to a tungstenite context: all but unfragmented text messages go through one.
+//! Feeds whole frames to a tungstenite context: control frames, binary messages and fragments.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -9,10 +9,10 @@ use tungstenite::{Error, Message};
 use super::Event;
 use super::outbox::Outbox;
 
-/// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
+/// Read buffer of a context, in bytes. Most frames fit, and it is zeroed before each read.
 const READ_BUFFER_BYTES: usize = 1024;
 
-/// What a context may hold of its own pongs; each leaves at once, since the outbox takes all.
+/// Limit of a context's write buffer, in bytes. Never reached: the outbox takes every write.
 const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn context(frame_bytes_max: usize) -> WebSocketContext {
@@ -33,7 +33,7 @@ pub(super) enum Received {
     Closed,
 }
 
-/// Feeds one whole frame, and reads until the context has said all that it has to say.
+/// Feeds one whole frame, and reads until the context has no more results.
 pub(super) fn read_frame(
     context: &mut WebSocketContext,
     frame: &[u8],
@@ -48,7 +48,7 @@ pub(super) fn read_frame(
                 return Ok(Received::Message(Event::Text(text)));
             }
             Ok(Message::Binary(bytes)) => return Ok(Received::Message(Event::Binary(bytes))),
-            // The answer to a ping or a close is written by the next read.
+            // The next read writes the pong or the close reply.
             Ok(_) => control = true,
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
                 return Ok(if control { Received::Control } else { Received::Nothing });
@@ -59,17 +59,8 @@ pub(super) fn read_frame(
     }
 }
 
-/// RFC 6455 section 7.4.1.
-pub(super) fn close_code(fault: &Error) -> (u16, &'static str) {
-    match fault {
-        Error::Capacity(_) => (1009, "the message is too big"),
-        Error::Utf8(_) => (1007, "text must be UTF-8"),
-        _ => (1002, "protocol error"),
-    }
-}
-
-/// The stream that a context sees: it reads what is given and writes into the outbox. With a
-/// write buffer of 0 bytes each pong or close arrives as one whole frame.
+/// The stream that a context sees: it reads the given frame and writes into the outbox. With a
+/// write buffer of 0 bytes each pong or close is written as one whole frame.
 struct FrameStream<'a> {
     input: &'a [u8],
     outbox: &'a mut Outbox,
