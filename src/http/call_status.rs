@@ -123,14 +123,14 @@ impl ResponseFormat {
 pub(super) fn call_id_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str> {
     let path = request.path?;
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let (before, name) = path.rsplit_once('/')?;
-    (before.ends_with("/calls") && !name.is_empty()).then_some(name)
+    let (prefix, call_id) = path.rsplit_once('/')?;
+    (prefix.ends_with("/calls") && !call_id.is_empty()).then_some(call_id)
 }
 
-/// Handles a request for the call `name`, which is still percent-encoded.
+/// Handles a request for the call with this id, which is still percent-encoded.
 pub(super) fn accept(
     request: &httparse::Request<'_, '_>,
-    name: &str,
+    encoded_id: &str,
     peer: IpAddr,
     rules: &Rules,
 ) -> Handshake {
@@ -154,7 +154,7 @@ pub(super) fn accept(
     if rules.readiness == Readiness::Draining {
         return handshake::respond(format.no_status(true));
     }
-    let text = percent_decode_str(name).decode_utf8();
+    let text = percent_decode_str(encoded_id).decode_utf8();
     let Some(text) = text.ok().filter(|text| (1..=ID_BYTES_MAX).contains(&text.len())) else {
         let line = format!("A callId has 1 to {ID_BYTES_MAX} bytes of UTF-8, percent-encoded.");
         return handshake::respond(format.text("400 Bad Request", "", &line));

@@ -51,8 +51,8 @@ fn from_query(path: &str) -> Option<ParsedCredential> {
 /// Decodes percent encoding (the URL standard, section 1.3).
 ///
 /// HTML forms encode a space as `+`, but most code that builds a URL leaves the `+` of base64 as it
-/// is. Both are accepted: the only space in a credential follows the word `Basic`, and base64 does
-/// not begin with `+` there.
+/// is. Both are accepted: the only space in a credential follows the word `Basic`, and base64 has no
+/// character at that position.
 fn decode_query_value(value: &str) -> ParsedCredential {
     const WORD: usize = "Basic".len();
     let bytes = value.as_bytes();
