@@ -1,16 +1,15 @@
 //! Real-time messages, presence, typing and call signalling for BuddyBoss communities, in one
 //! single-threaded event loop.
 //!
-//! # Floors
+//! # Layers
 //!
-//! A file imports only from lower floors, and what stands on one floor does not know its
-//! neighbour:
+//! A module imports only from lower layers; modules of one layer do not import each other:
 //!
 //! ```text
 //! 6   main   cli               the command line
 //! 5   server                   the event loop: mio, the clock   │   journal   log writer
 //!     load                     load generator                   │   doctor    diagnosis
-//! 4   connection               one socket        │   upstream   worker threads, HTTP, embedded site
+//! 4   connection               one socket        │   upstream   HTTP to the site, on worker threads
 //!     process                  resource usage of the process, from /proc
 //!     ───────── no I/O and no clock below this line ─────────
 //! 3   wire                     WebSocket framing (RFC 6455), outboxes

@@ -83,7 +83,7 @@ impl IdKey {
 }
 
 /// Omits the variant, which would be half of the hashed bytes of a number. A number and a text may
-/// therefore share a hash, but no more than these two, so an attacker who chooses ids gains nothing.
+/// therefore share a hash, but no more than these two: an attacker who chooses ids gains nothing.
 impl Hash for IdKey {
     fn hash<H: Hasher>(&self, to: &mut H) {
         match self {

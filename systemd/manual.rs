@@ -1,5 +1,5 @@
-//! Writes what a package brings along besides the binary, all of it made from the flags: the man
-//! pages, completions for three shells, and a file with every setting commented out.
+//! Generates the files of a package that follow from the command-line options: man pages,
+//! completions for three shells, and an environment file with every setting commented out.
 //!
 //! `cargo run --example manual -- FOLDER`
 
@@ -13,7 +13,7 @@ use clap_complete::{Shell, generate_to};
 
 fn main() -> io::Result<()> {
     let Some(folder) = env::args_os().nth(1) else {
-        return Err(io::Error::other("expected is the folder to write into"));
+        return Err(io::Error::other("usage: manual FOLDER (the folder for the generated files)"));
     };
     let folder = Path::new(&folder);
     fs::create_dir_all(folder)?;
@@ -24,12 +24,12 @@ fn main() -> io::Result<()> {
     fs::write(folder.join("buddyline.env"), settings())
 }
 
-/// The settings in the format of `EnvironmentFile=`, each with its sentence and its default.
+/// The settings in the format of systemd's `EnvironmentFile=`, each with its help and default.
 fn settings() -> String {
     let mut text = String::from(
-        "# Settings of buddyline. After a change: systemctl reload buddyline; what holds from the\n\
-         # start only is named in the log. `buddyline check-config` looks at them before. No secrets\n\
-         # here: the JWT secret stands in /etc/buddyline/jwt-secret, which only root can read, and the\n\
+        "# Settings of buddyline. Check a change with `buddyline check-config`, then apply it with\n\
+         # `systemctl reload buddyline`; the log names settings that need a restart. Put no secrets\n\
+         # here: the JWT secret is in /etc/buddyline/jwt-secret, which only root can read, and the\n\
          # TURN secret in /etc/buddyline/turn-secret.\n",
     );
     for setting in Config::command().get_arguments() {
@@ -48,7 +48,7 @@ fn settings() -> String {
     text
 }
 
-/// Words in lines of at most so many characters.
+/// Wraps a text into lines of at most `width` bytes.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

@@ -1,5 +1,5 @@
-//! Reads the first request of a connection and decides: upgrade to WebSocket, a plain HTTP response,
-//! or a refusal.
+//! Reads the first request of a connection and decides: upgrade to WebSocket, plain HTTP response,
+//! or refusal.
 //!
 //! `httparse` parses the head and tungstenite computes the accept key; the requirements of an
 //! upgrade are those of RFC 6455 section 4.2.1. Of a request only the client's address and its

@@ -1,10 +1,10 @@
 //! Finds the credential (authentication token) of a request (`PROTOCOL.md` 3).
 //!
-//! A token may stand in three places, because no client can use all of them: the `Authorization`
-//! header, which browsers cannot set; an entry beside `buddyline` among the subprotocols; `token` in
-//! the query, which ends up in the logs of proxies. The first place that has a token counts. An
-//! empty token counts as none; an invalid one becomes an error that the client receives once the
-//! WebSocket is open.
+//! A token may be in one of three places, because no client can use all of them: the
+//! `Authorization` header, which browsers cannot set; an entry beside `buddyline` among the
+//! subprotocols; `token` in the query, which ends up in the logs of proxies. The first place that
+//! has a token counts. An empty token counts as none; an invalid one becomes an error that the
+//! client receives once the WebSocket is open.
 
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
@@ -51,8 +51,8 @@ fn from_query(path: &str) -> Option<ParsedCredential> {
 /// Decodes percent encoding (the URL standard, section 1.3).
 ///
 /// HTML forms encode a space as `+`, but most code that builds a URL leaves the `+` of base64 as it
-/// is. Both are accepted: the only space in a credential follows the word `Basic`, and base64 has no
-/// character at that position.
+/// is. Both are accepted: the only space in a credential follows the word `Basic`, and no base64
+/// character can be at that position.
 fn decode_query_value(value: &str) -> ParsedCredential {
     const WORD: usize = "Basic".len();
     let bytes = value.as_bytes();

@@ -100,7 +100,7 @@ impl CallFrame {
         }
     }
 
-    /// The other party, if the frame names one: whichever of `senderId` and `recipientId` is not this
+    /// The other party, if the frame names one: `senderId` or `recipientId`, whichever is not this
     /// user. Clients disagree on whether the sender of an answer is the caller or the callee
     /// (`PROTOCOL.md` 2.6).
     ///
@@ -145,7 +145,7 @@ impl RelayedFrame {
     ///
     /// # Errors
     ///
-    /// A duplicate field, since two parsers could read two different frames; or more than 64 fields.
+    /// A duplicate field, which two parsers could interpret differently; or more than 64 fields.
     pub fn read(text: &str, me: &IdKey) -> Result<RelayedFrame, ClientError> {
         let relayed = serde_json::Deserializer::from_str(text).deserialize_map(RelayVisitor { me });
         relayed.map_err(|fault| ClientError::new(ErrorCode::InvalidFrame, format!("{fault}.")))

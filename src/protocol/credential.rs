@@ -1,8 +1,8 @@
 //! Credentials for authentication: a bearer token or an Application Password, never printed.
 //!
 //! The site issues both (CONTRACT 2). Wherever a client sends one (`PROTOCOL.md` 3), it is parsed
-//! here into a [`Credential`]: its debug output is `Credential(…)`, its bytes are zeroed when the last
-//! clone is dropped, and tables identify it by its [`Fingerprint`].
+//! here into a [`Credential`]: its debug output is `Credential(…)`, its bytes are zeroed when the
+//! last clone is dropped, and tables identify it by its [`Fingerprint`].
 
 use std::fmt;
 use std::sync::Arc;

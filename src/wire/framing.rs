@@ -45,7 +45,7 @@ pub(super) fn frame_size(codec: &Codec, bytes: &[u8]) -> Result<Option<FrameSize
         return Ok(None);
     };
     let max = codec.frame_bytes_max;
-    // A header may claim any length, and without a limit each is accepted: the sum must not overflow.
+    // A header may claim any length, and the limit may be disabled: the sum must not overflow.
     let payload = usize::try_from(payload).ok().filter(|payload| *payload <= max);
     let payload_at = cursor.position() as usize;
     match payload.and_then(|payload| payload.checked_add(payload_at)) {

@@ -218,8 +218,8 @@ impl Outbox {
         self.charged > 0
     }
 
-    /// Drops all frames that are entirely unsent; the rest of a partially sent frame stays, since the
-    /// peer could not parse the stream without it. Returns how many frames were dropped.
+    /// Drops all frames that are entirely unsent, and returns how many. The rest of a partially
+    /// sent frame stays, since the peer could not parse the stream without it.
     pub fn drop_unsent(&mut self, ledger: &mut Ledger) -> usize {
         let kept = usize::from(self.sent > 0);
         let dropped = self.count().saturating_sub(kept);
