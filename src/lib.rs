@@ -9,7 +9,7 @@
 //! 6   main   cli               the command line
 //! 5   server                   the event loop: mio, the clock   │   journal   log writer
 //!     load                     load generator                   │   doctor    diagnosis
-//! 4   connection               one socket        │   upstream   HTTP to the site, on worker threads
+//! 4   connection               one socket       │   upstream   HTTP to the site, on worker threads
 //!     process                  resource usage of the process, from /proc
 //!     ───────── no I/O and no clock below this line ─────────
 //! 3   wire                     WebSocket framing (RFC 6455), outboxes
