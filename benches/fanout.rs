@@ -1,5 +1,5 @@
-//! One frame to 10, 100, 1,000 and 10,000 hearers, through the hub into the outboxes and out of
-//! them: everything but the sockets. Read the time per element.
+//! Fan-out of one frame to 10, 100, 1,000 and 10,000 subscribers, through the hub and the outboxes,
+//! without sockets. The time per element is the cost of one delivery.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
 mod support;
@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use support::{BenchHub, Outboxes, TYPING, short_run};
 
 fn fanout(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("typing to hearers");
+    let mut group = criterion.benchmark_group("typing to subscribers");
     for subscribers in [10, 100, 1_000, 10_000] {
         let mut hub = BenchHub::of(subscribers);
         let mut outboxes = Outboxes::new(subscribers);

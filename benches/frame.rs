@@ -1,4 +1,4 @@
-//! What a frame costs by itself: read from text, and encoded once.
+//! Parsing of one client frame, and encoding of one server frame.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
 mod support;

@@ -1,5 +1,5 @@
-//! What the hub does for one thing that is said, without what it costs each hearer: its frames go
-//! nowhere. Reading the text is part of it; `benches/frame.rs` has that alone.
+//! The cost of one client frame in the hub, without delivery: the resulting frames are discarded.
+//! Parsing is included; `benches/frame.rs` measures it alone.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
 mod support;
@@ -14,7 +14,7 @@ use support::{
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hub");
     let mut two = BenchHub::of(2);
-    group.bench_function("typing goes on", |bencher| {
+    group.bench_function("typing continues", |bencher| {
         bencher.iter(|| two.send(0, TYPING, &mut Discard));
     });
     group.bench_function("typing starts and ends", |bencher| {
@@ -34,24 +34,24 @@ fn frames(criterion: &mut Criterion) {
             ten.send(10, &me, &mut Discard);
             ten.send(10, JOIN, &mut Discard);
             ten.close(10, &mut Discard);
-            // They are gone, and the ten others know it.
+            // The grace time ends, and the ten others receive `user_disconnected`.
             ten.advance(Duration::from_secs(10), &mut Discard);
         });
     });
     group.finish();
 }
 
-/// Ten thousand a second come, and everyone hears of everyone.
+/// A flood of presence: users connect at 10,000 per second, and each learns of all others.
 fn flood(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("all come at once");
+    let mut group = criterion.benchmark_group("presence flood");
     group.sample_size(10);
     for arrivals in [1_000, 10_000] {
         let users: Vec<String> = (1..=arrivals).map(user_connected).collect();
         group.throughput(Throughput::Elements(arrivals.into()));
         group.bench_function(BenchmarkId::from_parameter(arrivals), |bencher| {
-            let nobody = || (BenchHub::new(), Outboxes::new(arrivals));
+            let empty = || (BenchHub::new(), Outboxes::new(arrivals));
             bencher.iter_batched_ref(
-                nobody,
+                empty,
                 |(hub, outboxes)| {
                     for (slot, user) in (0..).zip(&users) {
                         hub.open(slot, outboxes);

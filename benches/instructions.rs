@@ -1,8 +1,8 @@
-//! Goes one of the hot paths so many times, and nothing else. `benches/instructions` runs it under
-//! callgrind and counts.
+//! Runs one hot path a given number of times; `benches/instructions` counts its instructions under
+//! callgrind.
 //!
-//! Without sockets, from the masked bytes of a client to the bytes that one write takes along; only
-//! `tick-10` has the server's own loop, which does what `BenchHub` and `Outboxes` stand for.
+//! The paths use no sockets: they go from the masked bytes of a client to the bytes of one write.
+//! Only `tick-10` runs the server's event loop, which `BenchHub` and `Outboxes` replace elsewhere.
 
 mod support;
 
@@ -19,8 +19,11 @@ use support::{
 
 fn main() {
     let mut arguments = env::args().skip(1);
-    let path = arguments.next().expect("a path");
-    let times = arguments.next().and_then(|times| times.parse().ok()).expect("how many times");
+    let path = arguments.next().expect("the first argument is a path");
+    let times = arguments
+        .next()
+        .and_then(|times| times.parse().ok())
+        .expect("the second argument is the number of runs");
     match &*path {
         "typing-2" => send(TYPING, 2, times),
         "typing-1000" => send(TYPING, 1_000, times),
@@ -28,11 +31,11 @@ fn main() {
         "handshake" => handshakes(times),
         "come-and-go" => connects_and_leaves(times),
         "tick-10" => ticks(10, times),
-        other => panic!("there is no path {other}"),
+        other => panic!("unknown path {other}"),
     }
 }
 
-/// One says this in a thread, and all in it hear what comes of it.
+/// One user sends this frame in a thread, and all subscribers receive the result.
 fn send(text: &str, subscribers: u32, times: usize) {
     let (mut hub, mut outboxes) = (BenchHub::of(subscribers), Outboxes::new(subscribers));
     let (mut reader, mut wire) = open_wire();
@@ -42,23 +45,24 @@ fn send(text: &str, subscribers: u32, times: usize) {
         reader.read(&mut wire, &bytes, &mut own, |text| {
             hub.send(0, text, &mut outboxes);
         });
-        // A frame of more than two times a byte for each.
-        assert!(outboxes.flush() > 2 * subscribers as usize, "all hear it");
+        // More than the two bytes of a frame header for each subscriber.
+        assert!(outboxes.flush() > 2 * subscribers as usize, "all subscribers receive it");
     }
 }
 
-/// A request is answered.
+/// A browser's upgrade request and its response.
 fn handshakes(times: usize) {
     let mut reader = FrameReader::new();
     let request = browser_request();
     for _ in 0..times {
         let (mut wire, mut outbox) = (Wire::new(bytes::PEER), Outbox::default());
         assert_eq!(reader.read(&mut wire, &request, &mut outbox, |_| {}), 1);
-        assert!(!outbox.is_empty(), "it is answered");
+        assert!(!outbox.is_empty(), "the outbox has the response");
     }
 }
 
-/// An eleventh comes to ten, says who it is, joins and goes; the ten hear of it.
+/// An eleventh user connects, joins the thread of the other ten and disconnects; the ten receive
+/// the presence frames.
 fn connects_and_leaves(times: usize) {
     let (mut hub, mut outboxes) = (BenchHub::of(10), Outboxes::new(11));
     let me = user_connected(11);
@@ -68,11 +72,11 @@ fn connects_and_leaves(times: usize) {
         hub.send(10, JOIN, &mut outboxes);
         hub.close(10, &mut outboxes);
         hub.advance(Duration::from_secs(10), &mut outboxes);
-        assert!(outboxes.flush() > 0, "they hear of it");
+        assert!(outboxes.flush() > 0, "the others receive presence frames");
     }
 }
 
-/// One types over a real socket, and all hear it over theirs.
+/// One client types, and all receive it, over real sockets.
 fn ticks(subscribers: usize, times: usize) {
     let mut loopback = Loopback::new(subscribers);
     for _ in 0..times {

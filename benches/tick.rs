@@ -1,5 +1,5 @@
-//! A whole tick over real sockets: one client types, 1, 10 or 100 hear it, and the server's own
-//! loop runs in this very thread. The clients' reads are part of the time.
+//! A whole tick over real sockets: one client types and 1, 10 or 100 subscribers receive it. The
+//! server's event loop runs in the thread of the bench, and the clients' reads are included.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
 mod support;
@@ -9,7 +9,7 @@ use support::short_run;
 use support::sockets::Loopback;
 
 fn tick(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("typing over sockets to hearers");
+    let mut group = criterion.benchmark_group("typing over sockets to subscribers");
     for subscribers in [1, 10, 100] {
         let mut loopback = Loopback::new(subscribers);
         group.throughput(Throughput::Elements(subscribers as u64));

@@ -1,4 +1,4 @@
-//! What the bytes of one connection cost: its request, its frames, and what waits for it.
+//! The cost of one connection's bytes: its handshake, its frames, and its outbox.
 #![allow(missing_docs)] // criterion's macros make functions without any.
 
 mod support;
@@ -25,7 +25,7 @@ fn handshake(criterion: &mut Criterion) {
     });
 }
 
-/// From masked bytes to texts that are valid UTF-8.
+/// Unmasks frames and validates UTF-8.
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
     let (mut reader, mut wire) = open_wire();
@@ -57,8 +57,8 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Into an outbox and out of it again, as one write takes frames along: copied, or the same as those
-/// of the outbox before, which are only compared.
+/// Queues frames in an outbox and sends them with one write: copied into one buffer, or only
+/// compared because they equal the frames of the previous outbox.
 fn outbox(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("outbox of frames");
     let frames = vec![EncodedFrame::from([b'x'; 60].as_slice()); 64];

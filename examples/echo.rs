@@ -1,5 +1,6 @@
-//! An echo server made of the server's own wire and connection: what the Autobahn test suite
-//! (`tests/autobahn/`) talks to, and the smallest program that shows how the parts fit together.
+//! A WebSocket echo server built from the server's `wire` and `connection` modules. The Autobahn
+//! test suite (`tests/autobahn/`) runs against it; it is also the smallest program that shows how
+//! the parts fit together.
 //!
 //! `cargo run --release --example echo -- 127.0.0.1:9001`
 
@@ -12,9 +13,9 @@ use std::time::Duration;
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::connection::{ActiveTime, Connection, Flushed, Received, SendContext};
+use buddyline::http::handshake::{Readiness, Rules};
 use buddyline::hub::interface::ConnId;
 use buddyline::protocol::server::EncodedFrame;
-use buddyline::wire::handshake::{Readiness, Rules};
 use buddyline::wire::{Codec, Event};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -22,15 +23,15 @@ use slab::Slab;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// The longest message, in bytes: Autobahn's longest has 16 MiB.
+/// Longest message, in bytes; the longest of Autobahn has 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Connections at a time; who comes beyond it is turned away.
+/// Most simultaneous connections; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 64;
-/// Once so many bytes wait to be sent to a connection, nothing more is read from it.
+/// Backpressure: while more bytes than this wait for a connection, nothing is read from it.
 const OUTBOX_BYTES_MAX: usize = 32 << 20;
-/// Read from one connection before it is another's turn, in bytes.
+/// Bytes read from one connection before the next one is served.
 const READ_BYTES: usize = 64 << 10;
-/// Written to one connection before it is another's turn, in bytes.
+/// Bytes written to one connection before the next one is served.
 const WRITE_BYTES: usize = 256 << 10;
 
 const LISTENER: Token = Token(usize::MAX);
@@ -60,7 +61,7 @@ fn main() -> io::Result<()> {
         scratch: vec![0; READ_BYTES],
     };
     let mut events = Events::with_capacity(CONNECTIONS_MAX);
-    // Who has more to do than one turn allows. Readiness is edge-triggered: no event will say so.
+    // Connections with work left. Readiness is edge-triggered: no event will report them again.
     let mut pending: Vec<usize> = Vec::new();
     loop {
         let sleep = (!pending.is_empty()).then_some(Duration::ZERO);
@@ -96,7 +97,7 @@ fn main() -> io::Result<()> {
     }
 }
 
-/// All connections, and what they share.
+/// All connections, and their shared state.
 struct Echo {
     codec: Codec,
     connections: Slab<Connection>,
@@ -105,18 +106,18 @@ struct Echo {
     scratch: Vec<u8>,
 }
 
-/// How far one turn of a connection has come.
+/// The result of serving a connection once.
 enum Served {
-    /// An event will say when there is more to do.
+    /// All work is done; an event will report new work.
     All,
-    /// There is more to do at once.
+    /// More work is ready now.
     Part,
-    /// The connection is over.
+    /// The connection has ended.
     Gone,
 }
 
 impl Echo {
-    /// Takes a socket in, if there is room.
+    /// Adds a connection, or closes the socket if there are too many.
     fn add(&mut self, mut socket: TcpStream, peer: SocketAddr, poll: &Poll) -> io::Result<()> {
         if self.connections.len() >= CONNECTIONS_MAX {
             return Ok(());
@@ -130,17 +131,17 @@ impl Echo {
         Ok(())
     }
 
-    /// Ends a connection, which closes its socket.
+    /// Removes a connection, which closes its socket.
     fn remove(&mut self, slot: usize) {
         if let Some(mut connection) = self.connections.try_remove(slot) {
             connection.outbox.clear(&mut self.send_context.ledger);
         }
     }
 
-    /// One read, the echo of what it says, one write.
+    /// Reads once, echoes the messages, and writes once.
     fn serve(&mut self, slot: usize) -> Served {
         let Some(connection) = self.connections.get_mut(slot) else { return Served::All };
-        // Who does not read is not read: the kernel's buffers fill, and the client's write stops.
+        // Backpressure: the kernel's buffers fill, and the client's writes block.
         let full = connection.outbox.bytes() > OUTBOX_BYTES_MAX;
         let more_to_read = match full {
             true => true,
@@ -149,7 +150,7 @@ impl Echo {
                 Received::Nothing => false,
                 Received::Bytes(bytes) => {
                     let mut input = &mut self.scratch[..bytes];
-                    while answer(connection, &mut self.codec, &mut input) {}
+                    while echo_next(connection, &mut self.codec, &mut input) {}
                     true
                 }
             },
@@ -157,7 +158,7 @@ impl Echo {
         match connection.flush(WRITE_BYTES, &mut self.send_context) {
             Flushed::Gone => Served::Gone,
             Flushed::More => Served::Part,
-            // A writable event follows, and brings the next read along.
+            // A writable event will follow, and the next read with it.
             Flushed::Blocked if full => Served::All,
             Flushed::Blocked | Flushed::Done if more_to_read => Served::Part,
             Flushed::Blocked | Flushed::Done => Served::All,
@@ -165,8 +166,8 @@ impl Echo {
     }
 }
 
-/// Takes in the next thing that a client said and sends it back; false when there is no more.
-fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8]) -> bool {
+/// Handles the next event and echoes its message; false if there is no more input.
+fn echo_next(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8]) -> bool {
     let frame = match connection.wire.next(codec, input, &mut connection.outbox) {
         Event::NeedsInput => return false,
         Event::Opened(_)
@@ -180,7 +181,7 @@ fn answer(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u8])
         Event::Binary(bytes) => Frame::message(bytes, OpCode::Data(Data::Binary), true),
     };
     let mut bytes = Vec::with_capacity(frame.len());
-    // A Vec takes every byte: no error can come of it.
+    // Writing to a Vec cannot fail.
     let _ = frame.format(&mut bytes);
     connection.outbox.push(EncodedFrame::from(bytes));
     true

@@ -3,18 +3,18 @@
 //!
 //! # Layers
 //!
-//! A module imports only from lower layers, never from another module of its own layer:
+//! A module imports only from lower layers; modules of one layer do not import each other:
 //!
 //! ```text
-//! 5   main   cli               the command line
-//! 4   server                   the event loop: mio, the clock   │   journal   logging
-//!     load                     load testing                     │   doctor    checks of a setup
-//! 3   connection               one client's socket   │   upstream   the site: threads and HTTP
-//!     process                  processor time and memory, from /proc
-//!     ───────── nothing below this line does I/O or reads a clock ─────────
-//! 2   hub                      the logic             │   wire       WebSocket (RFC 6455), HTTP
-//! 1   protocol                 frames and ids        │   config     settings
-//!     metrics                  counters and the Prometheus text format
+//! 6   main   cli               the command line
+//! 5   server                   the event loop: mio, the clock   │   journal   log writer
+//!     load                     load generator                   │   doctor    diagnosis
+//! 4   connection               one socket       │   upstream   HTTP to the site, on worker threads
+//!     process                  resource usage of the process, from /proc
+//!     ───────── no I/O and no clock below this line ─────────
+//! 3   wire                     WebSocket framing (RFC 6455), outboxes
+//! 2   hub                      application logic │   http       requests and responses, handshake
+//! 1   protocol   config   metrics
 //! ```
 //!
 //! # Where to start reading
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod doctor;
+pub mod http;
 pub mod hub;
 pub mod journal;
 pub mod load;

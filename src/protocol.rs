@@ -1,8 +1,7 @@
-//! The words of the wire contract: ids, error codes, and what frames are made of.
+//! The JSON protocol between clients and server: ids, error codes and frames (`docs/PROTOCOL.md`).
 //!
-//! [`client`] turns a text into a frame a client may send, [`server`] turns what the server says
-//! into bytes, once; [`call`] passes on what callers write to each other. Nothing here knows a
-//! connection or a thread.
+//! [`client`] parses the frames of clients, [`server`] encodes the frames of the server, and
+//! [`call`] relays call frames between clients. Nothing here has state.
 
 pub mod call;
 pub mod client;
@@ -24,26 +23,26 @@ pub const ID_BYTES_MAX: usize = 64;
 /// The largest id that BuddyBoss and a JavaScript client can both hold exactly, 2^53 - 1.
 pub const SITE_ID_MAX: u64 = 9_007_199_254_740_991;
 
-/// What an id means, however it was written: `7` and `"7"` are the same key.
+/// The value of an id, independent of its JSON form: `7` and `"7"` are the same key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdKey {
-    /// A whole number, or a string that is one in canonical decimal.
+    /// A whole number, or a string with a whole number in canonical decimal.
     Number(u64),
     /// Any other string, and negative integers.
     Text(Box<str>),
 }
 
-/// An id in the form in which its author wrote it; a frame echoes that form.
+/// An id with the JSON form in which its author wrote it; frames echo that form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id {
-    /// What the id means; compare this.
+    /// The value of the id; compare ids by this.
     pub key: IdKey,
-    /// Written as a JSON string rather than as a JSON integer.
+    /// Whether the id was written as a JSON string and not as a JSON integer.
     pub quoted: bool,
 }
 
 impl Id {
-    /// The id of something that BuddyBoss numbered, written as an integer.
+    /// An id written as a JSON integer, as BuddyBoss assigns them.
     pub fn number(value: u64) -> Id {
         Id { key: IdKey::Number(value), quoted: false }
     }
@@ -55,11 +54,11 @@ impl Id {
 
     /// The id as JSON, in the form in which its author wrote it.
     pub fn to_json(&self) -> String {
-        // An id is a number or a string: no error can come of it.
+        // An id is a number or a string: serializing it cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The id as BuddyBoss numbers things: a whole number from 1 to [`SITE_ID_MAX`].
+    /// The id as a BuddyBoss number, if it is a whole number from 1 to [`SITE_ID_MAX`].
     pub fn site_number(&self) -> Option<u64> {
         match self.key {
             IdKey::Number(n) if (1..=SITE_ID_MAX).contains(&n) => Some(n),
@@ -73,18 +72,18 @@ impl IdKey {
         IdKey::parse_canonical(text).map_or_else(|| IdKey::Text(text.into()), IdKey::Number)
     }
 
-    /// The number that a text is in canonical decimal.
+    /// Parses a number in canonical decimal: no sign, no leading zeros.
     fn parse_canonical(text: &str) -> Option<u64> {
         match text.as_bytes() {
-            // A digit in front, so that no sign is; the parser sees to the others.
+            // The leading digit excludes a sign; `parse` rejects all other characters.
             b"0" | [b'1'..=b'9', ..] => text.parse().ok(),
             _ => None,
         }
     }
 }
 
-/// Without the variant, which would be half of what is hashed for a number. So a number and a text
-/// may share a hash, but never more than these two: who chooses ids gains nothing by it.
+/// Omits the variant, which would be half of the hashed bytes of a number. A number and a text may
+/// therefore share a hash, but no more than these two: an attacker who chooses ids gains nothing.
 impl Hash for IdKey {
     fn hash<H: Hasher>(&self, to: &mut H) {
         match self {
@@ -108,10 +107,10 @@ impl Serialize for Id {
     }
 }
 
-/// Why a client hears an `error`: the stable word in its `code` field.
+/// The stable word in the `code` field of an `error` frame.
 ///
-/// The list for app developers, with cause and remedy, is `docs/PROTOCOL.md`; a test holds the two
-/// together.
+/// The list for app developers, with causes and remedies, is in `docs/PROTOCOL.md`; a test compares
+/// the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
@@ -119,66 +118,66 @@ pub enum ErrorCode {
     InvalidJson,
     /// The frame is JSON, but not an object with a `type`.
     InvalidFrame,
-    /// The `type` is none that the server knows.
+    /// The server does not know this `type`.
     UnknownType,
     /// A field that this type needs is absent.
     MissingField,
     /// A field has the wrong type, or a value that is not allowed.
     InvalidField,
-    /// Binary frames carry nothing in this protocol.
+    /// The frame is binary; the protocol uses text frames only.
     TextOnly,
-    /// The connection has not said who it is.
+    /// The connection is anonymous.
     NotIdentified,
-    /// A call frame whose sender and recipient are both someone else.
+    /// Neither the sender nor the recipient of a call frame is the user.
     NotYourCall,
     /// The other party of a call has no connection.
     RecipientOffline,
-    /// The user is in no call of this `callId`.
+    /// The user is not in a call with this `callId`.
     NoSuchCall,
-    /// As many people are in a group call as may be.
+    /// The group call has as many participants as the server allows.
     CallFull,
-    /// More calls than the server allows, of one user or of all, or too many attempts.
+    /// The user or the server has too many calls, or the user made too many attempts.
     TooManyCalls,
-    /// More threads joined on one connection than the server allows.
+    /// The connection has joined as many threads as the server allows.
     TooManyThreads,
-    /// More frames than the server allows one connection.
+    /// The connection sends more frames than the server allows.
     RateLimited,
-    /// A queue on the way to the site is full, or the server holds as much as it may.
+    /// A queue to the site is full, or a memory limit of the server is reached.
     Overloaded,
-    /// The site needs a token and there was none.
+    /// The site requires a token, and the client sent none.
     TokenRequired,
     /// The site did not accept the token.
     TokenRefused,
-    /// The token is another user's than the frame says.
+    /// The token belongs to another user than the one in the frame.
     IdentityMismatch,
-    /// The token was good once and has expired.
+    /// The token was valid and has expired.
     TokenExpired,
-    /// The site has suspended this member.
+    /// The site has suspended this user.
     Suspended,
-    /// The user is not in the thread, or there is no such thread.
+    /// The user is not a participant of the thread, or the thread does not exist.
     NotParticipant,
-    /// More people are in the thread than the server looks up.
+    /// The thread has more participants than the server loads.
     ThreadTooLarge,
-    /// The site does not let these people write to each other; permanent.
+    /// The site does not let these users write to each other; permanent.
     CannotWrite,
-    /// The site understood the request and found a value it does not accept.
+    /// The site understood the request but does not accept a value in it.
     RefusedBySite,
     /// The text is larger than the site accepts.
     TooLarge,
-    /// The site asks for fewer requests.
+    /// The site limits the request rate.
     SiteBusy,
     /// The site cannot be reached, or is closed for maintenance.
     SiteUnavailable,
-    /// The site answers, but not as a BuddyBoss site at this address would.
+    /// The site answers, but not like a BuddyBoss site at this address.
     SiteMisconfigured,
-    /// It is certain that the message was not stored, for a reason without a code of its own.
+    /// The message was certainly not stored, for a reason without a code of its own.
     NotStored,
     /// It is not known whether the message was stored.
     UnknownOutcome,
 }
 
 impl ErrorCode {
-    /// Every code, for the documents and the tests.
+    /// Every code, in the order of their discriminants.
     pub const ALL: [ErrorCode; 30] = [
         ErrorCode::InvalidJson,
         ErrorCode::InvalidFrame,
@@ -213,17 +212,17 @@ impl ErrorCode {
     ];
 }
 
-/// What a client did wrong, or what became of its request, in words for its developer or member.
+/// An error for a client: its code, and a text for the app developer or the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientError {
-    /// The stable word.
+    /// The stable error code.
     pub code: ErrorCode,
-    /// One or two plain sentences: what happened and what to do. Never anything the site wrote.
+    /// One or two sentences: what happened and what to do. Never contains text from the site.
     pub text: Cow<'static, str>,
 }
 
 impl ClientError {
-    /// An error from its code and its sentence.
+    /// Creates an error from its code and its text.
     pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
         ClientError { code, text: text.into() }
     }

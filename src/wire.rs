@@ -1,66 +1,60 @@
 //! One WebSocket conversation without a socket: bytes in, events and bytes out.
 //!
-//! tungstenite does the work of RFC 6455: unmasking, UTF-8, fragments, control frames, and what
-//! breaks the rules. Between whole, unfragmented messages its context has no state worth keeping,
-//! so one [`Codec`] serves every connection: the wire cuts its input at frame boundaries and feeds
-//! whole frames. A connection owns a buffer only while a frame is incomplete, and a context of its
-//! own only while a message is in fragments.
+//! tungstenite implements RFC 6455: unmasking, UTF-8, fragments, control frames and protocol
+//! errors. Between whole, unfragmented messages its context has no state worth keeping, so all
+//! connections share one [`Codec`]: the wire cuts its input at frame boundaries and feeds whole
+//! frames. A connection owns a buffer only while a frame is incomplete, and a context of its own
+//! only while a message is in fragments. The connection begins as an HTTP request, which
+//! [`http`](crate::http) reads.
 
-pub mod call_status;
+mod context;
 mod framing;
-pub mod handshake;
-pub mod metrics_http;
 pub mod outbox;
-mod token;
-mod try_page;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
+use tungstenite::protocol::WebSocketContext;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame};
-use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Bytes, Error, Message};
+use tungstenite::{Bytes, Error};
 
+use crate::http::call_status::{CallStatusRequest, ResponseFormat};
+use crate::http::handshake::{self, Handshake, Opened, Readiness, Rules};
+use crate::http::response;
 use crate::protocol::server::EncodedFrame;
-use call_status::{CallStatusRequest, ResponseFormat};
+use crate::protocol::status::CallStatusReply;
+use context::{Received, context, read_frame};
 use framing::{
     FrameSize, NextFrame, SHORT_HEADER_BYTES, frame_size, plain_text_mask, short_text, take, text,
 };
-use handshake::{Handshake, Opened, Readiness, Rules};
 use outbox::{Ledger, Outbox};
 
-/// Read buffer of a context, in bytes: most frames fit, and it is cleared before each read.
-const READ_BUFFER_BYTES: usize = 1024;
-
-/// What a context may hold of its own pongs; each leaves at once, since the outbox takes all.
-const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
-
-/// What all connections share: the settings, and the context between messages.
+/// The settings and the tungstenite context that all connections share.
 pub struct Codec {
     frame_bytes_max: usize,
     rules: Rules,
     shared_context: WebSocketContext,
-    /// RFC 6455 section 5.5.2, without a payload; shared by all that it is sent to.
+    /// A ping without payload (RFC 6455 section 5.5.2), shared by all outboxes.
     ping: EncodedFrame,
 }
 
 impl Codec {
-    /// A codec for messages of at most `frame_bytes_max` bytes, and for requests by these rules.
+    /// Creates a codec that accepts messages of at most `frame_bytes_max` bytes and judges requests
+    /// by `rules`.
     pub fn new(frame_bytes_max: usize, rules: Rules) -> Codec {
         let ping = EncodedFrame::from([0x89, 0].as_slice());
         Codec { frame_bytes_max, rules, shared_context: context(frame_bytes_max), ping }
     }
 
-    /// Says whether WebSockets are opened from now on, and what `GET /readyz` tells.
+    /// Sets whether upgrades are accepted from now on, and what `GET /readyz` answers.
     pub fn set_readiness(&mut self, readiness: Readiness) {
         self.rules.readiness = readiness;
     }
 }
 
-/// The context's buffer has held what people wrote: it is not shown.
+/// Omits the context: its buffer may still hold message texts.
 impl fmt::Debug for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Codec { frame_bytes_max, rules, shared_context: _, ping: _ } = self;
@@ -70,49 +64,38 @@ impl fmt::Debug for Codec {
     }
 }
 
-fn context(frame_bytes_max: usize) -> WebSocketContext {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(frame_bytes_max))
-        .max_frame_size(Some(frame_bytes_max))
-        .accept_unmasked_frames(false);
-    WebSocketContext::new(Role::Server, Some(config))
-}
-
-/// What the bytes meant.
+/// What the bytes received so far amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The WebSocket is open; the answer is in the outbox.
+    /// The WebSocket is open; the 101 response is in the outbox.
     Opened(Opened),
-    /// A web page may not connect: [`Event::Closing`] for a reason that the operator should know.
+    /// The page's origin is not allowed. Otherwise as [`Event::Closing`]; the operator is warned.
     OriginRefused {
-        /// Where it comes from, fit for a line in a log.
+        /// The refused `Origin`, sanitized for the log.
         origin: String,
     },
-    /// Someone asks how a call is: [`Wire::send_call_status`] is the answer.
+    /// The client requests the status of a call; reply with [`Wire::send_call_status`].
     CallStatusRequest(CallStatusRequest),
-    /// A text message; mostly it stands where it has been read.
+    /// A text message; usually borrowed from the input.
     Text(Cow<'a, str>),
     /// A binary message.
     Binary(Bytes),
-    /// A ping, a pong, or a part of a message that goes on: a sign of life and a frame to count. A
-    /// ping's answer is in the outbox.
+    /// A ping, a pong, or a non-final fragment: proof that the peer is alive, and a frame for the
+    /// rate limit. The pong for a ping is in the outbox.
     Control,
-    /// The last bytes to send are in the outbox; whatever else comes in is not looked at.
+    /// The last bytes to send are in the outbox; further input is ignored.
     Closing,
-    /// All input is used up.
+    /// All input is consumed.
     NeedsInput,
 }
 
 impl Event<'_> {
-    /// Whether it is one more frame of its sender.
+    /// Whether this event counts as a frame for the rate limit.
     pub fn is_frame(&self) -> bool {
         matches!(self, Event::Text(_) | Event::Binary(_) | Event::Control)
     }
 
-    /// The same, for longer than what was read.
+    /// The same event, independent of the read buffer.
     pub fn into_owned(self) -> Event<'static> {
         match self {
             Event::Text(text) => Event::Text(Cow::Owned(text.into_owned())),
@@ -127,50 +110,49 @@ impl Event<'_> {
     }
 }
 
-/// One conversation, from the first byte of its request.
+/// The protocol state of one connection, from the first byte of its request.
 pub struct Wire {
     state: WireState,
-    /// An incomplete request head or frame; empty and without memory most of the time.
+    /// An incomplete request head or frame; usually empty and without an allocation.
     partial: Vec<u8>,
 }
 
 enum WireState {
     Handshake {
-        /// Whose address the socket has.
+        /// The address of the socket's other end, which may be a proxy.
         peer: IpAddr,
     },
-    /// It has asked how a call is, and is to be answered in this form.
+    /// The client has requested the status of a call; the response will have this format.
     AwaitingStatus(Box<ResponseFormat>),
     Open,
-    /// Open, and a message is in fragments: its context, and how many bytes that holds.
+    /// Open, with a message in fragments: its context, and the payload bytes that context holds.
     Fragments(Box<WebSocketContext>, usize),
     Closing,
 }
 
-/// What has come in may be a token or what people wrote: only its length is shown.
+/// Shows only the length of partial input: it may be a token or a message text.
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             WireState::Handshake { .. } => "Handshake",
-            WireState::AwaitingStatus(_) => "Asking",
+            WireState::AwaitingStatus(_) => "AwaitingStatus",
             WireState::Open => "Open",
             WireState::Fragments(..) => "Fragments",
             WireState::Closing => "Closing",
         };
         let mut wire = f.debug_struct("Wire");
-        wire.field("phase", &state).field("partial_bytes", &self.partial.len()).finish()
+        wire.field("state", &state).field("partial_bytes", &self.partial.len()).finish()
     }
 }
 
 impl Wire {
-    /// A conversation with this peer: the address of the socket's other end, which may be a proxy.
+    /// Starts in the handshake. `peer` is the address of the socket's other end, perhaps a proxy.
     pub fn new(peer: IpAddr) -> Wire {
         Wire { state: WireState::Handshake { peer }, partial: Vec::new() }
     }
 
-    /// Takes in the next of `input`, up to the next event. Call it until it says
-    /// [`Event::NeedsInput`], or that the conversation has come to its end. What is masked is unmasked
-    /// where it stands: nothing looks at it a second time.
+    /// Consumes `input` up to the next event. Call it until it returns [`Event::NeedsInput`] or the
+    /// connection is closing. Payloads are unmasked in place.
     pub fn next<'a>(
         &mut self,
         codec: &mut Codec,
@@ -187,14 +169,14 @@ impl Wire {
         }
     }
 
-    /// Says goodbye, if the conversation is open: a close frame goes into the outbox, and nothing
-    /// may follow it.
+    /// Closes the connection. If the WebSocket is open, a close frame goes into the outbox, and
+    /// nothing may follow it; a request for a call's status is answered with 503.
     pub fn close(&mut self, code: u16, reason: &'static str, outbox: &mut Outbox) {
         if matches!(self.state, WireState::Open | WireState::Fragments(..)) {
             let code = CloseCode::from(code);
             let frame = Frame::close(Some(CloseFrame { code, reason: reason.into() }));
             let mut bytes = Vec::with_capacity(frame.len());
-            // A Vec takes every byte: no error can come of it.
+            // Writing to a Vec cannot fail.
             let _ = frame.format(&mut bytes);
             outbox.push(bytes.into());
         }
@@ -203,17 +185,18 @@ impl Wire {
         self.partial = Vec::new();
     }
 
-    /// Says that the request took too long, if any of it has come, or its answer.
+    /// Closes a connection that timed out: with 408 if the request is incomplete, with 503 if the
+    /// status of a call was not known in time.
     pub fn time_out(&mut self, outbox: &mut Outbox) {
         if self.is_in_handshake() && !self.partial.is_empty() {
-            outbox.push(handshake::request_timeout().into_bytes().into());
+            outbox.push(response::request_timeout().into_bytes().into());
         }
         self.fail_call_status(false, outbox);
         self.state = WireState::Closing;
         self.partial = Vec::new();
     }
 
-    /// Takes the answer to the request back, which has not left yet, and says this instead.
+    /// Replaces the response that has not been sent yet by this one, and closes.
     pub fn refuse(&mut self, response: String, outbox: &mut Outbox, ledger: &mut Ledger) {
         outbox.drop_unsent(ledger);
         outbox.push(response.into_bytes().into());
@@ -221,12 +204,12 @@ impl Wire {
         self.partial = Vec::new();
     }
 
-    /// Asks for a sign of life.
+    /// Sends a ping.
     pub fn ping(&self, codec: &Codec, outbox: &mut Outbox) {
         outbox.push(EncodedFrame::clone(&codec.ping));
     }
 
-    /// Bytes of memory that are held for what has come in part.
+    /// Bytes of memory held for incomplete input.
     pub fn held_bytes(&self) -> usize {
         let fragments = match self.state {
             WireState::Fragments(_, bytes) => bytes,
@@ -235,7 +218,7 @@ impl Wire {
         self.partial.len() + fragments
     }
 
-    /// Gives up what has come in part: nothing more is listened to.
+    /// Drops incomplete input; the caller reads nothing more from this connection.
     pub fn forget_held(&mut self) {
         self.partial = Vec::new();
         if matches!(self.state, WireState::Fragments(..)) {
@@ -243,12 +226,25 @@ impl Wire {
         }
     }
 
-    /// Whether the request is still to come, in whole or in part.
+    /// Whether the request head is not complete yet.
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.state, WireState::Handshake { .. })
     }
 
-    /// Whether the rest of a frame, or of a message in fragments, is still to come.
+    /// Whether the client has requested the status of a call and has no response yet.
+    pub fn is_awaiting_status(&self) -> bool {
+        matches!(self.state, WireState::AwaitingStatus(_))
+    }
+
+    /// Sends the status of a call, and closes.
+    pub fn send_call_status(&mut self, reply: &CallStatusReply, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            outbox.push(format.response(reply).into_bytes().into());
+            self.state = WireState::Closing;
+        }
+    }
+
+    /// Whether the rest of a frame, or of a message in fragments, has not arrived yet.
     pub fn has_partial_message(&self) -> bool {
         match self.state {
             WireState::Open => !self.partial.is_empty(),
@@ -259,14 +255,21 @@ impl Wire {
         }
     }
 
-    /// Whether the conversation is open and nothing of the next message has come.
+    /// Whether the WebSocket is open and no part of the next message has arrived.
     pub fn is_between_messages(&self) -> bool {
         matches!(self.state, WireState::Open) && self.partial.is_empty()
     }
 
-    /// Whether nothing more is said or listened to.
+    /// Whether the connection is closing: no more input is read and no more frames are sent.
     pub fn is_closing(&self) -> bool {
         matches!(self.state, WireState::Closing)
+    }
+
+    /// Answers a pending request for a call's status with 503.
+    fn fail_call_status(&mut self, is_draining: bool, outbox: &mut Outbox) {
+        if let WireState::AwaitingStatus(format) = &self.state {
+            outbox.push(format.no_status(is_draining).into_bytes().into());
+        }
     }
 
     fn handshake<'a>(
@@ -280,7 +283,7 @@ impl Wire {
         let received: &[u8] = if before == 0 {
             input
         } else {
-            // No more than a head may have, and the byte that shows that it is too large.
+            // At most the limit for a head, plus the byte that shows that it is exceeded.
             let max = codec.rules.head_bytes_max.saturating_add(1);
             let room = max.saturating_sub(before).min(input.len());
             self.partial.extend_from_slice(&input[..room]);
@@ -341,14 +344,14 @@ impl Wire {
         event.unwrap_or_else(|fault| self.fail(&fault, outbox))
     }
 
-    /// Ends the conversation for what is wrong with it.
+    /// Closes the connection because of a protocol error.
     fn fail(&mut self, fault: &Error, outbox: &mut Outbox) -> Event<'static> {
         let (code, reason) = close_code(fault);
         self.close(code, reason, outbox);
         Event::Closing
     }
 
-    /// Finds the end of the next frame. What is cut off at the end of the input is kept.
+    /// Finds the end of the next frame. An incomplete frame at the end of the input is kept.
     fn next_frame(&mut self, codec: &Codec, input: &mut &mut [u8]) -> Result<NextFrame, Error> {
         if self.partial.is_empty() {
             return match frame_size(codec, input)? {
@@ -366,7 +369,7 @@ impl Wire {
                     return Ok(NextFrame::InPartial(size));
                 }
                 Some(size) => size.bytes - self.partial.len(),
-                // Byte by byte, not to take any of the next frame: a header has fourteen at most.
+                // Byte by byte, to take nothing of the next frame; a header has at most 14 bytes.
                 None => 1,
             };
             if input.is_empty() {
@@ -377,7 +380,7 @@ impl Wire {
         }
     }
 
-    /// Gives one whole frame to the context that it belongs to.
+    /// Feeds one whole frame to the context it belongs to.
     fn feed<'a>(
         &mut self,
         codec: &mut Codec,
@@ -396,7 +399,8 @@ impl Wire {
         }
         let (context, shared) = match &mut self.state {
             WireState::Fragments(own, bytes) => {
-                // What the context keeps are the payloads; a header may be smaller than this.
+                // The context keeps only payloads. The header length that is subtracted may be
+                // a few bytes too large.
                 if matches!(header.opcode, OpCode::Data(_)) {
                     *bytes += frame.len().saturating_sub(header.len(frame.len() as u64));
                 }
@@ -406,11 +410,11 @@ impl Wire {
         };
         let read = read_frame(context, frame, outbox);
         match &read {
-            // In fragments, a message that is complete ends the need for a context.
+            // The fragmented message is complete: its context is not needed any more.
             Ok(Received::Message(_)) if !shared => self.state = WireState::Open,
-            // A context that has seen the end or an error is of no use to anyone else.
+            // After a close or an error the context cannot be used again.
             Ok(Received::Closed) | Err(_) if shared => {
-                codec.shared_context = self::context(codec.frame_bytes_max)
+                codec.shared_context = self::context::context(codec.frame_bytes_max)
             }
             _ => {}
         }
@@ -425,71 +429,11 @@ impl Wire {
     }
 }
 
-enum Received {
-    Message(Event<'static>),
-    Control,
-    Nothing,
-    Closed,
-}
-
-/// Feeds one whole frame, and reads until the context has said all that it has to say.
-fn read_frame(
-    context: &mut WebSocketContext,
-    frame: &[u8],
-    outbox: &mut Outbox,
-) -> Result<Received, Error> {
-    let mut stream = FrameStream { input: frame, outbox };
-    let mut control = false;
-    loop {
-        match context.read(&mut stream) {
-            Ok(Message::Text(text)) => {
-                let text = Cow::Owned(text.as_str().to_owned());
-                return Ok(Received::Message(Event::Text(text)));
-            }
-            Ok(Message::Binary(bytes)) => return Ok(Received::Message(Event::Binary(bytes))),
-            // The answer to a ping or a close is written by the next read.
-            Ok(_) => control = true,
-            Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(if control { Received::Control } else { Received::Nothing });
-            }
-            Err(Error::ConnectionClosed) => return Ok(Received::Closed),
-            Err(fault) => return Err(fault),
-        }
-    }
-}
-
-/// RFC 6455 section 7.4.1.
+/// The close code (RFC 6455 section 7.4.1) and reason for an error.
 fn close_code(fault: &Error) -> (u16, &'static str) {
     match fault {
         Error::Capacity(_) => (1009, "the message is too big"),
         Error::Utf8(_) => (1007, "text must be UTF-8"),
         _ => (1002, "protocol error"),
-    }
-}
-
-/// The stream that a context sees: it reads what is given and writes into the outbox. With a
-/// write buffer of 0 bytes each pong or close arrives as one whole frame.
-struct FrameStream<'a> {
-    input: &'a [u8],
-    outbox: &'a mut Outbox,
-}
-
-impl Read for FrameStream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.input.read(buffer)
-    }
-}
-
-impl Write for FrameStream<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.outbox.push(bytes.into());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -7,9 +7,9 @@ mod bytes;
 
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
+use buddyline::http::handshake::{self, Handshake, Opened, Readiness, Rules};
 use buddyline::protocol::ErrorCode;
 use buddyline::protocol::credential::Scheme;
-use buddyline::wire::handshake::{self, Handshake, Opened, Readiness, Rules};
 use buddyline::wire::{Codec, Event, Wire};
 use bytes::*;
 

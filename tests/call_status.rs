@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::TrustedProxies;
+use buddyline::http::handshake::{Readiness, Rules};
 use buddyline::hub::interface::{CallSettings, ConnId, Failure, Settings};
 use buddyline::protocol::Id;
 use buddyline::protocol::status::CallStatusReply;
-use buddyline::wire::handshake::{Readiness, Rules};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event};
 use bytes::{LIMIT, PEER, WireSession, body, header_of};

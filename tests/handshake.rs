@@ -5,8 +5,8 @@
 #[path = "support/bytes.rs"]
 mod bytes;
 
+use buddyline::http::handshake::Readiness;
 use buddyline::wire::Event;
-use buddyline::wire::handshake::Readiness;
 use bytes::*;
 
 /// What a codec with or without the page answers to these first bytes.

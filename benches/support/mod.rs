@@ -1,6 +1,6 @@
-//! What the benches share: the server without sockets, part by part.
+//! Shared by the benches: the parts of the server, without sockets.
 
-#![allow(dead_code)] // Each bench uses its own part of this.
+#![allow(dead_code)] // No bench uses all of it.
 
 #[path = "../../tests/support/bytes.rs"]
 pub mod bytes;
@@ -19,28 +19,28 @@ use buddyline::wire::outbox::{Ledger, Outbox};
 use buddyline::wire::{Codec, Event, Wire};
 use criterion::Criterion;
 
-/// A thread joined, and someone typing in it or not.
+/// Client frames: joining thread 1, typing in it, and no longer typing.
 pub const JOIN: &str = r#"{"type":"join_thread","threadId":1}"#;
 pub const TYPING: &str = r#"{"type":"typing","threadId":1}"#;
 pub const TYPING_ENDS: &str = r#"{"type":"typing","threadId":1,"typing":false}"#;
 /// A message into that thread.
 pub const MESSAGE: &str = r#"{"type":"send_message","recipientId":"3","message":"Hello, this is a message.","threadId":"1","token":"eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}"#;
 
-/// Bytes that one write takes along, as `connection.rs` has it.
+/// Most bytes of one write, as in `connection.rs`.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Measures for a few seconds: all benches together take minutes.
+/// Short measurements, so that all benches together take only minutes.
 pub fn short_run() -> Criterion {
     let (warm_up, measure) = (Duration::from_millis(500), Duration::from_secs(2));
     Criterion::default().warm_up_time(warm_up).measurement_time(measure).sample_size(50)
 }
 
-/// The frame with which a client says who it is.
+/// The frame with which a client claims a user.
 pub fn user_connected(user: u32) -> String {
     format!(r#"{{"type":"user_connected","userId":{user}}}"#)
 }
 
-/// A request as browsers send it, through a proxy.
+/// An upgrade request as a browser sends it through a proxy.
 pub fn browser_request() -> Vec<u8> {
     bytes::request_with(
         "Pragma: no-cache\r\nCache-Control: no-cache\r\n\
@@ -53,21 +53,21 @@ pub fn browser_request() -> Vec<u8> {
     )
 }
 
-/// Where frames for connections go.
+/// Receives the frames for connections.
 pub trait FrameSink {
-    /// Takes in a frame for these.
+    /// Takes a frame for these connections.
     fn put(&mut self, to: &[ConnId], frame: EncodedFrame);
 }
 
-/// Nobody is there to read: what is left is the hub's own part.
+/// Drops all frames, so that only the hub's own work is measured.
 pub struct Discard;
 
 impl FrameSink for Discard {
     fn put(&mut self, _: &[ConnId], _: EncodedFrame) {}
 }
 
-/// Lets one outbox's next bytes leave as `connection.rs` does, without the system call: two frames or
-/// more are copied first. Returns how many bytes that were.
+/// Sends the next bytes of an outbox as `connection.rs` does, but without the system call: two or
+/// more frames are copied first. Returns how many bytes were sent.
 pub fn flush(outbox: &mut Outbox, copies: &mut Vec<u8>, ledger: &mut Ledger) -> usize {
     let bytes = match outbox.only() {
         Some(only) => only.len(),
@@ -94,7 +94,7 @@ impl Outboxes {
         Outboxes { outboxes, ledger: Ledger::default(), copies: Vec::new() }
     }
 
-    /// Lets everything leave. Returns how many bytes that were.
+    /// Empties all outboxes. Returns how many bytes were sent.
     pub fn flush(&mut self) -> usize {
         let mut bytes = 0;
         for outbox in &mut self.outboxes {
@@ -114,7 +114,7 @@ impl FrameSink for Outboxes {
     }
 }
 
-/// A hub with the stand-in for its site, and a clock that stands until it is moved.
+/// A hub with the embedded site and a manual clock.
 pub struct BenchHub {
     hub: Hub,
     upstream: Upstream,
@@ -122,7 +122,7 @@ pub struct BenchHub {
 }
 
 impl BenchHub {
-    /// Nobody yet.
+    /// Creates a hub without connections.
     pub fn new() -> BenchHub {
         let settings = Settings {
             presence: PresenceScope::All,
@@ -134,7 +134,7 @@ impl BenchHub {
         BenchHub { hub: Hub::new(settings), upstream: Upstream::embedded(), now }
     }
 
-    /// So many users, all in thread 1.
+    /// Creates a hub with this many users, all subscribed to thread 1.
     pub fn of(subscribers: u32) -> BenchHub {
         let mut hub = BenchHub::new();
         for slot in 0..subscribers {
@@ -142,7 +142,7 @@ impl BenchHub {
             hub.send(slot, &user_connected(slot + 1), &mut Discard);
             hub.send(slot, JOIN, &mut Discard);
         }
-        // What announces them is told before anything is measured.
+        // Their presence frames are delivered before the measurement.
         hub.advance(Duration::from_secs(1), &mut Discard);
         hub
     }
@@ -159,7 +159,7 @@ impl BenchHub {
         self.handle(Input::Closed { conn: conn(slot) }, sink);
     }
 
-    /// Moves the clock, and does what is due by then.
+    /// Advances the clock, and runs everything that is due.
     pub fn advance(&mut self, time: Duration, sink: &mut impl FrameSink) {
         self.now.instant += time;
         while self.hub.next_deadline().is_some_and(|at| at <= self.now.instant) {
@@ -168,7 +168,7 @@ impl BenchHub {
         }
     }
 
-    /// As the server does it: one input, then all that follows from it.
+    /// Handles one input and then all its effects, as the server does.
     fn handle(&mut self, input: Input<'_>, sink: &mut impl FrameSink) {
         self.hub.handle(input, self.now);
         self.apply_effects(sink);
@@ -184,9 +184,11 @@ impl BenchHub {
                 Effect::Send { to, frame, .. } => sink.put(&[to], frame),
                 Effect::FanOut { to, frame, .. } => sink.put(self.hub.receivers(to), frame),
                 Effect::Ask { request, ask } => self.upstream.submit(request, *ask, self.now),
-                Effect::SendCallStatus { reply, .. } => panic!("nobody asks: {reply:?}"),
-                Effect::Wake(event) => panic!("nobody is called: {event:?}"),
-                Effect::Close { reason, .. } => panic!("nobody is sent away: {reason}"),
+                Effect::SendCallStatus { reply, .. } => {
+                    panic!("no status was requested: {reply:?}")
+                }
+                Effect::Wake(event) => panic!("no call was started: {event:?}"),
+                Effect::Close { reason, .. } => panic!("no connection is closed: {reason}"),
             }
         }
     }
@@ -196,20 +198,20 @@ fn conn(slot: u32) -> ConnId {
     ConnId { slot, serial: slot + 1 }
 }
 
-/// What all conversations share, and the buffer into which they are read.
+/// The shared codec, and the read buffer.
 pub struct FrameReader {
     pub codec: Codec,
     scratch: Vec<u8>,
 }
 
 impl FrameReader {
-    /// With the limits of tests.
+    /// Creates a reader with the limits of the tests.
     pub fn new() -> FrameReader {
         FrameReader { codec: bytes::codec_of(bytes::LIMIT, false), scratch: Vec::new() }
     }
 
-    /// Reads the frames in these bytes as one read of a socket brings them; `text` takes them in.
-    /// Returns how many there were.
+    /// Decodes the frames in these bytes as if one socket read had returned them, and passes each
+    /// text to `text`. Returns the number of events.
     pub fn read(
         &mut self,
         wire: &mut Wire,
@@ -226,7 +228,7 @@ impl FrameReader {
                 Event::Text(frame) => text(&frame),
                 Event::Opened(_) => {}
                 Event::NeedsInput => return frames,
-                odd => panic!("{odd:?}"),
+                other => panic!("unexpected {other:?}"),
             }
             frames += 1;
         }
@@ -234,7 +236,7 @@ impl FrameReader {
     }
 }
 
-/// A wire on which the request is answered, and who listens to it.
+/// Opens a WebSocket; returns its reader and its wire.
 pub fn open_wire() -> (FrameReader, Wire) {
     let (mut reader, mut wire) = (FrameReader::new(), Wire::new(bytes::PEER));
     reader.read(&mut wire, &bytes::request(), &mut Outbox::default(), |_| {});

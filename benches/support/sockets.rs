@@ -9,7 +9,7 @@ use clap::Parser;
 
 use super::{JOIN, TYPING, bytes, user_connected};
 
-/// A server on which some hear a thread.
+/// A server with clients that are subscribed to a thread.
 pub struct Loopback {
     server: Server,
     clients: Vec<TcpStream>,
@@ -18,7 +18,7 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    /// So many clients, all in thread 1; the first says who it is.
+    /// Starts a server and this many clients, all in thread 1; only the first is identified.
     pub fn new(subscribers: usize) -> Loopback {
         let config = Config::parse_from(["buddyline", "--listen", "127.0.0.1:0", "--no-limits"]);
         let mut server = Server::bind(&config).expect("a free port");
@@ -28,7 +28,7 @@ impl Loopback {
         Loopback { server, clients, typing: bytes::text(TYPING), frame_bytes }
     }
 
-    /// The first client types, and all hear it.
+    /// The first client types once, and all clients receive it.
     pub fn type_once(&mut self) {
         self.clients[0].write_all(&self.typing).expect("room for a frame");
         for client in &mut self.clients {
@@ -37,14 +37,14 @@ impl Loopback {
     }
 }
 
-/// Turns the loop until this client has received `bytes`.
+/// Runs the event loop until this client has received `bytes` bytes.
 fn receive(server: &mut Server, client: &mut TcpStream, bytes: usize) {
     let mut received = 0;
     let mut buffer = [0; 4096];
     while received < bytes {
         match client.read(&mut buffer) {
             Ok(0) => panic!("the server closed the connection"),
-            Ok(some) => received += some,
+            Ok(read) => received += read,
             Err(_) => server.tick().expect("a tick"),
         }
     }
@@ -57,11 +57,11 @@ fn client(server: &mut Server, address: SocketAddr, n: usize) -> TcpStream {
     client.set_nonblocking(true).expect("a TCP socket");
     client.write_all(&bytes::request()).expect("room for a request");
     receive(server, &mut client, 129);
-    client.write_all(&bytes::text(JOIN)).expect("room");
+    client.write_all(&bytes::text(JOIN)).expect("room for a frame");
     receive(server, &mut client, 2 + r#"{"type":"thread_joined","threadId":1}"#.len());
     if n == 0 {
         let me = user_connected(7);
-        client.write_all(&bytes::text(&me)).expect("room");
+        client.write_all(&bytes::text(&me)).expect("room for a frame");
         receive(server, &mut client, 2 + me.len());
     }
     client

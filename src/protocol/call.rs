@@ -1,4 +1,4 @@
-//! A frame of a call: what it does, what it names, and how it is passed on.
+//! Call frames: their kinds, their addresses, and how they are relayed to other clients.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,31 +10,31 @@ use serde_json::value::RawValue;
 use super::client::{missing_field, optional_id};
 use super::{ClientError, ErrorCode, Id, IdKey};
 
-/// What a call frame does.
+/// The kind of a call frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
-    /// Begins a call: rings the other party, or everyone in the thread.
+    /// Starts a call: rings the callee, or all participants of the thread.
     Initiated,
-    /// A WebRTC offer; without a call between the two it begins one.
+    /// A WebRTC offer; starts a call if there is none between the two users.
     Offer,
-    /// A WebRTC answer; the first of the called user accepts the call.
+    /// A WebRTC answer; the first one from the callee accepts the call.
     Answer,
     /// An ICE candidate.
     Candidate,
-    /// A device of the called user rings.
+    /// A device of the callee rings.
     Ringing,
-    /// The called user does not take the call.
+    /// The callee declines the call.
     Rejected,
-    /// The caller gives up.
+    /// The caller cancels the call.
     Cancelled,
-    /// The end, from either side.
+    /// Either party ends the call.
     Hangup {
-        /// Because no media came through.
+        /// Whether it ends because no media connection was established.
         failed: bool,
     },
-    /// The called user is in another call.
+    /// The callee is in another call.
     Busy,
-    /// Takes the place of the user's device in the call.
+    /// This device replaces the user's device in the call, after a reconnect.
     Resume,
     /// Joins a group call.
     Joined,
@@ -43,7 +43,7 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// Whether it ends the call, or the user's part in it.
+    /// Whether the frame ends the call, or the sender's participation in it.
     pub fn is_end(self) -> bool {
         matches!(
             self,
@@ -55,7 +55,7 @@ impl CallKind {
         )
     }
 
-    /// Whether it is one of the four that apps have always sent (`PROTOCOL.md` 1).
+    /// Whether it is one of the four kinds that every app sends (`PROTOCOL.md` 1).
     pub fn is_baseline(self) -> bool {
         matches!(
             self,
@@ -64,21 +64,25 @@ impl CallKind {
     }
 }
 
-/// A call frame's addresses; the object itself travels as [`RelayedFrame`] makes it.
+/// The addresses of a call frame. [`RelayedFrame`] relays the JSON object itself.
 #[derive(Debug)]
 pub struct CallFrame {
-    /// What it does.
+    /// The kind.
     pub kind: CallKind,
-    /// The call that it names.
+    /// `callId`, if present.
     pub call: Option<Id>,
-    /// Who the frame says sends it, where it says so.
+    /// `senderId`, if present; not verified.
     pub sender: Option<Id>,
-    /// Who the frame says receives it.
+    /// `recipientId`, if present.
     pub recipient: Option<Id>,
 }
 
 impl CallFrame {
-    /// Whether it names enough to find its call, or to begin one.
+    /// Checks that the frame has enough addresses to find its call, or to start one.
+    ///
+    /// # Errors
+    ///
+    /// A required address is missing.
     pub(super) fn validate(&self, names_thread: bool) -> Result<(), ClientError> {
         match self.kind {
             CallKind::Initiated if self.recipient.is_some() || names_thread => Ok(()),
@@ -96,13 +100,13 @@ impl CallFrame {
         }
     }
 
-    /// The other party, where the frame names one: whichever of `senderId` and `recipientId` is not
-    /// this user. Clients disagree on whether an answer's sender is the caller or the answerer
+    /// The other party, if the frame names one: `senderId` or `recipientId`, whichever is not this
+    /// user. Clients disagree on whether the sender of an answer is the caller or the callee
     /// (`PROTOCOL.md` 2.6).
     ///
     /// # Errors
     ///
-    /// Neither is this user, or both are.
+    /// Neither of the two is this user, or both are.
     pub fn other_party(&self, me: &IdKey) -> Result<Option<&Id>, ClientError> {
         let sender = self.sender.as_ref().filter(|sender| sender.key != *me);
         let recipient = self.recipient.as_ref().filter(|recipient| recipient.key != *me);
@@ -113,9 +117,9 @@ impl CallFrame {
             )),
             (None, None) if self.recipient.is_some() => Err(ClientError::new(
                 ErrorCode::NotYourCall,
-                "recipientId is yourself: a call needs another user.",
+                "recipientId is your own user: a call needs another user.",
             )),
-            // Whoever sends it wrote another sender, and nobody whom it is for.
+            // The frame names another sender and no recipient.
             (Some(_), None) if self.recipient.is_none() => Err(ClientError::new(
                 ErrorCode::NotYourCall,
                 "senderId is not the user of this connection.",
@@ -125,37 +129,36 @@ impl CallFrame {
     }
 }
 
-/// The object of a call frame as others get it: each field as its author wrote it, but without
-/// `token` and `clientId`, which are between the author and the server, and without a `userId` that
-/// is not theirs: nobody is made to seem to speak who does not.
+/// The JSON object of a call frame as other clients receive it: each field as its author wrote it,
+/// without `token` and `clientId`, which concern only the author and the server, and without a
+/// `userId` of another user, which would impersonate that user.
 #[derive(Debug)]
 pub struct RelayedFrame {
-    /// The object without its last brace.
+    /// The object without its closing brace.
     text: String,
     has_call_id: bool,
     has_user_id: bool,
 }
 
 impl RelayedFrame {
-    /// Reads the object that this user has sent.
+    /// Parses the object that the user `me` has sent.
     ///
     /// # Errors
     ///
-    /// A field that stands twice, since two readers could take it for two different frames; or more
-    /// than 64 fields.
+    /// A duplicate field, which two parsers could interpret differently; or more than 64 fields.
     pub fn read(text: &str, me: &IdKey) -> Result<RelayedFrame, ClientError> {
         let relayed = serde_json::Deserializer::from_str(text).deserialize_map(RelayVisitor { me });
         relayed.map_err(|fault| ClientError::new(ErrorCode::InvalidFrame, format!("{fault}.")))
     }
 
-    /// The object, with the call and its author where these are given and it does not name them.
+    /// The whole object. Adds `callId` and `userId` where they are given and the object lacks them.
     pub fn with_ids(&self, call: Option<&Id>, author: Option<&Id>) -> String {
         let mut text = self.text.clone();
         for (field, id, named) in
             [("callId", call, self.has_call_id), ("userId", author, self.has_user_id)]
         {
             if let Some(id) = id.filter(|_| !named) {
-                put(&mut text, field, &id.to_json());
+                append_field(&mut text, field, &id.to_json());
             }
         }
         text.push('}');
@@ -163,7 +166,7 @@ impl RelayedFrame {
     }
 }
 
-fn put(object: &mut String, field: &str, json: &str) {
+fn append_field(object: &mut String, field: &str, json: &str) {
     if object.len() > 1 {
         object.push(',');
     }
@@ -190,12 +193,12 @@ impl<'de> Visitor<'de> for RelayVisitor<'_> {
             RelayedFrame { text: String::from("{"), has_call_id: false, has_user_id: false };
         while let Some((key, value)) = map.next_entry::<FieldName<'de>, &'de RawValue>()? {
             if seen.contains(&key) {
-                return Err(serde::de::Error::custom("Each field may stand once"));
+                return Err(serde::de::Error::custom("Each field may occur only once"));
             }
             if seen.len() == FIELDS_MAX {
                 return Err(serde::de::Error::custom("Too many fields in a call frame"));
             }
-            let passes = match key.0.as_ref() {
+            let relayed = match key.0.as_ref() {
                 "token" | "clientId" => false,
                 "callId" => {
                     out.has_call_id = value.get() != "null";
@@ -208,7 +211,7 @@ impl<'de> Visitor<'de> for RelayVisitor<'_> {
                 }
                 _ => true,
             };
-            if passes {
+            if relayed {
                 if out.text.len() > 1 {
                     out.text.push(',');
                 }
@@ -223,7 +226,7 @@ impl<'de> Visitor<'de> for RelayVisitor<'_> {
     }
 }
 
-/// A call frame has eight fields at most; the rest is an app's own.
+/// Most fields of a relayed frame. The protocol defines at most eight; apps may add their own.
 const FIELDS_MAX: usize = 64;
 
 #[derive(Deserialize, PartialEq, Eq)]

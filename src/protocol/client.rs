@@ -1,6 +1,6 @@
-//! What a client may send: one text becomes one [`ClientFrame`], or the reason why it is none.
+//! Parses the frames of clients: one text becomes one [`ClientFrame`], or an error.
 //!
-//! One pass over the text, nothing copied but what is kept. `null` counts as absent.
+//! One pass over the text; only values that are kept are copied. `null` counts as absent.
 
 use std::borrow::Cow;
 
@@ -15,17 +15,17 @@ use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FrameType {
-    /// Says whose connection this is.
+    /// Claims a user for the connection.
     UserConnected,
-    /// Starts hearing a thread.
+    /// Subscribes to a thread.
     JoinThread,
-    /// Stops hearing a thread.
+    /// Unsubscribes from a thread.
     LeaveThread,
-    /// Stores a message and shows it to the thread.
+    /// Stores a message and delivers it to the thread.
     SendMessage,
-    /// Shows the thread that the user types, or has stopped.
+    /// Tells the thread that the user types, or has stopped.
     Typing,
-    /// Rings the other party.
+    /// Starts a call: rings the callee, or all participants of a thread.
     CallInitiated,
     /// A WebRTC offer for the other party.
     Offer,
@@ -34,32 +34,32 @@ pub enum FrameType {
     /// An ICE candidate for the other party.
     #[serde(rename = "ice-candidate")]
     IceCandidate,
-    /// A device of the called user rings.
+    /// A device of the callee rings.
     CallRinging,
-    /// The called user does not take the call.
+    /// The callee declines the call.
     CallRejected,
-    /// The caller gives up.
+    /// The caller cancels the call.
     CallCancelled,
     /// Ends a call.
     CallHangup,
-    /// The called user is in another call.
+    /// The callee is in another call.
     CallBusy,
-    /// Takes the place of a device that has lost its connection.
+    /// Replaces a device that has lost its connection.
     CallResume,
     /// Joins a group call.
     CallJoined,
     /// Leaves a group call.
     CallLeft,
-    /// Asks who is online.
+    /// Requests the list of online users.
     OnlineUsers,
-    /// Asks whether the server is there.
+    /// Checks that the server responds.
     Ping,
-    /// Asks for STUN and TURN servers.
+    /// Requests STUN and TURN servers.
     IceServers,
 }
 
 impl FrameType {
-    /// Every type, with its word on the wire.
+    /// Every type with its name in the protocol.
     pub const ALL: [(FrameType, &'static str); 20] = [
         (FrameType::UserConnected, "user_connected"),
         (FrameType::JoinThread, "join_thread"),
@@ -88,75 +88,75 @@ impl FrameType {
     }
 }
 
-/// What a client wants.
+/// A parsed frame of a client.
 #[derive(Debug)]
 pub enum ClientFrame<'a> {
-    /// Says whose connection this is.
+    /// Claims a user for the connection.
     UserConnected {
-        /// The user it claims to be.
+        /// The claimed user.
         user: Id,
-        /// What proves it.
+        /// The credential that proves it.
         token: Option<Cow<'a, str>>,
     },
-    /// Starts hearing a thread.
+    /// Subscribes to a thread.
     JoinThread {
-        /// Which.
+        /// The thread.
         thread: Id,
     },
-    /// Stops hearing a thread.
+    /// Unsubscribes from a thread.
     LeaveThread {
-        /// Which.
+        /// The thread.
         thread: Id,
     },
-    /// Stores a message and shows it to the thread.
+    /// Stores a message and delivers it to the thread.
     SendMessage(SendMessage<'a>),
-    /// Shows the thread that the user types, or has stopped.
+    /// Tells the thread that the user types, or has stopped.
     Typing {
-        /// Where.
+        /// The thread.
         thread: Id,
-        /// Started or goes on, or has stopped.
+        /// True while the user types, false when they have stopped.
         typing: bool,
     },
     /// A call frame.
     Call(CallFrame),
-    /// Asks who is online.
+    /// Requests the list of online users.
     OnlineUsers {
-        /// Only those who hear this thread.
+        /// Limits the list to the subscribers of this thread.
         thread: Option<Id>,
     },
-    /// Asks whether the server is there.
+    /// Checks that the server responds.
     Ping,
-    /// Asks for STUN and TURN servers.
+    /// Requests STUN and TURN servers.
     IceServers,
 }
 
 /// A `send_message` frame.
 #[derive(Debug)]
 pub struct SendMessage<'a> {
-    /// Whom it is for; matters only without a thread (`PROTOCOL.md` 2.12).
+    /// The recipient; used only without a thread (`PROTOCOL.md` 2.12).
     pub recipient: Option<Id>,
-    /// The thread; `None` for a new one (`PROTOCOL.md` 2.5).
+    /// The thread; `None` starts a new one (`PROTOCOL.md` 2.5).
     pub thread: Option<Id>,
     /// The text, exactly as written; not empty.
     pub text: Cow<'a, str>,
-    /// The credential; goes to the site and nowhere else.
+    /// The credential; sent to the site only.
     pub token: Option<Cow<'a, str>>,
 }
 
-/// What an answer or an error refers to.
+/// The frame that a reply or an error refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplyTo {
-    /// The type of the frame that is answered.
+    /// The type of that frame.
     pub kind: Option<FrameType>,
-    /// The thread it named.
+    /// The thread in that frame.
     pub thread: Option<Id>,
-    /// The call it named, or the one that it is about.
+    /// The call in that frame, or the call that it concerns.
     pub call: Option<Id>,
-    /// The client's own name for it.
+    /// The `clientId` of that frame.
     pub client_id: Option<Id>,
 }
 
-/// Reads one text frame. The [`ReplyTo`] is filled as far as the frame could be understood.
+/// Parses one text frame. The [`ReplyTo`] is filled as far as the frame could be parsed.
 pub fn parse(text: &str) -> (ReplyTo, Result<ClientFrame<'_>, ClientError>) {
     let mut reply = ReplyTo::default();
     let frame = parse_into(text, &mut reply);
@@ -164,7 +164,7 @@ pub fn parse(text: &str) -> (ReplyTo, Result<ClientFrame<'_>, ClientError>) {
 }
 
 fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>, ClientError> {
-    // serde reads a struct from an array as well, which no client means.
+    // serde would also read the fields from an array, which the protocol does not allow.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => error(ErrorCode::InvalidFrame, "Expected a JSON object with a type."),
@@ -172,7 +172,7 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
         });
     }
     let fields = Fields::read(text).map_err(|fault| match fault.is_data() {
-        true => error(ErrorCode::InvalidFrame, format!("Each field may stand once: {fault}.")),
+        true => error(ErrorCode::InvalidFrame, format!("Each field may occur only once: {fault}.")),
         false => invalid_json(&fault),
     })?;
 
@@ -249,7 +249,7 @@ fn parse_send_message<'a>(
     thread: Option<Id>,
 ) -> Result<ClientFrame<'a>, ClientError> {
     let recipient = match fields.recipient_id {
-        // With a thread it is only echoed; an empty one is what a form without a choice sends.
+        // With a thread it is only echoed. A form without a selected recipient sends "".
         Some(raw) if thread.is_some() && raw.get() == "\"\"" => None,
         raw => optional_id(raw, "recipientId")?,
     };
@@ -264,13 +264,13 @@ fn parse_send_message<'a>(
     if thread.is_none() && recipient.is_none() {
         return Err(error(
             ErrorCode::MissingField,
-            "threadId or recipientId is missing: name the thread, or whom to start one with.",
+            "threadId or recipientId is missing: name the thread, or the user to start one with.",
         ));
     }
     Ok(ClientFrame::SendMessage(SendMessage { recipient, thread, text, token }))
 }
 
-/// Absent, null, empty or 0 (`PROTOCOL.md` 2.5).
+/// Whether `threadId` is absent, null, empty or 0 (`PROTOCOL.md` 2.5).
 fn is_no_thread(raw: Option<Raw<'_>>) -> bool {
     raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
 }
@@ -307,7 +307,11 @@ fn id(raw: Option<Raw<'_>>, field: &'static str) -> Result<Id, ClientError> {
     require(optional_id(raw, field)?, field)
 }
 
-/// An id as `PROTOCOL.md` 2.1 allows it: a string of 1 to 64 bytes, or an integer.
+/// Parses an id (`PROTOCOL.md` 2.1): a string of 1 to 64 bytes, or an integer.
+///
+/// # Errors
+///
+/// The value is neither.
 pub(super) fn optional_id(
     raw: Option<Raw<'_>>,
     field: &'static str,
@@ -316,7 +320,7 @@ pub(super) fn optional_id(
         return Ok(None);
     };
     if let Some(quoted) = raw.get().strip_prefix('"') {
-        // Most ids are numbers, and a number has no escapes to look for.
+        // Fast path: most ids are numbers, and a number has no escapes.
         if let Some(n) = quoted.strip_suffix('"').and_then(IdKey::parse_canonical) {
             return Ok(Some(Id { key: IdKey::Number(n), quoted: true }));
         }
@@ -326,7 +330,7 @@ pub(super) fn optional_id(
             1..=ID_BYTES_MAX => Ok(Some(Id::string(&text))),
             long => Err(error(
                 ErrorCode::InvalidField,
-                format!("{field} may have {ID_BYTES_MAX} bytes; this one has {long}."),
+                format!("{field} may have at most {ID_BYTES_MAX} bytes; this one has {long}."),
             )),
         };
     }
@@ -344,7 +348,7 @@ pub(super) fn optional_id(
     }
 }
 
-/// The text of a field that may be absent; empty counts as absent.
+/// The text of an optional field; an empty string counts as absent.
 fn optional_text<'a>(
     raw: Option<Raw<'a>>,
     field: &'static str,
@@ -353,7 +357,7 @@ fn optional_text<'a>(
     Ok(text.filter(|text| !text.is_empty()))
 }
 
-/// The text of a JSON string, borrowed where it has no escapes.
+/// The text of a JSON string, borrowed if it has no escapes.
 fn string_value<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, ClientError> {
     let Some(inner) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Err(wrong_type(field, "a string", raw));
@@ -362,8 +366,8 @@ fn string_value<'a>(raw: Raw<'a>, field: &'static str) -> Result<Cow<'a, str>, C
         return Ok(Cow::Borrowed(inner));
     }
     serde_json::from_str(raw.get()).map(Cow::Owned).map_err(|_| {
-        // The raw value is JSON already: only this has no place in UTF-8.
-        error(ErrorCode::InvalidField, format!("{field} has half of a surrogate pair in it."))
+        // The raw value is valid JSON, so only a lone surrogate can fail here.
+        error(ErrorCode::InvalidField, format!("{field} contains half of a surrogate pair."))
     })
 }
 
@@ -371,7 +375,7 @@ fn error(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> ClientError {
     ClientError::new(code, text)
 }
 
-/// The error that a field is absent which its type needs.
+/// The error for a missing required field.
 pub fn missing_field(field: &'static str) -> ClientError {
     error(ErrorCode::MissingField, format!("{field} is missing."))
 }
@@ -394,10 +398,10 @@ fn invalid_json(fault: &serde_json::Error) -> ClientError {
 }
 
 fn unknown_type(word: &str) -> ClientError {
-    let shown: String = word.chars().take(40).collect();
+    let excerpt: String = word.chars().take(40).collect();
     let known: Vec<&str> = FrameType::ALL.iter().map(|(_, word)| *word).collect();
     error(
         ErrorCode::UnknownType,
-        format!("The type {shown:?} is not known; expected one of {}.", known.join(", ")),
+        format!("The type {excerpt:?} is not known; expected one of {}.", known.join(", ")),
     )
 }

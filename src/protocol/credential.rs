@@ -1,8 +1,8 @@
-//! What proves who someone is: a bearer token or an Application Password, never printed.
+//! Credentials for authentication: a bearer token or an Application Password, never printed.
 //!
-//! The site issues both (CONTRACT 2). Wherever a client hands one over (`PROTOCOL.md` 3), it is
-//! read here, and from here on it is a [`Credential`]: it prints as `Credential(…)`, its bytes are
-//! zeroed when the last use of it ends, and tables know it by its [`Fingerprint`].
+//! The site issues both (CONTRACT 2). Wherever a client sends one (`PROTOCOL.md` 3), it is parsed
+//! here into a [`Credential`]: its debug output is `Credential(…)`, its bytes are zeroed when the
+//! last clone is dropped, and tables identify it by its [`Fingerprint`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,40 +14,39 @@ use zeroize::Zeroizing;
 
 use super::{ClientError, ErrorCode};
 
-/// How the site is to take a secret.
+/// The HTTP authentication scheme with which a secret is sent to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// A token: `Authorization: Bearer …`, or a header of the site's own.
+    /// A token: `Authorization: Bearer …`, or a header that the site defines.
     Bearer,
     /// An Application Password: `Authorization: Basic …` (RFC 7617).
     Basic,
 }
 
-/// A secret on its way to the site, shared by all who wait for what it proves.
+/// A secret for the site; clones share one copy.
 #[derive(Clone)]
 pub struct Credential {
     scheme: Scheme,
     secret: Arc<Zeroizing<Box<str>>>,
 }
 
-/// Tells credentials apart without keeping them: SHA-256 of scheme and secret.
+/// Identifies a credential without keeping it: SHA-256 of scheme and secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Credential {
-    /// The longest secret, in bytes; web servers refuse longer header lines anyway.
+    /// Longest secret, in bytes; web servers refuse longer header lines anyway.
     pub const BYTES_MAX: usize = 4096;
 
-    /// Reads a `token` as clients hand it over in a frame, a query or a subprotocol: the token
-    /// itself, perhaps after `Bearer `; `Basic ` and base64 of `login:password`; or, where spaces
-    /// and slashes have no place,
-    /// `basic.` and base64url without padding of the same.
+    /// Parses a `token` from a frame, a query or a subprotocol: the token itself, optionally after
+    /// `Bearer `; `Basic ` and base64 of `login:password`; or, where spaces and slashes are not
+    /// allowed, `basic.` and the same in base64url without padding.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without repeating it.
+    /// The token is invalid; the text does not repeat it.
     pub fn parse(text: &str) -> Result<Credential, ClientError> {
-        // With the word of the header, as some apps keep it.
+        // Some apps keep the token with the scheme of the header.
         if let Some(known) = Credential::from_authorization(text) {
             return known;
         }
@@ -56,14 +55,14 @@ impl Credential {
                 Ok(pair) if pair.contains(&b':') => {
                     Ok(Credential::new(Scheme::Basic, STANDARD.encode(&*pair)))
                 }
-                _ => Err(invalid("after basic. must come base64url of login:password")),
+                _ => Err(invalid("expected base64url of login:password after basic.")),
             };
         }
         Credential::bearer(text)
     }
 
-    /// Reads the value of an `Authorization` header; `None` if its scheme is neither `Bearer` nor
-    /// `Basic`, or nothing follows it.
+    /// Parses the value of an `Authorization` header; `None` if its scheme is neither `Bearer` nor
+    /// `Basic`, or nothing follows the scheme.
     pub fn from_authorization(value: &str) -> Option<Result<Credential, ClientError>> {
         if let Some(token) = strip_scheme(value, "Bearer") {
             return Some(Credential::bearer(token));
@@ -75,19 +74,21 @@ impl Credential {
         let printable = text.bytes().all(|b| b.is_ascii_graphic());
         if !printable || text.is_empty() || text.len() > Self::BYTES_MAX {
             let max = Self::BYTES_MAX;
-            return Err(invalid(&format!("printable ASCII without spaces, 1 to {max} bytes")));
+            return Err(invalid(&format!(
+                "expected 1 to {max} bytes of printable ASCII without spaces"
+            )));
         }
         Ok(Credential::new(Scheme::Bearer, text.to_owned()))
     }
 
-    /// Whatever base64 a client writes, the site gets one form of it.
+    /// Normalizes the base64, so that the site and the fingerprint see one form.
     fn basic(encoded: &str) -> Result<Credential, ClientError> {
         let bare = encoded.trim_end_matches('=');
         match STANDARD_NO_PAD.decode(bare).map(Zeroizing::new) {
             Ok(pair) if pair.contains(&b':') && encoded.len() <= Self::BYTES_MAX => {
                 Ok(Credential::new(Scheme::Basic, STANDARD.encode(&*pair)))
             }
-            _ => Err(invalid("after Basic must come base64 of login:password")),
+            _ => Err(invalid("expected base64 of login:password after Basic")),
         }
     }
 
@@ -95,17 +96,17 @@ impl Credential {
         Credential { scheme, secret: Arc::new(Zeroizing::new(secret.into_boxed_str())) }
     }
 
-    /// How the site is to take it.
+    /// The scheme with which it is sent to the site.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The secret itself, as it stands in a header line after the scheme.
+    /// The secret, as it follows the scheme in a header line.
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// Its name in tables.
+    /// The fingerprint that identifies it in tables.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut context = Context::new(&SHA256);
         context.update(match self.scheme {
@@ -119,7 +120,7 @@ impl Credential {
     }
 }
 
-/// By their fingerprints: the time that takes tells nothing of where they differ.
+/// Compares fingerprints: the time this takes does not reveal where two secrets differ.
 impl PartialEq for Credential {
     fn eq(&self, other: &Credential) -> bool {
         self.fingerprint() == other.fingerprint()
@@ -134,7 +135,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What follows a scheme's word, in any letters (RFC 9110 11.1), and one or more spaces.
+/// The text after a scheme, which is case-insensitive (RFC 9110 section 11.1), and its spaces.
 fn strip_scheme<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (first, rest) = text.split_once(' ')?;
     let rest = rest.trim_start_matches(' ');
@@ -186,7 +187,7 @@ mod tests {
             })
             .collect();
         assert!(prints.iter().all(|print| *print == prints[0]));
-        // Without a colon there is no password in it.
+        // Without a colon it contains no password.
         for bad in ["Basic YWxpY2U=", "basic.YWxpY2U", "Basic ***"] {
             assert!(Credential::parse(bad).is_err(), "{bad}");
         }

@@ -1,7 +1,7 @@
-//! The fields of a client's frame, each as its author wrote it.
+//! Splits a client's frame into its fields, as raw JSON.
 //!
-//! serde says what is JSON. What nearly all clients write is so plain that one look at each byte
-//! tells its fields, in a third of serde's time: that is done here, and a test holds it to serde.
+//! A fast path handles the plain objects that nearly all clients send, in a third of serde's time.
+//! serde parses all others and defines what is valid; a test compares the two.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,7 +26,7 @@ impl<'a> From<&'a RawValue> for Raw<'a> {
     }
 }
 
-/// All fields that any frame has.
+/// All fields that frames may have.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields<'a> {
     pub(super) kind: Option<Raw<'a>>,
@@ -42,19 +42,20 @@ pub(super) struct Fields<'a> {
     pub(super) reason: Option<Raw<'a>>,
     pub(super) offer: Option<Raw<'a>>,
     pub(super) answer: Option<Raw<'a>>,
-    /// `null` is a value here: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
+    /// Here `null` is a value: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
     pub(super) candidate: Option<Raw<'a>>,
 }
 
-/// Longer texts are serde's: it looks at eight bytes at a time.
+/// Longest text for the fast path, in bytes; serde is faster for longer ones, since it scans eight
+/// bytes at a time.
 const FAST_PATH_BYTES_MAX: usize = 256;
 
 impl<'a> Fields<'a> {
-    /// The fields of a JSON object.
+    /// Parses the fields of a JSON object.
     ///
     /// # Errors
     ///
-    /// It is none, or has one of them twice.
+    /// The text is not a JSON object, or a known field occurs twice.
     pub(super) fn read(text: &'a str) -> Result<Fields<'a>, serde_json::Error> {
         match Fields::parse_fast(text) {
             Some(fields) => Ok(fields),
@@ -62,7 +63,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The place of the field with this name, and the name.
+    /// The slot for the field with this name, and its static name.
     fn slot(&mut self, name: &str) -> Option<(&'static str, &mut Option<Raw<'a>>)> {
         Some(match name {
             "type" => ("type", &mut self.kind),
@@ -83,8 +84,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Those of an object without spaces, escapes, nesting and `null`, in which each stands once.
-    /// `None` is not to say that it is no object.
+    /// Parses an object without whitespace, escapes, nesting, `null` and duplicate fields. `None`
+    /// means that serde must parse the text, not that it is invalid.
     fn parse_fast(text: &'a str) -> Option<Fields<'a>> {
         if text.len() > FAST_PATH_BYTES_MAX {
             return None;
@@ -111,7 +112,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A string with its quotes, and what follows it.
+/// Splits off a string with its quotes.
 fn split_string(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('"')?;
     let end = inner.bytes().position(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))?;
@@ -121,7 +122,7 @@ fn split_string(text: &str) -> Option<(&str, &str)> {
     text.split_at_checked(end + 2)
 }
 
-/// A string, a whole number that is not negative, or a boolean, and what follows it.
+/// Splits off a string, a non-negative whole number, or a boolean.
 fn split_scalar(text: &str) -> Option<(&str, &str)> {
     let length = match text.as_bytes() {
         [b'"', ..] => return split_string(text),
@@ -166,7 +167,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             }
             seen.push(name);
             let value = map.next_value::<&RawValue>()?;
-            // As if it were not there.
+            // `null` counts as absent.
             let absent = value.get() == "null" && name != "candidate";
             *slot = (!absent).then_some(value.into());
         }
@@ -180,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// What serde says of it.
+    /// The result of serde.
     fn by_serde(text: &str) -> Option<Fields<'_>> {
         serde_json::from_str(text).ok()
     }
@@ -242,7 +243,7 @@ mod tests {
         assert!(twice.is_data(), "{twice}");
     }
 
-    /// Parts of objects, right and wrong.
+    /// Parts of valid and invalid objects.
     const PARTS: [&str; 28] = [
         "{",
         "}",

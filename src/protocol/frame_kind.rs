@@ -1,42 +1,42 @@
-//! Of which kind a frame is that the server says: for who counts them.
+//! Classifies the server's encoded frames by type, for the metrics.
 //!
-//! It is read off the encoded bytes, once for all receivers of a frame. So nothing has to carry it
-//! along from where a frame is made to where it leaves.
+//! The kind is read from the encoded bytes, once for all receivers of a frame, so it need not be
+//! passed along from the encoder to the socket.
 
-/// The kind of what leaves.
+/// The kind of a sent frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFrameKind {
-    /// Someone has come online.
+    /// A user has come online.
     UserConnected,
-    /// Someone has gone.
+    /// A user has gone offline.
     UserDisconnected,
-    /// A thread is heard.
+    /// The connection is subscribed to a thread.
     ThreadJoined,
-    /// It is no longer.
+    /// The connection is no longer subscribed to a thread.
     ThreadLeft,
     /// A stored message.
     Message,
-    /// Someone types, or has stopped.
+    /// A user types, or has stopped typing.
     Typing,
-    /// Who is online.
+    /// The list of online users.
     OnlineUsers,
-    /// The server is there.
+    /// The reply to a ping frame.
     Pong,
-    /// What went wrong.
+    /// An error.
     Error,
-    /// A call frame, as its sender wrote it.
+    /// A relayed call frame.
     Call,
-    /// Several who have come or gone, in one piece.
+    /// A batch of presence frames in one buffer.
     Batch,
     /// STUN and TURN servers.
     IceServers,
 }
 
-/// How each frame of the server's own begins.
+/// The first bytes of each frame that the server makes itself.
 const FRAME_PREFIX: &[u8] = br#"{"type":""#;
 
 impl ServerFrameKind {
-    /// Every kind, with its word, in the order of their numbers.
+    /// Every kind with its name in metrics, in the order of their discriminants.
     pub const ALL: [(ServerFrameKind, &'static str); 12] = [
         (ServerFrameKind::UserConnected, "user_connected"),
         (ServerFrameKind::UserDisconnected, "user_disconnected"),
@@ -52,8 +52,8 @@ impl ServerFrameKind {
         (ServerFrameKind::IceServers, "ice_servers"),
     ];
 
-    /// The kind of a text frame, header included; a few letters tell. What is not one of the
-    /// server's own is a call's.
+    /// The kind of an encoded text frame, header included, by a few characters of its `type`. Any
+    /// frame that the server did not make itself is a call frame.
     pub fn classify(frame: &[u8]) -> ServerFrameKind {
         let (head, payload) = match frame {
             [_, 127, a, b, c, d, e, f, g, h, ..] => {

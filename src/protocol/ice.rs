@@ -1,10 +1,8 @@
-//! What a browser needs to find its way to another one: STUN servers, and TURN servers with a
-//! credential for one user and a time.
+//! STUN and TURN servers for WebRTC, with a temporary TURN credential for each user.
 //!
-//! The credential is made by the convention that TURN servers know as their REST API
-//! (draft-uberti-behave-turn-rest-00): the name is the second since 1970 at which it ends and the
-//! user, the password is the name's HMAC-SHA1 under a secret that the TURN servers have as well.
-//! Nobody has to be asked for that, and nothing is kept.
+//! The credential follows the "TURN REST API" convention (draft-uberti-behave-turn-rest-00): the
+//! name is the expiry time in seconds since 1970 and the user; the password is the HMAC-SHA1 of the
+//! name under a secret shared with the TURN servers. So no request is needed and nothing is stored.
 
 use std::fmt::{self, Write};
 
@@ -15,28 +13,28 @@ use serde::Serialize;
 
 use super::IdKey;
 
-/// What is told to those who are about to call. By default, nothing.
+/// The STUN and TURN servers that clients are told; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct IceServers {
-    /// Addresses of STUN servers, such as `stun:turn.example.org:3478` (RFC 7064).
+    /// URLs of STUN servers, such as `stun:turn.example.org:3478` (RFC 7064).
     pub stun_urls: Vec<Box<str>>,
-    /// TURN servers, where there are any.
+    /// TURN servers, if any are configured.
     pub turn: Option<TurnServers>,
 }
 
-/// TURN servers that share a secret with this one.
+/// TURN servers that share a secret with this server.
 #[derive(Clone, Debug)]
 pub struct TurnServers {
     urls: Vec<Box<str>>,
-    /// Prints as the name of its algorithm.
+    /// Its debug output is only the name of the algorithm.
     key: hmac::Key,
     ttl_s: u64,
 }
 
-/// One entry of a browser's `iceServers` (W3C WebRTC, `RTCIceServer`).
+/// One entry of `iceServers` (W3C WebRTC, `RTCIceServer`).
 #[derive(Serialize)]
 pub struct IceServer<'a> {
-    /// Addresses of one server, or of several that take the same credential.
+    /// URLs of one server, or of several that accept the same credential.
     pub urls: &'a [Box<str>],
     /// The name of the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,10 +51,10 @@ impl fmt::Debug for IceServer<'_> {
 }
 
 impl TurnServers {
-    /// Servers at these addresses (RFC 7065), which share this secret. What they are given for a
-    /// user holds for so many seconds.
+    /// TURN servers at these URLs (RFC 7065) with their shared secret. Each credential is valid for
+    /// `ttl_s` seconds.
     pub fn new(urls: Vec<Box<str>>, secret: &[u8], ttl_s: u64) -> TurnServers {
-        // The convention has no other; as a MAC, SHA-1 is not broken (RFC 6194).
+        // The convention has no other algorithm; SHA-1 is not broken as a MAC (RFC 6194).
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
         TurnServers { urls, key, ttl_s }
     }
@@ -69,7 +67,7 @@ impl TurnServers {
 }
 
 impl IceServers {
-    /// The list for a user, from this second since 1970 on.
+    /// The list for a user, with a credential issued now.
     pub fn list(&self, user: &IdKey, now_unix_s: u64) -> Vec<IceServer<'_>> {
         let stun = (!self.stun_urls.is_empty()).then_some(IceServer {
             urls: &self.stun_urls,
@@ -80,15 +78,15 @@ impl IceServers {
         stun.into_iter().chain(turn).collect()
     }
 
-    /// For how many seconds the credential in a list holds; `None` where there is none.
+    /// For how many seconds the credential in a list is valid; `None` without TURN servers.
     pub fn ttl_s(&self) -> Option<u64> {
         self.turn.as_ref().map(|turn| turn.ttl_s)
     }
 }
 
-/// The name of a credential. Some programs take it byte for byte and others normalise it (RFC 8489
-/// 14.3): of an id that is no number, what could be changed by that is written in percent. Even
-/// the longest one has far less than the 508 bytes that are allowed.
+/// The name of a credential. Some TURN software compares it byte by byte, some normalizes it first
+/// (RFC 8489 section 14.3), so characters that normalization could change are percent-encoded. Even
+/// the longest name is far below the 508 bytes that are allowed.
 fn username(ends_unix_s: u64, user: &IdKey) -> String {
     let mut name = format!("{ends_unix_s}:");
     match user {
@@ -99,7 +97,7 @@ fn username(ends_unix_s: u64, user: &IdKey) -> String {
                     b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' => {
                         name.push(char::from(byte));
                     }
-                    // To a String, nothing fails.
+                    // Writing to a String cannot fail.
                     _ => drop(write!(name, "%{byte:02X}")),
                 }
             }
@@ -156,7 +154,7 @@ mod tests {
         assert_eq!(name("a:b%41 ü\u{0}"), "1:a%3Ab%2541%20%C3%BC%00");
         assert_eq!(username(1, &IdKey::Text("-7".into())), "1:-7");
         assert_eq!(username(u64::MAX, &IdKey::Number(u64::MAX)).len(), 41);
-        // RFC 8489 14.3.
+        // RFC 8489 section 14.3.
         assert!(name(&"\u{1}".repeat(ID_BYTES_MAX)).len() < 508);
     }
 

@@ -1,5 +1,5 @@
-//! What the server says: each frame becomes bytes once, header included, and is shared from then
-//! on.
+//! The frames of the server, and their encoder: each frame is encoded once, WebSocket header
+//! included, and then shared by all its receivers.
 
 use std::rc::Rc;
 
@@ -11,174 +11,174 @@ use super::client::{FrameType, ReplyTo};
 use super::ice::IceServer;
 use super::{ClientError, ErrorCode, Id};
 
-/// A frame's bytes as they go onto the wire, header included; encoded once and shared.
+/// The encoded bytes of a frame, header included, shared by its receivers.
 ///
-/// Not atomic on purpose: all of them live on the loop's thread.
+/// `Rc` and not `Arc`: all of them stay on the thread of the event loop.
 pub type EncodedFrame = Rc<[u8]>;
 
-/// What the server says. The letters `message` stand in `message` and `error` frames only, the
-/// letters `typing` in `typing` frames (and where an error names what it answers): `PROTOCOL.md`
-/// 2.2.
+/// A frame of the server. Some clients search frames for a substring, so `message` occurs only in
+/// `message` and `error` frames, and `typing` only in `typing` frames and in the `replyTo` of an
+/// error (`PROTOCOL.md` 2.2).
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum ServerFrame<'a> {
     /// A user has come online.
     UserConnected {
-        /// Who.
+        /// The user.
         user_id: &'a Id,
-        /// Echoed to the connection that said it.
+        /// Echoed to the connection that sent `user_connected`.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// A user has gone and did not come back within the grace time.
+    /// A user has gone offline and did not return within the grace time.
     UserDisconnected {
-        /// Who.
+        /// The user.
         user_id: &'a Id,
     },
-    /// The connection hears this thread from now on.
+    /// The connection is now subscribed to this thread.
     ThreadJoined {
-        /// Which.
+        /// The thread.
         thread_id: &'a Id,
-        /// Echoed.
+        /// The `clientId` of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// The connection no longer hears this thread.
+    /// The connection is no longer subscribed to this thread.
     ThreadLeft {
-        /// Which.
+        /// The thread.
         thread_id: &'a Id,
-        /// Why, where it was not the client's own wish.
+        /// Why, if the client did not ask for it.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<LeftReason>,
-        /// Echoed.
+        /// The `clientId` of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
     /// A stored message.
     Message(MessageFrame<'a>),
-    /// Someone types, or has stopped.
+    /// A user types, or has stopped.
     Typing {
-        /// Where.
+        /// The thread.
         thread_id: &'a Id,
-        /// Who; null for a connection that has not said.
+        /// The user; null for an anonymous connection.
         user_id: Option<&'a Id>,
-        /// Types, or has stopped.
+        /// True while the user types, false when they have stopped.
         typing: bool,
-        /// Echoed to the connection that said it.
+        /// Echoed to the connection that sent `typing`.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// Who is online.
+    /// The list of online users.
     OnlineUsers {
-        /// The thread that was asked for.
+        /// The requested thread.
         #[serde(skip_serializing_if = "Option::is_none")]
         thread_id: Option<&'a Id>,
-        /// Each once, in no particular order.
+        /// Each user once, in no particular order.
         user_ids: &'a [&'a Id],
-        /// Echoed.
+        /// The `clientId` of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// The server is there.
+    /// The reply to `ping`.
     Pong {
-        /// Echoed.
+        /// The `clientId` of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// A call is over for this device: it no longer rings, or is no longer in it.
+    /// The call has ended for this device: it no longer rings, or is no longer in the call.
     CallEnded {
-        /// Which.
+        /// The call.
         call_id: &'a Id,
-        /// Where the call was.
+        /// The thread of the call.
         #[serde(skip_serializing_if = "Option::is_none")]
         thread_id: Option<&'a Id>,
-        /// Why.
+        /// The reason.
         reason: EndReason,
-        /// The call that stands instead, where both have called each other.
+        /// The call that replaces it, after glare.
         #[serde(skip_serializing_if = "Option::is_none")]
         continues_as: Option<&'a Id>,
     },
-    /// A device has taken the place of one that has lost its connection.
+    /// A device has replaced one that had lost its connection.
     CallResumed {
-        /// In which call.
+        /// The call.
         call_id: &'a Id,
-        /// Whose device it is.
+        /// The user of the device.
         user_id: &'a Id,
-        /// How far the call is.
+        /// The state of the call.
         state: CallState,
-        /// Echoed to the device itself.
+        /// Echoed to the resuming device.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// Someone is in a group call from now on.
+    /// A user has joined a group call.
     CallJoined {
-        /// Which.
+        /// The call.
         call_id: &'a Id,
-        /// Where.
+        /// The thread.
         #[serde(skip_serializing_if = "Option::is_none")]
         thread_id: Option<&'a Id>,
-        /// Who.
+        /// The user.
         user_id: &'a Id,
-        /// All who are in, for the one who has joined.
+        /// All participants of the call; only for the user who joined.
         #[serde(skip_serializing_if = "Option::is_none")]
         user_ids: Option<&'a [Id]>,
-        /// Echoed to the one who has joined.
+        /// Echoed to the connection that joined.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// Someone is no longer in a group call, or does not come.
+    /// A user has left a group call, or has declined it.
     CallLeft {
-        /// Which.
+        /// The call.
         call_id: &'a Id,
-        /// Where.
+        /// The thread.
         #[serde(skip_serializing_if = "Option::is_none")]
         thread_id: Option<&'a Id>,
-        /// Who.
+        /// The user.
         user_id: &'a Id,
-        /// Why.
+        /// The reason.
         reason: EndReason,
     },
-    /// STUN and TURN servers, for the one who asked alone.
+    /// STUN and TURN servers, for the requesting connection only.
     IceServers {
-        /// As `new RTCPeerConnection({ iceServers })` takes them.
+        /// In the form that `new RTCPeerConnection({ iceServers })` accepts.
         ice_servers: &'a [IceServer<'a>],
-        /// For how many seconds the credential among them holds.
+        /// For how many seconds the TURN credential is valid.
         #[serde(skip_serializing_if = "Option::is_none")]
         ttl: Option<u64>,
-        /// Echoed.
+        /// The `clientId` of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
     },
-    /// What went wrong, for the sender alone.
+    /// An error, for the sender only.
     Error(ErrorFrame<'a>),
 }
 
-/// Why a call is over, for one device or for all.
+/// Why a call has ended, for one device or for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
-    /// One of the two has ended it.
+    /// A party ended the call.
     Hangup,
-    /// The called user did not take it.
+    /// The callee declined.
     Rejected,
-    /// The caller gave up.
+    /// The caller cancelled.
     Cancelled,
-    /// The called user is in another call.
+    /// The callee is in another call.
     Busy,
-    /// Nobody answered in time.
+    /// The ring timeout passed without an answer.
     NoAnswer,
-    /// Another device of the same user is in it.
+    /// Another device of the same user answered.
     AnsweredElsewhere,
-    /// A device lost its connection, and nobody took its place in time.
+    /// A device lost its connection, and no device resumed the call in time.
     Disconnected,
-    /// No media came through, or one of the two may no longer be in the thread.
+    /// No media connection was established, or a party lost access to the thread.
     Failed,
-    /// Both called each other: the other call stands.
+    /// Both users called each other: the other call continues.
     Glare,
 }
 
 impl EndReason {
-    /// Every reason, with its word, in the order of their numbers.
+    /// Every reason with its name in the protocol, in the order of their discriminants.
     pub const ALL: [(EndReason, &'static str); 9] = [
         (EndReason::Hangup, "hangup"),
         (EndReason::Rejected, "rejected"),
@@ -192,57 +192,57 @@ impl EndReason {
     ];
 }
 
-/// How far a call is.
+/// The state of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallState {
-    /// Nobody has answered yet.
+    /// No device has answered yet.
     Ringing,
-    /// The called user has taken it by an offer of their own, which the caller has not answered.
+    /// The callee accepted with an offer of their own, which the caller has not answered.
     Connecting,
     /// Answered.
     Active,
-    /// Over.
+    /// The call has ended.
     Ended,
 }
 
-/// Why a connection no longer hears a thread that it did not leave.
+/// Why a connection was unsubscribed from a thread that it did not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftReason {
     /// Its user is no longer among the thread's participants.
     NotParticipant,
-    /// It is another user's connection now.
+    /// The connection now belongs to another user.
     UserChanged,
 }
 
-/// A stored message as the thread's hearers get it.
+/// A stored message as the thread's subscribers receive it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageFrame<'a> {
-    /// The thread it is in.
+    /// The thread of the message.
     pub thread_id: &'a Id,
-    /// Who wrote it, as the site says.
+    /// The author, according to the site.
     pub sender_id: &'a Id,
-    /// As the sender wrote it; null where they wrote none.
+    /// As the sender wrote it; null if absent.
     pub recipient_id: Option<&'a Id>,
     /// The text exactly as its sender wrote it.
     pub message: &'a str,
-    /// The site's number for it.
+    /// The site's id of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<u64>,
-    /// RFC 3339, UTC.
+    /// When the site stored it: RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<&'a str>,
-    /// What the site made of the text.
+    /// The text as the site rendered it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub html: Option<&'a str>,
-    /// Echoed to the connection that sent it, and to no other.
+    /// Echoed only to the connection that sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<&'a Id>,
 }
 
-/// What went wrong.
+/// An error and the frame it refers to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorFrame<'a> {
@@ -259,7 +259,7 @@ pub struct ErrorFrame<'a> {
 }
 
 impl<'a> ErrorFrame<'a> {
-    /// The error with what it refers to.
+    /// Creates the frame from an error and the frame it refers to.
     pub fn new(fault: &'a ClientError, reply: &'a ReplyTo) -> ErrorFrame<'a> {
         ErrorFrame {
             message: &fault.text,
@@ -272,22 +272,22 @@ impl<'a> ErrorFrame<'a> {
     }
 }
 
-/// Turns frames into bytes; keeps one buffer for all of them.
+/// Encodes frames; reuses one buffer for all of them.
 #[derive(Debug, Default)]
 pub struct Encoder {
     buffer: Vec<u8>,
-    /// Errors that it has made frames of, in the order of [`ErrorCode::ALL`].
+    /// Number of encoded error frames, in the order of [`ErrorCode::ALL`].
     errors: [u64; ErrorCode::ALL.len()],
 }
 
-/// The longest header of a frame from a server (RFC 6455 5.2): no mask.
+/// Longest header of a server frame, which has no mask (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 10;
 
-/// A buffer grown beyond this by one huge frame is given back.
+/// A buffer that a huge frame has grown beyond this is freed.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
 impl Encoder {
-    /// One text frame, its header in front.
+    /// Encodes one text frame with its header.
     pub fn encode(&mut self, frame: &ServerFrame<'_>) -> EncodedFrame {
         if let ServerFrame::Error(error) = frame {
             self.errors[error.code as usize] += 1;
@@ -295,12 +295,12 @@ impl Encoder {
         self.encode_with(|buffer| write_frame(buffer, frame))
     }
 
-    /// A text that is a frame already, as a call's relayed object is.
+    /// Encodes a text that is already JSON, such as a relayed call frame.
     pub fn encode_text(&mut self, text: &str) -> EncodedFrame {
         self.encode_with(|buffer| buffer.extend_from_slice(text.as_bytes()))
     }
 
-    /// How many frames it has made of errors, by their codes.
+    /// The number of encoded error frames by code.
     pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
         ErrorCode::ALL.into_iter().zip(self.errors)
     }
@@ -314,7 +314,7 @@ impl Encoder {
         let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
         let start = HEADER_BYTES_MAX - header.len(payload);
         let mut room = &mut self.buffer[start..HEADER_BYTES_MAX];
-        header.format(payload, &mut room).expect("its length was asked for just now");
+        header.format(payload, &mut room).expect("the buffer has the length of the header");
 
         let encoded = Rc::from(&self.buffer[start..]);
         if self.buffer.capacity() > BUFFER_BYTES_KEPT {
@@ -324,8 +324,8 @@ impl Encoder {
     }
 }
 
-/// The frames that crowds cause are written by hand, in less than half of the time that serde
-/// takes. It writes the others, and says what these look like: a test holds them to it.
+/// Writes the most frequent frames by hand, in less than half of serde's time; serde writes the
+/// others. A test compares the handwritten output with serde's.
 fn write_frame(out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
     match frame {
         ServerFrame::UserConnected { user_id, client_id } => {
@@ -393,7 +393,7 @@ fn put_id_or_null(out: &mut Vec<u8>, id: Option<&Id>) {
 }
 
 fn put_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    // A Vec takes every byte and our own frames have string keys: no error can come of it.
+    // Writing to a Vec cannot fail, and the frames have only string keys.
     serde_json::to_writer(out, value).expect("our frames are JSON");
 }
 
@@ -407,7 +407,7 @@ mod tests {
         &frame[if frame[1] == 126 { 4 } else { 2 }..]
     }
 
-    /// Ids of every form, and texts with all that JSON escapes.
+    /// Ids of every form, with all characters that JSON escapes.
     fn ids() -> [Id; 8] {
         [
             Id::number(0),

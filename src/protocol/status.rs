@@ -1,48 +1,48 @@
-//! What an app is told that asks by HTTP how a call is: one that a push has woken, and that has no
-//! WebSocket yet (`PROTOCOL.md`, "HTTP on the same port").
+//! The status of a call as `GET /calls/{callId}` reports it to an app that was woken by a push
+//! notification and has no WebSocket yet (`PROTOCOL.md`, "HTTP on the same port").
 
 use serde::Serialize;
 
 use super::server::{CallState, EndReason};
 use super::{ClientError, Id};
 
-/// How a call is.
+/// The status of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallStatus {
-    /// What it is called.
+    /// The id of the call.
     pub call_id: Id,
-    /// How far it is.
+    /// Its state.
     pub state: CallState,
-    /// Why it is over, if it is.
+    /// Why it ended, if it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,
-    /// The call that stands instead, if there is one.
+    /// The call that replaces it, after glare.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continues_as: Option<Id>,
-    /// Where it is, where its first frame said so.
+    /// Its thread, if its first frame named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thread_id: Option<Id>,
-    /// Who began it.
+    /// The user who started it.
     pub caller_id: Id,
 }
 
-/// The answer to who asks.
+/// The reply to a request for the status of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallStatusReply {
-    /// It is theirs, or they are called.
+    /// The user is in the call, or is being called.
     Status(CallStatus),
-    /// There is no such call, or it is none of theirs: which of these is not told.
+    /// The call does not exist, or does not involve this user; the reply does not say which.
     NoSuchCall,
-    /// They have brought no token.
+    /// The request has no token.
     TokenMissing,
-    /// What they have brought proves nothing.
+    /// The credential of the request is not valid.
     CredentialRejected(ClientError),
-    /// Whose token it is cannot be found out now.
+    /// The token cannot be verified now.
     Unavailable {
-        /// Why not.
+        /// The reason.
         fault: ClientError,
-        /// When to ask again, in seconds from now.
+        /// After how many seconds to try again.
         retry_after_s: u32,
     },
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::budget::TimeBudget;
 use super::{Server, clock};
+use crate::http::handshake::Readiness;
 use crate::hub::interface::{ConnId, Now};
-use crate::wire::handshake::Readiness;
 
 /// Poll timeout of a draining server, which is how finely it spreads the closes.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(20);

@@ -12,10 +12,11 @@ use super::read_batch::{READ_BYTES, ReadChunk};
 use super::{LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, Server, WAKER, listeners};
 use crate::connection::Received;
 use crate::connection::rate::RateVerdict;
+use crate::http::call_status::CallStatusRequest;
+use crate::http::handshake::Opened;
+use crate::http::response;
 use crate::hub::interface::{ConnId, Input, Now};
 use crate::wire;
-use crate::wire::call_status::CallStatusRequest;
-use crate::wire::handshake::{self, Opened};
 
 /// Connections accepted in one tick.
 const ACCEPTS_PER_TICK: usize = 64;
@@ -76,14 +77,14 @@ impl Server {
             let plain = self.identity.is_none();
             if open >= self.admission.connections_max {
                 self.counts.refused += 1;
-                listeners::refuse(socket, plain.then(handshake::too_many_connections));
+                listeners::refuse(socket, plain.then(response::too_many_connections));
                 continue;
             }
             let counted = self.admission.is_counted(peer);
             if counted && !self.admission.admit(peer) {
                 self.counts.refused += 1;
                 self.counts.refused_address += 1;
-                listeners::refuse(socket, plain.then(handshake::too_many_from_address));
+                listeners::refuse(socket, plain.then(response::too_many_from_address));
                 continue;
             }
             self.counts.accepted += 1;
@@ -263,7 +264,7 @@ impl Server {
             connection.counts_for_address = false;
             self.counts.refused += 1;
             self.counts.refused_address += 1;
-            self.connections.refuse(slot, handshake::too_many_from_address(), self.active_now);
+            self.connections.refuse(slot, response::too_many_from_address(), self.active_now);
             return None;
         }
         connection.registered = true;

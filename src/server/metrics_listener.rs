@@ -14,9 +14,9 @@ use mio::{Interest, Registry, Token};
 use super::listeners::Listeners;
 use super::{METRICS_TOKENS, Server};
 use crate::config::Listen;
+use crate::http::handshake::Readiness;
+use crate::http::metrics_endpoint::{self, HEAD_BYTES_MAX, MetricsRequest};
 use crate::hub::interface::Now;
-use crate::wire::handshake::Readiness;
-use crate::wire::metrics_http::{self, HEAD_BYTES_MAX, MetricsRequest};
 
 /// Concurrent monitors. A further one replaces the oldest once that is [`EVICT_AFTER`] old, and waits
 /// in the kernel's queue until then.
@@ -203,7 +203,7 @@ impl MetricsConnection {
                 State::Reading(head) => {
                     head.extend_from_slice(&piece[..bytes]);
                     debug_assert!(head.len() < HEAD_BYTES_MAX + piece.len());
-                    match metrics_http::receive(head, readiness) {
+                    match metrics_endpoint::receive(head, readiness) {
                         MetricsRequest::Incomplete => {}
                         MetricsRequest::Metrics { head_only } => {
                             self.state = State::Ready { head_only }
@@ -260,7 +260,7 @@ impl Server {
         let Some(slot) = self.metrics_listener.next_ready() else { return };
         if let Some(connection) = slot {
             let head_only = matches!(connection.state, State::Ready { head_only: true });
-            let response = metrics_http::metrics(&page, head_only);
+            let response = metrics_endpoint::metrics(&page, head_only);
             connection.state = State::Writing(response.into_bytes(), 0);
             if !connection.write() {
                 *slot = None;

@@ -5,6 +5,7 @@
 use super::Server;
 use super::connections::ConnectionStats;
 use crate::config::tls::TlsIdentity;
+use crate::http::handshake::Readiness;
 use crate::hub::interface::Now;
 use crate::metrics::page::Kind::{Counter, Gauge};
 use crate::metrics::page::{Page, Seconds, Unit};
@@ -12,7 +13,6 @@ use crate::metrics::{HitCounter, LOG_LINES_LOST};
 use crate::process;
 use crate::upstream::breaker::Breaker;
 use crate::upstream::stats::{PoolStatus, UpstreamStats};
-use crate::wire::handshake::Readiness;
 
 impl Server {
     /// Returns the page as Prometheus text.

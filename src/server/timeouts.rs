@@ -138,9 +138,9 @@ mod tests {
     use super::*;
     use crate::config::origins::Origins;
     use crate::config::proxies::TrustedProxies;
+    use crate::http::handshake::{Readiness, Rules};
     use crate::hub::interface::ConnId;
     use crate::wire::Codec;
-    use crate::wire::handshake::{Readiness, Rules};
     use crate::wire::outbox::Outbox;
 
     const TIMEOUTS: Timeouts =

@@ -1,54 +1,54 @@
-//! Encoded frames that wait for one socket.
+//! The send queue of one connection: encoded frames that wait for its socket.
 //!
-//! The queue holds references: slow readers of one thread share one copy of its frames. Most of the
-//! time nothing waits, or a frame or two: neither needs memory beyond the outbox itself.
+//! The queue holds references, so slow readers of one thread share one copy of its frames. Usually
+//! at most two frames wait, which needs no memory beyond the outbox itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use crate::protocol::server::EncodedFrame;
 
-/// What a frame costs besides its bytes: reference counts, the allocator's rounding, its place in
-/// the queue. Counted, or a flood of empty pongs would weigh nothing.
+/// Memory of a queued frame besides its bytes: reference counts, allocator rounding, queue entry.
+/// It is counted because a flood of empty pongs would otherwise be free.
 const FRAME_OVERHEAD_BYTES: usize = 48;
 
-/// Frames in the order in which they leave, the first perhaps half sent.
+/// Frames in the order in which they are sent; the first may be partially sent.
 #[derive(Debug, Default)]
 pub struct Outbox {
     first: Option<EncodedFrame>,
     second: Option<EncodedFrame>,
-    /// There as long as more than two wait.
+    /// Allocated while more than two frames wait.
     #[expect(clippy::box_collection, reason = "each idle connection has an outbox")]
     rest: Option<Box<VecDeque<EncodedFrame>>>,
-    /// All bytes that wait.
+    /// Bytes that wait, without those already sent.
     bytes: usize,
-    /// How much of the first frame has left.
+    /// Bytes of the first frame that are sent.
     sent: usize,
-    /// How many of the frames, from the first, are entered in a ledger.
+    /// How many frames, counted from the first, are charged to a ledger.
     charged: usize,
 }
 
-/// Room for frames when a third one comes: where there are three, there are soon more.
+/// Initial capacity of `rest`: after a third frame usually more follow.
 const REST_FRAMES: usize = 14;
 
-/// What slow readers hold of memory: each frame once, however many of them wait for it.
+/// Memory held for slow readers: each frame counts once, however many outboxes hold it.
 ///
-/// A frame is entered by each outbox that could not send it, and leaves with the last of them.
+/// Each outbox that could not send a frame charges it; the last one to release it removes it.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// By the address of a frame's bytes, which stay where they are as long as someone waits.
+    /// How many outboxes hold a frame, by the address of its bytes, which does not change while
+    /// one of them does.
     waiting: HashMap<usize, u32>,
     bytes: usize,
 }
 
 impl Ledger {
-    /// Bytes of memory: of the frames, and of their places in the queues.
+    /// Bytes of memory: the frames, and their overhead in each queue.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Notes that a connection holds so many bytes of its own, which are no frames any more,
-    /// instead of `before`.
+    /// Records that a connection holds `now` bytes that are not queued frames, instead of `before`.
     pub fn note_held(&mut self, before: usize, now: usize) {
         self.bytes = self.bytes + now - before;
     }
@@ -61,7 +61,7 @@ impl Ledger {
 
     fn release(&mut self, frame: &EncodedFrame) {
         let Some(waiting) = self.waiting.get_mut(&frame.as_ptr().addr()) else {
-            debug_assert!(false, "who leaves has been entered");
+            debug_assert!(false, "only charged frames are released");
             return;
         };
         *waiting -= 1;
@@ -74,7 +74,7 @@ impl Ledger {
 }
 
 impl Outbox {
-    /// Puts a frame at the end.
+    /// Appends a frame.
     pub fn push(&mut self, frame: EncodedFrame) {
         self.bytes += frame.len();
         match (&self.first, &self.second) {
@@ -87,17 +87,17 @@ impl Outbox {
         }
     }
 
-    /// How many bytes wait.
+    /// Bytes that wait to be sent.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What waits, in bytes of memory, as if none of it were shared.
+    /// Memory of the queued frames in bytes, as if none of them were shared.
     pub fn memory_bytes(&self) -> usize {
         self.bytes + self.count() * FRAME_OVERHEAD_BYTES
     }
 
-    /// Whether nothing waits.
+    /// Whether no frame waits.
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
     }
@@ -108,7 +108,7 @@ impl Outbox {
         usize::from(self.first.is_some()) + usize::from(self.second.is_some()) + rest
     }
 
-    /// What leaves next, if it is one frame or the rest of one.
+    /// The unsent bytes, if exactly one frame waits.
     pub fn only(&self) -> Option<&[u8]> {
         let first = self.first.as_ref().filter(|_| self.second.is_none());
         first.map(|frame| &frame[self.sent..])
@@ -118,13 +118,13 @@ impl Outbox {
         self.first.iter().chain(&self.second).chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
-    /// What leaves next, piece by piece.
+    /// The unsent bytes, frame by frame.
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let skipped = std::iter::once(self.sent).chain(std::iter::repeat(0));
         self.frames().zip(skipped).map(|(frame, sent)| &frame[sent..])
     }
 
-    /// Fills `slices` with what leaves next; returns how many it filled.
+    /// Fills `slices` with the next unsent bytes; returns how many it filled.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         for (slice, bytes) in slices.iter_mut().zip(self.chunks()) {
@@ -134,7 +134,7 @@ impl Outbox {
         filled
     }
 
-    /// Whether what leaves next is these very frames, from their beginnings on.
+    /// Whether the next frames to send are these (by identity), and the first is entirely unsent.
     pub fn starts_with(&self, frames: &[EncodedFrame]) -> bool {
         let same = |(one, other): (&EncodedFrame, &EncodedFrame)| EncodedFrame::ptr_eq(one, other);
         self.sent == 0
@@ -143,8 +143,8 @@ impl Outbox {
             && self.frames().zip(frames).all(same)
     }
 
-    /// Copies what leaves next, until there are at least `enough` bytes, and names the frames that
-    /// these are, unless the first of them has begun to leave.
+    /// Copies the next frames into `bytes` until it has at least `enough` bytes. Calls `note` with
+    /// each copied frame, unless the first one is partially sent.
     pub fn copy_into(
         &self,
         bytes: &mut Vec<u8>,
@@ -163,7 +163,7 @@ impl Outbox {
         }
     }
 
-    /// Copies what leaves next, at most `max` bytes of it.
+    /// Copies at most `max` of the next unsent bytes.
     pub fn copy_at_most(&self, bytes: &mut Vec<u8>, max: usize) {
         let mut room = max;
         for piece in self.chunks() {
@@ -176,11 +176,11 @@ impl Outbox {
         }
     }
 
-    /// Notes that so many bytes have left.
+    /// Removes `bytes` bytes, which have been sent.
     pub fn consume(&mut self, mut bytes: usize, ledger: &mut Ledger) {
-        debug_assert!(bytes <= self.bytes, "only what waits can leave");
+        debug_assert!(bytes <= self.bytes, "no more is sent than waits");
         if bytes == self.bytes && self.charged == 0 {
-            // All of it, as mostly.
+            // The usual case: everything is sent.
             *self = Outbox::default();
             return;
         }
@@ -207,19 +207,19 @@ impl Outbox {
         }
     }
 
-    /// Enters what waits in the ledger: its reader is slow.
+    /// Charges all queued frames to the ledger, because the reader is slow.
     pub fn charge(&mut self, ledger: &mut Ledger) {
         self.frames().skip(self.charged).for_each(|frame| ledger.charge(frame));
         self.charged = self.count();
     }
 
-    /// Whether some of what waits is entered in a ledger.
+    /// Whether queued frames are charged to a ledger.
     pub fn is_charged(&self) -> bool {
         self.charged > 0
     }
 
-    /// Drops what waits, except for the rest of a frame that has begun to leave: the peer could
-    /// not read on without it. Returns how many frames these were.
+    /// Drops all frames that are entirely unsent, and returns how many. The rest of a partially
+    /// sent frame stays, since the peer could not parse the stream without it.
     pub fn drop_unsent(&mut self, ledger: &mut Ledger) -> usize {
         let kept = usize::from(self.sent > 0);
         let dropped = self.count().saturating_sub(kept);
@@ -234,7 +234,7 @@ impl Outbox {
         dropped
     }
 
-    /// Drops everything, at the end of its socket.
+    /// Drops everything, when the socket is closed.
     pub fn clear(&mut self, ledger: &mut Ledger) {
         self.sent = 0;
         self.drop_unsent(ledger);
@@ -299,7 +299,7 @@ mod tests {
             outbox.push(EncodedFrame::clone(&shared));
             outbox.push(b"own".as_slice().into());
             outbox.charge(ledger);
-            // It stands there already.
+            // Charging twice has no effect.
             outbox.charge(ledger);
         }
         assert_eq!(ledger.bytes(), 10 + 2 * 3 + 4 * FRAME_OVERHEAD_BYTES);
@@ -331,9 +331,9 @@ mod tests {
         }
         let (_, frames) = copy(&outbox, 99);
         outbox.consume(1, &mut Ledger::default());
-        assert!(!outbox.starts_with(&frames), "the first has begun to leave");
+        assert!(!outbox.starts_with(&frames), "the first is partially sent");
         assert_eq!(copy(&outbox, 99), ("nethreefour".to_owned(), Vec::new()));
-        // With the empty one behind it.
+        // Also removes the empty frame that follows.
         outbox.consume(2, &mut Ledger::default());
         assert!(outbox.starts_with(&frames[2..]) && outbox.starts_with(&frames[2..3]));
         assert!(!outbox.starts_with(&frames) && !outbox.starts_with(&frames[3..]));

@@ -253,9 +253,9 @@ async function group() {
   const [one, two, three] = pages;
   await check('the list calls everyone in the thread, with the keyboard', async () => {
     await one.waitForFunction(() => state.online.size >= 3);
-    await one.focus('#videoCall'); await one.keyboard.press('Enter'); await one.locator('#whom').waitFor();
-    await one.keyboard.press('Escape'); assert(await one.isHidden('#whom'), 'Escape leaves the list');
-    await one.keyboard.press('Enter'); await text(one, '#whom button:focus', 'Everyone'); await one.keyboard.press('Enter');
+    await one.focus('#videoCall'); await one.keyboard.press('Enter'); await one.locator('#callees').waitFor();
+    await one.keyboard.press('Escape'); assert(await one.isHidden('#callees'), 'Escape leaves the list');
+    await one.keyboard.press('Enter'); await text(one, '#callees button:focus', 'Everyone'); await one.keyboard.press('Enter');
     await rings(two); await rings(three); await text(two, '.ring', 'Group call');
   });
   await check('a group call of three: each sees the two others', async () => {
@@ -282,7 +282,7 @@ async function missingDevices() {
   });
   await check('calling everyone in a thread without other users is an error', async () => {
     const three = await open(context, '?user=63&thread=' + newThread()); await joined(three); await three.waitForFunction(() => state.online.size > 2);
-    await three.click('#audioCall'); await three.click('#whom button:has-text("Everyone")'); await text(three, '.notice.bad', 'recipient_offline'); await noCall(three);
+    await three.click('#audioCall'); await three.click('#callees button:has-text("Everyone")'); await text(three, '.notice.bad', 'recipient_offline'); await noCall(three);
     await three.close();
   });
   await check('without permission, a notice appears, and the page still receives picture and sound', async () => {
@@ -317,7 +317,7 @@ async function serverFrames() {
     await page.click('#hangUp');
   });
   const REASONS = { hangup: 'hung up', rejected: 'declined', cancelled: 'gave up before you answered', busy: 'in another call', no_answer: 'Missed call',
-    answered_elsewhere: 'Answered on another device.', disconnected: 'connection to user 72 was lost', failed: 'no way to each other' };
+    answered_elsewhere: 'Answered on another device.', disconnected: 'connection to user 72 was lost', failed: 'could not connect to each other' };
   await check('each reason for the end of a call has its own notice', async () => {
     for (const [reason, words] of Object.entries(REASONS)) {
       await hear({ type: 'call_initiated', callId: reason, senderId: '72', recipientId: '71', userId: '72' }); await rings(page);
@@ -361,7 +361,7 @@ async function screenshots() {
     await c.click('#audioCall'); await rings(a); await shot(a, name + '-second-rings'); await c.click('#hangUp'); await quiet(a);
     await c.close(); await b.click('#hangUp'); await noCall(a);
     const d = await open(others, `?user=4&thread=${thread}`); await joined(d); await a.waitForFunction(() => state.online.has('4'));
-    await a.click('#videoCall'); await text(a, '#whom', 'Everyone'); const box = await a.locator('#whom').boundingBox(); assert(box.x >= 0 && box.x + box.width <= a.viewportSize().width, 'the list is cut off'); await shot(a, name + '-whom'); await a.click('#whom button:has-text("Everyone")');
+    await a.click('#videoCall'); await text(a, '#callees', 'Everyone'); const box = await a.locator('#callees').boundingBox(); assert(box.x >= 0 && box.x + box.width <= a.viewportSize().width, 'the list is cut off'); await shot(a, name + '-whom'); await a.click('#callees button:has-text("Everyone")');
     await rings(b); await shot(b, 'calls-incoming-group'); await accept(b); await rings(d); await accept(d); await sees(a, 2); await shot(a, name + '-group');
     await d.click('#camera'); await sees(a, 1); await shot(a, name + '-group-face'); await a.click('#hangUp');
     await context.close(); await others.close();

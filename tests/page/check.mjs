@@ -54,7 +54,7 @@ async function behaviour() {
     assert(Date.now() - start < 1500, 'took ' + (Date.now() - start) + ' ms');
   });
   await check('an error is shown, and dismissed', async () => {
-    await a.fill('#thread', 'é'.repeat(40)); await a.click('#who button'); // 80 bytes: longer than an id may be
+    await a.fill('#thread', 'é'.repeat(40)); await a.click('#identity button'); // 80 bytes: longer than an id may be
     await text(a, '.notice.bad', /\w/); await a.click('.notice.bad .close');
     assert(await a.locator('.notice.bad').count() === 0, 'still there');
   });
@@ -62,7 +62,7 @@ async function behaviour() {
     await say(a, 'This one is refused'); await a.locator('#messages li.failed code').waitFor();
     await a.click('#messages li.failed .acts button:has-text("Edit")');
     assert(await a.inputValue('#text') === 'This one is refused', 'the text did not come back');
-    await a.fill('#text', ''); await a.fill('#thread', thread); await a.click('#who button'); await joined(a);
+    await a.fill('#text', ''); await a.fill('#thread', thread); await a.click('#identity button'); await joined(a);
   });
   await check('a new conversation opens for both sides', async () => {
     await a.fill('#recipient', two); await a.click('#start button'); await text(a, '#title', 'To user ' + two);
@@ -71,7 +71,7 @@ async function behaviour() {
     assert(await a.textContent('#title') === await b.textContent('#title'), 'two different threads');
   });
   await check('the token is hidden in the frames panel and stored nowhere', async () => {
-    await a.click('#framesButton'); await a.fill('#token', 'very-secret-token'); await a.click('#who button');
+    await a.click('#framesButton'); await a.fill('#token', 'very-secret-token'); await a.click('#identity button');
     await text(a, '#lines li.out', '"token":"(hidden)"');
     const leaks = await a.evaluate(() => [document.getElementById('lines').textContent, location.href, JSON.stringify(sessionStorage), JSON.stringify(localStorage)].join().includes('very-secret-token'));
     assert(!leaks, 'the token leaked');
@@ -112,7 +112,7 @@ async function reconnect() {
     await text(page, '.notice.bad', 'token_required'); assert(await page.locator('#side.open').count() === 1, 'the settings stay closed');
     await live.close({ code: 4401 }); await page.waitForSelector('#link[data-state=stopped]'); await text(page, '.notice.bad', '4401');
     await page.waitForTimeout(1500); assert(await page.getAttribute('#link', 'data-state') === 'stopped', 'the page went on reconnecting');
-    await page.click('#who button'); await page.waitForSelector('#link[data-state=open]'); await joined(page);
+    await page.click('#identity button'); await page.waitForSelector('#link[data-state=open]'); await joined(page);
   });
   await check('at most 500 messages and 200 frames stay in the page', async () => {
     const counts = await page.evaluate(() => {
@@ -149,7 +149,7 @@ async function screenshots(scheme, view, number) {
 
   // A thread id of 80 bytes is refused twice: in the answer to join_thread, and in the bubble.
   if (view !== 'desktop') await a.click('#settings');
-  await a.fill('#thread', 'é'.repeat(40)); await a.click('#who button');
+  await a.fill('#thread', 'é'.repeat(40)); await a.click('#identity button');
   await a.locator('.notice.bad').first().waitFor();
   await say(a, 'This thread does not exist, so this is refused.');
   await a.locator('#messages li.failed').waitFor();

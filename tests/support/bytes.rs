@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
-use buddyline::wire::handshake::{Opened, Readiness, Rules};
+use buddyline::http::handshake::{Opened, Readiness, Rules};
 use buddyline::wire::outbox::{Ledger, Outbox};
 use buddyline::wire::{Codec, Event, Wire};
 

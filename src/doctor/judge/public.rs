@@ -57,7 +57,7 @@ fn judge_upgrade(upgrade: &Upgrade) -> Finding {
 }
 
 /// Judges a reply that is not an upgrade. The texts that are searched in bodies are buddyline's
-/// own, from `wire/handshake.rs`.
+/// own, from the module `http`.
 fn judge_reply(status: u16, location: Option<&str>, body: &str) -> Finding {
     let failed = |problem: &str, remedy: &str| {
         Finding::failed(NAME, format!("status {status}: {problem}"), remedy)

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::config::site_url::SiteUrl;
-use buddyline::wire::handshake::{Handshake, Opened, Readiness, Rules, receive};
+use buddyline::http::handshake::{Handshake, Opened, Readiness, Rules, receive};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event, Wire};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use buddyline::http::handshake::Readiness;
 use buddyline::hub::Hub;
-use buddyline::wire::handshake::Readiness;
 
 use crate::bytes;
 use crate::world::{FRAME_MAX, World};

@@ -1,26 +1,26 @@
-//! What a monitor asks for on the listener of its own, and how it is answered.
+//! Requests and responses of the metrics listener: `/metrics`, `/healthz` and `/readyz`.
 //!
-//! Not a WebSocket's business: there is no origin, no token and no proxy here. One request a
-//! connection.
+//! Each connection carries one request. Origins, tokens and proxies play no part here.
 
-use super::handshake::{self, Readiness};
+use super::handshake::Readiness;
+use super::response;
 use crate::metrics::page::MEDIA_TYPE;
 
-/// The largest head of a request, in bytes.
+/// Largest request head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 4_096;
 const HEADERS_MAX: usize = 32;
 
-/// What the bytes so far ask for.
+/// The result of parsing the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MetricsRequest {
     /// The head is not complete.
     Incomplete,
-    /// The numbers, or only the head of the answer with them.
+    /// The client requests the metrics.
     Metrics {
-        /// Without the page itself.
+        /// The request is HEAD: send the head of the response alone.
         head_only: bool,
     },
-    /// Send this and close.
+    /// Send this response and close.
     Respond(String),
 }
 
@@ -35,14 +35,16 @@ pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
         }
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
             let status = "431 Request Header Fields Too Large";
-            return MetricsRequest::Respond(handshake::text(
+            return MetricsRequest::Respond(response::text(
                 status,
                 "",
-                "The request's head is too large.",
+                "The request head is too large.",
             ));
         }
         Err(_) => {
-            return MetricsRequest::Respond(handshake::bad_request("This is no HTTP/1.1 request."));
+            return MetricsRequest::Respond(response::bad_request(
+                "This is not an HTTP/1.1 request.",
+            ));
         }
     }
     let path = request.path.unwrap_or_default();
@@ -50,35 +52,35 @@ pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let head_only = request.method == Some("HEAD");
     let response = match (request.method, path) {
         (Some("GET" | "HEAD"), "/metrics") => return MetricsRequest::Metrics { head_only },
-        (Some("GET" | "HEAD"), "/healthz") => handshake::healthz_response(),
-        (Some("GET" | "HEAD"), "/readyz") => handshake::readyz_response(readiness),
+        (Some("GET" | "HEAD"), "/healthz") => response::healthz(),
+        (Some("GET" | "HEAD"), "/readyz") => response::readyz(readiness),
         (Some("GET" | "HEAD"), _) => {
-            let paths = "There are /metrics, /healthz and /readyz here.";
-            handshake::text("404 Not Found", "", paths)
+            let paths = "Not found; this listener serves /metrics, /healthz and /readyz.";
+            response::text("404 Not Found", "", paths)
         }
-        _ => handshake::bad_request("Only GET and HEAD are answered here."),
+        _ => response::bad_request("Only GET and HEAD are answered here."),
     };
-    MetricsRequest::Respond(if head_only { handshake::without_body(response) } else { response })
+    MetricsRequest::Respond(if head_only { response::without_body(response) } else { response })
 }
 
-/// The answer with the numbers.
+/// The response with the metrics page.
 pub fn metrics(page: &str, head_only: bool) -> String {
-    let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", handshake::NO_STORE);
-    let response = handshake::page("200 OK", &headers, page);
-    if head_only { handshake::without_body(response) } else { response }
+    let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", response::NO_STORE);
+    let response = response::page("200 OK", &headers, page);
+    if head_only { response::without_body(response) } else { response }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ask(bytes: &[u8]) -> MetricsRequest {
+    fn parse(bytes: &[u8]) -> MetricsRequest {
         receive(bytes, Readiness::Draining)
     }
 
-    /// The first line of the answer, and its body.
-    fn answer(bytes: &[u8]) -> (String, String) {
-        let MetricsRequest::Respond(response) = ask(bytes) else { panic!("it is answered") };
+    /// The status line of the response, and its body.
+    fn respond(bytes: &[u8]) -> (String, String) {
+        let MetricsRequest::Respond(response) = parse(bytes) else { panic!("no response") };
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("\r\nConnection: close"), "{head}");
         (head.lines().next().unwrap().to_owned(), body.to_owned())
@@ -87,16 +89,16 @@ mod tests {
     #[test]
     fn metrics_health_and_readiness_are_routed() {
         let metrics = |head_only| MetricsRequest::Metrics { head_only };
-        assert_eq!(ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
-        assert_eq!(ask(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
-        assert_eq!(ask(b"HEAD /metrics HTTP/1.1\r\n\r\n"), metrics(true));
+        assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
+        assert_eq!(parse(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
+        assert_eq!(parse(b"HEAD /metrics HTTP/1.1\r\n\r\n"), metrics(true));
         for (request, status, body) in [
             (&b"GET /healthz HTTP/1.1\r\n\r\n"[..], "200", "ok\n"),
             (b"GET /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
             (b"HEAD /readyz HTTP/1.1\r\n\r\n", "503", ""),
         ] {
-            let (head, said) = answer(request);
-            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && said == body, "{head}");
+            let (head, text) = respond(request);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && text == body, "{head}");
         }
     }
 
@@ -110,7 +112,7 @@ mod tests {
             (b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "400"),
             (b"\x16\x03\x01\x02\x00", "400"),
         ] {
-            let (head, _) = answer(request);
+            let (head, _) = respond(request);
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         }
     }
@@ -118,14 +120,14 @@ mod tests {
     #[test]
     fn split_request_head_is_accepted_up_to_the_limit() {
         let whole = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-        assert!((0..whole.len()).all(|n| ask(&whole[..n]) == MetricsRequest::Incomplete));
+        assert!((0..whole.len()).all(|n| parse(&whole[..n]) == MetricsRequest::Incomplete));
         let mut long = b"GET /metrics HTTP/1.1\r\nX: ".to_vec();
         long.resize(HEAD_BYTES_MAX - 1, b'x');
-        assert_eq!(ask(&long), MetricsRequest::Incomplete);
+        assert_eq!(parse(&long), MetricsRequest::Incomplete);
         long.push(b'x');
-        assert!(answer(&long).0.starts_with("HTTP/1.1 431 "));
+        assert!(respond(&long).0.starts_with("HTTP/1.1 431 "));
         let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));
-        assert!(answer(many.as_bytes()).0.starts_with("HTTP/1.1 431 "));
+        assert!(respond(many.as_bytes()).0.starts_with("HTTP/1.1 431 "));
     }
 
     #[test]

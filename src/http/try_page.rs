@@ -1,8 +1,7 @@
-//! The page at `GET /`: one document, put together from parts that each have one job.
+//! The try-it page at `GET /`: one HTML document, concatenated from its parts at build time.
 //!
-//! The parts are pasted in this order when the server is built, so a part may use the styles and
-//! the constants of those above it. There is no other tool in between: what stands in a part is
-//! what the browser gets.
+//! A part may use the styles and constants of the parts above it. No bundler is involved: the
+//! browser gets each part exactly as it is written.
 
 /// The whole page.
 pub(super) const TRY_PAGE: &str = concat!(
@@ -23,8 +22,8 @@ pub(super) const TRY_PAGE: &str = concat!(
     include_str!("try_page/tail.html"),
 );
 
-/// The page has everything inside; nothing else may be loaded, and nobody may frame it. What a
-/// camera and a microphone record is no load, so calls need no word here.
+/// The page loads nothing else, and no other page may frame it. Camera and microphone need no entry
+/// in the policy, because media streams are not loaded.
 pub(super) const TRY_PAGE_HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\n\
     Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
     script-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
@@ -39,15 +38,15 @@ mod tests {
 
     #[test]
     fn try_page_includes_every_part_in_one_document() {
-        let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/try_page");
+        let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/try_page");
         let mut bytes = 0;
         for part in fs::read_dir(parts).unwrap() {
             let path = part.unwrap().path();
             let text = fs::read_to_string(&path).unwrap();
-            assert!(TRY_PAGE.contains(&text), "{} is left out", path.display());
+            assert!(TRY_PAGE.contains(&text), "{} is missing from the page", path.display());
             bytes += text.len();
         }
-        assert_eq!(TRY_PAGE.len(), bytes, "no part stands twice");
+        assert_eq!(TRY_PAGE.len(), bytes, "each part is included once");
         assert!(TRY_PAGE.starts_with("<!doctype html>") && TRY_PAGE.ends_with("</html>\n"));
         for tag in ["<style>", "</style>", "<script>", "</script>", "<body>", "</body>"] {
             assert_eq!(TRY_PAGE.matches(tag).count(), 1, "{tag}");

@@ -5,7 +5,7 @@ const minutes = since => {
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
 };
 
-/** Why a call has ended, in a sentence: what the person here was doing decides which. */
+/** Why a call has ended, as a sentence from the perspective of the user of this page. */
 const ENDINGS = {
   hangup: (who, call) => call.group ? 'The group call is over.' : `${who} hung up.`,
   rejected: (who, call) => call.caller ? `${who} declined the call.` : 'You declined the call.',
@@ -14,23 +14,23 @@ const ENDINGS = {
   no_answer: (who, call) => !call.caller ? `Missed call from user ${call.from}.` : call.group ? 'Nobody answered.' : `${who} did not answer.`,
   answered_elsewhere: () => 'Answered on another device.',
   disconnected: who => `The connection to ${who[0].toLowerCase() + who.slice(1)} was lost.`,
-  failed: () => 'The call failed: the devices found no way to each other.',
-  glare: () => 'You called each other at the same moment; the other call goes on.',
+  failed: () => 'The call failed: the devices could not connect to each other.',
+  glare: () => 'You called each other at the same moment; the other call continues.',
 };
 
-function tellEnd(call, reason) {
+function showEnd(call, reason) {
   const who = capital(nameOf(call));
   const lasted = call.since ? ` The call lasted ${minutes(call.since)}.` : '';
   const again = !call.group && reason !== 'answered_elsewhere' && reason
     ? [call.caller || call.since ? 'Call again' : 'Call back', () => beginCall(call.video, call.peer)] : [];
   if (!reason) { $('polite').textContent = 'The call has ended.'; return; }
-  if (!Object.hasOwn(ENDINGS, reason)) return;       // an error: its own words say more
+  if (!Object.hasOwn(ENDINGS, reason)) return;       // an error, whose own text says more
   const className = ['disconnected', 'failed'].includes(reason) ? 'bad' : '';
-  notice(call.links ? 'call end' : 'missed ' + call.from,    // what only rang has no links
+  notice(call.links ? 'call end' : 'missed ' + call.from,    // a call that only rang has no links
     className, ['', ENDINGS[reason](who, call) + lasted], again);
 }
 
-/** What was said of the last call, and that `peer` was missed: no longer news in the next. */
+/** Removes the notices of the last call and of missed calls from `peer`. */
 function dropCallNotices(peer) {
   dropNotice('call end');
   dropNotice('missed ' + peer);
@@ -52,7 +52,7 @@ function iconButton(name, text, action, className = '') {
   return node;
 }
 
-/** An icon with its words; `words` is false where a small screen shows the icon alone. */
+/** Sets the icon and text of a button; small screens show the icon alone. */
 function label(id, name, text) {
   const node = $(id);
   if (node.dataset.shown === name + text) return;
@@ -61,11 +61,11 @@ function label(id, name, text) {
   node.replaceChildren(icon(name), el('span', { className: 'words' }, text));
 }
 
-// ------------------------------ whom to call
+// ------------------------------ choice of the callee
 
 const others = () => [...state.online].filter(user => user !== state.user).sort(byNumber.compare);
 
-/** The one person whom a call from here can only mean; empty where there are more, or none. */
+/** The only possible callee; empty if there are several, or none. */
 function onlyPeer() {
   if (state.recipient) return state.recipient;
   const there = others();
@@ -73,40 +73,40 @@ function onlyPeer() {
 }
 
 function drawCallButtons() {
-  const peer = onlyPeer(), nobody = !peer && !others().length;
+  const peer = onlyPeer(), noPeers = !peer && !others().length;
   for (const [id, kind] of [['audioCall', 'Audio call'], ['videoCall', 'Video call']]) {
-    $(id).disabled = !isOpen() || nobodyChosen() || nobody || calls.current !== null;
-    $(id).title = $(id).ariaLabel = nobody ? `${kind}: nobody else is online` : peer ? `${kind} with user ${peer}` : `${kind} with…`;
+    $(id).disabled = !isOpen() || !hasUser() || noPeers || calls.current !== null;
+    $(id).title = $(id).ariaLabel = noPeers ? `${kind}: no other user is online` : peer ? `${kind} with user ${peer}` : `${kind} with…`;
   }
 }
 
-function chooseAndCall(video, opener) {
+function callOrChoose(video, opener) {
   const peer = onlyPeer();
-  if (peer) beginCall(video, peer); else offerChoice(video, opener);
+  if (peer) beginCall(video, peer); else showCallees(video, opener);
 }
 
-/** A list under the button; the browser closes it at Escape or a click elsewhere. */
-function offerChoice(video, opener) {
+/** Shows a list under the button; the browser closes it on Escape or a click elsewhere. */
+function showCallees(video, opener) {
   const pick = (peer, ...words) => {
-    const node = button('', () => { $('whom').hidePopover(); beginCall(video, peer); });
+    const node = button('', () => { $('callees').hidePopover(); beginCall(video, peer); });
     node.append(...words);
     return el('li', {}, node);
   };
   const there = others();
-  const rows = there.slice(0, MAX_FACES).map(user => pick(user, face(user), `User ${user}`));
+  const rows = there.slice(0, MAX_LISTED).map(user => pick(user, face(user), `User ${user}`));
   if (state.thread && state.confirmed) rows.unshift(pick('', icon('group'), `Everyone in thread ${state.thread}`));
-  $('whomTitle').textContent = video ? 'Video call with' : 'Audio call with';
-  $('whomList').replaceChildren(...rows);
-  const box = opener.getBoundingClientRect(), list = $('whom');
+  $('calleesTitle').textContent = video ? 'Video call with' : 'Audio call with';
+  $('calleesList').replaceChildren(...rows);
+  const box = opener.getBoundingClientRect(), list = $('callees');
   list.showPopover();
   list.style.top = box.bottom + 6 + 'px';
   list.style.left = Math.max(8, box.right - list.offsetWidth) + 'px';
-  $('whomList').querySelector('button')?.focus();
+  $('calleesList').querySelector('button')?.focus();
 }
 
-// ------------------------------ what rings
+// ------------------------------ incoming calls
 
-/** A call from who is just being called is not shown: the server makes one of the two. */
+/** Hides a call from the user who is being called: the server merges the two calls (glare). */
 const isShown = ring => !ring.gone && !(calls.current?.caller && calls.current.peer === ring.from && calls.current.stage !== 'active');
 
 function drawRings() {
@@ -135,7 +135,7 @@ function drawRing(ring) {
   Object.assign(ring, { node, drawnIn: Boolean(calls.current) });
 }
 
-// ------------------------------ the call itself
+// ------------------------------ the current call
 
 const STAGES = {
   preparing: call => call.video ? 'Waiting for microphone and camera…' : 'Waiting for the microphone…',
@@ -147,7 +147,7 @@ const STAGES = {
 
 function callStatus(call) {
   if (call.lost) return `${call.since ? minutes(call.since) + ' · ' : ''}no connection to the server, trying again…`;
-  if (call.group && call.since && !call.links.size) return 'You are the only one here.';
+  if (call.group && call.since && !call.links.size) return 'You are the only participant.';
   const links = [...call.links.values()];
   if (call.since && links.some(link => ['disconnected', 'failed'].includes(link.pc.connectionState))) return 'The connection is bad, trying again…';
   return STAGES[call.stage](call);
@@ -218,10 +218,10 @@ function drawTile(user, link) {
   tile.classList.toggle('seen', Boolean(link && hasPicture(link)));
 }
 
-function listenForCalls() {
+function addCallListeners() {
   const onClick = (id, action) => $(id).addEventListener('click', action);
-  onClick('audioCall', event => chooseAndCall(false, event.currentTarget));
-  onClick('videoCall', event => chooseAndCall(true, event.currentTarget));
+  onClick('audioCall', event => callOrChoose(false, event.currentTarget));
+  onClick('videoCall', event => callOrChoose(true, event.currentTarget));
   onClick('mute', toggleMicrophone);
   onClick('camera', toggleCamera);
   onClick('hangUp', hangUp);

@@ -1,9 +1,9 @@
 // ---------------------------------------------------------------- start
 
-function listen() {
+function addListeners() {
   const onSubmit = (id, action) => $(id).addEventListener('submit', event => { event.preventDefault(); action(); });
   const onClick = (id, action) => $(id).addEventListener('click', action);
-  onSubmit('who', applySettings);
+  onSubmit('identity', applySettings);
   onSubmit('start', () => startConversation($('recipient').value.trim()));
   onSubmit('compose', () => { submitText(); $('text').focus(); });
   onClick('settings', () => openSettings(!$('side').classList.contains('open')));
@@ -11,37 +11,37 @@ function listen() {
   onClick('clearFrames', () => $('lines').replaceChildren());
   onClick('retry', connect);
   onClick('newer', toEnd);
-  listenForCalls();
+  addCallListeners();
 
-  $('text').addEventListener('input', () => { fitText(); tellTyping(); });
+  $('text').addEventListener('input', () => { fitText(); sendTyping(); });
   $('text').addEventListener('keydown', event => {
-    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;  // isComposing: Enter picks a word there
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;  // isComposing: Enter selects a word of an input method
     event.preventDefault();
     submitText();
   });
   $('log').addEventListener('scroll', scrolled);
-  // Keeps the last message in sight when a phone's keyboard or a panel takes its room.
+  // Keeps the last message visible when a phone's keyboard or a panel opens.
   new ResizeObserver(() => { if (atEnd && $('empty').hidden) toEnd(); }).observe($('log'));
 
   const seen = () => { if (!document.hidden && document.hasFocus()) { state.unread = 0; drawTitle(); } };
   addEventListener('focus', seen);
   document.addEventListener('visibilitychange', seen);
-  const hurry = () => { if (!socket && $('link').dataset.state === 'waiting') connect(); };
-  addEventListener('online', hurry);
-  document.addEventListener('visibilitychange', () => document.hidden || hurry());
-  setInterval(() => { drawCountdown(); checkPulse(); }, 1000);
+  const retryNow = () => { if (!socket && $('link').dataset.state === 'waiting') connect(); };
+  addEventListener('online', retryNow);
+  document.addEventListener('visibilitychange', () => document.hidden || retryNow());
+  setInterval(() => { drawCountdown(); checkHeartbeat(); }, 1000);
 }
 
-/** ?user=2&thread=1 (or the same behind #) prefill; &frames=1 opens the frames panel. */
+/** ?user=2&thread=1 (or the same after #) fills in user and thread; &frames=1 opens the frames panel. */
 function readUrl() {
   const given = Object.fromEntries([...new URLSearchParams(location.search), ...new URLSearchParams(location.hash.slice(1))]);
-  const old = recall();
+  const old = loadSession();
   state.user = given.user || old.user || '';
   state.thread = given.thread || old.thread || '1';
   openFrames(given.frames === '1');
 }
 
 readUrl();
-listen();
+addListeners();
 drawAll();
 connect();

@@ -1,15 +1,17 @@
-//! An HTTP request becomes an upgrade, a small page, or a refusal.
+//! Reads the first request of a connection and decides: upgrade to WebSocket, plain HTTP response,
+//! or refusal.
 //!
-//! `httparse` reads the head, tungstenite computes the accept key; what is asked of a WebSocket
-//! request is RFC 6455 section 4.2.1. Nothing of a request is kept but who opens it: from where,
-//! and with which credential.
+//! `httparse` parses the head and tungstenite computes the accept key; the requirements of an
+//! upgrade are those of RFC 6455 section 4.2.1. Of a request only the client's address and its
+//! credential are kept.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
 use super::call_status::{self, CallStatusRequest, ResponseFormat};
+use super::headers::{has_header_token, header, header_values, single_header};
+use super::response::{bad_request, draining, healthz, page, readyz, text, without_body};
 use super::token;
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use crate::config::Config;
@@ -18,48 +20,43 @@ use crate::config::proxies::TrustedProxies;
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
-/// More header lines than any browser or proxy sends.
+/// Most header lines of a request; browsers and proxies send fewer.
 const HEADERS_MAX: usize = 64;
 
-/// The subprotocol that clients may name to send a token along (`PROTOCOL.md` 3).
+/// The subprotocol that clients may offer together with a token (`PROTOCOL.md` 3).
 pub(super) const SUBPROTOCOL: &str = "buddyline";
 
-/// For what changes from one moment to the next.
-pub(super) const NO_STORE: &str = "Cache-Control: no-store\r\n";
-
-const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
-
-/// The longest part of a refused `Origin` that is told, in characters.
+/// Longest logged part of a refused `Origin`, in characters.
 const ORIGIN_LOGGED_MAX: usize = 100;
 
-/// Whether the server can be given work: what `GET /readyz` says to who shares it out.
+/// Whether the server can take work: what `GET /readyz` tells a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can.
+    /// It takes connections and can store messages.
     Ready,
-    /// It takes connections, and the site is not there to store messages.
+    /// It takes connections, but the site is unavailable, so no messages can be stored.
     SiteUnavailable,
-    /// It is about to end, and takes no WebSocket.
+    /// It is shutting down and accepts no new WebSocket.
     Draining,
 }
 
-/// What a request is judged by.
+/// The settings that decide how a request is answered.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Whether WebSockets are opened, and what `GET /readyz` says.
+    /// Whether upgrades are accepted, and what `GET /readyz` answers.
     pub readiness: Readiness,
-    /// Whether `GET /` shows the try-it page.
+    /// Whether `GET /` serves the try-it page.
     pub try_page: bool,
-    /// The web pages that may connect.
+    /// The origins whose pages may connect.
     pub origins: Origins,
-    /// Whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
-    /// The largest head, in bytes: cookies of a WordPress site come along.
+    /// Largest request head, in bytes; it includes the cookies of a WordPress site.
     pub head_bytes_max: usize,
 }
 
 impl Rules {
-    /// What the settings say.
+    /// Takes the rules from the settings; readiness starts as ready.
     pub fn new(config: &Config) -> Rules {
         Rules {
             readiness: Readiness::Ready,
@@ -71,60 +68,59 @@ impl Rules {
     }
 }
 
-/// Who has opened a WebSocket.
+/// The client that opened a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The address at the other end, behind trusted proxies if there are any.
+    /// The client's address; behind trusted proxies the one that they report.
     pub client: IpAddr,
-    /// What proves who it is, or what is wrong with that.
+    /// The credential of the request, or what is wrong with it; `None` if it has none.
     pub credential: Option<Result<Credential, ClientError>>,
 }
 
-/// What comes of the bytes received so far.
+/// The result of parsing the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Handshake {
     /// The head is not complete.
     Incomplete,
-    /// Send this and speak WebSocket; the head was `head_bytes` long, what follows are frames.
+    /// Send `response` and switch to WebSocket; frames begin after the head.
     Upgrade {
-        /// The whole answer.
+        /// The whole response.
         response: String,
-        /// Where the frames start.
+        /// Length of the request head.
         head_bytes: usize,
-        /// Who it is.
+        /// The client.
         opened: Opened,
     },
-    /// Someone asks how a call is, and waits for the answer.
+    /// The client requests the status of a call and waits for the response.
     CallStatusRequest {
-        /// Who asks for what.
+        /// The request.
         status_request: CallStatusRequest,
-        /// How the answer is to be written.
+        /// The format of the response.
         format: ResponseFormat,
     },
-    /// Send this and close.
+    /// Send this response and close.
     Respond {
-        /// The whole answer.
+        /// The whole response.
         response: String,
     },
-    /// The same, to a web page that may not connect.
+    /// The same, because the page's origin is not allowed.
     RefuseOrigin {
-        /// The whole answer.
+        /// The whole response.
         response: String,
-        /// Where it comes from: at most 100 printable ASCII characters without quotes, to be
-        /// logged.
+        /// The refused origin for the log: at most 100 printable ASCII characters, no quotes.
         origin: String,
     },
 }
 
-/// Reads a request head from the first bytes of a connection with this peer.
+/// Reads a request head from the first bytes of a connection. `peer` is the socket's other end.
 pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    // Not a byte more, or a fault behind the limit would count only if it came in the same read.
+    // Bytes beyond the limit are ignored: an error there must not depend on how reads are split.
     let bytes = &bytes[..bytes.len().min(rules.head_bytes_max)];
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
-            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining_response()),
+            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
             Ok(Some(_)) if !is_origin_allowed(&request, &rules.origins) => refuse_origin(&request),
             Ok(Some(key)) => Handshake::Upgrade {
                 response: switching_protocols(&request, key),
@@ -152,7 +148,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     }
 }
 
-/// Whether a request comes from a page that may connect, or from no page.
+/// Whether the request has an allowed `Origin`, or none because no page sent it.
 pub(super) fn is_origin_allowed(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
     if !origins.is_restricted() {
         return true;
@@ -164,14 +160,15 @@ pub(super) fn is_origin_allowed(request: &httparse::Request<'_, '_>, origins: &O
             Ok(origin) => origins.is_allowed(origin.trim(), single_header(request, "host")),
             Err(_) => false,
         },
-        // No browser says two things.
+        // No browser sends two origins.
         (Some(_), Some(_)) => false,
     }
 }
 
-/// Says what to set, and nothing of what the request said.
+/// Refuses a request because of its origin. The response names the setting and repeats nothing of
+/// the request.
 pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
-    let tellable = |byte: u8| match byte {
+    let sanitized = |byte: u8| match byte {
         b'"' | b'\'' | b'`' | b'\\' => '?',
         b' '..=b'~' => char::from(byte),
         _ => '?',
@@ -180,7 +177,7 @@ pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
     for line in header_values(request, "origin") {
         origin.extend((!origin.is_empty()).then_some(" and "));
         let room = ORIGIN_LOGGED_MAX.saturating_sub(origin.len());
-        origin.extend(line.iter().take(room).map(|byte| tellable(*byte)));
+        origin.extend(line.iter().take(room).map(|byte| sanitized(*byte)));
     }
     origin.truncate(ORIGIN_LOGGED_MAX);
     let line = "Pages of this origin may not connect; the server's setting --allowed-origin says \
@@ -188,13 +185,13 @@ pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
     Handshake::RefuseOrigin { response: text("403 Forbidden", "", line), origin }
 }
 
-/// The address at the other end.
+/// The client's address: the peer's, or the one that trusted proxies report.
 pub(super) fn client(
     request: &httparse::Request<'_, '_>,
     peer: IpAddr,
     proxies: &TrustedProxies,
 ) -> IpAddr {
-    // Several lines are one list (RFC 9110 section 5.3), and its end is what counts.
+    // Several header lines form one list (RFC 9110 section 5.3), which is read from its end.
     let headers = request.headers.iter().rev();
     let values = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
     proxies.client(peer, values.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
@@ -204,7 +201,11 @@ pub(super) fn respond(response: String) -> Handshake {
     Handshake::Respond { response }
 }
 
-/// The client's key if it asks for a WebSocket, `None` if it asks for something else.
+/// The `Sec-WebSocket-Key` of an upgrade request; `None` if the request is no upgrade.
+///
+/// # Errors
+///
+/// The response to an invalid upgrade request.
 fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str>, String> {
     if !has_header_token(request, "upgrade", "websocket") {
         return Ok(None);
@@ -231,7 +232,7 @@ fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str
     }
 }
 
-/// Sixteen bytes in base64 have 22 characters and two of padding (RFC 6455 section 4.1).
+/// Whether a key is 16 bytes in base64: 22 characters and two of padding (RFC 6455 section 4.1).
 fn is_sixteen_bytes(key: &str) -> bool {
     let digit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(digit)
@@ -242,7 +243,7 @@ fn switching_protocols(request: &httparse::Request<'_, '_>, key: &str) -> String
     response.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
     response.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
     response.push_str(&derive_accept_key(key.as_bytes()));
-    // A browser that named subprotocols fails the connection unless one is chosen.
+    // A browser that offered subprotocols fails the connection unless the server selects one.
     if has_header_token(request, "sec-websocket-protocol", SUBPROTOCOL) {
         response.push_str("\r\nSec-WebSocket-Protocol: ");
         response.push_str(SUBPROTOCOL);
@@ -255,8 +256,8 @@ fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> Str
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => healthz_response(),
-        (Some("GET" | "HEAD"), "/readyz") => readyz_response(rules.readiness),
+        (Some("GET" | "HEAD"), "/healthz") => healthz(),
+        (Some("GET" | "HEAD"), "/readyz") => readyz(rules.readiness),
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")
@@ -265,105 +266,4 @@ fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> Str
         _ => bad_request("Only GET and HEAD are answered here."),
     };
     if request.method == Some("HEAD") { without_body(response) } else { response }
-}
-
-/// A response as HEAD gets it.
-pub(super) fn without_body(mut response: String) -> String {
-    let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);
-    response.truncate(head);
-    response
-}
-
-pub(super) fn healthz_response() -> String {
-    text("200 OK", NO_STORE, "ok")
-}
-
-pub(super) fn readyz_response(readiness: Readiness) -> String {
-    let not = |why| text("503 Service Unavailable", NO_STORE, why);
-    match readiness {
-        Readiness::Ready => text("200 OK", NO_STORE, "ready"),
-        Readiness::SiteUnavailable => not("the site is unavailable"),
-        Readiness::Draining => not("draining"),
-    }
-}
-
-/// The refusal of who comes while the server drains: its successor may be there in a moment.
-pub(super) fn draining_response() -> String {
-    text("503 Service Unavailable", "Retry-After: 5\r\n", "The server is restarting; try again.")
-}
-
-pub(super) fn bad_request(why: &str) -> String {
-    text("400 Bad Request", "", why)
-}
-
-pub(super) fn text(status: &str, headers: &str, line: &str) -> String {
-    page(status, &format!("{PLAIN_TEXT}{headers}"), &format!("{line}\n"))
-}
-
-pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
-    let mut response = String::with_capacity(256 + headers.len() + body.len());
-    // A String takes every character: no error can come of it.
-    let _ = write!(
-        response,
-        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    response
-}
-
-/// The refusal of a connection beyond the limit, before anything is read from it.
-pub fn too_many_connections() -> String {
-    text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
-}
-
-/// The same for one from an address that has as many as it may.
-pub fn too_many_from_address() -> String {
-    let line = "Too many connections from your address; try again later.";
-    text("429 Too Many Requests", "Retry-After: 60\r\n", line)
-}
-
-/// The answer to a request that does not come to its end.
-pub(super) fn request_timeout() -> String {
-    text("408 Request Timeout", "", "The request took too long.")
-}
-
-fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    std::str::from_utf8(header_values(request, name).next()?).ok().map(str::trim)
-}
-
-/// The value of a header that stands once.
-pub(super) fn single_header<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> Option<&'a str> {
-    let mut found = header_values(request, name);
-    let value = found.next().filter(|_| found.next().is_none())?;
-    std::str::from_utf8(value).ok().map(str::trim)
-}
-
-/// The values of a header, line by line.
-pub(super) fn header_values<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> impl Iterator<Item = &'a [u8]> {
-    let named = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
-    named.map(|line| line.value)
-}
-
-/// The entries of a comma-separated header, perhaps on several lines.
-pub(super) fn header_tokens<'a>(
-    request: &httparse::Request<'_, 'a>,
-    name: &str,
-) -> impl Iterator<Item = &'a [u8]> {
-    let parts = header_values(request, name).flat_map(|line| line.split(|byte| *byte == b','));
-    parts.map(<[u8]>::trim_ascii)
-}
-
-/// Whether a comma-separated header, perhaps on several lines, has this word.
-pub(super) fn has_header_token(
-    request: &httparse::Request<'_, '_>,
-    name: &str,
-    word: &str,
-) -> bool {
-    header_tokens(request, name).any(|entry| entry.eq_ignore_ascii_case(word.as_bytes()))
 }

@@ -1,55 +1,54 @@
-//! `GET /calls/{callId}`: how a call is, for an app that a push has woken (`PROTOCOL.md`, "HTTP on
-//! the same port").
+//! `GET /calls/{callId}`: the status of a call, for an app woken by a push notification
+//! (`PROTOCOL.md`, "HTTP on the same port").
 //!
-//! It is the only request whose answer is not known at once: the site may have to be asked whose
-//! the token is. Until then the connection waits in a state of its own, and nothing else that it
-//! says is looked at.
+//! It is the only request that cannot be answered at once: the site may have to verify the token
+//! first. Until then the connection waits in a state of its own and ignores further input.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 
-use super::handshake::{self, Handshake, NO_STORE, Readiness, Rules};
-use super::outbox::Outbox;
-use super::{Wire, WireState, token};
+use super::handshake::{self, Handshake, Readiness, Rules};
+use super::response::{self, NO_STORE, RESTARTING};
+use super::{headers, token};
 use crate::protocol::credential::Credential;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, ID_BYTES_MAX, Id};
 
-/// For a body that is JSON, and nothing else to any browser.
+/// The content type of a JSON body, which browsers must not guess.
 const JSON: &str = "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n";
-/// Seconds after which to ask again, where nothing else is known.
+/// `Retry-After` in seconds where no better value is known.
 const RETRY_AFTER_S: u32 = 5;
-/// What a browser may send along, and how long it need not ask that again, in seconds (the Fetch
-/// standard, section 3.3.3).
+/// Headers of a CORS preflight response: what a browser may send, and for how many seconds it may
+/// cache this (the Fetch standard, section 3.3.3).
 const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD\r\n\
     Access-Control-Allow-Headers: Authorization\r\nAccess-Control-Max-Age: 600\r\n";
 
-/// Who asks, and for which call.
+/// A request for the status of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CallStatusRequest {
-    /// The address at the other end, behind trusted proxies if there are any.
+    /// The client's address; behind trusted proxies the one that they report.
     pub client: IpAddr,
-    /// What proves who it is, or what is wrong with that.
+    /// The credential of the request, or what is wrong with it; `None` if it has none.
     pub credential: Option<Result<Credential, ClientError>>,
     /// The call.
     pub call: Id,
 }
 
-/// How an answer is written.
+/// The format of the response, which depends on the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseFormat {
-    /// As HEAD gets it.
+    /// The request is HEAD.
     without_body: bool,
-    /// The page that may read it, or none.
+    /// The origin whose page may read the response, if a page sent the request.
     origin: Option<Box<str>>,
 }
 
 impl ResponseFormat {
     fn from_request(request: &httparse::Request<'_, '_>) -> ResponseFormat {
-        // What no browser writes is said back to nobody.
-        let origin = handshake::single_header(request, "origin").filter(|origin| {
+        // An origin that no browser would send is not echoed.
+        let origin = headers::single_header(request, "origin").filter(|origin| {
             !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic())
         });
         let without_body = request.method == Some("HEAD");
@@ -59,35 +58,37 @@ impl ResponseFormat {
     fn headers(&self, more: &str) -> String {
         let mut headers = format!("{NO_STORE}Vary: Origin\r\n{more}");
         if let Some(origin) = &self.origin {
-            // A String takes every character: no error can come of it.
+            // Writing to a String cannot fail.
             let _ = write!(headers, "Access-Control-Allow-Origin: {origin}\r\n");
         }
         headers
     }
 
     fn text(&self, status: &str, more: &str, line: &str) -> String {
-        self.finish(handshake::text(status, &self.headers(more), line))
+        self.finish(response::text(status, &self.headers(more), line))
     }
 
     fn finish(&self, response: String) -> String {
-        if self.without_body { handshake::without_body(response) } else { response }
+        if self.without_body { response::without_body(response) } else { response }
     }
 
-    /// The whole answer.
-    fn response(&self, reply: &CallStatusReply) -> String {
+    /// The whole response.
+    pub(crate) fn response(&self, reply: &CallStatusReply) -> String {
         match reply {
             CallStatusReply::Status(status) => {
-                // Of ids and words: no error can come of it.
+                // Ids and strings only: serializing them cannot fail.
                 let body = serde_json::to_string(status).unwrap_or_default();
-                self.finish(handshake::page("200 OK", &self.headers(JSON), &body))
+                self.finish(response::page("200 OK", &self.headers(JSON), &body))
             }
-            CallStatusReply::NoSuchCall => {
-                self.text("404 Not Found", "", "You are in no such call; it may be long over.")
-            }
+            CallStatusReply::NoSuchCall => self.text(
+                "404 Not Found",
+                "",
+                "You are not in a call with this callId, or it ended long ago.",
+            ),
             CallStatusReply::TokenMissing => self.text(
                 "401 Unauthorized",
                 "WWW-Authenticate: Bearer\r\n",
-                "Nothing proves who you are: send Authorization: Bearer and your token.",
+                "The request has no token: send your token as Authorization: Bearer.",
             ),
             // RFC 6750 section 3.1.
             CallStatusReply::CredentialRejected(fault) => self.text(
@@ -101,6 +102,15 @@ impl ResponseFormat {
         }
     }
 
+    /// The response where the status stays unknown: the server drains, or the site took too long.
+    pub(crate) fn no_status(&self, is_draining: bool) -> String {
+        let line = match is_draining {
+            true => RESTARTING,
+            false => "The site did not verify the token in time; try again.",
+        };
+        self.unavailable(RETRY_AFTER_S, line)
+    }
+
     fn unavailable(&self, seconds: u32, line: &str) -> String {
         let more =
             format!("Retry-After: {seconds}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
@@ -108,19 +118,19 @@ impl ResponseFormat {
     }
 }
 
-/// The name of the call that a request asks for, as it is written; `None` if it asks for something
-/// else. As with WebSockets, the path may have anything before: proxies pass on what they get.
+/// The `callId` in the path of a request, still percent-encoded; `None` for other paths. As with
+/// upgrades, any prefix is allowed before `/calls/`, since proxies may pass on their own path.
 pub(super) fn call_id_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str> {
     let path = request.path?;
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let (before, name) = path.rsplit_once('/')?;
-    (before.ends_with("/calls") && !name.is_empty()).then_some(name)
+    let (prefix, call_id) = path.rsplit_once('/')?;
+    (prefix.ends_with("/calls") && !call_id.is_empty()).then_some(call_id)
 }
 
-/// What becomes of such a request.
+/// Handles a request for the call with this id, which is still percent-encoded.
 pub(super) fn accept(
     request: &httparse::Request<'_, '_>,
-    name: &str,
+    encoded_id: &str,
     peer: IpAddr,
     rules: &Rules,
 ) -> Handshake {
@@ -130,22 +140,21 @@ pub(super) fn accept(
     let format = ResponseFormat::from_request(request);
     match request.method {
         Some("GET" | "HEAD") => {}
-        // A page may send a token along only if its browser has asked whether it may.
+        // A CORS preflight: browsers ask before they send a token for a page.
         Some("OPTIONS") if format.origin.is_some() => {
-            let response = handshake::page("200 OK", &format.headers(PREFLIGHT), "");
+            let response = response::page("200 OK", &format.headers(PREFLIGHT), "");
             return handshake::respond(response);
         }
         _ => {
-            return handshake::respond(handshake::bad_request(
+            return handshake::respond(response::bad_request(
                 "Only GET and HEAD are answered here.",
             ));
         }
     }
     if rules.readiness == Readiness::Draining {
-        let line = "The server is restarting; try again.";
-        return handshake::respond(format.unavailable(RETRY_AFTER_S, line));
+        return handshake::respond(format.no_status(true));
     }
-    let text = percent_decode_str(name).decode_utf8();
+    let text = percent_decode_str(encoded_id).decode_utf8();
     let Some(text) = text.ok().filter(|text| (1..=ID_BYTES_MAX).contains(&text.len())) else {
         let line = format!("A callId has 1 to {ID_BYTES_MAX} bytes of UTF-8, percent-encoded.");
         return handshake::respond(format.text("400 Bad Request", "", &line));
@@ -156,31 +165,4 @@ pub(super) fn accept(
         call: Id::string(&text),
     };
     Handshake::CallStatusRequest { status_request, format }
-}
-
-impl Wire {
-    /// Whether it has asked how a call is, and has not been answered.
-    pub fn is_awaiting_status(&self) -> bool {
-        matches!(self.state, WireState::AwaitingStatus(_))
-    }
-
-    /// Answers who has asked how a call is; the conversation is over by that.
-    pub fn send_call_status(&mut self, reply: &CallStatusReply, outbox: &mut Outbox) {
-        if let WireState::AwaitingStatus(format) = &self.state {
-            outbox.push(format.response(reply).into_bytes().into());
-            self.state = WireState::Closing;
-        }
-    }
-
-    /// Says to who has asked how a call is that there is no answer: the server ends, or it has
-    /// taken too long.
-    pub(super) fn fail_call_status(&mut self, is_draining: bool, outbox: &mut Outbox) {
-        if let WireState::AwaitingStatus(format) = &self.state {
-            let line = match is_draining {
-                true => "The server is restarting; try again.",
-                false => "The site has not said in time whose the token is; try again.",
-            };
-            outbox.push(format.unavailable(RETRY_AFTER_S, line).into_bytes().into());
-        }
-    }
 }

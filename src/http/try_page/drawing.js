@@ -37,12 +37,12 @@ function drawAll() {
   drawTyping();
   drawTitle();
   $('messages').replaceChildren();
-  for (const item of state.messages) if (isHere(item)) drawMessage(item, true);
+  for (const item of state.messages) if (isInView(item)) drawMessage(item, true);
   drawEmpty();
 }
 
 function drawTitle() {
-  const who = nobodyChosen() ? '' : `User ${state.user} · `;
+  const who = !hasUser() ? '' : `User ${state.user} · `;
   const ring = [...calls.rings.values()].find(isShown);
   document.title = (ring ? `User ${ring.from} is calling · ` : '') + (state.unread ? `(${state.unread}) ` : '') + who + 'buddyline';
 }
@@ -55,14 +55,14 @@ function drawPlace() {
     : state.confirmed ? `${state.online.size} online`
     : state.refused ? 'could not join' : 'joining…';
   $('title').textContent = where;
-  $('subtitle').textContent = nobodyChosen() ? 'Looking for a free user…' : `User ${state.user} · ${progress}`;
-  // Fields follow the state, but what somebody is just typing into one is theirs.
+  $('subtitle').textContent = !hasUser() ? 'Looking for a free user…' : `User ${state.user} · ${progress}`;
+  // Fields follow the state, but an unchanged state must not overwrite what the user is typing.
   const place = JSON.stringify([state.user, state.thread]);
   if (place !== drawnPlace) { $('user').value = state.user; $('thread').value = state.thread; drawnPlace = place; }
-  $('send').disabled = !isOpen() || nobodyChosen();
+  $('send').disabled = !isOpen() || !hasUser();
   $('second').href = '?' + new URLSearchParams(state.thread ? { thread: state.thread } : {});
   drawCallButtons();
-  onlineTimer ||= setTimeout(drawOnline, 100);   // a busy server may report hundreds of people a second
+  onlineTimer ||= setTimeout(drawOnline, 100);   // a busy server may report hundreds of users a second
   drawTyping();
   drawEmpty();
 }
@@ -72,9 +72,9 @@ const byNumber = new Intl.Collator(undefined, { numeric: true });
 function drawOnline() {
   onlineTimer = 0;
   const users = [...state.online].sort(byNumber.compare);
-  const rows = users.slice(0, MAX_FACES).map(user => el('li', {}, face(user), user === state.user ? `${user} (you)` : user));
-  if (users.length > MAX_FACES) rows.push(el('li', {}, `and ${users.length - MAX_FACES} more`));
-  if (!rows.length) rows.push(el('li', { className: 'soft' }, isOpen() ? 'nobody yet' : 'not connected'));
+  const rows = users.slice(0, MAX_LISTED).map(user => el('li', {}, face(user), user === state.user ? `${user} (you)` : user));
+  if (users.length > MAX_LISTED) rows.push(el('li', {}, `and ${users.length - MAX_LISTED} more`));
+  if (!rows.length) rows.push(el('li', { className: 'soft' }, isOpen() ? 'no users yet' : 'not connected'));
   $('online').replaceChildren(...rows);
 }
 
@@ -88,8 +88,8 @@ function drawEmpty() {
   $('empty').hidden = $('messages').childElementCount > 0;
   $('emptySteps').hidden = $('second').hidden = !state.thread;
   $('emptyTitle').textContent = !state.thread
-    ? `Write the first message to user ${state.recipient}. The server makes the thread and this page goes there.`
-    : nobodyChosen() ? 'Connecting…' : `You are user ${state.user} in thread ${state.thread}. Nobody has written yet.`;
+    ? `Write the first message to user ${state.recipient}. The server creates the thread and this page opens it.`
+    : !hasUser() ? 'Connecting…' : `You are user ${state.user} in thread ${state.thread}. No messages yet.`;
 }
 
 let atEnd = true;             // whether the reader is at the newest message; then the log follows
@@ -100,7 +100,7 @@ function scrolled() {
   if (atEnd) $('newer').hidden = true;
 }
 
-/** Draws an item anew. One that has its outcome moves up, before those that still wait or failed. `follow` scrolls to it wherever the reader is. */
+/** Redraws an item. A sent item moves above those that wait or failed. `follow` scrolls to the end, wherever the reader is. */
 function drawMessage(item, follow = false) {
   const list = $('messages');
   const old = item.node, neighbour = old?.nextElementSibling;
@@ -115,7 +115,7 @@ function drawMessage(item, follow = false) {
   if (atEnd || follow) toEnd(); else if (item.status === 'sent') $('newer').hidden = false;
 }
 
-/** A row of messages by one person says once who that is. */
+/** Consecutive messages of one author show the author once. */
 function groupWithPrevious(node) {
   node.classList.toggle('follow', node.previousElementSibling?.dataset.sender === node.dataset.sender);
 }
@@ -123,7 +123,7 @@ function groupWithPrevious(node) {
 function messageNode(item) {
   const mine = item.sender === state.user;
   const bubble = el('div', { className: 'bubble' }, el('div', { className: 'text', dir: 'auto' }, clip(item.text, MAX_SHOWN_TEXT)));
-  bubble.prepend(el('div', { className: mine ? 'sr' : 'who' }, mine ? 'You' : `User ${item.sender}`));
+  bubble.prepend(el('div', { className: mine ? 'sr' : 'author' }, mine ? 'You' : `User ${item.sender}`));
   if (item.status === 'sent') bubble.append(el('time', { className: 'when', dateTime: item.sentAt || '' }, clock(item.sentAt)));
   if (item.status === 'waiting') bubble.append(el('span', { className: 'when' }, 'sending…'));
   if (item.status === 'failed') bubble.append(...failure(item));
@@ -134,14 +134,14 @@ function messageNode(item) {
 
 function failure(item) {
   const again = item.code === 'unknown_outcome' ? 'Send again anyway' : 'Try again';
-  const doubt = item.code === 'unknown_outcome' ? ' It may have arrived all the same.' : '';
+  const doubt = item.code === 'unknown_outcome' ? ' It may have been stored all the same.' : '';
   return [
     el('p', { className: 'why' }, el('code', {}, item.code), ` ${item.error}${doubt}`),
-    el('div', { className: 'acts' }, button(again, () => sendAgain(item)), button('Edit', () => takeBack(item))),
+    el('div', { className: 'acts' }, button(again, () => sendAgain(item)), button('Edit', () => editAgain(item))),
   ];
 }
 
-/** One notice a key: a repeated error replaces itself instead of filling the screen. */
+/** Shows one notice for each key: a repeated error replaces the earlier one instead of filling the screen. */
 function notice(key, className, [code, text], [label, action] = []) {
   const node = el('div', { className: `notice ${className}` });
   const words = el('p', {}, clip(text, 500));
@@ -160,7 +160,7 @@ function dropNotice(key) {
   for (const node of [...$('notices').children]) if (node.dataset.key === key) node.remove();
 }
 
-/** What proves something is not shown: somebody may look on, or take a picture. */
+/** Hides credentials in the frames panel, which others may see on the screen or in a screenshot. */
 const hideSecrets = (key, value) => key === 'token' || key === 'credential' ? '(hidden)' : value;
 
 function logFrame(direction, given) {
@@ -173,10 +173,10 @@ function logFrame(direction, given) {
   while (lines.childElementCount > MAX_FRAMES) lines.lastChild.remove();
 }
 
-const LINK_WORDS = { connecting: 'Connecting…', open: 'Connected', stopped: 'Not connected' };
+const LINK_TEXTS = { connecting: 'Connecting…', open: 'Connected', stopped: 'Not connected' };
 
 function showLink(name) {
-  if (name !== $('link').dataset.state) $('polite').textContent = LINK_WORDS[name] || 'Connection lost';
+  if (name !== $('link').dataset.state) $('polite').textContent = LINK_TEXTS[name] || 'Connection lost';
   $('link').dataset.state = name;
   $('retry').hidden = name !== 'waiting' && name !== 'stopped';
   drawCountdown();
@@ -185,7 +185,7 @@ function showLink(name) {
 function drawCountdown() {
   const name = $('link').dataset.state;
   const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
-  $('linkText').textContent = LINK_WORDS[name] || `Next try in ${seconds} s`;
+  $('linkText').textContent = LINK_TEXTS[name] || `Next try in ${seconds} s`;
 }
 
 function openSettings(open) {

@@ -1,13 +1,13 @@
 // ---------------------------------------------------------------- actions
 
-/** A name for a frame. getRandomValues, as randomUUID is missing on plain http outside localhost. */
+/** A clientId. Uses getRandomValues because randomUUID is missing on plain http outside localhost. */
 function newClientId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16).padStart(2, '0')).join('');
 }
 
 function canSend() {
-  if (isOpen() && !nobodyChosen()) return true;
-  notice('offline', 'bad', ['', 'Not connected just now. Your text stays here; send it when the page is back.']);
+  if (isOpen() && hasUser()) return true;
+  notice('offline', 'bad', ['', 'Not connected. Your text is kept; send it when the page is connected again.']);
   return false;
 }
 
@@ -26,8 +26,8 @@ function transmitItem(item) {
 }
 
 /**
- * After a lost connection the same clientId asks for the outcome the first try had, so nothing is stored twice.
- * After an error that outcome is known, and only a new clientId makes it a new try.
+ * After a lost connection the same clientId requests the outcome of the first attempt, so nothing is stored twice.
+ * After an error the outcome is known, and a new clientId makes it a new attempt.
  */
 function sendAgain(item) {
   if (!canSend()) return;
@@ -35,7 +35,7 @@ function sendAgain(item) {
   transmitItem(item);
 }
 
-function takeBack(item) {
+function editAgain(item) {
   state.messages = state.messages.filter(other => other !== item);
   item.node.remove();
   $('text').value = [item.text, $('text').value].filter(Boolean).join('\n');
@@ -46,7 +46,7 @@ function takeBack(item) {
 
 let typedAt = 0;
 
-function tellTyping() {
+function sendTyping() {
   if (!state.confirmed) return;
   const empty = $('text').value === '';
   if (empty && typedAt) transmit({ type: 'typing', threadId: state.thread, typing: false });
@@ -59,12 +59,12 @@ function submitText() {
   const text = $('text').value;
   if (!text.trim() || !canSend()) return;
   $('text').value = '';
-  typedAt = 0;                  // the server ends the typing itself when the message goes out
+  typedAt = 0;                  // the server ends the typing itself when it delivers the message
   fitText();
   sendText(text);
 }
 
-function leaveHere() {
+function leaveThread() {
   if (typedAt) transmit({ type: 'typing', threadId: state.thread, typing: false });
   typedAt = 0;
   if (state.thread) transmit({ type: 'leave_thread', threadId: state.thread });
@@ -74,13 +74,13 @@ function leaveHere() {
 
 function goToThread(thread) {
   if (thread !== state.thread) {
-    leaveHere();
-    const already = state.joined.has(thread);   // the server joins both sides of a new conversation
+    leaveThread();
+    const already = state.joined.has(thread);   // the server subscribes both users of a new conversation
     Object.assign(state, { thread, recipient: '', confirmed: already, refused: false });
     if (!already) transmit({ type: 'join_thread', threadId: thread });
   }
   dropNotice('thread ' + thread);
-  remember();
+  saveSession();
   drawAll();
 }
 
@@ -88,14 +88,14 @@ function startConversation(recipient) {
   if (!recipient) return;
   $('recipient').value = '';
   openSettings(false);
-  leaveHere();
+  leaveThread();
   Object.assign(state, { thread: '', recipient, confirmed: false, refused: false });
   drawAll();
   $('text').focus();
 }
 
-/** Another user means another connection: one connection is one user, also for the server. */
-function becomeUser(user) {
+/** Connects again, because a connection has one user. */
+function switchUser(user) {
   leaveCalls();
   Object.assign(state, { user, messages: [], unread: 0, confirmed: false, refused: false });
   for (const set of [state.joined, state.online, state.typing]) set.clear();
@@ -110,23 +110,23 @@ function applySettings() {
   state.token = token;
   if (user && user !== state.user) {
     if (thread) Object.assign(state, { thread, recipient: '' });
-    becomeUser(user);
+    switchUser(user);
   } else {
     if (thread) goToThread(thread);
-    if (!isOpen()) { attempt = 0; connect(); } else if (newToken) introduce();
+    if (!isOpen()) { attempt = 0; connect(); } else if (newToken) identify();
   }
-  remember();
+  saveSession();
   openSettings(false);
   drawAll();
 }
 
-/** A reload keeps its user and thread. A duplicated tab must not: it should be somebody else. */
-const MEMORY = 'buddyline-try-page';
-function remember() {
-  try { sessionStorage.setItem(MEMORY, JSON.stringify({ user: state.user, thread: state.thread })); } catch { /* storage is off */ }
+/** A reload keeps its user and thread. A duplicated tab does not: it should become another user. */
+const STORAGE_KEY = 'buddyline-try-page';
+function saveSession() {
+  try { sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ user: state.user, thread: state.thread })); } catch { /* storage is off */ }
 }
-function recall() {
+function loadSession() {
   if (performance.getEntriesByType('navigation')[0]?.type !== 'reload') return {};
-  try { return JSON.parse(sessionStorage.getItem(MEMORY)) || {}; } catch { return {}; }
+  try { return JSON.parse(sessionStorage.getItem(STORAGE_KEY)) || {}; } catch { return {}; }
 }
 

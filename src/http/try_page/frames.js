@@ -1,11 +1,11 @@
-// ---------------------------------------------------------------- frames in
+// ---------------------------------------------------------------- incoming frames
 
 function received(raw) {
-  heardAt = Date.now();
+  receivedAt = Date.now();
   let frame = null;
-  try { frame = JSON.parse(raw); } catch { /* shown as it came */ }
+  try { frame = JSON.parse(raw); } catch { /* the raw text is shown */ }
   logFrame('in', frame?.type === 'ice_servers' ? frame : raw);
-  // Types this page does not know are seen in the frames panel and otherwise left alone, as every client should.
+  // Unknown types appear in the frames panel and are otherwise ignored, as in every client.
   if (frame && Object.hasOwn(handlers, frame.type)) handlers[frame.type](frame);
 }
 
@@ -20,7 +20,7 @@ const handlers = {
 
   online_users(frame) {
     const ids = new Set((Array.isArray(frame.userIds) ? frame.userIds : []).map(String));
-    if (nobodyChosen()) chooseUser(ids);
+    if (!hasUser()) chooseUser(ids);
     state.online = ids;
     drawPlace();
   },
@@ -35,7 +35,7 @@ const handlers = {
 
   typing(frame) {
     const user = String(frame.userId);
-    if (String(frame.threadId) !== state.thread || user === state.user) return; // the typist gets the frame too
+    if (String(frame.threadId) !== state.thread || user === state.user) return; // the sender receives the frame too
     if (frame.typing) state.typing.add(user); else state.typing.delete(user);
     drawTyping();
   },
@@ -44,24 +44,24 @@ const handlers = {
     const thread = String(frame.threadId);
     const known = state.messages.find(item => frame.clientId && item.clientId === frame.clientId);
     if (known?.status === 'sent' || (!known && isRepeat(frame))) return;
-    const began = known && !known.thread && isHere(known);  // the answer to the new conversation we look at
+    const began = known && !known.thread && isInView(known);  // the reply for the new conversation in view
     const item = Object.assign(known || {}, {
       thread, sender: String(frame.senderId), text: String(frame.message), status: 'sent',
       messageId: frame.messageId, sentAt: frame.sentAt,
     });
-    settle(item);
+    placeStored(item);
     if (began) goToThread(thread);
-    else if (isHere(item)) drawMessage(item);
+    else if (isInView(item)) drawMessage(item);
     else if (!known) notice('thread ' + thread, '', ['', `User ${item.sender} wrote in thread ${thread}.`], ['Go there', () => goToThread(thread)]);
     if (item.sender !== state.user) countUnread(item);
   },
 
   error(frame) {
-    if (nobodyChosen() && frame.clientId === 'who-is-there') { chooseUser(null); return; }
+    if (!hasUser() && frame.clientId === 'free-user') { chooseUser(null); return; }
     const item = frame.clientId && state.messages.find(m => m.clientId === frame.clientId && m.status === 'waiting');
     const code = String(frame.code || 'error'), text = String(frame.message || '');
     if (item) { fail(item, code, text); return; }
-    if (takeCallError(frame, code, text)) return;
+    if (handleCallError(frame, code, text)) return;
     notice('error ' + code, 'bad', [code, text + (frame.replyTo ? ` (answer to ${frame.replyTo})` : '')]);
     if (frame.replyTo === 'join_thread' && String(frame.threadId ?? state.thread) === state.thread) state.refused = !state.confirmed;
     drawPlace();
@@ -72,8 +72,8 @@ const handlers = {
 const isRepeat = frame => frame.messageId != null &&
   state.messages.some(item => item.messageId === frame.messageId && item.thread === String(frame.threadId));
 
-/** Puts an item that has its outcome where the server's order wants it: behind the last one that has. */
-function settle(item) {
+/** Moves a stored item to its place in the server's order: behind the last stored one. */
+function placeStored(item) {
   const list = state.messages.filter(other => other !== item);
   const end = list.findIndex(other => other.status !== 'sent');
   list.splice(end < 0 ? list.length : end, 0, item);
@@ -87,13 +87,13 @@ function forgetOldest() {
 
 function fail(item, code, text) {
   Object.assign(item, { status: 'failed', code, error: text });
-  if (!isHere(item)) notice('error ' + code, 'bad', [code, `A message to thread ${item.thread || '(new)'}: ${text}`]);
+  if (!isInView(item)) notice('error ' + code, 'bad', [code, `A message to thread ${item.thread || '(new)'}: ${text}`]);
   else { drawMessage(item); $('urgent').textContent = `Not sent: ${text}`; }
 }
 
-function loseWaiting() {
+function failWaiting() {
   for (const item of state.messages) {
-    if (item.status === 'waiting') fail(item, 'connection_lost', 'The connection broke before the server answered.');
+    if (item.status === 'waiting') fail(item, 'connection_lost', 'The connection was lost before the server answered.');
   }
 }
 

@@ -1,14 +1,16 @@
-//! What a handshake brings along to prove who opens it (`PROTOCOL.md` 3).
+//! Finds the credential (authentication token) of a request (`PROTOCOL.md` 3).
 //!
-//! Three places, since no client can use them all: the `Authorization` header, which browsers
-//! cannot set; an entry beside `buddyline` among the subprotocols; `token` in the query, which ends
-//! up in the logs of proxies. The first that has one counts. What is empty is none; what cannot be
-//! read is an error for the client to hear once it can be told.
+//! A token may be in one of three places, because no client can use all of them: the
+//! `Authorization` header, which browsers cannot set; an entry beside `buddyline` among the
+//! subprotocols; `token` in the query, which ends up in the logs of proxies. The first place that
+//! has a token counts. An empty token counts as none; an invalid one becomes an error that the
+//! client receives once the WebSocket is open.
 
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
-use super::handshake::{SUBPROTOCOL, has_header_token, header_tokens, header_values};
+use super::handshake::SUBPROTOCOL;
+use super::headers::{has_header_token, header_tokens, header_values};
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
@@ -24,13 +26,13 @@ pub(super) fn credential(request: &httparse::Request<'_, '_>) -> Option<ParsedCr
 fn from_authorization(request: &httparse::Request<'_, '_>) -> Option<ParsedCredential> {
     header_values(request, "authorization").find_map(|value| match std::str::from_utf8(value) {
         Ok(text) => Credential::from_authorization(text.trim()),
-        // Decided as for any other characters that do not belong there.
+        // Treated like any other character that is not allowed in a token.
         Err(_) => Credential::from_authorization(String::from_utf8_lossy(value).trim()),
     })
 }
 
-/// The first entry that is not `buddyline` of a list that has it, on however many lines: another
-/// list is none of ours.
+/// The first entry other than `buddyline` of a subprotocol list that contains `buddyline`. Other
+/// lists are not meant for this server.
 fn from_subprotocols(request: &httparse::Request<'_, '_>) -> Option<ParsedCredential> {
     const NAME: &str = "sec-websocket-protocol";
     let is_token =
@@ -39,18 +41,18 @@ fn from_subprotocols(request: &httparse::Request<'_, '_>) -> Option<ParsedCreden
     has_header_token(request, NAME, SUBPROTOCOL).then(|| parse_token(token))
 }
 
-/// The first `token` with a value.
+/// The first non-empty `token` parameter of the query.
 fn from_query(path: &str) -> Option<ParsedCredential> {
     let (_, query) = path.split_once('?')?;
     let mut values = query.split('&').filter_map(|pair| pair.strip_prefix("token="));
     values.find(|value| !value.is_empty()).map(decode_query_value)
 }
 
-/// Undoes percent encoding (the URL standard, section 1.3).
+/// Decodes percent encoding (the URL standard, section 1.3).
 ///
-/// Forms write a space as `+`, but most who put a URL together leave the `+` of base64 as it is.
-/// Both are understood: a space has one place in a credential, after the word `Basic`, and base64
-/// does not begin there.
+/// HTML forms encode a space as `+`, but most code that builds a URL leaves the `+` of base64 as it
+/// is. Both are accepted: the only space in a credential follows the word `Basic`, and no base64
+/// character can be at that position.
 fn decode_query_value(value: &str) -> ParsedCredential {
     const WORD: usize = "Basic".len();
     let bytes = value.as_bytes();
@@ -59,7 +61,7 @@ fn decode_query_value(value: &str) -> ParsedCredential {
     if !has_form_space && !bytes.contains(&b'%') {
         return parse_token(bytes);
     }
-    // As large as it can get, so that growing leaves no copy behind.
+    // Allocated at its largest size, so that growing leaves no copy of the token behind.
     let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
     decoded.extend(percent_decode(bytes));
     if has_form_space {

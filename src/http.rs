@@ -1,0 +1,15 @@
+//! HTTP/1.1 requests and responses, without sockets: what arrives before a connection becomes a
+//! WebSocket, or instead of that.
+//!
+//! [`handshake`] reads the first request of a connection: an upgrade, a health check, the try-it
+//! page, or a question for the status of a call ([`call_status`]). [`metrics_endpoint`] reads the
+//! requests on the metrics listener. The [`wire`](crate::wire) calls this module and speaks
+//! WebSocket once the upgrade is accepted; nothing here knows the wire.
+
+pub mod call_status;
+pub mod handshake;
+mod headers;
+pub mod metrics_endpoint;
+pub mod response;
+mod token;
+mod try_page;
