@@ -110,7 +110,7 @@ impl Cli {
         let place = format!("{} {}", env_file::FLAG, Path::new(&name).display());
         let settings = Config::command();
         if let Some(unknown) = file.names().find(|name| !is_known(&settings, name)) {
-            return Err(refuse(format!("{place}: unknown setting {unknown}")));
+            return Err(refuse(format!("{place}: {unknown} is not a known setting")));
         }
         let mut command = without_environment(Cli::command(), &settings);
         let tool = arguments.get(1).and_then(|first| command.find_subcommand(first));
