@@ -42,8 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Check the settings of the server and the files that they name, without starting it.
     ///
-    /// The check makes no network requests, so it can run as ExecStartPre. Exit code 0 if the server
-    /// can start, perhaps with warnings; 1 if it cannot; 2 for a bad setting.
+    /// The check makes no network requests, so it can run as ExecStartPre. Exit code 0 if the
+    /// server can start, perhaps with warnings; 1 if it cannot; 2 for a bad setting.
     CheckConfig {
         /// The settings.
         #[command(flatten)]
@@ -57,9 +57,9 @@ pub enum Command {
     },
     /// Check everything that the server depends on: the site, a token, this machine, the proxy.
     ///
-    /// Each finding is ok, a warning or failed, with a remedy, or skipped if it was not checked. The
-    /// checks change nothing at the site. Exit code 0 if no check failed, perhaps with warnings; 1
-    /// if one failed; 2 for a bad setting.
+    /// Each finding is ok, a warning or failed, with a remedy, or skipped if it was not checked.
+    /// The checks change nothing at the site. Exit code 0 if no check failed, perhaps with
+    /// warnings; 1 if one failed; 2 for a bad setting.
     Doctor {
         /// The settings of the server.
         #[command(flatten)]
@@ -110,7 +110,7 @@ impl Cli {
         let place = format!("{} {}", env_file::FLAG, Path::new(&name).display());
         let settings = Config::command();
         if let Some(unknown) = file.names().find(|name| !is_known(&settings, name)) {
-            return Err(refuse(format!("{place}: unknown setting {unknown}")));
+            return Err(refuse(format!("{place}: {unknown} is not a known setting")));
         }
         let mut command = without_environment(Cli::command(), &settings);
         let tool = arguments.get(1).and_then(|first| command.find_subcommand(first));

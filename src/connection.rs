@@ -20,7 +20,8 @@ use rate::RateState;
 use tls::TlsSession;
 pub use tls_io::RecvContext;
 
-/// Large frames written in one system call. With more, the cost of their bytes outweighs the call's.
+/// Large frames written in one system call. With more, the cost of their bytes outweighs the
+/// call's.
 const IOVEC_MAX: usize = 64;
 /// Bytes of small frames that are copied into one buffer and sent with one call.
 const COPY_BYTES: usize = 64 * 1024;

@@ -1,9 +1,9 @@
 //! The log: one line for each record, written to standard error by a thread of its own.
 //!
-//! The event loop neither waits for the log's reader nor fails with it, when the reader stalls, exits
-//! or its disk is full. A line is formatted by the thread that logs it and sent through a bounded
-//! channel. If the channel is full the line is dropped, and the next line is preceded by the number
-//! of dropped ones.
+//! The event loop neither waits for the log's reader nor fails with it, when the reader stalls,
+//! exits or its disk is full. A line is formatted by the thread that logs it and sent through a
+//! bounded channel. If the channel is full the line is dropped, and the next line is preceded by
+//! the number of dropped ones.
 
 mod bounded_text;
 mod fields;

@@ -227,11 +227,11 @@ fn log_banner(config: &Config, server: &Server) {
                     let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
                     log::info!(
                         "--trust verified: tokens are checked with the site's JWT secret (issuer \
-                         {issuer}), Application Passwords by requests to the site"
+                         {issuer}), Application Passwords by asking the site"
                     );
                 }
                 Trust::Verified => log::info!(
-                    "--trust verified: tokens are checked by one request to the site for each token; \
+                    "--trust verified: tokens are checked by asking the site, once per token; \
                      --jwt-secret-file avoids these requests"
                 ),
             }

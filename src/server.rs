@@ -1,9 +1,9 @@
 //! The event loop: one thread and one poll for all sockets.
 //!
-//! Each tick polls, reads the clock once, reads sockets and collects the site's answers within their
-//! time budgets, passes both to the hub, and then flushes each connection that has output with one
-//! gathered write. A connection that a budget has stopped comes first in the next tick, which then
-//! does not sleep.
+//! Each tick polls, reads the clock once, reads sockets and collects the site's answers within
+//! their time budgets, passes both to the hub, and then flushes each connection that has output
+//! with one gathered write. A connection that a budget has stopped comes first in the next tick,
+//! which then does not sleep.
 
 mod admission;
 mod budget;
@@ -163,14 +163,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address cannot be bound, a secret or a certificate cannot be read, or the system is out of
-    /// descriptors or threads.
+    /// An address cannot be bound, a secret or a certificate cannot be read, or the system is out
+    /// of descriptors or threads.
     pub fn bind(config: &Config) -> io::Result<Server> {
         Server::start(config, Vec::new())
     }
 
-    /// Like [`Server::bind`], on inherited listening sockets instead of `--listen` if there are any.
-    /// Clients that connect during a restart wait in the queues of these sockets.
+    /// Like [`Server::bind`], on inherited listening sockets instead of `--listen` if there are
+    /// any. Clients that connect during a restart wait in the queues of these sockets.
     ///
     /// # Errors
     ///

@@ -9,7 +9,8 @@ use std::time::Duration;
 ///
 /// It counts time instead of tokens (the generic cell rate algorithm): each frame advances the
 /// client's state by the interval of the rate, and the state may be ahead of the clock by the
-/// burst. The `governor` crate does the same with a clock and atomics that one thread does not need.
+/// burst. The `governor` crate does the same with a clock and atomics that one thread does not
+/// need.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     interval_ns: u64,

@@ -98,8 +98,8 @@ impl TlsSession {
         self.ignores_input = true;
     }
 
-    /// Reads once and decrypts all complete records into `plain`. They fit: plaintext is shorter than
-    /// its record, and more than one record is read only where there is room for all.
+    /// Reads once and decrypts all complete records into `plain`. They fit: plaintext is shorter
+    /// than its record, and more than one record is read only where there is room for all.
     pub(super) fn receive(
         &mut self,
         socket: &TcpStream,
@@ -205,8 +205,8 @@ impl TlsSession {
         self.partial = Vec::new();
     }
 
-    /// Encrypts plain bytes, at most [`RECORD_PLAINTEXT_MAX`], into `records`. Returns their length,
-    /// or `None` if nothing can be encrypted.
+    /// Encrypts plain bytes, at most [`RECORD_PLAINTEXT_MAX`], into `records`. Returns their
+    /// length, or `None` if nothing can be encrypted.
     pub(super) fn encrypt(&mut self, plain: &[u8], records: &mut [u8]) -> Option<usize> {
         if self.ended {
             return None;

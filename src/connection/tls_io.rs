@@ -83,8 +83,8 @@ impl Connection {
         self.tls.as_mut().and_then(|session| session.fault())
     }
 
-    /// Reads with one `recv` and decrypts. Also returns whether there may be more to read without an
-    /// event. For TLS connections only; the buffer has room for `RECORD_PLAINTEXT_MAX` bytes.
+    /// Reads with one `recv` and decrypts. Also returns whether there may be more to read without
+    /// an event. For TLS connections only; the buffer has room for `RECORD_PLAINTEXT_MAX` bytes.
     ///
     /// `Bytes(0)` means that only handshake records or partial records were received.
     pub fn receive_tls(
@@ -173,7 +173,8 @@ impl Connection {
     }
 
     /// Encrypts the next bytes of the outbox into one record and sends it; what the kernel does not
-    /// take becomes pending. Returns the number of plain bytes, or `None` if the connection is gone.
+    /// take becomes pending. Returns the number of plain bytes, or `None` if the connection is
+    /// gone.
     fn send_record(&mut self, send_context: &mut SendContext) -> Option<usize> {
         let SendContext { ledger, records: RecordBuffers { plain, encrypted }, .. } = send_context;
         let session = self.tls.as_mut()?;

@@ -63,8 +63,8 @@ impl Format {
     }
 }
 
-/// Formats a time as in RFC 3339, in UTC. A time before 1970 is shown as the start of that year, and
-/// one after 9999 as an empty string, so that a wrong clock does not prevent logging.
+/// Formats a time as in RFC 3339, in UTC. A time before 1970 is shown as the start of that year,
+/// and one after 9999 as an empty string, so that a wrong clock does not prevent logging.
 fn time(now: SystemTime) -> String {
     let mut text = String::new();
     let now = now.max(SystemTime::UNIX_EPOCH);
@@ -72,8 +72,8 @@ fn time(now: SystemTime) -> String {
     text
 }
 
-/// Whether standard error is the stream to the journal that systemd has opened for this service. The
-/// variable alone is not enough: child processes of a service inherit it (systemd.exec(5)).
+/// Whether standard error is the stream to the journal that systemd has opened for this service.
+/// The variable alone is not enough: child processes of a service inherit it (systemd.exec(5)).
 fn is_journal_stderr() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);

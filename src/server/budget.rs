@@ -11,8 +11,8 @@ const DELIVERIES_PER_CLOCK_READ: u64 = 4_096;
 
 /// Time budget of one phase of a tick.
 ///
-/// Reading the clock costs as much as a delivery, and most ticks are short. So the clock is read only
-/// after several steps, and never in a phase of a few steps.
+/// Reading the clock costs as much as a delivery, and most ticks are short. So the clock is read
+/// only after several steps, and never in a phase of a few steps.
 #[derive(Debug)]
 pub(super) struct TimeBudget {
     limit: Duration,
@@ -114,8 +114,8 @@ impl SlowTicks {
 
 /// Time since the server's start, without times in which the whole process was suspended.
 ///
-/// Clients' timeouts use this clock: a process that was stopped for ten seconds has read nothing for
-/// ten seconds, which does not make its clients silent.
+/// Clients' timeouts use this clock: a process that was stopped for ten seconds has read nothing
+/// for ten seconds, which does not make its clients silent.
 #[derive(Debug)]
 pub(super) struct ActiveClock {
     last: Instant,

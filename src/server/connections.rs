@@ -53,9 +53,10 @@ pub(super) struct ConnectionStats {
 
 /// The slab of connections, with lists of slots.
 ///
-/// A connection is on each list at most once, which its flags ensure; the fan-out queue also has its
-/// serial. A slot on another list may be empty or reused when the list is processed, which does no
-/// harm there. Only `doomed` must not hold stale slots, so connections are removed only from there.
+/// A connection is on each list at most once, which its flags ensure; the fan-out queue also has
+/// its serial. A slot on another list may be empty or reused when the list is processed, which does
+/// no harm there. Only `doomed` must not hold stale slots, so connections are removed only from
+/// there.
 pub(super) struct Connections {
     slab: Slab<Connection>,
     registry: Registry,
@@ -196,9 +197,9 @@ impl Connections {
         connection.is_some_and(|connection| !std::mem::replace(&mut connection.read_pending, true))
     }
 
-    /// Takes the connections to read without an event: first the deferred ones, then those that have
-    /// used up their share. While output is backlogged, only one of the latter: clients that send
-    /// more than the server can deliver must wait, and the others need not.
+    /// Takes the connections to read without an event: first the deferred ones, then those that
+    /// have used up their share. While output is backlogged, only one of the latter: clients that
+    /// send more than the server can deliver must wait, and the others need not.
     pub(super) fn take_pending_reads(&mut self) -> Vec<u32> {
         let mut slots = std::mem::take(&mut self.deferred);
         let shares = if self.flush_incomplete || self.fanout.is_backlogged() {
@@ -347,8 +348,8 @@ impl Connections {
         }
     }
 
-    /// Whether an outbox holds at most `max` bytes. If it holds more, it is flushed first: the limit
-    /// is for clients that do not read, not for those that were not flushed yet.
+    /// Whether an outbox holds at most `max` bytes. If it holds more, it is flushed first: the
+    /// limit is for clients that do not read, not for those that were not flushed yet.
     fn make_room(&mut self, slot: u32, max: usize) -> bool {
         if self.slab[slot as usize].outbox.memory_bytes() > max {
             self.flush_connection(slot, usize::MAX);

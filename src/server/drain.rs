@@ -27,8 +27,8 @@ const CLOSE_REASON: &str = "the server is restarting";
 /// State of a draining server.
 pub(super) struct Drain {
     pace: DrainPace,
-    /// Connections still to be closed, in the order of their slots; those that await an outcome move
-    /// to the back.
+    /// Connections still to be closed, in the order of their slots; those that await an outcome
+    /// move to the back.
     to_close: VecDeque<ConnId>,
     /// Nothing is left to wait for, or the time is over.
     done: bool,

@@ -1,9 +1,9 @@
 //! Fan-out queue: connections with pending frames that have many receivers, flushed in parts.
 //!
 //! A round through the queue takes several ticks, and the loop reads between two parts. So a frame
-//! that arrives during a round leaves with the rest of it, and no other connection waits for a whole
-//! round. When frames arrive faster than rounds end, but few per write, the queue pauses now and
-//! then, so that more frames leave in one system call.
+//! that arrives during a round leaves with the rest of it, and no other connection waits for a
+//! whole round. When frames arrive faster than rounds end, but few per write, the queue pauses now
+//! and then, so that more frames leave in one system call.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -111,7 +111,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Records `count` parts of 1 ms each that write to ten connections. Returns the number of pauses.
+    /// Records `count` parts of 1 ms each that write to ten connections. Returns the number of
+    /// pauses.
     fn pauses(queue: &mut FanoutQueue, start: Instant, count: u32, frames: usize) -> usize {
         let stats = |n| {
             let (began, ended) = (start + MS * n, start + MS * (n + 1));

@@ -46,7 +46,8 @@ impl Server {
                 if event.is_writable() {
                     if let Some(reader) = self.connections.get(slot).filter(|reader| reader.blocked)
                     {
-                        // A peer that drains its socket is alive; a ping would queue behind the data.
+                        // A peer that drains its socket is alive; a ping would queue behind the
+                        // data.
                         (reader.last_received, reader.pings) = (self.active_now, 0);
                     }
                     self.connections.note_writable(slot);
@@ -101,9 +102,9 @@ impl Server {
         }
     }
 
-    /// Reads one connection once, for [`Server::process_reads`]. A short read means that the socket is
-    /// drained, unless the event announced the peer's end of stream, which is still to be read. No
-    /// connection is read twice before the batch is processed.
+    /// Reads one connection once, for [`Server::process_reads`]. A short read means that the socket
+    /// is drained, unless the event announced the peer's end of stream, which is still to be read.
+    /// No connection is read twice before the batch is processed.
     pub(super) fn read(&mut self, slot: u32, ends: bool, now: Now) {
         if self.connections.get(slot).is_none_or(|connection| connection.read_pending) {
             return;

@@ -12,13 +12,13 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 /// Backlog of connections that wait to be accepted; the system's own limit may be lower.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Idle time before the first TCP keep-alive probe, and the interval of further probes. A phone that
-/// has lost its network is detected after about two minutes.
+/// Idle time before the first TCP keep-alive probe, and the interval of further probes. A phone
+/// that has lost its network is detected after about two minutes.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
-/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel holds back a connection until its first
-/// bytes arrive.
+/// `TCP_DEFER_ACCEPT` of tcp(7): seconds for which the kernel holds back a connection until its
+/// first bytes arrive.
 #[derive(Clone)]
 struct DeferAccept;
 
@@ -43,8 +43,8 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Listens on each address with this backlog. Listener number n gets the token `first - n`.
     ///
-    /// A name such as localhost may resolve to an address family that this system lacks. It is enough
-    /// that one address works, but an address in use is an error.
+    /// A name such as localhost may resolve to an address family that this system lacks. It is
+    /// enough that one address works, but an address in use is an error.
     pub(super) fn bind(
         addresses: &[SocketAddr],
         backlog: i32,
@@ -135,8 +135,9 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// The system cannot accept now, for lack of descriptors or memory. The listener still counts as
-    /// ready: readiness is edge-triggered, and no event will report that descriptors are free again.
+    /// The system cannot accept now, for lack of descriptors or memory. The listener still counts
+    /// as ready: readiness is edge-triggered, and no event will report that descriptors are free
+    /// again.
     pub(super) fn accept(&mut self) -> io::Result<Option<(TcpStream, IpAddr)>> {
         for (listener, ready) in self.all.iter_mut().filter(|(_, ready)| *ready) {
             loop {

@@ -1,8 +1,8 @@
 //! The metrics listener: serves `GET /metrics` and health checks to monitors.
 //!
 //! It runs in the same loop but apart from the clients' connections, so that monitors are answered
-//! even when `--max-connections` is reached. Its use of resources is bounded: a few connections at a
-//! time, a limited request head, a few seconds each, and one metrics page per tick.
+//! even when `--max-connections` is reached. Its use of resources is bounded: a few connections at
+//! a time, a limited request head, a few seconds each, and one metrics page per tick.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -18,11 +18,11 @@ use crate::http::handshake::Readiness;
 use crate::http::metrics_endpoint::{self, HEAD_BYTES_MAX, MetricsRequest};
 use crate::hub::interface::Now;
 
-/// Concurrent monitors. A further one replaces the oldest once that is [`EVICT_AFTER`] old, and waits
-/// in the kernel's queue until then.
+/// Concurrent monitors. A further one replaces the oldest once that is [`EVICT_AFTER`] old, and
+/// waits in the kernel's queue until then.
 const CONNECTIONS_MAX: usize = 8;
-/// Backlog. At least eight connections per second are served or replaced; with the clients' backlog,
-/// connections that send nothing could keep a monitor out for minutes.
+/// Backlog. At least eight connections per second are served or replaced; with the clients'
+/// backlog, connections that send nothing could keep a monitor out for minutes.
 const METRICS_BACKLOG: i32 = 64;
 /// Time that each monitor has before another may replace it.
 const EVICT_AFTER: Duration = Duration::from_secs(1);
@@ -36,7 +36,8 @@ const TRAILING_BYTES_MAX: usize = 16 * 1024;
 /// The listener, if one is configured, and its connections.
 pub(super) struct MetricsListener {
     listeners: Listeners,
-    /// Accepting has failed, for example for lack of descriptors; the next sweep of timeouts retries.
+    /// Accepting has failed, for example for lack of descriptors; the next sweep of timeouts
+    /// retries.
     accept_failed: bool,
     connections: [Option<MetricsConnection>; CONNECTIONS_MAX],
 }
@@ -58,8 +59,8 @@ enum State {
     Ready { head_only: bool },
     /// The response, and how many of its bytes are sent.
     Writing(Vec<u8>, usize),
-    /// Its end of stream is awaited, because closing earlier could lose what it has not read. Counts
-    /// the bytes that it has sent since.
+    /// Its end of stream is awaited, because closing earlier could lose what it has not read.
+    /// Counts the bytes that it has sent since.
     Lingering(usize),
 }
 

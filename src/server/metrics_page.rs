@@ -192,7 +192,8 @@ impl Server {
         let (held, limit) = self.connections.held_bytes();
         let help = "Memory held for slow clients; a shared frame counts once.";
         page.metric(Gauge, "buddyline_held_bytes", help, held);
-        let help = "Limit of buddyline_held_bytes; above it, the connections that hold the most are closed.";
+        let help =
+            "Limit of buddyline_held_bytes; above it, connections that hold the most are closed.";
         page.metric(Gauge, "buddyline_held_limit_bytes", help, limit);
     }
 

@@ -25,8 +25,8 @@ impl Server {
         self.source = Some(source);
     }
 
-    /// Reloads the settings, or keeps the old ones if anything is wrong with the new. Connections stay
-    /// open, unless they exceed a new limit.
+    /// Reloads the settings, or keeps the old ones if anything is wrong with the new. Connections
+    /// stay open, unless they exceed a new limit.
     pub(super) fn reload(&mut self, now: Now) {
         let Some(mut source) = self.source.take() else {
             return log::info!("SIGHUP: this server has no source to reload settings from");
@@ -47,7 +47,8 @@ impl Server {
         self.service_manager.ready(now.instant);
     }
 
-    /// Applies new settings as a whole or, if anything fails, not at all: what can fail comes first.
+    /// Applies new settings as a whole or, if anything fails, not at all: what can fail comes
+    /// first.
     fn apply(&mut self, config: &Config, secrets: Secrets, now: Now) -> Result<(), String> {
         let identity = self.next_identity(secrets.identity)?;
         let restart_flags = self.config.restart_only_changes(config);

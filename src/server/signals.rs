@@ -23,8 +23,8 @@ impl Server {
         Ok(())
     }
 
-    /// Handles pending signals. Several SIGINT and SIGTERM that arrive together count as one, since a
-    /// terminal and a wrapper may both pass on a Ctrl-C.
+    /// Handles pending signals. Several SIGINT and SIGTERM that arrive together count as one, since
+    /// a terminal and a wrapper may both pass on a Ctrl-C.
     pub(super) fn handle_signals(&mut self, now: Now) {
         let (mut stop, mut hangup) = (None, false);
         for signal in self.signals.iter_mut().flat_map(|signals| signals.pending()) {
