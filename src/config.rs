@@ -91,7 +91,7 @@ pub struct Config {
     )]
     pub try_page: TryPage,
 
-    /// Origin of web pages that may connect, besides the pages of the site: SCHEME://HOST[:PORT],
+    /// Origin of web pages that may connect, besides the pages of the site: SCHEME://HOST:PORT,
     /// *.example.org, null, or * for any. Repeat it, or separate with commas. Other pages are
     /// refused with 403. With open trust and no such setting, any page may connect.
     #[arg(long, env = "BUDDYLINE_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',

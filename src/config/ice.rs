@@ -53,7 +53,7 @@ impl IceUrl {
     ///
     /// # Errors
     ///
-    /// What is expected, and which part is wrong.
+    /// A message that says what is expected and which part is wrong.
     pub fn stun(text: &str) -> Result<IceUrl, String> {
         let rest = text.strip_prefix("stun:").or_else(|| text.strip_prefix("stuns:"));
         let checked = rest.ok_or("the scheme").and_then(|rest| match rest.contains('?') {
@@ -68,13 +68,13 @@ impl IceUrl {
     ///
     /// # Errors
     ///
-    /// What is expected, and which part is wrong.
+    /// A message that says what is expected and which part is wrong.
     pub fn turn(text: &str) -> Result<IceUrl, String> {
         let rest = text.strip_prefix("turn:").or_else(|| text.strip_prefix("turns:"));
         let checked = rest.ok_or("the scheme").and_then(|rest| match rest.split_once('?') {
             None => host_and_port(rest),
             Some((authority, "transport=udp" | "transport=tcp")) => host_and_port(authority),
-            Some(_) => Err("what follows the question mark"),
+            Some(_) => Err("the part after the question mark"),
         });
         let expected = "expected turn:HOST or turns:HOST, optionally with :PORT and ?transport=udp or \
                         ?transport=tcp";
@@ -99,7 +99,7 @@ fn host_and_port(text: &str) -> Result<(), &'static str> {
         Some(rest) => {
             let (inside, after) = rest.split_once(']').ok_or("the bracket")?;
             let port = if after.is_empty() { None } else { Some(after) };
-            let port = port.map(|port| port.strip_prefix(':').ok_or("what follows the bracket"));
+            let port = port.map(|port| port.strip_prefix(':').ok_or("the part after the bracket"));
             (inside.parse::<Ipv6Addr>().is_ok(), port.transpose()?)
         }
         None => match text.split_once(':') {
@@ -258,14 +258,14 @@ mod tests {
             ("turn:bücher.example", "the host"),
             (&long, "the host"),
             ("turn:[::1", "the bracket"),
-            ("turn:[::1]3478", "what follows the bracket"),
+            ("turn:[::1]3478", "the part after the bracket"),
             ("turn:a:", "the port"),
             ("turn:a:0", "the port"),
             ("turn:a:+1", "the port"),
             ("turn:a:65536", "the port"),
-            ("turn:a?transport=sctp", "what follows the question mark"),
-            ("turn:a?", "what follows the question mark"),
-            ("turn:a?transport=udp&x=1", "what follows the question mark"),
+            ("turn:a?transport=sctp", "the part after the question mark"),
+            ("turn:a?", "the part after the question mark"),
+            ("turn:a?transport=udp&x=1", "the part after the question mark"),
         ] {
             let fault = IceUrl::turn(text).unwrap_err();
             assert!(fault.ends_with(&format!("(see {wrong})")), "{text}: {fault}");

@@ -26,7 +26,7 @@ pub struct SecretNames {
     pub credential: &'static str,
     /// Maximum number of secrets: two where the old and the new one are valid during a rotation.
     secrets_max: usize,
-    /// What an attacker can guess the secret from, if it is short.
+    /// The data from which an attacker can guess a short secret.
     signs: &'static str,
 }
 
@@ -69,7 +69,7 @@ impl JwtKeys {
     ///
     /// # Errors
     ///
-    /// What is wrong, without the content.
+    /// A message that says what is wrong, without the content.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
         parse_lines(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
     }
