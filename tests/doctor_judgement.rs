@@ -45,12 +45,8 @@ fn answered(reply: Reply) -> TimedReply {
     TimedReply { reply: Ok(reply), took: Duration::from_millis(100), at_s: NOW }
 }
 
-/// The months of the tests are November and December.
 fn http_date(at_s: u64) -> String {
-    let at = std::time::UNIX_EPOCH + Duration::from_secs(at_s);
-    let at = humantime::format_rfc3339_seconds(at).to_string();
-    let month = ["Nov", "Dec"][at[5..7].parse::<usize>().unwrap() - 11];
-    format!("Xxx, {} {month} {} {} GMT", &at[8..10], &at[..4], &at[11..19])
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(at_s))
 }
 
 fn silent() -> TimedReply {

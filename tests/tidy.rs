@@ -88,6 +88,7 @@ fn each_crate_is_used_only_in_its_modules() {
         ("percent_encoding::", &["wire"]),
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
+        ("httpdate::", &["upstream"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),

@@ -5,6 +5,7 @@
 //! file but numbers, a date, and the HTML that the site has sanitised for its own pages.
 
 use std::borrow::Cow;
+use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -363,22 +364,14 @@ fn is_date(text: &str) -> bool {
 /// Seconds since 1970 of such a date, which is in UTC.
 pub(super) fn parse_date_s(date: &str) -> Option<u64> {
     let at = humantime::parse_rfc3339(&format!("{date}Z")).ok()?;
-    Some(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+    Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// Seconds since 1970 of `Sun, 22 Nov 2026 11:00:38 GMT`, the one form in which today's servers
-/// write dates (RFC 9110 5.6.7).
+/// Parses an HTTP date such as `Sun, 22 Nov 2026 11:00:38 GMT` (RFC 9110 5.6.7) into seconds since
+/// 1970.
 pub(super) fn parse_http_date_s(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (_, rest) = text.trim().split_once(", ")?;
-    let mut words = rest.split(' ');
-    let day: u32 = words.next()?.parse().ok()?;
-    let name = words.next()?;
-    let month = 1 + MONTHS.iter().position(|m| *m == name)?;
-    let year: u32 = words.next()?.parse().ok()?;
-    let time = words.next()?;
-    parse_date_s(&format!("{year:04}-{month:02}-{day:02}T{time}"))
+    let at = httpdate::parse_http_date(text.trim()).ok()?;
+    Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// What a probe's answer says about one form of the site's addresses.
