@@ -1,7 +1,8 @@
-//! The site, seen from the loop: questions out, answers back, and never a wait.
+//! The event loop's interface to the BuddyBoss site: requests go out, answers come back, and no
+//! call blocks.
 //!
-//! Behind it is either a real site ([`pool`], over HTTP, with worker threads) or a stand-in in
-//! memory ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by
+//! The implementation is either a real site ([`pool`], HTTP on worker threads) or an in-memory
+//! stand-in ([`embedded`]). The loop cannot tell which: each [`Upstream::submit`] is followed by
 //! exactly one answer from [`Upstream::next_answer`], at once or much later.
 
 pub mod breaker;
@@ -32,33 +33,33 @@ use jwt::Verifier;
 use pool::Pool;
 use stats::{PoolStatus, UpstreamStats};
 
-/// How to reach a site.
+/// How to reach a site, and the limits that apply to it.
 #[derive(Clone, Debug)]
 pub struct SiteSettings {
-    /// Where it is.
+    /// The site's base URL.
     pub url: SiteUrl,
-    /// Calls at the same time, each a thread. More than the site has cores only adds waiting
-    /// (CONTRACT 9). At least 1.
+    /// Concurrent requests, each on a thread of its own. At least 1. More workers than the site has
+    /// cores only add waiting time (CONTRACT 9).
     pub workers: usize,
-    /// Asks that may wait for a worker; beyond it they fail as `Overloaded`. At least 1.
+    /// Message requests that may wait for a worker; further ones fail as `Overloaded`. At least 1.
     pub queue: usize,
-    /// For looking up the name, and again for connecting with the TLS handshake.
+    /// Time limit for the DNS lookup, and again for connecting including the TLS handshake.
     pub connect_timeout: Duration,
-    /// For a whole ask, from the name to the last byte of the last answer. Longer than twice the
-    /// connect timeout, or that one never gets its turn.
+    /// Time limit for a whole request, from the DNS lookup to the last byte of the last reply. It
+    /// must exceed twice the connect timeout, or the connect timeout never applies.
     pub request_timeout: Duration,
-    /// The longest answer, in bytes after decompression. Ten messages of 64 KiB make 1.4 MB
+    /// The longest reply body, in bytes after decompression. Ten messages of 64 KiB make 1.4 MB
     /// (CONTRACT 9).
     pub body_max: u64,
-    /// Where the site expects a member's token.
+    /// The header in which the site expects a member's token.
     pub token_header: TokenHeader,
-    /// Checks tokens without the site, where its secret is known.
+    /// Verifies tokens locally; `None` if the site's JWT secret is not configured.
     pub verifier: Option<Verifier>,
 }
 
 impl SiteSettings {
-    /// The settings for this site that need no thought: 4 workers, 256 asks waiting, 5 s to
-    /// connect, 30 s in all, 4 MiB, tokens in `Authorization` and checked by the site.
+    /// Default settings for a site: 4 workers, 256 queued requests, 5 s to connect, 30 s in all,
+    /// 4 MiB per reply, tokens in `Authorization` and verified by the site.
     pub fn new(url: SiteUrl) -> SiteSettings {
         SiteSettings {
             url,
@@ -73,16 +74,17 @@ impl SiteSettings {
     }
 }
 
-/// Where the loop puts its questions.
+/// The destination of the loop's requests: the site or the stand-in.
 pub enum Upstream {
     /// A BuddyBoss site.
     Site(Box<Pool>),
-    /// The stand-in, and its answers that have not been collected: as many as were submitted since.
+    /// The stand-in, and its answers that were not collected yet: one per request submitted since.
     Embedded(Box<Store>, VecDeque<(RequestId, Answer)>),
 }
 
 impl Upstream {
-    /// A site, whose answers ring `waker`. Fails when a worker thread cannot be made.
+    /// Connects to a site; each answer wakes the loop through `waker`. Fails if a worker thread
+    /// cannot be started.
     pub fn site(
         settings: &SiteSettings,
         waker: Arc<mio::Waker>,
@@ -91,24 +93,25 @@ impl Upstream {
         Ok(Upstream::Site(Box::new(Pool::start(settings, waker, now)?)))
     }
 
-    /// The stand-in, empty. It has no waker: its answers are there when `submit` returns.
+    /// Creates an empty stand-in. It needs no waker: its answers are ready when `submit` returns.
     pub fn embedded() -> Upstream {
         Upstream::Embedded(Box::default(), VecDeque::new())
     }
 
-    /// Whether it checks tokens itself, with the site's JWT secret.
+    /// Whether tokens are verified locally, with the site's JWT secret.
     pub fn has_verifier(&self) -> bool {
         matches!(self, Upstream::Site(pool) if pool.has_verifier())
     }
 
-    /// Checks tokens with this from now on, or asks the site.
+    /// Verifies tokens with `verifier` from now on; with `None`, the site is asked.
     pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
         if let Upstream::Site(pool) = self {
             pool.set_verifier(verifier);
         }
     }
 
-    /// Puts a question. Never blocks, never fails: what cannot be asked is answered.
+    /// Submits a request. It never blocks and never fails: a request that cannot be sent gets a
+    /// failure as its answer.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         match self {
             Upstream::Site(pool) => pool.submit(request, ask, now),
@@ -119,14 +122,14 @@ impl Upstream {
         }
     }
 
-    /// Notes what time it is, and does what is due. Never blocks.
+    /// Records the time and starts a probe if one is due. Never blocks.
     pub fn advance(&mut self, now: Instant) {
         if let Upstream::Site(pool) = self {
             pool.advance(now);
         }
     }
 
-    /// When [`Upstream::advance`] has something to do, though nothing happens until then.
+    /// The time at which [`Upstream::advance`] must be called even if no event arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
         match self {
             Upstream::Site(pool) => pool.next_deadline(),
@@ -134,8 +137,8 @@ impl Upstream {
         }
     }
 
-    /// Whether questions are put to the site; it fails, if not, and they are answered at once. The
-    /// stand-in is always there.
+    /// Whether requests go to the site. `false` while the breaker is not closed: requests then fail
+    /// at once. The stand-in is always available.
     pub fn is_available(&self) -> bool {
         match self {
             Upstream::Site(pool) => pool.is_available(),
@@ -143,8 +146,8 @@ impl Upstream {
         }
     }
 
-    /// Whether it is worth while to send members here: the site is asked, or has worked lately. A
-    /// balancer is not to turn away from each pause of a second.
+    /// Whether this server should receive new clients: the site is available, or worked within the
+    /// last seconds, so that a load balancer does not switch away on each pause of a second.
     pub fn is_ready(&self, now: Instant) -> bool {
         match self {
             Upstream::Site(pool) => pool.is_available() || pool.has_recent_success(now),
@@ -152,7 +155,7 @@ impl Upstream {
         }
     }
 
-    /// What has been counted of the site, and how much is to do; `None` for the stand-in.
+    /// The site's counters and the pool's current load; `None` for the stand-in.
     pub fn stats(&self) -> Option<(&UpstreamStats, PoolStatus)> {
         match self {
             Upstream::Site(pool) => Some((pool.stats(), pool.status())),
@@ -160,7 +163,7 @@ impl Upstream {
         }
     }
 
-    /// The next answer that has come back. Never blocks.
+    /// Takes the next answer, if one is ready. Never blocks.
     pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
         match self {
             Upstream::Site(pool) => pool.next_answer(),
@@ -168,7 +171,7 @@ impl Upstream {
         }
     }
 
-    /// Whether there is something to collect, so that the loop must not go to sleep.
+    /// Whether [`Upstream::next_answer`] has work, so that the loop must not sleep.
     pub fn has_answer(&self) -> bool {
         match self {
             Upstream::Site(pool) => pool.has_answer(),
@@ -176,7 +179,7 @@ impl Upstream {
         }
     }
 
-    /// How many questions have no collected answer yet; a server that stops may wait for them.
+    /// Requests whose answers were not collected yet; a server that drains may wait for them.
     pub fn outstanding(&self) -> usize {
         match self {
             Upstream::Site(pool) => pool.outstanding(),

@@ -175,7 +175,7 @@ fn json_log_lines_of_a_message_share_one_request_id() {
     let first = words(requests[0]);
     let expected = [
         "a message for thread 1",
-        "a message has no good answer: ",
+        "request failed (message): ",
         "its fate is not decided",
         "its thread is looked up",
         "the same is in thread 1",

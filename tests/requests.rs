@@ -18,7 +18,7 @@ use buddyline::upstream::buddyboss::{
 use buddyline::upstream::checks::{
     ParticipantPages, list_request, parse_prove_reply, prove_request,
 };
-use buddyline::upstream::reconcile::parse_look_reply;
+use buddyline::upstream::reconcile::parse_lookup_reply;
 use buddyline::upstream::url_style::UrlStyle;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -211,7 +211,7 @@ proptest! {
             let (text, posted, post) = ("x".into(), Instant::now(), RequestId(1));
             let credential = credential.clone();
             let look = Lookup { credential, target, text, sender: None, posted, post };
-            parse_look_reply(&look, &reply, after);
+            parse_lookup_reply(&look, &reply, after);
         }
     }
 }

@@ -99,7 +99,7 @@ fn log_explains_failures_without_secrets() {
     }
     let warned =
         |words: &str| all.iter().any(|(l, line)| *l == Level::Warn && line.contains(words));
-    assert!(warned("answered as if its address were wrong"));
+    assert!(warned("the URL style of the REST API may be wrong"));
     assert!(warned("status 200, not JSON"));
     assert!(warned("the connection is closed without an answer"));
     assert!(warned("the answer takes too long"));
@@ -107,10 +107,10 @@ fn log_explains_failures_without_secrets() {
     drop(driver);
 
     for (fault, words) in [
-        (Fault::status(301, &to), "it redirects to https://example.org/; set the address"),
+        (Fault::status(301, &to), "it redirects to https://example.org/; set --buddyboss-url"),
         (Fault::replay(&load("url-no-such-route")), "the BuddyBoss REST API is not there"),
-        (page(), "it answers with status 200 and no REST API"),
-        (Fault::Close, "it is not reached: the connection is closed without an answer"),
+        (page(), "it answers with status 200 and not as a REST API"),
+        (Fault::Close, "it cannot be reached: the connection is closed without an answer"),
     ] {
         let site = Site::start();
         site.always(fault);
@@ -127,7 +127,7 @@ fn log_explains_failures_without_secrets() {
     for _ in 0..20 {
         driver.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
     }
-    let down = "a message has no good answer: the connection is refused";
+    let down = "request failed (message): the connection is refused";
     let warnings = lines().iter().filter(|(l, s)| *l == Level::Warn && s.contains(down)).count();
     assert_eq!(warnings, 1);
 
@@ -176,8 +176,8 @@ fn check_outage_log() {
     assert_eq!(
         said,
         [
-            "a message has no good answer: status 502, not JSON",
-            "5 failures in a row, the last: status 502, not JSON; it is asked again in 1 s",
+            "request failed (message): status 502, not JSON",
+            "5 failures in a row, the last: status 502, not JSON; next probe in 1 s",
             "it answers again, after 151 s",
         ]
     );
@@ -189,8 +189,7 @@ fn check_outage_log() {
         lines();
         site.fail_next(Fault::status(503, &[("Retry-After", seconds)]));
         ask_at(&mut driver, 0);
-        let words =
-            format!("it asks for a pause (status 503, not JSON); it is asked again in {pause} s");
+        let words = format!("it asks for a pause (status 503, not JSON); next probe in {pause} s");
         assert_logged(Level::Warn, &words);
     }
 }
@@ -220,21 +219,18 @@ fn check_query_log() {
 
     site.set_participants(1, &(1..=1_001).collect::<Vec<_>>());
     driver.ask(list(1, "t0ken-7"));
-    assert_logged(
-        Level::Warn,
-        "the list of a thread's participants has no good answer: the thread",
-    );
+    assert_logged(Level::Warn, "request failed (participant list): the thread");
     let html = || Fault::Answer {
         status: 200,
         headers: vec![("Content-Type".to_owned(), "text/html".to_owned())],
         body: b"<html>s1te-html</html>".to_vec(),
     };
     for (fault, words) in [
-        (html(), "the check of a token was answered as if its address were wrong; probing again"),
-        (html(), "the check of a token has no good answer: status 200, not JSON"),
-        (Fault::Close, "the check of a token has no good answer: the connection is closed"),
-        (Fault::status(403, &[]), "the check of a token has no good answer: status 403, not JSON"),
-        (Fault::Hang, "the check of a token has no good answer: the answer takes too long"),
+        (html(), "the URL style of the REST API may be wrong (token check); probing again"),
+        (html(), "request failed (token check): status 200, not JSON"),
+        (Fault::Close, "request failed (token check): the connection is closed"),
+        (Fault::status(403, &[]), "request failed (token check): status 403, not JSON"),
+        (Fault::Hang, "request failed (token check): the answer takes too long"),
     ] {
         let site = Site::start();
         let mut driver =

@@ -11,7 +11,7 @@ use buddyline::hub::interface::{Answer, Failure as F, Lookup, LookupResult, Requ
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::buddyboss::Reply;
-use buddyline::upstream::reconcile::{look_request, parse_look_reply as read};
+use buddyline::upstream::reconcile::{lookup_request, parse_lookup_reply as read};
 use buddyline::upstream::url_style::UrlStyle;
 use serde_json::{Value, json};
 use support::driver::{PoolDriver, UNAVAILABLE, failed, look, looked, post};
@@ -75,7 +75,7 @@ fn lookup_requests_thread_with_the_senders_token() {
             "/?rest_route=/buddyboss/v1/messages/search-thread&recipient_id=3",
         ),
     ] {
-        let request = look_request(look, url_style);
+        let request = lookup_request(look, url_style);
         assert_eq!((request.method, &*request.path), ("GET", path));
         assert_eq!(request.token.unwrap().secret(), "secret");
         assert!(request.body.is_none());

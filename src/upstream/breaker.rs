@@ -1,71 +1,75 @@
-//! The circuit breaker: whether the site is asked at all.
+//! The circuit breaker: stops requests to a failing site and probes until it recovers.
 //!
-//! A pure state machine; the pool tells it what it hears and what time it is.
+//! A pure state machine; the pool passes it the [`Health`] of each reply and the time.
 //!
 //! ```text
-//!           5 failures in a row, or a wait that the site asks for
+//!           5 failures in a row, or a pause that the site asks for
 //!   closed ─────────────────────────────────────────────────────▶ open
-//!     ▲  ▲         a late answer shows that the site is alive     │ ▲
+//!     ▲  ▲         a late reply shows that the site is alive      │ ▲
 //!     │  └────────────────────────────────────────────────────────┤ │ the probe fails:
-//!     │                                         its time is over  │ │ twice the pause
+//!     │                                        the pause is over  │ │ twice the pause
 //!     │               the probe is answered                       ▼ │
 //!     └──────────────────────────────────────────────────────── half-open
 //! ```
 //!
-//! While it is not closed no ask goes out, and one probe, which is nobody's message, finds out
-//! whether the site is back. Answers to asks that went out before are still listened to: a good one
-//! is as good a proof as the probe's, and closes it, unless the site has asked for a wait that is
-//! not over.
+//! While the breaker is not closed, no request goes out; a single probe, which carries no member's
+//! message, finds out whether the site is back. Replies to requests sent earlier still count: a
+//! good one proves as much as the probe's and closes the breaker, unless the site asked for a pause
+//! that is not over.
 //!
-//! A site may turn guests away and serve its members: a plugin that says "coming soon" answers them
-//! 503. There the probe, which has no token, proves nothing. So one that fails while it is closed
-//! does not count, and if members are served all the same, no probe decides: when its time is over
-//! it closes, and the next failure opens it again for twice as long.
+//! A site may refuse anonymous requests and serve its members: a "coming soon" plugin answers
+//! guests with 503. There the probe, which has no token, proves nothing. So a probe that fails
+//! while the breaker is closed does not count, and if members are served all the same, probes no
+//! longer decide: the breaker closes when its pause is over, and the next failure opens it for
+//! twice as long.
+//!
+//! No library is used: this breaker decides from probes, `Retry-After` and a time that the caller
+//! passes in, which crates that wrap calls do not cover.
 
 use std::time::{Duration, Instant};
 
 use super::health::Health;
 
-/// So many failures in a row open it.
+/// The number of consecutive failures that opens the breaker.
 pub const FAILURES_MAX: u32 = 5;
-/// How long it stays open the first time.
+/// The first pause: how long the breaker stays open before a probe.
 pub const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// How long at most, after probes that failed.
+/// The longest pause; each failed probe doubles it.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// The longest wait that the site may ask for. WordPress in maintenance says 600 s whatever it
-/// does, and an update takes seconds: to believe it would make ten minutes of each.
+/// The longest pause that the site may ask for. WordPress in maintenance always says 600 s, while
+/// an update takes seconds: honouring that would turn each update into a ten-minute outage.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The state machine.
+/// The circuit breaker's state machine.
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
-    /// Whether a probe is out, for whatever reason: never two.
+    /// Whether a probe is in flight; there is at most one.
     probing: bool,
-    /// The last probe has failed while it was closed.
+    /// Whether the last probe failed while the breaker was closed.
     last_probe_failed: bool,
-    /// And members were served after that: the probe proves nothing.
+    /// Whether members were served after such a probe, so that probes prove nothing.
     probe_unreliable: bool,
 }
 
 #[derive(Debug)]
 enum State {
     Closed {
-        /// In a row.
+        /// Consecutive failures.
         failures: u32,
-        /// How long it opens next.
+        /// How long the breaker opens the next time.
         pause: Duration,
     },
     Open {
         until: Instant,
-        /// How long it is open without a wish of the site.
+        /// The pause without a `Retry-After`.
         pause: Duration,
-        /// Whether the site has asked for this wait.
+        /// Whether the site asked for this pause.
         by_site: bool,
     },
-    /// The probe that decides is out.
+    /// The probe that decides is in flight.
     HalfOpen {
-        /// As before.
+        /// The pause before this probe.
         pause: Duration,
     },
 }
@@ -74,25 +78,25 @@ impl State {
     const CLOSED: State = State::Closed { failures: 0, pause: PAUSE_MIN };
 }
 
-/// What has changed.
+/// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// No ask is to go out from now on. What waits is to be answered.
+    /// Requests must not go out any more; queued ones must be failed.
     Opened {
-        /// Until the probe.
+        /// Time until the probe.
         pause: Duration,
     },
-    /// The probe has failed: open again.
+    /// The probe failed: open again.
     Reopened {
-        /// Until the next one.
+        /// Time until the next probe.
         pause: Duration,
     },
-    /// Asks may go out again.
+    /// Requests may go out again.
     Closed,
 }
 
 impl Default for Breaker {
-    /// Closed.
+    /// A closed breaker.
     fn default() -> Breaker {
         Breaker {
             state: State::CLOSED,
@@ -104,12 +108,12 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Whether asks may go out.
+    /// Whether requests may go out.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed { .. })
     }
 
-    /// The state, as a number in [`Breaker::STATES`].
+    /// The state, as an index into [`Breaker::STATES`].
     pub fn state(&self) -> usize {
         match self.state {
             State::Closed { .. } => 0,
@@ -118,10 +122,10 @@ impl Breaker {
         }
     }
 
-    /// The words for its states.
+    /// The metric labels of the states.
     pub const STATES: [&'static str; 3] = ["closed", "open", "half_open"];
 
-    /// How long nothing is asked, in whole seconds and at least 1; `None` when it is closed.
+    /// The rest of the pause, in whole seconds and at least 1; `None` while closed.
     pub fn retry_after_s(&self, now: Instant) -> Option<u32> {
         let left = match self.state {
             State::Closed { .. } => return None,
@@ -131,7 +135,7 @@ impl Breaker {
         Some((left.as_millis().div_ceil(1000) as u32).max(1))
     }
 
-    /// When it wants a probe to go out; `None` while it is closed or a probe is out.
+    /// When the next probe is due; `None` while closed or while a probe is in flight.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Open { until, .. } if !self.probing => Some(until),
@@ -139,8 +143,8 @@ impl Breaker {
         }
     }
 
-    /// Whether a probe is to go out now, which then counts as being out until
-    /// [`Breaker::record_probe`]. While it is closed, one goes out if it is `wanted` for other reasons.
+    /// Whether to send a probe now, which is then in flight until [`Breaker::record_probe`]. While
+    /// the breaker is closed, a probe is sent only if it is `wanted` for other reasons.
     pub fn try_start_probe(&mut self, wanted: bool, now: Instant) -> bool {
         if self.probing {
             return false;
@@ -161,7 +165,7 @@ impl Breaker {
         self.probing
     }
 
-    /// Takes the sign in the answer to an ask.
+    /// Records the health shown by the reply to a request.
     pub fn record(&mut self, health: Health, now: Instant) -> Option<Transition> {
         match (&mut self.state, health) {
             (_, Health::Neutral) => None,
@@ -185,13 +189,14 @@ impl Breaker {
                 *by_site = true;
                 None
             }
-            // The probe that is out, or the next one, decides.
+            // The probe that is in flight, or the next one, decides.
             (State::Open { .. } | State::HalfOpen { .. }, Health::Failing { .. }) => None,
         }
     }
 
-    /// Takes the sign in the answer to the probe. Any answer but a failure closes: a probe may meet
-    /// what members' requests do not, as a firewall that wants a token.
+    /// Records the health shown by the reply to a probe. Any reply but a failure closes the
+    /// breaker: a probe may meet obstacles that members' requests do not, such as a firewall that
+    /// requires a token.
     pub fn record_probe(&mut self, health: Health, now: Instant) -> Option<Transition> {
         self.probing = false;
         match (&self.state, health) {
@@ -211,7 +216,7 @@ impl Breaker {
         }
     }
 
-    /// Opens for this long, or longer where the site asks for it; returns how long.
+    /// Opens the breaker for `pause`, or longer if the site asks for it; returns the time.
     fn open(&mut self, pause: Duration, retry_after: Option<Duration>, now: Instant) -> Duration {
         let lasts = retry_after.map_or(pause, |retry_after| retry_after.min(WAIT_MAX).max(pause));
         let by_site = retry_after.is_some();

@@ -1,8 +1,8 @@
-//! What a post means in HTTP and what an HTTP answer means to us: pure functions.
+//! Builds BuddyBoss REST requests for posts and probes, and parses the replies: pure functions.
 //!
-//! [`super::checks`] does the same for the questions about people. The rules are the contract's;
-//! the tests run them over recorded answers of a live site. Nothing that a site wrote leaves this
-//! file but numbers, a date, and the HTML that the site has sanitised for its own pages.
+//! [`super::checks`] does the same for token checks and participant lists. The rules are those of
+//! the contract; the tests apply them to recorded replies of a live site. Of a site's reply, only
+//! numbers, a date and the HTML that the site sanitised for its own pages leave this module.
 
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
@@ -18,35 +18,35 @@ use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, T
 use crate::protocol::credential::{Credential, Scheme};
 use crate::protocol::{Id, SITE_ID_MAX};
 
-/// The longest wait that is passed on from the site, in seconds: one hour.
+/// The longest `Retry-After` that is passed on from the site, in seconds: one hour.
 pub const RETRY_AFTER_MAX_S: u32 = 3600;
 
-/// The longest part of a `Location` that is told in a log, in characters.
+/// The longest part of a `Location` that is logged, in characters.
 const LOCATION_LOGGED_MAX: usize = 200;
 
-/// A request to the site. It has no `Debug`: it carries a secret and a private text.
+/// A request to the site. It has no `Debug`: it contains a secret and a private text.
 pub struct Request<'a> {
     /// `GET` or `POST`.
     pub method: &'static str,
-    /// Path and query, to be put after the site's address.
+    /// Path and query, relative to the site's base URL.
     pub path: Cow<'static, str>,
-    /// The member's credential; `None` asks as nobody.
+    /// The member's credential; `None` for an anonymous request.
     pub token: Option<&'a Credential>,
-    /// JSON, for a POST.
+    /// The JSON body of a POST.
     pub body: Option<String>,
 }
 
 impl Request<'_> {
-    /// The headers of the request, without those that HTTP itself needs. A token stands in the
-    /// header that the site expects it in, an Application Password always in `Authorization`.
+    /// The request's headers, without those that HTTP itself needs. A token is sent in the header
+    /// that the site expects, an Application Password always in `Authorization`.
     pub fn headers<'h>(&self, token_header: &'h TokenHeader) -> Vec<(&'h str, String)> {
-        // Without `Accept` WordPress answers faults in HTML (CONTRACT 6).
+        // Without `Accept` WordPress reports errors as HTML (CONTRACT 6).
         let mut headers = vec![("Accept", "application/json".to_owned())];
         if let Some(token) = self.token {
             let secret = token.secret();
             headers.push(match token.scheme() {
                 Scheme::Basic => ("Authorization", format!("Basic {secret}")),
-                // The scheme's letters matter: `bearer` is no token to the site (CONTRACT 2).
+                // The scheme is case-sensitive: the site ignores `bearer` (CONTRACT 2).
                 Scheme::Bearer if token_header.is_authorization() => {
                     ("Authorization", format!("Bearer {secret}"))
                 }
@@ -60,7 +60,7 @@ impl Request<'_> {
     }
 }
 
-/// The only bodies that go to the site: it believes more than these keys (CONTRACT 4).
+/// The only bodies that are sent: the site would trust further keys as well (CONTRACT 4).
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Body<'a> {
@@ -68,7 +68,7 @@ enum Body<'a> {
     New { recipients: [u64; 1], message: &'a str },
 }
 
-/// Why an ask need not go to the site at all; `None` when it must.
+/// The failure of a request that need not be sent to the site; `None` if it must be sent.
 pub fn precheck(ask: &Ask) -> Option<Failure> {
     match ask {
         Ask::Post(post) => {
@@ -76,20 +76,20 @@ pub fn precheck(ask: &Ask) -> Option<Failure> {
             if post.credential.is_none() {
                 Some(Failure::TokenMissing)
             } else if !is_id(id) || post.text.is_empty() {
-                // The site takes a thread 0 for a wish to have a new one (CONTRACT 3.1).
+                // The site would create a new thread for thread 0 (CONTRACT 3.1).
                 Some(Failure::RefusedBySite)
             } else {
                 None
             }
         }
-        // What is looked up has been posted.
+        // A message that is looked up has passed this check when it was posted.
         Ask::Prove(_) | Ask::Lookup(_) => None,
-        // There is no such thread, and the site says no more than this of those.
+        // There is no such thread; the site reports the same for a thread that does not exist.
         Ask::Participants { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
     }
 }
 
-/// The request that puts a post to the site; [`precheck`] says which posts it must not see.
+/// Builds the request for a post. [`precheck`] must have let the post through.
 pub fn post_request(post: &Post, url_style: UrlStyle) -> Request<'_> {
     let message = &post.text;
     let body = match post.target {
@@ -101,12 +101,12 @@ pub fn post_request(post: &Post, url_style: UrlStyle) -> Request<'_> {
     Request { method: "POST", path, token, body: Some(body) }
 }
 
-/// The request of the probe: who am I, asked without a token.
+/// Builds the probe: `members/me` without a token.
 pub fn probe_request(url_style: UrlStyle) -> Request<'static> {
     Request { method: "GET", path: Cow::Borrowed(url_style.me()), token: None, body: None }
 }
 
-/// What the site answered, as far as anything here reads it.
+/// The parts of the site's reply that this module reads.
 #[derive(Clone, Default)]
 pub struct Reply {
     /// The HTTP status.
@@ -117,29 +117,29 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The header `Date`, to which a date in `Retry-After` is compared.
     pub date: Option<String>,
-    /// The header `Age`: for how long a cache has had the answer, in seconds.
+    /// The header `Age`: how long a cache has held the reply, in seconds.
     pub age: Option<String>,
     /// The header `Location`.
     pub location: Option<String>,
-    /// The body, decompressed. `None` when it did not come whole: cut off, or beyond the limit.
+    /// The body, decompressed. `None` if it is not JSON, cut off, or beyond the limit.
     pub body: Option<Vec<u8>>,
-    /// Whether the body's end was lost on the way; one beyond the limit is not.
+    /// Whether the connection ended before the body did. A body beyond the limit is not truncated.
     pub truncated: bool,
 }
 
 impl Reply {
-    /// Whether the header says JSON; parameters such as `charset` do not matter.
+    /// Whether `Content-Type` is JSON, with any parameters such as `charset`.
     pub fn is_json(&self) -> bool {
         let media = self.content_type.as_deref().unwrap_or_default().split(';').next();
         media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
     }
 
-    /// The body as an object of the expected shape, where header and body agree that it is JSON.
+    /// Parses the body as an object of the expected shape, if the header declares JSON.
     pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
         json::parse_object(self.body.as_deref().filter(|_| self.is_json())?)
     }
 
-    /// Whether the body is an empty list, where header and body agree that it is JSON.
+    /// Whether the body is an empty list and the header declares JSON.
     pub(super) fn is_empty_list(&self) -> bool {
         let body = self.body.as_deref().filter(|_| self.is_json());
         body.is_some_and(|body| {
@@ -147,15 +147,15 @@ impl Reply {
         })
     }
 
-    /// WordPress' word for the fault, if this is one of its error bodies.
+    /// The error that WordPress reports, if the body is one of its error objects.
     pub(super) fn wp_error(&self) -> Option<WpError> {
         self.json()
     }
 
-    /// What may be said of it in a log: the status, and WordPress' word where that is harmless.
+    /// A description that is safe to log: the status, and WordPress' error code if it is harmless.
     pub fn log_detail(&self) -> String {
         let status = self.status;
-        if let Some(code) = self.wp_error().as_ref().and_then(|fault| fault.loggable_code()) {
+        if let Some(code) = self.wp_error().as_ref().and_then(|error| error.loggable_code()) {
             return format!("status {status}, code {code}");
         }
         match &self.body {
@@ -166,15 +166,15 @@ impl Reply {
         }
     }
 
-    /// How long the site asks to wait, from `Retry-After` as seconds or as a date: at least 1 and
-    /// at most [`RETRY_AFTER_MAX_S`] seconds.
+    /// The pause that the site asks for in `Retry-After`, given in seconds or as a date: at least 1
+    /// and at most [`RETRY_AFTER_MAX_S`] seconds.
     pub fn retry_after_s(&self) -> Option<u32> {
         let value = self.retry_after.as_deref()?.trim();
         let seconds = if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-            // More digits than fit are a long time.
+            // A number that overflows is a long time.
             value.parse().unwrap_or(u64::MAX)
         } else {
-            // Compared with the site's own clock, so that ours need not agree with it.
+            // Relative to the site's own clock, so that a clock skew does not matter.
             let now = parse_http_date_s(self.date.as_deref()?)?;
             parse_http_date_s(value)?.saturating_sub(now)
         };
@@ -182,39 +182,40 @@ impl Reply {
     }
 }
 
-/// An error body of WordPress (CONTRACT 2).
+/// An error object of WordPress (CONTRACT 2).
 #[derive(Deserialize)]
 pub(super) struct WpError {
-    /// The stable word, such as `rest_no_route`.
+    /// The stable error code, such as `rest_no_route`.
     pub code: String,
     #[serde(default)]
     message: String,
 }
 
 impl WpError {
-    /// What a 403 with this word says about the token; `None` when it is not about the token.
+    /// The failure that a 403 with this code means for the token; `None` if the error is not about
+    /// the token.
     pub fn token_failure(&self) -> Option<Failure> {
         match &*self.code {
-            // An expired and a forged token differ in the text alone (CONTRACT 2).
+            // An expired and a forged token differ in the message only (CONTRACT 2).
             "jwt_auth_invalid_token" if self.message == "Expired token" => {
                 Some(Failure::TokenExpired)
             }
-            // The plugin's own settings are wrong.
+            // The plugin is misconfigured; the token may be good.
             "jwt_auth_bad_config" | "jwt_auth_unsupported_algorithm" => None,
             "rest_cookie_invalid_nonce" => Some(Failure::TokenRefused),
             code => code.starts_with("jwt_auth_").then_some(Failure::TokenRefused),
         }
     }
 
-    /// The word if it can stand in a log line: short, and of small letters, as WordPress' words
-    /// are. With digits and capitals it could be a token that the site repeats.
+    /// The code if it is safe to log: short, and of lower-case letters, as WordPress' codes are.
+    /// With digits and capitals it could be a token that the site echoes.
     pub fn loggable_code(&self) -> Option<&str> {
         let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
         (self.code.len() <= 64 && self.code.bytes().all(harmless)).then_some(&*self.code)
     }
 }
 
-/// What the site's answer to a post means (CONTRACT 1 to 6).
+/// Interprets the reply to [`post_request`] (CONTRACT 1 to 6).
 pub fn parse_post_reply(post: &Post, reply: &Reply) -> Answer {
     match reply.status {
         200 => parse_stored(post, reply)
@@ -224,17 +225,17 @@ pub fn parse_post_reply(post: &Post, reply: &Reply) -> Answer {
 }
 
 fn failure(status: u16, reply: &Reply) -> Failure {
-    let fault = reply.wp_error();
-    let code = fault.as_ref().map(|f| &*f.code).unwrap_or_default();
+    let error = reply.wp_error();
+    let code = error.as_ref().map(|error| &*error.code).unwrap_or_default();
     match status {
         300..=399 if is_suspension_redirect(reply.location.as_deref()) => Failure::Suspended,
         300..=399 => Failure::SiteMisconfigured,
         400 => Failure::RefusedBySite,
-        401 if fault.is_some() => Failure::TokenRefused,
-        // The web server's own word, not the site's about a token: WordPress has not seen it.
+        401 if error.is_some() => Failure::TokenRefused,
+        // From the web server: WordPress has not seen the request, so this is not about the token.
         401 => Failure::NotStored,
         403 if code == "bp_rest_authorization_required" => Failure::NotParticipant,
-        403 => fault.as_ref().and_then(WpError::token_failure).unwrap_or(Failure::NotStored),
+        403 => error.as_ref().and_then(WpError::token_failure).unwrap_or(Failure::NotStored),
         404 => Failure::SiteMisconfigured,
         413 => Failure::TooLarge,
         429 => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
@@ -243,33 +244,34 @@ fn failure(status: u16, reply: &Reply) -> Failure {
         503 if code == "wp_die" => {
             Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() }
         }
-        // A 500 can come after the message was stored, and a 2xx that is no 200 is nothing that
-        // BuddyBoss says.
+        // A 500 can follow after the message was stored, and BuddyBoss sends no 2xx other than 200.
         200..=299 | 500 | 502 | 503 => unusable_failure(reply),
-        // After a 504 PHP goes on.
+        // PHP keeps running after a 504.
         _ => Failure::Unknown,
     }
 }
 
-/// An answer that says nothing of the message: if it is whole, the site's work is over.
+/// The failure for a reply that does not show whether the message was stored. `Unusable` means that
+/// the reply is complete, so the site has finished the request.
 fn unusable_failure(reply: &Reply) -> Failure {
     let truncated = reply.is_json() && reply.body.is_none();
     if truncated { Failure::Unknown } else { Failure::Unusable }
 }
 
-/// A suspended member is sent to the login page with this in the query (CONTRACT 2).
+/// Whether a redirect is the one for suspended members: to the login page, with this parameter in
+/// the query (CONTRACT 2).
 pub(super) fn is_suspension_redirect(location: Option<&str>) -> bool {
     let query = location.and_then(|l| l.split_once('?')).map(|(_, query)| query);
     query.is_some_and(|q| q.split(['&', '#']).any(|pair| pair == "action=bp-suspended"))
 }
 
-/// The parts of a thread object that matter (CONTRACT 3.3).
+/// The parts of a thread object that are used (CONTRACT 3.3).
 #[derive(Deserialize)]
 pub(super) struct ThreadObject<'a> {
     pub id: u64,
     pub message_id: u64,
     pub current_user: u64,
-    /// Entries are read one by one: a strange one among them must not make the answer useless.
+    /// Entries are parsed one by one: an unexpected one must not make the whole reply unusable.
     #[serde(borrow)]
     pub messages: Vec<&'a RawValue>,
 }
@@ -278,13 +280,13 @@ pub(super) struct ThreadObject<'a> {
 pub(super) struct MessageObject {
     pub id: u64,
     pub sender_id: u64,
-    /// In UTC, without a zone; a date.
+    /// In UTC, without a time zone: `2026-11-22T11:00:38`.
     pub date_sent: String,
     message: TextObject,
 }
 
 impl MessageObject {
-    /// One entry, if it is one.
+    /// Parses one entry; `None` if it is not a valid message.
     pub fn read(raw: &RawValue) -> Option<MessageObject> {
         let message: MessageObject = serde_json::from_str(raw.get()).ok()?;
         (is_id(message.id) && is_date(&message.date_sent)).then_some(message)
@@ -295,11 +297,11 @@ impl MessageObject {
         self.message.raw.as_deref()
     }
 
-    /// What is told of it.
+    /// Converts it to what clients may receive.
     pub fn to_stored_message(&self) -> StoredMessage {
         StoredMessage {
             id: self.id,
-            // Without a zone in the answer, and always UTC (CONTRACT 3.3).
+            // The site sends no time zone; it is always UTC (CONTRACT 3.3).
             sent_at: format!("{}Z", self.date_sent),
             html: self.message.rendered.clone().unwrap_or_default(),
         }
@@ -314,7 +316,7 @@ struct TextObject {
     rendered: Option<String>,
 }
 
-/// A success, which is more than a status (CONTRACT rule 2); `None` is everything else.
+/// Parses a success, which takes more than status 200 (CONTRACT rule 2); `None` for anything else.
 fn parse_stored(post: &Post, reply: &Reply) -> Option<Stored> {
     let thread: ThreadObject = reply.json()?;
     if !is_id(thread.id) || !is_id(thread.message_id) || !is_id(thread.current_user) {
@@ -323,35 +325,35 @@ fn parse_stored(post: &Post, reply: &Reply) -> Option<Stored> {
     if thread.messages.is_empty() {
         return None;
     }
-    // The site stores a reply in the thread that was asked for or not at all. An answer that names
-    // another is no answer to this request, and to believe it would show a private text to others.
-    if matches!(post.target, Target::Thread(asked) if asked != thread.id) {
+    // The site stores a message in the requested thread or not at all. A reply that names another
+    // thread is not the reply to this request; trusting it would show a private text to others.
+    if matches!(post.target, Target::Thread(requested) if requested != thread.id) {
         return None;
     }
     let messages = thread.messages.iter().filter_map(|raw| MessageObject::read(raw));
-    let mine = messages.filter(|message| message.sender_id == thread.current_user);
+    let own = messages.filter(|message| message.sender_id == thread.current_user);
     Some(Stored {
         thread: thread.id,
         sender: Id::number(thread.current_user),
-        message: newest_matching(mine, &post.text).map(|m| m.to_stored_message()),
+        message: newest_matching(own, &post.text).map(|m| m.to_stored_message()),
         participants: checks::participants(reply, thread.current_user),
         expires_s: post.credential.as_ref().and_then(jwt::expiry),
     })
 }
 
-/// The newest with this text, else the newest: a web page of the same member may have posted
-/// between our request and its answer (CONTRACT 3.3).
-fn newest_matching(mine: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
+/// The newest of the member's own messages with this text, else the newest of them: the member may
+/// have posted another one from a web page between the request and its reply (CONTRACT 3.3).
+fn newest_matching(own: impl Iterator<Item = MessageObject>, text: &str) -> Option<MessageObject> {
     let sent = normalize_text(text);
-    let says_the_same = |m: &MessageObject| m.raw().is_some_and(|raw| normalize_text(raw) == sent);
-    mine.max_by_key(|m| (says_the_same(m), m.id))
+    let has_same_text = |m: &MessageObject| m.raw().is_some_and(|raw| normalize_text(raw) == sent);
+    own.max_by_key(|m| (has_same_text(m), m.id))
 }
 
 pub(super) fn is_id(number: u64) -> bool {
     (1..=SITE_ID_MAX).contains(&number)
 }
 
-/// `2026-11-22T11:00:38`: only this may go to clients as a date.
+/// Whether `text` has the form `2026-11-22T11:00:38`, the only one that may go to clients.
 fn is_date(text: &str) -> bool {
     let pattern = b"dddd-dd-ddTdd:dd:dd";
     text.len() == pattern.len()
@@ -361,7 +363,7 @@ fn is_date(text: &str) -> bool {
             .all(|(b, &p)| if p == b'd' { b.is_ascii_digit() } else { b == p })
 }
 
-/// Seconds since 1970 of such a date, which is in UTC.
+/// Parses a date of that form, which is in UTC, into seconds since 1970.
 pub(super) fn parse_date_s(date: &str) -> Option<u64> {
     let at = humantime::parse_rfc3339(&format!("{date}Z")).ok()?;
     Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
@@ -374,22 +376,22 @@ pub(super) fn parse_http_date_s(text: &str) -> Option<u64> {
     Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// What a probe's answer says about one form of the site's addresses.
+/// What a probe found at one URL style of the site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeFinding {
-    /// The BuddyBoss REST API answers here.
+    /// The BuddyBoss REST API.
     Api,
-    /// WordPress' REST API answers, and has no such route: BuddyBoss is not there.
+    /// WordPress' REST API without this route: BuddyBoss is not active.
     NoRoute,
-    /// It sends us elsewhere: host and path only.
+    /// A redirect; host and path of its target, safe to log.
     Redirect(String),
-    /// It answers, but not as a REST API does; the status.
+    /// A reply that is not from a REST API; its status.
     Other(u16),
-    /// Nobody answers; why, in our words.
+    /// No reply; the reason.
     Unreachable(&'static str),
 }
 
-/// What the answer to [`probe_request`] says.
+/// Classifies the reply to [`probe_request`].
 pub fn classify_probe_reply(reply: &Reply) -> ProbeFinding {
     #[derive(Deserialize)]
     struct Me {
@@ -402,18 +404,18 @@ pub fn classify_probe_reply(reply: &Reply) -> ProbeFinding {
             ProbeFinding::Redirect(redact_location(reply.location.as_deref().unwrap_or("")))
         }
         status => match reply.wp_error() {
-            Some(fault) if fault.code == "rest_no_route" => ProbeFinding::NoRoute,
-            // `rest_not_logged_in` it is on a bare site; plugins that close the API to strangers
-            // have words of their own.
+            Some(error) if error.code == "rest_no_route" => ProbeFinding::NoRoute,
+            // A bare site sends `rest_not_logged_in`; plugins that close the API to anonymous
+            // requests have codes of their own.
             Some(_) if matches!(status, 401 | 403) => ProbeFinding::Api,
             _ => ProbeFinding::Other(status),
         },
     }
 }
 
-/// Of a `Location` what may stand in a log: neither queries nor what stands before an `@`, which
-/// hold secrets, and no control characters. A user name can stand in any part of it: addresses
-/// without a scheme and with backslashes are addresses to browsers, too.
+/// Reduces a `Location` to what may be logged: no query and nothing before an `@`, because they may
+/// hold secrets, and no control characters. A user name can be in any part of it, because browsers
+/// accept URLs without a scheme and with backslashes.
 pub fn redact_location(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());
     let parts = location[..end].split(['/', '\\']);

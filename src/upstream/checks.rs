@@ -1,8 +1,8 @@
-//! Whose a credential is, and who takes part in a thread: the questions, and what answers mean.
+//! Requests and reply parsing for token checks and for the participant lists of threads.
 //!
-//! Pure functions, as in [`super::buddyboss`]. Both questions are GETs, which change nothing: what
-//! is not a good answer is never `Unknown`. And what is not the site's own word about a token must
-//! not count as one: a firewall's 403 would sign members out.
+//! Pure functions, as in [`super::buddyboss`]. Both requests are GETs, which change nothing, so a
+//! bad reply never means `Unknown`. Only WordPress' own error about a token counts as a refusal of
+//! it: otherwise a firewall's 403 would sign members out.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,12 +18,12 @@ use super::url_style::UrlStyle;
 use crate::hub::interface::{Answer, Failure, Proven};
 use crate::protocol::credential::Credential;
 
-/// The most pages of participants that are read, of 20 people each (CONTRACT 3.2).
+/// The most pages of participants that are read, of 20 users each (CONTRACT 3.2).
 pub const PAGES_MAX: u64 = 50;
 
-// ---- whose a credential is
+// ---- token check
 
-/// The request that asks whose this credential is.
+/// Builds the request that asks the site for the user of a credential.
 pub fn prove_request(credential: &Credential, url_style: UrlStyle) -> Request<'_> {
     Request {
         method: "GET",
@@ -33,7 +33,7 @@ pub fn prove_request(credential: &Credential, url_style: UrlStyle) -> Request<'_
     }
 }
 
-/// What the answer to [`prove_request`] means.
+/// Interprets the reply to [`prove_request`].
 pub fn parse_prove_reply(credential: &Credential, reply: &Reply) -> Answer {
     #[derive(Deserialize)]
     struct Me {
@@ -50,9 +50,9 @@ pub fn parse_prove_reply(credential: &Credential, reply: &Reply) -> Answer {
     }
 }
 
-// ---- who takes part in a thread
+// ---- participant list
 
-/// The request for one page of a thread's participants, the first being 1.
+/// Builds the request for one page of a thread's participants; the first page is 1.
 pub fn list_request(
     thread: u64,
     page: u64,
@@ -63,106 +63,107 @@ pub fn list_request(
     Request { method: "GET", path, token: Some(credential), body: None }
 }
 
-/// A thread's participants, read page by page.
+/// Collects a thread's participants page by page.
 ///
-/// People who come and go between two pages shift the rows, and a row is then missed or seen twice.
-/// The site says on each page how many there are: only as many different ones as every page says
-/// are a list, and anything else is none.
+/// Users who join or leave the thread between two pages shift the rows, so that a row is missed or
+/// seen twice. Each page states the total: the list is complete only if every page states the same
+/// total and as many distinct users were seen. Anything else is a failure.
 pub struct ParticipantPages {
     thread: u64,
     page: u64,
-    /// How many there are, by the first page.
-    count: Option<u64>,
-    people: People,
+    /// The total that the first page stated.
+    total: Option<u64>,
+    users: Users,
 }
 
-/// What a page of the [`ParticipantPages`] leads to.
+/// The result of [`ParticipantPages::add_page`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum PageProgress {
-    /// [`ParticipantPages::page`] is another one now, which is to be asked for.
+    /// Request the page that [`ParticipantPages::page`] now returns.
     More,
-    /// The end: [`Answer::Listed`] with all of them, or a failure, with what happened where the
-    /// site's answer itself does not show it.
+    /// Finished: [`Answer::Participants`] with the whole list, or a failure, with a log detail if
+    /// the reply itself does not show the reason.
     Done(Answer, Option<&'static str>),
 }
 
 impl ParticipantPages {
-    /// Of this thread, of which nothing has been read.
+    /// Starts a list of this thread's participants.
     pub fn new(thread: u64) -> ParticipantPages {
-        ParticipantPages { thread, page: 1, count: None, people: People::default() }
+        ParticipantPages { thread, page: 1, total: None, users: Users::default() }
     }
 
-    /// The page to ask for.
+    /// The page to request next.
     pub fn page(&self) -> u64 {
         self.page
     }
 
-    /// Takes the answer to [`list_request`] for [`ParticipantPages::page`].
+    /// Adds the reply to [`list_request`] for [`ParticipantPages::page`].
     pub fn add_page(&mut self, reply: &Reply) -> PageProgress {
         if reply.status != 200 {
             let failure = failure(reply, Failure::NotParticipant);
             return PageProgress::Done(Answer::Failed(failure), None);
         }
-        let unusable = |why| {
+        let unusable = |log_detail| {
             PageProgress::Done(
                 Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }),
-                why,
+                log_detail,
             )
         };
         let Some(page) = reply.json::<Page>().filter(|page| page.id == self.thread) else {
             return unusable(None);
         };
         if page.recipients_total_pages > PAGES_MAX {
-            let why = Some("the thread has more than 50 pages of participants");
-            return PageProgress::Done(Answer::Failed(Failure::ThreadTooLarge), why);
+            let detail = Some("the thread has more than 50 pages of participants");
+            return PageProgress::Done(Answer::Failed(Failure::ThreadTooLarge), detail);
         }
-        let count = *self.count.get_or_insert(page.recipients_count);
-        let agrees = page.recipients_count == count && self.people.add(page.recipients.0);
-        // All are there, whatever is said of pages.
-        if agrees && self.people.count() == count {
-            return PageProgress::Done(Answer::Participants(self.people.present()), None);
+        let total = *self.total.get_or_insert(page.recipients_count);
+        let consistent = page.recipients_count == total && self.users.add(page.recipients.0);
+        // The list is complete, whatever the stated number of pages.
+        if consistent && self.users.count() == total {
+            return PageProgress::Done(Answer::Participants(self.users.active()), None);
         }
-        if !agrees || self.people.count() > count || self.page >= page.recipients_total_pages {
-            return unusable(Some("the participants are not as many as the site says"));
+        if !consistent || self.users.count() > total || self.page >= page.recipients_total_pages {
+            return unusable(Some("the number of participants differs from the site's total"));
         }
         self.page += 1;
         PageProgress::More
     }
 }
 
-/// The participants in the answer to a post, where it has all of them (CONTRACT 3.3): a thread of
-/// more than 20 people shows some. Anything odd is `None`, for the message is stored in any case.
+/// The participants in the reply to a post, if it has all of them (CONTRACT 3.3): for a thread of
+/// more than 20 users the reply has only some. Anything unexpected is `None`, because the message
+/// is stored in any case.
 pub(super) fn participants(reply: &Reply, sender: u64) -> Option<Box<[u64]>> {
     let page: Page = reply.json()?;
-    let mut people = People::default();
-    let all = page.recipients_total_pages == 1
-        && people.add(page.recipients.0)
-        && people.count() == page.recipients_count;
-    let present = people.present();
-    // Whoever has just written is one of them.
-    (all && present.binary_search(&sender).is_ok()).then_some(present)
+    let mut users = Users::default();
+    let complete = page.recipients_total_pages == 1
+        && users.add(page.recipients.0)
+        && users.count() == page.recipients_count;
+    let active = users.active();
+    // The sender must be a participant, or the list is wrong.
+    (complete && active.binary_search(&sender).is_ok()).then_some(active)
 }
 
-/// The people of a thread object (CONTRACT 3.3).
+/// The participants in a thread object (CONTRACT 3.3).
 #[derive(Deserialize)]
 struct Page {
     id: u64,
-    recipients: Entries,
-    /// Deleted accounts count.
+    recipients: Recipients,
+    /// Includes deleted accounts.
     recipients_count: u64,
     recipients_total_pages: u64,
 }
 
-/// Users by their number, and whether their account is gone.
+/// User ids, and whether the account is deleted.
 #[derive(Default)]
-struct People(BTreeMap<u64, bool>);
+struct Users(BTreeMap<u64, bool>);
 
-impl People {
-    /// False when an entry cannot be right.
-    fn add(&mut self, entries: Vec<Entry>) -> bool {
+impl Users {
+    /// Adds entries; false if one of them is invalid or contradicts an earlier one.
+    fn add(&mut self, entries: Vec<Recipient>) -> bool {
         entries.iter().all(|entry| {
-            let gone = entry.is_deleted != 0;
-            is_id(entry.user_id) && *self.0.entry(entry.user_id).or_insert(gone) == gone
+            let deleted = entry.is_deleted != 0;
+            is_id(entry.user_id) && *self.0.entry(entry.user_id).or_insert(deleted) == deleted
         })
     }
 
@@ -170,46 +171,48 @@ impl People {
         self.0.len() as u64
     }
 
-    /// Those who have an account, ascending.
-    fn present(&self) -> Box<[u64]> {
-        self.0.iter().filter(|(_, gone)| !**gone).map(|(user, _)| *user).collect()
+    /// The ids of users whose account is not deleted, ascending.
+    fn active(&self) -> Box<[u64]> {
+        self.0.iter().filter(|(_, deleted)| !**deleted).map(|(user, _)| *user).collect()
     }
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct Recipient {
     user_id: u64,
-    /// 1 when the account is gone; its row stays.
+    /// 1 if the account is deleted; its row stays.
     #[serde(default)]
     is_deleted: u64,
 }
 
-/// `{"2":{…},"3":{…}}`, or `[]` when there are none, for PHP writes an empty object as a list.
-struct Entries(Vec<Entry>);
+/// `{"2":{…},"3":{…}}`, or `[]` if there are none: PHP writes an empty object as a list.
+struct Recipients(Vec<Recipient>);
 
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
+impl<'de> Deserialize<'de> for Recipients {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Recipients, D::Error> {
         struct Reader;
 
         impl<'de> Visitor<'de> for Reader {
-            type Value = Entries;
+            type Value = Recipients;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of recipients, or an empty list")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Recipients, A::Error> {
                 let mut entries = Vec::new();
                 while let Some((IgnoredAny, StrictObject(entry))) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(Entries(entries))
+                Ok(Recipients(entries))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Recipients, A::Error> {
                 match list.next_element::<IgnoredAny>()? {
-                    None => Ok(Entries(Vec::new())),
-                    Some(_) => Err(serde::de::Error::custom("a list of recipients")),
+                    None => Ok(Recipients(Vec::new())),
+                    Some(_) => {
+                        Err(serde::de::Error::custom("a list of recipients that is not empty"))
+                    }
                 }
             }
         }
@@ -218,20 +221,21 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-// ---- what is no good answer
+// ---- failures
 
-/// What an answer says that is not 200; `forbidden` is what it means that a good token has no right
-/// (CONTRACT 2).
+/// Maps a reply whose status is not 200 to a failure; `forbidden` is the failure if the token is
+/// good but its user lacks the right (CONTRACT 2).
 pub(super) fn failure(reply: &Reply, forbidden: Failure) -> Failure {
-    let fault = reply.wp_error();
+    let error = reply.wp_error();
     let unavailable = Failure::SiteUnavailable { retry_after_s: reply.retry_after_s() };
-    match (reply.status, fault) {
+    match (reply.status, error) {
         (300..=399, _) if is_suspension_redirect(reply.location.as_deref()) => Failure::Suspended,
         (300..=399 | 404, _) => Failure::SiteMisconfigured,
-        // Without WordPress' words a 401 is the web server's own password, not a member's token.
+        // A 401 without an error body of WordPress is the web server's own password protection and
+        // says nothing about the member's token.
         (401, Some(_)) => Failure::TokenRefused,
-        (403, Some(fault)) if fault.code == "bp_rest_authorization_required" => forbidden,
-        (403, Some(fault)) => fault.token_failure().unwrap_or(unavailable),
+        (403, Some(error)) if error.code == "bp_rest_authorization_required" => forbidden,
+        (403, Some(error)) => error.token_failure().unwrap_or(unavailable),
         (429, _) => Failure::SiteBusy { retry_after_s: reply.retry_after_s() },
         _ => unavailable,
     }

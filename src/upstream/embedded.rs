@@ -1,9 +1,9 @@
-//! A stand-in for the site, in memory: what a server without a site answers.
+//! An in-memory stand-in for the site, used when no site is configured.
 //!
-//! It behaves as the contract says a site does, where a client could tell: thread and message
-//! numbers, one thread for two people, no message to oneself. It differs where a site's other pages
-//! would be needed: a post into a thread that does not exist makes it, everyone may write anywhere,
-//! and a sender is believed. It keeps nothing on disk, and is bounded.
+//! Towards clients it follows the contract: thread and message ids, one thread for two users, no
+//! message to oneself. It differs where the site's other pages would be needed: a post to a thread
+//! that does not exist creates it, every user may write anywhere, and the claimed sender is
+//! trusted. It is bounded and stores nothing on disk.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,26 +16,26 @@ use crate::hub::interface::{
 use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey, SITE_ID_MAX};
 
-/// The most messages that a thread keeps; the oldest go first.
+/// The most messages that a thread keeps; the oldest are evicted first.
 pub const MESSAGES_MAX: usize = 1_000;
-/// The most threads; the least recently written goes first.
+/// The most threads; the least recently written is evicted first.
 pub const THREADS_MAX: usize = 10_000;
 /// The most bytes of all messages together, each counted with [`MESSAGE_OVERHEAD`].
 pub const BYTES_MAX: usize = 64 << 20;
-/// What a message costs beside its text, in bytes; without it, empty texts would cost nothing.
+/// The bytes that a message costs beside its text; without it, empty texts would cost nothing.
 pub const MESSAGE_OVERHEAD: usize = 128;
 
-/// The last second that RFC 3339 can write.
+/// The last second that RFC 3339 can express.
 const UNIX_S_MAX: u64 = 253_402_300_799;
 
 /// A message that the stand-in keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its number; one sequence over all threads.
+    /// Its id, from one sequence over all threads.
     pub id: u64,
-    /// Who wrote it.
+    /// The sender.
     pub sender: Id,
-    /// When, in seconds since 1970.
+    /// When it was sent, in seconds since 1970.
     pub unix_s: u64,
     /// The text as HTML, escaped.
     pub html: String,
@@ -55,20 +55,20 @@ type Pair = (IdKey, IdKey);
 
 struct Thread {
     messages: VecDeque<Message>,
-    /// The two people it was made for, as long as nobody else has written in it.
+    /// The two users it was created for, until a third user writes in it.
     pair: Option<Pair>,
-    /// When it was written last, counted in writes; its key in `Store::by_write`.
+    /// The sequence number of its last write; its key in `Store::by_write`.
     write: u64,
 }
 
-/// The stand-in's memory.
+/// The stand-in's threads and messages.
 pub struct Store {
     threads: HashMap<u64, Thread>,
-    /// Thread ids by their last write, the least recent first.
+    /// Thread ids by the sequence number of their last write, the least recent first.
     by_write: BTreeMap<u64, u64>,
-    /// The threads of exactly two people.
+    /// The threads of exactly two users.
     pairs: HashMap<Pair, u64>,
-    /// The highest thread id ever, so that an id does not come to mean another thread.
+    /// The highest thread id ever used, so that ids are not reused.
     highest_thread: u64,
     last_message: u64,
     last_write: u64,
@@ -83,7 +83,7 @@ impl Default for Store {
 }
 
 impl Store {
-    /// An empty stand-in.
+    /// Creates an empty stand-in.
     pub fn new() -> Store {
         Store {
             threads: HashMap::new(),
@@ -97,16 +97,16 @@ impl Store {
         }
     }
 
-    /// Answers a question, at once.
+    /// Answers a request at once.
     pub fn answer(&mut self, ask: Ask, now: Now) -> Answer {
         let post = match ask {
             Ask::Post(post) => post,
             Ask::Prove(credential) => {
                 return Answer::Proven(Proven { user: user_id_of(&credential), expires_s: None });
             }
-            // Everyone may write anywhere here, so that there is no list.
+            // Every user may write anywhere here, so there is no list.
             Ask::Participants { .. } => return Answer::Failed(Failure::NotParticipant),
-            Ask::Lookup(look) => return Answer::LookupResult(self.look(&look, now)),
+            Ask::Lookup(lookup) => return Answer::LookupResult(self.lookup(&lookup, now)),
         };
         match self.post(post, now.unix_s.min(UNIX_S_MAX)) {
             Ok(stored) => Answer::Stored(stored),
@@ -127,7 +127,7 @@ impl Store {
         };
         let thread = match post.target {
             Target::Thread(id) => {
-                self.open(id, None);
+                self.ensure_thread(id, None);
                 id
             }
             Target::NewThread { recipient } => {
@@ -141,36 +141,37 @@ impl Store {
         self.last_message += 1;
         let html = to_html(&post.text);
         let message = Message { id: self.last_message, sender: sender.clone(), unix_s, html };
-        let told = message.to_stored_message();
+        let stored = message.to_stored_message();
         self.write(thread, message);
-        Ok(Stored { thread, sender, message: Some(told), participants: None, expires_s: None })
+        Ok(Stored { thread, sender, message: Some(stored), participants: None, expires_s: None })
     }
 
-    /// What has become of a message, which the stand-in's own answer has told already.
-    fn look(&self, look: &Lookup, now: Now) -> LookupResult {
-        let number = || Id::number(user_id_of(&look.credential));
-        let sender = look.sender.clone().unwrap_or_else(number);
-        let thread = match look.target {
+    /// Looks up a message as the site would. Posts to the stand-in always get an answer, so the hub
+    /// has no need to ask.
+    fn lookup(&self, lookup: &Lookup, now: Now) -> LookupResult {
+        let token_user = || Id::number(user_id_of(&lookup.credential));
+        let sender = lookup.sender.clone().unwrap_or_else(token_user);
+        let thread = match lookup.target {
             Target::Thread(thread) => Some(thread),
             Target::NewThread { recipient } => {
                 self.pairs.get(&ordered_pair(sender.key.clone(), IdKey::Number(recipient))).copied()
             }
         };
-        let after_s = now.instant.saturating_duration_since(look.posted).as_secs();
-        let begun_s = now.unix_s.min(UNIX_S_MAX).saturating_sub(after_s + 1);
-        let mine = thread.and_then(|thread| {
-            let mine = self.messages(thread).filter(|m| m.sender.key == sender.key).last();
-            mine.filter(|m| m.unix_s >= begun_s).map(|message| (thread, message))
+        let elapsed_s = now.instant.saturating_duration_since(lookup.posted).as_secs();
+        let posted_s = now.unix_s.min(UNIX_S_MAX).saturating_sub(elapsed_s + 1);
+        let newest = thread.and_then(|thread| {
+            let newest = self.messages(thread).filter(|m| m.sender.key == sender.key).last();
+            newest.filter(|m| m.unix_s >= posted_s).map(|message| (thread, message))
         });
-        let Some((thread, message)) = mine else { return LookupResult::Absent };
-        if message.html != to_html(&look.text) {
+        let Some((thread, message)) = newest else { return LookupResult::Absent };
+        if message.html != to_html(&lookup.text) {
             return LookupResult::Mismatch { thread, sender, message: message.id };
         }
         let message = Some(message.to_stored_message());
         LookupResult::Match(Stored { thread, sender, message, participants: None, expires_s: None })
     }
 
-    /// The thread of exactly these two, made where there is none (CONTRACT 3.1).
+    /// The thread of exactly these two users, created if there is none (CONTRACT 3.1).
     fn find_or_create_pair_thread(&mut self, one: IdKey, other: IdKey) -> u64 {
         let pair = ordered_pair(one, other);
         if let Some(id) = self.pairs.get(&pair) {
@@ -179,15 +180,15 @@ impl Store {
         let id = if self.highest_thread < SITE_ID_MAX {
             self.highest_thread + 1
         } else {
-            // Somebody has posted into the last thread there can be. One of the first
-            // `THREADS_MAX` + 1 ids is free, for there are never more threads than that.
+            // A user posted to the highest valid thread id. One of the first `THREADS_MAX` + 1 ids
+            // is free, because there are never more threads than that.
             (1..=SITE_ID_MAX).find(|id| !self.threads.contains_key(id)).unwrap_or(SITE_ID_MAX)
         };
-        self.open(id, Some(pair));
+        self.ensure_thread(id, Some(pair));
         id
     }
 
-    fn open(&mut self, id: u64, pair: Option<Pair>) {
+    fn ensure_thread(&mut self, id: u64, pair: Option<Pair>) {
         if self.threads.contains_key(&id) {
             return;
         }
@@ -206,7 +207,7 @@ impl Store {
 
     fn write(&mut self, id: u64, message: Message) {
         let Some(thread) = self.threads.get_mut(&id) else {
-            debug_assert!(false, "a thread is opened before it is written");
+            debug_assert!(false, "a thread must exist before a message is written to it");
             return;
         };
         self.by_write.remove(&thread.write);
@@ -227,11 +228,11 @@ impl Store {
     }
 
     /// Drops the oldest message of the least recently written thread, but never the newest message
-    /// of the thread `spared`. `false` when there is nothing left to drop.
-    fn drop_oldest_message(&mut self, spared: u64) -> bool {
+    /// of the thread `kept`. `false` if there is nothing left to drop.
+    fn drop_oldest_message(&mut self, kept: u64) -> bool {
         let Some((_, &id)) = self.by_write.first_key_value() else { return false };
         let Some(thread) = self.threads.get_mut(&id) else { return false };
-        if id == spared && thread.messages.len() <= 1 {
+        if id == kept && thread.messages.len() <= 1 {
             return false;
         }
         self.bytes -= thread.messages.pop_front().map_or(0, |m| m.bytes());
@@ -251,11 +252,11 @@ impl Store {
     }
 }
 
-/// Whom a token stands for: the number it ends in, as in `user-7`, else a made-up one that is the
-/// same each time. The token itself is not kept.
+/// The user id of a token: the number at its end, as in `user-7`, else one derived from its hash.
+/// The token itself is not stored.
 fn user_id_of(credential: &Credential) -> u64 {
-    /// Above any number a community would have; 40 bits more hardly ever meet by chance.
-    const MADE_UP: u64 = 1_000_000_000_000;
+    /// Above the user ids of any real site; 40 bits of hash make collisions unlikely.
+    const DERIVED_ID_MIN: u64 = 1_000_000_000_000;
     let text = credential.secret();
     let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
     match text[digits..].parse() {
@@ -263,7 +264,7 @@ fn user_id_of(credential: &Credential) -> u64 {
         _ => {
             let mut hasher = DefaultHasher::new();
             text.hash(&mut hasher);
-            MADE_UP + (hasher.finish() >> 24)
+            DERIVED_ID_MIN + (hasher.finish() >> 24)
         }
     }
 }
@@ -311,14 +312,14 @@ mod tests {
         Ask::Post(Post { credential, target, text: text.into(), claimed })
     }
 
-    fn say(store: &mut Store, sender: u64, target: Target, text: &str) -> Stored {
+    fn send(store: &mut Store, sender: u64, target: Target, text: &str) -> Stored {
         match store.answer(post(Some(Id::number(sender)), None, target, text), now()) {
             Answer::Stored(stored) => stored,
             other => panic!("{other:?}"),
         }
     }
 
-    fn check(store: &Store) {
+    fn assert_consistent(store: &Store) {
         let messages = || store.threads.values().flat_map(|t| &t.messages);
         assert_eq!(store.bytes, messages().map(Message::bytes).sum::<usize>());
         assert_eq!(store.by_write.len(), store.threads.len());
@@ -333,7 +334,7 @@ mod tests {
     fn stored_message_has_id_date_and_escaped_html() {
         let mut store = Store::new();
         let target = Target::Thread(9);
-        let stored = say(&mut store, 7, target, "<b>\"it's\" & more</b>");
+        let stored = send(&mut store, 7, target, "<b>\"it's\" & more</b>");
         assert_eq!((stored.thread, stored.sender), (9, Id::number(7)));
         let message = stored.message.unwrap();
         assert_eq!(message.id, 1);
@@ -341,50 +342,51 @@ mod tests {
         let html = "<p>&lt;b&gt;&quot;it&#039;s&quot; &amp; more&lt;/b&gt;</p>\n";
         assert_eq!(message.html, html);
         assert_eq!(store.messages(9).count(), 1);
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
     fn message_ids_are_one_sequence_over_all_threads() {
         let mut store = Store::new();
-        let ids = [4, 9, 4].map(|t| say(&mut store, 1, Target::Thread(t), "x").message.unwrap().id);
+        let ids =
+            [4, 9, 4].map(|t| send(&mut store, 1, Target::Thread(t), "x").message.unwrap().id);
         assert_eq!(ids, [1, 2, 3]);
     }
 
     #[test]
     fn two_users_share_one_thread_whoever_writes_first() {
         let mut store = Store::new();
-        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
-        let again = say(&mut store, 3, Target::NewThread { recipient: 2 }, "hi").thread;
-        let other = say(&mut store, 2, Target::NewThread { recipient: 4 }, "hi").thread;
+        let first = send(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        let again = send(&mut store, 3, Target::NewThread { recipient: 2 }, "hi").thread;
+        let other = send(&mut store, 2, Target::NewThread { recipient: 4 }, "hi").thread;
         assert_eq!((first, again, other), (1, 1, 2));
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
     fn third_writer_makes_the_thread_a_group() {
         let mut store = Store::new();
-        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
-        say(&mut store, 4, Target::Thread(first), "me too");
-        let next = say(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        let first = send(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
+        send(&mut store, 4, Target::Thread(first), "me too");
+        let next = send(&mut store, 2, Target::NewThread { recipient: 3 }, "hi").thread;
         assert_ne!(first, next);
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
     fn new_thread_id_is_the_highest_plus_one() {
         let mut store = Store::new();
-        say(&mut store, 2, Target::Thread(41), "x");
-        assert_eq!(say(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 42);
+        send(&mut store, 2, Target::Thread(41), "x");
+        assert_eq!(send(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 42);
     }
 
     #[test]
     fn post_to_the_highest_thread_id_keeps_new_threads_working() {
         let mut store = Store::new();
-        say(&mut store, 2, Target::Thread(SITE_ID_MAX), "x");
-        say(&mut store, 2, Target::Thread(1), "x");
-        assert_eq!(say(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 2);
-        check(&store);
+        send(&mut store, 2, Target::Thread(SITE_ID_MAX), "x");
+        send(&mut store, 2, Target::Thread(1), "x");
+        assert_eq!(send(&mut store, 2, Target::NewThread { recipient: 3 }, "x").thread, 2);
+        assert_consistent(&store);
     }
 
     #[test]
@@ -418,52 +420,52 @@ mod tests {
     #[test]
     fn lookup_shows_the_senders_newest_recent_message() {
         let mut store = Store::new();
-        let first = say(&mut store, 2, Target::NewThread { recipient: 3 }, "1 < 2");
+        let first = send(&mut store, 2, Target::NewThread { recipient: 3 }, "1 < 2");
         let posted = now().instant;
-        let mut look = |target, sender, text: &str, after_s: u64| {
+        let mut lookup = |target, sender, text: &str, after_s: u64| {
             let credential = Credential::parse("t-2").unwrap();
             let sender = Some(Id::number(sender));
             let (text, post) = (text.into(), RequestId(1));
-            let look = Lookup { credential, target, text, sender, posted, post };
+            let ask = Ask::Lookup(Lookup { credential, target, text, sender, posted, post });
             let now = Now { instant: posted, unix_s: now().unix_s + after_s };
-            match store.answer(Ask::Lookup(look), now) {
+            match store.answer(ask, now) {
                 Answer::LookupResult(looked) => looked,
                 other => panic!("{other:?}"),
             }
         };
         let other = LookupResult::Mismatch { thread: 1, sender: Id::number(2), message: 1 };
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
-            assert_eq!(look(target, 2, "1 < 2", 0), LookupResult::Match(first.clone()));
-            assert_eq!(look(target, 2, "1 < 2", 5), LookupResult::Absent);
-            assert_eq!(look(target, 2, "2 > 1", 0), other);
-            assert_eq!(look(target, 4, "1 < 2", 0), LookupResult::Absent);
+            assert_eq!(lookup(target, 2, "1 < 2", 0), LookupResult::Match(first.clone()));
+            assert_eq!(lookup(target, 2, "1 < 2", 5), LookupResult::Absent);
+            assert_eq!(lookup(target, 2, "2 > 1", 0), other);
+            assert_eq!(lookup(target, 4, "1 < 2", 0), LookupResult::Absent);
         }
-        assert_eq!(look(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), LookupResult::Absent);
+        assert_eq!(lookup(Target::NewThread { recipient: 9 }, 2, "1 < 2", 0), LookupResult::Absent);
     }
 
     #[test]
     fn a_thread_keeps_its_newest_thousand_messages() {
         let mut store = Store::new();
         for n in 0..MESSAGES_MAX + 5 {
-            say(&mut store, 1, Target::Thread(1), &n.to_string());
+            send(&mut store, 1, Target::Thread(1), &n.to_string());
         }
         assert_eq!(store.messages(1).count(), MESSAGES_MAX);
         assert_eq!(store.messages(1).next().unwrap().id, 6);
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
     fn least_recently_written_thread_is_evicted() {
         let mut store = Store::new();
         for n in 1..=THREADS_MAX as u64 {
-            say(&mut store, n, Target::NewThread { recipient: n + 1 }, "x");
+            send(&mut store, n, Target::NewThread { recipient: n + 1 }, "x");
         }
-        say(&mut store, 1, Target::Thread(1), "still here");
-        let new = say(&mut store, 1, Target::NewThread { recipient: 5 }, "x").thread;
+        send(&mut store, 1, Target::Thread(1), "still here");
+        let new = send(&mut store, 1, Target::NewThread { recipient: 5 }, "x").thread;
         assert_eq!(new, THREADS_MAX as u64 + 1);
         assert_eq!(store.messages(1).count(), 2);
         assert_eq!(store.messages(2).count(), 0);
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
@@ -472,26 +474,26 @@ mod tests {
         store.bytes_max = 10 * (MESSAGE_OVERHEAD + 100);
         let text = "x".repeat(100 - "<p></p>\n".len());
         for thread in [1, 1, 1, 2, 2, 2, 2, 2, 2, 2] {
-            say(&mut store, 1, Target::Thread(thread), &text);
+            send(&mut store, 1, Target::Thread(thread), &text);
         }
-        check(&store);
-        say(&mut store, 1, Target::Thread(2), &text);
+        assert_consistent(&store);
+        send(&mut store, 1, Target::Thread(2), &text);
         assert_eq!(store.messages(1).map(|m| m.id).collect::<Vec<_>>(), [2, 3]);
         for _ in 0..3 {
-            say(&mut store, 1, Target::Thread(2), &text);
+            send(&mut store, 1, Target::Thread(2), &text);
         }
         assert_eq!(store.messages(1).count(), 0);
         assert_eq!(store.messages(2).count(), 10);
-        check(&store);
+        assert_consistent(&store);
     }
 
     #[test]
     fn message_over_the_byte_limit_is_kept_alone() {
         let mut store = Store::new();
         store.bytes_max = 1_000;
-        say(&mut store, 1, Target::Thread(1), "small");
-        say(&mut store, 1, Target::Thread(2), &"x".repeat(2_000));
+        send(&mut store, 1, Target::Thread(1), "small");
+        send(&mut store, 1, Target::Thread(2), &"x".repeat(2_000));
         assert_eq!((store.messages(1).count(), store.messages(2).count()), (0, 1));
-        check(&store);
+        assert_consistent(&store);
     }
 }

@@ -1,7 +1,7 @@
-//! JSON from outside, read as an object or not at all.
+//! Parses JSON from the site and from tokens strictly as objects.
 //!
-//! What serde derives for a struct also takes an array of its fields' values in their order. Nobody
-//! writes a thread or a token like that, and what nobody writes is not to be understood.
+//! serde's derived code for a struct also accepts an array of the fields' values in order. Neither
+//! the site nor a token is written like that, so such input is rejected.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,8 +9,8 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A struct that stands in JSON as an object; anything else is an error, and so is a key of it that
-/// comes twice.
+/// A struct that is read from a JSON object only; any other type is an error, and so is a duplicate
+/// of one of its keys.
 pub struct StrictObject<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for StrictObject<T> {
@@ -33,7 +33,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
     }
 }
 
-/// The whole of `bytes` as one object of this shape.
+/// Parses all of `bytes` as one object; `None` if that fails.
 pub fn parse_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     serde_json::from_slice::<StrictObject<T>>(bytes).ok().map(|StrictObject(value)| value)
 }

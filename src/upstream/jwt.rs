@@ -1,7 +1,12 @@
-//! Proof without a request: the site's own signature on a token (RFC 7515, 7519; CONTRACT 2).
+//! Verifies the site's JSON Web Tokens (JWT) with its secret, without a request to the site
+//! (RFC 7515, 7519; CONTRACT 2).
 //!
-//! Who has the site's secret can tell its tokens from forgeries. That does not see deleted and
-//! suspended members, whom only the site knows.
+//! A valid signature proves that the site issued the token. It does not show whether the member has
+//! been deleted or suspended since: only the site knows that.
+//!
+//! No JWT library is used: one algorithm and four claims are all there is to check, and the code
+//! accepts exactly what the site writes (no duplicate keys, no other algorithm, no lenient base64);
+//! the cryptography is `ring`'s.
 
 use std::fmt;
 
@@ -18,11 +23,11 @@ use crate::hub::interface::{Failure, Proven};
 use crate::protocol::SITE_ID_MAX;
 use crate::protocol::credential::{Credential, Scheme};
 
-/// How far in the future a token may begin to hold, in seconds: clocks differ, and the site writes
-/// the second of the signing there. An end is taken as it is.
+/// How far in the future a token's `nbf` may be, in seconds: clocks differ, and the site sets `nbf`
+/// to the time of signing. `exp` has no such tolerance.
 pub const SKEW_S: u64 = 30;
 
-/// Checks tokens with the site's secret.
+/// Verifies tokens with the site's secrets.
 #[derive(Clone)]
 pub struct Verifier {
     keys: Vec<hmac::Key>,
@@ -30,18 +35,18 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Takes tokens that this site has signed with one of these keys.
+    /// Accepts tokens that name this issuer and are signed with one of these keys.
     pub fn new(keys: &JwtKeys, issuer: SiteUrl) -> Verifier {
         let keys = keys.secrets().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret)).collect();
         Verifier { keys, issuer }
     }
 
-    /// Whose token this is, at this second since 1970.
+    /// Verifies a token at a time in seconds since 1970, and returns its user and expiry.
     ///
     /// # Errors
     ///
-    /// [`Failure::TokenExpired`] for a token that was good once; [`Failure::TokenRefused`] for all
-    /// else, also for tokens whose algorithm is not HS256.
+    /// [`Failure::TokenExpired`] for a token that was valid before; [`Failure::TokenRefused`] for
+    /// any other fault, including an algorithm other than HS256.
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Proven, Failure> {
         let claims = self.signed_claims(token).ok_or(Failure::TokenRefused)?;
         if SiteUrl::parse(&claims.iss).as_ref() != Ok(&self.issuer) {
@@ -58,20 +63,20 @@ impl Verifier {
         }
     }
 
-    /// Why a token of this site may have been refused by mistake, for the operator, who alone can
-    /// set it right; `None` where that is nothing but the client's affair.
+    /// Explains to the operator why a token may have been refused because of a wrong setting;
+    /// `None` if only the client can be at fault.
     pub fn log_detail(&self, token: &str) -> Option<String> {
         #[derive(Deserialize)]
         struct Issuer {
             iss: String,
         }
         if let Some(claims) = self.signed_claims(token) {
-            // Signed with the secret: the name is the site's own.
-            let named = SiteUrl::parse(&claims.iss).ok()?;
-            return (named != self.issuer).then(|| {
+            // Signed with the secret: the site itself wrote this issuer.
+            let issuer = SiteUrl::parse(&claims.iss).ok()?;
+            return (issuer != self.issuer).then(|| {
                 format!(
-                    "a token with a good signature names the issuer {named}, and expected is {}: \
-                     if that is this site's address, set --jwt-issuer to it",
+                    "a token with a valid signature names the issuer {issuer}, but {} is expected: \
+                     if {issuer} is this site's address, set --jwt-issuer to it",
                     self.issuer
                 )
             });
@@ -82,14 +87,14 @@ impl Verifier {
         if SiteUrl::parse(&issuer.iss).as_ref() != Ok(&self.issuer) {
             return None;
         }
-        let what = match header.alg.as_str() {
-            "HS256" => "has another signature: it is forged, or the JWT secret is not the site's",
-            _ => "is not signed with HS256: it is forged, or the site is set to another algorithm",
+        let problem = match header.alg.as_str() {
+            "HS256" => "has a wrong signature: it is forged, or the JWT secret is not the site's",
+            _ => "is not signed with HS256: it is forged, or the site uses another algorithm",
         };
-        Some(format!("a token in the name of {} {what}", self.issuer))
+        Some(format!("a token with the issuer {} {problem}", self.issuer))
     }
 
-    /// What the token says, once it is certain that the site says so.
+    /// The token's claims, if its signature is valid.
     fn signed_claims(&self, token: &str) -> Option<Claims> {
         let Segments { header, claims, signature, signed } = Segments::split(token)?;
         let header: Header = parse_object(&decode_base64url(header)?)?;
@@ -97,11 +102,11 @@ impl Verifier {
             return None;
         }
         let signature = decode_base64url(signature)?;
-        // In constant time (`ring`), and before anything is believed that anybody could have
-        // written.
+        // `ring` compares in constant time. The claims are parsed only after that: anyone could
+        // have written them.
         let signed = signed.as_bytes();
-        let good = self.keys.iter().any(|key| hmac::verify(key, signed, &signature).is_ok());
-        if good { parse_object(&decode_base64url(claims)?) } else { None }
+        let valid = self.keys.iter().any(|key| hmac::verify(key, signed, &signature).is_ok());
+        if valid { parse_object(&decode_base64url(claims)?) } else { None }
     }
 }
 
@@ -111,8 +116,8 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// When a credential expires, in seconds since 1970, if it is a token that says so. The signature
-/// is not looked at: this is for credentials that the site has just accepted.
+/// The expiry of a credential in seconds since 1970, if it is a token with one. The signature is
+/// not verified: this is for credentials that the site has just accepted.
 pub fn expiry(credential: &Credential) -> Option<u64> {
     #[derive(Deserialize)]
     struct Expiry {
@@ -127,17 +132,17 @@ pub fn expiry(credential: &Credential) -> Option<u64> {
     }
 }
 
-/// The parts of a token, still encoded.
+/// The segments of a token, still encoded.
 struct Segments<'a> {
     header: &'a str,
     claims: &'a str,
     signature: &'a str,
-    /// What the signature is of.
+    /// Header and claims, the input of the signature.
     signed: &'a str,
 }
 
 impl Segments<'_> {
-    /// Exactly three (RFC 7515 3.1).
+    /// Splits a token into exactly three segments (RFC 7515 3.1).
     fn split(token: &str) -> Option<Segments<'_>> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
@@ -145,12 +150,12 @@ impl Segments<'_> {
     }
 }
 
-/// Base64url in the one form in which it can be written (RFC 7515 2): no padding, no spare bits.
+/// Decodes base64url in its canonical form only (RFC 7515 2): no padding, no non-zero spare bits.
 fn decode_base64url(segment: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(segment).ok()
 }
 
-/// A time that can be one; beyond it, sums could overflow.
+/// Rejects times so large that sums with them could overflow.
 fn valid_time(unix_s: u64) -> Option<u64> {
     (unix_s <= SITE_ID_MAX).then_some(unix_s)
 }
@@ -158,7 +163,7 @@ fn valid_time(unix_s: u64) -> Option<u64> {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
-    /// Whether there are extensions that must be understood (RFC 7515 4.1.11). We know none.
+    /// Whether the token requires extensions (RFC 7515 4.1.11); none is supported.
     #[serde(default, deserialize_with = "present")]
     crit: bool,
 }
@@ -176,7 +181,7 @@ struct Claims {
     data: StrictObject<Data>,
 }
 
-/// There or not there; `null` is neither.
+/// Reads a number that may be missing; `null` is an error.
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     u64::deserialize(deserializer).map(Some)
 }
@@ -191,7 +196,7 @@ struct User {
     id: UserId,
 }
 
-/// The plugin writes a string; others of its kind write a number.
+/// The usual JWT plugin writes a string; similar plugins write a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum UserId {
@@ -203,7 +208,7 @@ impl UserId {
     fn number(&self) -> Option<u64> {
         let number = match self {
             UserId::Number(n) => *n,
-            // `parse` takes `+7` and `007`, which the site does not write.
+            // `parse` also accepts `+7` and `007`, which the site does not write.
             UserId::Text(text) => text.parse().ok().filter(|n: &u64| n.to_string() == *text)?,
         };
         (1..=SITE_ID_MAX).contains(&number).then_some(number)

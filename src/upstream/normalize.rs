@@ -1,10 +1,11 @@
-//! Texts as the site changes them, brought back far enough to be compared (CONTRACT 3.4).
+//! Normalizes message texts, so that a sent text can be compared with the one the site stored
+//! (CONTRACT 3.4).
 //!
-//! Only for telling a member's own messages apart. What this makes of a text is never shown to
-//! anybody: it decodes entities and would undo the site's protection against scripts.
+//! The result only tells a member's own messages apart. It must never be sent to a client: decoding
+//! entities undoes the site's protection against scripts.
 
-/// A text without what the site adds or takes away: tags gone, entities decoded, control characters
-/// dropped, white space made single and trimmed.
+/// Removes what the site adds or removes: strips tags, decodes entities, drops control characters,
+/// collapses and trims white space.
 pub fn normalize_text(text: &str) -> String {
     let decoded = decode_entities(&strip_tags(text));
     let mut plain = String::with_capacity(decoded.len());
@@ -21,7 +22,7 @@ pub fn normalize_text(text: &str) -> String {
     plain
 }
 
-/// Drops everything from a `<` to the next `>`. A `<` without one is a character like any other.
+/// Drops everything from a `<` to the next `>`. A `<` without a `>` after it is kept.
 fn strip_tags(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -34,16 +35,16 @@ fn strip_tags(text: &str) -> String {
     plain
 }
 
-/// Decodes numbered entities and the names that WordPress writes; leaves any other as it is.
+/// Decodes numeric entities and the named ones that WordPress writes; keeps all others.
 fn decode_entities(text: &str) -> String {
-    // "&#x10ffff;" is the longest that means anything.
-    const LONGEST: usize = 10;
+    // The length of "&#x10ffff;", the longest entity that is valid.
+    const ENTITY_LEN_MAX: usize = 10;
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
-        let end = rest.bytes().take(LONGEST).position(|b| b == b';');
+        let end = rest.bytes().take(ENTITY_LEN_MAX).position(|b| b == b';');
         match end.and_then(|end| Some((end, decode_entity(&rest[1..end])?))) {
             Some((end, c)) => {
                 plain.push(c);
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn normalized_text_equals_the_sites_version() {
-        // Pairs from the recorded answers: what was sent, `messages[].message.raw`.
+        // Pairs from the recorded replies: the text sent, and `messages[].message.raw`.
         for (sent, raw) in [
             ("hi 👋🏽 😀 ✓ 日本語", "hi &#x1f44b;&#x1f3fd; &#x1f600; ✓ 日本語"),
             ("a < b && c > d \"quoted\"", "a  d \"quoted\""),

@@ -1,17 +1,17 @@
-//! The worker pool: asks out, answers back, both bounded.
+//! The worker pool: executes requests to the site on a few threads, with bounded queues.
 //!
-//! The loop's side is [`Pool`]; the other side is a few threads that do nothing but blocking calls
-//! (`pool/worker.rs`). Between them are two channels and a waker, and nothing else is shared.
+//! The loop's side is [`Pool`]; the other side is a few threads that only do blocking requests
+//! (`pool/worker.rs`). They share two channels and a waker, and nothing else.
 //!
-//! **Bounds.** No message is taken while `queue + workers` are outstanding: accepted, and their
-//! answers not collected; checks have a bound of their own (`pool/queue.rs`). What waits stays on
-//! the loop's side: a job is handed out only while fewer than `workers` are with the workers or
-//! await collection. So both channels have room for as many as there are workers, nobody ever waits
-//! at them, and a loop that does not collect gets `Overloaded`.
+//! **Bounds.** No message is accepted while `queue + workers` are outstanding, that is, accepted
+//! without a collected answer; checks have a bound of their own (`pool/queue.rs`). Queued requests
+//! stay on the loop's side: a task is dispatched only while fewer than `workers` tasks are with the
+//! workers or await collection. So a capacity of `workers` is enough for both channels, no send on
+//! them blocks, and a loop that does not collect answers gets `Overloaded`.
 //!
-//! **A failing site.** The [`breaker`](super::breaker) says whether the site is asked at all. While
-//! it is not, what is submitted is answered at once, and so is what waited when it opened: none of
-//! that was sent. What the loop can answer without the site goes on.
+//! **A failing site.** The [`breaker`](super::breaker) decides whether requests go to the site.
+//! While it is not closed, new requests fail at once; when it opens, queued requests fail as well.
+//! None of them was sent. Requests that can be answered without the site still are.
 
 mod queue;
 mod warnings;
@@ -39,67 +39,67 @@ use queue::Queue;
 use warnings::Warnings;
 use worker::{AskKind, Completion, Task};
 
-/// A site that has worked within this time may work again in a moment.
+/// The server stays ready for this long after the site's last success.
 const READY_GRACE: Duration = Duration::from_secs(5);
 
-/// A probe for the form of address is not repeated sooner than this.
+/// The shortest time between two probes for the URL style.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The loop's side of the pool. Dropping it ends the workers: calls under way fail at once, and
-/// none is waited for.
+/// The loop's side of the pool. Dropping it ends the workers without waiting for them; requests in
+/// flight fail at once.
 pub struct Pool {
     site: Site,
     /// `None` once the pool is being dropped.
     tasks: Option<Sender<Task>>,
-    done: Receiver<Completion>,
+    completions: Receiver<Completion>,
     verifier: Option<Verifier>,
     queue: Queue,
     breaker: Breaker,
-    /// Answers that needed no worker, the next one first. They ring no bell: whoever submits is
-    /// awake, and asks `has_answer` before it sleeps. As many as the loop submits between two
-    /// collections, and as many as wait when the breaker opens.
+    /// Answers that needed no worker, in order. They do not wake the loop: it is awake when it
+    /// submits, and checks `has_answer` before it sleeps. Bounded by what the loop submits between
+    /// two collections, and by the queue when the breaker opens.
     ready: VecDeque<(RequestId, Answer)>,
-    /// What the next ask is sent to. `RestRoute`, which works everywhere, until a probe says
-    /// better.
+    /// The URL style of the next request: `RestRoute`, which works on every site, until a probe
+    /// finds a better one.
     url_style: UrlStyle,
-    /// The form that the next probe tries first.
+    /// The style that the next probe tries first.
     probe_first: UrlStyle,
-    /// Whether the form is to be found out again.
+    /// Whether the URL style must be probed again.
     probe_wanted: bool,
     probed_at: Option<Instant>,
-    /// When an answer last made us doubt the form.
+    /// When a reply last caused a recheck of the URL style.
     rechecked_at: Option<Instant>,
     warnings: Warnings,
     stats: UpstreamStats,
-    /// When the site last worked.
+    /// The time of the site's last success.
     last_success: Option<Instant>,
-    /// When the loop last said what time it is.
+    /// The loop's current time, as of its last call.
     now: Instant,
 }
 
 impl Pool {
-    /// Starts the workers, and a first probe of the site. Fails when a thread cannot be made.
+    /// Starts the workers and a first probe of the site. Fails if a thread cannot be started.
     pub fn start(
         settings: &SiteSettings,
         waker: Arc<mio::Waker>,
         now: Instant,
     ) -> io::Result<Pool> {
         let workers = settings.workers.max(1);
-        let (tasks, todo) = bounded(workers);
-        let (answers, done) = bounded(workers);
+        let (tasks, task_receiver) = bounded(workers);
+        let (completion_sender, completions) = bounded(workers);
         let site = Site::new(settings);
         for n in 0..workers {
-            let (site, todo) = (site.clone(), todo.clone());
-            let (answers, waker) = (answers.clone(), waker.clone());
+            let (site, tasks) = (site.clone(), task_receiver.clone());
+            let (completions, waker) = (completion_sender.clone(), waker.clone());
             let work = move || {
-                worker::run_worker(&todo, &answers, &waker, |task| worker::run(&site, task))
+                worker::run_worker(&tasks, &completions, &waker, |task| worker::run(&site, task))
             };
             thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
         }
         let mut pool = Pool {
             site,
             tasks: Some(tasks),
-            done,
+            completions,
             verifier: settings.verifier.clone(),
             queue: Queue::new(workers, settings.queue.max(1)),
             breaker: Breaker::default(),
@@ -115,39 +115,39 @@ impl Pool {
             now,
         };
         pool.probe_if_due();
-        // If it fails, the first ask may cause the next.
+        // If this probe fails, the first request may start the next one at once.
         pool.probed_at = None;
         Ok(pool)
     }
 
-    /// Takes an ask. Never blocks; where there is no room, the answer `Overloaded` is ready at
-    /// once, and `SiteUnavailable` while the site is not asked.
+    /// Accepts a request. Never blocks: if the queue is full, the answer `Overloaded` is ready at
+    /// once, and while the breaker is not closed, `SiteUnavailable`.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {
         self.now = now.instant;
         let log_request = ask.log_request(request);
-        let what = AskKind::from_ask(&ask);
+        let kind = AskKind::from_ask(&ask);
         let failure = match self.answer_locally(&ask, now) {
             Some(answer) => return self.ready.push_back((request, answer)),
             None if !self.breaker.is_closed() => {
-                self.stats.record_rejected(what, OutcomeKind::Unavailable);
+                self.stats.record_rejected(kind, OutcomeKind::Unavailable);
                 self.unavailable()
             }
             None if self.queue.push(request, ask) => {
-                self.stats.record_queued(request, what, self.now);
+                self.stats.record_queued(request, kind, self.now);
                 self.probe_if_due();
                 return self.dispatch();
             }
             None => {
                 let full = "the queue of requests is full (--upstream-queue)";
                 self.warnings.warn_for(log_request, full, self.now);
-                self.stats.record_rejected(what, OutcomeKind::Overloaded);
+                self.stats.record_rejected(kind, OutcomeKind::Overloaded);
                 Failure::Overloaded
             }
         };
         self.ready.push_back((request, Answer::Failed(failure)));
     }
 
-    /// Notes what time it is, and probes a failing site where it is time to. Never blocks.
+    /// Records the time and starts a probe of a failing site if one is due. Never blocks.
     pub fn advance(&mut self, now: Instant) {
         self.now = now;
         if self.breaker.deadline().is_some_and(|deadline| deadline <= now) {
@@ -155,82 +155,82 @@ impl Pool {
         }
     }
 
-    /// When [`Pool::advance`] has something to do, though nothing happens until then.
+    /// The time at which [`Pool::advance`] must be called even if no event arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.breaker.deadline()
     }
 
-    /// Whether the site is asked at all.
+    /// Whether requests go to the site.
     pub fn is_available(&self) -> bool {
         self.breaker.is_closed()
     }
 
-    /// The next answer that has come back, in no particular order. Never blocks. A worker that has
-    /// become free gets its next job.
+    /// Takes the next answer, in no particular order. Never blocks. A worker that has become free
+    /// gets its next task.
     pub fn next_answer(&mut self) -> Option<(RequestId, Answer)> {
-        // What workers have done comes first: it is little, and a flood of answers that need no
-        // worker must not hide the one that says that the site is back.
-        while let Ok(done) = self.done.try_recv() {
-            let answered = match done {
-                Completion::ProbeOutcome(probed) => {
+        // The workers' completions come first: they are few, and a flood of local answers must not
+        // delay the one that shows that the site has recovered.
+        while let Ok(completion) = self.completions.try_recv() {
+            let answer = match completion {
+                Completion::ProbeOutcome(outcome) => {
                     self.queue.finish(None);
-                    self.stats.record_probe(&probed, self.now);
-                    self.record_health(probed.health);
-                    self.apply_probe(&probed);
+                    self.stats.record_probe(&outcome, self.now);
+                    self.record_health(outcome.health);
+                    self.apply_probe(&outcome);
                     None
                 }
-                Completion::AskOutcome { request, log_request, what, url_style, outcome } => {
-                    self.queue.finish(Some(what));
+                Completion::AskOutcome { request, log_request, kind, url_style, outcome } => {
+                    self.queue.finish(Some(kind));
                     self.stats.record_answer(request, &outcome.answer, self.now);
                     self.record_health(outcome.health);
-                    self.record_outcome(what, log_request, url_style, &outcome);
+                    self.record_outcome(kind, log_request, url_style, &outcome);
                     Some((request, outcome.answer))
                 }
             };
             self.dispatch();
-            if answered.is_some() {
-                return answered;
+            if answer.is_some() {
+                return answer;
             }
         }
         self.ready.pop_front()
     }
 
-    /// Whether [`Pool::next_answer`] has something to do.
+    /// Whether [`Pool::next_answer`] has work.
     pub fn has_answer(&self) -> bool {
-        !self.ready.is_empty() || !self.done.is_empty()
+        !self.ready.is_empty() || !self.completions.is_empty()
     }
 
-    /// How many asks were accepted whose answers have not been collected.
+    /// The number of accepted requests whose answers were not collected yet.
     pub fn outstanding(&self) -> usize {
         self.queue.outstanding() + self.ready.len()
     }
 
-    /// Checks tokens with this from now on.
+    /// Verifies tokens with `verifier` from now on; with `None`, the site is asked.
     pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
         self.verifier = verifier;
     }
 
-    /// Whether it has the site's JWT secret.
+    /// Whether tokens are verified locally, with the site's JWT secret.
     pub fn has_verifier(&self) -> bool {
         self.verifier.is_some()
     }
 
-    /// The form of address that the next ask is sent to.
+    /// The URL style of the next request.
     pub fn url_style(&self) -> UrlStyle {
         self.url_style
     }
 
-    /// Whether the site has worked within the last seconds.
+    /// Whether the site succeeded within the last five seconds.
     pub fn has_recent_success(&self, now: Instant) -> bool {
-        self.last_success.is_some_and(|then| now.saturating_duration_since(then) < READY_GRACE)
+        self.last_success.is_some_and(|at| now.saturating_duration_since(at) < READY_GRACE)
     }
 
-    /// What has been counted.
+    /// The counters.
     pub fn stats(&self) -> &UpstreamStats {
         &self.stats
     }
 
-    /// How much is to do.
+    /// The current load.
     pub fn status(&self) -> PoolStatus {
         let [messages, checks, busy] = self.queue.lengths();
         PoolStatus { messages, checks, busy, breaker: self.breaker.state() }
@@ -242,7 +242,8 @@ impl Pool {
         }
     }
 
-    /// What the site would not hear about, and what need not be asked.
+    /// Answers a request that need not go to the site: an invalid one, or a token check if the JWT
+    /// secret is known.
     fn answer_locally(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
         if let Some(failure) = precheck(ask) {
             return Some(Answer::Failed(failure));
@@ -266,22 +267,22 @@ impl Pool {
         Failure::SiteUnavailable { retry_after_s: self.breaker.retry_after_s(self.now) }
     }
 
-    /// Gives free workers what waits.
+    /// Hands queued tasks to free workers.
     fn dispatch(&mut self) {
         let Some(tasks) = &self.tasks else { return };
         while let Some(task) = self.queue.next(self.url_style) {
             self.stats.record_dispatch(&task, self.now);
-            // The queue counts whom it has given work, and the channel has room for all of them;
-            // a worker ends only after this end of the channel.
-            tasks.try_send(task).expect("a free worker takes a job");
+            // The queue hands out at most one task per worker, and the channel has room for as
+            // many. The workers' end of the channel outlives this one.
+            tasks.try_send(task).expect("the task channel has room for a free worker");
         }
     }
 
-    /// A probe goes out: one that the breaker needs, or one for the form of address, which is
-    /// looked for once a minute.
+    /// Starts a probe if one is due: for the breaker, or for the URL style at most once a minute.
     fn probe_if_due(&mut self) {
-        let rested = self.probed_at.is_none_or(|then| self.elapsed_since(then) >= PROBE_INTERVAL);
-        if self.breaker.try_start_probe(self.probe_wanted && rested, self.now) {
+        let interval_over =
+            self.probed_at.is_none_or(|at| self.elapsed_since(at) >= PROBE_INTERVAL);
+        if self.breaker.try_start_probe(self.probe_wanted && interval_over, self.now) {
             self.probe_wanted = false;
             self.probed_at = Some(self.now);
             self.queue.push_probe(self.probe_first);
@@ -289,12 +290,12 @@ impl Pool {
         }
     }
 
-    fn elapsed_since(&self, then: Instant) -> Duration {
-        self.now.saturating_duration_since(then)
+    fn elapsed_since(&self, at: Instant) -> Duration {
+        self.now.saturating_duration_since(at)
     }
 
-    fn apply_probe(&mut self, probed: &ProbeOutcome) {
-        let why = match &probed.found {
+    fn apply_probe(&mut self, outcome: &ProbeOutcome) {
+        let problem = match &outcome.found {
             Ok(url_style) => {
                 self.url_style = *url_style;
                 self.warnings.log_url_style(*url_style);
@@ -306,29 +307,30 @@ impl Pool {
             }
         };
         let was_closed = self.breaker.is_closed();
-        let change = self.breaker.record_probe(probed.health, self.now);
-        match (change, why) {
-            (Some(Transition::Opened { pause }), why) => {
-                let why = why.as_deref().unwrap_or("a probe fails");
-                self.warnings.warn_opened(probed.health, why, pause, self.now);
+        let change = self.breaker.record_probe(outcome.health, self.now);
+        match (change, problem) {
+            (Some(Transition::Opened { pause }), problem) => {
+                let problem = problem.as_deref().unwrap_or("a probe failed");
+                self.warnings.warn_opened(outcome.health, problem, pause, self.now);
                 self.fail_queued();
             }
-            (Some(Transition::Reopened { pause }), Some(why)) => {
-                log::debug!("the site still fails, asking again in {} s: {why}", pause.as_secs());
+            (Some(Transition::Reopened { pause }), Some(problem)) => {
+                let pause_s = pause.as_secs();
+                log::debug!("the site still fails, next probe in {pause_s} s: {problem}");
             }
-            (Some(Transition::Closed), why) => {
+            (Some(Transition::Closed), problem) => {
                 self.warnings.log_recovery(self.now);
-                why.inspect(|why| self.warnings.warn(why, self.now));
+                problem.inspect(|problem| self.warnings.warn(problem, self.now));
             }
-            (_, Some(why)) if was_closed => self.warnings.warn(&why, self.now),
+            (_, Some(problem)) if was_closed => self.warnings.warn(&problem, self.now),
             _ => {}
         }
     }
 
-    /// What an answer says about the site.
+    /// Updates breaker, warnings and URL style from the outcome of a request.
     fn record_outcome(
         &mut self,
-        what: AskKind,
+        kind: AskKind,
         request: RequestId,
         url_style: UrlStyle,
         outcome: &Outcome,
@@ -337,23 +339,23 @@ impl Pool {
         let was_closed = self.breaker.is_closed();
         match self.breaker.record(outcome.health, self.now) {
             Some(Transition::Opened { pause }) => {
-                let why = outcome.log_detail.as_deref().unwrap_or("no answer");
-                self.warnings.warn_opened(outcome.health, why, pause, self.now);
+                let problem = outcome.log_detail.as_deref().unwrap_or("no reply");
+                self.warnings.warn_opened(outcome.health, problem, pause, self.now);
                 self.fail_queued();
             }
             Some(Transition::Closed) => {
                 self.warnings.log_recovery(self.now);
-                self.warnings.warn_outcome(what, request, outcome, self.now);
+                self.warnings.warn_outcome(kind, request, outcome, self.now);
             }
-            _ if was_closed => self.warnings.warn_outcome(what, request, outcome, self.now),
-            _ => self.warnings.debug_outcome(what, request, outcome),
+            _ if was_closed => self.warnings.warn_outcome(kind, request, outcome, self.now),
+            _ => self.warnings.debug_outcome(kind, request, outcome),
         }
         if outcome.suspect_url && url_style == self.url_style {
-            self.recheck_url_style(what);
+            self.recheck_url_style(kind);
         }
     }
 
-    /// Answers all that waits: it was never sent.
+    /// Fails all queued requests; none of them was sent.
     fn fail_queued(&mut self) {
         let answer = Answer::Failed(self.unavailable());
         let failed = self.queue.fail_queued();
@@ -362,13 +364,14 @@ impl Pool {
         self.ready.extend(failed.into_iter().map(|request| (request, answer.clone())));
     }
 
-    /// An ask was answered as if its address were the wrong one. Perhaps the site's permalinks have
-    /// changed, perhaps something in front of it refused this one request: the other form is used
-    /// only if a probe finds the API there. Once a minute at most, or a broken site would be asked
-    /// twice for everything.
-    fn recheck_url_style(&mut self, what: AskKind) {
-        if self.rechecked_at.is_none_or(|then| self.elapsed_since(then) >= PROBE_INTERVAL) {
-            let line = format!("{what} was answered as if its address were wrong; probing again");
+    /// Probes the other URL style after a reply that suggests that the current one is wrong. The
+    /// site's permalinks may have changed, or something in front of it refused this one request, so
+    /// the other style is used only if a probe finds the API there. At most once a minute, or a
+    /// broken site would be asked twice for everything.
+    fn recheck_url_style(&mut self, kind: AskKind) {
+        if self.rechecked_at.is_none_or(|at| self.elapsed_since(at) >= PROBE_INTERVAL) {
+            let line =
+                format!("the URL style of the REST API may be wrong ({kind}); probing again");
             self.warnings.warn(&line, self.now);
             self.rechecked_at = Some(self.now);
             self.probe_first = self.url_style.other();
@@ -381,8 +384,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Idle workers end with the channel, busy ones after their call, which fails at once. One
-        // that is connecting ends when its timeout does; nobody waits for it.
+        // Idle workers end with the channel, busy ones after their request, which fails at once. A
+        // worker that is connecting ends at its timeout; the drop does not wait for it.
         self.tasks = None;
         self.site.shut_down();
     }

@@ -1,7 +1,7 @@
-//! One question after the other, for whoever looks at a site rather than serves its members.
+//! A blocking client for `buddyline doctor`: sends single requests to the site and parses replies.
 //!
-//! It asks over the client of the workers, so that what is seen here is what they see. All of it is
-//! GET: nothing at the site changes.
+//! It uses the same HTTP client as the workers, so that the doctor sees what they see. All requests
+//! are GETs: nothing on the site changes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,94 +17,93 @@ use super::url_style::UrlStyle;
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Credential;
 
-/// Someone who looks at a site.
+/// A client that examines a site.
 pub struct ProbeClient {
     site: Site,
 }
 
-/// What the REST API says of itself.
+/// The index of the site's REST API.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 pub struct RestIndex {
-    /// The site's address as it sees it itself, which it writes into its tokens.
+    /// The site's own base URL, which is also the issuer in its tokens.
     #[serde(default)]
     pub home: Option<String>,
-    /// What it offers, such as `buddyboss/v1`.
+    /// The namespaces it offers, such as `buddyboss/v1`.
     pub namespaces: Vec<String>,
 }
 
 impl ProbeClient {
-    /// To this site.
+    /// Creates a client for this site.
     pub fn new(settings: &SiteSettings) -> ProbeClient {
         ProbeClient { site: Site::new(settings) }
     }
 
-    /// The question of the probe: who am I, perhaps with a credential.
+    /// Requests `members/me`, anonymously (as the breaker's probe does) or with a credential.
     ///
     /// # Errors
     ///
-    /// As for every question here, why no answer came, in our words.
+    /// As for every request here, the reason why no reply came.
     pub fn me(
         &self,
         url_style: UrlStyle,
         credential: Option<&Credential>,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Reply, &'static str> {
         let request = match credential {
             Some(credential) => checks::prove_request(credential, url_style),
             None => buddyboss::probe_request(url_style),
         };
-        self.site.ask(&request, within)
+        self.site.request(&request, timeout)
     }
 
-    /// What the REST API says of itself.
-    pub fn index(&self, url_style: UrlStyle, within: Duration) -> Result<Reply, &'static str> {
-        self.get(Cow::Borrowed(url_style.index()), None, within)
+    /// Requests the REST API's index.
+    pub fn index(&self, url_style: UrlStyle, timeout: Duration) -> Result<Reply, &'static str> {
+        self.get(Cow::Borrowed(url_style.index()), None, timeout)
     }
 
-    /// The caller's newest thread.
+    /// Requests the newest thread of the credential's user.
     pub fn newest_thread(
         &self,
         url_style: UrlStyle,
         credential: &Credential,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Reply, &'static str> {
-        self.get(Cow::Owned(url_style.newest_thread()), Some(credential), within)
+        self.get(Cow::Owned(url_style.newest_thread()), Some(credential), timeout)
     }
 
-    /// The first participants of a thread, as the server asks for them.
+    /// Requests the first page of a thread's participants, as the server does.
     pub fn participants(
         &self,
         url_style: UrlStyle,
         thread: u64,
         credential: Option<&Credential>,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Reply, &'static str> {
-        self.get(Cow::Owned(url_style.participants(thread, 1)), credential, within)
+        self.get(Cow::Owned(url_style.participants(thread, 1)), credential, timeout)
     }
 
     fn get(
         &self,
         path: Cow<'static, str>,
         token: Option<&Credential>,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Reply, &'static str> {
-        self.site.ask(&Request { method: "GET", path, token, body: None }, within)
+        self.site.request(&Request { method: "GET", path, token, body: None }, timeout)
     }
 }
 
-/// WordPress' word for a fault, such as `rest_no_route`, if it can be shown; and nothing for an
-/// answer that has none.
+/// WordPress' error code, such as `rest_no_route`, if the reply has one that is safe to show.
 pub fn error_code(reply: &Reply) -> Option<String> {
     reply.wp_error()?.loggable_code().map(str::to_owned)
 }
 
-/// What [`ProbeClient::index`] has brought.
+/// Parses the reply to [`ProbeClient::index`].
 pub fn parse_index(reply: &Reply) -> Option<RestIndex> {
     reply.json().filter(|_| reply.status == 200)
 }
 
-/// The number of the thread that [`ProbeClient::newest_thread`] has brought: `Some(None)` where the
-/// caller has none, `None` where the answer is of no use.
+/// Parses the thread id in the reply to [`ProbeClient::newest_thread`]: `Some(None)` if the user
+/// has no thread, `None` if the reply is unusable.
 pub fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
     #[derive(Deserialize)]
     struct Thread {
@@ -117,14 +116,14 @@ pub fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
     is_id(thread.id).then_some(Some(thread.id))
 }
 
-/// What the site's clock said when it answered, in seconds since 1970: `None` where it says
-/// nothing, or where a cache has kept the answer.
+/// The site's clock when it replied, in seconds since 1970; `None` if the reply has no valid `Date`
+/// or comes from a cache.
 pub fn server_clock_s(reply: &Reply) -> Option<u64> {
     let fresh = reply.age.as_deref().is_none_or(|age| age.trim() == "0");
     buddyboss::parse_http_date_s(reply.date.as_deref().filter(|_| fresh)?)
 }
 
-/// Whose the credential was that [`ProbeClient::me`] was asked with, where the site says so.
+/// Parses the user id in the reply to [`ProbeClient::me`].
 pub fn parse_member(reply: &Reply) -> Option<u64> {
     #[derive(Deserialize)]
     struct Me {
@@ -134,14 +133,14 @@ pub fn parse_member(reply: &Reply) -> Option<u64> {
     is_id(me.id).then_some(me.id)
 }
 
-/// What an answer to [`ProbeClient::me`] that names nobody says of the credential.
+/// The failure that a reply to [`ProbeClient::me`] without a user means for the credential.
 pub fn token_failure(reply: &Reply) -> Failure {
     checks::failure(reply, Failure::TokenRefused)
 }
 
 impl RestIndex {
-    /// Whether something is offered whose name begins like this.
-    pub fn has_namespace(&self, start: &str) -> bool {
-        self.namespaces.iter().any(|name| name.starts_with(start))
+    /// Whether the site offers a namespace with this prefix.
+    pub fn has_namespace(&self, prefix: &str) -> bool {
+        self.namespaces.iter().any(|name| name.starts_with(prefix))
     }
 }

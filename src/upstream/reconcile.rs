@@ -1,9 +1,8 @@
-//! Whether a message is stored whose post had no usable answer: the question, and what the answers
-//! mean.
+//! Looks up whether a message was stored after its post had no usable reply: request and parsing.
 //!
-//! Pure functions, as in [`super::buddyboss`]. The sender's own token asks for the thread, and the
-//! newest message of theirs decides. What does not prove that it is theirs, and no older than the
-//! post, never counts as it: at worst the sender is told that nobody knows.
+//! Pure functions, as in [`super::buddyboss`]. The thread is requested with the sender's own token,
+//! and the sender's newest message decides. A message counts as the post's only if it is provably
+//! the sender's and no older than the post; otherwise the outcome stays unknown.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,105 +16,106 @@ use super::{checks, jwt};
 use crate::hub::interface::{Answer, Failure, Lookup, LookupResult, Stored, Target};
 use crate::protocol::Id;
 
-/// The most messages that the site shows of a thread (CONTRACT 3.2).
+/// The most messages of a thread in one reply (CONTRACT 3.2).
 const MESSAGES_PER_PAGE: usize = 10;
-/// How much older than the post a message may look that is the post's: one second because dates
-/// have whole seconds, and one for clocks that differ.
+/// How much older than the post a stored message may seem and still be the post's, in milliseconds:
+/// one second because dates have whole seconds, and one for clock skew.
 const CLOCK_SLACK_MS: u64 = 2_000;
-/// A message with the same text that looks older than the post by no more than this may still be
-/// the post's, if clocks differ much: it proves nothing either way.
+/// A message with the same text that seems older than the post by no more than this, in
+/// milliseconds, proves nothing either way: it may be the post's if the clocks differ much.
 const UNCERTAIN_MS: u64 = 60_000;
 
-/// The request that looks up the thread into which a message should have gone.
-pub fn look_request(look: &Lookup, url_style: UrlStyle) -> Request<'_> {
-    let path = match look.target {
+/// Builds the request for the thread in which a message should be stored.
+pub fn lookup_request(lookup: &Lookup, url_style: UrlStyle) -> Request<'_> {
+    let path = match lookup.target {
         Target::Thread(thread) => url_style.newest_messages(thread),
         Target::NewThread { recipient } => url_style.search_thread(recipient),
     };
-    Request { method: "GET", path: Cow::Owned(path), token: Some(&look.credential), body: None }
+    Request { method: "GET", path: Cow::Owned(path), token: Some(&lookup.credential), body: None }
 }
 
-/// What the answer to [`look_request`] means, if it came so long after the message was put to the
-/// site.
-pub fn parse_look_reply(look: &Lookup, reply: &Reply, after: Duration) -> Answer {
+/// Interprets the reply to [`lookup_request`]; `elapsed` is the time between the start of the post
+/// and this reply.
+pub fn parse_lookup_reply(lookup: &Lookup, reply: &Reply, elapsed: Duration) -> Answer {
     if reply.status != 200 {
         return Answer::Failed(checks::failure(reply, Failure::NotParticipant));
     }
-    // What proves nothing is a look that has failed.
-    let nothing = Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
-    match_lookup(look, reply, after).map_or(nothing, Answer::LookupResult)
+    // A reply that proves nothing is a failed lookup, which may be repeated.
+    let failed = Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
+    match_lookup(lookup, reply, elapsed).map_or(failed, Answer::LookupResult)
 }
 
-fn match_lookup(look: &Lookup, reply: &Reply, after: Duration) -> Option<LookupResult> {
-    // What a cache remembers may be older than the post, and shows neither that it is stored nor
-    // that it is not.
+/// `None` if the reply proves nothing.
+fn match_lookup(lookup: &Lookup, reply: &Reply, elapsed: Duration) -> Option<LookupResult> {
+    // A cached reply may be older than the post, so it proves nothing.
     if reply.age.as_deref().is_some_and(|age| age.trim() != "0") {
         return None;
     }
-    if matches!(look.target, Target::NewThread { .. }) && reply.is_empty_list() {
+    if matches!(lookup.target, Target::NewThread { .. }) && reply.is_empty_list() {
         return Some(LookupResult::Absent);
     }
     let thread: ThreadObject = reply.json()?;
-    let me = thread.current_user;
-    if !is_id(thread.id) || !is_id(me) || (thread.messages.is_empty() && thread.message_id != 0) {
+    let user = thread.current_user;
+    if !is_id(thread.id) || !is_id(user) || (thread.messages.is_empty() && thread.message_id != 0) {
         return None;
     }
-    if look.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != me) {
+    if lookup.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != user) {
         return None;
     }
-    let participants = checks::participants(reply, me);
-    match look.target {
-        Target::Thread(asked) if asked != thread.id => return None,
+    let participants = checks::participants(reply, user);
+    match lookup.target {
+        Target::Thread(requested) if requested != thread.id => return None,
         Target::Thread(_) => {}
         // The post would have gone to the thread of exactly these two (CONTRACT 3.1).
         Target::NewThread { recipient } => {
-            let two = [me.min(recipient), me.max(recipient)];
-            participants.as_deref().filter(|people| *people == two)?;
+            let pair = [user.min(recipient), user.max(recipient)];
+            participants.as_deref().filter(|users| *users == pair)?;
         }
     }
-    // One that cannot be read may be the one.
+    // A message that cannot be parsed may be the one looked for.
     let messages: Option<Vec<MessageObject>> =
         thread.messages.iter().map(|raw| MessageObject::read(raw)).collect();
     let messages = messages?;
-    let posted_ms = posted_ms(reply, after);
-    let newest = messages.iter().filter(|m| m.sender_id == me).max_by_key(|m| m.id);
+    let posted_ms = posted_ms(reply, elapsed);
+    let newest = messages.iter().filter(|m| m.sender_id == user).max_by_key(|m| m.id);
     let Some(newest) = newest else {
         let oldest_ms =
             messages.iter().filter_map(|m| parse_date_s(&m.date_sent)).min().map(|s| s * 1_000);
-        let all = messages.len() < MESSAGES_PER_PAGE;
-        // Theirs may have been pushed out of what is shown.
+        let is_whole_thread = messages.len() < MESSAGES_PER_PAGE;
+        // Otherwise newer messages may have pushed the sender's out of the reply.
         let reaches_back = oldest_ms
             .zip(posted_ms)
-            .is_some_and(|(oldest, started)| oldest + CLOCK_SLACK_MS < started);
-        return (all || reaches_back).then_some(LookupResult::Absent);
+            .is_some_and(|(oldest, posted)| oldest + CLOCK_SLACK_MS < posted);
+        return (is_whole_thread || reaches_back).then_some(LookupResult::Absent);
     };
-    let other =
-        LookupResult::Mismatch { thread: thread.id, sender: Id::number(me), message: newest.id };
+    let mismatch =
+        LookupResult::Mismatch { thread: thread.id, sender: Id::number(user), message: newest.id };
     let sent_ms = parse_date_s(&newest.date_sent)? * 1_000;
-    let sent = normalize_text(&look.text);
-    let says_the_same = newest.raw().is_some_and(|raw| normalize_text(raw) == sent);
+    let sent = normalize_text(&lookup.text);
+    let has_same_text = newest.raw().is_some_and(|raw| normalize_text(raw) == sent);
     Some(match posted_ms {
-        None => other,
+        None => mismatch,
         Some(posted_ms) if sent_ms + CLOCK_SLACK_MS < posted_ms => {
-            let doubtful = says_the_same && sent_ms + UNCERTAIN_MS >= posted_ms;
-            if doubtful { other } else { LookupResult::Absent }
+            let uncertain = has_same_text && sent_ms + UNCERTAIN_MS >= posted_ms;
+            if uncertain { mismatch } else { LookupResult::Absent }
         }
-        // A picture without a text says the same as a text of tags alone.
-        Some(_) if says_the_same && !sent.is_empty() => LookupResult::Match(Stored {
+        // An empty normalized text proves nothing: a picture without a text looks like a text that
+        // consists of tags only.
+        Some(_) if has_same_text && !sent.is_empty() => LookupResult::Match(Stored {
             thread: thread.id,
-            sender: Id::number(me),
+            sender: Id::number(user),
             message: Some(newest.to_stored_message()),
             participants,
-            expires_s: jwt::expiry(&look.credential),
+            expires_s: jwt::expiry(&lookup.credential),
         }),
-        Some(_) => other,
+        Some(_) => mismatch,
     })
 }
 
-/// When the post began, by the site's own clock, in milliseconds since 1970. `None` if the answer
-/// does not say what time it is.
-fn posted_ms(reply: &Reply, after: Duration) -> Option<u64> {
+/// When the post started, by the site's own clock, in milliseconds since 1970. `None` if the reply
+/// has no `Date`.
+fn posted_ms(reply: &Reply, elapsed: Duration) -> Option<u64> {
     let now_ms = parse_http_date_s(reply.date.as_deref()?)? * 1_000;
-    let after_ms = u64::try_from(after.as_millis()).ok()?;
-    now_ms.checked_sub(after_ms)
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).ok()?;
+    now_ms.checked_sub(elapsed_ms)
 }

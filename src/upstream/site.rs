@@ -1,10 +1,11 @@
-//! One blocking call to the site. Workers run this; the loop never does.
+//! The blocking HTTP client for the site. Only worker threads and the doctor use it, never the
+//! loop.
 //!
 //! **ureq never sends a request twice** (read in 3.5.2, `run.rs` and `pool.rs`): its only loop is
-//! for redirects, which are off here. A pooled connection is looked at before it is used (a read
-//! that does not block), and thrown away if the site has closed it; one that closes later than
-//! that makes the call fail, and the call is not repeated. A POST therefore arrives at most once,
-//! which `tests/upstream_pool.rs` and `tests/upstream_hostile.rs` hold it to.
+//! for redirects, which are off here. Before ureq reuses a pooled connection, it checks with a
+//! non-blocking read whether the site has closed it, and discards it if so. If the site closes it
+//! later, the request fails and is not repeated. A POST therefore arrives at most once;
+//! `tests/upstream_pool.rs` and `tests/upstream_hostile.rs` check that.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -24,49 +25,49 @@ use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Lookup, Post};
 use crate::protocol::credential::Credential;
 
-/// A connection is used again this long after its last answer, no longer: below the 5 s after which
-/// Apache closes it. A POST that meets a closing connection is a message whose fate is unknown.
+/// The longest idle time after which a connection is reused, less than the 5 s after which Apache
+/// closes it. The outcome of a POST on a connection that is being closed is unknown.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
-/// Far more than WordPress sends; beyond it the answer counts as none.
+/// The largest response header, far more than WordPress sends; a larger one is an error.
 const HEADER_BYTES_MAX: usize = 32 << 10;
 
-/// The site as a worker sees it; a clone shares the connections.
+/// A client for one site; clones share its connection pool.
 #[derive(Clone)]
 pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
     token_header: TokenHeader,
     body_max: u64,
-    /// For all calls of an ask.
+    /// For all HTTP requests that answer one [`Ask`].
     request_timeout: Duration,
-    /// For each of the two calls of a probe.
+    /// For each of the two HTTP requests of a probe.
     probe_timeout: Duration,
 }
 
-/// What came of an ask.
+/// The outcome of an [`Ask`].
 pub(super) struct Outcome {
     pub answer: Answer,
-    /// What happened, in our words, for the log; `None` when all is well.
+    /// What went wrong, for the log, without anything secret; `None` on success.
     pub log_detail: Option<String>,
-    /// Whether the address form may be the wrong one.
+    /// Whether the URL style may be wrong.
     pub suspect_url: bool,
-    /// What it says about the site as a whole.
+    /// The site's health that it indicates.
     pub health: Health,
 }
 
-/// What came of a probe.
+/// The outcome of a probe.
 pub(super) struct ProbeOutcome {
-    /// The form of address that the site answers to.
+    /// The URL style under which the API answers, or what the probe found instead.
     pub found: Result<UrlStyle, ProbeFinding>,
-    /// What it says about the site as a whole.
+    /// The site's health that it indicates.
     pub health: Health,
 }
 
-/// What came of a call.
+/// The outcome of one HTTP request.
 enum HttpOutcome {
     Replied(Reply),
-    /// It failed before the body was touched: the site cannot have stored anything.
+    /// It failed before any of the body was sent: the site cannot have stored anything.
     NotSent(&'static str),
     /// It failed later.
     Lost(&'static str),
@@ -76,13 +77,12 @@ impl Site {
     pub fn new(settings: &SiteSettings) -> Site {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would make a GET of a POST, and carry a token to another host.
+            // Following a redirect would turn a POST into a GET and send a token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // Not from the environment: a forgotten variable must not send tokens elsewhere.
+            // No proxy from the environment: a stray variable must not send tokens elsewhere.
             .proxy(None)
-            // Looking a name up counts as connecting here; ureq does it on a thread of its own,
-            // which ends when the system's resolver gives up.
+            // ureq resolves names on a separate thread, which ends when the system's resolver does.
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
             .user_agent(concat!("buddyline/", env!("CARGO_PKG_VERSION")))
@@ -104,12 +104,12 @@ impl Site {
         }
     }
 
-    /// Ends all calls, and all that are still to come.
+    /// Aborts all requests, current and future.
     pub fn shut_down(&self) {
         self.agent.clone().shutdown();
     }
 
-    /// Puts an ask to the site. Takes as long as it takes, bounded by the request timeout.
+    /// Executes an ask. Blocks for at most the request timeout.
     pub fn execute(&self, ask: &Ask, url_style: UrlStyle) -> Outcome {
         if let Some(failure) = buddyboss::precheck(ask) {
             return Outcome::failed(failure, None);
@@ -118,7 +118,7 @@ impl Site {
             Ask::Post(post) => self.post(post, url_style),
             Ask::Prove(credential) => self.prove(credential, url_style),
             Ask::Participants { thread, credential } => self.list(*thread, credential, url_style),
-            Ask::Lookup(look) => self.look(look, url_style),
+            Ask::Lookup(lookup) => self.lookup(lookup, url_style),
         }
     }
 
@@ -128,8 +128,8 @@ impl Site {
             HttpOutcome::Replied(reply) => {
                 Outcome::from_reply(buddyboss::parse_post_reply(post, &reply), &reply, None)
             }
-            HttpOutcome::NotSent(why) => Outcome::unavailable(why),
-            HttpOutcome::Lost(why) => Outcome::failed(Failure::Unknown, Some(why)),
+            HttpOutcome::NotSent(reason) => Outcome::unavailable(reason),
+            HttpOutcome::Lost(reason) => Outcome::failed(Failure::Unknown, Some(reason)),
         }
     }
 
@@ -139,57 +139,61 @@ impl Site {
             HttpOutcome::Replied(reply) => {
                 Outcome::from_reply(checks::parse_prove_reply(credential, &reply), &reply, None)
             }
-            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Outcome::unavailable(why),
+            HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
+                Outcome::unavailable(reason)
+            }
         }
     }
 
-    fn look(&self, look: &Lookup, url_style: UrlStyle) -> Outcome {
-        let request = reconcile::look_request(look, url_style);
+    fn lookup(&self, lookup: &Lookup, url_style: UrlStyle) -> Outcome {
+        let request = reconcile::lookup_request(lookup, url_style);
         match self.send(&request, self.request_timeout) {
             HttpOutcome::Replied(reply) => {
-                let answer = reconcile::parse_look_reply(look, &reply, look.posted.elapsed());
+                let answer = reconcile::parse_lookup_reply(lookup, &reply, lookup.posted.elapsed());
                 Outcome::from_reply(answer, &reply, None)
             }
-            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Outcome::unavailable(why),
+            HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
+                Outcome::unavailable(reason)
+            }
         }
     }
 
-    /// Page after page, and all of them within the time of one request.
+    /// Requests page after page, all of them within one request timeout.
     fn list(&self, thread: u64, credential: &Credential, url_style: UrlStyle) -> Outcome {
         let started = Instant::now();
         let mut pages = ParticipantPages::new(thread);
         loop {
             let left = self.request_timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
-                let outcome = Outcome::unavailable("the answers take too long");
+                let outcome = Outcome::unavailable("the replies take too long");
                 return Outcome { health: Health::Neutral, ..outcome };
             }
             let request = checks::list_request(thread, pages.page(), credential, url_style);
             match self.send(&request, left) {
                 HttpOutcome::Replied(reply) => match pages.add_page(&reply) {
                     PageProgress::More => {}
-                    PageProgress::Done(answer, why) => {
-                        return Outcome::from_reply(answer, &reply, why);
+                    PageProgress::Done(answer, reason) => {
+                        return Outcome::from_reply(answer, &reply, reason);
                     }
                 },
-                // Pages came: it is this thread that takes long, not the site that is silent.
-                HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) if pages.page() > 1 => {
-                    return Outcome { health: Health::Neutral, ..Outcome::unavailable(why) };
+                // Earlier pages arrived: this thread is slow, but the site is not silent.
+                HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) if pages.page() > 1 => {
+                    return Outcome { health: Health::Neutral, ..Outcome::unavailable(reason) };
                 }
-                HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => {
-                    return Outcome::unavailable(why);
+                HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
+                    return Outcome::unavailable(reason);
                 }
             }
         }
     }
 
-    /// Finds out which form of address the site answers to, if any, and tries `first` first. Takes
-    /// no longer than four times the connect timeout.
+    /// Finds out under which URL style the API answers, if any, starting with `first`. Blocks for
+    /// at most four times the connect timeout.
     pub fn probe(&self, first: UrlStyle) -> ProbeOutcome {
         let (finding, health) = self.probe_style(first);
         let (url_style, (finding, health)) = match finding {
             ProbeFinding::Api => (first, (finding, health)),
-            // A site that fails is not asked twice.
+            // A failing site is not asked twice.
             _ if matches!(health, Health::Failing { .. }) => (first, (finding, health)),
             _ => (first.other(), self.probe_style(first.other())),
         };
@@ -197,34 +201,34 @@ impl Site {
         ProbeOutcome { found, health }
     }
 
-    /// Asks, and leaves it to the caller what the answer means.
+    /// Sends one request and returns the uninterpreted reply.
     ///
     /// # Errors
     ///
-    /// Why no answer came, in our words.
-    pub fn ask(&self, request: &Request<'_>, timeout: Duration) -> Result<Reply, &'static str> {
+    /// The reason reason no reply came, safe to log.
+    pub fn request(&self, request: &Request<'_>, timeout: Duration) -> Result<Reply, &'static str> {
         match self.send(request, timeout) {
             HttpOutcome::Replied(reply) => Ok(reply),
-            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => Err(why),
+            HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => Err(reason),
         }
     }
 
     fn probe_style(&self, url_style: UrlStyle) -> (ProbeFinding, Health) {
-        // Nobody's message should wait for it long.
+        // A shorter timeout, because messages wait while the probe occupies a worker.
         match self.send(&buddyboss::probe_request(url_style), self.probe_timeout) {
             HttpOutcome::Replied(reply) => {
                 let finding = buddyboss::classify_probe_reply(&reply);
                 let health = Health::from_reply(&reply, finding == ProbeFinding::Api);
                 (finding, health)
             }
-            HttpOutcome::NotSent(why) | HttpOutcome::Lost(why) => {
-                (ProbeFinding::Unreachable(why), Health::NO_REPLY)
+            HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
+                (ProbeFinding::Unreachable(reason), Health::NO_REPLY)
             }
         }
     }
 
     fn send(&self, request: &Request<'_>, timeout: Duration) -> HttpOutcome {
-        let mut wanted = http::Request::builder()
+        let mut builder = http::Request::builder()
             .method(request.method)
             .uri(format!("{}{}", self.url, request.path));
         for (name, value) in request.headers(&self.token_header) {
@@ -233,31 +237,32 @@ impl Site {
             let (Ok(name), Ok(mut value)) = (name, value) else {
                 return HttpOutcome::NotSent("a header value cannot be written");
             };
-            // Sensitive values print as such, wherever ureq prints them.
-            let secret = name == AUTHORIZATION || name == self.token_header.name();
-            value.set_sensitive(secret);
-            wanted = wanted.header(name, value);
+            // ureq logs headers; it prints sensitive values redacted.
+            let is_secret = name == AUTHORIZATION || name == self.token_header.name();
+            value.set_sensitive(is_secret);
+            builder = builder.header(name, value);
         }
         let Some(body) = &request.body else {
-            let Ok(wanted) = wanted.body(()) else {
+            let Ok(request) = builder.body(()) else {
                 return HttpOutcome::NotSent("not a valid request");
             };
-            let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
-            return match self.agent.run(wanted) {
+            let request =
+                self.agent.configure_request(request).timeout_global(Some(timeout)).build();
+            return match self.agent.run(request) {
                 Ok(response) => HttpOutcome::Replied(self.read(response)),
                 Err(error) => HttpOutcome::Lost(describe_error(&error)),
             };
         };
-        let mut sent = TrackedBody { rest: body.as_bytes(), started: false };
-        // Without a length ureq would send chunks, which not every server hands to PHP.
-        wanted = wanted.header("Content-Length", body.len());
-        let Ok(wanted) = wanted.body(SendBody::from_reader(&mut sent)) else {
+        let mut tracked = TrackedBody { rest: body.as_bytes(), started: false };
+        // Without a length ureq would send chunks, which not every server passes on to PHP.
+        builder = builder.header("Content-Length", body.len());
+        let Ok(request) = builder.body(SendBody::from_reader(&mut tracked)) else {
             return HttpOutcome::NotSent("not a valid request");
         };
-        let wanted = self.agent.configure_request(wanted).timeout_global(Some(timeout)).build();
-        match self.agent.run(wanted) {
+        let request = self.agent.configure_request(request).timeout_global(Some(timeout)).build();
+        match self.agent.run(request) {
             Ok(response) => HttpOutcome::Replied(self.read(response)),
-            Err(error) if sent.started => HttpOutcome::Lost(describe_error(&error)),
+            Err(error) if tracked.started => HttpOutcome::Lost(describe_error(&error)),
             Err(error) => HttpOutcome::NotSent(describe_error(&error)),
         }
     }
@@ -274,14 +279,14 @@ impl Site {
             body: None,
             truncated: false,
         };
-        // Only JSON is ever looked into. Any other body is left unread, and the connection with it.
+        // Only JSON bodies are read. Any other body stays unread, and its connection is not reused.
         if reply.is_json() && !head.status.is_redirection() {
             let mut bytes = Vec::new();
-            // The limit counts what comes out of the decompression.
+            // The limit counts decompressed bytes.
             let mut reader = body.into_with_config().limit(self.body_max).reader();
             match reader.read_to_end(&mut bytes) {
                 Ok(_) => reply.body = Some(bytes),
-                Err(fault) => reply.truncated = is_truncation(&ureq::Error::from(fault)),
+                Err(error) => reply.truncated = is_truncation(&ureq::Error::from(error)),
             }
         }
         reply
@@ -289,24 +294,24 @@ impl Site {
 }
 
 impl Outcome {
-    /// An answer that follows from this reply; `why` where that does not show what happened.
-    fn from_reply(answer: Answer, reply: &Reply, why: Option<&'static str>) -> Outcome {
+    /// The outcome of a reply; `detail` replaces the reply's own log detail.
+    fn from_reply(answer: Answer, reply: &Reply, detail: Option<&'static str>) -> Outcome {
         let failed = matches!(answer, Answer::Failed(_));
-        let lost = answer == Answer::Failed(Failure::SiteMisconfigured);
+        let misconfigured = answer == Answer::Failed(Failure::SiteMisconfigured);
         Outcome {
-            suspect_url: lost || (reply.status == 200 && !reply.is_json()),
-            log_detail: failed.then(|| why.map_or_else(|| reply.log_detail(), str::to_owned)),
+            suspect_url: misconfigured || (reply.status == 200 && !reply.is_json()),
+            log_detail: failed.then(|| detail.map_or_else(|| reply.log_detail(), str::to_owned)),
             health: Health::from_reply(reply, !failed),
             answer,
         }
     }
 
-    fn unavailable(why: &'static str) -> Outcome {
-        Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(why))
+    fn unavailable(reason: &'static str) -> Outcome {
+        Outcome::failed(Failure::SiteUnavailable { retry_after_s: None }, Some(reason))
     }
 
-    /// A failure without a reply. With a remark, which says what happened on the way, it is the
-    /// site's silence; without, the site has not been asked.
+    /// A failure without a reply. With a log detail it counts against the site's health; without
+    /// one, the site was not asked.
     pub fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
         let health = log_detail.map_or(Health::Neutral, |_| Health::NO_REPLY);
         let log_detail = log_detail.map(str::to_owned);
@@ -314,20 +319,20 @@ impl Outcome {
     }
 }
 
-/// A request body that knows whether it was asked for.
+/// A request body that records whether ureq has started to read it.
 ///
-/// ureq connects, shakes hands and sends the headers first, and its errors do not tell these from
-/// what comes after: a reset is an `Io` error at any time, and the global timeout strikes anywhere.
-/// This tells: a site that has seen nothing of the body has nothing to store.
+/// ureq connects, does the TLS handshake and sends the headers first, and its errors do not show
+/// which step failed: a reset is an `Io` error at any time, and the global timeout may end any
+/// step. If the body was never read, the site has received nothing that it could store.
 struct TrackedBody<'a> {
     rest: &'a [u8],
     started: bool,
 }
 
 impl Read for TrackedBody<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.started = true;
-        self.rest.read(to)
+        self.rest.read(buffer)
     }
 }
 
@@ -335,7 +340,8 @@ fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// Whether a body's end did not come, rather than lying beyond the limit or being malformed.
+/// Whether the connection ended before the body did; false for a body beyond the limit or
+/// malformed.
 fn is_truncation(error: &ureq::Error) -> bool {
     use io::ErrorKind as Kind;
     match error {
@@ -352,12 +358,12 @@ fn is_truncation(error: &ureq::Error) -> bool {
     }
 }
 
-/// What went wrong, in words that cannot hold anything of a request.
+/// Describes an error in fixed words, which cannot contain anything of a request.
 fn describe_error(error: &ureq::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match error {
-        ureq::Error::HostNotFound => "the host name is not known",
-        ureq::Error::Timeout(Timeout::Resolve) => "looking up the host name takes too long",
+        ureq::Error::HostNotFound => "the host name cannot be resolved",
+        ureq::Error::Timeout(Timeout::Resolve) => "resolving the host name takes too long",
         ureq::Error::Timeout(Timeout::Connect) => "connecting takes too long",
         ureq::Error::Timeout(_) => "the answer takes too long",
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired => "TLS failed",
@@ -369,13 +375,13 @@ fn describe_error(error: &ureq::Error) -> &'static str {
             }
             Kind::UnexpectedEof => "the connection is closed without an answer",
             Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-                "there is no way to the host"
+                "there is no route to the host"
             }
             Kind::NotConnected => "the server is stopping",
-            // rustls' errors come wrapped into this kind.
+            // rustls' errors arrive wrapped in this kind.
             Kind::InvalidData => "TLS failed, or the answer is not HTTP",
-            _ => "the network fails, or the host name is not known",
+            _ => "the network fails, or the host name cannot be resolved",
         },
-        _ => "the call fails",
+        _ => "the request fails",
     }
 }

@@ -1,5 +1,6 @@
-//! What the site has been asked since the start, what came of it, and how long it took: counts for
-//! the operator, on which nothing depends.
+//! Counters and latency histograms of the requests to the site, for the metrics page.
+//!
+//! Nothing in the server depends on these numbers.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,36 +12,37 @@ use crate::metrics::histogram::{Buckets, Histogram};
 
 use super::health::Health;
 
-/// Microseconds: from the best that a site in the same building does to what nobody waits for.
+/// Histogram bounds in microseconds: from a fast site on the local network to times beyond any
+/// request timeout.
 static BOUNDS: [u64; 12] = [
     10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
     30_000_000, 60_000_000,
 ];
 
-/// What the site is asked, in the order of `AskKind`; the pool's own probe is the last.
+/// The metric label of each request kind, in the order of `AskKind`; the pool's own probe is last.
 pub const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
 const PROBE: usize = 4;
 
-/// What comes of a question, in a few words.
+/// The outcome of a request, reduced to a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OutcomeKind {
-    /// As was hoped for.
+    /// The site did what was asked.
     Good,
-    /// The site says no, or the request was none that it could have granted.
+    /// The site refused the request, or the request could not have been granted.
     Refused,
-    /// It asks for fewer requests.
+    /// The site asks for fewer requests (status 429).
     Busy,
-    /// It was not reached, or was not asked because it fails.
+    /// The site was not reached, or was not asked because the breaker is open.
     Unavailable,
-    /// It answers as no BuddyBoss site would.
+    /// The reply is not one of a BuddyBoss site.
     Misconfigured,
-    /// It was not asked, for too many questions wait.
+    /// The request was not sent because the queue is full.
     Overloaded,
-    /// No usable answer: what was asked for may have been done.
+    /// No usable reply: the site may have done what was asked.
     Unknown,
 }
 
-/// The words for what comes of a question, in the order of the numbers.
+/// The metric labels of [`OutcomeKind`], in the order of its discriminants.
 pub const OUTCOMES: [&str; 7] =
     ["ok", "refused", "busy", "unavailable", "misconfigured", "overloaded", "unknown"];
 
@@ -67,39 +69,39 @@ impl OutcomeKind {
     }
 }
 
-/// A question that has no answer yet.
+/// A request without an answer yet.
 #[derive(Debug)]
 struct InFlight {
-    what: AskKind,
-    /// When it came, and later when it was given to a worker.
+    kind: AskKind,
+    /// When it was queued; after dispatch, when a worker got it.
     since: Instant,
 }
 
-/// The counts. Times are as the loop sees them, to within one turn of it.
+/// The counters. Times are measured by the loop, to within one tick.
 #[derive(Debug)]
 pub struct UpstreamStats {
-    /// As many as the pool has taken, which has its bounds.
+    /// Bounded by the pool's limits on accepted requests.
     in_flight: HashMap<RequestId, InFlight>,
     probe_since: Option<Instant>,
     outcomes: [[u64; OUTCOMES.len()]; KINDS.len()],
     latencies: [Histogram<12>; KINDS.len()],
     queue_waits: Histogram<12>,
-    /// Tokens that were checked without the site: good ones and refused ones.
+    /// Tokens verified locally: accepted, refused.
     verified: [u64; 2],
     /// How often the breaker has opened.
     pub opened: u64,
 }
 
-/// How much is to do for the site.
+/// The pool's current load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Messages and look-ups that wait for a worker.
+    /// Posts and lookups of messages that wait for a worker.
     pub messages: usize,
-    /// Questions about people and threads that do.
+    /// Token checks and participant lists that wait for a worker.
     pub checks: usize,
-    /// Workers with something to do.
+    /// Workers with a task.
     pub busy: usize,
-    /// The breaker's state, as a number in [`super::breaker::Breaker::STATES`].
+    /// The breaker's state, an index into [`super::breaker::Breaker::STATES`].
     pub breaker: usize,
 }
 
@@ -119,17 +121,17 @@ impl Default for UpstreamStats {
 }
 
 impl UpstreamStats {
-    /// Notes that a question has been taken.
-    pub(super) fn record_queued(&mut self, request: RequestId, what: AskKind, now: Instant) {
-        self.in_flight.insert(request, InFlight { what, since: now });
+    /// Records that a request was accepted into the queue.
+    pub(super) fn record_queued(&mut self, request: RequestId, kind: AskKind, now: Instant) {
+        self.in_flight.insert(request, InFlight { kind, since: now });
     }
 
-    /// Notes that a question was answered without being taken.
-    pub(super) fn record_rejected(&mut self, what: AskKind, outcome: OutcomeKind) {
-        self.outcomes[what as usize][outcome as usize] += 1;
+    /// Records a request that was answered without being queued.
+    pub(super) fn record_rejected(&mut self, kind: AskKind, outcome: OutcomeKind) {
+        self.outcomes[kind as usize][outcome as usize] += 1;
     }
 
-    /// Notes that a job goes to a worker.
+    /// Records that a task goes to a worker.
     pub(super) fn record_dispatch(&mut self, task: &Task, now: Instant) {
         match task {
             Task::Probe(_) => self.probe_since = Some(now),
@@ -142,22 +144,22 @@ impl UpstreamStats {
         }
     }
 
-    /// Notes the answer that a worker has brought.
+    /// Records the answer that a worker returned.
     pub(super) fn record_answer(&mut self, request: RequestId, answer: &Answer, now: Instant) {
-        if let Some(InFlight { what, since }) = self.in_flight.remove(&request) {
-            self.outcomes[what as usize][OutcomeKind::from_answer(answer) as usize] += 1;
-            self.latencies[what as usize].record(micros(now.saturating_duration_since(since)));
+        if let Some(InFlight { kind, since }) = self.in_flight.remove(&request) {
+            self.outcomes[kind as usize][OutcomeKind::from_answer(answer) as usize] += 1;
+            self.latencies[kind as usize].record(micros(now.saturating_duration_since(since)));
         }
     }
 
-    /// Notes that a question is answered that was never sent, for the site fails.
+    /// Records a queued request that fails unsent because the breaker opened.
     pub(super) fn record_cancelled(&mut self, request: RequestId) {
-        if let Some(InFlight { what, .. }) = self.in_flight.remove(&request) {
-            self.record_rejected(what, OutcomeKind::Unavailable);
+        if let Some(InFlight { kind, .. }) = self.in_flight.remove(&request) {
+            self.record_rejected(kind, OutcomeKind::Unavailable);
         }
     }
 
-    /// Notes what came of a probe.
+    /// Records the outcome of a probe.
     pub(super) fn record_probe(&mut self, probed: &ProbeOutcome, now: Instant) {
         let outcome = match (&probed.found, probed.health) {
             (Ok(_), _) => OutcomeKind::Good,
@@ -170,17 +172,17 @@ impl UpstreamStats {
         }
     }
 
-    /// Notes that a token was checked without the site.
-    pub(super) fn record_verification(&mut self, good: bool) {
-        self.verified[usize::from(!good)] += 1;
+    /// Records the local verification of a token.
+    pub(super) fn record_verification(&mut self, accepted: bool) {
+        self.verified[usize::from(!accepted)] += 1;
     }
 
-    /// Tokens that were checked without the site: good ones and refused ones.
+    /// Tokens verified locally: accepted, refused.
     pub fn tokens(&self) -> [u64; 2] {
         self.verified
     }
 
-    /// What came of the questions: of what kind, how it ended, how often.
+    /// Requests by kind and outcome, with their count.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let kinds = KINDS.into_iter().zip(self.outcomes);
         kinds.flat_map(|(kind, counts)| {
@@ -188,12 +190,12 @@ impl UpstreamStats {
         })
     }
 
-    /// How long the site takes, in microseconds, for each kind.
+    /// The site's latency in microseconds, for each kind.
     pub fn latencies(&self) -> impl Iterator<Item = (&'static str, Buckets<'_>)> {
         KINDS.into_iter().zip(self.latencies.iter().map(Histogram::buckets))
     }
 
-    /// How long questions wait for a worker, in microseconds.
+    /// How long requests wait for a worker, in microseconds.
     pub fn queue_waits(&self) -> Buckets<'_> {
         self.queue_waits.buckets()
     }
@@ -225,7 +227,7 @@ mod tests {
         stats.record_answer(RequestId(1), &proven, at(90));
         stats.record_queued(RequestId(2), AskKind::Message, at(0));
         stats.record_cancelled(RequestId(2));
-        // Nobody's answer.
+        // The request was cancelled: this answer must not count.
         stats.record_answer(RequestId(2), &proven, at(90));
         stats.record_rejected(AskKind::Message, OutcomeKind::Overloaded);
         let counted: Vec<_> = stats.outcomes().filter(|(.., count)| *count > 0).collect();

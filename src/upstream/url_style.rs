@@ -1,17 +1,20 @@
-//! The two forms in which a site's REST API is addressed.
+//! Builds the request targets of a site's REST API, in WordPress' two URL styles.
+//!
+//! The targets are constants with numbers in them, so there is nothing for a URL library to escape.
 
-/// How the addresses of a site's REST API look (CONTRACT 6).
+/// The style of a site's REST API URLs (CONTRACT 6). All targets are appended to the site's base
+/// URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UrlStyle {
-    /// `/wp-json/…`: the usual one. On a site with plain permalinks a POST to it answers an HTML
-    /// page with status 200, so it needs a proof first.
+    /// `/wp-json/…`, the usual style. A site with plain permalinks answers a POST to it with an
+    /// HTML page and status 200, so a probe must confirm it before use.
     Pretty,
-    /// `/?rest_route=/…`: works on every site.
+    /// `/?rest_route=/…`, which works on every site.
     RestRoute,
 }
 
 impl UrlStyle {
-    /// The other one.
+    /// The other style.
     pub fn other(self) -> UrlStyle {
         match self {
             UrlStyle::Pretty => UrlStyle::RestRoute,
@@ -19,7 +22,7 @@ impl UrlStyle {
         }
     }
 
-    /// Where messages are posted, to be put after the site's address.
+    /// The target to which messages are posted.
     pub fn messages(self) -> &'static str {
         match self {
             UrlStyle::Pretty => "/wp-json/buddyboss/v1/messages",
@@ -27,7 +30,7 @@ impl UrlStyle {
         }
     }
 
-    /// Who the caller is: the question of the probe, to be put after the site's address.
+    /// The target that returns the authenticated user; probes use it too.
     pub fn me(self) -> &'static str {
         match self {
             UrlStyle::Pretty => "/wp-json/buddyboss/v1/members/me?_fields=id",
@@ -35,7 +38,7 @@ impl UrlStyle {
         }
     }
 
-    /// What the REST API says of itself, to be put after the site's address.
+    /// The REST API's index: the site's home URL and the namespaces it offers.
     pub fn index(self) -> &'static str {
         match self {
             UrlStyle::Pretty => "/wp-json/?_fields=home,namespaces",
@@ -43,12 +46,12 @@ impl UrlStyle {
         }
     }
 
-    /// The caller's newest thread, to be put after the site's address.
+    /// The authenticated user's newest thread.
     pub fn newest_thread(self) -> String {
         format!("{}{}per_page=1&_fields=id", self.messages(), self.query_separator())
     }
 
-    /// How it is written, for people.
+    /// The prefix of all targets, for display.
     pub fn prefix(self) -> &'static str {
         match self {
             UrlStyle::Pretty => "/wp-json/",
@@ -56,7 +59,7 @@ impl UrlStyle {
         }
     }
 
-    /// What an argument behind the path begins with: what follows `rest_route` is one itself.
+    /// The character before the first query parameter: `rest_route` is a query parameter itself.
     fn query_separator(self) -> char {
         match self {
             UrlStyle::Pretty => '?',
@@ -64,24 +67,24 @@ impl UrlStyle {
         }
     }
 
-    /// One page of a thread's participants, to be put after the site's address.
+    /// One page of a thread's participants; the first page is 1.
     pub fn participants(self, thread: u64, page: u64) -> String {
-        let (messages, mark) = (self.messages(), self.query_separator());
+        let (messages, separator) = (self.messages(), self.query_separator());
         format!(
-            "{messages}/{thread}{mark}recipients_pagination=true&recipients_page={page}\
+            "{messages}/{thread}{separator}recipients_pagination=true&recipients_page={page}\
              &_fields=id,recipients,recipients_count,recipients_per_page,recipients_total_pages"
         )
     }
 
-    /// A thread's newest messages and first participants, to be put after the site's address.
+    /// A thread's newest messages and its first page of participants.
     pub fn newest_messages(self, thread: u64) -> String {
-        let (messages, mark) = (self.messages(), self.query_separator());
-        format!("{messages}/{thread}{mark}recipients_pagination=true&recipients_page=1")
+        let (messages, separator) = (self.messages(), self.query_separator());
+        format!("{messages}/{thread}{separator}recipients_pagination=true&recipients_page=1")
     }
 
-    /// The thread of the caller and this user alone, to be put after the site's address.
+    /// The thread of exactly the authenticated user and `recipient`.
     pub fn search_thread(self, recipient: u64) -> String {
-        let (messages, mark) = (self.messages(), self.query_separator());
-        format!("{messages}/search-thread{mark}recipient_id={recipient}")
+        let (messages, separator) = (self.messages(), self.query_separator());
+        format!("{messages}/search-thread{separator}recipient_id={recipient}")
     }
 }

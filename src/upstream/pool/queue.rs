@@ -1,8 +1,8 @@
-//! What waits for a worker, and what is with one.
+//! The bounded queues of requests that wait for a worker, and the count of busy workers.
 //!
-//! Messages and checks stand in a line each, and each line has its bound. Checks, of people and of
-//! threads, come first: a full line of messages must not look like a site that does not answer. But
-//! while messages wait, checks hold no more than half of the workers; one they may always hold.
+//! Messages and checks (token checks and participant lists) have a queue each, with a bound each.
+//! Checks go first: a full message queue must not make the site look dead to new clients. But while
+//! messages wait, checks occupy at most half of the workers, and always may occupy one.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use super::worker::{AskKind, Task};
 use crate::hub::interface::{Ask, RequestId};
 use crate::upstream::url_style::UrlStyle;
 
-/// Both lines, the probe, and how many workers are free.
+/// Both queues, the waiting probe, and how many workers are busy.
 pub(super) struct Queue {
     workers: usize,
-    /// Jobs that were handed out and whose answers have not been collected.
+    /// Tasks that were dispatched and whose answers were not collected yet.
     busy: usize,
     /// The checks among them.
     busy_checks: usize,
-    /// The form of address that a waiting probe is to try first.
+    /// The URL style that the waiting probe tries first; `None` if no probe waits.
     probe: Option<UrlStyle>,
     messages: Fifo,
     checks: Fifo,
@@ -25,9 +25,9 @@ pub(super) struct Queue {
 
 struct Fifo {
     waiting: VecDeque<(RequestId, Ask)>,
-    /// Those that wait, and those whose answers have not been collected.
+    /// Waiting requests, and dispatched ones whose answers were not collected yet.
     outstanding: usize,
-    /// How many may be taken.
+    /// The bound of `outstanding`.
     max: usize,
 }
 
@@ -38,14 +38,14 @@ impl Fifo {
 }
 
 impl Queue {
-    /// Empty, with room for the work of the workers and `queue` messages more, and for as many
-    /// checks as there are workers.
+    /// Creates empty queues: for `workers + queue` messages and for `workers` checks, each
+    /// including those that are with the workers.
     pub fn new(workers: usize, queue: usize) -> Queue {
         let (messages, checks) = (Fifo::new(workers + queue), Fifo::new(workers));
         Queue { workers, busy: 0, busy_checks: 0, probe: None, messages, checks }
     }
 
-    /// Takes an ask into its line; false if there is no room.
+    /// Queues a request; false if its queue is full.
     pub fn push(&mut self, request: RequestId, ask: Ask) -> bool {
         let fifo = self.fifo(AskKind::from_ask(&ask));
         if fifo.outstanding >= fifo.max {
@@ -56,13 +56,12 @@ impl Queue {
         true
     }
 
-    /// Puts the probe before everything else. There is one at most.
+    /// Queues a probe before everything else. There is at most one.
     pub fn push_probe(&mut self, first: UrlStyle) {
         self.probe = Some(first);
     }
 
-    /// The next job for a free worker, who then counts as busy until the job is
-    /// [`Queue::finish`].
+    /// Takes the next task for a free worker, which then counts as busy until [`Queue::finish`].
     pub fn next(&mut self, url_style: UrlStyle) -> Option<Task> {
         if self.busy >= self.workers {
             return None;
@@ -82,16 +81,16 @@ impl Queue {
         Some(task)
     }
 
-    /// Notes that the answer to a job has been collected; `None` is the probe.
-    pub fn finish(&mut self, what: Option<AskKind>) {
+    /// Records that the answer to a task was collected; `None` is the probe.
+    pub fn finish(&mut self, kind: Option<AskKind>) {
         self.busy -= 1;
-        if let Some(what) = what {
-            self.fifo(what).outstanding -= 1;
-            self.busy_checks -= usize::from(what.is_check());
+        if let Some(kind) = kind {
+            self.fifo(kind).outstanding -= 1;
+            self.busy_checks -= usize::from(kind.is_check());
         }
     }
 
-    /// Takes everything out of both lines, the oldest of each first.
+    /// Empties both queues and returns their requests, the oldest of each first.
     pub fn fail_queued(&mut self) -> Vec<RequestId> {
         let mut failed = Vec::new();
         for fifo in [&mut self.checks, &mut self.messages] {
@@ -101,18 +100,18 @@ impl Queue {
         failed
     }
 
-    /// How many asks were taken whose answers have not been collected.
+    /// The number of accepted requests whose answers were not collected yet.
     pub fn outstanding(&self) -> usize {
         self.messages.outstanding + self.checks.outstanding
     }
 
-    /// Messages that wait, checks that wait, and jobs with the workers.
+    /// The numbers of waiting messages, waiting checks, and tasks with the workers.
     pub fn lengths(&self) -> [usize; 3] {
         [self.messages.waiting.len(), self.checks.waiting.len(), self.busy]
     }
 
-    fn fifo(&mut self, what: AskKind) -> &mut Fifo {
-        if what.is_check() { &mut self.checks } else { &mut self.messages }
+    fn fifo(&mut self, kind: AskKind) -> &mut Fifo {
+        if kind.is_check() { &mut self.checks } else { &mut self.messages }
     }
 }
 
@@ -122,7 +121,7 @@ mod tests {
     use crate::hub::interface::{Post, Target};
     use crate::protocol::credential::Credential;
 
-    /// Puts a message for each `m` and a check for each `c`; says which found room.
+    /// Queues a message for each `m` and a check for each `c`; returns which were accepted.
     fn push(queue: &mut Queue, kinds: &str) -> Vec<bool> {
         let push = |(n, kind): (usize, char)| {
             let post = Post {
@@ -138,7 +137,7 @@ mod tests {
         kinds.chars().enumerate().map(push).collect()
     }
 
-    /// What free workers get, likewise, a probe being `p`.
+    /// Dispatches to all free workers; returns the tasks in the same letters, with `p` for a probe.
     fn dispatch(queue: &mut Queue) -> String {
         std::iter::from_fn(|| queue.next(UrlStyle::Pretty))
             .map(|task| match task {
@@ -155,23 +154,23 @@ mod tests {
         push(&mut queue, "mmmmmmcccc");
         assert_eq!(dispatch(&mut queue), "ccmm");
         queue.finish(Some(AskKind::Message));
-        assert_eq!(dispatch(&mut queue), "m", "the checks have their half");
+        assert_eq!(dispatch(&mut queue), "m", "checks occupy their half already");
         queue.finish(Some(AskKind::Token));
         assert_eq!(dispatch(&mut queue), "c");
         queue.push_probe(UrlStyle::Pretty);
         for _ in 0..2 {
             queue.finish(Some(AskKind::Message));
         }
-        assert_eq!(dispatch(&mut queue), "pm", "nobody's message waits long for the probe");
+        assert_eq!(dispatch(&mut queue), "pm", "the probe goes first, then the messages");
         queue.finish(None);
         assert_eq!(dispatch(&mut queue), "m");
 
-        // Whoever is alone has all workers.
+        // Checks may occupy all workers while no messages wait.
         let mut queue = Queue::new(4, 8);
         push(&mut queue, "cccc");
         assert_eq!(dispatch(&mut queue), "cccc");
-        // And of one worker both have their turns: a check finds room when the one before it has
-        // been collected, and by then the worker has a message.
+        // With one worker, checks and messages alternate: the next check is accepted only after the
+        // previous one was collected, and by then the worker has a message.
         let mut queue = Queue::new(1, 8);
         push(&mut queue, "mmc");
         assert_eq!(dispatch(&mut queue), "c");
@@ -187,9 +186,13 @@ mod tests {
     fn each_queue_is_bounded_and_cancelling_frees_room() {
         let mut queue = Queue::new(2, 3);
         assert_eq!(push(&mut queue, "mmmmmmm"), [true, true, true, true, true, false, false]);
-        assert_eq!(push(&mut queue, "ccc"), [true, true, false], "beside a full line of messages");
+        assert_eq!(
+            push(&mut queue, "ccc"),
+            [true, true, false],
+            "checks are accepted beside a full message queue"
+        );
         assert_eq!(dispatch(&mut queue), "cm");
-        assert_eq!(push(&mut queue, "mc"), [false, false], "with a worker is not gone");
+        assert_eq!(push(&mut queue, "mc"), [false, false], "dispatched requests still count");
         assert_eq!(queue.outstanding(), 7);
         assert_eq!(queue.fail_queued().len(), 5);
         assert_eq!(queue.outstanding(), 2);

@@ -1,4 +1,4 @@
-//! What the operator is told about the site: each thing once, and no secret.
+//! Logs problems of the site, rate-limited and without secrets.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,25 +12,25 @@ use crate::upstream::health::Health;
 use crate::upstream::site::Outcome;
 use crate::upstream::url_style::UrlStyle;
 
-/// The same is said once in this time: a site that is down fails every ask.
+/// The same line is logged at most once in this time: a site that is down fails every request.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// So many different lines are remembered.
+/// The most recent lines that are remembered for the rate limit.
 const LINES_MAX: usize = 16;
 
-/// So many refused tokens before any was accepted are no accident.
+/// If so many tokens were refused and none accepted, the token header may not reach WordPress.
 const REFUSALS_BEFORE_WARNING: u32 = 3;
 
-/// What was said, and what is known of the site's state.
+/// The recent log lines, and the parts of the site's state that decide about log lines.
 pub(super) struct Warnings {
     url: SiteUrl,
-    /// What was said within the last minute, and when; the oldest first.
+    /// The lines of the last minute and their times, the oldest first.
     recent: VecDeque<(String, Instant)>,
-    /// Since when the site has been in trouble, if it is.
+    /// Since when the site has been failing, if it is.
     failing_since: Option<Instant>,
-    /// Tokens that the site has refused, while it has accepted none.
+    /// The number of refused tokens; `None` once the site has accepted one.
     refused: Option<u32>,
-    /// The form of address that was last said to work.
+    /// The URL style that was last logged as working.
     url_style: Option<UrlStyle>,
 }
 
@@ -45,20 +45,21 @@ impl Warnings {
         }
     }
 
-    /// Warns, with the site's address.
-    pub fn warn(&mut self, what: &str, now: Instant) {
-        self.log_once(log::Level::Warn, None, format!("{}: {what}", self.url), now);
+    /// Logs a warning, prefixed with the site's URL.
+    pub fn warn(&mut self, problem: &str, now: Instant) {
+        self.log_once(log::Level::Warn, None, format!("{}: {problem}", self.url), now);
     }
 
-    /// The same, because of a request.
-    pub fn warn_for(&mut self, request: RequestId, what: &str, now: Instant) {
-        self.log_once(log::Level::Warn, Some(request), format!("{}: {what}", self.url), now);
+    /// Logs a warning with the request that caused it.
+    pub fn warn_for(&mut self, request: RequestId, problem: &str, now: Instant) {
+        self.log_once(log::Level::Warn, Some(request), format!("{}: {problem}", self.url), now);
     }
 
-    /// What an operator should know of an answer, while the site is asked.
+    /// Logs a failed request while the breaker is closed: as a warning if the operator can act on
+    /// it.
     pub fn warn_outcome(
         &mut self,
-        what: AskKind,
+        kind: AskKind,
         request: RequestId,
         outcome: &Outcome,
         now: Instant,
@@ -67,79 +68,76 @@ impl Warnings {
             self.log_recovery(now);
         }
         let Answer::Failed(failure) = &outcome.answer else { return };
-        let Some(line) = Warnings::describe(what, outcome) else { return };
+        let Some(line) = Warnings::describe(kind, outcome) else { return };
         if !outcome.answer.is_from_site() {
             self.failing_since = self.failing_since.or(Some(now));
             self.warn_for(request, &line, now);
         } else if matches!(failure, Failure::ThreadTooLarge | Failure::NotStored) {
             self.warn_for(request, &line, now);
         } else {
-            // The member's affair, not the operator's.
+            // A fault of the member's request, not of the site.
             log::debug!(request = request.0; "{}: {line}", self.url);
         }
     }
 
-    /// The same, while it is not asked any more: that was said when it began.
-    pub fn debug_outcome(&mut self, what: AskKind, request: RequestId, outcome: &Outcome) {
-        if let Some(line) = Warnings::describe(what, outcome) {
+    /// Logs a failed request while the breaker is not closed: the outage was logged when it began.
+    pub fn debug_outcome(&mut self, kind: AskKind, request: RequestId, outcome: &Outcome) {
+        if let Some(line) = Warnings::describe(kind, outcome) {
             log::debug!(request = request.0; "{}: {line}", self.url);
         }
     }
 
-    fn describe(what: AskKind, outcome: &Outcome) -> Option<String> {
-        let remark = outcome.log_detail.as_deref()?;
-        Some(format!("{what} has no good answer: {remark}"))
+    fn describe(kind: AskKind, outcome: &Outcome) -> Option<String> {
+        let detail = outcome.log_detail.as_deref()?;
+        Some(format!("request failed ({kind}): {detail}"))
     }
 
-    /// The site is not asked for a while, because of this sign, of which `why` says more.
-    pub fn warn_opened(&mut self, health: Health, why: &str, pause: Duration, now: Instant) {
+    /// Logs that the breaker opened because of `health`, with the last problem.
+    pub fn warn_opened(&mut self, health: Health, problem: &str, pause: Duration, now: Instant) {
         self.failing_since = self.failing_since.or(Some(now));
         let pause = pause.as_secs();
         let line = match health {
-            Health::Failing { retry_after: Some(_) } => format!("it asks for a pause ({why})"),
-            _ => format!("{FAILURES_MAX} failures in a row, the last: {why}"),
+            Health::Failing { retry_after: Some(_) } => format!("it asks for a pause ({problem})"),
+            _ => format!("{FAILURES_MAX} failures in a row, the last: {problem}"),
         };
-        self.warn(&format!("{line}; it is asked again in {pause} s"), now);
+        self.warn(&format!("{line}; next probe in {pause} s"), now);
     }
 
-    /// The site is in order; said if it was not.
+    /// Logs that the site works again, if it was failing.
     pub fn log_recovery(&mut self, now: Instant) {
         if let Some(since) = self.failing_since.take() {
-            let lasted = now.saturating_duration_since(since).as_secs();
-            let line = format!("{}: it answers again, after {lasted} s", self.url);
+            let outage_s = now.saturating_duration_since(since).as_secs();
+            let line = format!("{}: it answers again, after {outage_s} s", self.url);
             self.log_once(log::Level::Info, None, line, now);
         }
     }
 
-    /// What a probe has found.
+    /// Logs the URL style that a probe found, if it changed.
     pub fn log_url_style(&mut self, url_style: UrlStyle) {
         if self.url_style.replace(url_style) != Some(url_style) {
-            let way = match url_style {
-                UrlStyle::Pretty => "/wp-json/",
-                UrlStyle::RestRoute => "/?rest_route=/",
-            };
-            log::info!("{}: the BuddyBoss REST API answers at {way}", self.url);
+            let prefix = url_style.prefix();
+            log::info!("{}: the BuddyBoss REST API answers at {prefix}", self.url);
         }
     }
 
-    /// What a probe has found instead, in words.
+    /// Describes what a probe found instead of the API.
     pub fn describe_probe(finding: &ProbeFinding) -> String {
         match finding {
-            ProbeFinding::Redirect(to) => format!(
-                "it redirects to {to}; set the address of the site to the one it redirects to"
-            ),
+            ProbeFinding::Redirect(to) => {
+                format!("it redirects to {to}; set --buddyboss-url to the address it redirects to")
+            }
             ProbeFinding::NoRoute => {
                 "WordPress answers, but the BuddyBoss REST API is not there".to_owned()
             }
             ProbeFinding::Other(status) => {
-                format!("it answers with status {status} and no REST API")
+                format!("it answers with status {status} and not as a REST API")
             }
-            ProbeFinding::Unreachable(why) => format!("it is not reached: {why}"),
+            ProbeFinding::Unreachable(reason) => format!("it cannot be reached: {reason}"),
             ProbeFinding::Api => "the probe failed".to_owned(),
         }
     }
 
-    /// A site that accepts no token at all is perhaps not shown any.
+    /// Warns if the site has refused all tokens so far: the header may not reach WordPress.
     pub fn track_token(&mut self, answer: &Answer, now: Instant) {
         match answer {
             Answer::Failed(Failure::TokenRefused) => {
@@ -147,8 +145,8 @@ impl Warnings {
                 *refused = refused.saturating_add(1);
                 if *refused >= REFUSALS_BEFORE_WARNING {
                     self.warn(
-                        "it has accepted no token so far: does its web server pass the header \
-                         Authorization on to WordPress, and is --token-header what it expects?",
+                        "it has accepted no token so far: check that its web server passes the \
+                         header Authorization on to WordPress, and that --token-header is right",
                         now,
                     );
                 }
@@ -158,7 +156,7 @@ impl Warnings {
         }
     }
 
-    /// Says the same at most once a minute, of whichever request.
+    /// Logs a line at most once a minute, whatever its request; repetitions go to `debug`.
     pub fn log_once(
         &mut self,
         level: log::Level,
@@ -167,7 +165,7 @@ impl Warnings {
         now: Instant,
     ) {
         let request = request.map(|request| request.0);
-        self.recent.retain(|(_, then)| now.saturating_duration_since(*then) < WARN_INTERVAL);
+        self.recent.retain(|(_, at)| now.saturating_duration_since(*at) < WARN_INTERVAL);
         if self.recent.iter().any(|(recent, _)| *recent == line) {
             return log::debug!(request; "{line}");
         }

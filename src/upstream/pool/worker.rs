@@ -1,4 +1,4 @@
-//! What a worker does all its life: takes a job, makes its blocking calls, and rings.
+//! The worker threads: take a task, do its blocking requests, return the outcome, wake the loop.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,31 +11,31 @@ use crate::upstream::health::Health;
 use crate::upstream::site::{Outcome, ProbeOutcome, Site};
 use crate::upstream::url_style::UrlStyle;
 
-/// What a worker is to do.
+/// A task for a worker.
 pub(crate) enum Task {
     Ask {
         request: RequestId,
         ask: Ask,
         url_style: UrlStyle,
     },
-    /// Find the form of address, and try this one first.
+    /// Find the URL style of the REST API, starting with this one.
     Probe(UrlStyle),
 }
 
-/// What a worker has done.
+/// The outcome of a task.
 pub(super) enum Completion {
     AskOutcome {
         request: RequestId,
-        /// Under which request the log tells of it.
+        /// The request id for log lines.
         log_request: RequestId,
-        what: AskKind,
+        kind: AskKind,
         url_style: UrlStyle,
         outcome: Outcome,
     },
     ProbeOutcome(ProbeOutcome),
 }
 
-/// What an ask was about.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AskKind {
     Message,
@@ -54,7 +54,7 @@ impl AskKind {
         }
     }
 
-    /// Whether it is about people; the fate of a message goes the messages' way.
+    /// Whether it goes to the queue for checks; posts and lookups of messages share the other one.
     pub fn is_check(self) -> bool {
         matches!(self, AskKind::Token | AskKind::List)
     }
@@ -63,15 +63,15 @@ impl AskKind {
 impl fmt::Display for AskKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            AskKind::Message => "a message",
-            AskKind::Token => "the check of a token",
-            AskKind::List => "the list of a thread's participants",
-            AskKind::Look => "the look-up of a message",
+            AskKind::Message => "message",
+            AskKind::Token => "token check",
+            AskKind::List => "participant list",
+            AskKind::Look => "message lookup",
         })
     }
 }
 
-/// Does one job at the site.
+/// Executes one task.
 pub(super) fn run(site: &Site, task: &Task) -> Completion {
     match task {
         Task::Ask { request, ask, url_style } => {
@@ -81,7 +81,7 @@ pub(super) fn run(site: &Site, task: &Task) -> Completion {
             Completion::AskOutcome {
                 request,
                 log_request,
-                what: AskKind::from_ask(ask),
+                kind: AskKind::from_ask(ask),
                 url_style,
                 outcome,
             }
@@ -90,43 +90,43 @@ pub(super) fn run(site: &Site, task: &Task) -> Completion {
     }
 }
 
-/// Does job after job, until the pool is gone. Each gets exactly one answer, even if it panics.
+/// Executes tasks until the pool is dropped. Each gets exactly one completion, even if it panics.
 pub(super) fn run_worker(
     tasks: &Receiver<Task>,
-    answers: &Sender<Completion>,
+    completions: &Sender<Completion>,
     waker: &mio::Waker,
     run: impl Fn(&Task) -> Completion,
 ) {
     for task in tasks {
-        // Nothing that `run` leaves half done is looked at again.
-        let done = catch_unwind(AssertUnwindSafe(|| run(&task)))
+        // Unwind safe: no state that `run` may leave half changed is used afterwards.
+        let completion = catch_unwind(AssertUnwindSafe(|| run(&task)))
             .unwrap_or_else(|_| panic_completion(&task));
-        // First the answer, then the bell: the other way round the loop could look too early.
-        if answers.send(done).is_err() {
+        // The completion must be sent before the loop wakes, or the loop could miss it.
+        if completions.send(completion).is_err() {
             return;
         }
         let _ = waker.wake();
     }
 }
 
-/// The answer to a job that panicked, which is not the site's fault. How far a post came is not
-/// known; a question changes nothing.
+/// The completion of a task that panicked, which says nothing about the site's health. The outcome
+/// of a post is unknown; other requests change nothing on the site.
 fn panic_completion(task: &Task) -> Completion {
-    const WHY: &str = "the worker failed";
+    const REASON: &str = "the worker failed";
     match task {
         Task::Ask { request, ask, url_style } => {
-            let what = AskKind::from_ask(ask);
-            let failure = match what {
+            let kind = AskKind::from_ask(ask);
+            let failure = match kind {
                 AskKind::Message => Failure::Unknown,
                 _ => Failure::SiteUnavailable { retry_after_s: None },
             };
             let outcome =
-                Outcome { health: Health::Neutral, ..Outcome::failed(failure, Some(WHY)) };
+                Outcome { health: Health::Neutral, ..Outcome::failed(failure, Some(REASON)) };
             let (request, log_request) = (*request, ask.log_request(*request));
-            Completion::AskOutcome { request, log_request, what, url_style: *url_style, outcome }
+            Completion::AskOutcome { request, log_request, kind, url_style: *url_style, outcome }
         }
         Task::Probe(_) => Completion::ProbeOutcome(ProbeOutcome {
-            found: Err(ProbeFinding::Unreachable(WHY)),
+            found: Err(ProbeFinding::Unreachable(REASON)),
             health: Health::NO_REPLY,
         }),
     }
@@ -147,8 +147,8 @@ mod tests {
     fn panicking_request_is_unknown_and_the_worker_survives() {
         let poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (tasks, todo) = bounded(4);
-        let (answers, done) = bounded(4);
+        let (tasks, task_receiver) = bounded(4);
+        let (completion_sender, completions) = bounded(4);
         for n in 1..=2 {
             let task =
                 Task::Ask { request: RequestId(n), ask: ask(), url_style: UrlStyle::RestRoute };
@@ -156,15 +156,20 @@ mod tests {
         }
         tasks.send(Task::Probe(UrlStyle::Pretty)).ok().unwrap();
         drop(tasks);
-        // `resume_unwind` is a panic without its noise.
-        run_worker(&todo, &answers, &waker, |_| std::panic::resume_unwind(Box::new("on purpose")));
-        drop(answers);
-        let requests: Vec<_> = done
+        // `resume_unwind` panics without calling the panic hook.
+        let panics = |_: &Task| std::panic::resume_unwind(Box::new("on purpose"));
+        run_worker(&task_receiver, &completion_sender, &waker, panics);
+        drop(completion_sender);
+        let requests: Vec<_> = completions
             .iter()
-            .map(|done| match done {
+            .map(|completion| match completion {
                 Completion::AskOutcome { request, outcome, .. } => {
                     assert_eq!(outcome.answer, Answer::Failed(Failure::Unknown));
-                    assert_eq!(outcome.health, Health::Neutral, "it is not the site's fault");
+                    assert_eq!(
+                        outcome.health,
+                        Health::Neutral,
+                        "a panic does not count against the site"
+                    );
                     request.0
                 }
                 Completion::ProbeOutcome(probed) => {

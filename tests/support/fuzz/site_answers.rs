@@ -24,7 +24,7 @@ use buddyline::upstream::checks::{
 };
 use buddyline::upstream::jwt::{self, Verifier};
 use buddyline::upstream::normalize::normalize_text;
-use buddyline::upstream::reconcile::parse_look_reply;
+use buddyline::upstream::reconcile::parse_lookup_reply;
 use buddyline::upstream::url_style::UrlStyle;
 use ring::hmac;
 
@@ -109,7 +109,7 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         post: RequestId(1),
     };
     for after in [0, 30, u64::MAX / 4] {
-        let answer = parse_look_reply(&look, reply, Duration::from_secs(after));
+        let answer = parse_lookup_reply(&look, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
             Answer::LookupResult(LookupResult::Match(stored)) => {
