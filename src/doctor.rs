@@ -1,8 +1,8 @@
-//! `buddyline doctor`: looks whether all that the server needs is there, before or while it runs.
+//! `buddyline doctor` and `check-config`: check settings, machine, site and proxy for problems.
 //!
-//! What is *seen* ([`observations`]) is gathered by `collect`, which has the sockets and the clock; what it
-//! *means* is judged by [`judge`], which has neither. Nothing at the site changes: all it is asked
-//! is GET. Everything has its time, and so has the whole.
+//! `collect` does the I/O and records [`observations`]; [`judge`] turns them into findings, without
+//! sockets or a clock. All requests to the site are GETs: nothing on it changes. Each step has a
+//! time limit, and so has the whole examination.
 
 mod collect;
 pub mod finding;
@@ -21,36 +21,36 @@ use finding::Finding;
 const JWT_SECRET: &str = "JWT secret file";
 const TURN_SECRET: &str = "TURN secret file";
 
-/// What is to be examined besides the settings.
+/// What to examine besides the settings.
 pub struct ExamineOptions {
-    /// A member's token, to be tried.
+    /// A member's token or Application Password to try.
     pub credential: Option<Credential>,
-    /// Where clients reach the server, through its proxy.
+    /// The address at which clients reach the server, through its proxy.
     pub public_url: Option<PublicUrl>,
-    /// For all of it.
+    /// The time limit of the whole examination.
     pub within: Duration,
 }
 
-/// Looks at everything and says what it means, in the order in which it should be set right.
+/// Examines everything; returns the findings in the order in which problems should be fixed.
 ///
 /// # Errors
 ///
-/// A secret cannot be read: a sentence about why.
+/// A sentence that says why a secret cannot be read.
 pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
     let validity = config.load_secrets()?.identity.and_then(|identity| identity.validity());
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
-    let seen = collect::collect_all(config, options, keys.map(|(keys, _)| keys));
-    let mut findings = judge::site::judge(&seen);
+    let observations = collect::collect_all(config, options, keys.map(|(keys, _)| keys));
+    let mut findings = judge::site::judge(&observations);
     findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
     findings.extend(check_calls(config)?);
     findings.extend(validity.map(|validity| judge::certificate(validity, collect::now_s())));
-    findings.extend(judge::machine(&seen.machine, false));
-    findings.extend(judge::public::judge(seen.public.as_ref()));
+    findings.extend(judge::machine(&observations.machine, false));
+    findings.extend(judge::public::judge(observations.public.as_ref()));
     Ok(findings)
 }
 
-/// Looks at what needs no network: the files that the settings name, the addresses to listen on,
+/// Examines what needs no network: the files that the settings name, the addresses to listen on,
 /// and the system's limits.
 ///
 /// # Errors
@@ -67,7 +67,7 @@ pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
     Ok(findings)
 }
 
-/// What calls are helped with, and the secret for it.
+/// Checks the STUN and TURN settings for calls and the TURN secret.
 fn check_calls(config: &Config) -> Result<Vec<Finding>, String> {
     let secret = config.turn_secret_with_warnings()?;
     let warnings = secret.map(|(_, warnings)| warnings);

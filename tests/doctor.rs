@@ -120,7 +120,7 @@ fn healthy_site_passes_and_is_not_modified() {
     let mut command = binary();
     command.args(["doctor", "--buddyboss-url", &site.url(), "--listen", &listen]);
     let lines = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    assert!(lines.contains("\nok       port: buddyline runs already on "), "{lines}");
+    assert!(lines.contains("\nok       port: buddyline already runs on "), "{lines}");
     assert!(!lines.contains('\x1b'), "no colour but on a terminal");
     assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
 }
@@ -203,7 +203,7 @@ fn wrong_jwt_secret_and_issuer_are_reported() {
     let member = site.jwt(7, Duration::from_secs(WEEK_S));
     let wrong = SecretFile::with(&["another secret of more than thirty-two bytes, it is"]);
     let said = run_doctor(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
-    said.expect("JWT secret", "failed", &["another signature", "wp-config.php"]);
+    said.expect("JWT secret", "failed", &["wrong signature", "wp-config.php"]);
     said.expect("token", "ok", &["member 7's"]);
     assert_eq!(said.failed(), ["JWT secret"]);
 
@@ -299,7 +299,7 @@ fn headers_dropped_by_a_proxy_are_reported() {
             &["does not reach buddyline", "proxy_pass"],
         ),
         (ProxyFault::Answers("101 Switching Protocols"), "failed", &["Sec-WebSocket-Accept"]),
-        (ProxyFault::Silent, "failed", &["no answer", "takes too long"]),
+        (ProxyFault::Silent, "failed", &["no reply", "takes too long"]),
         (ProxyFault::Drips, "warning", &["a ping is not answered"]),
         (ProxyFault::Pings, "warning", &["a ping is not answered"]),
     ] {
@@ -368,7 +368,7 @@ fn check_config_needs_no_network() {
     // An address of the documentation networks (RFC 5737) is no machine's.
     let (code, text) = check(&["--listen", "192.0.2.1:8080"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("no address of this machine"), "{text}");
+    assert!(text.contains("not an address of this machine"), "{text}");
     assert!(text.ends_with("\nthe server cannot start\n"), "{text}");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (code, text) = check(&["--listen", &taken.local_addr().unwrap().to_string()]);

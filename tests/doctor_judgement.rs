@@ -185,7 +185,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "site TLS",
             change(|s| s.reachability = healthy_path(false)),
             Warning,
-            &["read on the way", "https://"],
+            &["read on the network", "https://"],
         ),
         (
             "redirects",
@@ -212,7 +212,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
                 s.probes = vec![(UrlStyle::Pretty, slash), (UrlStyle::RestRoute, stranger())];
             }),
             Good,
-            &["/?rest_route=/, and not"],
+            &["/?rest_route=/, but not"],
         ),
         (
             "REST API",
@@ -252,7 +252,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             Warning,
             &["not certain", "--token-file"],
         ),
-        ("Messages component", change(|s| s.messages = Some(silent())), Failed, &["no answer"]),
+        ("Messages component", change(|s| s.messages = Some(silent())), Failed, &["no reply"]),
         ("token header", change(eaten), Failed, &["does not reach", "CGIPassAuth"]),
         (
             "token header",
@@ -272,7 +272,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             Warning,
             &["no JWT plugin"],
         ),
-        ("token", change(eaten), Failed, &["no token, or one of nobody"]),
+        ("token", change(eaten), Failed, &["no token, or one without a member"]),
         (
             "token",
             change(|s| s.me = vec![fault(403, "jwt_auth_invalid_token", "Expired token")]),
@@ -305,11 +305,11 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         (
             "JWT secret",
             change(|s| {
-                let why = "a token has another signature".to_owned();
+                let why = "a token has a wrong signature".to_owned();
                 s.secret = SecretCheck::Tried(Err(Failure::TokenRefused), Some(why));
             }),
             Failed,
-            &["another signature", "wp-config.php"],
+            &["wrong signature", "wp-config.php"],
         ),
         ("JWT secret", change(|s| s.secret = SecretCheck::None), Skipped, &["--jwt-secret-file"]),
         ("JWT secret", change(|s| s.secret = SecretCheck::Tried(Ok(8), None)), Failed, &["8", "7"]),
@@ -399,9 +399,9 @@ fn port_check_matches_what_the_server_would_see() {
         (Ok(()), false, false, Good, "free"),
         (Err(ErrorKind::AddrInUse), false, false, Failed, "--listen"),
         (Err(ErrorKind::AddrInUse), false, true, Warning, "--listen"),
-        (Err(ErrorKind::AddrInUse), true, false, Good, "runs already"),
+        (Err(ErrorKind::AddrInUse), true, false, Good, "already runs"),
         (Err(ErrorKind::PermissionDenied), false, false, Failed, "CAP_NET_BIND_SERVICE"),
-        (Err(ErrorKind::AddrNotAvailable), false, false, Failed, "no address of this machine"),
+        (Err(ErrorKind::AddrNotAvailable), false, false, Failed, "not an address of this machine"),
     ] {
         let seen = MachineObservation { is_ours, ..machine_seen(came, 100_000) };
         let finding = &machine(&seen, may_run)[1];
@@ -439,7 +439,7 @@ fn missing_proxy_headers_are_named() {
         (answered(200, "<html>"), Failed, "Upgrade $http_upgrade"),
         (answered(301, ""), Failed, "redirects to https://community.example/live"),
         (answered(404, "<html>"), Failed, "location"),
-        (answered(502, "<html>"), Failed, "Is it running"),
+        (answered(502, "<html>"), Failed, "it is running"),
         (answered(401, ""), Failed, "password"),
         (answered(503, "The server is restarting; try again.\n"), Warning, "in a moment"),
         (Upgrade::NoReply("the connection is reset".to_owned()), Failed, "error log"),

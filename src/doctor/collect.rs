@@ -1,4 +1,4 @@
-//! The looking itself: sockets, files, the clock. It judges nothing.
+//! Collects the observations: does the I/O with sockets, files and the clock, and judges nothing.
 
 pub mod machine;
 mod net;
@@ -11,29 +11,29 @@ use super::ExamineOptions;
 use super::observations::{Keys, Observations};
 use crate::config::Config;
 
-/// The longest time for one thing, whatever is left of the whole.
+/// The time limit of one step, however much of the whole is left.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The time that all of it may take.
+/// The time budget of an examination.
 #[derive(Clone, Copy)]
 pub struct TimeBudget {
-    until: Instant,
-    /// For one question to the site.
+    deadline: Instant,
+    /// The time limit of one request to the site.
     request: Duration,
 }
 
 impl TimeBudget {
     fn new(within: Duration, request: Duration) -> TimeBudget {
-        TimeBudget { until: Instant::now() + within, request: request.min(STEP_TIMEOUT) }
+        TimeBudget { deadline: Instant::now() + within, request: request.min(STEP_TIMEOUT) }
     }
 
-    /// What is left of it, for one thing; `None` where that is too little for anything.
+    /// The time limit of the next step; `None` if less than 50 ms are left.
     fn remaining(self) -> Option<Duration> {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(Instant::now());
         (left > Duration::from_millis(50)).then_some(left.min(STEP_TIMEOUT))
     }
 
-    /// The same for a question to the site.
+    /// The time limit of the next request to the site; `None` if less than 50 ms are left.
     fn for_request(self) -> Option<Duration> {
         self.remaining().map(|left| left.min(self.request))
     }
@@ -44,8 +44,8 @@ pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Looks at the machine first, which takes no time, then at the clients' way and at the site: one
-/// that hangs must not keep the rest from being seen.
+/// Examines the machine first, which takes no time, then the public address and the site, so that a
+/// site that hangs does not use up the time of the other checks.
 pub fn collect_all(config: &Config, options: &ExamineOptions, keys: Keys) -> Observations {
     let time = TimeBudget::new(options.within, config.upstream_timeout);
     let machine = machine::collect(config);

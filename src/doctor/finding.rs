@@ -1,23 +1,23 @@
-//! What comes out of an examination.
+//! The findings of an examination: status, observation and remedy.
 
 use serde::Serialize;
 
-/// How it stands with one thing.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// The server works, and less well than it could.
+    /// The server works, but less well than it could.
     Warning,
     /// The server cannot do its work.
     Failed,
-    /// Not looked at; what was seen says why.
+    /// Not checked; `seen` says why.
     Skipped,
 }
 
 impl Status {
-    /// The word of a line, and of the JSON.
+    /// The status as it is written in the text and JSON reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Ok => "ok",
@@ -28,26 +28,26 @@ impl Status {
     }
 }
 
-/// One thing that was examined.
+/// The result of one check, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is about; it stays the same from one version to the next.
+    /// The name of the check; it is stable across versions.
     pub name: &'static str,
-    /// How it stands.
+    /// The result.
     pub status: Status,
-    /// What was seen. Never a secret.
+    /// The observation. It never contains a secret.
     pub seen: String,
-    /// What to do about it, for warnings and failures.
+    /// How to fix it, for warnings and failures.
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// Creates a finding without a problem.
     pub fn ok(name: &'static str, seen: impl Into<String>) -> Finding {
         Finding { name, status: Status::Ok, seen: seen.into(), remedy: None }
     }
 
-    /// It works, but.
+    /// Creates a warning with its remedy.
     pub fn warning(
         name: &'static str,
         seen: impl Into<String>,
@@ -56,7 +56,7 @@ impl Finding {
         Finding { name, status: Status::Warning, seen: seen.into(), remedy: Some(remedy.into()) }
     }
 
-    /// It does not work.
+    /// Creates a failure with its remedy.
     pub fn failed(
         name: &'static str,
         seen: impl Into<String>,
@@ -65,8 +65,8 @@ impl Finding {
         Finding { name, status: Status::Failed, seen: seen.into(), remedy: Some(remedy.into()) }
     }
 
-    /// It was not looked at.
-    pub fn skipped(name: &'static str, why: impl Into<String>) -> Finding {
-        Finding { name, status: Status::Skipped, seen: why.into(), remedy: None }
+    /// Creates a finding for a check that was skipped for this reason.
+    pub fn skipped(name: &'static str, reason: impl Into<String>) -> Finding {
+        Finding { name, status: Status::Skipped, seen: reason.into(), remedy: None }
     }
 }

@@ -1,4 +1,4 @@
-//! What was seen, judged: observations in, findings out, and neither sockets nor a clock.
+//! Turns observations into findings: pure functions, without sockets or a clock.
 
 pub mod public;
 pub mod site;
@@ -13,17 +13,17 @@ use crate::config::Trust;
 use crate::config::ice::{IceSettings, IceUrl};
 use crate::config::validity::{Validity, format_date};
 
-/// A connection that takes longer than this is worth a word.
+/// Warn if connecting takes longer than this.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
 
-/// The names of the findings about a way.
+/// The names of the findings about the reachability of a host.
 struct ReachabilityNames {
     resolves: &'static str,
     connects: &'static str,
     tls: &'static str,
 }
 
-/// Judges a way, and says whether it leads somewhere.
+/// Judges the steps to a host: name, connection, TLS. The flag says whether all of them work.
 fn judge_reachability(
     reachability: &Reachability,
     names: &ReachabilityNames,
@@ -33,20 +33,20 @@ fn judge_reachability(
     let host = &reachability.host;
     match &reachability.addresses {
         Some(Ok(all)) if all.iter().any(|address| address.to_string() == *host) => {
-            findings.push(Finding::ok(names.resolves, format!("{host} is an address itself")));
+            findings.push(Finding::ok(names.resolves, format!("{host} is an IP address")));
         }
         Some(Ok(all)) => {
             let list: Vec<String> = all.iter().take(4).map(IpAddr::to_string).collect();
             let more = if all.len() > 4 { ", …" } else { "" };
-            let seen = format!("{host} is {}{more}", list.join(", "));
+            let seen = format!("{host} resolves to {}{more}", list.join(", "));
             findings.push(Finding::ok(names.resolves, seen));
         }
-        Some(Err(why)) => {
+        Some(Err(reason)) => {
             findings.push(Finding::failed(
                 names.resolves,
-                format!("{host}: {why}"),
-                "Is the name spelled right, and is the resolver of this machine in order \
-                 (/etc/resolv.conf, getent hosts)?",
+                format!("{host}: {reason}"),
+                "Check the spelling of the name and this machine's resolver (/etc/resolv.conf, \
+                 getent hosts).",
             ));
             return (findings, false);
         }
@@ -57,18 +57,18 @@ fn judge_reachability(
         Some(Ok((to, took))) => {
             let seen = format!("to {to} in {}", milliseconds(*took));
             findings.push(if *took > SLOW_CONNECT {
-                let remedy = "The way to this host is long or loses packets; each connection pays \
-                              for it.";
+                let remedy = "The network path to this host is slow or loses packets; each new \
+                              connection takes this long.";
                 Finding::warning(names.connects, seen, remedy)
             } else {
                 Finding::ok(names.connects, seen)
             });
         }
-        Some(Err(why)) => {
+        Some(Err(reason)) => {
             findings.push(Finding::failed(
                 names.connects,
-                format!("{host}, port {port}: {why}"),
-                "Is the web server running there, and does a firewall let this machine through?",
+                format!("{host}, port {port}: {reason}"),
+                "Check that the web server runs there and that no firewall blocks this machine.",
             ));
             return (findings, false);
         }
@@ -78,79 +78,82 @@ fn judge_reachability(
         findings.push(judge_plaintext(reachability, names.tls, scheme));
         return (findings, true);
     }
-    let Some(seen) = &reachability.tls else { return (findings, false) };
-    let finding = judge_tls(seen, reachability, names.tls, scheme);
+    let Some(tls) = &reachability.tls else { return (findings, false) };
+    let finding = judge_tls(tls, reachability, names.tls, scheme);
     findings.push(finding);
-    (findings, matches!(seen, Tls::Works { .. }))
+    (findings, matches!(tls, Tls::Works { .. }))
 }
 
-/// Tokens in the clear are a matter of the way that they take.
+/// Judges a connection without TLS: a problem only outside this machine and private networks.
 fn judge_plaintext(reachability: &Reachability, name: &'static str, scheme: [&str; 2]) -> Finding {
-    let near = |ip: IpAddr| match ip.to_canonical() {
+    let is_private = |ip: IpAddr| match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
     match &reachability.connected {
-        Some(Ok((to, _))) if near(to.ip()) => {
+        Some(Ok((to, _))) if is_private(to.ip()) => {
             Finding::ok(name, format!("none ({}), on this machine or a private network", scheme[0]))
         }
         _ => Finding::warning(
             name,
-            format!("none ({}): tokens can be read on the way", scheme[0]),
+            format!("none ({}): tokens can be read on the network", scheme[0]),
             format!("Set an address that begins with {}.", scheme[1]),
         ),
     }
 }
 
 fn judge_tls(
-    seen: &Tls,
+    tls: &Tls,
     reachability: &Reachability,
     name: &'static str,
     scheme: [&str; 2],
 ) -> Finding {
-    match seen {
+    match tls {
         Tls::Works { version, expires_soon: false } => {
-            Finding::ok(name, format!("{version}, and the certificate holds"))
+            Finding::ok(name, format!("{version}, and the certificate is valid"))
         }
         Tls::Works { version, expires_soon: true } => Finding::warning(
             name,
-            format!("{version}, and the certificate ends within 14 days"),
-            "See that it is renewed (certbot renew --dry-run).",
+            format!("{version}, and the certificate expires within 14 days"),
+            "Check that it is renewed in time (certbot renew --dry-run).",
         ),
-        Tls::Certificate(why) => Finding::failed(
+        Tls::Certificate(reason) => Finding::failed(
             name,
-            format!("the certificate is not to be believed: {why}"),
-            "The whole chain of an authority that browsers know is expected, for this name (the \
-             fullchain.pem, not the cert.pem). A site on the same machine may be named with \
+            format!("the certificate is not valid: {reason}"),
+            "Install a certificate for this name from a public authority, with its whole chain \
+             (fullchain.pem, not cert.pem). For a site on the same machine, set \
              http://127.0.0.1.",
         ),
         Tls::NoTls => Finding::failed(
             name,
-            format!("what answers on port {} does not speak TLS", reachability.port),
-            format!("Set the port that does, or an address that begins with {}.", scheme[0]),
+            format!("the server on port {} does not speak TLS", reachability.port),
+            format!(
+                "Set the port of the TLS server, or an address that begins with {}.",
+                scheme[0]
+            ),
         ),
-        Tls::Failed(why) => Finding::failed(
+        Tls::Failed(reason) => Finding::failed(
             name,
-            format!("the handshake fails: {why}"),
-            "TLS 1.2 or 1.3 is expected, with a cipher that browsers of today use.",
+            format!("the TLS handshake fails: {reason}"),
+            "Enable TLS 1.2 or 1.3 with the ciphers that current browsers use.",
         ),
     }
 }
 
-/// Judges the file of the JWT secret by what its reader warns of; `None` where no secret is set.
+/// Judges a secret's file by the warnings of its reader; `None` means that no secret is set.
 pub fn secret_file(name: &'static str, warnings: Option<&[String]>) -> Vec<Finding> {
     match warnings {
         None => Vec::new(),
-        Some([]) => vec![Finding::ok(name, "readable, for its owner alone, and long enough")],
+        Some([]) => vec![Finding::ok(name, "readable, by its owner only, and long enough")],
         Some(warnings) => {
-            let remedy = "Set it right as it says: one secret a line, the value alone, readable \
-                          for nobody else (chmod 600).";
+            let remedy = "Fix the file: one secret per line, only the value, readable by its owner \
+                          only (chmod 600).";
             warnings.iter().map(|seen| Finding::warning(name, seen.clone(), remedy)).collect()
         }
     }
 }
 
-/// Judges what calls are helped with.
+/// Judges the STUN and TURN settings for calls.
 pub fn ice(ice: &IceSettings, trust: Trust) -> Vec<Finding> {
     const NAME: &str = "STUN and TURN";
     let urls: Vec<&str> = ice.stun_url.iter().chain(&ice.turn_url).map(IceUrl::as_str).collect();
@@ -165,91 +168,93 @@ pub fn ice(ice: &IceSettings, trust: Trust) -> Vec<Finding> {
         false => Finding::ok(NAME, seen),
         true => Finding::warning(
             NAME,
-            seen + ", to whoever connects: --trust is open",
-            "Set a site (--buddyboss-url), so that people prove who they are; or let nobody else \
-             reach this server.",
+            seen + ", for any client, because --trust is open",
+            "Set a site (--buddyboss-url), so that users authenticate; or restrict access to this \
+             server.",
         ),
     }]
 }
 
-/// Judges the server's own certificate. One that has ended is no reason not to start the server:
-/// it would be no better off.
+/// Judges the server's own certificate. An expired one is only a warning: refusing to start would
+/// not help.
 pub fn certificate(validity: Validity, now_s: u64) -> Finding {
     const NAME: &str = "TLS certificate";
     match validity.warning(now_s) {
-        None => Finding::ok(NAME, format!("it holds until {}", format_date(validity.until_s))),
+        None => Finding::ok(NAME, format!("valid until {}", format_date(validity.until_s))),
         Some(seen) => {
-            let remedy = "Renew it (certbot renew), then systemctl reload buddyline, or restart \
-                          where systemd hands it over.";
+            let remedy = "Renew it (certbot renew), then systemctl reload buddyline; if systemd \
+                          passes the certificate, restart the server instead.";
             Finding::warning(NAME, seen, remedy)
         }
     }
 }
 
-/// Judges this machine. With `may_be_replaced`, whoever has the port may be about to leave it.
-pub fn machine(seen: &MachineObservation, may_be_replaced: bool) -> Vec<Finding> {
-    vec![judge_files(seen), judge_port(seen, may_be_replaced)]
+/// Judges this machine. With `may_be_replaced`, the program that occupies the port may be about to
+/// end, so that an occupied port is only a warning.
+pub fn machine(machine: &MachineObservation, may_be_replaced: bool) -> Vec<Finding> {
+    vec![judge_files(machine), judge_port(machine, may_be_replaced)]
 }
 
-fn judge_files(seen: &MachineObservation) -> Finding {
+fn judge_files(machine: &MachineObservation) -> Finding {
     const NAME: &str = "open files";
-    let most = match &seen.files {
-        Ok(most) => *most,
-        Err(why) => {
-            let remedy = "Look with ulimit -Hn how many there may be.";
-            return Finding::warning(NAME, format!("the limit is not known: {why}"), remedy);
+    let limit = match &machine.files {
+        Ok(limit) => *limit,
+        Err(reason) => {
+            let remedy = "Run ulimit -Hn to see the limit.";
+            return Finding::warning(NAME, format!("the limit is unknown: {reason}"), remedy);
         }
     };
-    let room = most.saturating_sub(seen.files_reserved);
-    match seen.files_wanted {
-        Some(wanted) if most < wanted => Finding::warning(
+    let room = limit.saturating_sub(machine.files_reserved);
+    match machine.files_wanted {
+        Some(wanted) if limit < wanted => Finding::warning(
             NAME,
             format!(
-                "{most} allowed, room for {room} connections; {} are wanted (--max-connections)",
-                wanted.saturating_sub(seen.files_reserved)
+                "{limit} allowed, room for {room} connections; {} are wanted (--max-connections)",
+                wanted.saturating_sub(machine.files_reserved)
             ),
             format!("Set LimitNOFILE={wanted} in the systemd unit, or the same with ulimit -n."),
         ),
-        Some(wanted) => Finding::ok(NAME, format!("{most} allowed, {wanted} needed")),
-        None => Finding::ok(NAME, format!("{most} allowed, room for {room} connections")),
+        Some(wanted) => Finding::ok(NAME, format!("{limit} allowed, {wanted} needed")),
+        None => Finding::ok(NAME, format!("{limit} allowed, room for {room} connections")),
     }
 }
 
-fn judge_port(seen: &MachineObservation, may_be_replaced: bool) -> Finding {
+fn judge_port(machine: &MachineObservation, may_be_replaced: bool) -> Finding {
     const NAME: &str = "port";
-    let free: Vec<String> = seen
+    let free: Vec<String> = machine
         .listens
         .iter()
-        .filter(|(_, came)| came.is_ok())
+        .filter(|(_, result)| result.is_ok())
         .map(|(address, _)| address.to_string())
         .collect();
-    // As when the server starts: an address in use is an error, one that this machine lacks is not
-    // while another works.
-    let taken = seen.listens.iter().find(|(_, came)| *came == Err(ErrorKind::AddrInUse));
+    // As when the server starts: an address in use is an error; one that this machine does not have
+    // is an error only if no other address works.
+    let taken = machine.listens.iter().find(|(_, result)| *result == Err(ErrorKind::AddrInUse));
     if let Some((address, _)) = taken {
-        let other = "End what listens there (ss -ltnp), or set another address with --listen.";
-        return match (seen.is_ours, may_be_replaced) {
-            (true, _) => Finding::ok(NAME, format!("buddyline runs already on {address}")),
-            (false, true) => Finding::warning(NAME, format!("{address} is in use"), other),
+        let remedy = "Stop the program that listens there (ss -ltnp shows it), or set another \
+                      address with --listen.";
+        return match (machine.is_ours, may_be_replaced) {
+            (true, _) => Finding::ok(NAME, format!("buddyline already runs on {address}")),
+            (false, true) => Finding::warning(NAME, format!("{address} is in use"), remedy),
             (false, false) => {
-                Finding::failed(NAME, format!("{address} is in use by another program"), other)
+                Finding::failed(NAME, format!("{address} is in use by another program"), remedy)
             }
         };
     }
     if !free.is_empty() {
         return Finding::ok(NAME, format!("{} is free", free.join(", ")));
     }
-    match seen.listens.first() {
+    match machine.listens.first() {
         Some((address, Err(ErrorKind::PermissionDenied))) => Finding::failed(
             NAME,
             format!("{address}: this user may not listen there"),
-            "Ports below 1024 are root's: set one above it and let nginx have 443, or give the \
-             unit AmbientCapabilities=CAP_NET_BIND_SERVICE.",
+            "Ports below 1024 require a privilege: set a higher port and let nginx listen on 443, \
+             or set AmbientCapabilities=CAP_NET_BIND_SERVICE in the systemd unit.",
         ),
         Some((address, Err(ErrorKind::AddrNotAvailable))) => Finding::failed(
             NAME,
-            format!("{address} is no address of this machine"),
-            "Set one that is with --listen, such as 127.0.0.1:8080 (ip address shows them).",
+            format!("{address} is not an address of this machine"),
+            "Set one of its addresses with --listen, such as 127.0.0.1:8080 (ip addr lists them).",
         ),
         Some((address, Err(kind))) => {
             let remedy = "Set another address with --listen.";
@@ -259,7 +264,7 @@ fn judge_port(seen: &MachineObservation, may_be_replaced: bool) -> Finding {
     }
 }
 
-/// A time in words.
+/// Formats a duration in whole milliseconds.
 fn milliseconds(time: Duration) -> String {
     match time.as_millis() {
         0 => "less than 1 ms".to_owned(),

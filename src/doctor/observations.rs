@@ -1,4 +1,4 @@
-//! What was seen, before anybody judges it.
+//! The observations that `collect` records and `judge` evaluates.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,159 +12,159 @@ use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::Reply;
 use crate::upstream::url_style::UrlStyle;
 
-/// All that an examination sees.
+/// All observations of an examination.
 pub struct Observations {
-    /// The site, where one is set.
+    /// The site, if one is set.
     pub site: Option<SiteObservation>,
     /// This machine.
     pub machine: MachineObservation,
-    /// The way of the clients, where an address was given.
+    /// The public address, if one was given.
     pub public: Option<PublicObservation>,
 }
 
-/// The way to a host: its name, a connection, TLS. Each is `None` where it was not tried.
+/// The steps to reach a host: name, connection, TLS. A step that was not tried is `None`.
 #[derive(Debug, Default)]
 pub struct Reachability {
-    /// As it was written, without brackets.
+    /// The host as it was written, without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Whether there should be TLS.
+    /// Whether TLS is used.
     pub secure: bool,
-    /// The addresses of the name, or why there are none.
+    /// The addresses of the name, or the reason why there are none.
     pub addresses: Option<Result<Vec<IpAddr>, String>>,
-    /// How long connecting took, and to which address; or why it failed.
+    /// The address and how long connecting took, or the reason why it failed.
     pub connected: Option<Result<(SocketAddr, Duration), String>>,
-    /// What came of the TLS handshake.
+    /// The result of the TLS handshake.
     pub tls: Option<Tls>,
 }
 
-/// What came of a TLS handshake.
+/// The result of a TLS handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tls {
     /// It worked.
     Works {
-        /// `TLSv1.3`
+        /// The protocol version, such as `TLSv1.3`.
         version: String,
-        /// Whether the certificate is one that no longer holds in 14 days.
+        /// Whether the certificate expires within 14 days.
         expires_soon: bool,
     },
-    /// The certificate is not to be believed; why, in a few words.
+    /// The certificate is not valid; the reason.
     Certificate(String),
-    /// What answers does not speak TLS.
+    /// The server does not speak TLS.
     NoTls,
-    /// Anything else.
+    /// Any other failure; the reason.
     Failed(String),
 }
 
-/// One question to the site.
+/// One request to the site and its result.
 #[derive(Clone)]
 pub struct TimedReply {
-    /// The answer, or why there is none.
+    /// The reply, or the reason why there is none.
     pub reply: Result<Reply, &'static str>,
     /// How long it took.
     pub took: Duration,
-    /// When the answer was there, in seconds since 1970 by our clock.
+    /// When the reply arrived, in seconds since 1970 by this machine's clock.
     pub at_s: u64,
 }
 
 impl TimedReply {
-    /// The answer, if one came.
-    pub fn answer(&self) -> Option<&Reply> {
+    /// The reply, if one came.
+    pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref().ok()
     }
 }
 
-/// The site. What was not asked is `None`.
+/// The observations of the site. A request that was not sent is `None` or missing in its list.
 pub struct SiteObservation {
-    /// Its address.
+    /// The base URL.
     pub url: SiteUrl,
     /// The header for tokens.
     pub token_header: TokenHeader,
-    /// `--upstream-workers`
+    /// The setting `--upstream-workers`.
     pub workers: u16,
-    /// `--upstream-timeout`
+    /// The setting `--upstream-timeout`.
     pub timeout: Duration,
-    /// The way there.
+    /// Whether its host can be reached.
     pub reachability: Reachability,
-    /// Who am I, as nobody, in one form and perhaps in the other.
+    /// Anonymous requests for `members/me`, in one URL style and perhaps in the other.
     pub probes: Vec<(UrlStyle, TimedReply)>,
-    /// What the REST API says of itself, several times.
+    /// Requests for the REST API's index, repeated for timing.
     pub index: Vec<TimedReply>,
-    /// A thread, asked for as nobody or with the token.
+    /// A request for a thread, anonymous or with the token.
     pub messages: Option<TimedReply>,
-    /// Who am I, with a token that is none.
+    /// A request for `members/me` with an invalid token.
     pub bad_token: Option<TimedReply>,
-    /// How the token that was given is written, if one was.
+    /// The scheme of the token to try, if one was given.
     pub scheme: Option<Scheme>,
-    /// Who am I, with that token, several times.
+    /// Requests for `members/me` with that token, repeated for timing.
     pub me: Vec<TimedReply>,
-    /// Its owner's newest thread.
+    /// A request for the newest thread of the token's user.
     pub newest_thread: Option<TimedReply>,
-    /// That thread's participants, several times.
+    /// Requests for that thread's participants, repeated for timing.
     pub thread: Vec<TimedReply>,
-    /// When the token ends, in seconds since 1970, where it says so.
+    /// The token's expiry, in seconds since 1970, if it has one.
     pub expires_s: Option<u64>,
-    /// What the JWT secret says of the token.
+    /// The result of verifying the token with the JWT secret.
     pub secret: SecretCheck,
-    /// The issuer that tokens are expected to name.
+    /// The issuer that tokens must name.
     pub issuer: SiteUrl,
 }
 
-/// What the JWT secret says.
+/// The result of verifying a token with the JWT secret.
 pub enum SecretCheck {
-    /// None is set.
+    /// No secret is set.
     None,
-    /// There is one, and no token to try it with.
+    /// A secret is set, but there is no token to verify.
     Untried,
-    /// Whose token it is, or why not; and what can be said of that.
+    /// The token's user or the failure, and a detail for the operator.
     Tried(Result<u64, Failure>, Option<String>),
 }
 
-/// This machine.
+/// The observations of this machine.
 pub struct MachineObservation {
-    /// Each address to listen on, and what came of listening there.
+    /// Each address to listen on, and the result of binding to it.
     pub listens: Vec<(SocketAddr, Result<(), io::ErrorKind>)>,
-    /// Whether what listens there already answers as this server does.
+    /// Whether the program that occupies an address is a buddyline server.
     pub is_ours: bool,
-    /// How many files may be open, at most; or why that is not known.
+    /// The hard limit of open files, or the reason why it is unknown.
     pub files: Result<u64, String>,
-    /// How many are needed for all connections, or `None` where they have no limit.
+    /// The number of files needed for all connections; `None` if connections have no limit.
     pub files_wanted: Option<u64>,
-    /// Those of them that are not for connections.
+    /// The part of them that is not for connections.
     pub files_reserved: u64,
 }
 
-/// The way of the clients.
+/// The observations of the public address.
 pub struct PublicObservation {
-    /// The way to what stands in front of the server.
+    /// Whether the host in front of the server can be reached.
     pub reachability: Reachability,
-    /// What came of asking for a WebSocket there; `None` where it was not tried.
+    /// The result of requesting a WebSocket there; `None` if that was not tried.
     pub upgrade: Option<Upgrade>,
 }
 
-/// What came of asking for a WebSocket.
+/// The result of requesting a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Upgrade {
     /// It opened.
     Opened {
-        /// Whether its accept key is right (RFC 6455 4.2.2).
+        /// Whether `Upgrade` and `Sec-WebSocket-Accept` are right (RFC 6455 4.2.2).
         good: bool,
-        /// How long a ping took to be answered, if it was.
+        /// How long the answer to a ping took, if one came.
         pong: Option<Duration>,
     },
-    /// Another answer.
+    /// A reply that is not an upgrade.
     Answered {
         /// Its status.
         status: u16,
-        /// Its `Location`, without what could be secret.
+        /// Its `Location`, without parts that could be secret.
         location: Option<String>,
         /// The beginning of its body.
         body: String,
     },
-    /// None, and why.
+    /// No reply; the reason.
     NoReply(String),
 }
 
-/// What the JWT secret is tried with.
+/// The JWT secrets, if set.
 pub type Keys = Option<JwtKeys>;

@@ -1,29 +1,29 @@
-//! Findings as lines for people, and as JSON for programs.
+//! Formats findings as text for people and as JSON for programs.
 
 use serde::Serialize;
 
 use super::finding::{Finding, Status};
 
-/// A terminal's usual width, in columns.
+/// The width of the text report, in columns.
 const WIDTH: usize = 80;
-/// Where the words of a line begin, behind the status.
+/// The column at which the text after the status begins.
 const INDENT: usize = 9;
 
-/// How many findings there are of each kind.
+/// The number of findings by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// As it should be.
+    /// Findings without a problem.
     pub ok: usize,
-    /// Could be better.
+    /// Warnings.
     pub warning: usize,
-    /// Does not work.
+    /// Failures.
     pub failed: usize,
-    /// Not looked at.
+    /// Checks that were skipped.
     pub skipped: usize,
 }
 
 impl Summary {
-    /// Of these.
+    /// Counts these findings.
     pub fn from_findings(findings: &[Finding]) -> Summary {
         let count = |status| findings.iter().filter(|finding| finding.status == status).count();
         Summary {
@@ -35,17 +35,17 @@ impl Summary {
     }
 }
 
-/// Whether nothing has failed.
+/// Whether no finding is a failure.
 pub fn has_no_failures(findings: &[Finding]) -> bool {
     Summary::from_findings(findings).failed == 0
 }
 
-/// Lines of at most 80 columns, wherever words allow it: the status, what was seen, and below a
-/// warning or failure what to do.
+/// Formats findings as lines of at most 80 columns, except for longer words: status, name and
+/// observation, and below a warning or failure its remedy.
 pub fn format_text(findings: &[Finding], colour: bool) -> String {
     let mut text = String::new();
     for finding in &merge_skipped(findings) {
-        let word = finding.status.as_str();
+        let status = finding.status.as_str();
         let (on, off) = match (colour, finding.status) {
             (false, _) => ("", ""),
             (true, Status::Ok) => ("\x1b[32m", "\x1b[0m"),
@@ -53,8 +53,8 @@ pub fn format_text(findings: &[Finding], colour: bool) -> String {
             (true, Status::Failed) => ("\x1b[31m", "\x1b[0m"),
             (true, Status::Skipped) => ("\x1b[2m", "\x1b[0m"),
         };
-        let gap = " ".repeat(INDENT.saturating_sub(word.len()));
-        text += &format!("{on}{word}{off}{gap}");
+        let gap = " ".repeat(INDENT.saturating_sub(status.len()));
+        text += &format!("{on}{status}{off}{gap}");
         wrap(&mut text, &format!("{}: {}", finding.names, finding.seen), INDENT + 2);
         if let Some(remedy) = finding.remedy {
             text += &format!("{}-> ", " ".repeat(INDENT));
@@ -65,7 +65,7 @@ pub fn format_text(findings: &[Finding], colour: bool) -> String {
     text + &format!("\nfailed {failed}, warnings {warning}, ok {ok}, skipped {skipped}\n")
 }
 
-/// What stands on one line.
+/// One row of the text report.
 struct Row<'a> {
     names: String,
     status: Status,
@@ -73,17 +73,17 @@ struct Row<'a> {
     remedy: Option<&'a str>,
 }
 
-/// What was skipped for one reason is one line.
+/// Merges consecutive checks that were skipped for the same reason into one row.
 fn merge_skipped(findings: &[Finding]) -> Vec<Row<'_>> {
-    let mut lines: Vec<Row<'_>> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for finding in findings {
         let Finding { name, status, seen, remedy } = finding;
-        match lines.last_mut() {
+        match rows.last_mut() {
             Some(last) if last.status == Status::Skipped && last.seen == seen => {
                 last.names += ", ";
                 last.names += name;
             }
-            _ => lines.push(Row {
+            _ => rows.push(Row {
                 names: (*name).to_owned(),
                 status: *status,
                 seen,
@@ -91,10 +91,10 @@ fn merge_skipped(findings: &[Finding]) -> Vec<Row<'_>> {
             }),
         }
     }
-    lines
+    rows
 }
 
-/// Adds words to a line that has as many columns as further lines are indented by, or less.
+/// Appends words to a line that is at most `indent` columns long; further lines get that indent.
 fn wrap(text: &mut String, words: &str, indent: usize) {
     let mut column = indent;
     for (n, word) in words.split(' ').enumerate() {
@@ -113,15 +113,15 @@ fn wrap(text: &mut String, words: &str, indent: usize) {
     text.push('\n');
 }
 
-/// One object: `findings` and `summary`.
+/// Formats findings as one JSON object with `findings` and `summary`.
 pub fn format_json(findings: &[Finding]) -> String {
     #[derive(Serialize)]
-    struct Whole<'a> {
+    struct Report<'a> {
         findings: &'a [Finding],
         summary: Summary,
     }
-    let whole = Whole { findings, summary: Summary::from_findings(findings) };
-    let text = serde_json::to_string_pretty(&whole).expect("strings and numbers always serialise");
+    let report = Report { findings, summary: Summary::from_findings(findings) };
+    let text = serde_json::to_string_pretty(&report).expect("strings and numbers always serialise");
     text + "\n"
 }
 
@@ -129,7 +129,7 @@ pub fn format_json(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
-    fn some() -> [Finding; 5] {
+    fn findings() -> [Finding; 5] {
         [
             Finding::ok("name", "all is well"),
             Finding::warning("clock", "a long story ".repeat(12), "do this, and then that"),
@@ -141,10 +141,12 @@ mod tests {
 
     #[test]
     fn lines_are_aligned_and_fit_into_eighty_columns() {
-        let text = format_text(&some(), false);
+        let text = format_text(&findings(), false);
         assert!(text.starts_with("ok       name: all is well\nwarning  clock: a long"), "{text}");
         assert!(text.contains("\n         -> do this, and then that\nfailed   port: "), "{text}");
-        assert!(text.ends_with("\nskipped  token, JWT secret: none was given\n\nfailed 1, warnings 1, ok 1, skipped 2\n"), "{text}");
+        let end = "\nskipped  token, JWT secret: none was given\n\n\
+                   failed 1, warnings 1, ok 1, skipped 2\n";
+        assert!(text.ends_with(end), "{text}");
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }
@@ -153,17 +155,17 @@ mod tests {
 
     #[test]
     fn colours_do_not_shift_columns() {
-        let mut plain = format_text(&some(), true);
+        let mut plain = format_text(&findings(), true);
         assert!(plain.contains("\x1b[31mfailed\x1b[0m   port"), "{plain}");
         for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"] {
             plain = plain.replace(code, "");
         }
-        assert_eq!(plain, format_text(&some(), false));
+        assert_eq!(plain, format_text(&findings(), false));
     }
 
     #[test]
     fn json_report_is_one_object() {
-        let value: serde_json::Value = serde_json::from_str(&format_json(&some())).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&format_json(&findings())).unwrap();
         assert_eq!(value["findings"][2]["status"], "failed");
         assert_eq!(value["findings"][0]["remedy"], serde_json::Value::Null);
         assert_eq!(value["summary"]["skipped"], 2);

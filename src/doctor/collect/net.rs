@@ -1,4 +1,4 @@
-//! The way to a host: its name, a connection, TLS.
+//! Connects to a host step by step (name, connection, TLS) and records the result of each step.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -16,22 +16,22 @@ use rustls::{CertificateError, ClientConnection, Error, RootCertStore, StreamOwn
 use super::{TimeBudget, now_s};
 use crate::doctor::observations::{Reachability, Tls};
 
-/// A certificate that ends within this is worth a word: those of Let's Encrypt are renewed 30 days
-/// before their end.
+/// Warn about a certificate that expires within this time: Let's Encrypt certificates are renewed
+/// 30 days before expiry.
 const EXPIRES_SOON_S: u64 = 14 * 24 * 60 * 60;
-/// The longest part of a library's words that is told, in characters.
-const WORDS_MAX: usize = 160;
+/// The longest part of a library's error text that is reported, in characters.
+const ERROR_TEXT_MAX: usize = 160;
 
-/// A socket that is used until a time, and not a moment longer: a library that reads until it has
-/// a whole record or frame would let a peer that drips keep it for ever.
+/// A blocking socket with an overall deadline: a timeout per read would let a peer that sends byte
+/// by byte hold up a library that reads until it has a whole record or frame.
 pub struct DeadlineSocket {
     socket: TcpStream,
-    until: Instant,
+    deadline: Instant,
 }
 
 impl DeadlineSocket {
     fn remaining(&self) -> io::Result<Duration> {
-        match self.until.saturating_duration_since(Instant::now()) {
+        match self.deadline.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
             left => Ok(left),
         }
@@ -39,9 +39,9 @@ impl DeadlineSocket {
 }
 
 impl Read for DeadlineSocket {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(Some(self.remaining()?))?;
-        self.socket.read(to)
+        self.socket.read(buffer)
     }
 }
 
@@ -58,27 +58,27 @@ impl Write for DeadlineSocket {
 
 /// A connection, with or without TLS.
 pub enum Stream {
-    /// Without.
+    /// Without TLS.
     Plain(DeadlineSocket),
-    /// With.
+    /// With TLS.
     Tls(Box<StreamOwned<ClientConnection, DeadlineSocket>>),
 }
 
 impl Stream {
-    /// It is used until then.
-    pub fn set_deadline(&mut self, until: Instant) {
+    /// Sets the deadline of all further reads and writes.
+    pub fn set_deadline(&mut self, deadline: Instant) {
         match self {
-            Stream::Plain(timed) => timed.until = until,
-            Stream::Tls(stream) => stream.sock.until = until,
+            Stream::Plain(socket) => socket.deadline = deadline,
+            Stream::Tls(stream) => stream.sock.deadline = deadline,
         }
     }
 }
 
 impl Read for Stream {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Plain(socket) => socket.read(to),
-            Stream::Tls(stream) => stream.read(to),
+            Stream::Plain(socket) => socket.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -99,7 +99,7 @@ impl Write for Stream {
     }
 }
 
-/// Goes all the way; the stream is there if all of it works.
+/// Resolves, connects and does the TLS handshake; returns the stream if all steps succeed.
 pub fn open_stream(
     host: &str,
     port: u16,
@@ -120,15 +120,15 @@ pub fn open_stream(
             reachability.connected = Some(Ok((to, took)));
             socket
         }
-        Err(why) => {
-            reachability.connected = Some(Err(why));
+        Err(reason) => {
+            reachability.connected = Some(Err(reason));
             return (reachability, None);
         }
     };
     if !secure {
         return (
             reachability,
-            Some(Stream::Plain(DeadlineSocket { socket, until: Instant::now() })),
+            Some(Stream::Plain(DeadlineSocket { socket, deadline: Instant::now() })),
         );
     }
     let Some(left) = time.remaining() else { return (reachability, None) };
@@ -140,97 +140,96 @@ pub fn open_stream(
                 Some(Tls::Works { version, expires_soon: expires_soon(&reachability, time) });
             (reachability, Some(Stream::Tls(Box::new(stream))))
         }
-        Err(fault) => {
-            reachability.tls = Some(fault);
+        Err(tls) => {
+            reachability.tls = Some(tls);
             (reachability, None)
         }
     }
 }
 
-/// Looks a name up. The system's resolver cannot be told how long it may take, so it has a thread
-/// of its own, which ends when it gives up, or with the program.
-fn resolve(host: &str, port: u16, within: Duration) -> Result<Vec<SocketAddr>, String> {
+/// Resolves a name. The system's resolver has no timeout parameter, so it runs on a separate
+/// thread, which ends when the resolver does, or with the program.
+fn resolve(host: &str, port: u16, timeout: Duration) -> Result<Vec<SocketAddr>, String> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let (tx, rx) = channel();
     let name = host.to_owned();
-    let collect = move || {
-        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        // Nobody listens any more if it took too long.
-        let _ = tx.send(found);
+    let resolver = move || {
+        let addresses = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        // The receiver is gone if the lookup took too long.
+        let _ = tx.send(addresses);
     };
-    if thread::Builder::new().name("resolver".into()).spawn(collect).is_err() {
-        return Err("no thread could be started to look it up".to_owned());
+    if thread::Builder::new().name("resolver".into()).spawn(resolver).is_err() {
+        return Err("the resolver's thread could not be started".to_owned());
     }
-    match rx.recv_timeout(within) {
+    match rx.recv_timeout(timeout) {
         Ok(Ok(addresses)) => {
             let mut addresses: Vec<SocketAddr> = addresses;
-            let mut known = Vec::new();
-            // In the resolver's order, which is the order in which they are tried.
+            let mut seen = Vec::new();
+            // Removes duplicates but keeps the resolver's order, in which addresses are tried.
             addresses.retain(|address| {
-                let new = !known.contains(address);
-                known.push(*address);
-                new
+                let is_new = !seen.contains(address);
+                seen.push(*address);
+                is_new
             });
             if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
         }
-        Ok(Err(fault)) => Err(sanitize(&fault.to_string())),
+        Ok(Err(error)) => Err(sanitize(&error.to_string())),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-            Err(format!("the resolver has no answer after {} s", within.as_secs()))
+            Err(format!("no answer from the resolver after {} s", timeout.as_secs()))
         }
     }
 }
 
-/// Connects to the first address that lets it, and gives each its share of the time.
+/// Connects to the first address that accepts, with an equal share of the timeout for each.
 fn connect(
     targets: &[SocketAddr],
-    within: Duration,
+    timeout: Duration,
 ) -> Result<(TcpStream, SocketAddr, Duration), String> {
-    let mut why = "it has no address".to_owned();
-    let share = within / u32::try_from(targets.len()).unwrap_or(u32::MAX).max(1);
+    let mut reason = "it has no address".to_owned();
+    let share = timeout / u32::try_from(targets.len()).unwrap_or(u32::MAX).max(1);
     for target in targets {
-        let begun = Instant::now();
+        let started = Instant::now();
         match TcpStream::connect_timeout(target, share.max(Duration::from_millis(1))) {
-            Ok(socket) => return Ok((socket, *target, begun.elapsed())),
-            Err(fault) => why = describe_error(&fault),
+            Ok(socket) => return Ok((socket, *target, started.elapsed())),
+            Err(error) => reason = describe_error(&error),
         }
     }
-    Err(why)
+    Err(reason)
 }
 
-/// The authorities that the server's own client believes.
+/// The certificate authorities that the server's own HTTP client trusts.
 fn root_store() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
-/// A TLS handshake as it would be so many seconds later, by the clock that certificates are held
-/// to.
+/// Does a TLS handshake that checks certificates as if it were `later_s` seconds later.
 fn tls_handshake(
     socket: TcpStream,
     host: &str,
-    within: Duration,
+    timeout: Duration,
     roots: RootCertStore,
     later_s: u64,
 ) -> Result<StreamOwned<ClientConnection, DeadlineSocket>, Tls> {
-    let failed = |fault: &dyn std::fmt::Display| Tls::Failed(sanitize(&fault.to_string()));
-    let name = ServerName::try_from(host.to_owned()).map_err(|fault| failed(&fault))?;
+    let failed = |error: &dyn std::fmt::Display| Tls::Failed(sanitize(&error.to_string()));
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
     let provider = Arc::new(default_provider());
     let config = ClientConfig::builder_with_details(provider, Arc::new(ShiftedClock(later_s)))
         .with_safe_default_protocol_versions()
-        .map_err(|fault| failed(&fault))?
+        .map_err(|error| failed(&error))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let conn = ClientConnection::new(Arc::new(config), name).map_err(|fault| failed(&fault))?;
+    let conn = ClientConnection::new(Arc::new(config), name).map_err(|error| failed(&error))?;
     let mut stream =
-        StreamOwned { conn, sock: DeadlineSocket { socket, until: Instant::now() + within } };
+        StreamOwned { conn, sock: DeadlineSocket { socket, deadline: Instant::now() + timeout } };
     while stream.conn.is_handshaking() {
-        handshake_step(&mut stream).map_err(|fault| tls_fault(&fault))?;
+        handshake_step(&mut stream).map_err(|error| classify_tls_error(&error))?;
     }
     Ok(stream)
 }
 
-/// What there is to write of a handshake, and one read.
+/// Writes all pending handshake data and reads once.
 fn handshake_step(stream: &mut StreamOwned<ClientConnection, DeadlineSocket>) -> io::Result<()> {
     while stream.conn.wants_write() {
         stream.conn.write_tls(&mut stream.sock)?;
@@ -239,37 +238,37 @@ fn handshake_step(stream: &mut StreamOwned<ClientConnection, DeadlineSocket>) ->
         if stream.conn.read_tls(&mut stream.sock)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Err(fault) = stream.conn.process_new_packets() {
-            // The alert, so that the other end knows as well.
+        if let Err(error) = stream.conn.process_new_packets() {
+            // Send the alert, so that the server learns the reason too.
             let _ = stream.conn.write_tls(&mut stream.sock);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
     Ok(())
 }
 
-/// Whether the certificate no longer holds in two weeks, by a second handshake then.
+/// Whether the certificate expires within two weeks: repeats the handshake with the clock advanced.
 fn expires_soon(reachability: &Reachability, time: TimeBudget) -> bool {
     let (Some(Ok((to, _))), Some(left)) = (&reachability.connected, time.remaining()) else {
         return false;
     };
     let Ok(socket) = TcpStream::connect_timeout(to, left) else { return false };
     let later = tls_handshake(socket, &reachability.host, left, root_store(), EXPIRES_SOON_S);
-    matches!(later, Err(Tls::Certificate(why)) if why == EXPIRED)
+    matches!(later, Err(Tls::Certificate(reason)) if reason == EXPIRED)
 }
 
 const EXPIRED: &str = "it has expired";
 
-fn tls_fault(fault: &io::Error) -> Tls {
-    let inner = fault.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+fn classify_tls_error(error: &io::Error) -> Tls {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
-        Some(Error::InvalidCertificate(why)) => Tls::Certificate(match why {
+        Some(Error::InvalidCertificate(reason)) => Tls::Certificate(match reason {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => EXPIRED.into(),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "it is not valid yet, or this machine's clock is wrong".into()
             }
             CertificateError::UnknownIssuer => {
-                "its authority is not known, or the chain to it is not whole".into()
+                "its authority is unknown, or its chain is incomplete".into()
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "it is for another name".into()
@@ -279,14 +278,14 @@ fn tls_fault(fault: &io::Error) -> Tls {
         }),
         Some(Error::InvalidMessage(_)) => Tls::NoTls,
         Some(other) => Tls::Failed(sanitize(&other.to_string())),
-        None => Tls::Failed(describe_error(fault)),
+        None => Tls::Failed(describe_error(error)),
     }
 }
 
-/// What went wrong with a socket.
-pub fn describe_error(fault: &io::Error) -> String {
+/// Describes an error of a socket.
+pub fn describe_error(error: &io::Error) -> String {
     use io::ErrorKind as Kind;
-    match fault.kind() {
+    match error.kind() {
         Kind::ConnectionRefused => "the connection is refused".into(),
         Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
             "the connection is reset".into()
@@ -294,18 +293,18 @@ pub fn describe_error(fault: &io::Error) -> String {
         Kind::TimedOut | Kind::WouldBlock => "it takes too long".into(),
         Kind::UnexpectedEof => "the connection is closed without an answer".into(),
         Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-            "there is no way to the host".into()
+            "there is no route to the host".into()
         }
-        _ => sanitize(&fault.to_string()),
+        _ => sanitize(&error.to_string()),
     }
 }
 
-/// The beginning of somebody else's words, without control characters.
-fn sanitize(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
+/// Shortens an error text from outside and removes control characters.
+fn sanitize(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(ERROR_TEXT_MAX).collect()
 }
 
-/// A clock that goes ahead by so many seconds.
+/// A clock that is this many seconds ahead.
 #[derive(Debug)]
 struct ShiftedClock(u64);
 
@@ -339,7 +338,7 @@ mod tests {
         roots
     }
 
-    /// What comes of a handshake with a server whose certificate is localhost's.
+    /// Does a handshake with a server whose certificate is for localhost.
     fn shake(host: &str, roots: RootCertStore, later_s: u64) -> Result<(), Tls> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -356,33 +355,33 @@ mod tests {
             let (mut socket, _) = listener.accept().unwrap();
             socket.set_read_timeout(Some(LONG)).unwrap();
             let mut conn = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-            // The client may go away in the middle of it.
+            // The client may disconnect during the handshake.
             let _ = conn.complete_io(&mut socket);
         });
         let socket = TcpStream::connect(address).unwrap();
-        let came = tls_handshake(socket, host, LONG, roots, later_s).map(drop);
+        let result = tls_handshake(socket, host, LONG, roots, later_s).map(drop);
         server.join().unwrap();
-        came
+        result
     }
 
     #[test]
     fn certificate_needs_valid_name_time_and_authority() {
-        let refused = |why: &str| Err(Tls::Certificate(why.to_owned()));
+        let refused = |reason: &str| Err(Tls::Certificate(reason.to_owned()));
         assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
         assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
         assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), refused(EXPIRED));
         let unknown = shake("localhost", root_store(), 0).unwrap_err();
-        assert!(matches!(unknown, Tls::Certificate(why) if why.contains("authority")));
+        assert!(matches!(unknown, Tls::Certificate(reason) if reason.contains("authority")));
     }
 
     #[test]
     fn endless_tls_handshake_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let begun = Instant::now();
-        let within = Duration::from_millis(200);
-        let came = tls_handshake(socket, "localhost", within, root_store(), 0).map(drop);
-        assert!(begun.elapsed() < LONG);
-        assert_eq!(came, Err(Tls::Failed(describe_error(&ErrorKind::TimedOut.into()))));
+        let started = Instant::now();
+        let timeout = Duration::from_millis(200);
+        let result = tls_handshake(socket, "localhost", timeout, root_store(), 0).map(drop);
+        assert!(started.elapsed() < LONG);
+        assert_eq!(result, Err(Tls::Failed(describe_error(&ErrorKind::TimedOut.into()))));
     }
 }

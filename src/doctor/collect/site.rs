@@ -1,6 +1,8 @@
-//! The site: asks as a worker of the server does, and notes what came and how long it took.
+//! Collects the observations of the site: sends and times requests as the server's workers do.
 
 use std::time::{Duration, Instant};
+
+use http::Uri;
 
 use super::{TimeBudget, net, now_s};
 use crate::config::Config;
@@ -14,14 +16,14 @@ use crate::upstream::jwt::{self, Verifier};
 use crate::upstream::probe_client::{self, ProbeClient};
 use crate::upstream::url_style::UrlStyle;
 
-/// How often each of the three calls is timed.
+/// How often each of the three timed requests is sent.
 const REPEATS: usize = 3;
-/// A token that is nobody's: two segments, where a JWT has three.
+/// An invalid token: it has two segments, while a JWT has three.
 const BAD_TOKEN: &str = "this-is.no-token";
-/// A thread that many sites have; what counts is whether there is a route to it.
-const SOME_THREAD: u64 = 1;
+/// A thread id that many sites have; only whether the route exists matters.
+const SAMPLE_THREAD: u64 = 1;
 
-/// Looks, for as long as there is time. At most 14 questions, none of which changes anything.
+/// Examines the site within the time budget, with at most 14 requests, all of them GETs.
 pub fn collect(
     config: &Config,
     url: &SiteUrl,
@@ -30,11 +32,12 @@ pub fn collect(
     time: TimeBudget,
 ) -> SiteObservation {
     let issuer = config.jwt_issuer.clone().unwrap_or_else(|| url.clone());
-    let (reachability, stream) = net::open_stream(&host(url), port(url), is_secure(url), time);
-    // The questions go over connections of their own, as the server's do.
-    let leads = stream.is_some();
+    let (host, port, secure) = endpoint(url);
+    let (reachability, stream) = net::open_stream(&host, port, secure, time);
+    // The requests use connections of their own, as the server's do.
+    let is_reachable = stream.is_some();
     drop(stream);
-    let mut seen = SiteObservation {
+    let mut observation = SiteObservation {
         url: url.clone(),
         token_header: config.token_header.clone(),
         workers: config.upstream_workers,
@@ -49,112 +52,100 @@ pub fn collect(
         newest_thread: None,
         thread: Vec::new(),
         expires_s: credential.and_then(jwt::expiry),
-        secret: secret(keys, credential, &issuer),
+        secret: check_secret(keys, credential, &issuer),
         issuer,
     };
-    if leads {
+    if is_reachable {
         let settings = SiteSettings {
             workers: 1,
             request_timeout: config.upstream_timeout,
             token_header: config.token_header.clone(),
             ..SiteSettings::new(url.clone())
         };
-        ask(&mut seen, &ProbeClient::new(&settings), credential, time);
+        send_requests(&mut observation, &ProbeClient::new(&settings), credential, time);
     }
-    seen
+    observation
 }
 
-fn ask(
-    seen: &mut SiteObservation,
+fn send_requests(
+    observation: &mut SiteObservation,
     client: &ProbeClient,
     credential: Option<&Credential>,
     time: TimeBudget,
 ) {
     for url_style in [UrlStyle::Pretty, UrlStyle::RestRoute] {
-        let Some(call) = call(time, |within| client.me(url_style, None, within)) else { return };
-        let finding = call.answer().map(buddyboss::classify_probe_reply);
-        seen.probes.push((url_style, call));
-        // A site that does not answer at all is not asked twice.
+        let Some(call) = call(time, |timeout| client.me(url_style, None, timeout)) else { return };
+        let finding = call.reply().map(buddyboss::classify_probe_reply);
+        observation.probes.push((url_style, call));
+        // A site that does not reply at all is not asked twice.
         if matches!(finding, None | Some(ProbeFinding::Api)) {
             break;
         }
     }
-    let Some(url_style) = url_style(seen) else { return };
+    let Some(url_style) = url_style(observation) else { return };
     if let Ok(bad_token) = Credential::parse(BAD_TOKEN) {
-        seen.bad_token = call(time, |within| client.me(url_style, Some(&bad_token), within));
+        observation.bad_token =
+            call(time, |timeout| client.me(url_style, Some(&bad_token), timeout));
     }
     if let Some(credential) = credential {
-        seen.me = repeat(time, |within| client.me(url_style, Some(credential), within));
+        observation.me = repeat(time, |timeout| client.me(url_style, Some(credential), timeout));
     }
-    // Whoever is refused would be refused here as well.
-    let known = credential.filter(|_| owner(seen).is_some());
-    let ask_thread = |within| client.participants(url_style, SOME_THREAD, known, within);
-    seen.messages = call(time, ask_thread);
-    seen.index = repeat(time, |within| client.index(url_style, within));
-    let Some(credential) = known else { return };
-    seen.newest_thread = call(time, |within| client.newest_thread(url_style, credential, within));
-    let newest = seen.newest_thread.as_ref().and_then(TimedReply::answer);
+    // A credential that the site refused would be refused here as well.
+    let accepted = credential.filter(|_| owner(observation).is_some());
+    let sample_thread = |timeout| client.participants(url_style, SAMPLE_THREAD, accepted, timeout);
+    observation.messages = call(time, sample_thread);
+    observation.index = repeat(time, |timeout| client.index(url_style, timeout));
+    let Some(credential) = accepted else { return };
+    observation.newest_thread =
+        call(time, |timeout| client.newest_thread(url_style, credential, timeout));
+    let newest = observation.newest_thread.as_ref().and_then(TimedReply::reply);
     if let Some(thread) = newest.and_then(probe_client::parse_newest_thread).flatten() {
-        let ask = |within| client.participants(url_style, thread, Some(credential), within);
-        seen.thread = repeat(time, ask);
+        let request = |timeout| client.participants(url_style, thread, Some(credential), timeout);
+        observation.thread = repeat(time, request);
     }
 }
 
-type Answer = Result<Reply, &'static str>;
+type ReplyResult = Result<Reply, &'static str>;
 
-/// Asks once; `None` when there is no time left.
-fn call(time: TimeBudget, ask: impl FnOnce(Duration) -> Answer) -> Option<TimedReply> {
-    let within = time.for_request()?;
-    let begun = Instant::now();
-    let reply = ask(within);
-    Some(TimedReply { reply, took: begun.elapsed(), at_s: now_s() })
+/// Sends one request; `None` if there is no time left.
+fn call(time: TimeBudget, request: impl FnOnce(Duration) -> ReplyResult) -> Option<TimedReply> {
+    let timeout = time.for_request()?;
+    let started = Instant::now();
+    let reply = request(timeout);
+    Some(TimedReply { reply, took: started.elapsed(), at_s: now_s() })
 }
 
-/// Asks several times, until it is not answered well.
-fn repeat(time: TimeBudget, ask: impl Fn(Duration) -> Answer) -> Vec<TimedReply> {
+/// Sends a request [`REPEATS`] times, or until one fails.
+fn repeat(time: TimeBudget, request: impl Fn(Duration) -> ReplyResult) -> Vec<TimedReply> {
     let mut calls = Vec::new();
     while calls.len() < REPEATS {
-        let Some(call) = call(time, &ask) else { break };
-        let good = call.answer().is_some_and(|reply| reply.status == 200);
+        let Some(call) = call(time, &request) else { break };
+        let is_ok = call.reply().is_some_and(|reply| reply.status == 200);
         calls.push(call);
-        if !good {
+        if !is_ok {
             break;
         }
     }
     calls
 }
 
-fn secret(keys: Keys, credential: Option<&Credential>, issuer: &SiteUrl) -> SecretCheck {
+fn check_secret(keys: Keys, credential: Option<&Credential>, issuer: &SiteUrl) -> SecretCheck {
     let Some(keys) = keys else { return SecretCheck::None };
-    let Some(credential) = credential.filter(|known| known.scheme() == Scheme::Bearer) else {
+    let Some(credential) = credential.filter(|it| it.scheme() == Scheme::Bearer) else {
         return SecretCheck::Untried;
     };
     let verifier = Verifier::new(&keys, issuer.clone());
     let token = credential.secret();
-    let came = verifier.verify(token, now_s()).map(|proven| proven.user);
-    let log_detail = if came.is_err() { verifier.log_detail(token) } else { None };
-    SecretCheck::Tried(came, log_detail)
+    let user = verifier.verify(token, now_s()).map(|proven| proven.user);
+    let log_detail = if user.is_err() { verifier.log_detail(token) } else { None };
+    SecretCheck::Tried(user, log_detail)
 }
 
-fn is_secure(url: &SiteUrl) -> bool {
-    url.as_str().starts_with("https://")
-}
-
-/// What stands between the scheme and the path.
-fn authority(url: &SiteUrl) -> &str {
-    let rest = url.as_str().split_once("://").map_or("", |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default()
-}
-
-fn host(url: &SiteUrl) -> String {
-    let authority = authority(url);
-    // Of `[::1]:8000`, the colons within do not count.
-    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']'));
-    authority[..end.unwrap_or(authority.len())].trim_matches(['[', ']']).to_owned()
-}
-
-fn port(url: &SiteUrl) -> u16 {
-    let usual = if is_secure(url) { 443 } else { 80 };
-    let written = authority(url).rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    written.unwrap_or(usual)
+/// Host (without brackets), port, and whether TLS is used.
+fn endpoint(url: &SiteUrl) -> (String, u16, bool) {
+    let uri: Uri = url.as_str().parse().expect("a SiteUrl is a valid URI");
+    let secure = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    (host, port, secure)
 }

@@ -1,4 +1,4 @@
-//! The way of the clients: through the proxy to the server.
+//! Judges the public address: whether clients can open a WebSocket through the proxy.
 
 use super::{ReachabilityNames, judge_reachability, milliseconds};
 use crate::doctor::finding::Finding;
@@ -8,19 +8,20 @@ const NAME: &str = "public WebSocket";
 const NAMES: ReachabilityNames =
     ReachabilityNames { resolves: "public name", connects: "public connection", tls: "public TLS" };
 
-const UPGRADE_DROPPED: &str = "The proxy drops the upgrade. In its location for this path, nginx needs: \
-                         proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
+const UPGRADE_DROPPED: &str = "The proxy drops the upgrade. In its location for this path, nginx \
+                         needs: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
                          proxy_set_header Connection \"upgrade\";";
 
-/// Judges it; `None` where no address was given.
-pub fn judge(seen: Option<&PublicObservation>) -> Vec<Finding> {
-    let Some(seen) = seen else {
-        let why = "give --public-url to see whether a WebSocket opens through the proxy";
-        return vec![Finding::skipped(NAME, why)];
+/// Judges the public address; `None` means that none was given.
+pub fn judge(observation: Option<&PublicObservation>) -> Vec<Finding> {
+    let Some(observation) = observation else {
+        let reason = "set --public-url to check that a WebSocket opens through the proxy";
+        return vec![Finding::skipped(NAME, reason)];
     };
-    let (mut findings, _) = judge_reachability(&seen.reachability, &NAMES, ["ws://", "wss://"]);
-    findings.push(match &seen.upgrade {
-        None => Finding::skipped(NAME, "there is no way to it, or no time was left"),
+    let (mut findings, _) =
+        judge_reachability(&observation.reachability, &NAMES, ["ws://", "wss://"]);
+    findings.push(match &observation.upgrade {
+        None => Finding::skipped(NAME, "the host is not reachable, or no time was left"),
         Some(upgrade) => judge_upgrade(upgrade),
     });
     findings
@@ -28,95 +29,102 @@ pub fn judge(seen: Option<&PublicObservation>) -> Vec<Finding> {
 
 fn judge_upgrade(upgrade: &Upgrade) -> Finding {
     match upgrade {
-        Upgrade::Opened { good: true, pong: Some(took) } => {
-            let took = milliseconds(*took);
-            Finding::ok(NAME, format!("it opens, and a ping is answered in {took}"))
+        Upgrade::Opened { good: true, pong: Some(latency) } => {
+            let latency = milliseconds(*latency);
+            Finding::ok(NAME, format!("it opens, and a ping is answered in {latency}"))
         }
         Upgrade::Opened { good: true, pong: None } => Finding::warning(
             NAME,
-            "it opens, and a ping is not answered: is that buddyline?",
-            "Look where the proxy passes this path on to (proxy_pass). If it is buddyline, the \
-             proxy holds frames back: switch its buffering off for this path.",
+            "it opens, but a ping is not answered: this may be another server",
+            "Check that the proxy forwards this path to buddyline (proxy_pass). If it does, the \
+             proxy delays frames: disable its buffering for this path.",
         ),
         Upgrade::Opened { good: false, .. } => Finding::failed(
             NAME,
-            "it is answered with 101 and a wrong Sec-WebSocket-Accept or Upgrade",
-            "Something on the way answers by itself. Look where the proxy passes this path on to, \
-             and that no cache keeps the answer.",
+            "the reply is 101 with a wrong Sec-WebSocket-Accept or Upgrade",
+            "A proxy or cache answers in place of buddyline. Check where the proxy forwards this \
+             path to, and that no cache stores the reply.",
         ),
         Upgrade::Answered { status, location, body } => {
             judge_reply(*status, location.as_deref(), body)
         }
-        Upgrade::NoReply(why) => Finding::failed(
+        Upgrade::NoReply(reason) => Finding::failed(
             NAME,
-            format!("no answer: {why}"),
-            "Look into the proxy's error log, and whether buddyline is running.",
+            format!("no reply: {reason}"),
+            "Read the proxy's error log, and check that buddyline is running.",
         ),
     }
 }
 
-/// What it means that a WebSocket was asked for and something else came. The words in bodies are
-/// those of `wire/handshake.rs`.
+/// Judges a reply that is not an upgrade. The texts that are searched in bodies are buddyline's
+/// own, from `wire/handshake.rs`.
 fn judge_reply(status: u16, location: Option<&str>, body: &str) -> Finding {
-    let failed = |seen: &str, remedy: &str| {
-        Finding::failed(NAME, format!("status {status}: {seen}"), remedy)
+    let failed = |problem: &str, remedy: &str| {
+        Finding::failed(NAME, format!("status {status}: {problem}"), remedy)
     };
-    let says = |words: &str| body.contains(words);
+    let says = |text: &str| body.contains(text);
     if says("Connection: Upgrade is missing") {
         return failed(
-            "buddyline is there, and Connection: Upgrade does not reach it",
+            "buddyline answers, but Connection: Upgrade does not reach it",
             "Add to nginx's location: proxy_set_header Connection \"upgrade\";",
         );
     }
     if says("opens with GET over HTTP/1.1") {
         return failed(
-            "buddyline is there, and the proxy speaks HTTP/1.0 to it",
+            "buddyline answers, but the proxy speaks HTTP/1.0 to it",
             "Add to nginx's location: proxy_http_version 1.1;",
         );
     }
     if says("Sec-WebSocket-Key is missing") || status == 426 {
-        let remedy = "Let the proxy pass on the headers that begin with Sec-WebSocket-.";
-        return failed("the handshake's own headers do not reach buddyline", remedy);
+        let remedy = "Configure the proxy to forward the headers that begin with Sec-WebSocket-.";
+        return failed("the Sec-WebSocket headers do not reach buddyline", remedy);
     }
-    // It saw no header Upgrade, so it took it for a request for a page.
+    // Without the header Upgrade, buddyline takes the request for that of a page.
     if says("There is nothing at this path") || says("buddyline speaks WebSocket here") {
         return failed(
-            "buddyline is there, and the header Upgrade does not reach it",
+            "buddyline answers, but the header Upgrade does not reach it",
             UPGRADE_DROPPED,
         );
     }
     if says("Pages of this origin may not connect") {
-        let remedy = "Let the proxy set no header Origin.";
-        return failed("the proxy adds an Origin that may not connect", remedy);
+        let remedy = "Remove the header Origin from the proxy's configuration.";
+        return failed("the proxy adds an Origin that is not allowed", remedy);
     }
     if says("server is restarting") || says("Too many connections") {
-        let remedy = "Look again in a moment; --max-connections says how many may be there.";
-        return Finding::warning(NAME, format!("status {status}: the server is full"), remedy);
+        let remedy = "Try again in a moment; --max-connections limits the connections.";
+        return Finding::warning(
+            NAME,
+            format!("status {status}: the server is full or restarting"),
+            remedy,
+        );
     }
     match status {
         200..=299 => failed(
-            "a page, and no WebSocket: the upgrade is dropped, or the path is another program's",
+            "a page, not a WebSocket: the upgrade is dropped, or the path is another program's",
             UPGRADE_DROPPED,
         ),
         300..=399 => failed(
-            &format!("it redirects to {}", location.unwrap_or("nowhere")),
-            "Apps do not follow redirects: give them the address where it ends, wss:// instead of \
-             ws:// if that is the difference.",
+            &format!("it redirects to {}", location.unwrap_or("an unknown address")),
+            "Apps do not follow redirects: set the address that it redirects to in the apps, for \
+             example wss:// instead of ws://.",
         ),
-        400 => failed("the proxy, or what it passes this path on to, refuses it", UPGRADE_DROPPED),
+        400 => failed(
+            "the proxy, or the server it forwards this path to, refuses the upgrade",
+            UPGRADE_DROPPED,
+        ),
         401 | 403 => failed(
-            "the proxy, or a firewall in front of it, refuses it",
-            "Let this path through without a password; who someone is is buddyline's to find out.",
+            "the proxy, or a firewall in front of it, refuses the request",
+            "Allow this path without a password: buddyline authenticates users itself.",
         ),
         404 => failed(
-            "nobody answers for this path: it is another one, or the upgrade is dropped",
-            "Is it the path of nginx's location for buddyline? If so, see there that Upgrade and \
-             Connection are passed on (proxy_set_header), over proxy_http_version 1.1.",
+            "nothing is at this path: the path is wrong, or the upgrade is dropped",
+            "Check that it is the path of nginx's location for buddyline, and that the location \
+             forwards Upgrade and Connection (proxy_set_header) with proxy_http_version 1.1.",
         ),
         502..=504 => failed(
             "the proxy does not reach buddyline",
-            "Is it running, and does proxy_pass name the address that it listens on?",
+            "Check that it is running, and that proxy_pass has the address that it listens on.",
         ),
-        _ => failed("that is no WebSocket", UPGRADE_DROPPED),
+        _ => failed("the reply is not a WebSocket upgrade", UPGRADE_DROPPED),
     }
 }

@@ -1,4 +1,4 @@
-//! The site: from its name to the token of a member.
+//! Judges the site, from its host name to the token of a member.
 
 use std::time::Duration;
 
@@ -26,46 +26,46 @@ const ISSUER: &str = "JWT issuer";
 const CLOCK: &str = "clock";
 const SPEED: &str = "speed";
 
-/// Clocks that are closer than this are the same: `Date` has whole seconds.
+/// A smaller clock skew than this is no problem: `Date` has whole seconds.
 const SKEW_SMALL_S: u64 = 5;
-/// A site that takes longer than this for a thread is slow (CONTRACT 9 has 0.12 to 0.34 s).
+/// A site that takes longer than this for a thread is slow (0.12 to 0.34 s in CONTRACT 9).
 const SLOW: Duration = Duration::from_secs(1);
-/// A post costs so many times what a look at its thread does (CONTRACT 9).
+/// The cost of a post relative to a request for its thread (CONTRACT 9).
 const POST_COST_RATIO: f64 = 1.4;
-/// A token that ends before this is of no use for a look at tomorrow.
+/// Warn about a token that expires within this time.
 const EXPIRES_SOON_S: u64 = 3600;
 
-const AUTHORIZATION_STRIPPED: &str = "The web server takes it away before WordPress sees it. Apache: CGIPassAuth On, \
-                     or SetEnvIf Authorization \"(.*)\" HTTP_AUTHORIZATION=$1; nginx: \
-                     fastcgi_param HTTP_AUTHORIZATION $http_authorization;";
+const AUTHORIZATION_STRIPPED: &str = "The web server removes it before WordPress sees it. Apache: \
+                     CGIPassAuth On, or SetEnvIf Authorization \"(.*)\" HTTP_AUTHORIZATION=$1; \
+                     nginx: fastcgi_param HTTP_AUTHORIZATION $http_authorization;";
 
-/// Judges all of it.
-pub fn judge(seen: &Observations) -> Vec<Finding> {
-    let Some(site) = &seen.site else {
+/// Judges the site.
+pub fn judge(observations: &Observations) -> Vec<Finding> {
+    let Some(site) = &observations.site else {
         return vec![Finding::warning(
             "site",
-            "none is set: the server would keep messages in memory, on its stand-in",
+            "none is set: the server would use its stand-in and keep messages in memory",
             "Set --buddyboss-url, such as https://community.example.",
         )];
     };
-    let (mut findings, leads) =
+    let (mut findings, is_reachable) =
         judge_reachability(&site.reachability, &NAMES, ["http://", "https://"]);
     let rest = [MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
-    if !leads || site.probes.is_empty() {
-        let why = "the site is not reached, or no time was left";
+    if !is_reachable || site.probes.is_empty() {
+        let reason = "the site is not reachable, or no time was left";
         let names = [REDIRECTS, REST].into_iter().chain(rest);
-        findings.extend(names.map(|name| Finding::skipped(name, why)));
+        findings.extend(names.map(|name| Finding::skipped(name, reason)));
         return findings;
     }
     findings.extend(judge_api(site));
     if url_style(site).is_none() {
-        let unanswered = rest.into_iter().filter(|name| *name != CLOCK);
-        let why = "the REST API does not answer";
-        findings.extend(unanswered.map(|name| Finding::skipped(name, why)));
+        let skipped = rest.into_iter().filter(|name| *name != CLOCK);
+        let reason = "the REST API does not answer";
+        findings.extend(skipped.map(|name| Finding::skipped(name, reason)));
         findings.push(judge_clock(site));
         return findings;
     }
-    let index = site.index.iter().find_map(|call| probe_client::parse_index(call.answer()?));
+    let index = site.index.iter().find_map(|call| probe_client::parse_index(call.reply()?));
     let owner = owner(site);
     findings.push(judge_messages(site));
     findings.push(judge_header(site, index.as_ref(), owner));
@@ -77,27 +77,27 @@ pub fn judge(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// The form of address under which the REST API answers, if it does.
+/// The URL style under which the REST API answers, if it does.
 pub fn url_style(site: &SiteObservation) -> Option<UrlStyle> {
-    let answers = |call: &TimedReply| {
-        call.answer().map(buddyboss::classify_probe_reply) == Some(ProbeFinding::Api)
+    let is_api = |call: &TimedReply| {
+        call.reply().map(buddyboss::classify_probe_reply) == Some(ProbeFinding::Api)
     };
-    site.probes.iter().find(|(_, call)| answers(call)).map(|(url_style, _)| *url_style)
+    site.probes.iter().find(|(_, call)| is_api(call)).map(|(url_style, _)| *url_style)
 }
 
-/// Whose the token is, if the site says so.
+/// The user of the token, if the site accepts it.
 pub fn owner(site: &SiteObservation) -> Option<u64> {
-    site.me.iter().find_map(|call| probe_client::parse_member(call.answer()?))
+    site.me.iter().find_map(|call| probe_client::parse_member(call.reply()?))
 }
 
-/// Redirects, and the form of address.
+/// Judges redirects and the REST API.
 fn judge_api(site: &SiteObservation) -> [Finding; 2] {
     let no_redirect = || Finding::ok(REDIRECTS, "none");
     if let Some(url_style) = url_style(site) {
-        let words = url_style.prefix();
+        let prefix = url_style.prefix();
         let seen = match url_style {
-            UrlStyle::Pretty => format!("it answers under {words}"),
-            UrlStyle::RestRoute => format!("it answers under {words}, and not under /wp-json/"),
+            UrlStyle::Pretty => format!("it answers under {prefix}"),
+            UrlStyle::RestRoute => format!("it answers under {prefix}, but not under /wp-json/"),
         };
         return [no_redirect(), Finding::ok(REST, seen)];
     }
@@ -106,7 +106,7 @@ fn judge_api(site: &SiteObservation) -> [Finding; 2] {
         .iter()
         .map(|(_, call)| match &call.reply {
             Ok(reply) => buddyboss::classify_probe_reply(reply),
-            Err(why) => ProbeFinding::Unreachable(why),
+            Err(reason) => ProbeFinding::Unreachable(reason),
         })
         .collect();
     let redirect = found.iter().find_map(|found| match found {
@@ -116,44 +116,44 @@ fn judge_api(site: &SiteObservation) -> [Finding; 2] {
     if let Some(to) = redirect {
         let remedy = match redirect_target(to).filter(|there| *there != site.url) {
             Some(there) => format!("Set --buddyboss-url {there}: tokens do not follow redirects."),
-            None => "A plugin or the web server sends strangers away: let the paths under \
-                     /wp-json/ through."
+            None => "A plugin or the web server redirects anonymous requests: exempt the paths \
+                     under /wp-json/."
                 .to_owned(),
         };
-        let failed = Finding::failed(REDIRECTS, format!("the site sends us to {to}"), remedy);
-        return [failed, Finding::skipped(REST, "not beyond a redirect")];
+        let failed = Finding::failed(REDIRECTS, format!("the site redirects to {to}"), remedy);
+        return [failed, Finding::skipped(REST, "redirects are not followed")];
     }
     let failed = |seen: String, remedy: &str| [no_redirect(), Finding::failed(REST, seen, remedy)];
     if found.contains(&ProbeFinding::NoRoute) {
         return failed(
-            "WordPress answers, and BuddyBoss does not: it has no members/me".to_owned(),
-            "Activate the plugin BuddyBoss Platform, and see that no plugin closes its REST API.",
+            "WordPress answers, but BuddyBoss does not: there is no route members/me".to_owned(),
+            "Activate the plugin BuddyBoss Platform; check that no plugin disables its REST API.",
         );
     }
-    let replies = || site.probes.iter().filter_map(|(_, call)| call.answer());
+    let replies = || site.probes.iter().filter_map(|(_, call)| call.reply());
     if let Some(reply) = replies().find(|reply| matches!(reply.status, 500..=599)) {
         return failed(
             format!("the site fails: {}", reply.log_detail()),
-            "Maintenance, a database that is down or a PHP error: look into the site's own log.",
+            "Maintenance, a database that is down, or a PHP error: read the site's own log.",
         );
     }
     match replies().next() {
         Some(reply) => failed(
-            format!("what answers is no REST API: {}", reply.log_detail()),
-            "Is this WordPress' address? A firewall, a password in front of the site or a plugin \
-             that closes the REST API answers like that as well.",
+            format!("the reply is not from a REST API: {}", reply.log_detail()),
+            "Check that this is WordPress' address. A firewall, a password in front of the site or \
+             a plugin that disables the REST API also answers like this.",
         ),
         None => {
-            let why = site.probes.iter().find_map(|(_, call)| call.reply.as_ref().err());
+            let reason = site.probes.iter().find_map(|(_, call)| call.reply.as_ref().err());
             failed(
-                format!("no answer: {}", why.unwrap_or(&"nobody was asked")),
-                "The web server is there and PHP may not be: look into their logs.",
+                format!("no reply: {}", reason.unwrap_or(&"no request was sent")),
+                "The web server accepts connections, but PHP may not run: read their logs.",
             )
         }
     }
 }
 
-/// The address of the site to which a redirect leads, where that can be told.
+/// The site's URL in the target of a redirect, if it can be derived from it.
 fn redirect_target(to: &str) -> Option<SiteUrl> {
     if to.contains("wp-login") {
         return None;
@@ -164,109 +164,111 @@ fn redirect_target(to: &str) -> Option<SiteUrl> {
 
 fn judge_messages(site: &SiteObservation) -> Finding {
     let Some(call) = &site.messages else { return Finding::skipped(MESSAGES, "no time was left") };
-    let Some(reply) = call.answer() else { return no_answer(MESSAGES, call) };
-    let word = probe_client::error_code(reply);
-    match (reply.status, word.as_deref()) {
+    let Some(reply) = call.reply() else { return no_reply(MESSAGES, call) };
+    let code = probe_client::error_code(reply);
+    match (reply.status, code.as_deref()) {
         (404, Some("rest_no_route")) => Finding::failed(
             MESSAGES,
             "off: the site has no route for messages",
-            "Switch on BuddyBoss > Components > Private Messaging.",
+            "Enable BuddyBoss > Components > Private Messaging.",
         ),
         (200, _) => Finding::ok(MESSAGES, "on"),
-        (401 | 403 | 404, Some(word)) if word.starts_with("bp_rest_") => {
+        (401 | 403 | 404, Some(code)) if code.starts_with("bp_rest_") => {
             Finding::ok(MESSAGES, "on")
         }
         _ => Finding::warning(
             MESSAGES,
             format!("not certain: {}", reply.log_detail()),
-            "Give a member's token (--token-file): this site does not tell strangers.",
+            "Set a member's token (--token-file): this site refuses anonymous requests.",
         ),
     }
 }
 
-/// Whether tokens reach WordPress.
+/// Judges whether the token header reaches WordPress.
 fn judge_header(site: &SiteObservation, index: Option<&RestIndex>, owner: Option<u64>) -> Finding {
-    let usual = site.token_header.is_authorization();
-    let name = if usual { "Authorization" } else { site.token_header.name() };
+    let is_authorization = site.token_header.is_authorization();
+    let name = if is_authorization { "Authorization" } else { site.token_header.name() };
     if owner.is_some() && site.scheme == Some(Scheme::Bearer) {
-        return Finding::ok(HEADER, format!("{name} reaches WordPress: the token is understood"));
+        return Finding::ok(HEADER, format!("{name} reaches WordPress: the token is accepted"));
     }
-    let word = |call: Option<&TimedReply>| probe_client::error_code(call?.answer()?);
-    let jwt = |word: Option<String>| word.is_some_and(|word| word.starts_with("jwt_auth_"));
-    if jwt(word(site.bad_token.as_ref())) || jwt(word(site.me.first())) {
-        let seen = format!("{name} reaches WordPress: its JWT plugin has read it");
+    let is_jwt_error = |call: Option<&TimedReply>| {
+        let code = call.and_then(TimedReply::reply).and_then(probe_client::error_code);
+        code.is_some_and(|code| code.starts_with("jwt_auth_"))
+    };
+    if is_jwt_error(site.bad_token.as_ref()) || is_jwt_error(site.me.first()) {
+        let seen = format!("{name} reaches WordPress: its JWT plugin answers");
         return Finding::ok(HEADER, seen);
     }
     if owner.is_some() {
-        // As an Application Password, which stands in the same header.
-        return Finding::ok(HEADER, "Authorization reaches WordPress: the password is understood");
+        // With an Application Password, which is sent in the same header.
+        return Finding::ok(HEADER, "Authorization reaches WordPress: the password is accepted");
     }
     let Some(call) = &site.bad_token else { return Finding::skipped(HEADER, "no time was left") };
-    let Some(reply) = call.answer() else { return no_answer(HEADER, call) };
+    let Some(reply) = call.reply() else { return no_reply(HEADER, call) };
     let has_plugin = index.map(|index| index.has_namespace("jwt-auth/"));
-    match (usual, probe_client::error_code(reply).as_deref(), has_plugin) {
+    match (is_authorization, probe_client::error_code(reply).as_deref(), has_plugin) {
         (true, Some("rest_not_logged_in"), Some(true)) => Finding::failed(
             HEADER,
-            "Authorization does not reach WordPress: a bad token is answered as if there were none",
+            "Authorization does not reach WordPress: the reply to a bad token is that to no token",
             AUTHORIZATION_STRIPPED,
         ),
         (true, _, Some(false)) => Finding::warning(
             HEADER,
-            "not certain: the site has no JWT plugin that would object to a bad token",
-            "Give a good one with --token-file, or an Application Password. Does the site have a \
-             plugin for tokens at all?",
+            "not certain: the site has no JWT plugin that would refuse a bad token",
+            "Set a valid token or an Application Password with --token-file, and check that the \
+             site has a plugin for tokens.",
         ),
         _ => Finding::warning(
             HEADER,
             format!("not certain whether {name} reaches WordPress: {}", reply.log_detail()),
-            "Give a member's token with --token-file.",
+            "Set a member's token with --token-file.",
         ),
     }
 }
 
 fn judge_token(site: &SiteObservation, owner: Option<u64>) -> Finding {
     if site.scheme.is_none() {
-        return Finding::skipped(TOKEN, "none given (--token-file or BUDDYLINE_DOCTOR_TOKEN)");
+        return Finding::skipped(TOKEN, "none is set (--token-file or BUDDYLINE_DOCTOR_TOKEN)");
     }
     let Some(call) = site.me.first() else { return Finding::skipped(TOKEN, "no time was left") };
     if let Some(owner) = owner {
-        let Some(ends) = site.expires_s else {
+        let Some(expires_s) = site.expires_s else {
             return Finding::ok(TOKEN, format!("accepted, it is member {owner}'s"));
         };
-        let left = ends.saturating_sub(call.at_s);
-        let words = humantime::format_duration(Duration::from_secs(left - left % 60)).to_string();
-        let seen = format!("accepted, it is member {owner}'s and holds for {words}");
-        return match left < EXPIRES_SOON_S {
-            true => Finding::warning(TOKEN, seen, "Apps should get a new one in time."),
+        let left_s = expires_s.saturating_sub(call.at_s);
+        let left = humantime::format_duration(Duration::from_secs(left_s - left_s % 60));
+        let seen = format!("accepted, it is member {owner}'s and valid for {left}");
+        return match left_s < EXPIRES_SOON_S {
+            true => Finding::warning(TOKEN, seen, "Apps must get a new token before it expires."),
             false => Finding::ok(TOKEN, seen),
         };
     }
-    let Some(reply) = call.answer() else { return no_answer(TOKEN, call) };
+    let Some(reply) = call.reply() else { return no_reply(TOKEN, call) };
     let refused = |seen: &str, remedy: &str| Finding::failed(TOKEN, seen, remedy);
     match probe_client::token_failure(reply) {
-        Failure::TokenExpired => refused("refused: it has expired", "Get a new one."),
+        Failure::TokenExpired => refused("refused: it has expired", "Get a new token."),
         Failure::Suspended => refused(
             "refused: its member is suspended",
-            "Take the token of a member in good standing.",
+            "Use the token of a member who is not suspended.",
         ),
         Failure::TokenRefused
             if probe_client::error_code(reply).as_deref() == Some("jwt_auth_bad_iss") =>
         {
-            refused("refused: it is another site's", "Take a token that this site has issued.")
+            refused("refused: it is another site's", "Use a token that this site has issued.")
         }
         Failure::TokenRefused if reply.status == 401 => refused(
-            "refused: to the site the request has no token, or one of nobody",
-            "See the line about the token header; or the member is deleted, or the Application \
-             Password revoked.",
+            "refused: the site sees no token, or one without a member",
+            "See the line about the token header. If that is ok, the member is deleted or the \
+             Application Password is revoked.",
         ),
         Failure::TokenRefused => refused(
             &format!("refused: {}", reply.log_detail()),
-            "Take a whole token that this site has issued, on one line. Has its \
-             JWT_AUTH_SECRET_KEY changed since?",
+            "Use a complete token that this site has issued, on one line. Tokens become invalid \
+             when the site's JWT_AUTH_SECRET_KEY changes.",
         ),
         _ => refused(
-            &format!("no word about it: {}", reply.log_detail()),
-            "Look into the site's log.",
+            &format!("the site neither accepts nor refuses it: {}", reply.log_detail()),
+            "Read the site's log.",
         ),
     }
 }
@@ -275,46 +277,46 @@ fn judge_secret(site: &SiteObservation, owner: Option<u64>) -> Finding {
     match (&site.secret, site.scheme, owner) {
         (SecretCheck::None, _, _) => Finding::skipped(
             SECRET,
-            "none is set: each new token costs the site a request (--jwt-secret-file)",
+            "none is set: each new token costs a request to the site (--jwt-secret-file)",
         ),
         (_, Some(Scheme::Basic), _) => {
-            Finding::skipped(SECRET, "an Application Password is not signed with it")
+            Finding::skipped(SECRET, "an Application Password is not signed with the secret")
         }
         (SecretCheck::Untried, ..) => {
-            Finding::skipped(SECRET, "give a member's token to try it with (--token-file)")
+            Finding::skipped(SECRET, "set a member's token to check the secret with (--token-file)")
         }
         (SecretCheck::Tried(Ok(user), _), _, Some(owner)) if *user == owner => {
             Finding::ok(SECRET, "it is the site's: the token is signed with it")
         }
         (SecretCheck::Tried(Ok(user), _), _, Some(owner)) => Finding::failed(
             SECRET,
-            format!("by the secret the token is member {user}'s, by the site member {owner}'s"),
-            "Leave the secret out: something at the site changes who a token is.",
+            format!("the token names member {user}, but the site takes it for member {owner}'s"),
+            "Remove --jwt-secret-file: something on the site maps tokens to other members.",
         ),
         (SecretCheck::Tried(Ok(user), _), _, None) => Finding::warning(
             SECRET,
-            format!("the token of member {user} is signed with it, and the site does not take it"),
-            "See the line about the token: is the secret an old one of the site's?",
+            format!("the token of member {user} is signed with it, but the site refuses the token"),
+            "See the line about the token. The secret may be an old one of the site.",
         ),
         (SecretCheck::Tried(Err(Failure::TokenExpired), _), ..) => {
-            Finding::ok(SECRET, "the token is signed with it, and has expired")
+            Finding::ok(SECRET, "the token is signed with it, but has expired")
         }
-        (SecretCheck::Tried(Err(_), why), ..) => Finding::failed(
+        (SecretCheck::Tried(Err(_), detail), ..) => Finding::failed(
             SECRET,
-            match why {
-                Some(why) => why.clone(),
-                None => "by the secret the token is not one of this site's".to_owned(),
+            match detail {
+                Some(detail) => detail.clone(),
+                None => "the token is not a valid one of this site and this secret".to_owned(),
             },
-            "Compare the file with JWT_AUTH_SECRET_KEY in wp-config.php: the value alone, without \
-             quotes. Or leave the secret out.",
+            "Compare the file with JWT_AUTH_SECRET_KEY in wp-config.php: only the value, without \
+             quotes. Or remove --jwt-secret-file.",
         ),
     }
 }
 
-/// The issuer, without needing a token: the site writes its own address.
+/// Judges the issuer. No token is needed: the issuer is the site's own URL, which is in its index.
 fn judge_issuer(site: &SiteObservation, index: Option<&RestIndex>) -> Finding {
     if matches!(site.secret, SecretCheck::None) {
-        return Finding::skipped(ISSUER, "it does not matter without a secret");
+        return Finding::skipped(ISSUER, "not used without a JWT secret");
     }
     let home = index.and_then(|index| SiteUrl::parse(index.home.as_deref()?).ok());
     let expected = &site.issuer;
@@ -322,66 +324,68 @@ fn judge_issuer(site: &SiteObservation, index: Option<&RestIndex>) -> Finding {
         Some(home) if home == *expected => Finding::ok(ISSUER, format!("{home}")),
         Some(home) => Finding::failed(
             ISSUER,
-            format!("the site is {home} to itself, and tokens of {expected} are expected"),
+            format!("the site's own address is {home}, but tokens of {expected} are expected"),
             format!("Set --jwt-issuer {home}."),
         ),
-        None => Finding::skipped(ISSUER, "the site does not tell its own address"),
+        None => Finding::skipped(ISSUER, "the site does not report its own address"),
     }
 }
 
 fn judge_clock(site: &SiteObservation) -> Finding {
     let calls = site.probes.iter().map(|(_, call)| call).chain(&site.me).chain(&site.index);
     let skews = calls.filter_map(|call| {
-        let theirs = probe_client::server_clock_s(call.answer()?)?;
-        // `Date` is of some moment while the answer was on its way.
-        Some((theirs.abs_diff(call.at_s).saturating_sub(call.took.as_secs()), theirs > call.at_s))
+        let site_s = probe_client::server_clock_s(call.reply()?)?;
+        // The site set `Date` at some time during the request.
+        Some((site_s.abs_diff(call.at_s).saturating_sub(call.took.as_secs()), site_s > call.at_s))
     });
     let Some((skew, ahead)) = skews.min() else {
-        return Finding::skipped(CLOCK, "the site's answers have no fresh Date");
+        return Finding::skipped(CLOCK, "the site's replies have no current Date");
     };
-    let words = humantime::format_duration(Duration::from_secs(skew));
-    let which = if ahead { "ahead of" } else { "behind" };
-    let seen = format!("the site's clock is {words} {which} this machine's");
-    let remedy = "Let both keep time (timedatectl set-ntp true).";
+    let amount = humantime::format_duration(Duration::from_secs(skew));
+    let direction = if ahead { "ahead of" } else { "behind" };
+    let seen = format!("the site's clock is {amount} {direction} this machine's");
+    let remedy = "Synchronise both clocks (timedatectl set-ntp true).";
     match (skew, &site.secret) {
-        (0..=SKEW_SMALL_S, _) => {
-            Finding::ok(CLOCK, format!("the site's is within {SKEW_SMALL_S}s of this machine's"))
-        }
+        (0..=SKEW_SMALL_S, _) => Finding::ok(
+            CLOCK,
+            format!("the site's clock is within {SKEW_SMALL_S}s of this machine's"),
+        ),
         (_, SecretCheck::None) => Finding::warning(CLOCK, seen, remedy),
         (skew, _) if skew <= SKEW_S => Finding::warning(CLOCK, seen, remedy),
         _ => Finding::failed(
             CLOCK,
-            format!("{seen}: tokens would be taken as not yet good, or too long"),
+            format!("{seen}: valid tokens would be refused, or expired ones accepted"),
             remedy,
         ),
     }
 }
 
 fn judge_speed(site: &SiteObservation) -> Finding {
-    let asked = [("REST index", &site.index), ("members/me", &site.me), ("thread", &site.thread)];
-    let known: Vec<(&str, Duration)> = asked
+    let endpoints =
+        [("REST index", &site.index), ("members/me", &site.me), ("thread", &site.thread)];
+    let medians: Vec<(&str, Duration)> = endpoints
         .into_iter()
-        .filter_map(|(what, calls)| {
+        .filter_map(|(name, calls)| {
             let mut times: Vec<Duration> =
                 calls.iter().filter(|call| is_good(call)).map(|call| call.took).collect();
             times.sort_unstable();
-            Some((what, *times.get(times.len() / 2)?))
+            Some((name, *times.get(times.len() / 2)?))
         })
         .collect();
-    let Some((_, slowest)) = known.iter().max_by_key(|(_, took)| *took) else {
-        return Finding::skipped(SPEED, "no call was answered well");
+    let Some((_, slowest)) = medians.iter().max_by_key(|(_, took)| *took) else {
+        return Finding::skipped(SPEED, "no request succeeded");
     };
     let list: Vec<String> =
-        known.iter().map(|(what, took)| format!("{what} {}", milliseconds(*took))).collect();
+        medians.iter().map(|(name, took)| format!("{name} {}", milliseconds(*took))).collect();
     let mut seen = list.join(", ");
-    match known.iter().find(|(what, _)| *what == "thread") {
+    match medians.iter().find(|(name, _)| *name == "thread") {
         Some((_, took)) => {
             let workers = site.workers;
             let rate = f64::from(workers) / (POST_COST_RATIO * took.as_secs_f64().max(0.001));
             let rate = if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
             seen += &format!(
-                "; with {workers} workers at most about {rate} messages a second, and no more than \
-                 the site's cores can do"
+                "; with {workers} workers at most about {rate} messages a second, if the site has \
+                 enough cores"
             );
         }
         None if owner(site).is_none() => seen += "; the message rate needs a token",
@@ -392,8 +396,8 @@ fn judge_speed(site: &SiteObservation) -> Finding {
                       object cache or fewer plugins.";
         Finding::warning(SPEED, seen, remedy)
     } else if *slowest > SLOW {
-        let remedy = "That is slow: more CPU for PHP and the database, OPcache and an object cache \
-                      (Redis) help most.";
+        let remedy = "The site is slow: more CPU for PHP and the database, OPcache and an object \
+                      cache (Redis) help most.";
         Finding::warning(SPEED, seen, remedy)
     } else {
         Finding::ok(SPEED, seen)
@@ -401,12 +405,13 @@ fn judge_speed(site: &SiteObservation) -> Finding {
 }
 
 fn is_good(call: &TimedReply) -> bool {
-    call.answer().is_some_and(|reply| reply.status == 200 && reply.is_json())
+    call.reply().is_some_and(|reply| reply.status == 200 && reply.is_json())
 }
 
-fn no_answer(name: &'static str, call: &TimedReply) -> Finding {
-    let why = call.reply.as_ref().err().copied().unwrap_or("it is empty");
+fn no_reply(name: &'static str, call: &TimedReply) -> Finding {
+    let reason = call.reply.as_ref().err().copied().unwrap_or("it is empty");
     let took = milliseconds(call.took);
-    let remedy = "It answered before: does a firewall or a rate limit stop this machine?";
-    Finding::failed(name, format!("no answer after {took}: {why}"), remedy)
+    let remedy =
+        "Earlier requests succeeded: check for a firewall or rate limit against this machine.";
+    Finding::failed(name, format!("no reply after {took}: {reason}"), remedy)
 }
