@@ -433,6 +433,8 @@ fn retry_after_accepts_seconds_or_date_within_bounds() {
     assert_eq!(wait("99999", None), Some(3600));
     assert_eq!(wait("99999999999999999999999", None), Some(3600));
     assert_eq!(wait("Sun, 22 Nov 2026 11:01:08 GMT", Some(now)), Some(30));
+    assert_eq!(wait("Sunday, 22-Nov-26 11:01:08 GMT", Some(now)), Some(30));
+    assert_eq!(wait("Sun Nov 22 11:01:08 2026", Some(now)), Some(30));
     assert_eq!(wait("Tue, 01 Dec 2026 00:00:00 GMT", Some(now)), Some(3600));
     assert_eq!(wait("Sun, 22 Nov 2026 10:00:00 GMT", Some(now)), Some(1));
     assert_eq!(wait("Sun, 22 Nov 2026 11:01:08 GMT", None), None);

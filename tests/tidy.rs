@@ -162,6 +162,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("percent_encoding::", &["http"]),
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
+        ("httpdate::", &["upstream"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),
