@@ -4,7 +4,7 @@
 //! for redirects, which are off here. A pooled connection is looked at before it is used (a read
 //! that does not block), and thrown away if the site has closed it; one that closes later than
 //! that makes the call fail, and the call is not repeated. A POST therefore arrives at most once,
-//! which `tests/upstream_pool.rs` and `tests/upstream_hostile.rs` hold it to.
+//! which `tests/upstream/pool.rs` and `tests/upstream/hostile.rs` hold it to.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
