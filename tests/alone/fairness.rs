@@ -18,34 +18,58 @@ use crate::support::bytes::{request, text};
 use crate::support::client::{Client, LONG};
 use crate::support::server::Server;
 
-/// What a tick may take, and what a machine with other work adds.
+/// What a tick may take on a machine without other work.
 const SOON: Duration = Duration::from_millis(250);
+/// On a machine with other work: this many times the longest delay before the load began.
+const BUSY_FACTOR: u32 = 10;
+/// How often a check is tried before it fails, since other programs can delay any one of them.
+const ATTEMPTS: usize = 3;
 
-/// Two people in a thread of their own, one of whom types again and again.
+/// Two users in a thread of their own, one of whom types again and again.
 struct Pair {
     stop: Arc<AtomicBool>,
     times: JoinHandle<Vec<Duration>>,
+    limit: Duration,
+}
+
+/// The two connections of a pair.
+struct PairClients {
+    one: Client,
+    other: Client,
+    sent: usize,
+}
+
+impl PairClients {
+    /// Sends a frame from one to the other, and returns how long it took to arrive.
+    fn exchange(&mut self) -> Duration {
+        let PairClients { one, other, sent } = self;
+        let begun = Instant::now();
+        one.send(&json!({"type": "typing", "threadId": 999, "clientId": *sent}));
+        other.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
+        let time = begun.elapsed();
+        one.expect(|frame| frame["clientId"] == *sent);
+        *sent += 1;
+        thread::sleep(Duration::from_millis(1));
+        time
+    }
 }
 
 impl Pair {
     fn start(address: SocketAddr) -> Pair {
+        let one = Client::in_thread(address, 900_007, 999);
+        let other = Client::in_thread(address, 900_008, 999);
+        let mut clients = PairClients { one, other, sent: 0 };
+        let idle = (0..30).map(|_| clients.exchange()).max().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let over = stop.clone();
-        let mut one = Client::in_thread(address, 900_007, 999);
-        let mut other = Client::in_thread(address, 900_008, 999);
         let times = thread::spawn(move || {
             let mut times = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                one.send(&json!({"type": "typing", "threadId": 999, "clientId": times.len()}));
-                other.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
-                times.push(begun.elapsed());
-                one.expect(|frame| frame["clientId"] == times.len() - 1);
-                thread::sleep(Duration::from_millis(1));
+                times.push(clients.exchange());
             }
             times
         });
-        Pair { stop, times }
+        Pair { stop, times, limit: SOON.max(BUSY_FACTOR * idle) }
     }
 
     /// How long their frames took, the shortest first.
@@ -62,10 +86,22 @@ fn percentile(times: &[Duration], hundredths: usize) -> Duration {
     times[(times.len() * hundredths / 100).min(times.len() - 1)]
 }
 
-fn assert_soon(times: &[Duration], what: &str) {
-    assert!(times.len() >= 20, "{what}: only {} frames", times.len());
-    let most = percentile(times, 99);
-    assert!(most < SOON, "{what}: 99 of 100 within {most:?}, the last {:?}", times.last());
+/// Puts a load on a new server, and checks that 99 of 100 frames of a pair arrive soon meanwhile.
+fn assert_soon(what: &str, arguments: &[&str], load: impl Fn(SocketAddr)) {
+    for _ in 0..ATTEMPTS {
+        let server = Server::start(arguments);
+        let pair = Pair::start(server.address());
+        let limit = pair.limit;
+        load(server.address());
+        let times = pair.stop();
+        assert!(times.len() >= 20, "{what}: only {} frames", times.len());
+        let most = percentile(&times, 99);
+        if most < limit {
+            return;
+        }
+        println!("{what}: 99 of 100 within {most:?}, not {limit:?}; the last {:?}", times.last());
+    }
+    panic!("{what}: too late in each of {ATTEMPTS} attempts");
 }
 
 /// Opens a WebSocket whose answers are read and forgotten, until the server ends it.
@@ -134,21 +170,20 @@ fn flood(address: SocketAddr, first: &str, send: &str, frames: usize) {
 #[test]
 fn frame_flood_of_one_client_does_not_delay_others() {
     let _alone = one_at_a_time();
-    let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
-    let pair = Pair::start(server.address());
-    flood(server.address(), &join(1), r#"{"type":"ping"}"#, 100_000);
-    assert_soon(&pair.stop(), "during a flood of pings");
+    let arguments = ["--max-frames-per-second=0", "--presence=off"];
+    assert_soon("during a flood of pings", &arguments, |address| {
+        flood(address, &join(1), r#"{"type":"ping"}"#, 100_000);
+    });
 }
 
 #[test]
 fn large_fanouts_do_not_delay_others() {
     let _alone = one_at_a_time();
-    let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
-    let address = server.address();
-    let _hearers = two_hundred_subscribers(address);
-    let pair = Pair::start(address);
-    flood(address, &join(1), r#"{"type":"typing","threadId":1}"#, 20_000);
-    assert_soon(&pair.stop(), "while someone types to two hundred, again and again");
+    let arguments = ["--max-frames-per-second=0", "--presence=off"];
+    assert_soon("while a client types to two hundred, again and again", &arguments, |address| {
+        let _subscribers = two_hundred_subscribers(address);
+        flood(address, &join(1), r#"{"type":"typing","threadId":1}"#, 20_000);
+    });
 }
 
 /// They are read in one go, and there is not the time to look at what all of them said.
@@ -176,19 +211,19 @@ fn concurrent_fanouts_starve_no_sender() {
 #[test]
 fn mass_connect_and_disconnect_does_not_delay_others() {
     let _alone = one_at_a_time();
-    let server = Server::start(&["--presence-grace=0s"]);
-    let address = server.address();
-    let pair = Pair::start(address);
-    let arrived = open_clients(address, 500, |n| {
-        json!({"type": "user_connected", "userId": n + 1}).to_string()
+    let what = "while five hundred connect, join a hundred threads each, and go";
+    assert_soon(what, &["--presence-grace=0s"], |address| {
+        let arrived = open_clients(address, 500, |n| {
+            json!({"type": "user_connected", "userId": n + 1}).to_string()
+        });
+        for mut socket in &arrived {
+            let joins: Vec<u8> = (1..=100).flat_map(|thread| text(&join(thread))).collect();
+            socket.write_all(&joins).unwrap();
+        }
+        drop(arrived);
+        // The server finds out in this time that they have gone.
+        thread::sleep(Duration::from_millis(500));
     });
-    for mut socket in &arrived {
-        let joins: Vec<u8> = (1..=100).flat_map(|thread| text(&join(thread))).collect();
-        socket.write_all(&joins).unwrap();
-    }
-    drop(arrived);
-    thread::sleep(Duration::from_millis(500));
-    assert_soon(&pair.stop(), "while five hundred come, join a hundred threads each, and go");
 }
 
 // ---- the large ones, measured

@@ -113,9 +113,7 @@ fn log_explains_failures_without_secrets() {
         let site = Site::start();
         site.always(fault);
         let mut driver = PoolDriver::at(&site.url());
-        while !driver.pool.has_answer() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        driver.await_answer();
         assert_eq!(driver.pool.next_answer(), None);
         assert_logged(Level::Warn, words);
     }
@@ -150,9 +148,7 @@ fn check_outage_log() {
     }
     let probe_at = |driver: &mut PoolDriver, s| {
         driver.pool.advance(at(driver, s));
-        while !driver.pool.has_answer() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        driver.await_answer();
         assert_eq!(driver.pool.next_answer(), None);
     };
     // Two minutes: time enough to say everything once more.

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -279,7 +280,7 @@ fn low_descriptor_limit_is_a_warning_not_a_failure() {
 fn headers_dropped_by_a_proxy_are_reported() {
     let site = healthy_site();
     let server = Server::start(&["--buddyboss-url", &site.url()]);
-    for (fault, status, words) in [
+    let cases = [
         (ProxyFault::Good, "ok", &["a ping is answered"][..]),
         (ProxyFault::WithoutUpgrade, "failed", &["Upgrade does not reach", "$http_upgrade"]),
         (ProxyFault::WithoutConnection, "failed", &["Connection: Upgrade does not reach"]),
@@ -293,14 +294,22 @@ fn headers_dropped_by_a_proxy_are_reported() {
         (ProxyFault::Silent, "failed", &["no answer", "takes too long"]),
         (ProxyFault::Drips, "warning", &["a ping is not answered"]),
         (ProxyFault::Pings, "warning", &["a ping is not answered"]),
-    ] {
+    ];
+    let check = |fault, status, words: &[&str]| {
         let proxy = FaultyProxy::start(server.address(), fault);
         let url = format!("ws://{}/live", proxy.address());
         let said = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
         said.expect("public WebSocket", status, words);
         said.expect("public connection", "ok", &[]);
         assert_eq!(said.failed().len(), usize::from(status == "failed"), "{}", said.text);
-    }
+    };
+    let check = &check;
+    // All at once: some of them take until a timeout.
+    thread::scope(|scope| {
+        for (fault, status, words) in cases {
+            scope.spawn(move || check(fault, status, words));
+        }
+    });
 }
 
 #[test]

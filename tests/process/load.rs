@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::proxy::{FaultyProxy, ProxyFault};
-use crate::support::server::{Server, binary};
+use crate::support::scrape::{self, scrape};
+use crate::support::server::{Server, binary, wait_until};
 
 fn bench(url: &str, arguments: &[&str]) -> std::process::Child {
     let mut command = binary();
@@ -58,10 +59,12 @@ fn remote_server_is_not_loaded_without_consent() {
 
 #[test]
 fn killed_server_ends_the_run_and_is_reported() {
-    let server = Server::start(&[]);
+    let server = scrape::start(&[]);
     let begun = Instant::now();
     let child = bench(&url(&server), &["--seconds", "60"]);
-    std::thread::sleep(Duration::from_secs(2));
+    wait_until(Duration::from_secs(10), "all hundred are online", || {
+        scrape(&server).of("buddyline_users_online") == 100.0
+    });
     server.signal("KILL");
     let (code, report, words) = result(child);
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -76,7 +79,7 @@ fn server_that_only_pings_is_abandoned() {
     let proxy = FaultyProxy::start(nobody, ProxyFault::Pings);
     let begun = Instant::now();
     let url = format!("ws://{}", proxy.address());
-    let (code, report, words) = result(bench(&url, &["--connections", "20", "--seconds", "1"]));
+    let (code, report, words) = result(bench(&url, &["--connections", "3", "--seconds", "1"]));
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!((code, &report["joined"]), (Some(1), &0.into()), "{report} {words}");
     assert!(report["refused"].to_string().contains("pings without end"), "{report}");

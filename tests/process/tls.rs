@@ -270,21 +270,27 @@ fn slow_tls_reader_is_closed_at_the_limit() {
     let certificate = Certificate::new();
     let limits = ["--max-outbox-bytes=262144", "--soft-outbox-bytes=65536", "--max-frames-burst=0"];
     let server = start(&certificate, &limits);
-    for version in BOTH {
+    let check = |version, thread: u64| {
         let config = certificate.client(&[version]);
-        let mut slow = Client::in_thread(server.address(), &config, 1, 7);
-        let mut quick = Client::in_thread(server.address(), &config, 2, 7);
+        let mut slow = Client::in_thread(server.address(), &config, thread + 1, thread);
+        let mut quick = Client::in_thread(server.address(), &config, thread + 2, thread);
         let sdp = "x".repeat(20_000);
         // What both kernels take is some megabytes.
         for _ in 0..1_000 {
-            quick.send(&json!({"type": "offer", "threadId": 7, "recipientId": 1, "offer": sdp}));
+            quick.send(&json!({
+                "type": "offer", "threadId": thread, "recipientId": thread + 1, "offer": sdp,
+            }));
             quick.send(&json!({"type": "ping"}));
             quick.expect("pong");
         }
         assert_eq!(slow.close_code(), Some(1013));
         quick.send(&json!({"type": "ping"}));
         quick.expect("pong");
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| check(&TLS12, 12));
+        scope.spawn(|| check(&TLS13, 20));
+    });
     let resident = server.resident_kib();
     assert!(resident < 32 << 10, "{resident} KiB");
 }
@@ -293,14 +299,14 @@ fn slow_tls_reader_is_closed_at_the_limit() {
 fn slow_tls_reader_gets_all_bytes_in_order() {
     let certificate = Certificate::new();
     let server = start(&certificate, &["--no-limits"]);
-    for version in BOTH {
+    let check = |version, thread: u64| {
         let config = certificate.client(&[version]);
-        let mut slow = Client::in_thread(server.address(), &config, 1, 7);
-        let mut quick = Client::in_thread(server.address(), &config, 2, 7);
+        let mut slow = Client::in_thread(server.address(), &config, thread + 1, thread);
+        let mut quick = Client::in_thread(server.address(), &config, thread + 2, thread);
         let text = "y".repeat(30_000);
         for n in 0..400 {
             quick.send(
-                &json!({"type": "send_message", "threadId": 7, "message": text, "clientId": n}),
+                &json!({"type": "send_message", "threadId": thread, "message": text, "clientId": n}),
             );
             quick.expect("message");
         }
@@ -313,7 +319,11 @@ fn slow_tls_reader_gets_all_bytes_in_order() {
         }
         slow.send(&json!({"type": "ping"}));
         slow.expect("pong");
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| check(&TLS12, 12));
+        scope.spawn(|| check(&TLS13, 20));
+    });
 }
 
 #[test]

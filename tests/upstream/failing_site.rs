@@ -35,7 +35,7 @@ fn ask_without_waiting(driver: &mut PoolDriver, ask: Ask, seconds: f64) -> Answe
     assert!(driver.pool.has_answer(), "the loop must not go to sleep");
     let (answered, answer) = driver.pool.next_answer().expect("an answer at once");
     assert_eq!(answered, request);
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     answer
 }
 
@@ -54,11 +54,7 @@ fn open(driver: &mut PoolDriver, site: &Site) {
 /// Lets the probe be sent at this time, and collects what comes of it.
 fn probe(driver: &mut PoolDriver, seconds: f64) {
     driver.pool.advance(at(driver, seconds));
-    let until = Instant::now() + LONG;
-    while !driver.pool.has_answer() {
-        assert!(Instant::now() < until, "the probe has no answer");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    driver.await_answer();
     assert_eq!(driver.pool.next_answer(), None, "a probe is nobody's question");
 }
 
@@ -247,9 +243,7 @@ fn late_successful_reply_closes_the_breaker() {
     let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::Delay(Duration::from_millis(400)));
     let slow = submit_at(&mut driver, post(2, "slow"), 0.0);
-    while site.posts().is_empty() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    site.await_posts(1);
     open(&mut driver, &site);
     let (answered, answer) = driver.next();
     assert_eq!(answered, slow);
@@ -261,9 +255,7 @@ fn late_successful_reply_closes_the_breaker() {
     let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::Delay(Duration::from_millis(300)));
     submit_at(&mut driver, post(2, "slow"), 0.0);
-    while site.posts().is_empty() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    site.await_posts(1);
     site.fail_next(Fault::status(429, &[("Retry-After", "9")]));
     submit_at(&mut driver, post(1, "x"), 0.0);
     driver.next();
