@@ -5,7 +5,7 @@
 //! for redirects, which are off here. Before ureq reuses a pooled connection, it checks with a
 //! non-blocking read whether the site has closed it, and discards it if so. If the site closes it
 //! later, the request fails and is not repeated. A POST therefore arrives at most once;
-//! `tests/upstream_pool.rs` and `tests/upstream_hostile.rs` check that.
+//! `tests/upstream/pool.rs` and `tests/upstream/hostile.rs` check that.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};

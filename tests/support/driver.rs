@@ -77,7 +77,7 @@ impl PoolDriver {
         self.last += 1;
         let before = Instant::now();
         self.pool.submit(RequestId(self.last), ask, now);
-        assert!(before.elapsed() < Duration::from_millis(200), "submit has blocked");
+        assert!(before.elapsed() < Duration::from_secs(1), "submit has blocked");
         RequestId(self.last)
     }
 
@@ -101,6 +101,15 @@ impl PoolDriver {
         let (answered, answer) = self.next();
         assert_eq!(answered, request);
         answer
+    }
+
+    /// Waits until the pool has something to collect, and collects nothing.
+    pub fn await_answer(&self) {
+        let until = Instant::now() + LONG;
+        while !self.pool.has_answer() {
+            assert!(Instant::now() < until, "there is no answer");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits until the probe has said this, collecting nothing but the probe.

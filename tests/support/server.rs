@@ -187,6 +187,14 @@ impl Server {
         (all, of_loop)
     }
 
+    /// Processor time of the event loop's thread, and the time for which it was ready to run but had
+    /// no processor; zero where the kernel does not say.
+    pub fn loop_schedule(&self) -> (Duration, Duration) {
+        let stat = fs::read_to_string(format!("/proc/{}/schedstat", self.id())).unwrap_or_default();
+        let mut nanos = stat.split(' ').map(|text| Duration::from_nanos(text.parse().unwrap_or(0)));
+        (nanos.next().unwrap_or_default(), nanos.next().unwrap_or_default())
+    }
+
     /// Memory that is really used.
     pub fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();

@@ -291,6 +291,15 @@ impl Site {
         self.requests().into_iter().filter(|r| r.method == "POST").collect()
     }
 
+    /// Waits until the site has read this many POSTs.
+    pub fn await_posts(&self, count: usize) {
+        let until = Instant::now() + TIME_MAX;
+        while self.posts().len() < count {
+            assert!(Instant::now() < until, "{} of {count} posts", self.posts().len());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// The questions whose a credential is; a probe has none.
     pub fn proof_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();

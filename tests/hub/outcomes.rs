@@ -1,0 +1,676 @@
+//! What becomes of messages whose fate is not known, that wait too long, or that come twice.
+use std::time::{Duration, Instant};
+
+use buddyline::hub::dedup::{Dedup, DedupKey, DedupResult, Sender};
+use buddyline::hub::interface::{
+    Answer, ConnId, DeliveryLimits, Failure, LookupResult, RequestId, Settings, Target,
+};
+use buddyline::hub::settled::{Settled, SettledWhen};
+use buddyline::protocol::server::EncodedFrame;
+use buddyline::protocol::{Id, IdKey};
+use serde_json::Value;
+
+use crate::support::harness::{HubHarness, settings, stored, verified};
+
+const S: Duration = Duration::from_secs(1);
+const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
+
+fn send(thread: u64, text: &str, client_id: &str) -> String {
+    format!(
+        r#"{{"type":"send_message","threadId":{thread},"message":"{text}","token":"t","clientId":"{client_id}"}}"#
+    )
+}
+
+fn new(recipient: u64, client_id: &str) -> String {
+    format!(
+        r#"{{"type":"send_message","recipientId":{recipient},"message":"x","token":"t","clientId":"{client_id}"}}"#
+    )
+}
+
+/// A town in which member 2 of thread 7 has sent "ok" under "a", and its post.
+fn one_sent() -> (HubHarness, ConnId, RequestId) {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "ok", "a"));
+    let (post, _) = harness.next_post();
+    (harness, alice, post)
+}
+
+/// The outcomes of this `clientId` that this connection has had since the last look.
+fn outcomes(harness: &mut HubHarness, conn: ConnId, client_id: &str) -> Vec<Value> {
+    let heard = harness.received().into_iter().filter(|(to, _)| *to == conn);
+    heard.map(|(_, frame)| frame).filter(|frame| frame["clientId"] == client_id).collect()
+}
+
+fn other(message: u64) -> Answer {
+    Answer::LookupResult(LookupResult::Mismatch { thread: 7, sender: Id::number(2), message })
+}
+
+// ---- the look-up
+
+#[test]
+fn unusable_reply_is_settled_by_one_lookup() {
+    let (mut harness, alice, post) = one_sent();
+    let bob = harness.open_in(1, "3", "7");
+    harness.fail(post, Failure::Unusable);
+    harness.advance(499 * S / 1000);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.advance(S / 1000);
+    let (look, asked) = harness.next_lookup();
+    assert_eq!((asked.target, &*asked.text), (Target::Thread(7), "ok"));
+    assert_eq!(asked.credential.secret(), "t");
+    assert_eq!(asked.sender, Some(Id::number(2)));
+    assert_eq!(harness.now.instant - asked.posted, S / 2);
+    harness.assert_nothing_received();
+    harness.found(look, 7, 2, 10);
+    let own = r#"{"type":"message","threadId":7,"senderId":2,"recipientId":null,"message":"ok","messageId":10,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>","clientId":"a"}"#;
+    let others = own.replace(r#","clientId":"a""#, "");
+    harness.assert_received(&[(alice, own), (bob, &others)]);
+    harness.advance(60 * S);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
+}
+
+#[test]
+fn missing_message_after_unusable_reply_is_not_stored() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    let fault = harness.assert_error(alice, "not_stored");
+    assert_eq!((&fault["clientId"], &fault["threadId"]), (&"a".into(), &7.into()));
+    harness.advance(60 * S);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
+}
+
+#[test]
+fn after_machine_sleep_a_missing_message_is_unknown() {
+    let (mut harness, alice, post) = one_sent();
+    // The machine has slept: only one of its clocks has gone on.
+    harness.now.unix_s += 3_600;
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.assert_error(alice, "unknown_outcome");
+    // What was put since is as certain as ever.
+    harness.send(alice, &send(7, "ok", "b"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.assert_error(alice, "not_stored");
+}
+
+#[test]
+fn unknown_outcome_is_looked_up_three_times() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
+    for (wait, last) in [(S, false), (4 * S, false), (10 * S, true)] {
+        harness.advance(wait - S / 1000);
+        assert_eq!(harness.pending_asks(), 0);
+        harness.advance(S / 1000);
+        let (look, _) = harness.next_lookup();
+        harness.assert_nothing_received();
+        harness.not_found(look);
+        if last {
+            harness.assert_error(alice, "unknown_outcome");
+        } else {
+            harness.assert_nothing_received();
+        }
+    }
+}
+
+#[test]
+fn late_stored_message_is_found_by_next_lookup() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.not_found(look);
+    harness.advance(4 * S);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, 10);
+    assert_eq!(outcomes(&mut harness, alice, "a")[0]["messageId"], 10);
+    harness.advance(60 * S);
+    assert_eq!(harness.pending_asks(), 0);
+    harness.assert_nothing_received();
+}
+
+#[test]
+fn failed_lookup_counts_as_an_attempt() {
+    for failure in [Failure::Unknown, Failure::Unusable] {
+        let (mut harness, alice, post) = one_sent();
+        harness.fail(post, failure);
+        for n in 1..=3 {
+            harness.assert_nothing_received();
+            while harness.pending_asks() == 0 {
+                harness.advance(S / 2);
+            }
+            let (look, _) = harness.next_lookup();
+            // A site that hangs: the looks that were due meanwhile are over.
+            harness.advance(if n == 2 { S } else { Duration::ZERO });
+            harness.fail(look, UNAVAILABLE);
+        }
+        harness.assert_error(alice, "unknown_outcome");
+    }
+}
+
+#[test]
+fn hanging_lookup_holds_the_lane_for_a_bounded_time() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.advance(30 * S);
+    assert_eq!(harness.pending_asks(), 0, "one look at a time");
+    harness.fail(look, UNAVAILABLE);
+    harness.assert_error(alice, "unknown_outcome");
+}
+
+#[test]
+fn newer_message_with_other_text_leaves_outcome_unknown() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.answer(look, other(10));
+    harness.assert_error(alice, "unknown_outcome");
+}
+
+#[test]
+fn earlier_identical_message_does_not_settle_a_later_one() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "ok", "b"));
+    harness.store(post, 7, 2);
+    let first = outcomes(&mut harness, alice, "a")[0]["messageId"].as_u64().unwrap();
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, first);
+    harness.assert_error(alice, "not_stored");
+}
+
+#[test]
+fn earlier_message_with_other_text_means_not_stored() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    let first = outcomes(&mut harness, alice, "a")[0]["messageId"].as_u64().unwrap();
+    harness.send(alice, &send(7, "bye", "b"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.answer(look, other(first));
+    harness.assert_error(alice, "not_stored");
+}
+
+#[test]
+fn message_of_another_lane_leaves_outcome_unknown() {
+    let (mut harness, alice, post) = one_sent();
+    // To the same people without the thread's number: the site puts it into thread 7.
+    harness.send(alice, &new(3, "b"));
+    let (meanwhile, _) = harness.next_post();
+    harness.store(meanwhile, 7, 2);
+    let id = outcomes(&mut harness, alice, "b")[0]["messageId"].as_u64().unwrap();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.found(look, 7, 2, id);
+    harness.assert_error(alice, "unknown_outcome");
+}
+
+#[test]
+fn lane_is_blocked_until_the_outcome_is_settled() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "next", "b"));
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    assert_eq!(harness.pending_asks(), 0);
+    harness.found(look, 7, 2, 10);
+    assert_eq!(&*harness.next_post().1.text, "next");
+}
+
+#[test]
+fn new_thread_is_looked_up_by_recipient_and_joined() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(alice, &new(3, "a"));
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, asked) = harness.next_lookup();
+    assert_eq!(asked.target, Target::NewThread { recipient: 3 });
+    harness.found(look, 12, 2, 10);
+    let heard = harness.received();
+    for conn in [alice, bob] {
+        let of =
+            |kind: &str| heard.iter().filter(|(to, f)| *to == conn && f["type"] == kind).count();
+        assert_eq!((of("thread_joined"), of("message")), (1, 1), "{heard:?}");
+    }
+}
+
+#[test]
+fn lookup_result_supplies_participants() {
+    let mut harness = HubHarness::new(verified());
+    let alice = harness.open_member(0, 2, 1, &[2, 3, 4]);
+    let carol = harness.open_member(1, 4, 1, &[2, 3, 4]);
+    harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, asked) = harness.next_lookup();
+    assert_eq!(asked.credential.secret(), "token-of-2");
+    harness
+        .answer(look, Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))));
+    let heard = harness.received();
+    assert!(heard.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"), "{heard:?}");
+    assert!(!heard.iter().any(|(to, f)| *to == carol && f["type"] == "message"), "{heard:?}");
+    assert!(heard.iter().any(|(to, f)| *to == alice && f["clientId"] == "a"), "{heard:?}");
+}
+
+#[test]
+fn token_refused_in_lookup_closes_with_unknown_outcome() {
+    let mut harness = HubHarness::new(verified());
+    let alice = harness.open_member(0, 2, 1, &[2, 3]);
+    harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
+    let (post, _) = harness.next_post();
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.fail(look, Failure::TokenRefused);
+    let heard = harness.received();
+    assert_eq!(heard[0].1["code"], "unknown_outcome", "{heard:?}");
+    assert_eq!(harness.closed(), [(alice, 4401)]);
+}
+
+#[test]
+fn stop_reports_unknown_outcomes() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "next", "b"));
+    harness.fail(post, Failure::Unknown);
+    harness.advance(S);
+    let (look, _) = harness.next_lookup();
+    harness.hub.stop();
+    harness.take_effects();
+    let codes: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
+    assert_eq!(codes, ["not_stored", "unknown_outcome"]);
+    harness.found(look, 7, 2, 10);
+    harness.advance(60 * S);
+    harness.assert_nothing_received();
+    assert_eq!((harness.pending_asks(), harness.hub.next_deadline().is_some()), (0, true));
+}
+
+#[test]
+fn drain_answers_duplicates_and_refuses_new_messages() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    let told = outcomes(&mut harness, alice, "a");
+    harness.send(alice, &send(7, "on its way", "b"));
+    let (post, _) = harness.next_post();
+    harness.hub.begin_drain();
+    // Who hears that it is not stored sends it to the next server, which has forgotten it.
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!(outcomes(&mut harness, alice, "a"), told);
+    harness.send(alice, &send(7, "on its way", "b"));
+    harness.assert_nothing_received();
+    harness.send(alice, &send(7, "new", "c"));
+    harness.assert_error(alice, "not_stored");
+    harness.send(alice, r#"{"type":"send_message","threadId":7,"message":"new"}"#);
+    harness.assert_error(alice, "not_stored");
+    let nobody = harness.open(1);
+    harness.send(nobody, &send(7, "ok", "a"));
+    harness.assert_error(nobody, "not_stored");
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "b").len(), 2);
+    assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
+}
+
+#[test]
+fn drain_waits_for_undelivered_outcome_despite_slot_reuse() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    let phone = harness.open_as(1, "2");
+    let bob = harness.open_as(0, "3");
+    harness.send(bob, &send(8, "hi", "b"));
+    assert!(harness.hub.is_awaiting_outcome(phone));
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    assert!(!harness.hub.is_awaiting_outcome(phone) && harness.hub.is_awaiting_outcome(bob));
+}
+
+// ---- waiting for a turn
+
+#[test]
+fn message_expires_after_forty_seconds_in_the_lane() {
+    let (mut harness, alice, post) = one_sent();
+    harness.advance(5 * S);
+    harness.send(alice, &send(7, "second", "b"));
+    harness.advance(5 * S);
+    harness.send(alice, &send(7, "third", "c"));
+    harness.advance(35 * S - S / 1000);
+    harness.assert_nothing_received();
+    harness.advance(S / 1000);
+    let fault = harness.assert_error(alice, "not_stored");
+    assert_eq!(fault["clientId"], "b");
+    assert!(fault["message"].as_str().unwrap().contains("40s"), "{fault}");
+    harness.advance(4 * S);
+    harness.store(post, 7, 2);
+    let (_, next) = harness.next_post();
+    assert_eq!(&*next.text, "third");
+    assert_eq!(harness.pending_asks(), 0);
+    assert_eq!(harness.hub.counts().deliveries, 1);
+}
+
+#[test]
+fn in_flight_message_has_no_lane_timeout() {
+    let (mut harness, alice, post) = one_sent();
+    harness.advance(300 * S);
+    harness.assert_nothing_received();
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "a")[0]["type"], "message");
+}
+
+#[test]
+fn new_thread_message_has_the_same_lane_timeout() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_as(0, "2");
+    let bob = harness.open_as(1, "3");
+    harness.send(alice, &new(4, "a"));
+    harness.send(bob, &new(4, "b"));
+    harness.next_post();
+    harness.advance(40 * S);
+    assert_eq!(harness.assert_error(bob, "not_stored")["clientId"], "b");
+}
+
+#[test]
+fn without_lane_timeout_messages_wait_indefinitely() {
+    let mut harness = HubHarness::new(Settings { message_turn_lasts: None, ..settings() });
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "first", "a"));
+    harness.send(alice, &send(7, "second", "b"));
+    harness.advance(3_000 * S);
+    harness.assert_nothing_received();
+    assert_eq!(harness.hub.counts().deliveries, 2);
+}
+
+// ---- repeats
+
+#[test]
+fn duplicate_client_id_is_stored_once_and_answered_twice() {
+    let (mut harness, alice, post) = one_sent();
+    let bob = harness.open_in(1, "3", "7");
+    harness.store(post, 7, 2);
+    let first = harness.received();
+    assert_eq!(first.len(), 2);
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!(harness.pending_asks(), 0);
+    let again = harness.received();
+    assert_eq!(again, [first[0].clone()], "the same, and bob ({}) hears nothing", bob.slot);
+}
+
+#[test]
+fn duplicate_waits_for_the_first_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    // The phone has lost its network, and the server does not know yet.
+    let phone = harness.open_in(1, "2", "7");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.send(phone, &send(7, "ok", "a"));
+    assert_eq!(harness.pending_asks(), 0);
+    harness.assert_nothing_received();
+    harness.store(post, 7, 2);
+    let heard = harness.received();
+    let own = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((own(alice), own(phone), heard.len()), (1, 2, 3), "{heard:?}");
+}
+
+#[test]
+fn resend_after_reconnect_gets_one_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    let phone = harness.open_in(1, "2", "7");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    let later = harness.open_as(2, "2");
+    assert_eq!(outcomes(&mut harness, later, "a"), [] as [Value; 0]);
+}
+
+#[test]
+fn kept_outcome_is_sent_on_connect_and_on_resend() {
+    let (mut harness, alice, post) = one_sent();
+    harness.close(alice);
+    harness.store(post, 7, 2);
+    let phone = harness.open(1);
+    harness.send(phone, r#"{"type":"user_connected","userId":"2"}"#);
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    harness.send(phone, &send(7, "ok", "a"));
+    assert_eq!(outcomes(&mut harness, phone, "a").len(), 1);
+    assert_eq!(harness.pending_asks(), 0);
+}
+
+#[test]
+fn departed_resender_gets_outcome_on_next_connection() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.store(post, 7, 2);
+    let heard = harness.received();
+    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
+}
+
+#[test]
+fn repeated_resends_across_connections_get_one_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.send(tablet, &send(7, "ok", "a"));
+    harness.store(post, 7, 2);
+    let heard = harness.received();
+    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
+}
+
+// The later connection was there before the first had gone, so that it did not inherit from it.
+#[test]
+fn resender_gets_outcome_when_first_connection_closes_last() {
+    let (mut harness, alice, post) = one_sent();
+    let phone = harness.open_as(1, "2");
+    harness.send(phone, &send(7, "ok", "a"));
+    harness.close(phone);
+    let tablet = harness.open_as(2, "2");
+    harness.close(alice);
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, tablet, "a").len(), 1);
+    let later = harness.open(3);
+    harness.send(later, r#"{"type":"user_connected","userId":2}"#);
+    assert_eq!(outcomes(&mut harness, later, "a").len(), 0);
+}
+
+#[test]
+fn resender_returning_later_gets_outcome_once() {
+    for first_goes in [false, true] {
+        let (mut harness, alice, post) = one_sent();
+        let phone = harness.open_as(1, "2");
+        harness.send(phone, &send(7, "ok", "a"));
+        harness.close(phone);
+        if first_goes {
+            harness.close(alice);
+        }
+        harness.store(post, 7, 2);
+        assert_eq!(outcomes(&mut harness, alice, "a").len(), usize::from(!first_goes));
+        let tablet = harness.open(2);
+        harness.send(tablet, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut harness, tablet, "a").len(), 1);
+        let later = harness.open(3);
+        harness.send(later, r#"{"type":"user_connected","userId":2}"#);
+        assert_eq!(outcomes(&mut harness, later, "a").len(), 0);
+    }
+}
+
+#[test]
+fn client_id_is_a_new_message_after_ten_minutes() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    harness.received();
+    harness.advance(600 * S - S / 1000);
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), harness.received().len()), (0, 1));
+    harness.advance(S / 1000);
+    harness.send(alice, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), harness.received().len()), (1, 0));
+}
+
+#[test]
+fn failed_message_may_be_retried_with_same_client_id() {
+    for failure in [UNAVAILABLE, Failure::Overloaded, Failure::TokenMissing, Failure::CannotWrite] {
+        let (mut harness, alice, post) = one_sent();
+        let phone = harness.open_as(1, "2");
+        harness.send(phone, &send(7, "ok", "a"));
+        harness.fail(post, failure);
+        let heard = harness.received();
+        assert_eq!(heard.len(), 2, "the first and the one that waited: {heard:?}");
+        harness.send(alice, &send(7, "ok", "a"));
+        assert_eq!(&*harness.next_post().1.text, "ok");
+    }
+}
+
+#[test]
+fn unknown_outcome_is_repeated_and_never_reposted() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (look, _) = harness.next_lookup();
+    harness.send(alice, &send(7, "ok", "a"));
+    harness.answer(look, other(10));
+    assert_eq!(outcomes(&mut harness, alice, "a").len(), 2);
+    harness.send(alice, &send(7, "ok", "a"));
+    harness.assert_error(alice, "unknown_outcome");
+    assert_eq!(harness.pending_asks(), 0);
+}
+
+#[test]
+fn dedup_key_is_user_and_client_id_in_either_form() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    let bob = harness.open_in(1, "3", "7");
+    let nobody = harness.open(2);
+    let frame = |id: &str| {
+        format!(r#"{{"type":"send_message","threadId":7,"message":"x","clientId":{id}}}"#)
+    };
+    harness.send(alice, &frame("5"));
+    harness.send(alice, &frame("\"5\""));
+    harness.send(bob, &frame("5"));
+    harness.send(nobody, &frame("5"));
+    assert_eq!(harness.hub.counts().deliveries, 3);
+}
+
+#[test]
+fn anonymous_dedup_is_per_connection() {
+    let mut harness = HubHarness::default();
+    let nobody = harness.open(0);
+    harness.send(nobody, &send(7, "ok", "a"));
+    let (post, _) = harness.next_post();
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, nobody, "a").len(), 1);
+    // It is the user's now whom the site has named.
+    harness.send(nobody, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), outcomes(&mut harness, nobody, "a").len()), (0, 1));
+}
+
+#[test]
+fn messages_without_client_id_are_never_deduplicated() {
+    let mut harness = HubHarness::default();
+    let alice = harness.open_in(0, "2", "7");
+    for _ in 0..2 {
+        harness.send(alice, r#"{"type":"send_message","threadId":7,"message":"x"}"#);
+    }
+    assert_eq!(harness.hub.counts().deliveries, 2);
+}
+
+#[test]
+fn at_most_eight_duplicates_wait_for_one_message() {
+    let (mut harness, alice, post) = one_sent();
+    for _ in 0..8 {
+        harness.send(alice, &send(7, "ok", "a"));
+    }
+    harness.assert_nothing_received();
+    harness.send(alice, &send(7, "ok", "a"));
+    let told = harness.assert_error(alice, "overloaded");
+    // Perhaps it is, and then its sender must not believe this one.
+    assert!(!told["message"].as_str().unwrap().contains("not stored"), "{told}");
+    harness.store(post, 7, 2);
+    assert_eq!(outcomes(&mut harness, alice, "a").len(), 9);
+}
+
+#[test]
+fn message_rejected_as_overloaded_may_be_resent() {
+    let mut harness = HubHarness::new(Settings {
+        deliveries: DeliveryLimits { total: 1, ..settings().deliveries },
+        ..settings()
+    });
+    let alice = harness.open_in(0, "2", "7");
+    harness.send(alice, &send(7, "first", "a"));
+    harness.send(alice, &send(7, "second", "b"));
+    harness.assert_error(alice, "overloaded");
+    let (post, _) = harness.next_post();
+    harness.store(post, 7, 2);
+    harness.received();
+    harness.send(alice, &send(7, "second", "b"));
+    assert_eq!(&*harness.next_post().1.text, "second");
+}
+
+#[test]
+fn remembered_outcomes_are_bounded_by_count_and_bytes() {
+    let now = Instant::now();
+    let conn = ConnId { slot: 0, serial: 1 };
+    let key =
+        |id: u64| DedupKey { sender: Sender::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
+    let is_known =
+        |dedup: &mut Dedup, id| matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_));
+    for (bytes, kept) in [(100, 20_000), (64 << 10, 255), (17 << 20, 0)] {
+        let mut dedup = Dedup::default();
+        let frame: EncodedFrame = vec![0; bytes].into();
+        for id in 0..20_010 {
+            dedup.insert(key(id), now);
+            dedup.settle(&key(id), &frame, true);
+        }
+        dedup.check_invariants();
+        assert_eq!(dedup.count(), kept);
+        let oldest = 20_010 - kept as u64;
+        assert!(!is_known(&mut dedup, oldest - 1), "the oldest goes");
+        assert!(kept == 0 || (is_known(&mut dedup, oldest) && is_known(&mut dedup, 20_009)));
+        // None is forgotten too late, and not all in one go.
+        let end = now + 600 * S;
+        let mut goes = 0;
+        while dedup.forget(end) {
+            goes += 1;
+        }
+        assert_eq!((dedup.count(), goes), (0, kept.div_ceil(256)));
+        dedup.check_invariants();
+    }
+}
+
+#[test]
+fn known_messages_are_bounded() {
+    let mut settled = Settled::default();
+    let alice = IdKey::Number(2);
+    for thread in 1..=10_010 {
+        settled.note(thread, &alice, 5, RequestId(1));
+    }
+    settled.check_invariants();
+    assert_eq!(settled.settled_when(10, &alice, 5, RequestId(2)), SettledWhen::Never);
+    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(2)), SettledWhen::BeforePost);
+    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(1)), SettledWhen::AfterPost);
+    assert_eq!(settled.settled_when(11, &alice, 6, RequestId(2)), SettledWhen::Never);
+    assert_eq!(settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)), SettledWhen::Never);
+}

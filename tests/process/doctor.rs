@@ -1,0 +1,378 @@
+//! `buddyline doctor` and `buddyline check-config`, as an operator runs them.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+
+use crate::support::files::SecretFile;
+use crate::support::jwt::{WEEK_S, token};
+use crate::support::proxy::{FaultyProxy, ProxyFault};
+use crate::support::server::{Server, binary};
+use crate::support::site::{Fault, Site};
+use crate::support::site_model::http_date;
+
+const SECRET: &str = "a secret of more than thirty-two bytes, as is advised";
+const MEMBER: &str = "s3cret-token-7";
+
+/// What an examination has said.
+struct DoctorReport {
+    code: i32,
+    findings: Vec<Value>,
+    text: String,
+}
+
+impl DoctorReport {
+    /// The status of a finding, and all its words.
+    fn about(&self, name: &str) -> (String, String) {
+        let finding = self.findings.iter().find(|finding| finding["name"] == name);
+        let finding = finding.unwrap_or_else(|| panic!("nothing about {name}: {}", self.text));
+        let status = finding["status"].as_str().unwrap().to_owned();
+        (status, format!("{} {}", finding["seen"], finding["remedy"]))
+    }
+
+    #[track_caller]
+    fn expect(&self, name: &str, status: &str, words: &[&str]) {
+        let (found, said) = self.about(name);
+        assert_eq!(found, status, "{name}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{name}: no {word:?} in {said}");
+        }
+    }
+
+    /// The names of what failed.
+    fn failed(&self) -> Vec<&str> {
+        let failed = self.findings.iter().filter(|finding| finding["status"] == "failed");
+        failed.map(|finding| finding["name"].as_str().unwrap()).collect()
+    }
+}
+
+fn doctor(url: &str, arguments: &[&str]) -> Command {
+    let mut command = binary();
+    command.args(["doctor", "--listen", "127.0.0.1:0", "--within", "20s"]);
+    command.args(["--buddyboss-url", url]).args(arguments);
+    command
+}
+
+/// Runs it, for JSON, with a member's token.
+fn run_doctor(url: &str, token: &str, arguments: &[&str]) -> DoctorReport {
+    let file = SecretFile::with(&[token]);
+    let begun = Instant::now();
+    let mut command = doctor(url, &["--json", "--token-file", file.path()]);
+    let output = command.args(arguments).output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(25), "it has taken {:?}", begun.elapsed());
+    read(output, &[token, SECRET])
+}
+
+fn read(output: Output, secrets: &[&str]) -> DoctorReport {
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    for secret in secrets {
+        assert!(!text.contains(secret), "a secret is shown: {text}");
+    }
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    let findings = value["findings"].as_array().unwrap().clone();
+    let failed = findings.iter().filter(|finding| finding["status"] == "failed").count();
+    assert_eq!(value["summary"]["failed"], failed);
+    let code = output.status.code().unwrap();
+    assert_eq!(code, i32::from(failed > 0), "{text}");
+    DoctorReport { code, findings, text }
+}
+
+fn healthy_site() -> Site {
+    let site = Site::start();
+    site.set_jwt_secret(SECRET);
+    site.add_member(MEMBER, 7);
+    site.add_thread(41, &[7, 8]);
+    site
+}
+
+#[test]
+fn healthy_site_passes_and_is_not_modified() {
+    let site = healthy_site();
+    let server = Server::start(&["--buddyboss-url", &site.url()]);
+    let secret = SecretFile::with(&[SECRET]);
+    let public = format!("ws://{}/live", server.address());
+    let listen = server.address().to_string();
+    let arguments = ["--jwt-secret-file", secret.path(), "--public-url", &public];
+    let member = site.jwt(7, Duration::from_secs(WEEK_S));
+    let said = run_doctor(&site.url(), &member, &arguments);
+    for finding in &said.findings {
+        assert_eq!(finding["status"], "ok", "{finding}");
+    }
+    assert_eq!((said.findings.len(), said.code), (19, 0), "{}", said.text);
+    said.expect("token", "ok", &["member 7's"]);
+    said.expect("speed", "ok", &["thread", "with 4 workers at most about"]);
+    assert!(site.requests().iter().all(|request| request.method == "GET"));
+    assert!(site.requests().len() < 20, "{}", site.requests().len());
+
+    let lines = doctor(&site.url(), &["--listen", &listen]).output().unwrap();
+    assert_eq!(lines.status.code(), Some(2), "an option is not given twice");
+    let mut command = binary();
+    command.args(["doctor", "--buddyboss-url", &site.url(), "--listen", &listen]);
+    let lines = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(lines.contains("\nok       port: buddyline already runs on "), "{lines}");
+    assert!(!lines.contains('\x1b'), "no colour but on a terminal");
+    assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
+}
+
+#[test]
+fn unreachable_site_is_one_quick_failure() {
+    let begun = Instant::now();
+    let said = run_doctor(&Site::refusing(), MEMBER, &[]);
+    said.expect("site connection", "failed", &["refused"]);
+    assert_eq!(said.failed(), ["site connection"]);
+    let said = run_doctor("http://nothing.invalid", MEMBER, &[]);
+    said.expect("site name", "failed", &["nothing.invalid", "resolv"]);
+    assert_eq!(said.failed(), ["site name"]);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn tls_mismatch_is_reported_in_both_directions() {
+    // It answers what is no HTTP with 400, as web servers do.
+    let server = Server::start(&[]);
+    let (host, port) = ("localhost", server.address().port());
+    let public = format!("wss://{host}:{port}/live");
+    let said = run_doctor(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
+    said.expect("site TLS", "failed", &["does not speak TLS", "http://"]);
+    said.expect("public TLS", "failed", &["does not speak TLS", "ws://"]);
+    said.expect("public WebSocket", "skipped", &[]);
+    assert_eq!(said.failed(), ["site TLS", "public TLS"]);
+}
+
+#[test]
+fn plain_permalinks_are_reached_by_rest_route() {
+    let site = healthy_site();
+    site.set_plain_permalinks(true);
+    let said = run_doctor(&site.url(), MEMBER, &[]);
+    said.expect("REST API", "ok", &["/?rest_route=/"]);
+    said.expect("token", "ok", &["member 7's"]);
+    said.expect("speed", "ok", &["thread"]);
+    assert!(said.failed().is_empty(), "{}", said.text);
+}
+
+#[test]
+fn disabled_messages_component_is_reported() {
+    let site = healthy_site();
+    site.disable_messages();
+    let said = run_doctor(&site.url(), MEMBER, &[]);
+    said.expect("Messages component", "failed", &["Components"]);
+    assert_eq!(said.failed(), ["Messages component"]);
+}
+
+#[test]
+fn stripped_auth_header_is_told_apart_from_a_bad_token() {
+    let site = healthy_site();
+    // It looks into a header that nobody sends.
+    site.set_token_header("X-Eaten");
+    let said = run_doctor(&site.url(), MEMBER, &[]);
+    said.expect("token header", "failed", &["CGIPassAuth", "HTTP_AUTHORIZATION"]);
+    said.expect("token", "failed", &["See the line about the token header"]);
+    // Where the site looks there, all is well.
+    let said = run_doctor(&site.url(), MEMBER, &["--token-header", "X-Eaten"]);
+    said.expect("token header", "ok", &["x-eaten"]);
+    assert!(said.failed().is_empty(), "{}", said.text);
+}
+
+#[test]
+fn refused_token_is_reported_with_the_reason() {
+    let site = healthy_site();
+    let said = run_doctor(&site.url(), "nobodys.token", &[]);
+    said.expect("token header", "ok", &["reaches"]);
+    said.expect("token", "failed", &["jwt_auth_invalid_token"]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let old = token(SECRET, &site.url(), 7, now, |_, claims| claims["exp"] = (now - 60).into());
+    run_doctor(&site.url(), &old, &[]).expect("token", "failed", &["expired"]);
+    site.suspend(7);
+    run_doctor(&site.url(), MEMBER, &[]).expect("token", "failed", &["suspended"]);
+}
+
+#[test]
+fn wrong_jwt_secret_and_issuer_are_reported() {
+    let site = healthy_site();
+    let member = site.jwt(7, Duration::from_secs(WEEK_S));
+    let wrong = SecretFile::with(&["another secret of more than thirty-two bytes, it is"]);
+    let said = run_doctor(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
+    said.expect("JWT secret", "failed", &["wrong signature", "wp-config.php"]);
+    said.expect("token", "ok", &["member 7's"]);
+    assert_eq!(said.failed(), ["JWT secret"]);
+
+    let right = SecretFile::with(&[SECRET]);
+    let other = ["--jwt-secret-file", right.path(), "--jwt-issuer", "https://www.example.org"];
+    let said = run_doctor(&site.url(), &member, &other);
+    said.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {}.", site.url())]);
+    said.expect("JWT secret", "failed", &["names the issuer"]);
+}
+
+#[test]
+fn clock_skew_is_reported() {
+    let site = healthy_site();
+    site.fail_when(|_, _| {
+        let date = http_date(SystemTime::now() - Duration::from_secs(600));
+        let headers = vec![
+            ("Date".to_owned(), date),
+            ("Content-Type".to_owned(), "application/json".to_owned()),
+        ];
+        let body = br#"{"code":"rest_not_logged_in","message":"You are not"}"#.to_vec();
+        Some(Fault::Answer { status: 401, headers, body })
+    });
+    run_doctor(&site.url(), MEMBER, &[]).expect("clock", "warning", &["10m", "behind"]);
+    let secret = SecretFile::with(&[SECRET]);
+    let said = run_doctor(&site.url(), MEMBER, &["--jwt-secret-file", secret.path()]);
+    said.expect("clock", "failed", &["set-ntp"]);
+}
+
+#[test]
+fn redirect_is_reported_and_receives_no_token() {
+    let site = healthy_site();
+    let elsewhere = healthy_site();
+    let to = format!("{}/wp-json/buddyboss/v1/members/me?_fields=id", elsewhere.url());
+    site.always(Fault::status(301, &[("Location", &to)]));
+    let said = run_doctor(&site.url(), MEMBER, &[]);
+    let remedy = format!("--buddyboss-url {}:", elsewhere.url());
+    said.expect("redirects", "failed", &[&remedy]);
+    assert_eq!(said.failed(), ["redirects"]);
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[test]
+fn hanging_site_does_not_block_the_other_checks() {
+    let site = healthy_site();
+    site.always(Fault::Hang);
+    let server = Server::start(&[]);
+    let public = format!("ws://{}/", server.address());
+    let begun = Instant::now();
+    let said =
+        run_doctor(&site.url(), MEMBER, &["--public-url", &public, "--upstream-timeout", "2s"]);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    said.expect("REST API", "failed", &["takes too long"]);
+    said.expect("public WebSocket", "ok", &[]);
+    assert_eq!(said.failed(), ["REST API"]);
+}
+
+#[test]
+fn port_in_use_is_reported() {
+    let site = healthy_site();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = binary();
+    command.args(["doctor", "--json", "--buddyboss-url", &site.url(), "--listen", &address]);
+    let said = read(command.output().unwrap(), &[]);
+    said.expect("port", "failed", &[&address, "ss -ltnp"]);
+    assert_eq!(said.failed(), ["port"]);
+}
+
+#[test]
+fn low_descriptor_limit_is_a_warning_not_a_failure() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_buddyline")]);
+    command.args(["check-config", "--listen", "127.0.0.1:0"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.starts_with("warning  open files: 1024 allowed, room for 1008 "), "{text}");
+    assert!(text.ends_with("\nthe settings are good\n"), "{text}");
+}
+
+#[test]
+fn headers_dropped_by_a_proxy_are_reported() {
+    let site = healthy_site();
+    let server = Server::start(&["--buddyboss-url", &site.url()]);
+    let cases = [
+        (ProxyFault::Good, "ok", &["a ping is answered"][..]),
+        (ProxyFault::WithoutUpgrade, "failed", &["Upgrade does not reach", "$http_upgrade"]),
+        (ProxyFault::WithoutConnection, "failed", &["Connection: Upgrade does not reach"]),
+        (ProxyFault::Http10, "failed", &["HTTP/1.0", "proxy_http_version 1.1"]),
+        (
+            ProxyFault::Answers("502 Bad Gateway"),
+            "failed",
+            &["does not reach buddyline", "proxy_pass"],
+        ),
+        (ProxyFault::Answers("101 Switching Protocols"), "failed", &["Sec-WebSocket-Accept"]),
+        (ProxyFault::Silent, "failed", &["no reply", "takes too long"]),
+        (ProxyFault::Drips, "warning", &["a ping is not answered"]),
+        (ProxyFault::Pings, "warning", &["a ping is not answered"]),
+    ];
+    let check = |fault, status, words: &[&str]| {
+        let proxy = FaultyProxy::start(server.address(), fault);
+        let url = format!("ws://{}/live", proxy.address());
+        let said = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
+        said.expect("public WebSocket", status, words);
+        said.expect("public connection", "ok", &[]);
+        assert_eq!(said.failed().len(), usize::from(status == "failed"), "{}", said.text);
+    };
+    let check = &check;
+    // All at once: some of them take until a timeout.
+    thread::scope(|scope| {
+        for (fault, status, words) in cases {
+            scope.spawn(move || check(fault, status, words));
+        }
+    });
+}
+
+#[test]
+fn token_is_read_from_file_or_env_and_validated() {
+    let site = healthy_site();
+    let output = doctor(&site.url(), &["--json"]).env("BUDDYLINE_DOCTOR_TOKEN", MEMBER).output();
+    read(output.unwrap(), &[MEMBER]).expect("token", "ok", &["member 7's"]);
+    let none = read(doctor(&site.url(), &["--json"]).output().unwrap(), &[]);
+    none.expect("token", "skipped", &["--token-file"]);
+    none.expect("token header", "ok", &["reaches"]);
+
+    let broken = SecretFile::with(&["two s3cret", "lines"]);
+    let file = SecretFile::with(&[MEMBER]);
+    for (path, variable, words) in [
+        (broken.path(), None, "token is not valid"),
+        ("/nowhere/token", None, "/nowhere/token"),
+        (file.path(), Some(MEMBER), "both set"),
+    ] {
+        let mut command = doctor(&site.url(), &["--token-file", path]);
+        if let Some(variable) = variable {
+            command.env("BUDDYLINE_DOCTOR_TOKEN", variable);
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(words) && !text.contains("s3cret"), "{text}");
+    }
+    let output = doctor(&site.url(), &["--public-url", "https://x.example"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn missing_site_url_is_reported() {
+    let output = binary().args(["doctor", "--json", "--listen", "127.0.0.1:0"]).output().unwrap();
+    read(output, &[]).expect("site", "warning", &["--buddyboss-url"]);
+}
+
+#[test]
+fn check_config_needs_no_network() {
+    let site = healthy_site();
+    let short = SecretFile::with(&["short"]);
+    let check = |arguments: &[&str]| {
+        let mut command = binary();
+        command.args(["check-config", "--buddyboss-url", &site.url()]).args(arguments);
+        let output = command.output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let free = ["--listen", "127.0.0.1:0", "--jwt-secret-file"];
+    let (code, text) = check(&[&free[..], &[short.path()]].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning  JWT secret file: ") && text.contains("5 bytes"), "{text}");
+    let (code, text) = check(&[&free[..], &["/nowhere/secret"]].concat());
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("/nowhere/secret"), "{text}");
+    // An address of the documentation networks (RFC 5737) is no machine's.
+    let (code, text) = check(&["--listen", "192.0.2.1:8080"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("not an address of this machine"), "{text}");
+    assert!(text.ends_with("\nthe server cannot start\n"), "{text}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, text) = check(&["--listen", &taken.local_addr().unwrap().to_string()]);
+    assert_eq!(code, 0, "a server that is to be replaced may have it: {text}");
+    assert!(text.contains("warning  port: "), "{text}");
+    assert!(site.requests().is_empty());
+}

@@ -1,0 +1,483 @@
+//! The doctor's judgement, in tables: what was seen, and what must be said of it.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use buddyline::config::site_url::SiteUrl;
+use buddyline::config::token_header::TokenHeader;
+use buddyline::config::{Config, Trust};
+use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
+use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
+use buddyline::doctor::observations::{
+    MachineObservation, Observations, PublicObservation, Reachability, SecretCheck,
+    SiteObservation, TimedReply, Tls, Upgrade,
+};
+use buddyline::hub::interface::Failure;
+use buddyline::protocol::credential::Scheme;
+use buddyline::upstream::buddyboss::Reply;
+use buddyline::upstream::url_style::UrlStyle;
+use clap::Parser;
+
+const NOW: u64 = 1_795_000_000;
+
+fn reply(status: u16, body: &str) -> Reply {
+    Reply {
+        status,
+        content_type: Some("application/json; charset=UTF-8".to_owned()),
+        body: Some(body.as_bytes().to_vec()),
+        ..Reply::default()
+    }
+}
+
+fn fault(status: u16, code: &str, message: &str) -> TimedReply {
+    answered(reply(status, &format!(r#"{{"code":"{code}","message":"{message}"}}"#)))
+}
+
+fn page(status: u16, location: Option<&str>) -> TimedReply {
+    let location = location.map(str::to_owned);
+    answered(Reply { status, location, ..Reply::default() })
+}
+
+fn answered(reply: Reply) -> TimedReply {
+    TimedReply { reply: Ok(reply), took: Duration::from_millis(100), at_s: NOW }
+}
+
+fn http_date(at_s: u64) -> String {
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(at_s))
+}
+
+fn silent() -> TimedReply {
+    TimedReply { reply: Err("the answer takes too long"), took: Duration::from_secs(8), at_s: NOW }
+}
+
+fn stranger() -> TimedReply {
+    let mut call = fault(401, "rest_not_logged_in", "You are not currently logged in.");
+    if let Ok(reply) = &mut call.reply {
+        reply.date = Some(http_date(NOW));
+    }
+    call
+}
+
+fn healthy_path(secure: bool) -> Reachability {
+    let to: SocketAddr = "203.0.113.5:443".parse().unwrap();
+    Reachability {
+        host: "community.example".to_owned(),
+        port: 443,
+        secure,
+        addresses: Some(Ok(vec![to.ip()])),
+        connected: Some(Ok((to, Duration::from_millis(20)))),
+        tls: secure.then(|| Tls::Works { version: "TLSv1.3".to_owned(), expires_soon: false }),
+    }
+}
+
+/// A site in good order, its secret and a token of member 7.
+fn good() -> SiteObservation {
+    let url = SiteUrl::parse("https://community.example").unwrap();
+    let index = r#"{"home":"https://community.example","namespaces":["jwt-auth/v1"]}"#;
+    let me = || answered(reply(200, r#"{"id":7}"#));
+    SiteObservation {
+        url: url.clone(),
+        token_header: TokenHeader::default(),
+        workers: 4,
+        timeout: Duration::from_secs(30),
+        reachability: healthy_path(true),
+        probes: vec![(UrlStyle::Pretty, stranger())],
+        index: vec![answered(reply(200, index))],
+        messages: Some(fault(403, "bp_rest_authorization_required", "Sorry")),
+        bad_token: Some(fault(403, "jwt_auth_invalid_token", "Wrong number of segments")),
+        scheme: Some(Scheme::Bearer),
+        me: vec![me(), me(), me()],
+        newest_thread: Some(answered(reply(200, r#"[{"id":41}]"#))),
+        thread: vec![answered(reply(200, r#"{"id":41}"#))],
+        expires_s: Some(NOW + 7 * 24 * 3600),
+        secret: SecretCheck::Tried(Ok(7), None),
+        issuer: url,
+    }
+}
+
+/// The status and words of one finding after a change to a site in good order.
+fn judged(name: &str, change: impl FnOnce(&mut SiteObservation)) -> (Status, String) {
+    let mut site = good();
+    change(&mut site);
+    let machine = machine_seen(Ok(()), 100_000);
+    let findings = site::judge(&Observations { site: Some(site), machine, public: None });
+    let finding = findings.iter().find(|finding| finding.name == name);
+    let finding = finding.unwrap_or_else(|| panic!("nothing about {name}: {findings:?}"));
+    let needs_remedy = matches!(finding.status, Warning | Failed);
+    assert_eq!(finding.remedy.is_some(), needs_remedy, "{finding:?}");
+    let remedy = finding.remedy.as_deref().unwrap_or_default();
+    (finding.status, format!("{} -> {remedy}", finding.seen))
+}
+
+fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineObservation {
+    MachineObservation {
+        listens: vec![("127.0.0.1:8080".parse().unwrap(), came)],
+        is_ours: false,
+        files: Ok(files),
+        files_wanted: Some(16_028),
+        files_reserved: 28,
+    }
+}
+
+#[test]
+fn healthy_site_is_ok_on_every_line() {
+    let machine = machine_seen(Ok(()), 100_000);
+    let findings = site::judge(&Observations { site: Some(good()), machine, public: None });
+    assert_eq!(findings.len(), 12);
+    for finding in findings {
+        assert_eq!(finding.status, Good, "{finding:?}");
+    }
+}
+
+type Change = Box<dyn FnOnce(&mut SiteObservation)>;
+
+fn change(change: impl FnOnce(&mut SiteObservation) + 'static) -> Change {
+    Box::new(change)
+}
+
+#[test]
+fn each_site_fault_is_located_and_comes_with_a_remedy() {
+    let eaten = |s: &mut SiteObservation| {
+        s.bad_token = Some(stranger());
+        s.me = vec![stranger()];
+        s.secret = SecretCheck::None;
+    };
+    let table: Vec<(&str, Change, Status, &[&str])> = vec![
+        (
+            "site name",
+            change(|s| s.reachability.addresses = Some(Err("not known".to_owned()))),
+            Failed,
+            &["community.example: not known", "resolver"],
+        ),
+        (
+            "site connection",
+            change(|s| {
+                s.reachability.connected = Some(Err("the connection is refused".to_owned()))
+            }),
+            Failed,
+            &["port 443", "refused", "web server"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(Tls::Certificate("it has expired".to_owned()))),
+            Failed,
+            &["it has expired", "fullchain.pem"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(Tls::NoTls)),
+            Failed,
+            &["443", "http://"],
+        ),
+        (
+            "site TLS",
+            change(|s| {
+                s.reachability.tls =
+                    Some(Tls::Works { version: "T".to_owned(), expires_soon: true })
+            }),
+            Warning,
+            &["14 days", "renewed"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability = healthy_path(false)),
+            Warning,
+            &["read on the network", "https://"],
+        ),
+        (
+            "redirects",
+            change(|s| {
+                let to = "https://www.community.example/wp-json/buddyboss/v1/members/me?x=1";
+                s.probes = vec![(UrlStyle::Pretty, page(301, Some(to)))];
+            }),
+            Failed,
+            &["--buddyboss-url https://www.community.example:"],
+        ),
+        (
+            "redirects",
+            change(|s| {
+                let to = "https://community.example/wp-login.php?redirect_to=x";
+                s.probes = vec![(UrlStyle::Pretty, page(302, Some(to)))];
+            }),
+            Failed,
+            &["wp-login.php", "plugin"],
+        ),
+        (
+            "REST API",
+            change(|s| {
+                let slash = page(301, Some("/wp-json/buddyboss/v1/members/me/"));
+                s.probes = vec![(UrlStyle::Pretty, slash), (UrlStyle::RestRoute, stranger())];
+            }),
+            Good,
+            &["/?rest_route=/, but not"],
+        ),
+        (
+            "REST API",
+            change(|s| {
+                s.probes = vec![(UrlStyle::Pretty, fault(404, "rest_no_route", "No route"))]
+            }),
+            Failed,
+            &["BuddyBoss does not", "Activate"],
+        ),
+        (
+            "REST API",
+            change(|s| s.probes = vec![(UrlStyle::Pretty, fault(503, "wp_die", "Maintenance"))]),
+            Failed,
+            &["status 503, code wp_die", "Maintenance"],
+        ),
+        (
+            "REST API",
+            change(|s| s.probes = vec![(UrlStyle::Pretty, page(403, None))]),
+            Failed,
+            &["status 403, not JSON", "firewall"],
+        ),
+        (
+            "REST API",
+            change(|s| s.probes = vec![(UrlStyle::Pretty, silent())]),
+            Failed,
+            &["takes too long", "PHP"],
+        ),
+        (
+            "Messages component",
+            change(|s| s.messages = Some(fault(404, "rest_no_route", "No route"))),
+            Failed,
+            &["off", "Private Messaging"],
+        ),
+        (
+            "Messages component",
+            change(|s| s.messages = Some(fault(401, "rest_private", "Closed"))),
+            Warning,
+            &["not certain", "--token-file"],
+        ),
+        ("Messages component", change(|s| s.messages = Some(silent())), Failed, &["no reply"]),
+        ("token header", change(eaten), Failed, &["does not reach", "CGIPassAuth"]),
+        (
+            "token header",
+            change(move |s| {
+                eaten(s);
+                s.index.clear();
+            }),
+            Warning,
+            &["not certain"],
+        ),
+        (
+            "token header",
+            change(move |s| {
+                eaten(s);
+                s.index = vec![answered(reply(200, r#"{"namespaces":["wp/v2"]}"#))];
+            }),
+            Warning,
+            &["no JWT plugin"],
+        ),
+        ("token", change(eaten), Failed, &["no token, or one without a member"]),
+        (
+            "token",
+            change(|s| s.me = vec![fault(403, "jwt_auth_invalid_token", "Expired token")]),
+            Failed,
+            &["expired"],
+        ),
+        (
+            "token",
+            change(|s| s.me = vec![fault(403, "jwt_auth_bad_iss", "The iss do not match")]),
+            Failed,
+            &["another site's"],
+        ),
+        (
+            "token",
+            change(|s| {
+                let to = "https://community.example/wp-login.php?action=bp-suspended&reauth=1";
+                s.me = vec![page(302, Some(to))];
+            }),
+            Failed,
+            &["suspended"],
+        ),
+        (
+            "token",
+            change(|s| s.me = vec![fault(403, "jwt_auth_invalid_token", "Signature")]),
+            Failed,
+            &["jwt_auth_invalid_token"],
+        ),
+        ("token", change(|s| s.scheme = None), Skipped, &["--token-file"]),
+        ("token", change(|s| s.expires_s = Some(NOW + 600)), Warning, &["10m"]),
+        (
+            "JWT secret",
+            change(|s| {
+                let why = "a token has a wrong signature".to_owned();
+                s.secret = SecretCheck::Tried(Err(Failure::TokenRefused), Some(why));
+            }),
+            Failed,
+            &["wrong signature", "wp-config.php"],
+        ),
+        ("JWT secret", change(|s| s.secret = SecretCheck::None), Skipped, &["--jwt-secret-file"]),
+        ("JWT secret", change(|s| s.secret = SecretCheck::Tried(Ok(8), None)), Failed, &["8", "7"]),
+        (
+            "JWT issuer",
+            change(|s| {
+                let index = r#"{"home":"https://www.community.example","namespaces":[]}"#;
+                s.index = vec![answered(reply(200, index))];
+            }),
+            Failed,
+            &["--jwt-issuer https://www.community.example."],
+        ),
+        (
+            "speed",
+            change(|s| s.thread[0].took = Duration::from_secs(2)),
+            Warning,
+            &["slow", "1.4 m"],
+        ),
+        ("speed", change(|s| s.thread[0].took = Duration::from_secs(16)), Warning, &["half of"]),
+        (
+            "speed",
+            change(|s| {
+                s.thread.clear();
+                s.me.clear();
+                s.scheme = None;
+            }),
+            Good,
+            &["needs a token"],
+        ),
+    ];
+    for (name, change, status, words) in table {
+        let (found, said) = judged(name, change);
+        assert_eq!(found, status, "{name}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{name}: no {word:?} in {said:?}");
+        }
+    }
+}
+
+#[test]
+fn rate_is_computed_from_workers_and_latency() {
+    // 4 workers, 1.4 times 100 ms for a post.
+    let (status, said) = judged("speed", |_| ());
+    assert_eq!(status, Good);
+    assert!(said.contains("thread 100 ms; with 4 workers at most about 29 messages"), "{said}");
+}
+
+#[test]
+fn clock_skew_is_graver_when_tokens_are_verified_locally() {
+    for (date_s, age, has_secret, status) in [
+        (NOW, None, true, Good),
+        (NOW + 5, None, true, Good),
+        (NOW - 20, None, true, Warning),
+        (NOW + 31, None, true, Failed),
+        (NOW - 3600, None, true, Failed),
+        (NOW - 3600, None, false, Warning),
+        // What a cache has kept says nothing of now.
+        (NOW - 3600, Some("3600"), true, Skipped),
+    ] {
+        let (found, said) = judged("clock", |s| {
+            if !has_secret {
+                s.secret = SecretCheck::None;
+            }
+            let Ok(reply) = &mut s.probes[0].1.reply else { panic!("an answer") };
+            reply.date = Some(http_date(date_s));
+            reply.age = age.map(str::to_owned);
+        });
+        assert_eq!(found, status, "{date_s} {age:?} {has_secret}: {said}");
+    }
+}
+
+#[test]
+fn checks_after_a_failed_dependency_are_skipped() {
+    let mut site = good();
+    site.reachability.connected = Some(Err("the connection is refused".to_owned()));
+    site.reachability.tls = None;
+    site.probes.clear();
+    let machine = machine_seen(Ok(()), 100_000);
+    let findings = site::judge(&Observations { site: Some(site), machine, public: None });
+    let count = |status| findings.iter().filter(|finding| finding.status == status).count();
+    assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 9), "{findings:?}");
+}
+
+#[test]
+fn port_check_matches_what_the_server_would_see() {
+    for (came, is_ours, may_run, status, word) in [
+        (Ok(()), false, false, Good, "free"),
+        (Err(ErrorKind::AddrInUse), false, false, Failed, "--listen"),
+        (Err(ErrorKind::AddrInUse), false, true, Warning, "--listen"),
+        (Err(ErrorKind::AddrInUse), true, false, Good, "already runs"),
+        (Err(ErrorKind::PermissionDenied), false, false, Failed, "CAP_NET_BIND_SERVICE"),
+        (Err(ErrorKind::AddrNotAvailable), false, false, Failed, "not an address of this machine"),
+    ] {
+        let seen = MachineObservation { is_ours, ..machine_seen(came, 100_000) };
+        let finding = &machine(&seen, may_run)[1];
+        assert_eq!(finding.status, status, "{finding:?}");
+        let said = format!("{finding:?}");
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let mut seen = machine_seen(Err(ErrorKind::AddrNotAvailable), 100_000);
+    seen.listens.push(("127.0.0.1:8081".parse().unwrap(), Ok(())));
+    assert_eq!(machine(&seen, false)[1].status, Good, "one of them is enough");
+}
+
+#[test]
+fn low_descriptor_limit_warns_with_the_needed_number() {
+    let finding = &machine(&machine_seen(Ok(()), 1024), false)[0];
+    assert_eq!(finding.status, Warning);
+    assert!(finding.seen.contains("room for 996 connections; 16000 are wanted"), "{finding:?}");
+    assert!(finding.remedy.as_deref().unwrap().contains("LimitNOFILE=16028"));
+    assert_eq!(machine(&machine_seen(Ok(()), 16_028), false)[0].status, Good);
+}
+
+#[test]
+fn missing_proxy_headers_are_named() {
+    let answered = |status, body: &str| Upgrade::Answered {
+        status,
+        location: (status == 301).then(|| "https://community.example/live".to_owned()),
+        body: body.to_owned(),
+    };
+    let pong = Some(Duration::from_millis(3));
+    for (upgrade, status, word) in [
+        (Upgrade::Opened { good: true, pong }, Good, "3 ms"),
+        (Upgrade::Opened { good: true, pong: None }, Warning, "proxy_pass"),
+        (Upgrade::Opened { good: false, pong: None }, Failed, "Sec-WebSocket-Accept"),
+        (answered(404, "There is nothing at this path.\n"), Failed, "Upgrade $http_upgrade"),
+        (answered(200, "<html>"), Failed, "Upgrade $http_upgrade"),
+        (answered(301, ""), Failed, "redirects to https://community.example/live"),
+        (answered(404, "<html>"), Failed, "location"),
+        (answered(502, "<html>"), Failed, "it is running"),
+        (answered(401, ""), Failed, "password"),
+        (answered(503, "The server is restarting; try again.\n"), Warning, "in a moment"),
+        (Upgrade::NoReply("the connection is reset".to_owned()), Failed, "error log"),
+    ] {
+        let seen = PublicObservation { reachability: healthy_path(true), upgrade: Some(upgrade) };
+        let findings = public::judge(Some(&seen));
+        assert_eq!(findings.len(), 4);
+        let finding = findings.last().unwrap();
+        assert_eq!(finding.status, status, "{finding:?}");
+        assert!(format!("{finding:?}").contains(word), "{word}: {finding:?}");
+    }
+    assert_eq!(public::judge(None)[0].status, Skipped);
+}
+
+#[test]
+fn secret_file_check_repeats_the_readers_warnings() {
+    assert!(secret_file("x", None).is_empty());
+    assert_eq!(
+        (secret_file("x", Some(&[]))[0].status, secret_file("x", Some(&[]))[0].name),
+        (Good, "x")
+    );
+    let warned = secret_file("x", Some(&["it is short".to_owned()]));
+    assert_eq!((warned[0].status, &*warned[0].seen), (Warning, "it is short"));
+}
+
+#[test]
+fn ice_servers_are_listed_with_a_warning_in_open_trust() {
+    let settings = |arguments: &[&str]| {
+        Config::try_parse_from(["buddyline"].iter().chain(arguments)).unwrap().ice
+    };
+    assert!(ice(&settings(&[]), Trust::Verified).is_empty());
+    let stun = ice(&settings(&["--stun-url=stun:a"]), Trust::Open);
+    assert_eq!((stun[0].status, &*stun[0].seen), (Good, "stun:a"));
+    let both = settings(&["--stun-url=stun:a", "--turn-url=turn:b,turns:c", "--turn-ttl=90m"]);
+    let fine = ice(&both, Trust::Verified);
+    assert_eq!(
+        (fine[0].status, &*fine[0].seen),
+        (Good, "stun:a, turn:b, turns:c; credentials for 1h 30m")
+    );
+    let open = ice(&both, Trust::Open);
+    assert_eq!(open[0].status, Warning);
+    assert!(open[0].seen.contains("--trust is open"), "{open:?}");
+}

@@ -1,0 +1,28 @@
+//! The built binary over real sockets: start, stop, reload, limits, logs, metrics and TLS.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod doctor;
+mod doctor_judgement;
+mod frames;
+mod hostile;
+mod journal;
+mod lifecycle;
+mod limits;
+mod load;
+mod log_forms;
+mod log_level;
+mod metrics;
+mod outage;
+mod restarts;
+mod secrets;
+mod server;
+mod site;
+mod supervised;
+#[cfg(feature = "tls")]
+mod tls;
+mod verified;

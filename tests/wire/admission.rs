@@ -1,0 +1,308 @@
+//! Who opens a WebSocket: with which credential, from which page, from which address.
+
+use buddyline::config::origins::{OriginPattern, Origins};
+use buddyline::config::proxies::{self, TrustedProxies};
+use buddyline::http::handshake::{self, Handshake, Opened, Readiness, Rules};
+use buddyline::protocol::ErrorCode;
+use buddyline::protocol::credential::Scheme;
+use buddyline::wire::{Codec, Event, Wire};
+
+use crate::support::bytes::*;
+
+fn rules(origins: Origins, networks: &[&str]) -> Rules {
+    let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
+    let proxies = TrustedProxies::new(&networks);
+    let readiness = Readiness::Ready;
+    Rules { readiness, try_page: true, origins, proxies, head_bytes_max: 8192 }
+}
+
+fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {
+    let mut codec = Codec::new(LIMIT, rules);
+    let mut session = WireSession::default();
+    session.feed(&mut codec, request);
+    (session.take_events(), session.answer())
+}
+
+// ---- who it is
+
+/// `alice:open+sesame?`, whose base64 has a plus sign.
+const PAIR: &str = "YWxpY2U6b3Blbj4+c2VzYW1lPw==";
+
+/// What a request by this path and with these header lines says of who opens it.
+fn opened_by(path: &str, lines: &str) -> Opened {
+    let request = String::from_utf8(request_with(lines)).unwrap().replace("/chat?x=1", path);
+    opened_by_bytes(request.as_bytes())
+}
+
+fn opened_by_bytes(request: &[u8]) -> Opened {
+    let (events, answer) = heard_by(rules(Origins::any(), &[]), request);
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    match <[Event; 1]>::try_from(events) {
+        Ok([Event::Opened(opened)]) => opened,
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
+/// The same as scheme and secret, or why there is none.
+fn known_by(path: &str, lines: &str) -> String {
+    match opened_by(path, lines).credential {
+        None => "nothing".to_owned(),
+        Some(Ok(credential)) => {
+            let scheme = match credential.scheme() {
+                Scheme::Bearer => "bearer",
+                Scheme::Basic => "basic",
+            };
+            format!("{scheme} {}", credential.secret())
+        }
+        Some(Err(fault)) => {
+            assert_eq!(fault.code, ErrorCode::InvalidField);
+            "unreadable".to_owned()
+        }
+    }
+}
+
+#[test]
+fn credential_is_read_from_each_supported_place() {
+    let basic = format!("basic {PAIR}");
+    let url_safe = PAIR.replace('+', "-").replace('/', "_").replace('=', "");
+    let protocol = |list: &str| format!("Sec-WebSocket-Protocol: {list}\r\n");
+    for (path, lines, expected) in [
+        ("/", String::new(), "nothing"),
+        // The header.
+        ("/", "Authorization: Bearer abc.def\r\n".to_owned(), "bearer abc.def"),
+        ("/", "authorization:bearer   abc.def  \r\n".to_owned(), "bearer abc.def"),
+        ("/", format!("Authorization: Basic {PAIR}\r\n"), &basic),
+        ("/", "Authorization: Bearer\r\n".to_owned(), "nothing"),
+        ("/", "Authorization: Digest a=b\r\n".to_owned(), "nothing"),
+        ("/", "Authorization: Bearer a b\r\n".to_owned(), "unreadable"),
+        ("/", "Authorization: Basic ***\r\n".to_owned(), "unreadable"),
+        ("/", "Authorization: Digest a\r\nAuthorization: Bearer b\r\n".to_owned(), "bearer b"),
+        // The subprotocols.
+        ("/", protocol("buddyline, abc"), "bearer abc"),
+        ("/", protocol("abc,buddyline"), "bearer abc"),
+        ("/", protocol("BuddyLine ,, abc"), "bearer abc"),
+        ("/", protocol("buddyline") + &protocol("abc"), "bearer abc"),
+        ("/", protocol("abc") + &protocol("buddyline"), "bearer abc"),
+        ("/", protocol(&format!("buddyline, basic.{url_safe}")), &basic),
+        ("/", protocol("buddyline"), "nothing"),
+        ("/", protocol("buddyline, , buddyline"), "nothing"),
+        ("/", protocol("abc"), "nothing"),
+        ("/", protocol("abc, buddyline2"), "nothing"),
+        ("/", protocol("buddyline, a b"), "unreadable"),
+        ("/", protocol("buddyline, basic.!"), "unreadable"),
+        // The query.
+        ("/?token=abc", String::new(), "bearer abc"),
+        ("/live?x=1&token=abc&y=2", String::new(), "bearer abc"),
+        ("/?token=a=b", String::new(), "bearer a=b"),
+        ("/?token=a?b", String::new(), "bearer a?b"),
+        ("/?token=&token=abc", String::new(), "bearer abc"),
+        ("/?token=abc&token=def", String::new(), "bearer abc"),
+        ("/?token=", String::new(), "nothing"),
+        ("/?token", String::new(), "nothing"),
+        ("/?Token=abc&xtoken=abc&token.x=abc", String::new(), "nothing"),
+        ("/token=abc", String::new(), "nothing"),
+    ] {
+        assert_eq!(known_by(path, &lines), expected, "{path} {lines:?}");
+    }
+}
+
+#[test]
+fn a_token_in_the_query_is_decoded() {
+    let basic = format!("basic {PAIR}");
+    let escaped = PAIR.replace('+', "%2B").replace('=', "%3d");
+    for (value, expected) in [
+        ("a%2Eb%2ec".to_owned(), "bearer a.b.c"),
+        // A plus sign is one, as in base64, which many leave as it is.
+        ("a+b".to_owned(), "bearer a+b"),
+        ("a%2Bb".to_owned(), "bearer a+b"),
+        // But no credential begins with the word and a plus sign.
+        (format!("Basic+{PAIR}"), &basic),
+        (format!("basic+{escaped}"), &basic),
+        (format!("Basic%20{PAIR}"), &basic),
+        (format!("%42asic%20{escaped}"), &basic),
+        (format!("Basic%20%20{PAIR}"), &basic),
+        ("Basic+".to_owned(), "unreadable"),
+        ("Basic%20".to_owned(), "unreadable"),
+        // A percent sign that begins nothing is one (the URL standard, 1.3).
+        ("100%".to_owned(), "bearer 100%"),
+        ("%zz%2".to_owned(), "bearer %zz%2"),
+        ("%252E".to_owned(), "bearer %2E"),
+        ("a%20b".to_owned(), "unreadable"),
+        ("a%0D%0AX-Evil:1".to_owned(), "unreadable"),
+        ("%00".to_owned(), "unreadable"),
+        ("%ff%fe".to_owned(), "unreadable"),
+        ("%C3%BC".to_owned(), "unreadable"),
+        ("x".repeat(4_097), "unreadable"),
+        ("%78".repeat(2_000), &format!("bearer {}", "x".repeat(2_000))),
+    ] {
+        assert_eq!(known_by(&format!("/?token={value}"), ""), expected, "{value}");
+    }
+}
+
+#[test]
+fn credential_precedence_is_header_first_and_query_last() {
+    let header = "Authorization: Bearer one\r\n";
+    let protocol = "Sec-WebSocket-Protocol: buddyline, two\r\n";
+    let query = "/?token=three";
+    assert_eq!(known_by(query, &format!("{protocol}{header}")), "bearer one");
+    assert_eq!(known_by(query, header), "bearer one");
+    assert_eq!(known_by(query, protocol), "bearer two");
+    assert_eq!(known_by(query, "Sec-WebSocket-Protocol: two\r\n"), "bearer three");
+    // What is empty is none; what cannot be read is not passed over in silence.
+    let nothing = "Authorization: Bearer \r\nSec-WebSocket-Protocol: buddyline,\r\n";
+    assert_eq!(known_by(query, nothing), "bearer three");
+    assert_eq!(known_by(query, "Authorization: Bearer a b\r\n"), "unreadable");
+    assert_eq!(known_by(query, "Sec-WebSocket-Protocol: buddyline, a b\r\n"), "unreadable");
+}
+
+#[test]
+fn non_utf8_bytes_are_not_a_token() {
+    for line in
+        [&b"Authorization: Bearer \xff\r\n"[..], b"Sec-WebSocket-Protocol: buddyline, \xff\r\n"]
+    {
+        let good = request();
+        let request = [&good[..good.len() - 2], line, b"\r\n"].concat();
+        assert!(matches!(opened_by_bytes(&request).credential, Some(Err(_))));
+    }
+}
+
+#[test]
+fn debug_output_of_request_omits_secrets() {
+    let request = String::from_utf8(request_with(
+        "Authorization: Bearer s3cr3t-1\r\nSec-WebSocket-Protocol: buddyline, s3cr3t-2\r\n",
+    ));
+    let request = request.unwrap().replace("/chat?x=1", "/?token=s3cr3t-3");
+    let unreadable = request.replace("s3cr3t-1", "s3cr3t-1 s3cr3t-4");
+    for request in [request, unreadable] {
+        let mut codec = codec_of(LIMIT, false);
+        let mut session = WireSession::default();
+        let (begin, rest) = request.as_bytes().split_at(request.len() - 3);
+        session.feed(&mut codec, begin);
+        let half = format!("{:?}", session.wire);
+        // Neither as text nor as numbers.
+        assert!(half.len() < 100, "{half}");
+        session.feed(&mut codec, rest);
+        let rules = rules(Origins::any(), &[]);
+        let handshake = handshake::receive(request.as_bytes(), PEER, &rules);
+        assert!(matches!(handshake, Handshake::Upgrade { .. }));
+        let printed = format!("{:?} {:?} {codec:?} {handshake:?}", session.events, session.wire);
+        assert!(printed.contains("credential: Some("), "{printed}");
+        assert!(!printed.contains("s3cr3t"), "{printed}");
+    }
+}
+
+// ---- where it comes from
+
+/// `None` if a page with these header lines is let in by a server that allows two origins;
+/// otherwise where it is said to come from.
+fn refused(lines: &str) -> Option<String> {
+    refused_bytes(&request_with(lines))
+}
+
+fn refused_bytes(request: &[u8]) -> Option<String> {
+    let patterns = ["https://app.example", "*.example.org"];
+    let patterns = patterns.map(|text| OriginPattern::parse(text).unwrap());
+    let (events, answer) = heard_by(rules(Origins::only(&patterns, None), &[]), request);
+    match &events[..] {
+        [Event::Opened(_)] => None,
+        [Event::OriginRefused { origin }] => {
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+            assert_eq!(header_of(&answer, "connection").as_deref(), Some("close"));
+            assert!(header_of(&answer, "content-type").unwrap().starts_with("text/plain"));
+            assert!(body(&answer).contains("--allowed-origin"), "{answer}");
+            assert!(!answer.contains("evil"), "{answer}");
+            Some(origin.clone())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn disallowed_origin_is_refused_before_the_upgrade() {
+    for lines in [
+        "",
+        "Origin: https://app.example\r\n",
+        "origin:  https://APP.example:443  \r\n",
+        "Origin: https://a.b.example.org\r\n",
+        // The server's own address, which the good request names as its host.
+        "Origin: http://localhost:8080\r\n",
+    ] {
+        assert_eq!(refused(lines), None, "{lines}");
+    }
+    for origin in ["https://evil.example", "null", "https://example.org", "http://localhost", ""] {
+        assert_eq!(refused(&format!("Origin: {origin}\r\n")).as_deref(), Some(origin));
+    }
+    let twice = "Origin: https://app.example\r\nOrigin: https://app.example\r\n";
+    assert_eq!(refused(twice).unwrap(), "https://app.example and https://app.example");
+    // Nobody knows which of two hosts is ours.
+    let hosts = "Host: evil.example\r\nOrigin: http://evil.example\r\n";
+    assert_eq!(refused(hosts).unwrap(), "http://evil.example");
+    let hosts = "Host: evil.example\r\nOrigin: http://localhost:8080\r\n";
+    assert_eq!(refused(hosts).unwrap(), "http://localhost:8080");
+}
+
+#[test]
+fn logged_origin_is_sanitized() {
+    let evil = refused("Origin: https://evil\" \\'`<b>\tx\r\n").unwrap();
+    assert_eq!(evil, "https://evil? ???<b>?x");
+    let long = refused(&format!("Origin: https://evil.{}\r\n", "x".repeat(1_000))).unwrap();
+    assert_eq!(long.len(), 100);
+    let many = "Origin: https://evil.example/with-some-more-of-it\r\n".repeat(5);
+    assert_eq!(refused(&many).unwrap().len(), 100);
+    let good = request();
+    let bytes = [&good[..good.len() - 2], b"Origin: \xff\xc3\xbc\x1b\r\n\r\n"].concat();
+    // An escape character is no part of a header at all.
+    assert!(heard_by(rules(Origins::any(), &[]), &bytes).1.starts_with("HTTP/1.1 400 "));
+    let bytes = [&good[..good.len() - 2], b"Origin: \xff\xc3\xbc\r\n\r\n"].concat();
+    assert_eq!(refused_bytes(&bytes).unwrap(), "???");
+}
+
+#[test]
+fn origin_is_checked_for_websocket_requests_only() {
+    let none = || rules(Origins::only(&[], None), &[]);
+    let evil = "Host: x\r\nOrigin: https://evil.example\r\n\r\n";
+    for path in ["/healthz", "/"] {
+        let (events, answer) =
+            heard_by(none(), format!("GET {path} HTTP/1.1\r\n{evil}").as_bytes());
+        assert_eq!(events, [Event::Closing]);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    // Where nothing is checked, nothing is wrong.
+    let twice = "Origin: https://evil.example\r\nOrigin: nonsense\r\n";
+    opened_by("/", twice);
+}
+
+// ---- whose address it is
+
+#[test]
+fn client_address_is_taken_from_trusted_proxies() {
+    let client = |networks: &[&str], lines: &str| match heard_by(
+        rules(Origins::any(), networks),
+        &request_with(lines),
+    )
+    .0
+    .remove(0)
+    {
+        Event::Opened(opened) => opened.client.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let said = "X-Forwarded-For: 203.0.113.9\r\n";
+    let peer = PEER.to_string();
+    assert_eq!(client(&[], ""), peer);
+    assert_eq!(client(&[], said), peer, "no proxy is trusted");
+    assert_eq!(client(&["10.0.0.0/8"], said), peer, "the peer is none of them");
+    let trusted = ["192.0.2.0/24", "10.0.0.1"];
+    assert_eq!(client(&trusted, ""), peer);
+    assert_eq!(client(&trusted, said), "203.0.113.9");
+    assert_eq!(client(&trusted, "x-forwarded-for: [2001:db8::9]:80\r\n"), "2001:db8::9");
+    // Lines are one list.
+    let lines = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\nX-Real-IP: 198.51.100.2\r\n\
+                 X-Forwarded-For: 10.0.0.1\r\nForwarded: for=198.51.100.3\r\n";
+    assert_eq!(client(&trusted, lines), "203.0.113.9");
+}
+
+#[test]
+fn wire_struct_stays_small() {
+    // There is one for each idle connection.
+    assert!(size_of::<Wire>() <= 48, "{} bytes", size_of::<Wire>());
+}
