@@ -85,8 +85,8 @@ pub struct Hub {
     stats: HubStats,
     /// The server is draining: new messages are refused.
     draining: bool,
-    /// The thread and the user about whom the site has just answered. Frames that were held for that
-    /// answer are decided by it, and never ask again.
+    /// The thread and the user about whom the site has just answered. Frames that were held for
+    /// that answer are decided by it, and never ask again.
     resolved: Option<(u64, u64)>,
 }
 
@@ -229,7 +229,7 @@ impl Hub {
         if self.draining && is_new && matches!(frame, ClientFrame::SendMessage(_)) {
             return self.answer_while_draining(conn, reply, now);
         }
-        if self.hold_for_proof(conn, &frame, text, now)? {
+        if self.requires_proof() && self.hold_for_proof(conn, &frame, text, now)? {
             return Ok(());
         }
         let client_id = reply.client_id.as_ref();

@@ -325,7 +325,8 @@ impl Hub {
 
     // ---- frames that need a user
 
-    /// Holds a frame while the site is asked who its connection is; false if it need not wait.
+    /// Holds a frame while the site is asked who its connection is; false if it need not wait. Only
+    /// where a proof is required.
     ///
     /// # Errors
     ///
@@ -337,9 +338,6 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
-        if !self.requires_proof() {
-            return Ok(false);
-        }
         let is_user_connected = match frame {
             // A pong reveals nothing to others.
             ClientFrame::Ping => return Ok(false),

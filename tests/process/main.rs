@@ -23,6 +23,5 @@ mod secrets;
 mod server;
 mod site;
 mod supervised;
-#[cfg(feature = "tls")]
 mod tls;
 mod verified;

@@ -1,7 +1,7 @@
 //! The first bytes of a connection: an upgrade, a page, or a refusal that says why.
 
-use buddyline::wire::Event;
 use buddyline::http::handshake::Readiness;
+use buddyline::wire::Event;
 
 use crate::support::bytes::*;
 
