@@ -33,8 +33,8 @@ impl Hub {
     ) -> Vec<ConnId> {
         let is_open = |conn| self.output.is_open(conn);
         let receivers = self.messages.settle_outcome(pending, &frame, remember, is_open);
-        for to in receivers.direct {
-            self.output.send(to, EncodedFrame::clone(&frame));
+        for to in &receivers.direct {
+            self.output.send(*to, EncodedFrame::clone(&frame));
         }
         self.output.fan_out(receivers.repeaters.iter().copied(), &frame, false);
         receivers.repeaters

@@ -156,7 +156,9 @@ impl Output {
             1 => self.receivers.pop().map(|to| Effect::Send { to, frame, droppable }),
             count => Some(Effect::FanOut { to: Receivers { start, count }, frame, droppable }),
         };
-        self.effects.extend(effect);
+        if let Some(effect) = effect {
+            self.effects.push_back(effect);
+        }
     }
 
     // ---- to the site and the shell
