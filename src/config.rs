@@ -4,21 +4,21 @@
 //! are the text of `--help`; `docs/SETTINGS.md` lists the same settings. An invalid value ends the
 //! start with a message that names the setting, the value and what is expected.
 
-pub mod calls;
+pub(crate) mod calls;
 pub mod env_file;
 pub mod files;
-pub mod ice;
-pub mod limits;
-pub mod listen;
+pub(crate) mod ice;
+pub(crate) mod limits;
+mod listen;
 pub mod origins;
 pub mod proxies;
-pub mod public_url;
-pub mod reload;
+pub(crate) mod public_url;
+mod reload;
 pub mod secrets;
 pub mod site_url;
-pub mod tls;
+pub(crate) mod tls;
 pub mod token_header;
-pub mod validity;
+pub(crate) mod validity;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

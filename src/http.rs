@@ -6,10 +6,10 @@
 //! requests on the metrics listener. The [`wire`](crate::wire) calls this module and speaks
 //! WebSocket once the upgrade is accepted; nothing here knows the wire.
 
-pub mod call_status;
+pub(crate) mod call_status;
 pub mod handshake;
 mod headers;
-pub mod metrics_endpoint;
-pub mod response;
+pub(crate) mod metrics_endpoint;
+pub(crate) mod response;
 mod token;
 mod try_page;

@@ -4,8 +4,8 @@
 //! number of connections and frames and the time are bounded.
 
 mod client;
-pub mod latency;
-pub mod report;
+mod latency;
+mod report;
 mod runner;
 
 use std::fs;

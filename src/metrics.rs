@@ -4,8 +4,8 @@
 //! locks and atomics, except for the lost log lines, which several threads count. The page is
 //! rendered only when it is requested.
 
-pub mod histogram;
-pub mod page;
+pub(crate) mod histogram;
+pub(crate) mod page;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

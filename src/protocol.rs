@@ -7,7 +7,7 @@ pub mod call;
 pub mod client;
 pub mod credential;
 mod fields;
-pub mod frame_kind;
+pub(crate) mod frame_kind;
 pub mod ice;
 pub mod server;
 pub mod status;

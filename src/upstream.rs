@@ -8,16 +8,16 @@
 pub mod breaker;
 pub mod buddyboss;
 pub mod checks;
-pub mod embedded;
+mod embedded;
 pub mod health;
 mod json;
 pub mod jwt;
 pub mod normalize;
 pub mod pool;
-pub mod probe_client;
+pub(crate) mod probe_client;
 pub mod reconcile;
 mod site;
-pub mod stats;
+pub(crate) mod stats;
 pub mod url_style;
 
 use std::collections::VecDeque;

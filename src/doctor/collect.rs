@@ -1,6 +1,6 @@
 //! Collects the observations: does the I/O with sockets, files and the clock, and judges nothing.
 
-pub mod machine;
+pub(crate) mod machine;
 mod net;
 mod public;
 mod site;

@@ -1,6 +1,6 @@
 //! Authentication: the credential, claimed user, timeouts and held frames of each connection.
 
-pub mod proofs;
+pub(crate) mod proofs;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -194,6 +194,7 @@ impl Dedup {
     }
 
     /// How many outcomes are remembered.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.ends.count()
     }
@@ -213,5 +214,41 @@ impl Dedup {
         });
         assert_eq!(waiters.sum::<usize>(), self.wait_counts.values().sum::<usize>());
         assert!(self.wait_counts.values().all(|count| *count > 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_outcomes_are_bounded_by_count_and_bytes() {
+        let now = Instant::now();
+        let conn = ConnId { slot: 0, serial: 1 };
+        let key =
+            |id: u64| DedupKey { sender: Sender::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
+        let is_known =
+            |dedup: &mut Dedup, id| matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_));
+        for (bytes, kept) in [(100, 20_000), (64 << 10, 255), (17 << 20, 0)] {
+            let mut dedup = Dedup::default();
+            let frame: EncodedFrame = vec![0; bytes].into();
+            for id in 0..20_010 {
+                dedup.insert(key(id), now);
+                dedup.settle(&key(id), &frame, true);
+            }
+            dedup.check_invariants();
+            assert_eq!(dedup.count(), kept);
+            let oldest = 20_010 - kept as u64;
+            assert!(!is_known(&mut dedup, oldest - 1), "the oldest goes");
+            assert!(kept == 0 || (is_known(&mut dedup, oldest) && is_known(&mut dedup, 20_009)));
+            // None is forgotten too late, and not all in one go.
+            let end = now + Duration::from_secs(600);
+            let mut goes = 0;
+            while dedup.forget(end) {
+                goes += 1;
+            }
+            assert_eq!((dedup.count(), goes), (0, kept.div_ceil(256)));
+            dedup.check_invariants();
+        }
     }
 }

@@ -441,6 +441,7 @@ impl Membership {
     }
 
     /// Returns how many threads have a record.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.records.len()
     }
@@ -466,5 +467,38 @@ fn unindex(threads_of: &mut HashMap<u64, Vec<u64>>, user: u64, thread: u64) {
         if threads.is_empty() {
             threads_of.remove(&user);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::interface::RequestId;
+
+    #[test]
+    fn load_shedding_is_cheap_when_oldest_are_busy() {
+        let now = Instant::now();
+        let credential = Credential::parse("t").expect("a token");
+        let mut costs = Vec::new();
+        for busy in [1000_u64, 2000, 4000, 8000] {
+            let mut membership = Membership::new(Duration::from_secs(60), false);
+            for thread in 1..=50_000 {
+                let asked = RequestTime { at: now, request_id: RequestId(thread) };
+                membership.set_list(thread, Box::new([7]), asked);
+            }
+            for thread in 1..=busy {
+                membership.request_list(thread, 7, &credential);
+            }
+            let begun = Instant::now();
+            for n in 1..busy {
+                membership.request_list(100_000 + n, 7, &credential);
+            }
+            let all = begun.elapsed();
+            let begun = Instant::now();
+            membership.request_list(200_000, 7, &credential);
+            costs.push((busy, begun.elapsed(), all, membership.count()));
+        }
+        // It was forty milliseconds.
+        assert!(costs.iter().all(|(_, one, ..)| *one < Duration::from_millis(5)), "{costs:?}");
     }
 }

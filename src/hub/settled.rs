@@ -84,3 +84,23 @@ impl Settled {
         assert!(self.by_age.iter().all(|(age, key)| self.last[key].age == *age));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_messages_are_bounded() {
+        let mut settled = Settled::default();
+        let alice = IdKey::Number(2);
+        for thread in 1..=10_010 {
+            settled.note(thread, &alice, 5, RequestId(1));
+        }
+        settled.check_invariants();
+        assert_eq!(settled.settled_when(10, &alice, 5, RequestId(2)), SettledWhen::Never);
+        assert_eq!(settled.settled_when(11, &alice, 5, RequestId(2)), SettledWhen::BeforePost);
+        assert_eq!(settled.settled_when(11, &alice, 5, RequestId(1)), SettledWhen::AfterPost);
+        assert_eq!(settled.settled_when(11, &alice, 6, RequestId(2)), SettledWhen::Never);
+        assert_eq!(settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)), SettledWhen::Never);
+    }
+}

@@ -1,13 +1,10 @@
 //! What becomes of messages whose fate is not known, that wait too long, or that come twice.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use buddyline::hub::dedup::{Dedup, DedupKey, DedupResult, Sender};
 use buddyline::hub::interface::{
     Answer, ConnId, DeliveryLimits, Failure, LookupResult, RequestId, Settings, Target,
 };
-use buddyline::hub::settled::{Settled, SettledWhen};
-use buddyline::protocol::server::EncodedFrame;
-use buddyline::protocol::{Id, IdKey};
+use buddyline::protocol::Id;
 use serde_json::Value;
 
 use crate::support::harness::{HubHarness, settings, stored, verified};
@@ -627,50 +624,4 @@ fn message_rejected_as_overloaded_may_be_resent() {
     harness.received();
     harness.send(alice, &send(7, "second", "b"));
     assert_eq!(&*harness.next_post().1.text, "second");
-}
-
-#[test]
-fn remembered_outcomes_are_bounded_by_count_and_bytes() {
-    let now = Instant::now();
-    let conn = ConnId { slot: 0, serial: 1 };
-    let key =
-        |id: u64| DedupKey { sender: Sender::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
-    let is_known =
-        |dedup: &mut Dedup, id| matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_));
-    for (bytes, kept) in [(100, 20_000), (64 << 10, 255), (17 << 20, 0)] {
-        let mut dedup = Dedup::default();
-        let frame: EncodedFrame = vec![0; bytes].into();
-        for id in 0..20_010 {
-            dedup.insert(key(id), now);
-            dedup.settle(&key(id), &frame, true);
-        }
-        dedup.check_invariants();
-        assert_eq!(dedup.count(), kept);
-        let oldest = 20_010 - kept as u64;
-        assert!(!is_known(&mut dedup, oldest - 1), "the oldest goes");
-        assert!(kept == 0 || (is_known(&mut dedup, oldest) && is_known(&mut dedup, 20_009)));
-        // None is forgotten too late, and not all in one go.
-        let end = now + 600 * S;
-        let mut goes = 0;
-        while dedup.forget(end) {
-            goes += 1;
-        }
-        assert_eq!((dedup.count(), goes), (0, kept.div_ceil(256)));
-        dedup.check_invariants();
-    }
-}
-
-#[test]
-fn known_messages_are_bounded() {
-    let mut settled = Settled::default();
-    let alice = IdKey::Number(2);
-    for thread in 1..=10_010 {
-        settled.note(thread, &alice, 5, RequestId(1));
-    }
-    settled.check_invariants();
-    assert_eq!(settled.settled_when(10, &alice, 5, RequestId(2)), SettledWhen::Never);
-    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(2)), SettledWhen::BeforePost);
-    assert_eq!(settled.settled_when(11, &alice, 5, RequestId(1)), SettledWhen::AfterPost);
-    assert_eq!(settled.settled_when(11, &alice, 6, RequestId(2)), SettledWhen::Never);
-    assert_eq!(settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)), SettledWhen::Never);
 }

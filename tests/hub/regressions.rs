@@ -1,6 +1,6 @@
 //! Histories in which something once went wrong: with frames that wait, late answers, outages, and
 //! users who come, go and change. The comment before each says what went wrong.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buddyline::config::Trust;
 use buddyline::hub::interface::{
@@ -540,38 +540,6 @@ fn many_held_claims_do_not_recurse() {
         assert_eq!(of(&harness.received(), alice, "user_connected").len(), n + 1);
     };
     std::thread::Builder::new().stack_size(8 << 20).spawn(run).unwrap().join().unwrap();
-}
-
-// What shedding costs when the oldest are busy.
-#[test]
-fn load_shedding_is_cheap_when_oldest_are_busy() {
-    use buddyline::hub::delivery::RequestTime;
-    use buddyline::hub::interface::RequestId;
-    use buddyline::hub::membership::Membership;
-    use buddyline::protocol::credential::Credential;
-    let now = Instant::now();
-    let credential = Credential::parse("t").unwrap();
-    let mut costs = Vec::new();
-    for busy in [1000_u64, 2000, 4000, 8000] {
-        let mut membership = Membership::new(60 * S, false);
-        for thread in 1..=50_000 {
-            let asked = RequestTime { at: now, request_id: RequestId(thread) };
-            membership.set_list(thread, Box::new([7]), asked);
-        }
-        for thread in 1..=busy {
-            membership.request_list(thread, 7, &credential);
-        }
-        let begun = Instant::now();
-        for n in 1..busy {
-            membership.request_list(100_000 + n, 7, &credential);
-        }
-        let all = begun.elapsed();
-        let begun = Instant::now();
-        membership.request_list(200_000, 7, &credential);
-        costs.push((busy, begun.elapsed(), all, membership.count()));
-    }
-    // It was forty milliseconds.
-    assert!(costs.iter().all(|(_, one, ..)| *one < Duration::from_millis(5)), "{costs:?}");
 }
 
 // The question is counted as asked before there is room for the message, and is never put.
