@@ -22,6 +22,8 @@
 //! [`hub::interface`] defines the inputs and effects, [`hub`] has the logic, [`server`] the event
 //! loop. `docs/ARCHITECTURE.md` follows one message through all of them.
 
+#![warn(unreachable_pub)]
+
 pub mod cli;
 pub mod config;
 pub mod connection;

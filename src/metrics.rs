@@ -10,20 +10,20 @@ pub(crate) mod page;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Log lines that were dropped because the reader of standard error was too slow.
-pub static LOG_LINES_LOST: SharedCount = SharedCount(AtomicU64::new(0));
+pub(crate) static LOG_LINES_LOST: SharedCount = SharedCount(AtomicU64::new(0));
 
 /// A counter that several threads increment.
 #[derive(Debug)]
-pub struct SharedCount(AtomicU64);
+pub(crate) struct SharedCount(AtomicU64);
 
 impl SharedCount {
     /// Adds one.
-    pub fn record(&self) {
+    pub(crate) fn record(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the current value.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -11,7 +11,7 @@ use procfs::process::Process;
 /// # Errors
 ///
 /// There is no such process, or this system has no `/proc`.
-pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = open(pid)?.stat().map_err(io::Error::other)?;
     let ticks = stat.utime + stat.stime;
     Ok(Duration::from_millis(ticks * 1_000 / procfs::ticks_per_second()))
@@ -22,7 +22,7 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
 /// # Errors
 ///
 /// As for [`cpu_time`].
-pub fn resident_kib(pid: u32) -> io::Result<u64> {
+pub(crate) fn resident_kib(pid: u32) -> io::Result<u64> {
     let status = open(pid)?.status().map_err(io::Error::other)?;
     status.vmrss.ok_or(io::ErrorKind::InvalidData.into())
 }

@@ -15,7 +15,7 @@ use super::secrets::{self, SecretSources};
 use super::{Config, Trust};
 
 /// Maximum number of URLs of each kind. A browser tries them all, and many slow it down.
-pub const URLS_MAX: usize = 8;
+pub(crate) const URLS_MAX: usize = 8;
 
 /// The settings of the STUN and TURN servers that clients use for calls.
 #[derive(Args, Debug, Clone)]

@@ -11,10 +11,10 @@ use clap::builder::FalseyValueParser;
 
 /// The value of a time limit that is off: a hundred years, which can be added to an `Instant`
 /// without overflow.
-pub const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The value of a limit that is off.
-pub const UNLIMITED: usize = usize::MAX;
+pub(crate) const UNLIMITED: usize = usize::MAX;
 
 /// All limits. [`UNLIMITED`] or, for times, [`NEVER`] if a limit is off.
 #[derive(Args, Debug, Clone)]

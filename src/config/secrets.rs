@@ -129,7 +129,7 @@ impl fmt::Debug for Secret {
 
 impl<'a> SecretSources<'a> {
     /// Takes the file and the variable, if set, and the credentials directory from the environment.
-    pub fn from_process(
+    pub(super) fn from_process(
         names: &'static SecretNames,
         file: Option<&'a Path>,
         variable: Option<OsString>,
@@ -149,14 +149,14 @@ impl<'a> SecretSources<'a> {
     }
 
     /// Reads the JWT secrets, like [`SecretSources::read_lines`].
-    pub fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
+    pub(super) fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let read = self.read_lines()?;
         Ok(read.map(|(secrets, warnings)| (JwtKeys { secrets }, warnings)))
     }
 
     /// Reads the secrets, and returns them with warnings for the operator; `None` if none is set. A
     /// file or a variable takes precedence over the systemd credential.
-    pub fn read_lines(self) -> Result<Option<(SecretLines, Vec<String>)>, String> {
+    pub(super) fn read_lines(self) -> Result<Option<(SecretLines, Vec<String>)>, String> {
         let mut warnings = Vec::new();
         let SecretNames { flag, variable, credential, secrets_max, signs } = self.names;
         let (place, bytes) = match (self.file, self.variable) {

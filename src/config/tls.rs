@@ -13,7 +13,7 @@ use super::validity::Validity;
 use super::{files, secrets};
 
 /// The names of the systemd credentials, files in `$CREDENTIALS_DIRECTORY`.
-pub const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
+pub(crate) const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
 
 const CERT_FLAG: &str = "--tls-cert";
 const KEY_FLAG: &str = "--tls-key";
@@ -213,4 +213,4 @@ mod identity {
     }
 }
 
-pub use identity::TlsIdentity;
+pub(crate) use identity::TlsIdentity;

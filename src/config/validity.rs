@@ -48,7 +48,7 @@ impl Validity {
 }
 
 /// Formats a time as in RFC 3339.
-pub fn format_date(since_1970_s: u64) -> String {
+pub(crate) fn format_date(since_1970_s: u64) -> String {
     // The last second that RFC 3339 can represent.
     let shown = UNIX_EPOCH + Duration::from_secs(since_1970_s.min(253_402_300_799));
     humantime::format_rfc3339_seconds(shown).to_string()

@@ -16,7 +16,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The time budget of an examination.
 #[derive(Clone, Copy)]
-pub struct TimeBudget {
+pub(super) struct TimeBudget {
     deadline: Instant,
     /// The time limit of one request to the site.
     request: Duration,
@@ -40,13 +40,13 @@ impl TimeBudget {
 }
 
 /// Seconds since 1970.
-pub fn now_s() -> u64 {
+pub(super) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Examines the machine first, which takes no time, then the public address and the site, so that a
 /// site that hangs does not use up the time of the other checks.
-pub fn collect_all(config: &Config, options: &ExamineOptions, keys: Keys) -> Observations {
+pub(super) fn collect_all(config: &Config, options: &ExamineOptions, keys: Keys) -> Observations {
     let time = TimeBudget::new(options.within, config.upstream_timeout);
     let machine = machine::collect(config);
     let public = options.public_url.as_ref().map(|url| public::collect(url, time));

@@ -7,12 +7,12 @@ use super::response;
 use crate::metrics::page::MEDIA_TYPE;
 
 /// Largest request head, in bytes.
-pub const HEAD_BYTES_MAX: usize = 4_096;
+pub(crate) const HEAD_BYTES_MAX: usize = 4_096;
 const HEADERS_MAX: usize = 32;
 
 /// The result of parsing the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
-pub enum MetricsRequest {
+pub(crate) enum MetricsRequest {
     /// The head is not complete.
     Incomplete,
     /// The client requests the metrics.
@@ -25,7 +25,7 @@ pub enum MetricsRequest {
 }
 
 /// Reads a request from the first bytes of a connection.
-pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
+pub(crate) fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
@@ -64,7 +64,7 @@ pub fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
 }
 
 /// The response with the metrics page.
-pub fn metrics(page: &str, head_only: bool) -> String {
+pub(crate) fn metrics(page: &str, head_only: bool) -> String {
     let headers = format!("Content-Type: {MEDIA_TYPE}\r\n{}", response::NO_STORE);
     let response = response::page("200 OK", &headers, page);
     if head_only { response::without_body(response) } else { response }

@@ -57,12 +57,12 @@ pub(super) fn page(status: &str, headers: &str, body: &str) -> String {
 }
 
 /// Refuses a connection beyond `--max-connections`, before anything is read from it.
-pub fn too_many_connections() -> String {
+pub(crate) fn too_many_connections() -> String {
     text("503 Service Unavailable", "Retry-After: 10\r\n", "Too many connections; try again soon.")
 }
 
 /// Refuses a connection beyond `--max-connections-per-address`.
-pub fn too_many_from_address() -> String {
+pub(crate) fn too_many_from_address() -> String {
     let line = "Too many connections from your address; try again later.";
     text("429 Too Many Requests", "Retry-After: 60\r\n", line)
 }

@@ -18,16 +18,16 @@ use proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER};
 /// How long a connection with an expired token may take to renew it (`PROTOCOL.md` 4).
 const RENEWAL_GRACE: Duration = Duration::from_secs(60);
 /// Refused credentials after which a connection is closed.
-pub const REFUSALS_MAX: u8 = 3;
+pub(super) const REFUSALS_MAX: u8 = 3;
 /// Consecutive unanswered credentials after which a connection is closed.
-pub const UNANSWERED_MAX: u8 = 10;
+pub(super) const UNANSWERED_MAX: u8 = 10;
 /// Maximum delay of a timer. When it fires, the wall clock is read again, since it may have been
 /// set.
 const TIMER_MAX: Duration = Duration::from_secs(3600);
 
 /// A `user_connected` frame whose user has not been proven.
 #[derive(Clone, Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     /// The user that the client claims to be.
     pub user: Id,
     /// What the reply refers to.
@@ -36,7 +36,7 @@ pub struct Claim {
 
 impl Claim {
     /// Whether the proven user is the claimed one.
-    pub fn is_of(&self, proven: Proven) -> bool {
+    pub(super) fn is_of(&self, proven: Proven) -> bool {
         self.user.key == IdKey::Number(proven.user)
     }
 }
@@ -67,7 +67,7 @@ struct ConnState {
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthState {
+pub(super) enum AuthState {
     /// It may only authenticate.
     Anonymous,
     /// It may do everything that its user may.
@@ -78,7 +78,7 @@ pub enum AuthState {
 
 /// Reason for an authentication timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthTimeout {
+pub(super) enum AuthTimeout {
     /// The connection has not proven a user in time.
     Anonymous {
         /// Whether a credential was refused.
@@ -96,7 +96,7 @@ pub enum AuthTimeout {
 
 /// All credentials, and the authentication state of each connection.
 #[derive(Debug, Default)]
-pub struct Authentication {
+pub(super) struct Authentication {
     proofs: Proofs,
     /// By slot; a connection has an entry once it has sent a credential or a claim.
     states: Vec<Option<Box<ConnState>>>,
@@ -105,12 +105,12 @@ pub struct Authentication {
 
 impl Authentication {
     /// Adds a connection, which takes no memory until it authenticates.
-    pub fn open(&mut self, conn: ConnId) {
+    pub(super) fn open(&mut self, conn: ConnId) {
         debug_assert!(self.get(conn).is_none(), "a new slot is empty");
     }
 
     /// Removes a connection and returns its held frames.
-    pub fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
+    pub(super) fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
         self.set_timeout(conn, None);
         let Some(state) = self.states.get_mut(conn.slot as usize).and_then(Option::take) else {
             return VecDeque::new();
@@ -124,13 +124,13 @@ impl Authentication {
     // ---- credentials
 
     /// Stores a connection's credential for its messages, without verifying it.
-    pub fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
+    pub(super) fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
         let ix = self.proofs.intern(credential);
         self.set_presented(conn, ix, now);
     }
 
     /// Checks a credential that a client sends, with the claim that it is to prove.
-    pub fn authenticate(
+    pub(super) fn authenticate(
         &mut self,
         conn: ConnId,
         credential: Credential,
@@ -144,7 +144,7 @@ impl Authentication {
     }
 
     /// Checks the token of a message. An earlier claim stays pending.
-    pub fn authenticate_with_message(
+    pub(super) fn authenticate_with_message(
         &mut self,
         conn: ConnId,
         credential: Credential,
@@ -157,7 +157,7 @@ impl Authentication {
 
     /// Drops the credential that a connection waits for if it came with a message, and returns
     /// whether it did. The message presents it again when it is processed.
-    pub fn take_message_credential(&mut self, conn: ConnId, now: Now) -> bool {
+    pub(super) fn take_message_credential(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if !std::mem::take(&mut state.from_message) {
             return false;
@@ -170,7 +170,7 @@ impl Authentication {
     }
 
     /// Checks the credential that the client sent last; `None` if there is none.
-    pub fn reauthenticate(
+    pub(super) fn reauthenticate(
         &mut self,
         conn: ConnId,
         claim: Option<Claim>,
@@ -184,13 +184,13 @@ impl Authentication {
     }
 
     /// Returns why the site has not decided on the connection's last credential.
-    pub fn last_failure(&self, conn: ConnId) -> Option<Failure> {
+    pub(super) fn last_failure(&self, conn: ConnId) -> Option<Failure> {
         self.proofs.last_failure(self.presented(conn)?)
     }
 
     /// Whether the site has not decided on the connection's last credential, and may be asked
     /// again.
-    pub fn can_retry(&self, conn: ConnId, now: Now) -> bool {
+    pub(super) fn can_retry(&self, conn: ConnId, now: Now) -> bool {
         self.presented(conn).is_some_and(|ix| self.proofs.can_retry(ix, now.instant))
     }
 
@@ -209,17 +209,17 @@ impl Authentication {
     }
 
     /// Returns the credential for a query; `None` if no connection waits for it any more.
-    pub fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
+    pub(super) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
         self.proofs.begin_query(ix)
     }
 
     /// Takes the queued credentials for which no connection waits any more.
-    pub fn take_cancelled(&mut self) -> Vec<ProofIx> {
+    pub(super) fn take_cancelled(&mut self) -> Vec<ProofIx> {
         self.proofs.take_cancelled()
     }
 
     /// Records the site's answer for a credential and returns the connections that wait for it.
-    pub fn record_answer(
+    pub(super) fn record_answer(
         &mut self,
         ix: ProofIx,
         result: Result<Proven, Failure>,
@@ -234,20 +234,20 @@ impl Authentication {
 
     /// Returns the proof of the connection's user if it is old enough to ask the site again, and
     /// marks the query as pending.
-    pub fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
+    pub(super) fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
         let ix = self.get(conn)?.proven?;
         self.proofs.begin_renewal(ix, now.instant).then_some(ix)
     }
 
     /// Records a user whom the site has named for a credential without a query.
-    pub fn record(&mut self, credential: &Credential, proven: Proven, now: Instant) {
+    pub(super) fn record(&mut self, credential: &Credential, proven: Proven, now: Instant) {
         let ix = self.proofs.intern(credential.clone());
         self.proofs.record(ix, Ok(proven), now);
     }
 
     /// Records that the site refuses a credential, and returns the connections whose user it
     /// proved.
-    pub fn revoke(
+    pub(super) fn revoke(
         &mut self,
         credential: &Credential,
         failure: Failure,
@@ -262,18 +262,18 @@ impl Authentication {
     }
 
     /// Lists the connections whose user a credential proves.
-    pub fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
+    pub(super) fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
         let is_used = |conn: &ConnId| self.get(*conn).is_some_and(|state| state.proven == Some(ix));
         self.proofs.conns(ix).iter().copied().filter(is_used).collect()
     }
 
     /// Returns the credential that proves a connection's user.
-    pub fn proven_credential(&self, conn: ConnId) -> Option<&Credential> {
+    pub(super) fn proven_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.get(conn)?.proven?)
     }
 
     /// Returns the credential for a connection's messages: the one that the client sent last.
-    pub fn latest_credential(&self, conn: ConnId) -> Option<&Credential> {
+    pub(super) fn latest_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.presented(conn)?)
     }
 
@@ -281,7 +281,7 @@ impl Authentication {
 
     /// Records that the presented credential proves the connection's user, and sets the expiry.
     /// Returns the pending claim.
-    pub fn set_proven(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
+    pub(super) fn set_proven(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
         let state = self.state(conn);
         let previous = std::mem::replace(&mut state.proven, state.presented);
         state.pending = false;
@@ -299,7 +299,12 @@ impl Authentication {
 
     /// Records that the presented credential proves no new user. It is dropped, unless the
     /// connection is anonymous and `may_try_again` with it. Returns the pending claim.
-    pub fn fall_back(&mut self, conn: ConnId, may_try_again: bool, now: Now) -> Option<Claim> {
+    pub(super) fn fall_back(
+        &mut self,
+        conn: ConnId,
+        may_try_again: bool,
+        now: Now,
+    ) -> Option<Claim> {
         let state = self.state(conn);
         state.pending = false;
         let claim = state.claim.take();
@@ -314,12 +319,12 @@ impl Authentication {
     }
 
     /// Returns the claim that waits for a proof.
-    pub fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
+    pub(super) fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
         self.get(conn)?.claim.as_ref()
     }
 
     /// Starts the renewal period of an expired token; false if it has started already.
-    pub fn expire(&mut self, conn: ConnId, now: Now) -> bool {
+    pub(super) fn expire(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if state.proven.is_none() || state.grace.is_some() {
             return false;
@@ -330,44 +335,44 @@ impl Authentication {
     }
 
     /// Stores a claim that no credential proves yet.
-    pub fn store_claim(&mut self, conn: ConnId, claim: Claim) {
+    pub(super) fn store_claim(&mut self, conn: ConnId, claim: Claim) {
         self.state(conn).claim = Some(claim);
     }
 
     /// Counts a refused credential and returns the number so far.
-    pub fn count_refusal(&mut self, conn: ConnId) -> u8 {
+    pub(super) fn count_refusal(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.refusals = state.refusals.saturating_add(1);
         state.refusals
     }
 
     /// Counts an unanswered credential and returns how many there were since the last proof.
-    pub fn count_unanswered(&mut self, conn: ConnId) -> u8 {
+    pub(super) fn count_unanswered(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.unanswered = state.unanswered.saturating_add(1);
         state.unanswered
     }
 
     /// Starts the timeout of an anonymous connection, unless it is running already.
-    pub fn start_auth_timeout(&mut self, conn: ConnId, until: Instant) {
+    pub(super) fn start_auth_timeout(&mut self, conn: ConnId, until: Instant) {
         if self.state(conn).deadline.is_none() {
             self.set_timeout(conn, Some(until));
         }
     }
 
     /// Marks a connection as being closed and stops its timeouts.
-    pub fn mark_closing(&mut self, conn: ConnId) {
+    pub(super) fn mark_closing(&mut self, conn: ConnId) {
         self.state(conn).closing = true;
         self.set_timeout(conn, None);
     }
 
     /// Whether a connection is being closed.
-    pub fn is_closing(&self, conn: ConnId) -> bool {
+    pub(super) fn is_closing(&self, conn: ConnId) -> bool {
         self.get(conn).is_some_and(|state| state.closing)
     }
 
     /// Returns what a connection may do.
-    pub fn auth_state(&self, conn: ConnId) -> AuthState {
+    pub(super) fn auth_state(&self, conn: ConnId) -> AuthState {
         match self.get(conn) {
             Some(state) if state.grace.is_some() => AuthState::Expired,
             Some(state) if state.proven.is_some() => AuthState::Proven,
@@ -377,41 +382,41 @@ impl Authentication {
 
     /// Returns the pending claim, if any, of a connection that waits for the site's answer. The
     /// frames of such a connection have to be held.
-    pub fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
+    pub(super) fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
         let state = self.get(conn).filter(|state| state.pending)?;
         Some(state.claim.as_ref())
     }
 
     /// Holds a frame until the site has answered, in front of the other held frames or behind them.
-    pub fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
+    pub(super) fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
         let held = &mut self.state(conn).held;
         if first { held.push_front(text) } else { held.push_back(text) }
     }
 
     /// Whether frames of this connection are held.
-    pub fn has_held_frames(&self, conn: ConnId) -> bool {
+    pub(super) fn has_held_frames(&self, conn: ConnId) -> bool {
         self.get(conn).is_some_and(|state| !state.held.is_empty())
     }
 
     /// Takes the next held frame, even if the connection still waits.
-    pub fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
+    pub(super) fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn)?.held.pop_front()
     }
 
     /// Takes the next held frame, unless the connection still waits.
-    pub fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
+    pub(super) fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn).filter(|state| !state.pending)?.held.pop_front()
     }
 
     // ---- timeouts
 
     /// Returns when the next credential expires or the next connection times out.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.proofs.next_deadline(), self.timeouts.next()].into_iter().flatten().min()
     }
 
     /// Takes one connection that times out at `now`; `None` when there are no more.
-    pub fn pop_timeout(&mut self, now: Now) -> Option<(ConnId, AuthTimeout)> {
+    pub(super) fn pop_timeout(&mut self, now: Now) -> Option<(ConnId, AuthTimeout)> {
         self.proofs.forget(now.instant);
         while let Some(conn) = self.timeouts.pop_due(now.instant) {
             let Some(state) = self.get_mut(conn) else {
@@ -491,17 +496,17 @@ impl Authentication {
     }
 
     /// Returns hits and misses of the table of proofs.
-    pub fn proof_hits(&self) -> HitCounter {
+    pub(super) fn proof_hits(&self) -> HitCounter {
         self.proofs.hits()
     }
 
     /// Returns how many connections wait for the site's answer.
-    pub fn pending_count(&self) -> usize {
+    pub(super) fn pending_count(&self) -> usize {
         self.states.iter().flatten().filter(|state| state.pending).count()
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         self.proofs.check_invariants(|conn, ix| {
             let state = self.get(conn);
             state.is_some_and(|state| state.presented == Some(ix) || state.proven == Some(ix))

@@ -16,22 +16,22 @@ use crate::protocol::{ClientError, Id, IdKey};
 
 /// Requests that may wait for the site to check their token. They share the queue with WebSockets:
 /// more would not be answered in time and would delay the others.
-pub const STATUS_REQUESTS_MAX: usize = 256;
+pub(super) const STATUS_REQUESTS_MAX: usize = 256;
 
 /// Requests that wait for the site, and the call that each asks for.
 #[derive(Debug, Default)]
-pub struct StatusRequests {
+pub(super) struct StatusRequests {
     calls: HashMap<ConnId, Id>,
 }
 
 impl StatusRequests {
     /// Whether a connection has a request that waits.
-    pub fn has(&self, conn: ConnId) -> bool {
+    pub(super) fn has(&self, conn: ConnId) -> bool {
         self.calls.contains_key(&conn)
     }
 
     /// Requests that wait.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.calls.len()
     }
 }

@@ -22,14 +22,14 @@ use crate::protocol::{Id, IdKey};
 use attempts::Attempts;
 use call::{Call, Party, PartyState};
 use ended::EndedCalls;
-pub use ended::{CallEnd, EndedCall};
+pub(super) use ended::{CallEnd, EndedCall};
 
 /// Index of a call in the table, valid as long as the call.
-pub type CallIx = u32;
+pub(super) type CallIx = u32;
 
 /// Participants of a group call. Each device sends its media to every other participant, so it
 /// uploads the same stream up to seven times.
-pub const GROUP_MAX: usize = 8;
+pub(super) const GROUP_MAX: usize = 8;
 /// Ringing calls of one user at the same time, as caller and as callee together.
 const RINGING_MAX: usize = 8;
 /// Answered calls of one user. Apps that never send a hangup leave calls behind, so the oldest
@@ -70,7 +70,7 @@ impl Default for CallSettings {
 
 /// A notification for devices; they are sent in order.
 #[derive(Debug)]
-pub enum Notification {
+pub(super) enum Notification {
     /// A frame that another device of the call has sent.
     Frame {
         /// The devices that get the frame.
@@ -100,7 +100,7 @@ pub enum Notification {
 
 /// The parameters of a new call.
 #[derive(Debug)]
-pub struct NewCall<'a> {
+pub(super) struct NewCall<'a> {
     /// The `callId`.
     pub id: Id,
     /// The thread of the call.
@@ -123,7 +123,7 @@ pub struct NewCall<'a> {
 
 /// State of one device in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceState {
+pub(super) enum DeviceState {
     /// The device rings.
     Ringing,
     /// Its user takes part in the call on this device.
@@ -136,7 +136,7 @@ pub enum DeviceState {
 
 /// The limit that prevents a new call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallLimit {
+pub(super) enum CallLimit {
     /// The caller has begun too many calls within a minute.
     Attempts,
     /// The caller has too many ringing calls, as caller and as callee together.
@@ -157,7 +157,7 @@ enum CallTimer {
 
 /// All calls, with indexes by user and by thread.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub(super) struct Calls {
     calls: Slab<Call>,
     by_user: HashMap<IdKey, SmallList<CallIx>>,
     by_thread: HashMap<IdKey, SmallList<CallIx>>,
@@ -175,13 +175,18 @@ impl Calls {
     // ---- lookup
 
     /// Returns a call, which must exist.
-    pub fn get(&self, ix: CallIx) -> &Call {
+    pub(super) fn get(&self, ix: CallIx) -> &Call {
         &self.calls[ix as usize]
     }
 
     /// Finds the call of this user that a frame refers to: by its id or, without an id, the
     /// two-party call with the other user.
-    pub fn find(&self, me: &IdKey, other: Option<&IdKey>, id: Option<&IdKey>) -> Option<CallIx> {
+    pub(super) fn find(
+        &self,
+        me: &IdKey,
+        other: Option<&IdKey>,
+        id: Option<&IdKey>,
+    ) -> Option<CallIx> {
         let fits = |ix: &CallIx| {
             let call = self.get(*ix);
             let is_with = other.map(|other| call.party(other).is_some());
@@ -194,18 +199,18 @@ impl Calls {
     }
 
     /// Finds the two-party call between these users.
-    pub fn find_between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
+    pub(super) fn find_between(&self, me: &IdKey, other: &IdKey) -> Option<CallIx> {
         self.find(me, Some(other), None)
     }
 
     /// Finds the group call in a thread; a thread has at most one.
-    pub fn find_group(&self, thread: &IdKey) -> Option<CallIx> {
+    pub(super) fn find_group(&self, thread: &IdKey) -> Option<CallIx> {
         let all = self.by_thread.get(thread)?;
         all.iter().copied().find(|ix| self.get(*ix).is_group)
     }
 
     /// Lists every party of every call in a thread.
-    pub fn parties_in_thread(&self, thread: &IdKey) -> Vec<(CallIx, Id)> {
+    pub(super) fn parties_in_thread(&self, thread: &IdKey) -> Vec<(CallIx, Id)> {
         let all = self.by_thread.get(thread).into_iter().flatten();
         let parties =
             all.flat_map(|ix| self.get(*ix).parties.iter().map(|p| (*ix, p.user.clone())));
@@ -213,7 +218,12 @@ impl Calls {
     }
 
     /// Returns the state of a user's device in a call; `None` if the user is no party of it.
-    pub fn device_state(&self, ix: CallIx, user: &IdKey, device: ConnId) -> Option<DeviceState> {
+    pub(super) fn device_state(
+        &self,
+        ix: CallIx,
+        user: &IdKey,
+        device: ConnId,
+    ) -> Option<DeviceState> {
         let call = self.get(ix);
         Some(match &call.parties[call.party(user)?].state {
             PartyState::Ringing(_) => DeviceState::Ringing,
@@ -224,23 +234,23 @@ impl Calls {
     }
 
     /// Records a call of this user that ended before it began; the user has got the reason already.
-    pub fn record_end(&mut self, caller: &Id, end: CallEnd, now: Instant) {
+    pub(super) fn record_end(&mut self, caller: &Id, end: CallEnd, now: Instant) {
         let users = SmallList::from_iter([caller.key.clone()]);
         self.ended_calls.record(caller.clone(), end, users, SmallList::new(), now);
     }
 
     /// Whether the call still exists and this user is a party of it.
-    pub fn is_party(&self, ix: CallIx, user: &IdKey) -> bool {
+    pub(super) fn is_party(&self, ix: CallIx, user: &IdKey) -> bool {
         self.calls.get(ix as usize).is_some_and(|call| call.party(user).is_some())
     }
 
     /// Whether this user began the call.
-    pub fn is_caller(&self, ix: CallIx, user: &IdKey) -> bool {
+    pub(super) fn is_caller(&self, ix: CallIx, user: &IdKey) -> bool {
         self.get(ix).parties.first().is_some_and(|party| party.user.key == *user)
     }
 
     /// Whether this user takes part in an answered call.
-    pub fn is_busy(&self, user: &IdKey) -> bool {
+    pub(super) fn is_busy(&self, user: &IdKey) -> bool {
         self.answered_calls(user).next().is_some()
     }
 
@@ -254,20 +264,29 @@ impl Calls {
     }
 
     /// Finds a call of this user that ended recently.
-    pub fn find_ended(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+    pub(super) fn find_ended(
+        &mut self,
+        user: &IdKey,
+        id: &IdKey,
+        now: Instant,
+    ) -> Option<&EndedCall> {
         self.ended_calls.find(user, id, now)
     }
 
     // ---- beginning a call
 
     /// Generates an id for a call whose caller chose none.
-    pub fn generate_id(&mut self, unix_s: u64) -> Id {
+    pub(super) fn generate_id(&mut self, unix_s: u64) -> Id {
         self.generated_ids = self.generated_ids.wrapping_add(1);
         Id::string(&format!("{:08x}-{:08x}", unix_s as u32, self.generated_ids))
     }
 
     /// Whether one of these users is a party of a call with this id.
-    pub fn is_id_taken<'a>(&self, id: &IdKey, users: impl IntoIterator<Item = &'a IdKey>) -> bool {
+    pub(super) fn is_id_taken<'a>(
+        &self,
+        id: &IdKey,
+        users: impl IntoIterator<Item = &'a IdKey>,
+    ) -> bool {
         let mut calls = users.into_iter().filter_map(|user| self.by_user.get(user)).flatten();
         calls.any(|ix| self.get(*ix).id.key == *id)
     }
@@ -277,7 +296,7 @@ impl Calls {
     /// # Errors
     ///
     /// The caller has made too many attempts within a minute.
-    pub fn count_attempt(
+    pub(super) fn count_attempt(
         &mut self,
         caller: &IdKey,
         settings: &CallSettings,
@@ -292,7 +311,7 @@ impl Calls {
     /// # Errors
     ///
     /// The limit that is reached.
-    pub fn check_limits<'a>(
+    pub(super) fn check_limits<'a>(
         &mut self,
         caller: &IdKey,
         called: impl IntoIterator<Item = &'a IdKey>,
@@ -316,7 +335,12 @@ impl Calls {
     }
 
     /// Begins a call and lets the called devices ring.
-    pub fn begin(&mut self, new: NewCall<'_>, settings: &CallSettings, now: Instant) -> CallIx {
+    pub(super) fn begin(
+        &mut self,
+        new: NewCall<'_>,
+        settings: &CallSettings,
+        now: Instant,
+    ) -> CallIx {
         let mut call = Call::new(new.id, new.thread, new.is_group, now);
         call.parties.push(Party::caller(new.caller, new.device, new.call_aware));
         call.parties.extend(new.called.into_iter().map(|(user, on)| Party::called(user, on)));
@@ -336,7 +360,7 @@ impl Calls {
 
     /// Sends the caller's repeated call frame or new offer to the ringing devices. A repeated call
     /// frame, but not an offer, restarts the ring timeout.
-    pub fn ring_again(
+    pub(super) fn ring_again(
         &mut self,
         ix: CallIx,
         (frame, is_offer): (&EncodedFrame, bool),
@@ -363,7 +387,7 @@ impl Calls {
     /// Answers a two-party call on this device of the called user, with an answer or with an offer.
     /// The user's other devices stop ringing. Returns false if the caller has lost the connection
     /// and the frame cannot be buffered.
-    pub fn accept_call(
+    pub(super) fn accept_call(
         &mut self,
         ix: CallIx,
         (user, device): (&IdKey, ConnId),
@@ -395,7 +419,7 @@ impl Calls {
     }
 
     /// Marks a call as answered: both descriptions have been exchanged, so ringing cannot time out.
-    pub fn mark_answered(&mut self, ix: CallIx, now: Instant) {
+    pub(super) fn mark_answered(&mut self, ix: CallIx, now: Instant) {
         let call = &mut self.calls[ix as usize];
         call.state = CallState::Active;
         if let Some(ring) = call.ring_timer.take() {
@@ -421,7 +445,12 @@ impl Calls {
 
     /// Makes this the only device on which its user takes part and returns the frames buffered for
     /// that user. The user's other devices are notified that the call was answered elsewhere.
-    pub fn attach_device(&mut self, ix: CallIx, user: &IdKey, device: ConnId) -> Vec<EncodedFrame> {
+    pub(super) fn attach_device(
+        &mut self,
+        ix: CallIx,
+        user: &IdKey,
+        device: ConnId,
+    ) -> Vec<EncodedFrame> {
         let call = &mut self.calls[ix as usize];
         let Some(at) = call.party(user) else {
             debug_assert!(false, "only a party attaches a device");
@@ -447,12 +476,12 @@ impl Calls {
     }
 
     /// Whether the app of at least one party is call-aware (see `Party::call_aware`).
-    pub fn has_call_aware_party(&self, ix: CallIx) -> bool {
+    pub(super) fn has_call_aware_party(&self, ix: CallIx) -> bool {
         self.get(ix).parties.iter().any(|party| party.call_aware)
     }
 
     /// Records that a user's app is call-aware (see `Party::call_aware`).
-    pub fn mark_call_aware(&mut self, ix: CallIx, user: &IdKey) {
+    pub(super) fn mark_call_aware(&mut self, ix: CallIx, user: &IdKey) {
         let call = &mut self.calls[ix as usize];
         if let Some(at) = call.party(user) {
             call.parties[at].call_aware = true;
@@ -462,7 +491,7 @@ impl Calls {
     // ---- group calls
 
     /// Adds a user to a group call on this device; false if the call is full.
-    pub fn join(&mut self, ix: CallIx, user: &Id, device: ConnId, now: Instant) -> bool {
+    pub(super) fn join(&mut self, ix: CallIx, user: &Id, device: ConnId, now: Instant) -> bool {
         let call = &mut self.calls[ix as usize];
         let at = call.party(&user.key);
         let joined = at.is_some_and(|at| call.parties[at].has_joined());
@@ -481,7 +510,7 @@ impl Calls {
     }
 
     /// Records the users who were invited to a group call but had no connection.
-    pub fn set_invited_offline(&mut self, ix: CallIx, users: &[Id]) {
+    pub(super) fn set_invited_offline(&mut self, ix: CallIx, users: &[Id]) {
         self.calls[ix as usize].invited_offline =
             users.iter().map(|user| user.key.clone()).collect();
     }
@@ -489,32 +518,32 @@ impl Calls {
     // ---- status requests, from apps that a push notification has woken
 
     /// Finds the group call with this id to which a user was invited while offline.
-    pub fn find_invited_offline(&self, me: &IdKey, id: &IdKey) -> Option<CallIx> {
+    pub(super) fn find_invited_offline(&self, me: &IdKey, id: &IdKey) -> Option<CallIx> {
         let mut calls = self.calls.iter();
         let found = calls.find(|(_, call)| call.id.key == *id && call.invited_offline.contains(me));
         found.map(|(ix, _)| ix as CallIx)
     }
 
     /// Finds the call with this id, whoever its parties are; of several, the latest.
-    pub fn find_by_id(&self, id: &IdKey) -> Option<CallIx> {
+    pub(super) fn find_by_id(&self, id: &IdKey) -> Option<CallIx> {
         let matching = self.calls.iter().filter(|(_, call)| call.id.key == *id);
         matching.max_by_key(|(_, call)| call.started_at).map(|(ix, _)| ix as CallIx)
     }
 
     /// Finds the latest ended call with this id, whoever its parties were.
-    pub fn find_ended_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+    pub(super) fn find_ended_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.ended_calls.find_by_id(id, now)
     }
 
     // ---- notifications, counts and checks
 
     /// Takes the notifications that have accumulated since the last call.
-    pub fn take_notifications(&mut self) -> Vec<Notification> {
+    pub(super) fn take_notifications(&mut self) -> Vec<Notification> {
         std::mem::take(&mut self.notifications)
     }
 
     /// Returns how many calls ring and how many are answered.
-    pub fn ringing_and_answered(&self) -> [usize; 2] {
+    pub(super) fn ringing_and_answered(&self) -> [usize; 2] {
         let ringing =
             self.calls.iter().filter(|(_, call)| call.reported_state() == CallState::Ringing);
         let ringing = ringing.count();
@@ -522,12 +551,12 @@ impl Calls {
     }
 
     /// Returns how many calls have ended, by reason.
-    pub fn ended_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    pub(super) fn ended_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         EndReason::ALL.into_iter().map(|(_, word)| word).zip(self.ended)
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         let (mut buffered_bytes, mut timers) = (0, 0);
         for (ix, call) in &self.calls {
             call.check_invariants();

@@ -7,10 +7,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 /// A list that usually has one or two entries, which are stored without a heap allocation.
-pub type SmallList<T> = SmallVec<[T; 2]>;
+pub(super) type SmallList<T> = SmallVec<[T; 2]>;
 
 /// Extends a table so that it has an entry for this connection slot.
-pub fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
+pub(super) fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
     let (len, needed) = (table.len(), slot as usize + 1);
     if needed > table.capacity() {
         table.reserve_exact(needed - len + len / 4);
@@ -21,7 +21,7 @@ pub fn ensure_slot<T: Default>(table: &mut Vec<T>, slot: u32) {
 }
 
 /// Inserts an entry and returns its place.
-pub fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
+pub(super) fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
     let len = table.len();
     if len == table.capacity() {
         table.reserve_exact(len / 4 + 4);
@@ -30,7 +30,7 @@ pub fn insert<T>(table: &mut Slab<T>, entry: T) -> u32 {
 }
 
 /// Releases spare memory when a list has shrunk to a quarter of its capacity.
-pub fn shrink<T>(list: &mut SmallList<T>) {
+pub(super) fn shrink<T>(list: &mut SmallList<T>) {
     if list.spilled() && list.len() * 4 <= list.capacity() {
         list.grow(list.len() * 2);
     }

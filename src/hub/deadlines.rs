@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Identifies an entry, to cancel it.
-pub type DeadlineKey = (Instant, u64);
+pub(super) type DeadlineKey = (Instant, u64);
 
 /// Entries ordered by the time when they are due.
 #[derive(Debug)]
-pub struct Deadlines<T> {
+pub(super) struct Deadlines<T> {
     due: BTreeMap<DeadlineKey, T>,
     serial: u64,
 }
@@ -21,31 +21,31 @@ impl<T> Default for Deadlines<T> {
 
 impl<T> Deadlines<T> {
     /// Adds an entry that is due at `at`.
-    pub fn set(&mut self, at: Instant, what: T) -> DeadlineKey {
+    pub(super) fn set(&mut self, at: Instant, what: T) -> DeadlineKey {
         self.serial += 1;
         self.due.insert((at, self.serial), what);
         (at, self.serial)
     }
 
     /// Removes an entry.
-    pub fn cancel(&mut self, key: DeadlineKey) {
+    pub(super) fn cancel(&mut self, key: DeadlineKey) {
         let known = self.due.remove(&key);
         debug_assert!(known.is_some(), "a deadline is cancelled once");
     }
 
     /// Returns the earliest time at which an entry is due.
-    pub fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.due.keys().next().map(|(at, _)| *at)
     }
 
     /// Takes the earliest entry that is due at `now`.
-    pub fn pop_due(&mut self, now: Instant) -> Option<T> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<T> {
         self.next().filter(|at| *at <= now)?;
         self.due.pop_first().map(|(_, what)| what)
     }
 
     /// Returns how many entries are set.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.due.len()
     }
 }

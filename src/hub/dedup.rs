@@ -27,7 +27,7 @@ const FORGET_BATCH: usize = 256;
 
 /// The scope of a `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Sender {
+pub(super) enum Sender {
     /// A user, on any connection.
     User(IdKey),
     /// An anonymous connection.
@@ -36,7 +36,7 @@ pub enum Sender {
 
 /// Identifies a message by its sender and `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DedupKey {
+pub(super) struct DedupKey {
     /// The sender.
     pub sender: Sender,
     /// The `clientId`.
@@ -45,7 +45,7 @@ pub struct DedupKey {
 
 /// Result of [`Dedup::find`].
 #[derive(Debug)]
-pub enum DedupResult {
+pub(super) enum DedupResult {
     /// The message is new.
     New,
     /// A duplicate whose outcome is known.
@@ -74,7 +74,7 @@ struct DedupEntry {
 
 /// Messages in flight and remembered outcomes, by their keys.
 #[derive(Debug, Default)]
-pub struct Dedup {
+pub(super) struct Dedup {
     entries: HashMap<DedupKey, DedupEntry>,
     /// When outcomes expire.
     ends: Deadlines<DedupKey>,
@@ -86,7 +86,7 @@ pub struct Dedup {
 impl Dedup {
     /// Looks up a message that a connection sends. If it is a duplicate of one in flight, the
     /// connection becomes a waiter for the outcome.
-    pub fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
+    pub(super) fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
         let Some(entry) = self.entries.get_mut(key) else { return DedupResult::New };
         match &mut entry.state {
             MessageState::Settled { .. } if entry.accepted_at + TTL <= now => DedupResult::New,
@@ -103,7 +103,7 @@ impl Dedup {
     }
 
     /// Records that a message has been accepted.
-    pub fn insert(&mut self, key: DedupKey, now: Instant) {
+    pub(super) fn insert(&mut self, key: DedupKey, now: Instant) {
         // An expired entry may still be there.
         self.remove(&key);
         let state = MessageState::InFlight(Vec::new());
@@ -112,7 +112,7 @@ impl Dedup {
 
     /// Records the outcome of a message and returns the connections that wait for it. With
     /// `remember` the outcome is kept for later duplicates, otherwise the message is forgotten.
-    pub fn settle(
+    pub(super) fn settle(
         &mut self,
         key: &DedupKey,
         outcome: &EncodedFrame,
@@ -141,17 +141,17 @@ impl Dedup {
     }
 
     /// Whether a connection waits for an outcome.
-    pub fn has(&self, conn: ConnId) -> bool {
+    pub(super) fn has(&self, conn: ConnId) -> bool {
         self.wait_counts.contains_key(&conn)
     }
 
     /// Returns when the next outcome expires.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
     /// Drops some expired outcomes; false if there is none.
-    pub fn forget(&mut self, now: Instant) -> bool {
+    pub(super) fn forget(&mut self, now: Instant) -> bool {
         let due = |this: &mut Self| this.ends.next().is_some_and(|at| at <= now);
         let mut any = false;
         for _ in 0..FORGET_BATCH {
@@ -195,12 +195,12 @@ impl Dedup {
 
     /// How many outcomes are remembered.
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.ends.count()
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         let settled = self.entries.values().filter_map(|entry| match &entry.state {
             MessageState::Settled { outcome, .. } => Some(outcome.len() + ENTRY_OVERHEAD),
             MessageState::InFlight(_) => None,
@@ -225,10 +225,13 @@ mod tests {
     fn remembered_outcomes_are_bounded_by_count_and_bytes() {
         let now = Instant::now();
         let conn = ConnId { slot: 0, serial: 1 };
-        let key =
-            |id: u64| DedupKey { sender: Sender::User(IdKey::Number(2)), client_id: IdKey::Number(id) };
-        let is_known =
-            |dedup: &mut Dedup, id| matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_));
+        let key = |id: u64| DedupKey {
+            sender: Sender::User(IdKey::Number(2)),
+            client_id: IdKey::Number(id),
+        };
+        let is_known = |dedup: &mut Dedup, id| {
+            matches!(dedup.find(&key(id), conn, now), DedupResult::Outcome(_))
+        };
         for (bytes, kept) in [(100, 20_000), (64 << 10, 255), (17 << 20, 0)] {
             let mut dedup = Dedup::default();
             let frame: EncodedFrame = vec![0; bytes].into();

@@ -70,7 +70,7 @@ pub enum SiteState {
 }
 
 /// Returns the error for a message that is not in its thread after the site failed.
-pub fn not_in_thread() -> ClientError {
+pub(super) fn not_in_thread() -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         "The message was not stored: the site failed, and the message is not in the thread. \
@@ -80,7 +80,7 @@ pub fn not_in_thread() -> ClientError {
 
 /// Returns the error for a duplicate when too many wait already. It says nothing about the outcome
 /// of the message, which may be stored.
-pub fn too_many_repeats() -> ClientError {
+pub(super) fn too_many_repeats() -> ClientError {
     ClientError::new(
         ErrorCode::Overloaded,
         "This message is already being sent, and too many duplicates wait for its outcome. \
@@ -192,7 +192,7 @@ impl Failure {
 }
 
 /// Returns the error for a client that exceeds its limit of frames.
-pub fn rate_limited() -> ClientError {
+pub(super) fn rate_limited() -> ClientError {
     ClientError::new(
         ErrorCode::RateLimited,
         "You send too many frames: this one was ignored. Slow down and send it again in a \

@@ -9,21 +9,21 @@ use zeroize::Zeroizing;
 use super::interface::ConnId;
 
 /// A held frame. It may contain a token, so `Debug` shows its length only and it is zeroed on drop.
-pub struct HeldText(Zeroizing<Box<str>>);
+pub(super) struct HeldText(Zeroizing<Box<str>>);
 
 impl HeldText {
     /// Copies the text of a frame.
-    pub fn new(text: &str) -> HeldText {
+    pub(super) fn new(text: &str) -> HeldText {
         HeldText(Zeroizing::new(text.into()))
     }
 
     /// Returns the text.
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Returns the length in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.0.len()
     }
 }
@@ -74,7 +74,7 @@ impl FrameUsage {
 
 /// How many frames and bytes are held now: in all, per connection and per user.
 #[derive(Debug, Default)]
-pub struct HeldFrames {
+pub(super) struct HeldFrames {
     all: FrameUsage,
     /// By slot, with the serial of the connection that is counted.
     per_slot: Vec<(u32, FrameUsage)>,
@@ -83,7 +83,7 @@ pub struct HeldFrames {
 
 impl HeldFrames {
     /// Whether there is room for a frame. `user` is the connection's user, if it is known.
-    pub fn has_room(
+    pub(super) fn has_room(
         &self,
         conn: ConnId,
         user: Option<u64>,
@@ -105,13 +105,13 @@ impl HeldFrames {
     }
 
     /// Whether a frame of this connection is held.
-    pub fn has(&self, conn: ConnId) -> bool {
+    pub(super) fn has(&self, conn: ConnId) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
         own.is_some_and(|(serial, usage)| *serial == conn.serial && usage.frames > 0)
     }
 
     /// Counts a held frame; false if there is no room.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         conn: ConnId,
         user: Option<u64>,
@@ -138,7 +138,7 @@ impl HeldFrames {
     }
 
     /// Stops counting a held frame, even if its connection has closed.
-    pub fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
+    pub(super) fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
         self.all.remove(bytes);
         if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.by_user.entry(user)) {
             of_user.get_mut().remove(bytes);
@@ -154,7 +154,7 @@ impl HeldFrames {
     }
 
     /// Returns how many frames are held.
-    pub fn frames(&self) -> usize {
+    pub(super) fn frames(&self) -> usize {
         self.all.frames
     }
 }

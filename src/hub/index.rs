@@ -11,26 +11,26 @@ use crate::protocol::IdKey;
 
 /// Places of a table's entries by their keys.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(super) struct Index {
     entries: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl Index {
     /// Returns the place of this key's entry.
-    pub fn find<'a>(&self, key: &IdKey, key_at: impl Fn(u32) -> &'a IdKey) -> Option<u32> {
+    pub(super) fn find<'a>(&self, key: &IdKey, key_at: impl Fn(u32) -> &'a IdKey) -> Option<u32> {
         let found = self.entries.find(hash(&self.hasher, key), |ix| key_at(*ix) == key);
         found.copied()
     }
 
     /// Adds the place of a key that is not in the index.
-    pub fn insert<'a>(&mut self, ix: u32, key_at: impl Fn(u32) -> &'a IdKey) {
+    pub(super) fn insert<'a>(&mut self, ix: u32, key_at: impl Fn(u32) -> &'a IdKey) {
         let hash_at = |ix: &u32| hash(&self.hasher, key_at(*ix));
         self.entries.insert_unique(hash_at(&ix), ix, hash_at);
     }
 
     /// Removes a key.
-    pub fn remove(&mut self, ix: u32, key: &IdKey) {
+    pub(super) fn remove(&mut self, ix: u32, key: &IdKey) {
         let found = self.entries.find_entry(hash(&self.hasher, key), |other| *other == ix);
         debug_assert!(found.is_ok(), "an entry is removed once");
         if let Ok(found) = found {
@@ -39,7 +39,7 @@ impl Index {
     }
 
     /// Returns how many entries there are.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.entries.len()
     }
 }

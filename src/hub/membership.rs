@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::held_frames::HeldText;
 use super::interface::{ConnId, Stored};
 use crate::protocol::credential::Credential;
-pub use participants::Held;
+pub(super) use participants::Held;
 use participants::{ParticipantList, ParticipantQuery, TOO_LARGE_TTL, ThreadRecord};
 
 /// Maximum age of a list that is used while the site does not answer.
@@ -34,7 +34,7 @@ const PARTICIPANTS_MAX: usize = 2_000_000;
 
 /// Whether a user is a member of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(super) enum Access {
     /// The user is a member.
     Member,
     /// The user is a member, and the list should be renewed soon.
@@ -49,7 +49,7 @@ pub enum Access {
 
 /// Participant lists of all threads, queries for them, and what waits for the answers.
 #[derive(Debug)]
-pub struct Membership {
+pub(super) struct Membership {
     list_ttl: Duration,
     records: HashMap<u64, ThreadRecord>,
     by_age: BTreeMap<u64, u64>,
@@ -67,13 +67,13 @@ pub struct Membership {
 
 impl Membership {
     /// Changes how long lists are valid, including those already in the table.
-    pub fn set_list_ttl(&mut self, list_ttl: Duration) {
+    pub(super) fn set_list_ttl(&mut self, list_ttl: Duration) {
         self.list_ttl = list_ttl;
     }
 
     /// Creates an empty table whose lists are valid for `list_ttl`. `index_users` enables
     /// [`Membership::threads_of`].
-    pub fn new(list_ttl: Duration, index_users: bool) -> Membership {
+    pub(super) fn new(list_ttl: Duration, index_users: bool) -> Membership {
         Membership {
             list_ttl,
             records: HashMap::new(),
@@ -88,7 +88,7 @@ impl Membership {
     }
 
     /// Returns whether a user is a member of a thread, now and for `ahead` from now.
-    pub fn access(&self, thread: u64, user: u64, now: Instant, ahead: Duration) -> Access {
+    pub(super) fn access(&self, thread: u64, user: u64, now: Instant, ahead: Duration) -> Access {
         let Some(record) = self.records.get(&thread) else {
             return Access::Unknown;
         };
@@ -115,25 +115,25 @@ impl Membership {
     }
 
     /// Whether the list is recent enough to deliver a message to the thread's subscribers.
-    pub fn is_current(&self, thread: u64, now: Instant) -> bool {
+    pub(super) fn is_current(&self, thread: u64, now: Instant) -> bool {
         let list_ttl = if self.outage { OUTAGE_MAX_AGE } else { self.list_ttl };
         self.list(thread).is_some_and(|list| list.age(now) <= list_ttl)
     }
 
     /// Records that the site has answered any request, which ends an outage.
-    pub fn note_site_answer(&mut self) {
+    pub(super) fn note_site_answer(&mut self) {
         (self.last_unanswered, self.outage) = (None, false);
     }
 
     /// Records that the site has not answered this user's query. An outage begins when that happens
     /// to two users in a row: a failure for one user may have other reasons.
-    pub fn note_site_failure(&mut self, user: u64) {
+    pub(super) fn note_site_failure(&mut self, user: u64) {
         self.outage |= self.last_unanswered.is_some_and(|other| other != user);
         self.last_unanswered = Some(user);
     }
 
     /// Whether a frame of this connection waits for the list of a thread.
-    pub fn has_held_frame(&self, thread: u64, conn: ConnId) -> bool {
+    pub(super) fn has_held_frame(&self, thread: u64, conn: ConnId) -> bool {
         let held = self.records.get(&thread).map(|record| &record.held);
         held.into_iter()
             .flatten()
@@ -141,36 +141,36 @@ impl Membership {
     }
 
     /// Returns the thread for which the latest held frame of a connection waits.
-    pub fn last_held_thread(&self, conn: ConnId) -> Option<u64> {
+    pub(super) fn last_held_thread(&self, conn: ConnId) -> Option<u64> {
         self.held_by_connection.get(&conn)?.last().copied()
     }
 
     /// Whether a user may have joined a thread since its list was made.
-    pub fn can_have_joined(&self, thread: u64, user: u64, now: Instant) -> bool {
+    pub(super) fn can_have_joined(&self, thread: u64, user: u64, now: Instant) -> bool {
         self.list(thread).is_some_and(|list| !list.has(user) && list.age(now) > RECHECK_MIN_AGE)
     }
 
     /// Whether the last list has this user, whatever its age.
-    pub fn is_member(&self, thread: u64, user: u64) -> bool {
+    pub(super) fn is_member(&self, thread: u64, user: u64) -> bool {
         self.list(thread).is_some_and(|list| list.has(user))
     }
 
     /// Whether the last list has both users and is recent enough to be used in an outage.
-    pub fn has_recent_members(&self, thread: u64, users: [u64; 2], now: Instant) -> bool {
+    pub(super) fn has_recent_members(&self, thread: u64, users: [u64; 2], now: Instant) -> bool {
         let last = self.list(thread).filter(|list| list.age(now) <= OUTAGE_MAX_AGE);
         last.is_some_and(|list| users.iter().all(|user| list.has(*user)))
     }
 
     /// Returns why the site has not answered, if this user's query for the list failed a moment
     /// ago.
-    pub fn failure(&self, thread: u64, user: u64, now: Instant) -> Option<Failure> {
+    pub(super) fn failure(&self, thread: u64, user: u64, now: Instant) -> Option<Failure> {
         self.records.get(&thread)?.failure_of(user, now)
     }
 
     // ---- queries
 
     /// Requests the list with a participant's credential; false if a query is pending already.
-    pub fn request_list(&mut self, thread: u64, user: u64, credential: &Credential) -> bool {
+    pub(super) fn request_list(&mut self, thread: u64, user: u64, credential: &Credential) -> bool {
         let record = self.record(thread);
         let new = record.query.is_none();
         if new {
@@ -182,7 +182,7 @@ impl Membership {
 
     /// Marks the pending query as sent and returns its credential; `None` if it was already sent or
     /// has been cancelled.
-    pub fn begin_query(&mut self, thread: u64, now: RequestTime) -> Option<Credential> {
+    pub(super) fn begin_query(&mut self, thread: u64, now: RequestTime) -> Option<Credential> {
         let query = self.records.get_mut(&thread)?.query.as_mut()?;
         if query.asked_at.is_some() {
             return None;
@@ -192,7 +192,7 @@ impl Membership {
     }
 
     /// Records the site's answer and returns the user and credential of the query.
-    pub fn record_answer(
+    pub(super) fn record_answer(
         &mut self,
         thread: u64,
         result: Result<Box<[u64]>, Failure>,
@@ -255,7 +255,7 @@ impl Membership {
 
     /// Stores a list that was valid at `asked_at` or later. It is ignored if the current list was
     /// requested later.
-    pub fn set_list(&mut self, thread: u64, users: Box<[u64]>, asked_at: RequestTime) {
+    pub(super) fn set_list(&mut self, thread: u64, users: Box<[u64]>, asked_at: RequestTime) {
         let record = self.record(thread);
         record.too_large = None;
         if record.list.as_ref().is_some_and(|list| list.asked_at.request_id > asked_at.request_id) {
@@ -281,7 +281,7 @@ impl Membership {
     }
 
     /// Holds a frame or message until the list arrives.
-    pub fn hold(&mut self, thread: u64, held: Held) {
+    pub(super) fn hold(&mut self, thread: u64, held: Held) {
         if let Held::Frame { conn, .. } = &held {
             self.held_by_connection.entry(*conn).or_default().push(thread);
         }
@@ -289,7 +289,7 @@ impl Membership {
     }
 
     /// Takes everything that waits for the list, in order.
-    pub fn release_held(&mut self, thread: u64) -> VecDeque<Held> {
+    pub(super) fn release_held(&mut self, thread: u64) -> VecDeque<Held> {
         let held = self.records.get_mut(&thread).map(|record| std::mem::take(&mut record.held));
         let held = held.unwrap_or_default();
         for held in &held {
@@ -302,7 +302,7 @@ impl Membership {
 
     /// Removes the held frames of a connection, and queued queries that nothing else waits for.
     /// Returns the frames.
-    pub fn close(&mut self, conn: ConnId) -> Vec<(u64, HeldText)> {
+    pub(super) fn close(&mut self, conn: ConnId) -> Vec<(u64, HeldText)> {
         let mut frames = Vec::new();
         let mut threads = self.held_by_connection.remove(&conn).unwrap_or_default();
         threads.sort_unstable();
@@ -325,17 +325,17 @@ impl Membership {
     }
 
     /// Whether a query for a thread is queued and has not been sent.
-    pub fn is_queued(&self, thread: u64) -> bool {
+    pub(super) fn is_queued(&self, thread: u64) -> bool {
         self.records.get(&thread).is_some_and(ThreadRecord::is_queued)
     }
 
     /// Whether a query for a thread is queued or in flight.
-    pub fn has_query(&self, thread: u64) -> bool {
+    pub(super) fn has_query(&self, thread: u64) -> bool {
         self.records.get(&thread).is_some_and(|record| record.query.is_some())
     }
 
     /// Whether there is a list for a thread, whatever its age.
-    pub fn has_list(&self, thread: u64) -> bool {
+    pub(super) fn has_list(&self, thread: u64) -> bool {
         self.list(thread).is_some()
     }
 
@@ -351,7 +351,10 @@ impl Membership {
     }
 
     /// Takes the stored messages for which this answer is the final one.
-    pub fn release_own_messages(&mut self, thread: u64) -> Vec<Box<(PendingMessage, Stored)>> {
+    pub(super) fn release_own_messages(
+        &mut self,
+        thread: u64,
+    ) -> Vec<Box<(PendingMessage, Stored)>> {
         let mut own = Vec::new();
         for held in self.release_held(thread) {
             match held {
@@ -363,7 +366,7 @@ impl Membership {
     }
 
     /// Takes all held messages, ordered by thread.
-    pub fn take_messages(&mut self) -> Vec<Box<(PendingMessage, Stored)>> {
+    pub(super) fn take_messages(&mut self) -> Vec<Box<(PendingMessage, Stored)>> {
         let mut threads: Vec<u64> = self.records.keys().copied().collect();
         // The order of a hash map differs between runs.
         threads.sort_unstable();
@@ -381,13 +384,13 @@ impl Membership {
     }
 
     /// Returns the threads whose last list has this user; empty without the index.
-    pub fn threads_of(&self, user: u64) -> &[u64] {
+    pub(super) fn threads_of(&self, user: u64) -> &[u64] {
         let threads = self.threads_of.as_ref().and_then(|index| index.get(&user));
         threads.map_or(&[], Vec::as_slice)
     }
 
     /// Returns the participants on the last list of a thread.
-    pub fn participants(&self, thread: u64) -> &[u64] {
+    pub(super) fn participants(&self, thread: u64) -> &[u64] {
         self.list(thread).map_or(&[], |list| &list.users)
     }
 
@@ -442,12 +445,12 @@ impl Membership {
 
     /// Returns how many threads have a record.
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.records.len()
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert_eq!(self.records.len(), self.by_age.len());
         let lists = || self.records.values().filter_map(|record| record.list.as_ref());
         assert_eq!(self.participants, lists().map(|list| list.users.len()).sum::<usize>());

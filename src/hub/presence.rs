@@ -50,7 +50,7 @@ impl UserRef {
 
 /// All users who are online.
 #[derive(Debug, Default)]
-pub struct Presence {
+pub(super) struct Presence {
     index: Index,
     users: Slab<User>,
     user_refs: Vec<Option<UserRef>>,
@@ -61,13 +61,13 @@ pub struct Presence {
 
 impl Presence {
     /// Reserves the slot of a new connection.
-    pub fn open(&mut self, conn: ConnId) {
+    pub(super) fn open(&mut self, conn: ConnId) {
         capacity::ensure_slot(&mut self.user_refs, conn.slot);
         debug_assert!(self.user_refs[conn.slot as usize].is_none(), "a new slot is empty");
     }
 
     /// Assigns an anonymous connection to a user; true if the user was offline.
-    pub fn connect_user(&mut self, conn: ConnId, id: &Id) -> bool {
+    pub(super) fn connect_user(&mut self, conn: ConnId, id: &Id) -> bool {
         let (ix, first) = match self.find_ix(&id.key) {
             Some(ix) => (ix, false),
             None => {
@@ -87,7 +87,7 @@ impl Presence {
     }
 
     /// Removes a connection from its user. If it was the last one, the grace period begins.
-    pub fn disconnect(&mut self, conn: ConnId, now: Instant, grace: Duration) {
+    pub(super) fn disconnect(&mut self, conn: ConnId, now: Instant, grace: Duration) {
         let Some(user_ref) = self.user_refs[conn.slot as usize].take() else {
             return;
         };
@@ -102,7 +102,7 @@ impl Presence {
 
     /// Removes and returns one user whose grace period ends by `now`, or earlier if too many users
     /// have one. Returns `None` when there are no more.
-    pub fn pop_departed(&mut self, now: Instant) -> Option<Id> {
+    pub(super) fn pop_departed(&mut self, now: Instant) -> Option<Id> {
         let too_many = self.grace_deadlines.count() > GRACES_MAX;
         let until = if too_many { self.grace_deadlines.next()? } else { now };
         let ix = self.grace_deadlines.pop_due(until)?;
@@ -113,37 +113,37 @@ impl Presence {
     }
 
     /// Returns the user of a connection, in the form in which the connection wrote the id.
-    pub fn user_of(&self, conn: ConnId) -> Option<Id> {
+    pub(super) fn user_of(&self, conn: ConnId) -> Option<Id> {
         let user_ref = self.user_refs[conn.slot as usize]?;
         let key = self.users[user_ref.user() as usize].id.key.clone();
         Some(Id { key, quoted: user_ref.quoted() })
     }
 
     /// Returns the site's number of a connection's user.
-    pub fn number_of(&self, conn: ConnId) -> Option<u64> {
+    pub(super) fn number_of(&self, conn: ConnId) -> Option<u64> {
         let user_ref = self.user_refs[conn.slot as usize]?;
         self.users[user_ref.user() as usize].id.site_number()
     }
 
     /// Whether a connection has a user; otherwise it is anonymous.
-    pub fn is_identified(&self, conn: ConnId) -> bool {
+    pub(super) fn is_identified(&self, conn: ConnId) -> bool {
         self.user_refs[conn.slot as usize].is_some()
     }
 
     /// Records whether a connection writes its user's id as a string.
-    pub fn set_quoted(&mut self, conn: ConnId, quoted: bool) {
+    pub(super) fn set_quoted(&mut self, conn: ConnId, quoted: bool) {
         if let Some(user_ref) = &mut self.user_refs[conn.slot as usize] {
             *user_ref = UserRef::new(user_ref.user(), quoted);
         }
     }
 
     /// Returns this user's id if the user is online.
-    pub fn find(&self, user: &IdKey) -> Option<&Id> {
+    pub(super) fn find(&self, user: &IdKey) -> Option<&Id> {
         self.find_ix(user).map(|ix| &self.users[ix as usize].id)
     }
 
     /// Returns a user's connections.
-    pub fn conns_of(&self, user: &IdKey) -> &[ConnId] {
+    pub(super) fn conns_of(&self, user: &IdKey) -> &[ConnId] {
         match self.find_ix(user) {
             Some(ix) => &self.users[ix as usize].conns,
             None => &[],
@@ -151,18 +151,18 @@ impl Presence {
     }
 
     /// Returns how many users are online.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.users.len()
     }
 
     /// Lists all users who are online, including those in their grace period, in no particular
     /// order.
-    pub fn online(&self) -> impl Iterator<Item = &Id> {
+    pub(super) fn online(&self) -> impl Iterator<Item = &Id> {
         self.users.iter().map(|(_, user)| &user.id)
     }
 
     /// Returns the users of these connections, each once, in the order of the connections.
-    pub fn users_among(&self, conns: impl Iterator<Item = ConnId>) -> Vec<&Id> {
+    pub(super) fn users_among(&self, conns: impl Iterator<Item = ConnId>) -> Vec<&Id> {
         let mut seen = vec![false; self.users.capacity()];
         let mut ids = Vec::new();
         for user_ref in conns.filter_map(|conn| self.user_refs[conn.slot as usize]) {
@@ -174,7 +174,7 @@ impl Presence {
     }
 
     /// Returns when the next grace period ends.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.grace_deadlines.next()
     }
 
@@ -183,7 +183,7 @@ impl Presence {
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert_eq!(self.index.count(), self.users.len());
         for (ix, user) in &self.users {
             let ix = ix as UserIx;

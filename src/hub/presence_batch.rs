@@ -18,7 +18,7 @@ const BATCH_BYTES_MAX: usize = 32 * 1024;
 
 /// The current window and the batch of events collected in it.
 #[derive(Debug, Default)]
-pub struct PresenceBatch {
+pub(super) struct PresenceBatch {
     window_ends: Option<Instant>,
     /// Deliveries sent at once in this window.
     sent: usize,
@@ -28,7 +28,7 @@ pub struct PresenceBatch {
 
 /// How to send an event that was pushed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Dispatch {
+pub(super) enum Dispatch {
     /// Send this event at once.
     Immediate,
     /// Send the whole batch, which includes this event, because it is large.
@@ -39,7 +39,12 @@ pub enum Dispatch {
 
 impl PresenceBatch {
     /// Adds an event that goes to this many connections.
-    pub fn push(&mut self, frame: &EncodedFrame, subscribers: usize, now: Instant) -> Dispatch {
+    pub(super) fn push(
+        &mut self,
+        frame: &EncodedFrame,
+        subscribers: usize,
+        now: Instant,
+    ) -> Dispatch {
         // An event must not overtake the batch.
         if self.buffer.is_empty() {
             if self.window_ends.is_none_or(|end| end <= now) {
@@ -58,7 +63,7 @@ impl PresenceBatch {
     }
 
     /// Takes the batch if the window has ended.
-    pub fn take_due(&mut self, now: Instant) -> Option<EncodedFrame> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<EncodedFrame> {
         self.next_deadline().filter(|at| *at <= now)?;
         Some(self.take(now))
     }
@@ -71,7 +76,7 @@ impl PresenceBatch {
     }
 
     /// Returns when the batch is due.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.window_ends.filter(|_| !self.buffer.is_empty())
     }
 }

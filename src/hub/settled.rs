@@ -14,7 +14,7 @@ const SETTLED_MAX: usize = 10_000;
 
 /// When a message became the outcome of a request, relative to a later post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SettledWhen {
+pub(super) enum SettledWhen {
     /// Never, as far as is known.
     Never,
     /// It, or a newer message, was settled before the post was sent to the site.
@@ -33,7 +33,7 @@ struct Newest {
 
 /// The newest settled message by thread and sender.
 #[derive(Debug, Default)]
-pub struct Settled {
+pub(super) struct Settled {
     last: HashMap<(u64, IdKey), Newest>,
     by_age: BTreeMap<u64, (u64, IdKey)>,
     last_age: u64,
@@ -42,7 +42,13 @@ pub struct Settled {
 impl Settled {
     /// Records that a message is the outcome of one of its sender's posts. `last_request` is the
     /// latest request so far.
-    pub fn note(&mut self, thread: u64, sender: &IdKey, message: u64, last_request: RequestId) {
+    pub(super) fn note(
+        &mut self,
+        thread: u64,
+        sender: &IdKey,
+        message: u64,
+        last_request: RequestId,
+    ) {
         let key = (thread, sender.clone());
         let newest = match self.last.remove(&key) {
             Some(last) => {
@@ -62,7 +68,7 @@ impl Settled {
     }
 
     /// Tells whether a message was settled before or after the request `post` was sent.
-    pub fn settled_when(
+    pub(super) fn settled_when(
         &self,
         thread: u64,
         sender: &IdKey,
@@ -79,7 +85,7 @@ impl Settled {
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert!(self.last.len() <= SETTLED_MAX && self.last.len() == self.by_age.len());
         assert!(self.by_age.iter().all(|(age, key)| self.last[key].age == *age));
     }
@@ -101,6 +107,9 @@ mod tests {
         assert_eq!(settled.settled_when(11, &alice, 5, RequestId(2)), SettledWhen::BeforePost);
         assert_eq!(settled.settled_when(11, &alice, 5, RequestId(1)), SettledWhen::AfterPost);
         assert_eq!(settled.settled_when(11, &alice, 6, RequestId(2)), SettledWhen::Never);
-        assert_eq!(settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)), SettledWhen::Never);
+        assert_eq!(
+            settled.settled_when(11, &IdKey::Number(3), 5, RequestId(2)),
+            SettledWhen::Never
+        );
     }
 }

@@ -11,7 +11,7 @@ use super::interface::RequestId;
 
 /// A query to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SiteQuery {
+pub(super) enum SiteQuery {
     /// The user of this credential.
     Proof(ProofIx),
     /// The participants of this thread.
@@ -21,7 +21,7 @@ pub enum SiteQuery {
 /// Queued queries and queries in flight. The caller queues a credential or thread only once, so
 /// there are never more queries than credentials and threads that wait for an answer.
 #[derive(Debug, Default)]
-pub struct SiteQueries {
+pub(super) struct SiteQueries {
     proofs: VecDeque<ProofIx>,
     /// The threads queued by each user. Users take turns, so one account cannot fill the queue.
     threads: HashMap<u64, VecDeque<u64>>,
@@ -33,12 +33,12 @@ pub struct SiteQueries {
 
 impl SiteQueries {
     /// Queues a query about a credential.
-    pub fn push_proof(&mut self, proof: ProofIx) {
+    pub(super) fn push_proof(&mut self, proof: ProofIx) {
         self.proofs.push_back(proof);
     }
 
     /// Queues a query for the participants of a thread, on behalf of this user.
-    pub fn push_participants(&mut self, thread: u64, user: u64) {
+    pub(super) fn push_participants(&mut self, thread: u64, user: u64) {
         let threads = self.threads.entry(user).or_default();
         if threads.is_empty() {
             self.users.push_back(user);
@@ -47,14 +47,14 @@ impl SiteQueries {
     }
 
     /// Removes a queued credential for which no connection waits any more.
-    pub fn remove_proof(&mut self, proof: ProofIx) {
+    pub(super) fn remove_proof(&mut self, proof: ProofIx) {
         if let Some(at) = self.proofs.iter().position(|other| *other == proof) {
             self.proofs.remove(at);
         }
     }
 
     /// Removes a user's queued threads for which `keep` is false.
-    pub fn retain_threads(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
+    pub(super) fn retain_threads(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
         if let Some(threads) = self.threads.get_mut(&user) {
             threads.retain(|thread| keep(*thread));
             if threads.is_empty() {
@@ -77,7 +77,7 @@ impl SiteQueries {
     }
 
     /// Takes the next query to send, if fewer than `max_in_flight` are in flight.
-    pub fn next(&mut self, max_in_flight: usize) -> Option<SiteQuery> {
+    pub(super) fn next(&mut self, max_in_flight: usize) -> Option<SiteQuery> {
         if self.in_flight.len() >= max_in_flight {
             return None;
         }
@@ -91,17 +91,17 @@ impl SiteQueries {
     }
 
     /// Records that a query has been sent.
-    pub fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
+    pub(super) fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
         self.in_flight.insert(request, query);
     }
 
     /// Takes a query that was answered; `None` if there is no such request.
-    pub fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
+    pub(super) fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
         self.in_flight.remove(&request)
     }
 
     /// Returns how many queries are queued or in flight.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.in_flight.len()
             + self.proofs.len()
             + self.threads.values().map(VecDeque::len).sum::<usize>()

@@ -17,11 +17,11 @@ use crate::protocol::server::EncodedFrame;
 use crate::protocol::{Id, IdKey};
 
 /// Index of a thread in the table, valid while the thread has a subscriber or a typist.
-pub type ThreadIx = u32;
+pub(super) type ThreadIx = u32;
 
 /// A connection that has joined a thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Subscriber {
+pub(super) struct Subscriber {
     /// The connection.
     pub conn: ConnId,
 }
@@ -42,7 +42,7 @@ type TypistIx = u32;
 /// another one. So the fields that a repeat needs come first and share one cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Typist {
+pub(super) struct Typist {
     /// The connection that sent `typing` last.
     pub conn: ConnId,
     key: IdKey,
@@ -62,7 +62,7 @@ pub struct Typist {
 
 impl Typist {
     /// Returns the thread, in the form in which the client wrote its id.
-    pub fn thread(&self) -> Id {
+    pub(super) fn thread(&self) -> Id {
         Id { key: self.key.clone(), quoted: self.quoted }
     }
 
@@ -86,7 +86,7 @@ struct Thread {
 
 /// Result of [`Threads::start_typing`].
 #[derive(Debug)]
-pub struct TypingStart {
+pub(super) struct TypingStart {
     /// The thread.
     pub thread_ix: ThreadIx,
     /// A typist of the same connection in another thread who stopped, because a connection may type
@@ -96,7 +96,7 @@ pub struct TypingStart {
 
 /// Result of [`Threads::join`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum JoinResult {
+pub(super) enum JoinResult {
     /// The connection has joined now.
     New,
     /// The connection had joined before.
@@ -109,7 +109,7 @@ pub enum JoinResult {
 
 /// All threads that have a subscriber or a typist.
 #[derive(Debug, Default)]
-pub struct Threads {
+pub(super) struct Threads {
     index: Index,
     threads: Slab<Thread>,
     /// The threads that each connection has joined.
@@ -130,7 +130,7 @@ const TYPING_THREADS_MAX: usize = 8;
 
 impl Threads {
     /// Reserves the slot of a new connection.
-    pub fn open(&mut self, conn: ConnId) {
+    pub(super) fn open(&mut self, conn: ConnId) {
         capacity::ensure_slot(&mut self.joins, conn.slot);
         capacity::ensure_slot(&mut self.last_typist, conn.slot);
         debug_assert!(self.joins_of(conn).is_empty(), "a new slot is empty");
@@ -138,7 +138,7 @@ impl Threads {
 
     /// Subscribes a connection to a thread, if it has joined fewer than `max` threads and the
     /// server has fewer than `threads_max`.
-    pub fn join(
+    pub(super) fn join(
         &mut self,
         conn: ConnId,
         key: &IdKey,
@@ -164,7 +164,7 @@ impl Threads {
     }
 
     /// Unsubscribes a connection from a thread; false if it had not joined.
-    pub fn leave(&mut self, conn: ConnId, key: &IdKey) -> bool {
+    pub(super) fn leave(&mut self, conn: ConnId, key: &IdKey) -> bool {
         let Some(thread) = self.find(key) else {
             return false;
         };
@@ -178,7 +178,7 @@ impl Threads {
 
     /// Unsubscribes a connection from the thread that is last in its list and returns it; `None`
     /// when there are no more.
-    pub fn leave_last(&mut self, conn: ConnId) -> Option<IdKey> {
+    pub(super) fn leave_last(&mut self, conn: ConnId) -> Option<IdKey> {
         let thread = self.joins_of(conn).last()?.thread;
         let key = self.threads[thread as usize].key.clone();
         self.leave(conn, &key);
@@ -186,7 +186,7 @@ impl Threads {
     }
 
     /// Unsubscribes a connection from all threads. Its typing must have been stopped before.
-    pub fn close(&mut self, conn: ConnId) {
+    pub(super) fn close(&mut self, conn: ConnId) {
         debug_assert!(self.typists_on(conn).next().is_none());
         while let Some(join) = self.joins_of(conn).last() {
             let thread = join.thread;
@@ -196,22 +196,22 @@ impl Threads {
     }
 
     /// Finds a thread that has a subscriber or a typist.
-    pub fn find(&self, key: &IdKey) -> Option<ThreadIx> {
+    pub(super) fn find(&self, key: &IdKey) -> Option<ThreadIx> {
         self.index.find(key, |ix| &self.threads[ix as usize].key)
     }
 
     /// Whether a connection has joined a thread.
-    pub fn is_subscribed(&self, conn: ConnId, key: &IdKey) -> bool {
+    pub(super) fn is_subscribed(&self, conn: ConnId, key: &IdKey) -> bool {
         self.find(key).is_some_and(|thread| self.is_subscribed_at(conn, thread))
     }
 
     /// Returns the subscribers of a thread.
-    pub fn subscribers(&self, key: &IdKey) -> &[Subscriber] {
+    pub(super) fn subscribers(&self, key: &IdKey) -> &[Subscriber] {
         self.find(key).map_or(&[], |thread| self.subscribers_at(thread))
     }
 
     /// Returns the subscribers of the thread at this index, which must be valid.
-    pub fn subscribers_at(&self, thread: ThreadIx) -> &[Subscriber] {
+    pub(super) fn subscribers_at(&self, thread: ThreadIx) -> &[Subscriber] {
         &self.threads[thread as usize].subscribers
     }
 
@@ -220,7 +220,7 @@ impl Threads {
     /// the thread's id in another form, or if no frame is cached.
     ///
     /// This is the hot path of `typing`: it reads only the typist's first cache line.
-    pub fn renew_typing(
+    pub(super) fn renew_typing(
         &mut self,
         conn: ConnId,
         thread: &Id,
@@ -237,7 +237,7 @@ impl Threads {
     }
 
     /// Starts or extends typing, which ends at `until` unless it is repeated.
-    pub fn start_typing(
+    pub(super) fn start_typing(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
@@ -270,7 +270,7 @@ impl Threads {
 
     /// Caches the `typing` frame of a connection for repeats. It holds the ids of user and thread
     /// in the forms in which the connection wrote them.
-    pub fn cache_typing_frame(
+    pub(super) fn cache_typing_frame(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
@@ -287,7 +287,7 @@ impl Threads {
 
     /// Drops the cached `typing` frames of a connection, because it now writes its user's id in
     /// another form.
-    pub fn clear_typing_frames(&mut self, conn: ConnId) {
+    pub(super) fn clear_typing_frames(&mut self, conn: ConnId) {
         let typing: Vec<TypistIx> = self.typists_on(conn).collect();
         for ix in typing {
             self.typists[ix as usize].frame = None;
@@ -333,7 +333,7 @@ impl Threads {
 
     /// Ends the typing of a user, or of this anonymous connection, in a thread; `None` if there was
     /// none.
-    pub fn stop_typing(
+    pub(super) fn stop_typing(
         &mut self,
         conn: ConnId,
         user: Option<&Id>,
@@ -346,20 +346,20 @@ impl Threads {
 
     /// Ends the typing of this connection in a thread; `None` if it does not type there, even if
     /// another device of the same user does.
-    pub fn stop_typing_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
+    pub(super) fn stop_typing_here(&mut self, conn: ConnId, thread: &IdKey) -> Option<Typist> {
         let thread_ix = self.find(thread)?;
         let ix = self.find_typist(thread_ix, |typist| typist.conn == conn)?;
         Some(self.stop(ix))
     }
 
     /// Ends the latest typing of this connection; `None` when there are no more.
-    pub fn stop_one_typing(&mut self, conn: ConnId) -> Option<Typist> {
+    pub(super) fn stop_one_typing(&mut self, conn: ConnId) -> Option<Typist> {
         let ix = self.typists_on(conn).next_back()?;
         Some(self.stop(ix))
     }
 
     /// Ends one typing whose time is over at `now`; `None` when there are no more.
-    pub fn pop_typing_timeout(&mut self, now: Instant) -> Option<Typist> {
+    pub(super) fn pop_typing_timeout(&mut self, now: Instant) -> Option<Typist> {
         while let Some(ix) = self.typing_deadlines.pop_due(now) {
             // A typist and its deadline are removed together, so the typist exists.
             let typist = &mut self.typists[ix as usize];
@@ -372,12 +372,12 @@ impl Threads {
     }
 
     /// Returns when the next typing timeout has to be checked.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.typing_deadlines.next()
     }
 
     /// Returns how many threads have a subscriber or a typist.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.threads.len()
     }
 
@@ -443,7 +443,7 @@ impl Threads {
     }
 
     /// Asserts that the tables agree with each other.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert_eq!(self.index.count(), self.threads.len());
         let mut typists = 0;
         for (ix, thread) in &self.threads {

@@ -19,7 +19,7 @@ pub(super) type CharFilter = fn(char) -> (char, usize);
 
 impl BoundedText {
     /// Creates a buffer of `bytes` bytes, plus the mark.
-    pub fn new(bytes: usize, filter: CharFilter) -> BoundedText {
+    pub(super) fn new(bytes: usize, filter: CharFilter) -> BoundedText {
         BoundedText {
             text: String::with_capacity(128.min(bytes)),
             left: bytes,
@@ -29,7 +29,7 @@ impl BoundedText {
     }
 
     /// Returns the text, with the mark at its end if it was truncated.
-    pub fn into_text(mut self) -> String {
+    pub(super) fn into_text(mut self) -> String {
         if self.full {
             self.text.push(TRUNCATED);
         }

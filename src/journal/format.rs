@@ -25,7 +25,7 @@ pub(super) enum Format {
 
 impl Format {
     /// Resolves the setting for this process.
-    pub fn of(setting: LogFormat) -> Format {
+    pub(super) fn of(setting: LogFormat) -> Format {
         match setting {
             LogFormat::Auto if is_journal_stderr() => Format::Journal,
             LogFormat::Auto | LogFormat::Text => {
@@ -38,7 +38,7 @@ impl Format {
     }
 
     /// Formats a record as a line, with its line feed.
-    pub fn line(self, record: &Record<'_>) -> String {
+    pub(super) fn line(self, record: &Record<'_>) -> String {
         match self {
             Format::Text { coloured } => text::line(record, &time(SystemTime::now()), coloured),
             Format::Journal => text::journal_line(record),
@@ -47,14 +47,14 @@ impl Format {
     }
 
     /// Formats a line about the log itself.
-    pub fn internal_line(self, level: Level, message: &str) -> String {
+    pub(super) fn internal_line(self, level: Level, message: &str) -> String {
         let mut record = Record::builder();
         record.target("buddyline::journal").level(level);
         self.line(&record.args(format_args!("{message}")).build())
     }
 
     /// Formats the error with which the process exits; in the text format it is unchanged.
-    pub fn final_error(self, message: &str) -> String {
+    pub(super) fn final_error(self, message: &str) -> String {
         match self {
             Format::Text { .. } => message.to_owned(),
             Format::Journal => text::journal_lines(Level::Error, message),

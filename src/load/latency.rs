@@ -10,7 +10,7 @@ const NANOS_MAX: u64 = 3_600_000_000_000;
 
 /// Durations in nanoseconds, in a fixed amount of memory.
 #[derive(Debug)]
-pub struct Latencies {
+pub(super) struct Latencies {
     nanos: Histogram<u64>,
 }
 
@@ -38,12 +38,12 @@ impl Default for Latencies {
 
 impl Latencies {
     /// Records a duration in nanoseconds.
-    pub fn record(&mut self, nanos: u64) {
+    pub(super) fn record(&mut self, nanos: u64) {
         self.nanos.saturating_record(nanos);
     }
 
     /// Returns the count and the percentiles.
-    pub fn summary(&self) -> Summary {
+    pub(super) fn summary(&self) -> Summary {
         let ms = |nanos: u64| nanos as f64 / 1e6;
         let quantile_ms = |quantile: f64| ms(self.nanos.value_at_quantile(quantile));
         Summary {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::latency::Summary;
 
 /// Number of occurrences of each reason or code.
-pub type Counts = BTreeMap<String, u64>;
+pub(super) type Counts = BTreeMap<String, u64>;
 
 /// Counts an occurrence of a reason or code.
 pub(super) trait Count {

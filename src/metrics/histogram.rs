@@ -2,7 +2,7 @@
 
 /// Counts values in `N` buckets and one overflow bucket. The owner chooses the unit.
 #[derive(Clone, Debug)]
-pub struct Histogram<const N: usize> {
+pub(crate) struct Histogram<const N: usize> {
     bounds: &'static [u64; N],
     counts: [u64; N],
     overflow: u64,
@@ -24,12 +24,12 @@ pub struct Buckets<'a> {
 
 impl<const N: usize> Histogram<N> {
     /// Creates an empty histogram with these inclusive upper bounds, ascending.
-    pub const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
+    pub(crate) const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
         Histogram { bounds, counts: [0; N], overflow: 0, sum: 0 }
     }
 
     /// Counts a value.
-    pub fn record(&mut self, value: u64) {
+    pub(crate) fn record(&mut self, value: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         *self.counts.get_mut(bucket).unwrap_or(&mut self.overflow) += 1;
         // A sum of microseconds overflows only after half a million years.
@@ -37,7 +37,7 @@ impl<const N: usize> Histogram<N> {
     }
 
     /// Returns the counts.
-    pub fn buckets(&self) -> Buckets<'_> {
+    pub(crate) fn buckets(&self) -> Buckets<'_> {
         let Histogram { bounds, counts, overflow, sum } = self;
         Buckets { bounds: *bounds, counts, overflow: *overflow, sum: *sum }
     }

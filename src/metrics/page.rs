@@ -10,14 +10,14 @@ use std::fmt::{self, Display, Write};
 use super::histogram::Buckets;
 
 /// The `Content-Type` of the page.
-pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The name and the value of a label.
-pub type Label<'a> = (&'a str, &'a str);
+pub(crate) type Label<'a> = (&'a str, &'a str);
 
 /// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Only increases.
     Counter,
     /// Increases and decreases.
@@ -26,7 +26,7 @@ pub enum Kind {
 
 /// The unit of the values of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Written unchanged.
     Raw,
     /// Microseconds, written as seconds.
@@ -35,25 +35,25 @@ pub enum Unit {
 
 /// A page of metrics, written family by family.
 #[derive(Debug, Default)]
-pub struct Page {
+pub(crate) struct Page {
     text: String,
 }
 
 /// Writes the samples of one family.
 #[derive(Debug)]
-pub struct Family<'a> {
+pub(crate) struct Family<'a> {
     page: &'a mut Page,
     name: &'static str,
 }
 
 impl Page {
     /// Returns the text of the page.
-    pub fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 
     /// Begins a family of counters or gauges.
-    pub fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> Family<'_> {
+    pub(crate) fn family(&mut self, kind: Kind, name: &'static str, help: &str) -> Family<'_> {
         let word = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -63,12 +63,18 @@ impl Page {
     }
 
     /// Writes a family of one sample without labels.
-    pub fn metric(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
+    pub(crate) fn metric(
+        &mut self,
+        kind: Kind,
+        name: &'static str,
+        help: &str,
+        value: impl Display,
+    ) {
         self.family(kind, name, help).sample(&[], value);
     }
 
     /// Writes a family of histograms, one for each label.
-    pub fn histograms<'a>(
+    pub(crate) fn histograms<'a>(
         &mut self,
         name: &'static str,
         help: &str,
@@ -111,13 +117,17 @@ impl Page {
 
 impl Family<'_> {
     /// Writes one sample.
-    pub fn sample(&mut self, labels: &[Label<'_>], value: impl Display) -> &mut Self {
+    pub(crate) fn sample(&mut self, labels: &[Label<'_>], value: impl Display) -> &mut Self {
         self.page.sample(self.name, "", labels, value);
         self
     }
 
     /// Writes a sample for each value of one label.
-    pub fn samples<'l>(&mut self, label: &str, all: impl IntoIterator<Item = (&'l str, u64)>) {
+    pub(crate) fn samples<'l>(
+        &mut self,
+        label: &str,
+        all: impl IntoIterator<Item = (&'l str, u64)>,
+    ) {
         for (label_value, value) in all {
             self.sample(&[(label, label_value)], value);
         }
@@ -126,7 +136,7 @@ impl Family<'_> {
 
 /// A time in microseconds, written in seconds without rounding.
 #[derive(Clone, Copy, Debug)]
-pub struct Seconds(pub u64);
+pub(crate) struct Seconds(pub u64);
 
 impl Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

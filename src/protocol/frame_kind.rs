@@ -5,7 +5,7 @@
 
 /// The kind of a sent frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerFrameKind {
+pub(crate) enum ServerFrameKind {
     /// A user has come online.
     UserConnected,
     /// A user has gone offline.
@@ -37,7 +37,7 @@ const FRAME_PREFIX: &[u8] = br#"{"type":""#;
 
 impl ServerFrameKind {
     /// Every kind with its name in metrics, in the order of their discriminants.
-    pub const ALL: [(ServerFrameKind, &'static str); 12] = [
+    pub(crate) const ALL: [(ServerFrameKind, &'static str); 12] = [
         (ServerFrameKind::UserConnected, "user_connected"),
         (ServerFrameKind::UserDisconnected, "user_disconnected"),
         (ServerFrameKind::ThreadJoined, "thread_joined"),
@@ -54,7 +54,7 @@ impl ServerFrameKind {
 
     /// The kind of an encoded text frame, header included, by a few characters of its `type`. Any
     /// frame that the server did not make itself is a call frame.
-    pub fn classify(frame: &[u8]) -> ServerFrameKind {
+    pub(crate) fn classify(frame: &[u8]) -> ServerFrameKind {
         let (head, payload) = match frame {
             [_, 127, a, b, c, d, e, f, g, h, ..] => {
                 (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))

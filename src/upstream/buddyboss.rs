@@ -194,7 +194,7 @@ pub(super) struct WpError {
 impl WpError {
     /// The failure that a 403 with this code means for the token; `None` if the error is not about
     /// the token.
-    pub fn token_failure(&self) -> Option<Failure> {
+    pub(super) fn token_failure(&self) -> Option<Failure> {
         match &*self.code {
             // An expired and a forged token differ in the message only (CONTRACT 2).
             "jwt_auth_invalid_token" if self.message == "Expired token" => {
@@ -209,7 +209,7 @@ impl WpError {
 
     /// The code if it is safe to log: short, and of lower-case letters, as WordPress' codes are.
     /// With digits and capitals it could be a token that the site echoes.
-    pub fn loggable_code(&self) -> Option<&str> {
+    pub(super) fn loggable_code(&self) -> Option<&str> {
         let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
         (self.code.len() <= 64 && self.code.bytes().all(harmless)).then_some(&*self.code)
     }
@@ -287,18 +287,18 @@ pub(super) struct MessageObject {
 
 impl MessageObject {
     /// Parses one entry; `None` if it is not a valid message.
-    pub fn read(raw: &RawValue) -> Option<MessageObject> {
+    pub(super) fn read(raw: &RawValue) -> Option<MessageObject> {
         let message: MessageObject = serde_json::from_str(raw.get()).ok()?;
         (is_id(message.id) && is_date(&message.date_sent)).then_some(message)
     }
 
     /// The stored text without tags.
-    pub fn raw(&self) -> Option<&str> {
+    pub(super) fn raw(&self) -> Option<&str> {
         self.message.raw.as_deref()
     }
 
     /// Converts it to what clients may receive.
-    pub fn to_stored_message(&self) -> StoredMessage {
+    pub(super) fn to_stored_message(&self) -> StoredMessage {
         StoredMessage {
             id: self.id,
             // The site sends no time zone; it is always UTC (CONTRACT 3.3).

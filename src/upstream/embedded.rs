@@ -17,13 +17,13 @@ use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey, SITE_ID_MAX};
 
 /// The most messages that a thread keeps; the oldest are evicted first.
-pub const MESSAGES_MAX: usize = 1_000;
+pub(super) const MESSAGES_MAX: usize = 1_000;
 /// The most threads; the least recently written is evicted first.
-pub const THREADS_MAX: usize = 10_000;
+pub(super) const THREADS_MAX: usize = 10_000;
 /// The most bytes of all messages together, each counted with [`MESSAGE_OVERHEAD`].
-pub const BYTES_MAX: usize = 64 << 20;
+pub(super) const BYTES_MAX: usize = 64 << 20;
 /// The bytes that a message costs beside its text; without it, empty texts would cost nothing.
-pub const MESSAGE_OVERHEAD: usize = 128;
+pub(super) const MESSAGE_OVERHEAD: usize = 128;
 
 /// The last second that RFC 3339 can express.
 const UNIX_S_MAX: u64 = 253_402_300_799;

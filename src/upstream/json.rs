@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// A struct that is read from a JSON object only; any other type is an error, and so is a duplicate
 /// of one of its keys.
-pub struct StrictObject<T>(pub T);
+pub(super) struct StrictObject<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for StrictObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StrictObject<T>, D::Error> {
@@ -34,7 +34,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
 }
 
 /// Parses all of `bytes` as one object; `None` if that fails.
-pub fn parse_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+pub(super) fn parse_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     serde_json::from_slice::<StrictObject<T>>(bytes).ok().map(|StrictObject(value)| value)
 }
 

@@ -18,13 +18,13 @@ use crate::hub::interface::Failure;
 use crate::protocol::credential::Credential;
 
 /// A client that examines a site.
-pub struct ProbeClient {
+pub(crate) struct ProbeClient {
     site: Site,
 }
 
 /// The index of the site's REST API.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct RestIndex {
+pub(crate) struct RestIndex {
     /// The site's own base URL, which is also the issuer in its tokens.
     #[serde(default)]
     pub home: Option<String>,
@@ -34,7 +34,7 @@ pub struct RestIndex {
 
 impl ProbeClient {
     /// Creates a client for this site.
-    pub fn new(settings: &SiteSettings) -> ProbeClient {
+    pub(crate) fn new(settings: &SiteSettings) -> ProbeClient {
         ProbeClient { site: Site::new(settings) }
     }
 
@@ -43,7 +43,7 @@ impl ProbeClient {
     /// # Errors
     ///
     /// As for every request here, the reason why no reply came.
-    pub fn me(
+    pub(crate) fn me(
         &self,
         url_style: UrlStyle,
         credential: Option<&Credential>,
@@ -57,12 +57,16 @@ impl ProbeClient {
     }
 
     /// Requests the REST API's index.
-    pub fn index(&self, url_style: UrlStyle, timeout: Duration) -> Result<Reply, &'static str> {
+    pub(crate) fn index(
+        &self,
+        url_style: UrlStyle,
+        timeout: Duration,
+    ) -> Result<Reply, &'static str> {
         self.get(Cow::Borrowed(url_style.index()), None, timeout)
     }
 
     /// Requests the newest thread of the credential's user.
-    pub fn newest_thread(
+    pub(crate) fn newest_thread(
         &self,
         url_style: UrlStyle,
         credential: &Credential,
@@ -72,7 +76,7 @@ impl ProbeClient {
     }
 
     /// Requests the first page of a thread's participants, as the server does.
-    pub fn participants(
+    pub(crate) fn participants(
         &self,
         url_style: UrlStyle,
         thread: u64,
@@ -93,18 +97,18 @@ impl ProbeClient {
 }
 
 /// WordPress' error code, such as `rest_no_route`, if the reply has one that is safe to show.
-pub fn error_code(reply: &Reply) -> Option<String> {
+pub(crate) fn error_code(reply: &Reply) -> Option<String> {
     reply.wp_error()?.loggable_code().map(str::to_owned)
 }
 
 /// Parses the reply to [`ProbeClient::index`].
-pub fn parse_index(reply: &Reply) -> Option<RestIndex> {
+pub(crate) fn parse_index(reply: &Reply) -> Option<RestIndex> {
     reply.json().filter(|_| reply.status == 200)
 }
 
 /// Parses the thread id in the reply to [`ProbeClient::newest_thread`]: `Some(None)` if the user
 /// has no thread, `None` if the reply is unusable.
-pub fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
+pub(crate) fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
     #[derive(Deserialize)]
     struct Thread {
         id: u64,
@@ -118,13 +122,13 @@ pub fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
 
 /// The site's clock when it replied, in seconds since 1970; `None` if the reply has no valid `Date`
 /// or comes from a cache.
-pub fn server_clock_s(reply: &Reply) -> Option<u64> {
+pub(crate) fn server_clock_s(reply: &Reply) -> Option<u64> {
     let fresh = reply.age.as_deref().is_none_or(|age| age.trim() == "0");
     buddyboss::parse_http_date_s(reply.date.as_deref().filter(|_| fresh)?)
 }
 
 /// Parses the user id in the reply to [`ProbeClient::me`].
-pub fn parse_member(reply: &Reply) -> Option<u64> {
+pub(crate) fn parse_member(reply: &Reply) -> Option<u64> {
     #[derive(Deserialize)]
     struct Me {
         id: u64,
@@ -134,13 +138,13 @@ pub fn parse_member(reply: &Reply) -> Option<u64> {
 }
 
 /// The failure that a reply to [`ProbeClient::me`] without a user means for the credential.
-pub fn token_failure(reply: &Reply) -> Failure {
+pub(crate) fn token_failure(reply: &Reply) -> Failure {
     checks::failure(reply, Failure::TokenRefused)
 }
 
 impl RestIndex {
     /// Whether the site offers a namespace with this prefix.
-    pub fn has_namespace(&self, prefix: &str) -> bool {
+    pub(crate) fn has_namespace(&self, prefix: &str) -> bool {
         self.namespaces.iter().any(|name| name.starts_with(prefix))
     }
 }

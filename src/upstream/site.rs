@@ -74,7 +74,7 @@ enum HttpOutcome {
 }
 
 impl Site {
-    pub fn new(settings: &SiteSettings) -> Site {
+    pub(super) fn new(settings: &SiteSettings) -> Site {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // Following a redirect would turn a POST into a GET and send a token to another host.
@@ -105,12 +105,12 @@ impl Site {
     }
 
     /// Aborts all requests, current and future.
-    pub fn shut_down(&self) {
+    pub(super) fn shut_down(&self) {
         self.agent.clone().shutdown();
     }
 
     /// Executes an ask. Blocks for at most the request timeout.
-    pub fn execute(&self, ask: &Ask, url_style: UrlStyle) -> Outcome {
+    pub(super) fn execute(&self, ask: &Ask, url_style: UrlStyle) -> Outcome {
         if let Some(failure) = buddyboss::precheck(ask) {
             return Outcome::failed(failure, None);
         }
@@ -189,7 +189,7 @@ impl Site {
 
     /// Finds out under which URL style the API answers, if any, starting with `first`. Blocks for
     /// at most four times the connect timeout.
-    pub fn probe(&self, first: UrlStyle) -> ProbeOutcome {
+    pub(super) fn probe(&self, first: UrlStyle) -> ProbeOutcome {
         let (finding, health) = self.probe_style(first);
         let (url_style, (finding, health)) = match finding {
             ProbeFinding::Api => (first, (finding, health)),
@@ -206,7 +206,11 @@ impl Site {
     /// # Errors
     ///
     /// The reason reason no reply came, safe to log.
-    pub fn request(&self, request: &Request<'_>, timeout: Duration) -> Result<Reply, &'static str> {
+    pub(super) fn request(
+        &self,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<Reply, &'static str> {
         match self.send(request, timeout) {
             HttpOutcome::Replied(reply) => Ok(reply),
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => Err(reason),
@@ -312,7 +316,7 @@ impl Outcome {
 
     /// A failure without a reply. With a log detail it counts against the site's health; without
     /// one, the site was not asked.
-    pub fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
+    pub(super) fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
         let health = log_detail.map_or(Health::Neutral, |_| Health::NO_REPLY);
         let log_detail = log_detail.map(str::to_owned);
         Outcome { answer: Answer::Failed(failure), log_detail, suspect_url: false, health }

@@ -20,7 +20,7 @@ static BOUNDS: [u64; 12] = [
 ];
 
 /// The metric label of each request kind, in the order of `AskKind`; the pool's own probe is last.
-pub const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
+pub(crate) const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
 const PROBE: usize = 4;
 
 /// The outcome of a request, reduced to a metric label.
@@ -43,7 +43,7 @@ pub(super) enum OutcomeKind {
 }
 
 /// The metric labels of [`OutcomeKind`], in the order of its discriminants.
-pub const OUTCOMES: [&str; 7] =
+pub(crate) const OUTCOMES: [&str; 7] =
     ["ok", "refused", "busy", "unavailable", "misconfigured", "overloaded", "unknown"];
 
 impl OutcomeKind {

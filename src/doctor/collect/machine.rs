@@ -14,7 +14,7 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REPLY_BYTES_MAX: usize = 4 << 10;
 
 /// Examines the machine. A free port is occupied for a moment; no connection is accepted on it.
-pub fn collect(config: &Config) -> MachineObservation {
+pub(crate) fn collect(config: &Config) -> MachineObservation {
     let listens: Vec<(SocketAddr, Result<(), ErrorKind>)> = config
         .listen
         .resolve()

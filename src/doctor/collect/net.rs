@@ -24,7 +24,7 @@ const ERROR_TEXT_MAX: usize = 160;
 
 /// A blocking socket with an overall deadline: a timeout per read would let a peer that sends byte
 /// by byte hold up a library that reads until it has a whole record or frame.
-pub struct DeadlineSocket {
+pub(super) struct DeadlineSocket {
     socket: TcpStream,
     deadline: Instant,
 }
@@ -57,7 +57,7 @@ impl Write for DeadlineSocket {
 }
 
 /// A connection, with or without TLS.
-pub enum Stream {
+pub(super) enum Stream {
     /// Without TLS.
     Plain(DeadlineSocket),
     /// With TLS.
@@ -66,7 +66,7 @@ pub enum Stream {
 
 impl Stream {
     /// Sets the deadline of all further reads and writes.
-    pub fn set_deadline(&mut self, deadline: Instant) {
+    pub(super) fn set_deadline(&mut self, deadline: Instant) {
         match self {
             Stream::Plain(socket) => socket.deadline = deadline,
             Stream::Tls(stream) => stream.sock.deadline = deadline,
@@ -100,7 +100,7 @@ impl Write for Stream {
 }
 
 /// Resolves, connects and does the TLS handshake; returns the stream if all steps succeed.
-pub fn open_stream(
+pub(super) fn open_stream(
     host: &str,
     port: u16,
     secure: bool,
@@ -283,7 +283,7 @@ fn classify_tls_error(error: &io::Error) -> Tls {
 }
 
 /// Describes an error of a socket.
-pub fn describe_error(error: &io::Error) -> String {
+pub(super) fn describe_error(error: &io::Error) -> String {
     use io::ErrorKind as Kind;
     match error.kind() {
         Kind::ConnectionRefused => "the connection is refused".into(),

@@ -22,7 +22,7 @@ const BODY_BYTES_MAX: usize = 2 << 10;
 const PONG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects as an app that is not a web page: without an origin, and without a token.
-pub fn collect(url: &PublicUrl, time: TimeBudget) -> PublicObservation {
+pub(super) fn collect(url: &PublicUrl, time: TimeBudget) -> PublicObservation {
     let (reachability, stream) = net::open_stream(&url.host, url.port, url.secure, time);
     let upgrade = stream.and_then(|stream| Some(request_upgrade(url, stream, time.remaining()?)));
     PublicObservation { reachability, upgrade }

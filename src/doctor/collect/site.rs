@@ -24,7 +24,7 @@ const BAD_TOKEN: &str = "this-is.no-token";
 const SAMPLE_THREAD: u64 = 1;
 
 /// Examines the site within the time budget, with at most 14 requests, all of them GETs.
-pub fn collect(
+pub(super) fn collect(
     config: &Config,
     url: &SiteUrl,
     credential: Option<&Credential>,

@@ -16,14 +16,14 @@ use crate::metrics::HitCounter;
 use crate::protocol::credential::{Credential, Fingerprint};
 
 /// Index of a credential in the table.
-pub type ProofIx = u32;
+pub(crate) type ProofIx = u32;
 
 /// Maximum validity of a proof, whatever the token says (`PROTOCOL.md` 4).
-pub const PROOF_TTL: Duration = Duration::from_secs(600);
+pub(crate) const PROOF_TTL: Duration = Duration::from_secs(600);
 /// How long a refused credential is not verified again.
 const REFUSAL_TTL: Duration = Duration::from_secs(60);
 /// How long to wait before repeating a query that the site did not answer.
-pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Credentials that no connection uses and whose outcome is remembered; beyond it, the one that
 /// expires first is dropped.
 const IDLE_MAX: usize = 20_000;
@@ -64,7 +64,7 @@ struct Proof {
 
 /// Result of checking a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CredentialStatus {
+pub(crate) enum CredentialStatus {
     /// It belongs to this user.
     Valid(Proven),
     /// It is refused, or the site has not decided.
@@ -77,7 +77,7 @@ pub enum CredentialStatus {
 
 /// All credentials, with the connections that use each.
 #[derive(Debug, Default)]
-pub struct Proofs {
+pub(crate) struct Proofs {
     index: HashMap<Fingerprint, ProofIx>,
     proofs: Slab<Proof>,
     expiries: Deadlines<ProofIx>,
@@ -89,7 +89,7 @@ pub struct Proofs {
 
 impl Proofs {
     /// Returns the index of a credential, and adds it if it is new.
-    pub fn intern(&mut self, credential: Credential) -> ProofIx {
+    pub(crate) fn intern(&mut self, credential: Credential) -> ProofIx {
         let fingerprint = credential.fingerprint();
         if let Some(ix) = self.index.get(&fingerprint) {
             self.proofs[*ix as usize].credential.get_or_insert(credential);
@@ -111,12 +111,12 @@ impl Proofs {
     }
 
     /// Finds a credential.
-    pub fn find(&self, credential: &Credential) -> Option<ProofIx> {
+    pub(crate) fn find(&self, credential: &Credential) -> Option<ProofIx> {
         self.index.get(&credential.fingerprint()).copied()
     }
 
     /// Adds a connection to those that use a credential.
-    pub fn attach(&mut self, conn: ConnId, ix: ProofIx) {
+    pub(crate) fn attach(&mut self, conn: ConnId, ix: ProofIx) {
         let proof = &mut self.proofs[ix as usize];
         if !proof.conns.contains(&conn) {
             proof.conns.push(conn);
@@ -127,7 +127,7 @@ impl Proofs {
     }
 
     /// Removes a connection from those that use a credential.
-    pub fn detach(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
+    pub(crate) fn detach(&mut self, conn: ConnId, ix: ProofIx, now: Instant) {
         if let Some(proof) = self.proofs.get_mut(ix as usize) {
             proof.conns.retain(|other| *other != conn);
             if proof.conns.is_empty() && proof.query_pending && !proof.query_sent {
@@ -139,7 +139,7 @@ impl Proofs {
     }
 
     /// Checks a credential that a connection presents, and counts whether the outcome was known.
-    pub fn check(&mut self, ix: ProofIx, now: Now) -> CredentialStatus {
+    pub(crate) fn check(&mut self, ix: ProofIx, now: Now) -> CredentialStatus {
         let status = self.evaluate(ix, now);
         self.hits.record(!matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait));
         status
@@ -175,7 +175,7 @@ impl Proofs {
     }
 
     /// Returns why the site has not decided on a credential.
-    pub fn last_failure(&self, ix: ProofIx) -> Option<Failure> {
+    pub(crate) fn last_failure(&self, ix: ProofIx) -> Option<Failure> {
         match self.proofs[ix as usize].outcome {
             Some(ProofOutcome::Unanswered { failure, .. }) => Some(failure),
             _ => None,
@@ -183,7 +183,7 @@ impl Proofs {
     }
 
     /// Whether the site has not decided on a credential, and may be asked again.
-    pub fn can_retry(&self, ix: ProofIx, now: Instant) -> bool {
+    pub(crate) fn can_retry(&self, ix: ProofIx, now: Instant) -> bool {
         match self.proofs[ix as usize].outcome {
             Some(ProofOutcome::Unanswered { until, .. }) => until <= now,
             _ => false,
@@ -191,7 +191,7 @@ impl Proofs {
     }
 
     /// Whether a proof is old enough to ask the site again; if so, marks the query as pending.
-    pub fn begin_renewal(&mut self, ix: ProofIx, now: Instant) -> bool {
+    pub(crate) fn begin_renewal(&mut self, ix: ProofIx, now: Instant) -> bool {
         let proof = &mut self.proofs[ix as usize];
         let Some(ProofOutcome::Known { since, .. }) = proof.outcome else {
             return false;
@@ -203,7 +203,7 @@ impl Proofs {
 
     /// Marks a query as sent and returns its credential; `None` if no connection waits for it any
     /// more.
-    pub fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
+    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
         let proof = self.proofs.get_mut(ix as usize)?;
         if !proof.query_pending || std::mem::replace(&mut proof.query_sent, true) {
             return None;
@@ -212,12 +212,17 @@ impl Proofs {
     }
 
     /// Takes the queued credentials for which no connection waits any more.
-    pub fn take_cancelled(&mut self) -> Vec<ProofIx> {
+    pub(crate) fn take_cancelled(&mut self) -> Vec<ProofIx> {
         std::mem::take(&mut self.cancelled)
     }
 
     /// Records the site's answer to a query.
-    pub fn record_answer(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
+    pub(crate) fn record_answer(
+        &mut self,
+        ix: ProofIx,
+        result: Result<Proven, Failure>,
+        now: Instant,
+    ) {
         let Some(proof) = self.proofs.get_mut(ix as usize) else {
             debug_assert!(false, "a credential stays in the table while its query is pending");
             return;
@@ -239,7 +244,7 @@ impl Proofs {
     }
 
     /// Records what the site has said about a credential without a query.
-    pub fn record(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
+    pub(crate) fn record(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
         self.proofs[ix as usize].outcome = Some(match result {
             Ok(proven) => ProofOutcome::Known { proven, since: now },
             Err(failure) => ProofOutcome::Refused { failure, until: now + REFUSAL_TTL },
@@ -248,22 +253,22 @@ impl Proofs {
     }
 
     /// Returns the secret, while a connection uses it.
-    pub fn credential(&self, ix: ProofIx) -> Option<&Credential> {
+    pub(crate) fn credential(&self, ix: ProofIx) -> Option<&Credential> {
         self.proofs.get(ix as usize)?.credential.as_ref()
     }
 
     /// Returns the connections that use a credential.
-    pub fn conns(&self, ix: ProofIx) -> &[ConnId] {
+    pub(crate) fn conns(&self, ix: ProofIx) -> &[ConnId] {
         self.proofs.get(ix as usize).map_or(&[], |proof| &proof.conns)
     }
 
     /// Returns when the next entry expires.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.expiries.next()
     }
 
     /// Drops expired entries, and the earliest to expire while there are too many.
-    pub fn forget(&mut self, now: Instant) {
+    pub(crate) fn forget(&mut self, now: Instant) {
         loop {
             let too_many = self.expiries.count() > IDLE_MAX;
             let until = if too_many { self.expiries.next().unwrap_or(now) } else { now };
@@ -296,12 +301,12 @@ impl Proofs {
     }
 
     /// Returns how often the outcome of a presented credential was known.
-    pub fn hits(&self) -> HitCounter {
+    pub(crate) fn hits(&self) -> HitCounter {
         self.hits
     }
 
     /// Asserts that the tables agree with each other and with `is_used`.
-    pub fn check_invariants(&self, is_used: impl Fn(ConnId, ProofIx) -> bool) {
+    pub(crate) fn check_invariants(&self, is_used: impl Fn(ConnId, ProofIx) -> bool) {
         assert_eq!(self.index.len(), self.proofs.len());
         let mut idle = 0;
         for (ix, proof) in &self.proofs {

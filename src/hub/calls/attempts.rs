@@ -13,7 +13,7 @@ const USERS_MAX: usize = 50_000;
 
 /// Counters of call attempts, by user.
 #[derive(Debug, Default)]
-pub struct Attempts {
+pub(super) struct Attempts {
     by_user: HashMap<IdKey, u32>,
     resets: Deadlines<IdKey>,
 }
@@ -21,7 +21,7 @@ pub struct Attempts {
 impl Attempts {
     /// Counts an attempt; false if the user has made `max` attempts since the first one, within a
     /// minute of it.
-    pub fn count(&mut self, user: &IdKey, max: usize, now: Instant) -> bool {
+    pub(super) fn count(&mut self, user: &IdKey, max: usize, now: Instant) -> bool {
         while let Some(user) = self.resets.pop_due(now) {
             self.by_user.remove(&user);
         }

@@ -18,7 +18,7 @@ const BUFFERED_BYTES_MAX: usize = 64 << 10;
 
 /// State of a party.
 #[derive(Debug)]
-pub enum PartyState {
+pub(crate) enum PartyState {
     /// Its devices ring; at the moment there may be none.
     Ringing(SmallList<ConnId>),
     /// It takes part on this device.
@@ -30,7 +30,7 @@ pub enum PartyState {
 
 /// A user who takes part in a call or rings.
 #[derive(Debug)]
-pub struct Party {
+pub(crate) struct Party {
     /// The user, in the form in which the id was first written.
     pub user: Id,
     /// Whether the user rings, takes part or is disconnected.
@@ -46,12 +46,12 @@ pub struct Party {
 
 impl Party {
     /// The caller, who takes part from the start.
-    pub fn caller(user: Id, device: ConnId, call_aware: bool) -> Party {
+    pub(crate) fn caller(user: Id, device: ConnId, call_aware: bool) -> Party {
         Party { call_aware, ..Party::new(user, PartyState::Joined(device)) }
     }
 
     /// A called user, whose devices ring.
-    pub fn called(user: Id, devices: &[ConnId]) -> Party {
+    pub(crate) fn called(user: Id, devices: &[ConnId]) -> Party {
         Party::new(user, PartyState::Ringing(devices.into()))
     }
 
@@ -60,12 +60,12 @@ impl Party {
     }
 
     /// Whether the user takes part, with a connection or without.
-    pub fn has_joined(&self) -> bool {
+    pub(crate) fn has_joined(&self) -> bool {
         !matches!(self.state, PartyState::Ringing(_))
     }
 
     /// The devices that know of the call and have not been notified of its end.
-    pub fn devices(&self) -> &[ConnId] {
+    pub(crate) fn devices(&self) -> &[ConnId] {
         match &self.state {
             PartyState::Ringing(devices) => devices,
             PartyState::Joined(device) => std::slice::from_ref(device),
@@ -76,7 +76,7 @@ impl Party {
 
 /// A two-party call or a group call.
 #[derive(Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// The `callId`.
     pub id: Id,
     /// The thread of the call, if its first frame named one.
@@ -110,7 +110,7 @@ pub struct Call {
 
 /// Whether a frame was buffered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Buffered {
+pub(crate) enum Buffered {
     /// The frame was buffered.
     Yes,
     /// A limit on buffered frames or bytes is reached.
@@ -119,7 +119,7 @@ pub enum Buffered {
 
 impl Call {
     /// A call that has just begun, without parties.
-    pub fn new(id: Id, thread: Option<Id>, is_group: bool, now: Instant) -> Call {
+    pub(crate) fn new(id: Id, thread: Option<Id>, is_group: bool, now: Instant) -> Call {
         Call {
             id,
             thread,
@@ -139,44 +139,44 @@ impl Call {
     }
 
     /// Returns the position of this user among the parties.
-    pub fn party(&self, user: &IdKey) -> Option<usize> {
+    pub(crate) fn party(&self, user: &IdKey) -> Option<usize> {
         self.parties.iter().position(|party| party.user.key == *user)
     }
 
     /// Returns the position of the other party of a two-party call.
-    pub fn other(&self, at: usize) -> usize {
+    pub(crate) fn other(&self, at: usize) -> usize {
         1 - at
     }
 
     /// Returns how many parties take part.
-    pub fn count_joined(&self) -> usize {
+    pub(crate) fn count_joined(&self) -> usize {
         self.parties.iter().filter(|party| party.has_joined()).count()
     }
 
     /// Whether at least one party rings, even if it has no device at the moment.
-    pub fn is_ringing(&self) -> bool {
+    pub(crate) fn is_ringing(&self) -> bool {
         self.parties.iter().any(|party| !party.has_joined())
     }
 
     /// Returns the state to report in a status request: a group call rings until two have joined.
-    pub fn reported_state(&self) -> CallState {
+    pub(crate) fn reported_state(&self) -> CallState {
         let nobody_answered = self.is_group && self.count_joined() < 2;
         if nobody_answered { CallState::Ringing } else { self.state }
     }
 
     /// All devices that know of the call and have not been notified of its end.
-    pub fn devices(&self) -> impl Iterator<Item = ConnId> + '_ {
+    pub(crate) fn devices(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.parties.iter().flat_map(Party::devices).copied()
     }
 
     /// The devices that ring.
-    pub fn ringing_devices(&self) -> SmallList<ConnId> {
+    pub(crate) fn ringing_devices(&self) -> SmallList<ConnId> {
         let ringing = self.parties.iter().filter(|party| !party.has_joined());
         ringing.flat_map(Party::devices).copied().collect()
     }
 
     /// The end of the call for devices whose user has answered on another device.
-    pub fn answered_elsewhere(&self) -> CallEnd {
+    pub(crate) fn answered_elsewhere(&self) -> CallEnd {
         let (id, thread) = (self.id.clone(), self.thread.clone());
         CallEnd { id, thread, reason: EndReason::AnsweredElsewhere, continues_as: None }
     }
@@ -184,7 +184,7 @@ impl Call {
     // ---- buffered frames
 
     /// Returns the bytes of all buffered frames.
-    pub fn buffered_bytes(&self) -> usize {
+    pub(crate) fn buffered_bytes(&self) -> usize {
         self.buffered_bytes
     }
 
@@ -210,7 +210,7 @@ impl Call {
 
     /// Buffers the frame that begins the call, or the offer, for devices that connect while it
     /// rings. It replaces an earlier one. If it exceeds a limit, it is not buffered.
-    pub fn buffer_setup_frame(&mut self, frame: &EncodedFrame, is_offer: bool, room: usize) {
+    pub(crate) fn buffer_setup_frame(&mut self, frame: &EncodedFrame, is_offer: bool, room: usize) {
         let before = if is_offer { self.offer.take() } else { self.initiated.take() };
         self.buffered_bytes -= before.map_or(0, |frame| frame.len());
         if self.reserve(frame, room) == Buffered::Yes {
@@ -220,19 +220,19 @@ impl Call {
     }
 
     /// The frames that a device gets when it begins to ring.
-    pub fn setup_frames(&self) -> impl Iterator<Item = &EncodedFrame> {
+    pub(crate) fn setup_frames(&self) -> impl Iterator<Item = &EncodedFrame> {
         [&self.initiated, &self.offer].into_iter().flatten()
     }
 
     /// Drops the setup frames once the call rings no device any more.
-    pub fn drop_setup_frames(&mut self) {
+    pub(crate) fn drop_setup_frames(&mut self) {
         for frame in self.initiated.take().into_iter().chain(self.offer.take()) {
             self.buffered_bytes -= frame.len();
         }
     }
 
     /// Buffers a candidate of the caller for the device that will answer.
-    pub fn buffer_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
+    pub(crate) fn buffer_candidate(&mut self, frame: &EncodedFrame, room: usize) -> Buffered {
         let buffered = self.reserve(frame, room);
         if buffered == Buffered::Yes {
             self.candidates.push(EncodedFrame::clone(frame));
@@ -241,14 +241,14 @@ impl Call {
     }
 
     /// Takes the buffered candidates of the caller.
-    pub fn take_candidates(&mut self) -> Vec<EncodedFrame> {
+    pub(crate) fn take_candidates(&mut self) -> Vec<EncodedFrame> {
         let taken = std::mem::take(&mut self.candidates);
         self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
     /// Buffers a candidate of a device that has not answered.
-    pub fn buffer_early_candidate(
+    pub(crate) fn buffer_early_candidate(
         &mut self,
         device: ConnId,
         frame: &EncodedFrame,
@@ -263,7 +263,7 @@ impl Call {
 
     /// Takes the candidates of the device that has answered. Those of other devices and the setup
     /// frames are dropped.
-    pub fn take_early_candidates(&mut self, device: ConnId) -> Vec<EncodedFrame> {
+    pub(crate) fn take_early_candidates(&mut self, device: ConnId) -> Vec<EncodedFrame> {
         self.drop_setup_frames();
         let early_candidates = std::mem::take(&mut self.early_candidates);
         self.buffered_bytes -= early_candidates.iter().map(|(_, frame)| frame.len()).sum::<usize>();
@@ -275,7 +275,7 @@ impl Call {
     }
 
     /// Buffers a frame for a party whose device has no connection.
-    pub fn buffer_for(&mut self, at: usize, frame: &EncodedFrame, room: usize) -> Buffered {
+    pub(crate) fn buffer_for(&mut self, at: usize, frame: &EncodedFrame, room: usize) -> Buffered {
         let buffered = self.reserve(frame, room);
         if buffered == Buffered::Yes {
             self.parties[at].buffered.push(EncodedFrame::clone(frame));
@@ -284,21 +284,21 @@ impl Call {
     }
 
     /// Takes the frames buffered for a party.
-    pub fn take_buffered(&mut self, at: usize) -> Vec<EncodedFrame> {
+    pub(crate) fn take_buffered(&mut self, at: usize) -> Vec<EncodedFrame> {
         let taken = std::mem::take(&mut self.parties[at].buffered);
         self.buffered_bytes -= bytes_of(&taken);
         taken
     }
 
     /// Removes a party.
-    pub fn remove(&mut self, at: usize) -> Party {
+    pub(crate) fn remove(&mut self, at: usize) -> Party {
         let party = self.parties.remove(at);
         self.buffered_bytes -= bytes_of(&party.buffered);
         party
     }
 
     /// Asserts that the counters match the buffers and the states of the parties.
-    pub fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         let parties = self.parties.iter().map(|party| bytes_of(&party.buffered)).sum::<usize>();
         let early_candidates: usize =
             self.early_candidates.iter().map(|(_, frame)| frame.len()).sum();

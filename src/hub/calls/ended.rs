@@ -15,7 +15,7 @@ const ENDED_MAX: usize = 4_096;
 
 /// What devices are told about the end of a call.
 #[derive(Clone, Debug)]
-pub struct CallEnd {
+pub(crate) struct CallEnd {
     /// The `callId`.
     pub id: Id,
     /// The thread of the call.
@@ -28,7 +28,7 @@ pub struct CallEnd {
 
 /// A call that has ended.
 #[derive(Debug)]
-pub struct EndedCall {
+pub(crate) struct EndedCall {
     /// What devices are told about the end.
     pub end: CallEnd,
     /// The user who began it.
@@ -42,13 +42,13 @@ pub struct EndedCall {
 
 /// All ended calls, oldest first.
 #[derive(Debug, Default)]
-pub struct EndedCalls {
+pub(super) struct EndedCalls {
     entries: VecDeque<EndedCall>,
 }
 
 impl EndedCalls {
     /// Records an end.
-    pub fn record(
+    pub(super) fn record(
         &mut self,
         caller: Id,
         end: CallEnd,
@@ -65,7 +65,7 @@ impl EndedCalls {
     }
 
     /// Finds the latest ended call of this user with this id.
-    pub fn find(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+    pub(super) fn find(&mut self, user: &IdKey, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.expire(now);
         self.entries
             .iter()
@@ -74,14 +74,14 @@ impl EndedCalls {
     }
 
     /// Finds the latest ended call with this id.
-    pub fn find_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
+    pub(super) fn find_by_id(&mut self, id: &IdKey, now: Instant) -> Option<&EndedCall> {
         self.expire(now);
         self.entries.iter().rev().find(|ended| ended.end.id.key == *id)
     }
 
     /// Returns the ends of which a user's new device is to be notified. Each end is returned to one
     /// device of the user only.
-    pub fn take_unnotified(&mut self, user: &IdKey, now: Instant) -> Vec<&EndedCall> {
+    pub(super) fn take_unnotified(&mut self, user: &IdKey, now: Instant) -> Vec<&EndedCall> {
         self.expire(now);
         let mut due = Vec::new();
         for ended in &mut self.entries {

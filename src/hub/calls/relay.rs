@@ -9,7 +9,7 @@ use crate::protocol::{Id, IdKey};
 impl Calls {
     /// Sends a frame to a party, or buffers it if the party has lost its connection; false if it
     /// cannot be buffered.
-    pub fn relay_to(&mut self, ix: CallIx, at: usize, frame: &EncodedFrame) -> bool {
+    pub(crate) fn relay_to(&mut self, ix: CallIx, at: usize, frame: &EncodedFrame) -> bool {
         let call = &self.calls[ix as usize];
         match &call.parties[at].state {
             PartyState::Disconnected(_) => {
@@ -27,7 +27,7 @@ impl Calls {
     }
 
     /// Sends a frame to all other parties; in a group call only to those who have joined.
-    pub fn relay_to_others(&mut self, ix: CallIx, except: &IdKey, frame: &EncodedFrame) {
+    pub(crate) fn relay_to_others(&mut self, ix: CallIx, except: &IdKey, frame: &EncodedFrame) {
         for at in 0..self.get(ix).parties.len() {
             let call = self.get(ix);
             let party = &call.parties[at];
@@ -38,7 +38,7 @@ impl Calls {
     }
 
     /// Buffers a frame, which the connected devices have got, for the parties without a connection.
-    pub fn buffer_for_disconnected(&mut self, ix: CallIx, id: &Id, frame: &EncodedFrame) {
+    pub(crate) fn buffer_for_disconnected(&mut self, ix: CallIx, id: &Id, frame: &EncodedFrame) {
         let call = self.calls.get(ix as usize).filter(|call| call.id.key == id.key);
         for at in 0..call.map_or(0, |call| call.parties.len()) {
             if matches!(self.get(ix).parties[at].state, PartyState::Disconnected(_)) {
@@ -48,7 +48,7 @@ impl Calls {
     }
 
     /// Relays or buffers a candidate that the caller sends before the answer.
-    pub fn relay_caller_candidate(&mut self, ix: CallIx, frame: &EncodedFrame) {
+    pub(crate) fn relay_caller_candidate(&mut self, ix: CallIx, frame: &EncodedFrame) {
         let relays_candidates = self.get(ix).relays_candidates;
         if !relays_candidates
             && self.account_buffer(ix, |call, room| call.buffer_candidate(frame, room))
@@ -67,7 +67,12 @@ impl Calls {
     }
 
     /// Buffers a candidate of a device that has not answered; without room it goes to the caller.
-    pub fn relay_callee_candidate(&mut self, ix: CallIx, device: ConnId, frame: &EncodedFrame) {
+    pub(crate) fn relay_callee_candidate(
+        &mut self,
+        ix: CallIx,
+        device: ConnId,
+        frame: &EncodedFrame,
+    ) {
         if self.account_buffer(ix, |call, room| call.buffer_early_candidate(device, frame, room))
             == Buffered::No
         {

@@ -13,7 +13,7 @@ use crate::protocol::{Id, IdKey};
 impl Calls {
     /// Removes a party that leaves or does not answer. That ends a two-party call. It ends a group
     /// call when no party has joined any more, or when one has and nobody rings.
-    pub fn leave(&mut self, ix: CallIx, user: &IdKey, reason: EndReason, now: Instant) {
+    pub(crate) fn leave(&mut self, ix: CallIx, user: &IdKey, reason: EndReason, now: Instant) {
         let call = &mut self.calls[ix as usize];
         let Some(at) = call.party(user).filter(|_| call.is_group) else {
             return self.end(ix, reason, None, now);
@@ -53,7 +53,13 @@ impl Calls {
     }
 
     /// Ends a call for all parties.
-    pub fn end(&mut self, ix: CallIx, reason: EndReason, continues_as: Option<Id>, now: Instant) {
+    pub(crate) fn end(
+        &mut self,
+        ix: CallIx,
+        reason: EndReason,
+        continues_as: Option<Id>,
+        now: Instant,
+    ) {
         let call = self.calls.remove(ix as usize);
         self.buffered_bytes -= call.buffered_bytes();
         if let Some(ring) = call.ring_timer {
@@ -114,7 +120,7 @@ impl Calls {
     }
 
     /// A device of this user has lost its connection, or now belongs to another user.
-    pub fn disconnect_device(
+    pub(crate) fn disconnect_device(
         &mut self,
         device: ConnId,
         user: &IdKey,
@@ -144,7 +150,7 @@ impl Calls {
 
     /// A device of this user has connected: it begins to ring for the user's ringing calls, and is
     /// notified of ended calls if another device of the user missed that.
-    pub fn connect_device(&mut self, device: ConnId, user: &IdKey, now: Instant) {
+    pub(crate) fn connect_device(&mut self, device: ConnId, user: &IdKey, now: Instant) {
         let to = || SmallList::from_slice(&[device]);
         for ended in self.ended_calls.take_unnotified(user, now) {
             self.notifications.push(Notification::Ended { to: to(), end: ended.end.clone() });
@@ -183,12 +189,12 @@ impl Calls {
     // ---- timeouts
 
     /// Returns when the next timeout is due.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
     /// Handles one timeout that is due; false if there is none.
-    pub fn advance(&mut self, now: Instant) -> bool {
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
         match self.timers.pop_due(now) {
             None => return false,
             Some(CallTimer::RingTimeout(ix)) => {

@@ -18,7 +18,7 @@ const REFUSED_MAX: usize = 32;
 
 /// Something that waits until the site has reported the participants.
 #[derive(Debug)]
-pub enum Held {
+pub(crate) enum Held {
     /// A client's frame.
     Frame {
         /// The connection that sent it.

@@ -40,13 +40,13 @@ impl Fifo {
 impl Queue {
     /// Creates empty queues: for `workers + queue` messages and for `workers` checks, each
     /// including those that are with the workers.
-    pub fn new(workers: usize, queue: usize) -> Queue {
+    pub(super) fn new(workers: usize, queue: usize) -> Queue {
         let (messages, checks) = (Fifo::new(workers + queue), Fifo::new(workers));
         Queue { workers, busy: 0, busy_checks: 0, probe: None, messages, checks }
     }
 
     /// Queues a request; false if its queue is full.
-    pub fn push(&mut self, request: RequestId, ask: Ask) -> bool {
+    pub(super) fn push(&mut self, request: RequestId, ask: Ask) -> bool {
         let fifo = self.fifo(AskKind::from_ask(&ask));
         if fifo.outstanding >= fifo.max {
             return false;
@@ -57,12 +57,12 @@ impl Queue {
     }
 
     /// Queues a probe before everything else. There is at most one.
-    pub fn push_probe(&mut self, first: UrlStyle) {
+    pub(super) fn push_probe(&mut self, first: UrlStyle) {
         self.probe = Some(first);
     }
 
     /// Takes the next task for a free worker, which then counts as busy until [`Queue::finish`].
-    pub fn next(&mut self, url_style: UrlStyle) -> Option<Task> {
+    pub(super) fn next(&mut self, url_style: UrlStyle) -> Option<Task> {
         if self.busy >= self.workers {
             return None;
         }
@@ -82,7 +82,7 @@ impl Queue {
     }
 
     /// Records that the answer to a task was collected; `None` is the probe.
-    pub fn finish(&mut self, kind: Option<AskKind>) {
+    pub(super) fn finish(&mut self, kind: Option<AskKind>) {
         self.busy -= 1;
         if let Some(kind) = kind {
             self.fifo(kind).outstanding -= 1;
@@ -91,7 +91,7 @@ impl Queue {
     }
 
     /// Empties both queues and returns their requests, the oldest of each first.
-    pub fn fail_queued(&mut self) -> Vec<RequestId> {
+    pub(super) fn fail_queued(&mut self) -> Vec<RequestId> {
         let mut failed = Vec::new();
         for fifo in [&mut self.checks, &mut self.messages] {
             fifo.outstanding -= fifo.waiting.len();
@@ -101,12 +101,12 @@ impl Queue {
     }
 
     /// The number of accepted requests whose answers were not collected yet.
-    pub fn outstanding(&self) -> usize {
+    pub(super) fn outstanding(&self) -> usize {
         self.messages.outstanding + self.checks.outstanding
     }
 
     /// The numbers of waiting messages, waiting checks, and tasks with the workers.
-    pub fn lengths(&self) -> [usize; 3] {
+    pub(super) fn lengths(&self) -> [usize; 3] {
         [self.messages.waiting.len(), self.checks.waiting.len(), self.busy]
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    pub fn new(url: SiteUrl) -> Warnings {
+    pub(super) fn new(url: SiteUrl) -> Warnings {
         Warnings {
             url,
             recent: VecDeque::new(),
@@ -46,18 +46,18 @@ impl Warnings {
     }
 
     /// Logs a warning, prefixed with the site's URL.
-    pub fn warn(&mut self, problem: &str, now: Instant) {
+    pub(super) fn warn(&mut self, problem: &str, now: Instant) {
         self.log_once(log::Level::Warn, None, format!("{}: {problem}", self.url), now);
     }
 
     /// Logs a warning with the request that caused it.
-    pub fn warn_for(&mut self, request: RequestId, problem: &str, now: Instant) {
+    pub(super) fn warn_for(&mut self, request: RequestId, problem: &str, now: Instant) {
         self.log_once(log::Level::Warn, Some(request), format!("{}: {problem}", self.url), now);
     }
 
     /// Logs a failed request while the breaker is closed: as a warning if the operator can act on
     /// it.
-    pub fn warn_outcome(
+    pub(super) fn warn_outcome(
         &mut self,
         kind: AskKind,
         request: RequestId,
@@ -81,7 +81,7 @@ impl Warnings {
     }
 
     /// Logs a failed request while the breaker is not closed: the outage was logged when it began.
-    pub fn debug_outcome(&mut self, kind: AskKind, request: RequestId, outcome: &Outcome) {
+    pub(super) fn debug_outcome(&mut self, kind: AskKind, request: RequestId, outcome: &Outcome) {
         if let Some(line) = Warnings::describe(kind, outcome) {
             log::debug!(request = request.0; "{}: {line}", self.url);
         }
@@ -93,7 +93,13 @@ impl Warnings {
     }
 
     /// Logs that the breaker opened because of `health`, with the last problem.
-    pub fn warn_opened(&mut self, health: Health, problem: &str, pause: Duration, now: Instant) {
+    pub(super) fn warn_opened(
+        &mut self,
+        health: Health,
+        problem: &str,
+        pause: Duration,
+        now: Instant,
+    ) {
         self.failing_since = self.failing_since.or(Some(now));
         let pause = pause.as_secs();
         let line = match health {
@@ -104,7 +110,7 @@ impl Warnings {
     }
 
     /// Logs that the site works again, if it was failing.
-    pub fn log_recovery(&mut self, now: Instant) {
+    pub(super) fn log_recovery(&mut self, now: Instant) {
         if let Some(since) = self.failing_since.take() {
             let outage_s = now.saturating_duration_since(since).as_secs();
             let line = format!("{}: it answers again, after {outage_s} s", self.url);
@@ -113,7 +119,7 @@ impl Warnings {
     }
 
     /// Logs the URL style that a probe found, if it changed.
-    pub fn log_url_style(&mut self, url_style: UrlStyle) {
+    pub(super) fn log_url_style(&mut self, url_style: UrlStyle) {
         if self.url_style.replace(url_style) != Some(url_style) {
             let prefix = url_style.prefix();
             log::info!("{}: the BuddyBoss REST API answers at {prefix}", self.url);
@@ -121,7 +127,7 @@ impl Warnings {
     }
 
     /// Describes what a probe found instead of the API.
-    pub fn describe_probe(finding: &ProbeFinding) -> String {
+    pub(super) fn describe_probe(finding: &ProbeFinding) -> String {
         match finding {
             ProbeFinding::Redirect(to) => {
                 format!("it redirects to {to}; set --buddyboss-url to the address it redirects to")
@@ -138,7 +144,7 @@ impl Warnings {
     }
 
     /// Warns if the site has refused all tokens so far: the header may not reach WordPress.
-    pub fn track_token(&mut self, answer: &Answer, now: Instant) {
+    pub(super) fn track_token(&mut self, answer: &Answer, now: Instant) {
         match answer {
             Answer::Failed(Failure::TokenRefused) => {
                 let Some(refused) = &mut self.refused else { return };
@@ -157,7 +163,7 @@ impl Warnings {
     }
 
     /// Logs a line at most once a minute, whatever its request; repetitions go to `debug`.
-    pub fn log_once(
+    pub(super) fn log_once(
         &mut self,
         level: log::Level,
         request: Option<RequestId>,

@@ -45,7 +45,7 @@ pub(crate) enum AskKind {
 }
 
 impl AskKind {
-    pub fn from_ask(ask: &Ask) -> AskKind {
+    pub(crate) fn from_ask(ask: &Ask) -> AskKind {
         match ask {
             Ask::Post(_) => AskKind::Message,
             Ask::Prove(_) => AskKind::Token,
@@ -55,7 +55,7 @@ impl AskKind {
     }
 
     /// Whether it goes to the queue for checks; posts and lookups of messages share the other one.
-    pub fn is_check(self) -> bool {
+    pub(crate) fn is_check(self) -> bool {
         matches!(self, AskKind::Token | AskKind::List)
     }
 }
