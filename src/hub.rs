@@ -383,13 +383,14 @@ impl Hub {
 
     /// Gives a message its outcome, and posts the next of its lane.
     fn finish_post(&mut self, end: PostEnd, now: Now) {
-        let rejected = end.rejection.and_then(|failure| {
-            let credential = self.messages.credential_of(end.post)?.clone();
+        let PostEnd { post, result, rejection } = end;
+        let rejected = rejection.and_then(|failure| {
+            let credential = self.messages.credential_of(post)?.clone();
             Some((credential, failure))
         });
-        if let Some(pending) = self.messages.finish(end.post, &end.result) {
+        if let Some(pending) = self.messages.finish(post, &result) {
             let lane = pending.lane();
-            match end.result {
+            match result {
                 Ok(stored) => self.handle_stored(pending, stored, now),
                 Err(fault) => self.fail_message(&pending, &fault),
             }

@@ -130,6 +130,7 @@ impl Messages {
     /// # Errors
     ///
     /// [`Failure::Overloaded`]: too many messages are in flight.
+    #[inline]
     pub(super) fn accept(
         &mut self,
         pending: PendingMessage,
@@ -160,6 +161,7 @@ impl Messages {
     // ---- answers of the site
 
     /// Records an answer about a post or a lookup. `None` if its outcome is still open.
+    #[inline]
     pub(super) fn record_answer(
         &mut self,
         request: RequestId,
@@ -276,6 +278,7 @@ impl Messages {
 
     /// Takes a message whose outcome is known; `None` if the drain has abandoned it. It counts until
     /// [`Messages::release`], and its lane stands until [`Messages::next_in_lane`].
+    #[inline]
     pub(super) fn finish(
         &mut self,
         post: RequestId,

@@ -53,14 +53,14 @@ impl Hub {
     /// participants. If the query is `is_final` and failed, the author alone gets the message.
     pub(super) fn deliver_or_hold(
         &mut self,
-        pending: PendingMessage,
+        mut pending: PendingMessage,
         stored: Stored,
         is_final: bool,
         now: Now,
     ) {
         let thread = stored.thread;
         if self.has_current_participants(thread, now) {
-            return self.deliver(pending, &stored, now);
+            return self.deliver(&mut pending, &stored, now);
         }
         let user = stored.sender.site_number();
         let failing =
@@ -85,9 +85,9 @@ impl Hub {
     }
 
     /// Sends a stored message to its author and to the subscribers of its thread.
-    fn deliver(&mut self, mut pending: PendingMessage, stored: &Stored, now: Now) {
-        pending.conn = self.messages.outcome_connection(&pending, |conn| self.output.is_open(conn));
-        let pending = &pending;
+    fn deliver(&mut self, pending: &mut PendingMessage, stored: &Stored, now: Now) {
+        pending.conn = self.messages.outcome_connection(pending, |conn| self.output.is_open(conn));
+        let pending = &*pending;
         let (thread, sender) = resolve_ids(pending, stored);
         let over_limit = self.auto_join(pending, &sender, &thread, now);
         // In open trust the site's user and the connection's may differ.
