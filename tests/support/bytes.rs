@@ -142,7 +142,11 @@ impl WireSession {
             let event = self.wire.next(codec, &mut input, &mut self.outbox).into_owned();
             self.collect();
             if event == Event::NeedsInput {
-                assert!(input.is_empty(), "the wire needs input, but {} bytes are left", input.len());
+                assert!(
+                    input.is_empty(),
+                    "the wire needs input, but {} bytes are left",
+                    input.len()
+                );
                 return;
             }
             assert!(!self.events.contains(&Event::Closing), "{event:?} after `Closing`");

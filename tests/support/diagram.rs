@@ -47,7 +47,8 @@ pub fn play(diagram: &str, place: &str) {
         }
         let mut expected = Vec::new();
         while let Some(output) = lines.next_if(|line| is_output_or_note(line)) {
-            if let Some((to, words)) = output.strip_prefix("S->>").and_then(|l| l.split_once(": ")) {
+            if let Some((to, words)) = output.strip_prefix("S->>").and_then(|l| l.split_once(": "))
+            {
                 expected.push((to.to_owned(), words.to_owned()));
             }
         }

@@ -91,7 +91,9 @@ impl PoolDriver {
             if let Some(answer) = self.pool.next_answer() {
                 return answer;
             }
-            let left = until.checked_duration_since(Instant::now()).expect("an answer before the deadline");
+            let left = until
+                .checked_duration_since(Instant::now())
+                .expect("an answer before the deadline");
             self.poll.poll(&mut events, Some(left)).unwrap();
             assert!(!events.is_empty(), "the waker did not wake the poll");
         }

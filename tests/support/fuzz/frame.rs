@@ -309,7 +309,11 @@ impl FuzzRun {
         self.advance(100_000);
         let counts = self.hub.counts();
         assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
-        assert_eq!(self.hub.backlog(), [0; 3], "held frames, requests to the site, authentications");
+        assert_eq!(
+            self.hub.backlog(),
+            [0; 3],
+            "held frames, requests to the site, authentications"
+        );
         assert_eq!(self.hub.next_deadline(), None, "no deadline is left");
     }
 }

@@ -115,7 +115,11 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         match &answer {
             Answer::LookupResult(LookupResult::Match(stored)) => {
                 assert!(target != Target::Thread(THREAD) || stored.thread == THREAD);
-                assert_eq!(stored.sender.site_number(), Some(7), "only a message of the sender matches");
+                assert_eq!(
+                    stored.sender.site_number(),
+                    Some(7),
+                    "only a message of the sender matches"
+                );
                 assert!(stored.message.is_some(), "a match has its message");
             }
             Answer::LookupResult(_) | Answer::Failed(_) => {}
