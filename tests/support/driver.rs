@@ -199,8 +199,8 @@ pub fn failed(answer: Answer) -> Failure {
 /// The failure of a request that was certainly not sent to the site.
 pub const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
 
-/// A request to look up a message that member 7 posted this long ago.
-pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
+/// A request to lookup up a message that member 7 posted this long ago.
+pub fn lookup(target: Target, text: &str, ago: Duration) -> Ask {
     Ask::Lookup(Lookup {
         credential: Credential::parse("user-7").unwrap(),
         target,
@@ -211,10 +211,10 @@ pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
     })
 }
 
-/// The successful answer to [`look`]; panics on any other.
-pub fn looked(answer: Answer) -> LookupResult {
+/// The successful answer to [`lookup`]; panics on any other.
+pub fn lookup_result(answer: Answer) -> LookupResult {
     match answer {
-        Answer::LookupResult(looked) => looked,
+        Answer::LookupResult(lookup_result) => lookup_result,
         other => panic!("{other:?}"),
     }
 }

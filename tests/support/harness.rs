@@ -58,7 +58,7 @@ pub struct HubHarness {
     pub now: Now,
     serial: u32,
     frames_sent: VecDeque<(ConnId, Value)>,
-    asked: VecDeque<(RequestId, Ask)>,
+    site_requests: VecDeque<(RequestId, Ask)>,
     closed: Vec<(ConnId, u16)>,
     /// The wake-ups of users who were called without an open connection.
     pub woken: Vec<CallEvent>,
@@ -77,13 +77,13 @@ impl HubHarness {
     pub fn new(settings: Settings) -> HubHarness {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
-        let (frames_sent, asked, closed, woken, call_status_replies) = Default::default();
+        let (frames_sent, site_requests, closed, woken, call_status_replies) = Default::default();
         HubHarness {
             hub,
             now,
             serial: 0,
             frames_sent,
-            asked,
+            site_requests,
             closed,
             woken,
             call_status_replies,
@@ -190,7 +190,7 @@ impl HubHarness {
                     }
                 }
                 Effect::Ask { request, ask } => {
-                    self.asked.push_back((request, *ask));
+                    self.site_requests.push_back((request, *ask));
                 }
                 Effect::Wake(event) => self.woken.push(*event),
                 Effect::SendCallStatus { conn, reply } => {
@@ -257,15 +257,15 @@ impl HubHarness {
     /// The oldest request to the site, of any kind.
     #[track_caller]
     pub fn next_ask(&mut self) -> (RequestId, Ask) {
-        self.asked.pop_front().expect("a request to the site")
+        self.site_requests.pop_front().expect("a request to the site")
     }
 
     /// The oldest request to the site, if it is an authentication.
     pub fn try_next_proof(&mut self) -> Option<RequestId> {
-        match self.asked.front()? {
+        match self.site_requests.front()? {
             (request, Ask::Prove(_)) => {
                 let request = *request;
-                self.asked.pop_front();
+                self.site_requests.pop_front();
                 Some(request)
             }
             _ => None,
@@ -283,10 +283,10 @@ impl HubHarness {
 
     /// The oldest request to the site, if it is for a participant list; with the thread.
     pub fn try_next_list(&mut self) -> Option<(RequestId, u64)> {
-        match self.asked.front()? {
+        match self.site_requests.front()? {
             (request, Ask::Participants { thread, .. }) => {
                 let found = (*request, *thread);
-                self.asked.pop_front();
+                self.site_requests.pop_front();
                 Some(found)
             }
             _ => None,
@@ -309,7 +309,7 @@ impl HubHarness {
     #[track_caller]
     pub fn next_lookup(&mut self) -> (RequestId, Lookup) {
         match self.next_ask() {
-            (request, Ask::Lookup(look)) => (request, look),
+            (request, Ask::Lookup(lookup)) => (request, lookup),
             other => panic!("{other:?}"),
         }
     }
@@ -342,7 +342,7 @@ impl HubHarness {
 
     /// The number of requests to the site that the test has not taken yet.
     pub fn pending_asks(&self) -> usize {
-        self.asked.len()
+        self.site_requests.len()
     }
 
     pub fn answer(&mut self, request: RequestId, answer: Answer) {

@@ -124,15 +124,15 @@ struct FuzzRun {
     now: Now,
     conns: [Option<ConnId>; 3],
     serial: u32,
-    asked: VecDeque<(RequestId, Ask)>,
+    pending: VecDeque<(RequestId, Ask)>,
     messages: u64,
 }
 
 impl FuzzRun {
     fn new(settings: Settings) -> FuzzRun {
         let now = Now { instant: Instant::now(), unix_s: 1_795_345_238 };
-        let (conns, asked) = Default::default();
-        FuzzRun { hub: Hub::new(settings), now, conns, serial: 0, asked, messages: 0 }
+        let (conns, pending) = Default::default();
+        FuzzRun { hub: Hub::new(settings), now, conns, serial: 0, pending, messages: 0 }
     }
 
     fn apply_line(&mut self, line: &str) {
@@ -181,7 +181,7 @@ impl FuzzRun {
     }
 
     fn answer(&mut self, how: &str) {
-        let Some((request, ask)) = self.asked.pop_front() else { return };
+        let Some((request, ask)) = self.pending.pop_front() else { return };
         let mut letters = how.chars();
         let failed = letters.next().is_none_or(|letter| letter == 'f');
         let number = |text: &str| text.trim().parse::<u64>().ok();
@@ -210,7 +210,7 @@ impl FuzzRun {
                 Answer::Proven(Proven { user: id(numbers.first()), expires_s })
             }
             Ask::Participants { .. } => Answer::Participants(sorted(numbers)),
-            Ask::Lookup(look) => match numbers {
+            Ask::Lookup(lookup) => match numbers {
                 [] => Answer::LookupResult(LookupResult::Absent),
                 [other] => Answer::LookupResult(LookupResult::Mismatch {
                     thread: id(Some(other)),
@@ -218,7 +218,7 @@ impl FuzzRun {
                     message: id(Some(other)),
                 }),
                 [sender, message, ..] => {
-                    let thread = match look.target {
+                    let thread = match lookup.target {
                         Target::Thread(thread) => thread,
                         Target::NewThread { .. } => id(Some(message)),
                     };
@@ -274,7 +274,7 @@ impl FuzzRun {
                 Effect::FanOut { to, frame, .. } => {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
-                Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
+                Effect::Ask { request, ask } => self.pending.push_back((request, *ask)),
                 Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
                 // The server does the same: it reports the closed connection to the hub at once.
                 Effect::Close { conn, .. } => {
@@ -299,7 +299,7 @@ impl FuzzRun {
         let mut answers = 0;
         // The hub looks up a message with an unknown outcome three times.
         for _ in 0..4 {
-            while !self.asked.is_empty() {
+            while !self.pending.is_empty() {
                 self.answer("f0");
                 answers += 1;
                 assert!(answers < FRAMES_PER_EVENT_MAX, "each failed request causes another");

@@ -135,8 +135,8 @@ fn check_answer(response: &str, request: &[u8]) {
     } else {
         assert!(names.contains("Connection"), "{head}");
         let start = request.iter().position(|b| !b"\r\n".contains(b)).unwrap_or(0);
-        let asked_for_the_head = request[start..].starts_with(b"HEAD ") && body.is_empty();
-        assert!(length == Some(body.len()) || asked_for_the_head, "{head}");
+        let is_head_request = request[start..].starts_with(b"HEAD ") && body.is_empty();
+        assert!(length == Some(body.len()) || is_head_request, "{head}");
     }
 }
 

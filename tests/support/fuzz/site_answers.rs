@@ -89,7 +89,7 @@ fn one_answer(reply: &Reply) {
             Answer::Stored(_) | Answer::Failed(_) => {}
             answer => panic!("{answer:?} for a post"),
         }
-        look(target, &credential, reply);
+        lookup(target, &credential, reply);
     }
     let answer = parse_prove_reply(&credential, reply);
     assert!(matches!(answer, Answer::Proven(_) | Answer::Failed(_)), "{answer:?}");
@@ -100,8 +100,8 @@ fn one_answer(reply: &Reply) {
 }
 
 /// Parses the same reply as the result of looking up a message.
-fn look(target: Target, credential: &Credential, reply: &Reply) {
-    let look = Lookup {
+fn lookup(target: Target, credential: &Credential, reply: &Reply) {
+    let lookup = Lookup {
         credential: credential.clone(),
         target,
         text: TEXT.into(),
@@ -110,7 +110,7 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         post: RequestId(1),
     };
     for after in [0, 30, u64::MAX / 4] {
-        let answer = parse_lookup_reply(&look, reply, Duration::from_secs(after));
+        let answer = parse_lookup_reply(&lookup, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
             Answer::LookupResult(LookupResult::Match(stored)) => {
@@ -202,14 +202,14 @@ fn pages(replies: Vec<Reply>) {
     let credential = Credential::parse("user-7").expect("a token");
     let mut pages = ParticipantPages::new(THREAD);
     let last = replies.len() - 1;
-    for asked in 1..=PAGES_MAX + 1 {
+    for page in 1..=PAGES_MAX + 1 {
         for style in [UrlStyle::Pretty, UrlStyle::RestRoute] {
             let request = list_request(THREAD, pages.page(), &credential, style);
             assert!(request.path.bytes().all(|b| b.is_ascii_graphic()), "{}", request.path);
         }
-        let reply = &replies[last.min(asked as usize - 1)];
+        let reply = &replies[last.min(page as usize - 1)];
         match pages.add_page(reply) {
-            PageProgress::More => assert_eq!(pages.page(), asked + 1),
+            PageProgress::More => assert_eq!(pages.page(), page + 1),
             PageProgress::Done(answer, _) => {
                 assert!(
                     matches!(answer, Answer::Participants(_) | Answer::Failed(_)),
