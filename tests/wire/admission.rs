@@ -1,4 +1,4 @@
-//! What the handshake reads about a client: its credential, its origin and its address.
+//! How the handshake determines a client: its credential, its origin and its address.
 
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};

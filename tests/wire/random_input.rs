@@ -138,7 +138,7 @@ proptest! {
     }
 }
 
-/// How long the longest piece of `theirs` is that stands in `ours`, in characters.
+/// The length, in characters, of the longest part of `theirs` that occurs in `ours`.
 fn longest_quote(theirs: &str, ours: &str) -> usize {
     let theirs: Vec<char> = theirs.chars().collect();
     let mut longest = 0;
