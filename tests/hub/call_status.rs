@@ -258,7 +258,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What has been told since, of which there is one.
 #[track_caller]
 fn told(harness: &mut HubHarness, conn: ConnId) -> CallStatusReply {
-    let mut all = std::mem::take(&mut harness.told);
+    let mut all = std::mem::take(&mut harness.call_status_replies);
     assert_eq!(all.len(), 1, "{all:?}");
     let (to, told) = all.remove(0);
     assert_eq!(to, conn);
@@ -302,7 +302,7 @@ fn callee_woken_by_push_can_read_the_call_status() {
     let asker = harness.request_call_status(1, Some("token-of-8"), "c");
     let (request, credential) = harness.next_proof();
     assert_eq!((credential.secret(), harness.hub.status_requests()), ("token-of-8", 1));
-    assert!(harness.told.is_empty() && harness.hub.is_awaiting_outcome(asker));
+    assert!(harness.call_status_replies.is_empty() && harness.hub.is_awaiting_outcome(asker));
     harness.prove(request, 8, None);
     let expected = json!({"callId": "c", "state": "ringing", "threadId": 41, "callerId": 7});
     assert_eq!(status(&told(&mut harness, asker)), expected);
@@ -442,7 +442,7 @@ fn closed_request_cancels_its_site_query() {
     harness.close(askers[0]);
     let (request, _) = harness.next_proof();
     harness.prove(request, 8, None);
-    assert!(harness.told.is_empty(), "{:?}", harness.told);
+    assert!(harness.call_status_replies.is_empty(), "{:?}", harness.call_status_replies);
     let (request, _) = harness.next_proof();
     harness.fail(request, Failure::TokenRefused);
     assert!(matches!(told(&mut harness, askers[1]), CallStatusReply::CredentialRejected(_)));
@@ -455,7 +455,7 @@ fn waiting_status_requests_are_bounded_by_site_capacity() {
     for slot in 0..256 {
         harness.request_call_status(slot, Some(&format!("token-{slot}")), "c");
     }
-    assert!(harness.told.is_empty());
+    assert!(harness.call_status_replies.is_empty());
     let asker = harness.request_call_status(256, Some("token-256"), "c");
     let overloaded = told(&mut harness, asker);
     assert!(
@@ -465,11 +465,11 @@ fn waiting_status_requests_are_bounded_by_site_capacity() {
     // Who is known need not wait.
     let (request, _) = harness.next_proof();
     harness.prove(request, 8, None);
-    harness.told.clear();
+    harness.call_status_replies.clear();
     let asker = harness.request_call_status(256, Some("token-0"), "c");
     assert_eq!(told(&mut harness, asker), CallStatusReply::NoSuchCall);
     let waits = harness.request_call_status(0, Some("token-256"), "c");
-    assert!(harness.told.is_empty() && harness.hub.is_awaiting_outcome(waits));
+    assert!(harness.call_status_replies.is_empty() && harness.hub.is_awaiting_outcome(waits));
 }
 
 #[test]

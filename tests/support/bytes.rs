@@ -1,5 +1,5 @@
-//! Both sides of a WebSocket as bytes in memory: what a client writes, frame by frame, and a
-//! [`Wire`] that is fed with it.
+//! Both sides of a WebSocket as bytes in memory: builds a client's requests and frames, and feeds
+//! them to a [`Wire`].
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -12,9 +12,9 @@ use buddyline::http::handshake::{Opened, Readiness, Rules};
 use buddyline::wire::outbox::{Ledger, Outbox};
 use buddyline::wire::{Codec, Event, Wire};
 
-/// First byte of a whole text frame.
+/// First byte of an unfragmented text frame.
 pub const TEXT: u8 = 0x81;
-/// First byte of a whole binary frame.
+/// First byte of an unfragmented binary frame.
 pub const BINARY: u8 = 0x82;
 /// First byte of a close frame.
 pub const CLOSE: u8 = 0x88;
@@ -22,25 +22,25 @@ pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 /// First byte of a pong.
 pub const PONG: u8 = 0x8a;
-/// First byte of a text that goes on in more frames.
+/// First byte of the first fragment of a text message.
 pub const TEXT_FRAGMENT: u8 = 0x01;
 /// First byte of a fragment in the middle.
 pub const CONTINUATION: u8 = 0x00;
 /// First byte of the last fragment.
 pub const LAST_CONTINUATION: u8 = 0x80;
 
-/// The key and, below, its answer in RFC 6455 section 1.3.
+/// The `Sec-WebSocket-Key` of the example in RFC 6455 section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// What a server makes of [`KEY`].
+/// The `Sec-WebSocket-Accept` that belongs to [`KEY`].
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The limit of a message in tests that do not say otherwise.
+/// The default limit of a message, in bytes.
 pub const LIMIT: usize = 256 * 1024;
 
-/// Whom a [`WireSession`] is with.
+/// The peer address of a [`WireSession`].
 pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
-/// A codec that lets everyone in, with or without the page.
+/// A codec that accepts any origin and trusts no proxy, with or without the try-it page.
 pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     let (origins, proxies) = (Origins::any(), TrustedProxies::default());
     let readiness = Readiness::Ready;
@@ -50,12 +50,12 @@ pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     )
 }
 
-/// What comes of a good request.
+/// The event that a valid request without a token causes.
 pub fn opened() -> Event<'static> {
     Event::Opened(Opened { client: PEER, credential: None })
 }
 
-/// A good request with more header lines put in.
+/// A valid upgrade request with additional header lines.
 pub fn request_with(more: &str) -> Vec<u8> {
     format!(
         "GET /chat?x=1 HTTP/1.1\r\nHost: localhost:8080\r\nUpgrade: websocket\r\n\
@@ -64,12 +64,12 @@ pub fn request_with(more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A good request.
+/// A valid upgrade request.
 pub fn request() -> Vec<u8> {
     request_with("")
 }
 
-/// A header as clients write it, for a payload of this length.
+/// The header of a masked frame with a payload of this length.
 pub fn header(first: u8, length: u64, mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![first];
     match length {
@@ -95,23 +95,23 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A whole text frame.
+/// A masked, unfragmented text frame.
 pub fn text(text: &str) -> Vec<u8> {
     frame(TEXT, text.as_bytes())
 }
 
-/// A close frame with a code.
+/// A masked close frame with a code.
 pub fn close(code: u16) -> Vec<u8> {
     frame(CLOSE, &code.to_be_bytes())
 }
 
-/// A wire, its outbox, and all that came of the bytes so far.
+/// A wire with its outbox, and all events and output that the bytes so far have caused.
 pub struct WireSession {
     pub wire: Wire,
     outbox: Outbox,
-    /// All events but `NeedsInput`.
+    /// All events except `NeedsInput` and `Control`.
     pub events: Vec<Event<'static>>,
-    /// All bytes that a client would have got.
+    /// All bytes that the client would have received.
     pub output: Vec<u8>,
 }
 
@@ -123,7 +123,7 @@ impl Default for WireSession {
 }
 
 impl WireSession {
-    /// A conversation whose handshake is done and forgotten.
+    /// Completes the handshake and discards its event and output.
     pub fn open(codec: &mut Codec) -> WireSession {
         let mut session = WireSession::default();
         session.feed(codec, &request());
@@ -133,28 +133,32 @@ impl WireSession {
         session
     }
 
-    /// Feeds bytes as one read of a socket would.
+    /// Feeds bytes as one read from a socket would.
     pub fn feed(&mut self, codec: &mut Codec, bytes: &[u8]) {
         let mut read = bytes.to_vec();
         let mut input = &mut *read;
-        // Each event takes at least a byte, except for the last two.
+        // Each event consumes at least one byte, except for the last two.
         for _ in 0..bytes.len() + 2 {
             let event = self.wire.next(codec, &mut input, &mut self.outbox).into_owned();
             self.collect();
             if event == Event::NeedsInput {
-                assert!(input.is_empty(), "drained with {} bytes left", input.len());
+                assert!(
+                    input.is_empty(),
+                    "the wire needs input, but {} bytes are left",
+                    input.len()
+                );
                 return;
             }
-            assert!(!self.events.contains(&Event::Closing), "{event:?} after the end");
-            // Pings and parts are frames to count, and no news.
+            assert!(!self.events.contains(&Event::Closing), "{event:?} after `Closing`");
+            // `Control` only counts pings and fragments.
             if event != Event::Control {
                 self.events.push(event);
             }
         }
-        panic!("no end of events");
+        panic!("the wire never asks for more input");
     }
 
-    /// The events so far, which are forgotten.
+    /// Removes and returns the events so far.
     pub fn take_events(&mut self) -> Vec<Event<'static>> {
         std::mem::take(&mut self.events)
     }
@@ -168,12 +172,12 @@ impl WireSession {
         texts.collect()
     }
 
-    /// The output as a server's frames: first byte and payload.
+    /// The output as frames: first byte and payload.
     pub fn frames(&self) -> Vec<(u8, Vec<u8>)> {
         server_frames(&self.output)
     }
 
-    /// The code of the close frame that ended the output.
+    /// The code of the close frame at the end of the output.
     pub fn close_code(&self) -> Option<u16> {
         let frames = self.frames();
         let (first, payload) = frames.last()?;
@@ -183,7 +187,7 @@ impl WireSession {
         }
     }
 
-    /// The output as an HTTP answer.
+    /// The output as an HTTP response.
     pub fn answer(&self) -> String {
         String::from_utf8(self.output.clone()).unwrap()
     }
@@ -200,7 +204,7 @@ impl WireSession {
     }
 }
 
-/// Reads a server's frames: never masked, never fragmented, never reserved.
+/// Parses a server's frames: first byte and payload. Panics on a masked or incomplete frame.
 pub fn server_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, length, rest @ ..] = bytes {
@@ -208,26 +212,26 @@ pub fn server_frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
             126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
             127 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, &rest[8..]),
             short @ 0..126 => (usize::from(short), rest),
-            _ => panic!("a server's frame is masked"),
+            _ => panic!("the server sent a masked frame"),
         };
         frames.push((*first, rest[..length].to_vec()));
         bytes = &rest[length..];
     }
-    assert!(bytes.is_empty(), "a frame is cut off");
+    assert!(bytes.is_empty(), "the last frame is incomplete");
     frames
 }
 
-/// The value of a header of an HTTP answer, which may not stand twice.
+/// The value of a header of an HTTP response. Panics if the header is repeated.
 pub fn header_of(answer: &str, name: &str) -> Option<String> {
     let (head, _) = answer.split_once("\r\n\r\n").expect("a head ends");
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     let mut found = lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     let value = found.next().map(str::to_owned);
-    assert_eq!(found.next(), None, "{name} stands twice");
+    assert_eq!(found.next(), None, "header {name} is repeated");
     value
 }
 
-/// What follows the head of an HTTP answer.
+/// The body of an HTTP response.
 pub fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").expect("a head ends").1
 }

@@ -1,4 +1,4 @@
-//! What the devices of a call hear, in a few words each.
+//! Short summaries of the frames that the devices of a call receive.
 
 #![allow(dead_code)]
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::harness::HubHarness;
 
-/// A frame's `type`, and what tells it from others of it.
+/// A frame's `type`, followed by the fields that distinguish it from others of the same type.
 pub fn summary(frame: &Value) -> String {
     match text(frame, "type") {
         "call_ended" => format!("ended {} {}", text(frame, "callId"), text(frame, "reason")),
@@ -21,12 +21,12 @@ pub fn text<'a>(frame: &'a Value, field: &str) -> &'a str {
     frame[field].as_str().expect("a string")
 }
 
-/// What has been heard since the last look, by device, in order.
+/// Removes the frames received since the last check: device and summary, in order.
 pub fn summaries(harness: &mut HubHarness) -> Vec<(ConnId, String)> {
     harness.received().iter().map(|(to, frame)| (*to, summary(frame))).collect()
 }
 
-/// Exactly this has been heard since.
+/// Asserts that exactly these frames were received since the last check, in this order.
 #[track_caller]
 pub fn assert_received(harness: &mut HubHarness, expected: &[(ConnId, &str)]) {
     let expected: Vec<_> =
@@ -34,14 +34,14 @@ pub fn assert_received(harness: &mut HubHarness, expected: &[(ConnId, &str)]) {
     assert_eq!(summaries(harness), expected);
 }
 
-/// Users 2 to 4 in thread 12 on a device each, and 2 calls all of them as "g".
+/// Users 2 to 4 join thread 12 with one device each, and user 2 calls the thread as call "g".
 pub fn start_group_call() -> (HubHarness, [ConnId; 3]) {
     let mut harness = HubHarness::default();
     let devices = [2, 3, 4].map(|user| harness.open_in(user - 2, &user.to_string(), "12"));
     harness.send(devices[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    let heard = harness.received();
-    let rung: Vec<ConnId> = heard.iter().map(|(to, _)| *to).collect();
+    let received = harness.received();
+    let rung: Vec<ConnId> = received.iter().map(|(to, _)| *to).collect();
     assert_eq!(rung, devices[1..]);
-    assert_eq!((&heard[0].1["userId"], &heard[0].1["callId"]), (&json!(2), &json!("g")));
+    assert_eq!((&received[0].1["userId"], &received[0].1["callId"]), (&json!(2), &json!("g")));
     (harness, devices)
 }

@@ -1,4 +1,4 @@
-//! A blocking WebSocket client for tests: says JSON, waits for frames with a deadline.
+//! A blocking WebSocket client for tests: sends JSON and waits for frames with a deadline.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -12,27 +12,27 @@ use tungstenite::client::{ClientRequestBuilder, IntoClientRequest};
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
-/// Longer than anything here should take.
+/// The deadline of every wait: longer than any step should take.
 pub const LONG: Duration = Duration::from_secs(10);
 
-/// What a client gets next.
+/// The outcome of waiting for a frame.
 #[derive(Debug, PartialEq)]
 pub enum Received {
     /// A text frame.
     Text(String),
-    /// The end, with the code of the server's close frame; none after a reset.
+    /// The connection ended, with the code of the server's close frame; `None` without one.
     Closed(Option<u16>),
-    /// Nothing, for as long as was waited.
+    /// No frame arrived before the deadline.
     Silence,
 }
 
-/// One connection.
+/// One WebSocket connection.
 pub struct Client {
     socket: WebSocket<TcpStream>,
-    /// Why the connection ended, once it has.
+    /// Set once the connection has ended: the close code, or `None` without a close frame.
     ended: Option<Option<u16>>,
     drains: u64,
-    /// What [`Client::find`] has passed by.
+    /// Frames that [`Client::find`] has skipped and kept.
     skipped: Vec<Value>,
 }
 
@@ -42,12 +42,12 @@ impl Client {
         Client::over(TcpStream::connect(address).unwrap())
     }
 
-    /// Opens a WebSocket over a socket of one's own making.
+    /// Opens a WebSocket over a socket that the test has connected.
     pub fn over(socket: TcpStream) -> Client {
         Client::try_over(socket).unwrap()
     }
 
-    /// One whose kernel keeps little for it.
+    /// Opens a WebSocket with a receive buffer of 4 KiB in the kernel.
     pub fn with_small_receive_buffer(address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4 * 1024).unwrap();
@@ -55,27 +55,27 @@ impl Client {
         Client::over(socket.into())
     }
 
-    /// The bare socket, for what no WebSocket library says.
+    /// The TCP socket, for sending bytes that a WebSocket library would not send.
     pub fn into_socket(self) -> TcpStream {
         self.socket.get_ref().try_clone().unwrap()
     }
 
-    /// Opens a WebSocket, which the server may refuse.
+    /// Opens a WebSocket; an error if the server refuses it.
     pub fn try_over(socket: TcpStream) -> Result<Client, String> {
         let url = format!("ws://{}/", socket.peer_addr().map_err(|fault| fault.to_string())?);
-        Client::ask(url, socket)
+        Client::handshake(url, socket)
     }
 
-    /// Opens a WebSocket at this path and query, with further header lines.
+    /// Opens a WebSocket at this path and query, with additional headers.
     pub fn at(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Client {
         let url = format!("ws://{address}{path}").parse().unwrap();
         let request = headers.iter().fold(ClientRequestBuilder::new(url), |all, (name, value)| {
             all.with_header(*name, *value)
         });
-        Client::ask(request, TcpStream::connect(address).unwrap()).unwrap()
+        Client::handshake(request, TcpStream::connect(address).unwrap()).unwrap()
     }
 
-    fn ask(request: impl IntoClientRequest, socket: TcpStream) -> Result<Client, String> {
+    fn handshake(request: impl IntoClientRequest, socket: TcpStream) -> Result<Client, String> {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
         socket.set_write_timeout(Some(LONG)).unwrap();
@@ -85,7 +85,7 @@ impl Client {
         }
     }
 
-    /// Opens a WebSocket and says whose it is.
+    /// Opens a WebSocket and sends `user_connected`, without a token.
     pub fn as_user(address: SocketAddr, user: u64) -> Client {
         let mut client = Client::connect(address);
         client.send(&json!({"type": "user_connected", "userId": user}));
@@ -93,14 +93,14 @@ impl Client {
         client
     }
 
-    /// The same, and hears a thread.
+    /// The same, and joins a thread.
     pub fn in_thread(address: SocketAddr, user: u64, thread: u64) -> Client {
         let mut client = Client::as_user(address, user);
         client.join(thread);
         client
     }
 
-    /// Opens a WebSocket and proves whose it is.
+    /// Opens a WebSocket and authenticates it with a token.
     pub fn proven(address: SocketAddr, user: u64, token: &str) -> Client {
         let mut client = Client::connect(address);
         client.send(&json!({"type": "user_connected", "userId": user, "token": token}));
@@ -108,7 +108,7 @@ impl Client {
         client
     }
 
-    /// Starts to hear a thread.
+    /// Joins a thread.
     pub fn join(&mut self, thread: u64) {
         self.send(&json!({"type": "join_thread", "threadId": thread}));
         self.expect(|frame| frame["type"] == "thread_joined" && frame["threadId"] == thread);
@@ -124,12 +124,12 @@ impl Client {
         self.try_send(Message::text(text)).unwrap();
     }
 
-    /// Sends anything; fails when the server no longer listens.
+    /// Sends any message; an error if the server has closed the connection.
     pub fn try_send(&mut self, message: Message) -> Result<(), Error> {
         self.socket.send(message)
     }
 
-    /// What comes next, waiting until `until`.
+    /// Waits for the next text frame or the end of the connection, until `until`.
     pub fn next_until(&mut self, until: Instant) -> Received {
         loop {
             if let Some(code) = self.ended {
@@ -144,7 +144,7 @@ impl Client {
                 Ok(Message::Text(text)) => return Received::Text(text.to_string()),
                 Ok(Message::Close(frame)) => {
                     self.ended = Some(frame.map(|CloseFrame { code, .. }| code.into()));
-                    // Lets the answer to the close leave.
+                    // Sends the reply to the close frame.
                     let _ = self.socket.flush();
                 }
                 Ok(_) => {}
@@ -154,7 +154,7 @@ impl Client {
         }
     }
 
-    /// The next frame as it is on the wire.
+    /// The next frame, as unparsed text.
     pub fn next_text(&mut self) -> String {
         match self.next_until(Instant::now() + LONG) {
             Received::Text(text) => text,
@@ -168,7 +168,7 @@ impl Client {
         serde_json::from_str(&text).unwrap_or_else(|fault| panic!("{fault}: {text}"))
     }
 
-    /// The next frame that is wanted; those before it are dropped.
+    /// The next frame that satisfies `wanted`; earlier frames are dropped.
     pub fn expect(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         self.expect_within(LONG, wanted)
     }
@@ -189,7 +189,7 @@ impl Client {
         }
     }
 
-    /// The wanted frame, whatever comes before it: that is kept for the next search.
+    /// The next frame that satisfies `wanted`; earlier frames are kept for the next search.
     pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(at) = self.skipped.iter().position(&wanted) {
             return self.skipped.remove(at);
@@ -216,20 +216,20 @@ impl Client {
         frame
     }
 
-    /// Sees that nothing comes.
+    /// Asserts that no frame arrives within this time.
     pub fn expect_nothing_for(&mut self, time: Duration) {
-        let heard = self.next_until(Instant::now() + time);
-        assert_eq!(heard, Received::Silence);
+        let received = self.next_until(Instant::now() + time);
+        assert_eq!(received, Received::Silence);
     }
 
-    /// All frames that the server has put out for this connection so far: asks for a `pong` and
-    /// collects what comes before it. No time is waited for luck.
+    /// All frames that the server has queued for this connection so far: sends a `ping` and
+    /// collects the frames before its `pong`, so that no sleep is needed.
     pub fn drain(&mut self) -> Vec<Value> {
         let texts = self.drain_texts();
         texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
 
-    /// The same, as the frames are on the wire.
+    /// The same, as unparsed text.
     pub fn drain_texts(&mut self) -> Vec<String> {
         self.drains += 1;
         let name = format!("drain-{}", self.drains);
@@ -246,7 +246,7 @@ impl Client {
         }
     }
 
-    /// Waits for the end; frames before it are dropped.
+    /// Waits until the connection ends and returns the close code; earlier frames are dropped.
     pub fn close_code(&mut self) -> Option<u16> {
         let until = Instant::now() + LONG;
         loop {
@@ -258,13 +258,13 @@ impl Client {
         }
     }
 
-    /// Says goodbye as a browser does, and waits for the answer.
+    /// Sends a close frame as a browser does, and waits for the server's.
     pub fn leave(mut self) {
         let _ = self.socket.close(None);
         self.close_code();
     }
 
-    /// The socket beneath.
+    /// The TCP socket.
     pub fn socket(&mut self) -> &mut TcpStream {
         self.socket.get_mut()
     }

@@ -1,4 +1,4 @@
-//! Many WebSockets at once in one thread: bare sockets that are looked at in turn.
+//! Many WebSocket clients in one thread: nonblocking sockets that are polled in turn.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -7,32 +7,32 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here should take.
+/// The read timeout of a handshake: longer than it should take.
 const LONG: Duration = Duration::from_secs(30);
-/// Between two looks at all of them.
+/// The pause between two polls of all clients.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// One of them.
+/// One client of a [`ClientSet`].
 pub struct PolledClient {
     socket: TcpStream,
     unread: Vec<u8>,
-    /// The text frames that have come.
+    /// The text frames received so far.
     pub received: Vec<String>,
-    /// When the server said goodbye, and with which code; none if it only hung up.
+    /// When the server closed, and its close code; `None` if it closed without a close frame.
     pub closed: Option<(Instant, Option<u16>)>,
 }
 
-/// All of them.
+/// A set of clients.
 pub struct ClientSet {
     pub clients: Vec<PolledClient>,
 }
 
 impl ClientSet {
-    /// Opens so many WebSockets.
+    /// Opens `count` WebSockets.
     pub fn open(address: SocketAddr, count: usize) -> ClientSet {
         let mut clients = Vec::with_capacity(count);
         while clients.len() < count {
-            // As many as the backlog of any system holds.
+            // At most as many at once as the accept backlog of any system holds.
             let batch: Vec<_> =
                 (0..(count - clients.len()).min(100)).map(|_| connect(address)).collect();
             clients.extend(batch.into_iter().map(await_upgrade));
@@ -40,12 +40,12 @@ impl ClientSet {
         ClientSet { clients }
     }
 
-    /// Looks at each once.
+    /// Reads from each client once.
     pub fn poll(&mut self) {
         self.clients.iter_mut().for_each(PolledClient::poll);
     }
 
-    /// Looks at all again and again until it is as wanted.
+    /// Polls all clients until `wanted` holds; panics after `within`.
     pub fn poll_until(&mut self, within: Duration, wanted: impl Fn(&[PolledClient]) -> bool) {
         let until = Instant::now() + within;
         loop {
@@ -53,12 +53,12 @@ impl ClientSet {
             if wanted(&self.clients) {
                 return;
             }
-            assert!(Instant::now() < until, "not as wanted within {within:?}");
+            assert!(Instant::now() < until, "the condition did not hold within {within:?}");
             thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// How many were closed in each step of time from `begun` on.
+    /// How many clients were closed in each time step since `begun`.
     pub fn closes_per_step(&self, begun: Instant, step: Duration) -> Vec<usize> {
         let mut steps = Vec::new();
         for (at, _) in self.clients.iter().filter_map(|client| client.closed) {
@@ -95,7 +95,7 @@ fn await_upgrade(mut socket: TcpStream) -> PolledClient {
 }
 
 impl PolledClient {
-    /// Says a text; nothing if the server has hung up.
+    /// Sends a text frame; does nothing if the server has closed the connection.
     pub fn send(&mut self, text: &str) {
         let mut frame = vec![0x81];
         match text.len() {
@@ -137,7 +137,7 @@ impl PolledClient {
             let (length, start) = match self.unread[..] {
                 [_, length @ 0..=125, ..] => (usize::from(length), 2),
                 [_, 126, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
-                [_, 127, ..] => panic!("nothing is that long here"),
+                [_, 127, ..] => panic!("no test sends a frame over 65535 bytes"),
                 _ => return,
             };
             if self.unread.len() < start + length {
@@ -150,14 +150,14 @@ impl PolledClient {
                     let code = u16::from_be_bytes([frame[start], frame[start + 1]]);
                     return self.end(Some(code));
                 }
-                other => panic!("a frame that begins with {other:#x}"),
+                other => panic!("unexpected frame with first byte {other:#x}"),
             }
         }
     }
 
     fn end(&mut self, code: Option<u16>) {
         self.closed = Some((Instant::now(), code));
-        // Hangs up, which is what the server waits for.
+        // The server waits for the client to close the socket.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 }

@@ -1,8 +1,9 @@
 //! Plays a sequence diagram of `docs/PROTOCOL.md` against a hub.
 //!
-//! `A->>S: type, details` is said, `S->>A: type, details` is what must be heard then, all of it, in
-//! this order. A detail is `field value`, or a word that is the frame's reason, state or code.
-//! `A-xS` loses a connection; a note may let seconds pass, or say that the call is answered.
+//! `A->>S: type, details` sends a frame. The lines `S->>A: type, details` after it are all the frames
+//! that must be received then, in this order. A detail is `field value`, or a word that is the
+//! frame's reason, state or code. `A-xS` closes a connection. A note can let seconds pass or state
+//! that the call has been answered.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::harness::HubHarness;
 
-/// The name of a call where a diagram gives none.
+/// The `callId` where the diagram gives none.
 const CALL: &str = "c1";
 
 struct Device {
@@ -23,12 +24,12 @@ struct Device {
 pub struct DiagramRunner<'a> {
     harness: HubHarness,
     devices: Vec<Device>,
-    /// Where the diagram stands in the document, for who has to mend it.
+    /// Where the diagram is in the document, for messages of failed assertions.
     place: &'a str,
     slots: u32,
 }
 
-/// Plays it to its end.
+/// Plays the whole diagram. `place` names it in messages of failed assertions.
 pub fn play(diagram: &str, place: &str) {
     let mut runner =
         DiagramRunner { harness: HubHarness::default(), devices: Vec::new(), place, slots: 0 };
@@ -41,12 +42,13 @@ pub fn play(diagram: &str, place: &str) {
         };
         match what.split_once("->>") {
             Some((from, "S")) => runner.send(from, words),
-            Some((from, to)) => panic!("{place}: {from} to {to} is heard before it is said"),
+            Some((from, to)) => panic!("{place}: {to} receives a frame before {from} has sent one"),
             None => runner.apply_note(what, words),
         }
         let mut expected = Vec::new();
-        while let Some(heard) = lines.next_if(|line| is_output_or_note(line)) {
-            if let Some((to, words)) = heard.strip_prefix("S->>").and_then(|l| l.split_once(": ")) {
+        while let Some(output) = lines.next_if(|line| is_output_or_note(line)) {
+            if let Some((to, words)) = output.strip_prefix("S->>").and_then(|l| l.split_once(": "))
+            {
                 expected.push((to.to_owned(), words.to_owned()));
             }
         }
@@ -54,12 +56,12 @@ pub fn play(diagram: &str, place: &str) {
     }
 }
 
-/// What a device hears; and notes in which nothing happens, which may stand between.
+/// Whether a line is a received frame, or a note without effect, which may be in between.
 fn is_output_or_note(line: &str) -> bool {
     line.starts_with("S->>") || line.starts_with("Note") && seconds(line).is_none()
 }
 
-/// How long it takes, where a note says so.
+/// The seconds that a note lets pass, if it does.
 fn seconds(note: &str) -> Option<u64> {
     note.rsplit(": ").next()?.strip_suffix(" seconds")?.parse().ok()
 }
@@ -137,12 +139,12 @@ impl DiagramRunner<'_> {
 
     fn expect_frames(&mut self, expected: &[(String, String)]) {
         let place = self.place;
-        let heard = self.harness.received();
+        let received = self.harness.received();
         let name = |conn: &ConnId| {
             let device = self.devices.iter().find(|device| device.conn == *conn);
             device.map_or("?", |device| &device.alias).to_owned()
         };
-        let kinds: Vec<(String, String)> = heard
+        let kinds: Vec<(String, String)> = received
             .iter()
             .map(|(conn, frame)| (name(conn), frame["type"].as_str().expect("a type").to_owned()))
             .collect();
@@ -150,20 +152,20 @@ impl DiagramRunner<'_> {
             .iter()
             .map(|(to, words)| (to.clone(), words.split(", ").next().unwrap_or("").to_owned()))
             .collect();
-        assert_eq!(kinds, wanted, "{place}: {heard:?}");
-        for ((to, words), (_, frame)) in expected.iter().zip(&heard) {
+        assert_eq!(kinds, wanted, "{place}: {received:?}");
+        for ((to, words), (_, frame)) in expected.iter().zip(&received) {
             for detail in words.split(", ").skip(1) {
                 let fits = match detail.split_once(' ') {
                     Some((field, value)) => frame[field] == value_of(value),
                     None => ["reason", "state", "code"].iter().any(|f| frame[*f] == detail),
                 };
-                assert!(fits, "{place}: {to} hears {frame}, and not {detail}");
+                assert!(fits, "{place}: {to} receives {frame} without {detail}");
             }
         }
     }
 }
 
-/// A number, several, or a word.
+/// The JSON value of a detail: a number, an array of numbers, or a string.
 fn value_of(text: &str) -> Value {
     let numbers: Option<Vec<u64>> = text.split(' ').map(|word| word.parse().ok()).collect();
     match numbers.as_deref() {

@@ -1,4 +1,5 @@
-//! The loop's place in front of the pool: puts questions, sleeps on the waker, collects.
+//! Drives the upstream pool as the event loop does: submits requests, waits for the waker and
+//! collects answers.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -15,30 +16,30 @@ use buddyline::upstream::url_style::UrlStyle;
 
 use super::site::Site;
 
-/// Longer than anything here should take.
+/// The deadline of every wait: longer than any step should take.
 pub const LONG: Duration = Duration::from_secs(10);
 
-/// The loop's place in these tests.
+/// A pool with a waker and a clock, in place of the event loop.
 pub struct PoolDriver {
-    /// What is tested.
+    /// The pool under test.
     pub pool: Pool,
-    /// What its waker rings.
+    /// The poll that the pool's waker wakes.
     pub poll: mio::Poll,
-    /// Dead when the pool and all its workers have ended.
+    /// Upgrades only while the pool or one of its workers is alive.
     pub weak_waker: Weak<mio::Waker>,
-    /// The number of the last question.
+    /// The id of the last request.
     pub last: u64,
-    /// When this began; `submit_at` counts from here.
+    /// When the driver was created; tests count times for `submit_at` from here.
     pub started: Instant,
 }
 
 impl PoolDriver {
-    /// At this address, with two workers and short timeouts.
+    /// Starts a pool for the site at `url`, with two workers and short timeouts.
     pub fn at(url: &str) -> PoolDriver {
         PoolDriver::with(url, |_| ())
     }
 
-    /// The same, with other settings.
+    /// The same, with settings changed by `change`.
     pub fn with(url: &str, change: impl FnOnce(&mut SiteSettings)) -> PoolDriver {
         let mut settings = SiteSettings::new(SiteUrl::parse(url).unwrap());
         settings.workers = 2;
@@ -52,7 +53,8 @@ impl PoolDriver {
         PoolDriver { pool, poll, weak_waker, last: 0, started: Instant::now() }
     }
 
-    /// At a site that works, with threads 1 to 3 for members 7 and 8, after a good first probe.
+    /// Starts a pool for a working site, adds threads 1 to 3 with members 7 and 8 to it, and waits
+    /// for the first probe to succeed.
     pub fn ready(site: &Site, change: impl FnOnce(&mut SiteSettings)) -> PoolDriver {
         for thread in 1..=3 {
             site.add_thread(thread, &[7, 8]);
@@ -62,26 +64,26 @@ impl PoolDriver {
         driver
     }
 
-    /// What the loop would say.
+    /// The time that the event loop would pass: the real instant, and a fixed Unix time.
     pub fn now(&self) -> Now {
         Now { instant: Instant::now(), unix_s: 1_795_345_238 }
     }
 
-    /// Puts a question.
+    /// Submits a request.
     pub fn submit(&mut self, ask: Ask) -> RequestId {
         self.submit_at(ask, self.now())
     }
 
-    /// Puts a question at some other time.
+    /// Submits a request at another time.
     pub fn submit_at(&mut self, ask: Ask, now: Now) -> RequestId {
         self.last += 1;
         let before = Instant::now();
         self.pool.submit(RequestId(self.last), ask, now);
-        assert!(before.elapsed() < Duration::from_secs(1), "submit has blocked");
+        assert!(before.elapsed() < Duration::from_secs(1), "submit blocked");
         RequestId(self.last)
     }
 
-    /// The next answer, waiting for the waker and for nothing else.
+    /// The next answer. Waits for the waker only, so a pool that does not wake fails the test.
     pub fn next(&mut self) -> (RequestId, Answer) {
         let until = Instant::now() + LONG;
         let mut events = mio::Events::with_capacity(4);
@@ -89,13 +91,15 @@ impl PoolDriver {
             if let Some(answer) = self.pool.next_answer() {
                 return answer;
             }
-            let left = until.checked_duration_since(Instant::now()).expect("an answer in time");
+            let left = until
+                .checked_duration_since(Instant::now())
+                .expect("an answer before the deadline");
             self.poll.poll(&mut events, Some(left)).unwrap();
-            assert!(!events.is_empty(), "nothing has rung");
+            assert!(!events.is_empty(), "the waker did not wake the poll");
         }
     }
 
-    /// Puts one question and waits for its answer.
+    /// Submits a request and waits for its answer.
     pub fn ask(&mut self, ask: Ask) -> Answer {
         let request = self.submit(ask);
         let (answered, answer) = self.next();
@@ -103,26 +107,27 @@ impl PoolDriver {
         answer
     }
 
-    /// Waits until the pool has something to collect, and collects nothing.
+    /// Waits until the pool has an answer, and leaves it there.
     pub fn await_answer(&self) {
         let until = Instant::now() + LONG;
         while !self.pool.has_answer() {
-            assert!(Instant::now() < until, "there is no answer");
+            assert!(Instant::now() < until, "no answer before the deadline");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Waits until the probe has said this, collecting nothing but the probe.
-    pub fn await_url_style(&mut self, form: UrlStyle) {
+    /// Waits until the probe has found this URL style. No other answer may arrive before.
+    pub fn await_url_style(&mut self, style: UrlStyle) {
         let until = Instant::now() + LONG;
-        while self.pool.url_style() != form {
+        while self.pool.url_style() != style {
             assert_eq!(self.pool.next_answer(), None);
-            assert!(Instant::now() < until, "the probe has not found {form:?}");
+            assert!(Instant::now() < until, "the probe has not found {style:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Waits until the site has been asked this often, and what came of it was collected.
+    /// Waits until the site has received this many requests, and 50 ms more, so that the pool can
+    /// process their replies. No answer may arrive.
     pub fn await_requests(&mut self, site: &Site, requests: usize) {
         let until = Instant::now() + LONG;
         while site.requests().len() < requests {
@@ -134,7 +139,7 @@ impl PoolDriver {
     }
 }
 
-/// A post with this token.
+/// A request to store a message, with this token.
 pub fn post_as(token: &str, target: Target, text: &str) -> Ask {
     Ask::Post(Post {
         credential: Credential::parse(token).ok(),
@@ -144,22 +149,22 @@ pub fn post_as(token: &str, target: Target, text: &str) -> Ask {
     })
 }
 
-/// A post by member 7.
+/// A request to store a message of member 7.
 pub fn post(thread: u64, text: &str) -> Ask {
     post_as("user-7", Target::Thread(thread), text)
 }
 
-/// The question whose this is.
+/// A request to authenticate this token.
 pub fn prove(token: &str) -> Ask {
     Ask::Prove(Credential::parse(token).unwrap())
 }
 
-/// The question who takes part in a thread.
+/// A request for the participants of a thread.
 pub fn list(thread: u64, token: &str) -> Ask {
     Ask::Participants { thread, credential: Credential::parse(token).unwrap() }
 }
 
-/// The good answer to [`prove`].
+/// The successful answer to [`prove`]; panics on any other.
 pub fn proven(answer: Answer) -> Proven {
     match answer {
         Answer::Proven(proven) => proven,
@@ -167,7 +172,7 @@ pub fn proven(answer: Answer) -> Proven {
     }
 }
 
-/// The good answer to [`list`].
+/// The successful answer to [`list`]; panics on any other.
 pub fn listed(answer: Answer) -> Vec<u64> {
     match answer {
         Answer::Participants(people) => people.into_vec(),
@@ -175,7 +180,7 @@ pub fn listed(answer: Answer) -> Vec<u64> {
     }
 }
 
-/// The good answer to a post.
+/// The successful answer to [`post`]; panics on any other.
 pub fn stored(answer: Answer) -> Stored {
     match answer {
         Answer::Stored(stored) => stored,
@@ -183,7 +188,7 @@ pub fn stored(answer: Answer) -> Stored {
     }
 }
 
-/// The bad answer.
+/// The failure in an answer; panics on any other answer.
 pub fn failed(answer: Answer) -> Failure {
     match answer {
         Answer::Failed(failure) => failure,
@@ -191,11 +196,11 @@ pub fn failed(answer: Answer) -> Failure {
     }
 }
 
-/// The failure of what was certainly never sent.
+/// The failure of a request that was certainly not sent to the site.
 pub const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
 
-/// The question whether a post by member 7, put this long ago, is stored.
-pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
+/// A request to lookup up a message that member 7 posted this long ago.
+pub fn lookup(target: Target, text: &str, ago: Duration) -> Ask {
     Ask::Lookup(Lookup {
         credential: Credential::parse("user-7").unwrap(),
         target,
@@ -206,10 +211,10 @@ pub fn look(target: Target, text: &str, ago: Duration) -> Ask {
     })
 }
 
-/// The good answer to [`look`].
-pub fn looked(answer: Answer) -> LookupResult {
+/// The successful answer to [`lookup`]; panics on any other.
+pub fn lookup_result(answer: Answer) -> LookupResult {
     match answer {
-        Answer::LookupResult(looked) => looked,
+        Answer::LookupResult(lookup_result) => lookup_result,
         other => panic!("{other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Files that go with the test.
+//! Temporary files that are removed when the test ends.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A file that nobody else may read; removed when dropped.
+/// A file with mode 0600; removed when dropped.
 pub struct SecretFile(PathBuf);
 
 impl SecretFile {
-    /// One with these lines.
+    /// Creates a file with these lines.
     pub fn with(lines: &[&str]) -> SecretFile {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -22,7 +22,7 @@ impl SecretFile {
         SecretFile(path)
     }
 
-    /// Where it is.
+    /// The file's path.
     pub fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }

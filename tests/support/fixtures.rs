@@ -1,6 +1,6 @@
 //! Exchanges recorded from a live BuddyBoss site, as files in `tests/fixtures`.
 //!
-//! Hosts, tokens and long texts in them are placeholders; the rest is as the site said it.
+//! Hosts, tokens and long texts in them are placeholders; the rest is as recorded.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use buddyline::upstream::buddyboss::Reply;
 use serde_json::Value;
 
-/// A recorded request and its answer.
+/// A recorded request and its response.
 pub struct Fixture {
     /// The file's name without `.json`.
     pub name: String,
@@ -18,16 +18,16 @@ pub struct Fixture {
     pub path: String,
     /// The request's body: a JSON value, or a string when it was not JSON.
     pub sent: Value,
-    /// The answer's status.
+    /// The response's status.
     pub status: u16,
-    /// The answer's headers, without those about its framing.
+    /// The response's headers, without those about its framing.
     pub headers: Vec<(String, String)>,
-    /// The answer's body as it went over the wire, but for white space.
+    /// The response's body as it was on the wire, except for white space.
     pub body: Vec<u8>,
 }
 
 impl Fixture {
-    /// What the reader of answers is given for this one.
+    /// The recorded response as the [`Reply`] that the parsers take.
     pub fn reply(&self) -> Reply {
         Reply {
             status: self.status,
@@ -41,19 +41,19 @@ impl Fixture {
         }
     }
 
-    /// A header of the answer.
+    /// A header of the response.
     pub fn header(&self, name: &str) -> Option<String> {
         let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.clone())
     }
 }
 
-/// The folder in which the tests find the recordings.
+/// The folder with the recordings.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// The folder from which they were copied, which not every checkout has next to it.
+/// The folder from which they were copied; not every checkout has it next to it.
 pub fn origin() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/buddyboss/fixtures")
 }

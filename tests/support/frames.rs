@@ -1,6 +1,6 @@
-//! What the server says, cut into frames.
+//! Splits the server's output into text frames.
 
-/// The frames of which these bytes are made, header included, each with its text.
+/// The frames in these bytes: the whole frame with its header, and its text.
 pub fn frames(mut bytes: &[u8]) -> Vec<(&[u8], &str)> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -11,7 +11,7 @@ pub fn frames(mut bytes: &[u8]) -> Vec<(&[u8], &str)> {
                 (10, usize::try_from(u64::from_be_bytes(length)).expect("it is in memory"))
             }
             [0x81, short @ ..=125, ..] => (2, usize::from(short)),
-            _ => panic!("no text frame of a server begins with {:02x?}", &bytes[..2]),
+            _ => panic!("not a text frame of a server: first bytes {:02x?}", &bytes[..2]),
         };
         let (frame, rest) = bytes.split_at(start + length);
         frames.push((frame, std::str::from_utf8(&frame[start..]).expect("text is UTF-8")));

@@ -1,6 +1,6 @@
-//! Compression without a library, in the two forms that the tests need.
+//! Builds gzip files without a library: uncompressed blocks, and a decompression bomb.
 
-/// A gzip file of uncompressed blocks.
+/// A gzip file of stored (uncompressed) blocks.
 pub fn stored(bytes: &[u8]) -> Vec<u8> {
     let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     let mut blocks = bytes.chunks(65_535).peekable();
@@ -21,12 +21,12 @@ pub fn stored(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A gzip file without an end that becomes `length` spaces: one, and then "258 times the last one
-/// again" in 13 bits each (RFC 1951 3.2.6).
+/// A truncated gzip file that expands to `length` spaces: one space, and then codes of 13 bits that
+/// each repeat the last byte 258 times (RFC 1951 3.2.6).
 pub fn bomb(length: usize) -> Vec<u8> {
     let again = [1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0];
     let mut bits = vec![1, 1, 0, /* a space: */ 0, 1, 0, 1, 0, 0, 0, 0];
-    // From the third byte on the same thirteen come again and again.
+    // From the third byte on, the same thirteen bytes repeat.
     (0..16).for_each(|_| bits.extend_from_slice(&again));
     let byte = |bits: &[u8]| bits.iter().rev().fold(0_u8, |byte, bit| byte << 1 | bit);
     let bytes: Vec<u8> = bits.chunks_exact(8).map(byte).collect();

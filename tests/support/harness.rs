@@ -1,4 +1,4 @@
-//! A hub with a clock that stands still, and everything that came out of it.
+//! A hub with a clock that the test moves, and all effects that the hub has produced.
 
 #![allow(dead_code)]
 
@@ -22,7 +22,7 @@ use buddyline::protocol::status::CallStatusReply;
 use frames::frames;
 use serde_json::Value;
 
-/// The settings of the scripts, small enough to reach each limit.
+/// Settings with limits that are small enough to reach in a test.
 pub fn settings() -> Settings {
     Settings {
         trust: Trust::Open,
@@ -47,23 +47,23 @@ pub fn settings() -> Settings {
     }
 }
 
-/// The same, in verified trust.
+/// The same, with verified trust.
 pub fn verified() -> Settings {
     Settings { trust: Trust::Verified, ..settings() }
 }
 
-/// A hub under test.
+/// A hub under test, with the effects not yet checked.
 pub struct HubHarness {
     pub hub: Hub,
     pub now: Now,
     serial: u32,
-    heard: VecDeque<(ConnId, Value)>,
-    asked: VecDeque<(RequestId, Ask)>,
+    frames_sent: VecDeque<(ConnId, Value)>,
+    site_requests: VecDeque<(RequestId, Ask)>,
     closed: Vec<(ConnId, u16)>,
-    /// Who has been called and was not there.
+    /// The wake-ups of users who were called without an open connection.
     pub woken: Vec<CallEvent>,
-    /// What those have been told who asked how a call is.
-    pub told: Vec<(ConnId, CallStatusReply)>,
+    /// The replies to call status requests, by connection.
+    pub call_status_replies: Vec<(ConnId, CallStatusReply)>,
     next_message: u64,
 }
 
@@ -77,8 +77,18 @@ impl HubHarness {
     pub fn new(settings: Settings) -> HubHarness {
         let now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
         let hub = Hub::new(settings);
-        let (heard, asked, closed, woken, told) = Default::default();
-        HubHarness { hub, now, serial: 0, heard, asked, closed, woken, told, next_message: 1 }
+        let (frames_sent, site_requests, closed, woken, call_status_replies) = Default::default();
+        HubHarness {
+            hub,
+            now,
+            serial: 0,
+            frames_sent,
+            site_requests,
+            closed,
+            woken,
+            call_status_replies,
+            next_message: 1,
+        }
     }
 
     /// Opens a connection in this slot.
@@ -89,7 +99,7 @@ impl HubHarness {
         conn
     }
 
-    /// Opens a connection whose handshake brings this token.
+    /// Opens a connection whose handshake carries this token.
     pub fn open_with(&mut self, slot: u32, token: &str) -> ConnId {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
@@ -98,44 +108,44 @@ impl HubHarness {
         conn
     }
 
-    /// Opens a connection with a token that is proven to be this user's, and forgets the rest.
+    /// Opens a connection, authenticates it as this user, and discards the frames sent.
     pub fn open_proven(&mut self, slot: u32, user: u64) -> ConnId {
         let conn = self.open_with(slot, &format!("token-of-{user}"));
         if let Some(request) = self.try_next_proof() {
             self.prove(request, user, None);
         }
-        self.heard.clear();
+        self.frames_sent.clear();
         conn
     }
 
-    /// Opens a proven connection that joins a thread with these participants.
+    /// Opens an authenticated connection that joins a thread with these participants.
     pub fn open_member(&mut self, slot: u32, user: u64, thread: u64, list: &[u64]) -> ConnId {
         let conn = self.open_proven(slot, user);
         self.send(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
         if let Some((request, _)) = self.try_next_list() {
             self.list(request, list);
         }
-        self.heard.clear();
+        self.frames_sent.clear();
         conn
     }
 
-    /// Opens a connection that says who it is, and forgets what that caused.
+    /// Opens a connection that sends `user_connected`, and discards the frames sent.
     pub fn open_as(&mut self, slot: u32, user: &str) -> ConnId {
         let conn = self.open(slot);
         self.send(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
-        self.heard.clear();
+        self.frames_sent.clear();
         conn
     }
 
-    /// Opens a connection that says who it is and joins a thread.
+    /// Opens a connection that sends `user_connected` and joins a thread.
     pub fn open_in(&mut self, slot: u32, user: &str, thread: &str) -> ConnId {
         let conn = self.open_as(slot, user);
         self.send(conn, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
-        self.heard.clear();
+        self.frames_sent.clear();
         conn
     }
 
-    /// Asks by HTTP how a call is, on a connection in this slot.
+    /// Requests the status of a call by HTTP, on a connection in this slot.
     pub fn request_call_status(&mut self, slot: u32, token: Option<&str>, call: &str) -> ConnId {
         self.serial += 1;
         let conn = ConnId { slot, serial: self.serial };
@@ -157,7 +167,7 @@ impl HubHarness {
         self.take_effects();
     }
 
-    /// Lets time pass in one step.
+    /// Advances the clock in one step and runs all deadlines that are due.
     pub fn advance(&mut self, time: Duration) {
         self.now.instant += time;
         self.now.unix_s += time.as_secs();
@@ -165,26 +175,28 @@ impl HubHarness {
             self.take_effects();
         }
         let next = self.hub.next_deadline();
-        assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
+        assert!(next.is_none_or(|next| next > self.now.instant), "a deadline in the past is left");
     }
 
     pub fn take_effects(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
             match effect {
                 Effect::Send { to, frame, .. } => {
-                    self.heard.extend(jsons(&frame).map(|json| (to, json)));
+                    self.frames_sent.extend(jsons(&frame).map(|json| (to, json)));
                 }
                 Effect::FanOut { to, frame, .. } => {
                     for to in self.hub.receivers(to) {
-                        self.heard.extend(jsons(&frame).map(|json| (*to, json)));
+                        self.frames_sent.extend(jsons(&frame).map(|json| (*to, json)));
                     }
                 }
                 Effect::Ask { request, ask } => {
-                    self.asked.push_back((request, *ask));
+                    self.site_requests.push_back((request, *ask));
                 }
                 Effect::Wake(event) => self.woken.push(*event),
-                Effect::SendCallStatus { conn, reply } => self.told.push((conn, *reply)),
-                // As the server does it: the hub hears at once that the connection is gone.
+                Effect::SendCallStatus { conn, reply } => {
+                    self.call_status_replies.push((conn, *reply));
+                }
+                // The server does the same: it reports the closed connection to the hub at once.
                 Effect::Close { conn, code, .. } => {
                     if !self.closed.contains(&(conn, code)) {
                         self.closed.push((conn, code));
@@ -196,10 +208,10 @@ impl HubHarness {
         self.hub.check_invariants();
     }
 
-    /// Exactly these frames have been sent since the last look, in this order.
+    /// Asserts that exactly these frames were sent since the last check, in this order.
     #[track_caller]
     pub fn assert_received(&mut self, expected: &[(ConnId, &str)]) {
-        let heard: Vec<_> = self.heard.drain(..).collect();
+        let received: Vec<_> = self.frames_sent.drain(..).collect();
         let expected: Vec<_> = expected
             .iter()
             .map(|(conn, text)| (*conn, serde_json::from_str::<Value>(text).expect("test JSON")))
@@ -207,33 +219,33 @@ impl HubHarness {
         let show = |frames: &[(ConnId, Value)]| -> String {
             frames.iter().map(|(conn, frame)| format!("{}: {frame}\n", conn.slot)).collect()
         };
-        assert_eq!(show(&heard), show(&expected));
-        assert_eq!(heard, expected);
+        assert_eq!(show(&received), show(&expected));
+        assert_eq!(received, expected);
     }
 
-    /// Nothing has been sent since the last look.
+    /// Asserts that nothing was sent since the last check.
     #[track_caller]
     pub fn assert_nothing_received(&mut self) {
         self.assert_received(&[]);
     }
 
-    /// One error with this code has been sent, to this connection, and nothing else.
+    /// Asserts that only an error with this code was sent since the last check, to `conn`.
     #[track_caller]
     pub fn assert_error(&mut self, conn: ConnId, code: &str) -> Value {
-        assert_eq!(self.heard.len(), 1, "{:?}", self.heard);
-        let (to, frame) = self.heard.pop_front().expect("one frame");
+        assert_eq!(self.frames_sent.len(), 1, "{:?}", self.frames_sent);
+        let (to, frame) = self.frames_sent.pop_front().expect("one frame");
         assert_eq!((to, frame["type"].as_str()), (conn, Some("error")), "{frame}");
         assert_eq!(frame["code"], code, "{frame}");
         assert!(frame["message"].as_str().is_some_and(|text| text.ends_with('.')), "{frame}");
         frame
     }
 
-    /// All frames since the last look.
+    /// Removes and returns the frames sent since the last check.
     pub fn received(&mut self) -> Vec<(ConnId, Value)> {
-        self.heard.drain(..).collect()
+        self.frames_sent.drain(..).collect()
     }
 
-    /// The oldest question to the site that has not been answered.
+    /// The oldest request to the site, which must be a post.
     #[track_caller]
     pub fn next_post(&mut self) -> (RequestId, Post) {
         match self.next_ask() {
@@ -242,25 +254,25 @@ impl HubHarness {
         }
     }
 
-    /// The same, whatever it asks.
+    /// The oldest request to the site, of any kind.
     #[track_caller]
     pub fn next_ask(&mut self) -> (RequestId, Ask) {
-        self.asked.pop_front().expect("a question to the site")
+        self.site_requests.pop_front().expect("a request to the site")
     }
 
-    /// The oldest question, if it is whose a credential is.
+    /// The oldest request to the site, if it is an authentication.
     pub fn try_next_proof(&mut self) -> Option<RequestId> {
-        match self.asked.front()? {
+        match self.site_requests.front()? {
             (request, Ask::Prove(_)) => {
                 let request = *request;
-                self.asked.pop_front();
+                self.site_requests.pop_front();
                 Some(request)
             }
             _ => None,
         }
     }
 
-    /// The same, which must be there, with the credential.
+    /// The oldest request to the site, which must be an authentication, with its credential.
     #[track_caller]
     pub fn next_proof(&mut self) -> (RequestId, Credential) {
         match self.next_ask() {
@@ -269,19 +281,20 @@ impl HubHarness {
         }
     }
 
-    /// The oldest question, if it is who takes part in a thread.
+    /// The oldest request to the site, if it is for a participant list; with the thread.
     pub fn try_next_list(&mut self) -> Option<(RequestId, u64)> {
-        match self.asked.front()? {
+        match self.site_requests.front()? {
             (request, Ask::Participants { thread, .. }) => {
-                let question = (*request, *thread);
-                self.asked.pop_front();
-                Some(question)
+                let found = (*request, *thread);
+                self.site_requests.pop_front();
+                Some(found)
             }
             _ => None,
         }
     }
 
-    /// The same, which must be there, with the secret that asks.
+    /// The oldest request to the site, which must be for a participant list; with the thread and
+    /// the secret of its credential.
     #[track_caller]
     pub fn next_list(&mut self) -> (RequestId, u64, String) {
         match self.next_ask() {
@@ -292,56 +305,56 @@ impl HubHarness {
         }
     }
 
-    /// The same, if it is whether a message is stored.
+    /// The oldest request to the site, which must be a message lookup.
     #[track_caller]
     pub fn next_lookup(&mut self) -> (RequestId, Lookup) {
         match self.next_ask() {
-            (request, Ask::Lookup(look)) => (request, look),
+            (request, Ask::Lookup(lookup)) => (request, lookup),
             other => panic!("{other:?}"),
         }
     }
 
-    /// The thread shows this message, as the one that was looked for.
+    /// Answers a lookup: the thread has the message, as this one.
     pub fn found(&mut self, request: RequestId, thread: u64, sender: u64, message: u64) {
         let stored = stored(thread, sender, message, None);
         self.answer(request, Answer::LookupResult(LookupResult::Match(stored)));
     }
 
-    /// The thread shows nothing that could be it.
+    /// Answers a lookup: the thread does not have the message.
     pub fn not_found(&mut self, request: RequestId) {
         self.answer(request, Answer::LookupResult(LookupResult::Absent));
     }
 
-    /// The site says whose a credential is.
+    /// Answers an authentication: the credential belongs to this user.
     pub fn prove(&mut self, request: RequestId, user: u64, expires_s: Option<u64>) {
         self.answer(request, Answer::Proven(Proven { user, expires_s }));
     }
 
-    /// The site says who takes part.
+    /// Answers a list request with these participants.
     pub fn list(&mut self, request: RequestId, users: &[u64]) {
         self.answer(request, Answer::Participants(users.into()));
     }
 
-    /// The connections that were closed since the last look, with their codes.
+    /// Removes and returns the connections closed since the last check, with their codes.
     pub fn closed(&mut self) -> Vec<(ConnId, u16)> {
         std::mem::take(&mut self.closed)
     }
 
-    /// How many questions to the site have not been looked at.
+    /// The number of requests to the site that the test has not taken yet.
     pub fn pending_asks(&self) -> usize {
-        self.asked.len()
+        self.site_requests.len()
     }
 
     pub fn answer(&mut self, request: RequestId, answer: Answer) {
         self.handle(Input::Answered { request, answer });
     }
 
-    /// The site stores the message of a request: it is this thread's and this user's.
+    /// Answers a post: the site has stored the message in this thread, from this user.
     pub fn store(&mut self, request: RequestId, thread: u64, sender: u64) {
         self.store_with_participants(request, thread, sender, None);
     }
 
-    /// The same, in a thread with these participants.
+    /// The same, with the thread's participants in the site's reply.
     pub fn store_with_participants(
         &mut self,
         request: RequestId,
@@ -359,7 +372,7 @@ impl HubHarness {
     }
 }
 
-/// What the site says of a message that it has.
+/// The site's reply about a stored message.
 pub fn stored(thread: u64, sender: u64, id: u64, participants: Option<&[u64]>) -> Stored {
     let sent_at = "2027-01-15T08:00:00Z".to_owned();
     Stored {
@@ -371,15 +384,15 @@ pub fn stored(thread: u64, sender: u64, id: u64, participants: Option<&[u64]>) -
     }
 }
 
-/// The JSON of a text frame as a server sends it: never masked.
+/// The JSON of exactly one text frame as a server sends it, unmasked.
 pub fn json(frame: &[u8]) -> Value {
     let mut all = jsons(frame);
     let one = all.next().expect("a frame");
-    assert_eq!(all.next(), None, "one frame");
+    assert_eq!(all.next(), None, "more than one frame");
     one
 }
 
-/// The same of several, one after the other.
+/// The JSON of each frame in these bytes.
 fn jsons(bytes: &[u8]) -> impl Iterator<Item = Value> {
     let json = |(_, text)| serde_json::from_str(text).expect("a frame is JSON");
     frames(bytes).into_iter().map(json)

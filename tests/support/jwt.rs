@@ -1,10 +1,10 @@
-//! JSON Web Tokens for tests: good ones, and any others.
+//! Makes JSON Web Tokens, valid and invalid ones, and verifies them as the JWT plugin does.
 //!
 //! ```ignore
-//! let good = token(SECRET, "https://community.example", 7, now, |_, _| ());
-//! let old = token(SECRET, issuer, 7, now, |_, claims| claims["exp"] = json!(now - 1));
-//! let none = token(SECRET, issuer, 7, now, |header, _| header["alg"] = json!("none"));
-//! let odd = signed(SECRET, br#"{"alg":"HS256"}"#, b"[]");
+//! let valid = token(SECRET, "https://community.example", 7, now, |_, _| ());
+//! let expired = token(SECRET, issuer, 7, now, |_, claims| claims["exp"] = json!(now - 1));
+//! let unsigned = token(SECRET, issuer, 7, now, |header, _| header["alg"] = json!("none"));
+//! let malformed = signed(SECRET, br#"{"alg":"HS256"}"#, b"[]");
 //! ```
 
 use base64::Engine;
@@ -12,11 +12,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use serde_json::{Value, json};
 
-/// What the plugin gives a token, in seconds.
+/// The lifetime that the plugin gives a token, in seconds.
 pub const WEEK_S: u64 = 604_800;
 
-/// A token as the plugin makes it (CONTRACT 2), after `change` has had its way with header and
-/// claims.
+/// A signed token as the plugin makes it (CONTRACT 2), with header and claims altered by `change`.
 pub fn token(
     secret: &str,
     issuer: &str,
@@ -36,13 +35,13 @@ pub fn token(
     signed(secret, header.to_string().as_bytes(), claims.to_string().as_bytes())
 }
 
-/// A token of these bytes, whatever they are, with a good signature.
+/// A token of any bytes as header and claims, with a valid signature.
 pub fn signed(secret: &str, header: &[u8], claims: &[u8]) -> String {
     let text = format!("{}.{}", encoded(header), encoded(claims));
     format!("{text}.{}", encoded(&signature(secret, &text)))
 }
 
-/// HMAC with SHA-256.
+/// HMAC-SHA256 of a text.
 pub fn signature(secret: &str, text: &str) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
@@ -53,7 +52,8 @@ pub fn encoded(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Whose a token is, as the plugin sees it at this time, or code and text of its refusal.
+/// Verifies a token at this time as the plugin does. Returns the user id, or the plugin's error code
+/// and text.
 pub fn read(
     token: &str,
     secret: &str,

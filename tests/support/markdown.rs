@@ -1,10 +1,10 @@
-//! As much of Markdown as our documents use: headings, tables, fenced blocks, links.
+//! Parses the Markdown that our documents use: headings, tables, fenced blocks, links.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A document, cut into what the tests look at.
+/// A document, split into the parts that tests check.
 #[derive(Default)]
 pub struct Document {
     pub path: PathBuf,
@@ -12,7 +12,7 @@ pub struct Document {
     pub rows: Vec<Row>,
     pub links: Vec<Link>,
     pub anchors: BTreeSet<String>,
-    /// Everything, for words that may stand anywhere.
+    /// The whole text.
     pub text: String,
 }
 
@@ -27,7 +27,7 @@ pub struct Block {
     pub text: String,
 }
 
-/// A table's row; the header is no row.
+/// A row of a table, without the header row.
 pub struct Row {
     pub line: usize,
     pub heading: String,
@@ -41,21 +41,21 @@ pub struct Link {
 }
 
 impl Document {
-    /// Reads a document, by its path from the root of the project.
+    /// Reads a document; the path is relative to the root of the project.
     pub fn read(path: &str) -> Document {
         let path = root().join(path);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut document = Document { path, text, ..Document::default() };
-        document.cut();
+        document.parse();
         document
     }
 
-    /// The rows of the tables that begin with this column.
+    /// The rows of all tables whose first column has this header.
     pub fn table(&self, first_column: &str) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.header[0] == first_column)
     }
 
-    fn cut(&mut self) {
+    fn parse(&mut self) {
         let text = self.text.clone();
         let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
         let (mut heading, mut above, mut header) = (String::new(), String::new(), None);
@@ -89,7 +89,7 @@ impl Document {
         }
     }
 
-    /// As GitHub makes them.
+    /// Adds the anchor of a heading as GitHub generates it.
     fn add_anchor(&mut self, heading: &str) {
         let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
         let anchor: String = heading.to_lowercase().chars().filter(kept).collect();
@@ -101,12 +101,12 @@ impl Document {
 }
 
 impl Row {
-    /// The names in the first cell: what stands in backticks.
+    /// The name in the first cell: the first text in backticks.
     pub fn name(&self) -> &str {
         self.cells[0].split('`').nth(1).unwrap_or_else(|| panic!("line {}: no name", self.line))
     }
 
-    /// Flags, variables and other words of all cells.
+    /// All words of all cells, such as flags and variables.
     pub fn words(&self) -> BTreeSet<&str> {
         self.cells.iter().flat_map(|cell| words(cell)).collect()
     }
@@ -127,7 +127,7 @@ fn cells(line: &str) -> Vec<String> {
     inner.split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
-/// Where the links and pictures of a line lead, those in code left out.
+/// The targets of the links and images in a line, except those in code.
 fn targets(line: &str) -> impl Iterator<Item = String> {
     let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
     let ends = [("](", ')'), ("href=\"", '"'), ("src=\"", '"')];

@@ -1,4 +1,4 @@
-//! Whom the site of the tests knows, and how they prove it.
+//! The users of the fake site, and how it authenticates their requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -6,21 +6,21 @@ use std::time::SystemTime;
 use super::jwt;
 use super::site_model::{Request, Response};
 
-/// The members. Whoever is not mentioned here is one without troubles.
+/// The members. An id without an entry here is an ordinary member.
 #[derive(Default)]
 pub struct Members {
-    /// Whom a token stands for, or an Application Password as `Basic …`.
+    /// The member of each token, and of each Application Password as `Basic …`.
     pub tokens: BTreeMap<String, u64>,
     pub suspended: BTreeSet<u64>,
-    /// Their tokens are nobody's; their rows in threads stay.
+    /// Deleted members: their tokens are refused; their rows in threads stay.
     pub deleted: BTreeSet<u64>,
-    /// They may look into threads that they are not in.
+    /// Members who may read threads that they are not in.
     pub moderators: BTreeSet<u64>,
-    /// Where tokens are looked for, bare; `None` is `Authorization`, after `Bearer`.
+    /// The header with the bare token; `None` means `Authorization`, after `Bearer`.
     pub token_header: Option<String>,
-    /// With one, tokens of three segments are checked as the JWT plugin does.
+    /// If set, tokens of three segments are verified with it, as the JWT plugin does.
     pub jwt_secret: Option<String>,
-    /// What stands in the site's tokens: its own address.
+    /// The issuer of the site's tokens: its own address.
     pub issuer: String,
 }
 
@@ -37,8 +37,8 @@ impl Members {
         }
     }
 
-    /// Who a request's credential says it is: `None` without one, and for those that the site
-    /// takes for none (CONTRACT 2).
+    /// The member that a request's credential belongs to: `None` without a credential, and for
+    /// credentials that the site ignores (CONTRACT 2).
     pub fn caller(&self, request: &Request) -> Result<Option<u64>, Response> {
         let Some(credential) = self.credential(request) else { return Ok(None) };
         match self.owner(credential)? {

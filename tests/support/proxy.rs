@@ -1,4 +1,4 @@
-//! A proxy in front of the server, and what proxies forget.
+//! A proxy in front of the server that can be misconfigured in common ways.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -9,33 +9,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// No connection lasts longer.
+/// The maximum duration of a connection.
 const TIME_MAX: Duration = Duration::from_secs(20);
-/// How often a waiting thread looks whether the proxy has ended.
+/// How often a waiting thread checks whether the proxy is stopping.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What it does with a request for a WebSocket.
+/// How the proxy handles a WebSocket request.
 #[derive(Clone, Copy, Debug)]
 pub enum ProxyFault {
-    /// It passes all of it on.
+    /// Forwards everything.
     Good,
-    /// Neither `Upgrade` nor `Connection` are passed on, as when nginx is not told to.
+    /// Forwards neither `Upgrade` nor `Connection`, as nginx does without configuration.
     WithoutUpgrade,
-    /// `Upgrade` is passed on, and `Connection: close`.
+    /// Forwards `Upgrade`, but sends `Connection: close`.
     WithoutConnection,
-    /// The headers are passed on over HTTP/1.0.
+    /// Forwards the headers over HTTP/1.0.
     Http10,
-    /// This status, and nothing is passed on.
+    /// Responds with this status and forwards nothing.
     Answers(&'static str),
-    /// No answer.
+    /// Never responds.
     Silent,
-    /// It opens by itself, and then says a frame byte by byte, for as long as anyone listens.
+    /// Accepts the upgrade itself, then sends a frame byte by byte, without an end.
     Drips,
-    /// It opens by itself, and then pings without end, and reads nothing.
+    /// Accepts the upgrade itself, then sends pings without an end, and reads nothing.
     Pings,
 }
 
-/// The proxy. Ends when dropped.
+/// A running proxy; stops when dropped.
 pub struct FaultyProxy {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
@@ -43,7 +43,7 @@ pub struct FaultyProxy {
 }
 
 impl FaultyProxy {
-    /// In front of this server.
+    /// Starts a proxy in front of this server.
     pub fn start(server: SocketAddr, fault: ProxyFault) -> FaultyProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -58,7 +58,7 @@ impl FaultyProxy {
                     continue;
                 };
                 let stop = stop.clone();
-                // An error is one side's going away, which is its right.
+                // Errors mean that one side has closed; tests do that on purpose.
                 threads.push(thread::spawn(move || drop(forward(client, server, fault, &stop))));
             }
             threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -66,7 +66,7 @@ impl FaultyProxy {
         FaultyProxy { address, stopping, acceptor: Some(acceptor) }
     }
 
-    /// Where it is.
+    /// The address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -123,7 +123,7 @@ fn forward(
     Ok(())
 }
 
-/// A server of its own, of a bad kind.
+/// Acts as the server itself, for [`ProxyFault::Drips`] and [`ProxyFault::Pings`].
 fn impersonate(
     mut client: TcpStream,
     head: &[u8],
@@ -154,7 +154,7 @@ fn impersonate(
     Ok(())
 }
 
-/// The head as it is passed on.
+/// The request head as it is forwarded.
 fn rewrite_head(head: &str, fault: ProxyFault) -> String {
     let mut lines: Vec<String> = head.trim_end().split("\r\n").map(str::to_owned).collect();
     let mut drop_header = |name: &str| {

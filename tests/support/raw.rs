@@ -1,4 +1,4 @@
-//! A site that does with each of its connections what a test says, byte by byte.
+//! A fake site whose connections the test handles byte by byte.
 //!
 //! ```ignore
 //! let site = RawSite::start(|connection| {
@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// No connection lasts longer.
+/// The maximum duration of a connection.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
-/// The answer to a probe.
+/// The response to a probe.
 pub const ME: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                       Content-Length: 8\r\n\r\n{\"id\":7}";
 
-/// The answer to a stored message in thread 1.
+/// The response to a post that was stored in thread 1.
 pub fn stored() -> String {
     let body = serde_json::json!({
         "id": 1, "message_id": 5, "current_user": 7,
@@ -39,7 +39,7 @@ pub fn stored() -> String {
 
 type Seen = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// The site. Ends when dropped.
+/// A running site; stops when dropped.
 pub struct RawSite {
     address: SocketAddr,
     seen: Seen,
@@ -47,9 +47,9 @@ pub struct RawSite {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// One of its connections.
+/// A connection to the site.
 pub struct Connection {
-    /// From 0.
+    /// Counted from 0.
     pub number: usize,
     socket: TcpStream,
     unread: Vec<u8>,
@@ -59,7 +59,7 @@ pub struct Connection {
 }
 
 impl RawSite {
-    /// A site whose every connection is handled by this, on a thread of its own.
+    /// Starts a site that runs `handle` for each connection, on a thread of its own.
     pub fn start(handle: impl Fn(&mut Connection) + Send + Sync + 'static) -> RawSite {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,17 +100,17 @@ impl RawSite {
         RawSite { address, seen, stopping, acceptor: Some(acceptor) }
     }
 
-    /// Where it is.
+    /// The site's URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How many connections there have been.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    /// How often these bytes came, on all connections.
+    /// How often these bytes were received, on all connections.
     pub fn count(&self, bytes: &str) -> usize {
         let bytes = bytes.as_bytes();
         let seen = self.seen.lock().unwrap();
@@ -128,12 +128,12 @@ impl Drop for RawSite {
 }
 
 impl Connection {
-    /// Whether this is to go on.
+    /// Whether the site still runs and the connection is within [`TIME_MAX`].
     pub fn is_active(&self) -> bool {
         !self.stopping.load(Ordering::Relaxed) && Instant::now() < self.until
     }
 
-    /// Reads until `length` bytes are unread; false when the client or the site ends before.
+    /// Reads until `length` bytes are buffered; false if the client closes or the site stops first.
     fn fill(&mut self, length: usize) -> bool {
         let mut piece = [0; 4096];
         while self.unread.len() < length {
@@ -151,7 +151,7 @@ impl Connection {
         true
     }
 
-    /// Reads a request's head, and says how long its body is and how it begins.
+    /// Reads a request's head. Returns it with the length of the body.
     pub fn head(&mut self) -> Option<(String, usize)> {
         while !self.unread.ends_with(b"\r\n\r\n") {
             if !self.fill(self.unread.len() + 1) {
@@ -165,7 +165,7 @@ impl Connection {
         Some((head, length))
     }
 
-    /// Reads this much of a body.
+    /// Reads this many bytes of a body; `None` if the client closes or the site stops first.
     pub fn body(&mut self, length: usize) -> Option<()> {
         let read = self.fill(length);
         self.unread.clear();
@@ -179,12 +179,12 @@ impl Connection {
         Some(head)
     }
 
-    /// Writes; false when the client has gone.
+    /// Writes bytes; false if the client has closed or the site stops.
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.is_active() && self.socket.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Ends the stream towards the client, and goes on reading.
+    /// Closes the writing half of the connection; reading is still possible.
     pub fn end(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }

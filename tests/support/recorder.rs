@@ -1,10 +1,10 @@
-//! A tap on the wire: stands between clients and a server, and keeps every byte that clients get.
+//! A proxy between clients and a server that records every byte sent to the clients.
 //!
 //! ```ignore
-//! let tap = Tap::before(server.address());
-//! let client = Client::connect(tap.address());
-//! // … and when the server has ended:
-//! for bytes in tap.all() { … }          // one for each connection
+//! let proxy = RecordingProxy::before(server.address());
+//! let client = Client::connect(proxy.address());
+//! // … and when the server has stopped:
+//! for bytes in proxy.all() { … }        // one item for each connection
 //! ```
 
 #![allow(dead_code, clippy::unwrap_used)]
@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Longer than any connection of a test is silent.
+/// The read timeout: longer than any connection of a test is idle.
 const LONG: Duration = Duration::from_secs(60);
 
 type Pump = JoinHandle<Vec<u8>>;
 
-/// The tap.
+/// A running proxy.
 pub struct RecordingProxy {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
@@ -29,7 +29,7 @@ pub struct RecordingProxy {
 }
 
 impl RecordingProxy {
-    /// One that passes everything on to this server.
+    /// Starts a proxy that forwards everything to this server.
     pub fn before(server: SocketAddr) -> RecordingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -42,12 +42,12 @@ impl RecordingProxy {
         RecordingProxy { address, stopping, acceptor }
     }
 
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the clients got, connection by connection. Waits until the server has closed them all.
+    /// The bytes sent to the clients, by connection. Waits until the server has closed all of them.
     pub fn all(self) -> Vec<Vec<u8>> {
         self.stopping.store(true, Ordering::Relaxed);
         let pumps = self.acceptor.join().unwrap();
@@ -63,7 +63,7 @@ fn accept(listener: &TcpListener, server: SocketAddr, stopping: &AtomicBool) -> 
             continue;
         };
         client.set_nonblocking(false).unwrap();
-        // A server that is stopping takes nobody in.
+        // A server that is stopping accepts no connections.
         let Ok(server) = TcpStream::connect(server) else { continue };
         for socket in [&client, &server] {
             socket.set_nodelay(true).unwrap();
@@ -76,8 +76,8 @@ fn accept(listener: &TcpListener, server: SocketAddr, stopping: &AtomicBool) -> 
     pumps
 }
 
-/// Passes everything on until the end, and returns it. Who no longer listens ends nothing: what is
-/// sent to them counts as well.
+/// Forwards everything until `from` ends, and returns it. A write error does not end it, because
+/// bytes sent to a client that has closed are recorded as well.
 fn pump(mut from: TcpStream, mut to: TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let mut piece = [0; 16 << 10];

@@ -1,4 +1,4 @@
-//! Looks for secrets in what must not have any.
+//! Searches logs, output and memory for leaked secrets.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -8,22 +8,23 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// So much of a secret is a secret.
+/// A leak of this many characters of a secret counts.
 const MIN_MATCH: usize = 16;
 
-/// What an address's query needs encoded at least.
+/// The characters that must at least be percent-encoded in the query of a URL.
 const QUERY: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'+').add(b'/').add(b'=').add(b'%');
 
-/// The secrets of a test, in every form in which they could get out.
+/// The secrets of a test, in every form in which they could leak.
 #[derive(Default)]
 pub struct SecretScanner {
-    /// In lower case, with what each is a form of, by how it begins: none is shorter than that.
+    /// Each form in lower case with the secret that it belongs to, keyed by its first bytes; no
+    /// form is shorter than the key.
     all: BTreeMap<[u8; MIN_MATCH], Vec<(Vec<u8>, String)>>,
 }
 
 impl SecretScanner {
-    /// Keeps a secret: the whole, its first and its last sixteen letters, each of its parts between
-    /// dots likewise, as they are and percent-encoded.
+    /// Adds a secret: the whole, its first and its last sixteen characters, and the same of each of
+    /// its parts between dots; all of them plain and percent-encoded.
     pub fn add(&mut self, secret: &str) {
         let parts = secret.split('.').filter(|part| part.len() >= MIN_MATCH);
         for part in parts.chain([secret]) {
@@ -47,8 +48,7 @@ impl SecretScanner {
         }
     }
 
-    /// Keeps an Application Password: itself, with and without its spaces, and what becomes of it
-    /// in a header.
+    /// Adds an Application Password: with and without its spaces, and as base64 in a header.
     pub fn add_password(&mut self, login: &str, password: &str) {
         let pair = format!("{login}:{password}");
         for secret in [
@@ -62,13 +62,13 @@ impl SecretScanner {
         }
     }
 
-    /// How many forms are looked for.
+    /// The number of forms that are searched for.
     pub fn count(&self) -> usize {
         self.all.values().map(Vec::len).sum()
     }
 
-    /// The first secret that these bytes hold in any form and in letters of any size, with what
-    /// stands around it.
+    /// The first secret found in these bytes, in any form and ignoring case, with the bytes around
+    /// it.
     pub fn find(&self, bytes: &[u8]) -> Option<String> {
         let bytes = bytes.to_ascii_lowercase();
         bytes.windows(MIN_MATCH).enumerate().find_map(|(at, beginning)| {

@@ -1,4 +1,4 @@
-//! The page of numbers as a monitor reads it.
+//! Scrapes the metrics page of a server and parses it as a monitoring system does.
 
 #![allow(dead_code)]
 
@@ -7,17 +7,17 @@ use std::net::SocketAddr;
 
 use super::server::{Server, ask};
 
-/// A sample's name and labels, as they stand on the page.
+/// The values by sample; the key is name and labels as on the page.
 pub type Samples = BTreeMap<String, f64>;
 
-/// What a family says of itself.
+/// The description of a metric family.
 #[derive(Debug)]
 pub struct Family {
     pub help: String,
     pub kind: String,
 }
 
-/// A page, read strictly: what is no line of the format is a panic.
+/// A parsed page. The parser is strict: a line that violates the format is a panic.
 #[derive(Debug)]
 pub struct MetricsPage {
     pub text: String,
@@ -25,20 +25,20 @@ pub struct MetricsPage {
     pub samples: Samples,
 }
 
-/// Where a server lets itself be watched.
+/// The address of a server's metrics listener, from its log.
 pub fn metrics_address(server: &Server) -> SocketAddr {
     let log = server.log();
     let mut places = log.iter().filter_map(|line| line.split_once("metrics on http://"));
-    let (_, place) = places.next().expect("it says where its numbers are");
+    let (_, place) = places.next().expect("the log names the metrics address");
     place.trim_end_matches("/metrics").parse().expect("an address")
 }
 
-/// A server with a listener for monitors.
+/// Starts a server with a metrics listener.
 pub fn start(arguments: &[&str]) -> Server {
     Server::start(&[&["--metrics-listen", "127.0.0.1:0"], arguments].concat())
 }
 
-/// Asks for a path, as a monitor does.
+/// Requests a path from the metrics listener.
 pub fn get(server: &Server, path: &str) -> String {
     ask(
         metrics_address(server),
@@ -46,7 +46,7 @@ pub fn get(server: &Server, path: &str) -> String {
     )
 }
 
-/// Reads the numbers.
+/// Requests and parses the metrics page.
 pub fn scrape(server: &Server) -> MetricsPage {
     let answer = get(server, "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
@@ -64,7 +64,7 @@ impl MetricsPage {
         assert!(text.ends_with('\n'));
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                assert!(help.is_none(), "a type is missing before: {line}");
+                assert!(help.is_none(), "no TYPE line before: {line}");
                 let (name, words) = rest.split_once(' ').expect("a name and words");
                 help = Some((name.to_owned(), words.to_owned()));
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -90,7 +90,7 @@ impl MetricsPage {
         MetricsPage { text: text.to_owned(), families, samples }
     }
 
-    /// The value of one sample, which is there.
+    /// The value of a sample, which must exist.
     pub fn of(&self, sample: &str) -> f64 {
         *self.samples.get(sample).unwrap_or_else(|| panic!("no {sample} in {}", self.text))
     }

@@ -1,4 +1,4 @@
-//! The real binary on a free port, with all that it writes; killed when dropped.
+//! Runs the built binary on a free port and collects its output; the process is killed when dropped.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Longer than a start or a stop should take.
 const LONG: Duration = Duration::from_secs(10);
 
-/// How often a process is looked at.
+/// How often the state of a process is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A server in a process of its own.
@@ -24,7 +24,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
 }
 
-/// What comes out of a process by its standard streams.
+/// The output of a process on both standard streams.
 #[derive(Default)]
 struct Log {
     lines: Mutex<Lines>,
@@ -34,14 +34,14 @@ struct Log {
 #[derive(Default)]
 struct Lines {
     all: Vec<String>,
-    /// Streams that have ended.
+    /// The number of streams that have ended.
     ended: usize,
 }
 
 /// Standard output and standard error.
 const STREAMS: usize = 2;
 
-/// The command without arguments and without settings from the environment.
+/// The server's command, without arguments and without `BUDDYLINE_` variables.
 pub fn binary() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_buddyline")))
 }
@@ -56,14 +56,14 @@ fn clean(mut command: Command) -> Command {
 }
 
 impl Server {
-    /// Starts on a free port of 127.0.0.1 with further arguments.
+    /// Starts a server on a free port of 127.0.0.1 with additional arguments.
     pub fn start(arguments: &[&str]) -> Server {
         let mut command = binary();
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         Server::launch(command, 1)
     }
 
-    /// Starts on a free port with at most so many descriptors.
+    /// Starts a server on a free port with this limit of file descriptors.
     pub fn start_with_descriptors(count: u32, arguments: &[&str]) -> Server {
         let mut command = clean(Command::new("sh"));
         command.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\""));
@@ -72,18 +72,18 @@ impl Server {
         Server::launch(command, 1)
     }
 
-    /// Leaves the running process at most so many descriptors.
+    /// Sets the limit of file descriptors of the running process.
     pub fn limit_descriptors(&self, count: u64) {
         let pid = self.child.id().try_into().unwrap();
         rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some((count, count)), None).unwrap();
     }
 
-    /// Starts a command, and waits for so many listeners.
+    /// Starts a command and waits until it has logged this many listeners.
     pub fn launch(command: Command, listeners: usize) -> Server {
         Server::launch_with(command, listeners, Stdio::null())
     }
 
-    /// The same with this as its standard input.
+    /// The same, with this standard input.
     pub fn launch_with(mut command: Command, listeners: usize, stdin: Stdio) -> Server {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -98,12 +98,12 @@ impl Server {
         server
     }
 
-    /// Where it listens.
+    /// The address of the first listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Everywhere it listens.
+    /// The addresses of all listeners.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -113,30 +113,30 @@ impl Server {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The lines written so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().all.clone()
     }
 
-    /// All that it has written, once it has ended.
+    /// The whole output; waits until the process has closed both streams.
     pub fn final_output(&self) -> String {
         let lines = self.log.lines.lock().unwrap();
         let writes = |lines: &mut Lines| lines.ended < STREAMS;
         let (lines, waited) = self.log.more.wait_timeout_while(lines, LONG, writes).unwrap();
-        assert!(!waited.timed_out(), "still writing");
+        assert!(!waited.timed_out(), "the process is still writing");
         lines.all.join("\n")
     }
 
-    /// Waits until the log is as wanted.
+    /// Waits until the log satisfies `wanted`.
     pub fn wait_for_log(&self, wanted: impl Fn(&[String]) -> bool) {
         let until = Instant::now() + LONG;
         let mut lines = self.log.lines.lock().unwrap();
         while !wanted(&lines.all) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || lines.ended == STREAMS {
-                // Whoever shows the log in the panic needs the lock.
+                // Dropping the server in the panic prints the log, which takes the lock.
                 drop(lines);
-                panic!("the log is not as wanted");
+                panic!("the expected log lines did not appear");
             }
             lines = self.log.more.wait_timeout(lines, left).unwrap().0;
         }
@@ -161,18 +161,18 @@ impl Server {
         }
     }
 
-    /// Processor time used so far, in clock ticks, a hundred a second.
+    /// Processor time used so far, in clock ticks of 10 ms.
     pub fn cpu_ticks(&self) -> u64 {
         ticks(Path::new(&format!("/proc/{}", self.id())))
     }
 
-    /// Processor time used so far by all threads, and by the first of them, which is the loop.
+    /// Processor time used so far by all threads, and by the first one, which runs the event loop.
     pub fn cpu_time(&self) -> (Duration, Duration) {
         let mut all = Duration::ZERO;
         let mut of_loop = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.id())).unwrap() {
             let task = task.unwrap();
-            // The same as in `stat`, but in nanoseconds; not every kernel keeps it.
+            // As in `stat`, but in nanoseconds; not every kernel has this file.
             let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
             let nanos = stat.split(' ').next().and_then(|text| text.parse().ok());
             let time = match nanos {
@@ -195,25 +195,25 @@ impl Server {
         (nanos.next().unwrap_or_default(), nanos.next().unwrap_or_default())
     }
 
-    /// Memory that is really used.
+    /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Open descriptors.
+    /// The number of open file descriptors.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
     }
 
-    /// Sends bytes on a connection of their own; returns all that comes back until the end.
+    /// Sends bytes on a new connection and returns the response, until the end of the stream.
     pub fn ask(&self, bytes: &[u8]) -> String {
         ask(self.address(), bytes)
     }
 }
 
-/// Waits until something holds; polls, since a process's tables ring no bell.
+/// Polls until `holds` is true; panics with `what` after `within`.
 pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + within;
     while !holds() {
@@ -222,15 +222,16 @@ pub fn wait_until(within: Duration, what: &str, mut holds: impl FnMut() -> bool)
     }
 }
 
-/// Time in user and system mode of the process or thread with this folder.
+/// Processor time in user and system mode, in clock ticks, of the process or thread with this
+/// folder in `/proc`.
 fn ticks(folder: &Path) -> u64 {
     let stat = fs::read_to_string(folder.join("stat")).unwrap();
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain spaces and parentheses.
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
     fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
 }
 
-/// Sends bytes, and reads until the end of the stream.
+/// Sends bytes on a new connection and reads the response until the end of the stream.
 pub fn ask(address: SocketAddr, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(LONG)).unwrap();
@@ -242,7 +243,7 @@ pub fn ask(address: SocketAddr, bytes: &[u8]) -> String {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -253,7 +254,7 @@ impl Drop for Server {
 
 impl Log {
     fn follow(&self, from: impl BufRead) {
-        // What is no UTF-8 is as much of a log as the rest.
+        // Lines that are not UTF-8 are kept as well.
         for line in from.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             self.lines.lock().unwrap().all.push(line);
@@ -267,7 +268,7 @@ impl Log {
 fn addresses(lines: &[String]) -> Vec<SocketAddr> {
     let found = lines.iter().filter_map(|line| line.split_once("listening on ws"));
     let found = found.filter_map(|(_, rest)| rest.trim_start_matches('s').strip_prefix("://"));
-    // In JSON a quote follows.
+    // In JSON logs a quote follows the address.
     let found = found.filter_map(|rest| rest.split('"').next());
     found.filter_map(|address| address.trim().parse().ok()).collect()
 }

@@ -1,16 +1,16 @@
-//! A BuddyBoss site for tests: HTTP/1.1 over a loopback socket, on threads of its own.
+//! A fake BuddyBoss site: HTTP/1.1 over a loopback socket, on threads of its own.
 //!
 //! ```ignore
-//! let site = Site::start();             // nobody there yet; `user-7` is member 7's token
+//! let site = Site::start();             // without threads; `user-7` is member 7's token
 //! site.add_thread(41, &[7, 8]);
 //! site.fail_next(Fault::CloseAfterStoring);
-//! // … something posts with the token `user-7` to `site.url()` …
+//! // … code that posts with the token `user-7` to `site.url()` …
 //! assert_eq!(site.stored(41), [(7, "hello".to_owned())]);
 //! assert_eq!(site.posts().len(), 1);
 //! ```
 //!
-//! It does what the contract says a site does: two forms of address, tokens, threads and their
-//! participants, the ten newest messages in each answer. All of it ends with the value.
+//! It behaves as CONTRACT says: two URL styles, tokens, threads and their participants, the ten
+//! newest messages in each response. The site stops when it is dropped.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -26,59 +26,59 @@ use super::{gzip, jwt};
 
 pub use super::site_model::Request;
 
-/// How often a waiting thread looks whether the site has ended.
+/// How often a waiting thread checks whether the site is stopping.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// No request, hang or delay lasts longer than this.
+/// The maximum duration of a request, hang or delay.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What goes wrong with one request. Nothing is stored unless it says so.
+/// How the site fails for one request. Nothing is stored unless the fault says so.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The request is read; no answer ever comes.
+    /// The request is read and never answered.
     Hang,
-    /// The message is stored; no answer ever comes.
+    /// The message is stored, and the request is never answered.
     HangAfterStoring,
-    /// The message is stored; status 500 and a page, as after a fault in some plugin.
+    /// The message is stored; status 500 with an HTML page, as after a fatal error in a plugin.
     FatalAfterStoring,
-    /// The answer says "504", and the message is stored this long after it.
+    /// Status 504; the message is stored this long afterwards.
     StoredLate(Duration),
-    /// The connection closes without an answer.
+    /// The connection closes without a response.
     Close,
-    /// The message is stored, and the connection closes without an answer.
+    /// The message is stored, and the connection closes without a response.
     CloseAfterStoring,
-    /// The message is stored; the answer stops in the middle (fewer bytes than its length says).
+    /// The message is stored; the response ends early (fewer bytes than its `Content-Length`).
     Truncated,
-    /// The message is stored; the answer's last chunk never comes.
+    /// The message is stored; the last chunk of the response is missing.
     TruncatedChunks,
-    /// The message is stored, and the answer has this many bytes of white space in its JSON.
+    /// The message is stored; the response's JSON has this many bytes of white space in front.
     Padded(usize),
-    /// The message is stored, and the answer is compressed to become this many bytes longer.
+    /// The message is stored; the response is gzip that expands to this many bytes.
     GzipBomb(usize),
-    /// The message is stored, and its whole answer comes compressed.
+    /// The message is stored; the complete response is compressed with gzip.
     Gzip,
-    /// Status 200 and an HTML page.
+    /// Status 200 with an HTML page.
     Html,
-    /// The message is stored; status 200, JSON type, and HTML before the JSON.
+    /// The message is stored; status 200, JSON content type, and HTML before the JSON.
     HtmlBeforeJson,
     /// Bytes that are not HTTP.
     Garbage,
-    /// All is well, but the connection closes after the answer without having said so.
+    /// A normal response, but the connection closes after it without `Connection: close`.
     CloseAfterAnswer,
-    /// All is well, after this long.
+    /// A normal response after this delay.
     Delay(Duration),
-    /// This answer, whatever was asked.
+    /// This response to any request.
     Answer {
-        /// Its status.
+        /// The status.
         status: u16,
-        /// Its headers, without length.
+        /// The headers, without `Content-Length`.
         headers: Vec<(String, String)>,
-        /// Its body.
+        /// The body.
         body: Vec<u8>,
     },
 }
 
 impl Fault {
-    /// A status with some headers and an HTML body, as web servers and firewalls answer.
+    /// A status with headers and an HTML body, as web servers and firewalls respond.
     pub fn status(status: u16, headers: &[(&str, &str)]) -> Fault {
         let mut headers: Vec<_> =
             headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
@@ -86,13 +86,13 @@ impl Fault {
         Fault::Answer { status, headers, body: b"<html>no</html>".to_vec() }
     }
 
-    /// The recorded answer.
+    /// A recorded response.
     pub fn replay(fixture: &Fixture) -> Fault {
         let (headers, body) = (fixture.headers.clone(), fixture.body.clone());
         Fault::Answer { status: fixture.status, headers, body }
     }
 
-    /// Whether the site has the message although its sender cannot know.
+    /// Whether the site processes the request, and so stores its message, despite the fault.
     pub fn stores(&self) -> bool {
         !matches!(
             self,
@@ -126,11 +126,11 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that failed while it held the lock has said so already.
+        // A poisoned lock means that a test has already failed.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sleeps; `false` when the site ends meanwhile.
+    /// Sleeps; `false` if the site stops meanwhile.
     fn sleep(&self, time: Duration) -> bool {
         let until = Instant::now() + time.min(TIME_MAX);
         while !self.stopping.load(Ordering::Relaxed) {
@@ -144,7 +144,7 @@ impl Shared {
     }
 }
 
-/// The site. Ends when dropped.
+/// A running site; stops when dropped.
 pub struct Site {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -152,8 +152,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site that works. A token that ends in `-` and digits is that member's; others are
-    /// unknown unless added, and the token `expired` is one that has expired.
+    /// Starts a working site. A token that ends in `-` and digits belongs to the member with that
+    /// number; `expired` is an expired token; other tokens are unknown unless added.
     pub fn start() -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -167,26 +167,26 @@ impl Site {
         Site { address, shared, acceptor: Some(acceptor) }
     }
 
-    /// A site that answers everything with one recorded answer.
+    /// Starts a site that responds to everything with one recorded response.
     pub fn replaying(fixture: &Fixture) -> Site {
         let site = Site::start();
         site.always(Fault::replay(fixture));
         site
     }
 
-    /// The address of a site that is not there: connections are refused.
+    /// The URL of a closed port: connections are refused.
     pub fn refusing() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
         format!("http://{}", listener.local_addr().expect("a bound socket has an address"))
     }
 
-    /// Where it is: `http://127.0.0.1:port`.
+    /// The site's URL: `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Makes a token stand for a member, or an Application Password that is written `Basic …` with
-    /// padded base64.
+    /// Adds a token of a member, or an Application Password written as `Basic …` with padded
+    /// base64.
     pub fn add_member(&self, token: &str, id: u64) {
         self.shared.lock().site_model.members.tokens.insert(token.to_owned(), id);
     }
@@ -196,27 +196,28 @@ impl Site {
         self.shared.lock().site_model.members.suspended.insert(id);
     }
 
-    /// Deletes a member: tokens are nobody's, and rows in threads stay.
+    /// Deletes a member: their tokens are refused, and their rows in threads stay.
     pub fn delete_member(&self, id: u64) {
         self.shared.lock().site_model.members.deleted.insert(id);
     }
 
-    /// Lets a member look into threads that they are not in.
+    /// Lets a member read threads that they are not in.
     pub fn add_moderator(&self, id: u64) {
         self.shared.lock().site_model.members.moderators.insert(id);
     }
 
-    /// From now on tokens are expected bare in this header.
+    /// From now on, tokens are expected in this header, without `Bearer`.
     pub fn set_token_header(&self, name: &str) {
         self.shared.lock().site_model.members.token_header = Some(name.to_owned());
     }
 
-    /// From now on a token of three segments is checked with this secret, as the JWT plugin does.
+    /// From now on, tokens of three segments are verified with this secret, as the JWT plugin does.
     pub fn set_jwt_secret(&self, secret: &str) {
         self.shared.lock().site_model.members.jwt_secret = Some(secret.to_owned());
     }
 
-    /// A member's token for this long, as the JWT plugin makes it. Needs a secret.
+    /// A member's token with this lifetime, as the JWT plugin makes it. Requires
+    /// [`Site::set_jwt_secret`].
     pub fn jwt(&self, id: u64, lasts: Duration) -> String {
         let secret = self.shared.lock().site_model.members.jwt_secret.clone().expect("a secret");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
@@ -225,20 +226,20 @@ impl Site {
         })
     }
 
-    /// Makes a thread with these participants.
+    /// Adds a thread with these participants.
     pub fn add_thread(&self, id: u64, participants: &[u64]) {
         let thread = Thread { participants: participants.to_vec(), messages: Vec::new() };
         self.shared.lock().site_model.threads.insert(id, thread);
     }
 
-    /// Gives a thread these participants instead, the oldest row first.
+    /// Replaces a thread's participants; the oldest row comes first.
     pub fn set_participants(&self, thread: u64, participants: &[u64]) {
         let mut state = self.shared.lock();
         let thread = state.site_model.threads.get_mut(&thread).expect("a thread");
         thread.participants = participants.to_vec();
     }
 
-    /// Takes someone out of a thread.
+    /// Removes a participant from a thread.
     pub fn remove_participant(&self, thread: u64, id: u64) {
         let mut state = self.shared.lock();
         let thread = state.site_model.threads.get_mut(&thread).expect("a thread");
@@ -250,38 +251,38 @@ impl Site {
         self.shared.lock().site_model.threads.remove(&thread);
     }
 
-    /// From now on everything takes this long, at least.
+    /// From now on, every response takes at least this long.
     pub fn set_latency(&self, latency: Duration) {
         self.shared.lock().latency = latency;
     }
 
-    /// From now on addresses under `/wp-json/` do what they do on a site with plain permalinks.
+    /// From now on, URLs under `/wp-json/` behave as on a site with plain permalinks.
     pub fn set_plain_permalinks(&self, plain: bool) {
         self.shared.lock().site_model.plain_permalinks = plain;
     }
 
-    /// Switches the Messages component off.
+    /// Disables the Messages component.
     pub fn disable_messages(&self) {
         self.shared.lock().site_model.messages_disabled = true;
     }
 
-    /// The next POST that has no fault yet has this one. Each call is for one POST.
+    /// Queues a fault for one POST: each POST takes the oldest queued fault.
     pub fn fail_next(&self, fault: Fault) {
         self.shared.lock().faults.push_back(fault);
     }
 
-    /// Asks `rule` about each request that `fail_next` did not claim. It is given the number of
-    /// this POST, from 1 (0 for other requests), and the request.
+    /// Calls `rule` for each request without a queued fault. It gets the number of the POST, from 1
+    /// (0 for other requests), and the request.
     pub fn fail_when(&self, rule: impl FnMut(usize, &Request) -> Option<Fault> + Send + 'static) {
         self.shared.lock().rule = Some(Box::new(rule));
     }
 
-    /// Everything that nothing else claims, also what is no POST, goes wrong in this way.
+    /// Uses this fault for every request, also other than POST, that has no other fault.
     pub fn always(&self, fault: Fault) {
         self.shared.lock().default_fault = Some(fault);
     }
 
-    /// All requests so far, in the order in which they were read.
+    /// All requests so far, in the order in which the site read them.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
     }
@@ -300,7 +301,7 @@ impl Site {
         }
     }
 
-    /// The questions whose a credential is; a probe has none.
+    /// The authentication requests so far; probes, which have no credential, are not among them.
     pub fn proof_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         let state = self.shared.lock();
@@ -311,21 +312,21 @@ impl Site {
         requests
     }
 
-    /// The questions whether a message is stored.
+    /// The message lookups so far.
     pub fn lookup_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(is_lookup);
         requests
     }
 
-    /// The questions who takes part in a thread, each page for itself.
+    /// The requests for participant lists so far, one for each page.
     pub fn list_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|r| r.method == "GET" && r.path.contains("/messages/") && !is_lookup(r));
         requests
     }
 
-    /// What a thread holds, oldest first: sender and text.
+    /// The messages stored in a thread, oldest first: sender and text.
     pub fn stored(&self, thread: u64) -> Vec<(u64, String)> {
         let state = self.shared.lock();
         let thread = state.site_model.threads.get(&thread);
@@ -362,7 +363,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
                 let shared = shared.clone();
                 let number = connections.len() + 1;
                 connections.push(thread::spawn(move || {
-                    // An error is the client's going away, which is its right.
+                    // Errors mean that the client has closed; tests do that on purpose.
                     let _ = serve_connection(&socket, number, &shared);
                     let _ = socket.shutdown(Shutdown::Both);
                 }));
@@ -389,7 +390,7 @@ fn serve_connection(socket: &TcpStream, number: usize, shared: &Shared) -> io::R
     Ok(())
 }
 
-/// Reads one request; `None` when the client or the site has ended.
+/// Reads one request; `None` if the client has closed or the site stops.
 fn read_request(
     mut socket: &TcpStream,
     number: usize,
@@ -437,7 +438,7 @@ fn parse_head(head: &[u8], connection: usize) -> Request {
     Request { connection, method, path, headers, body: Vec::new() }
 }
 
-/// Writes a request down and decides what goes wrong with it.
+/// Records a request. Returns its fault and the latency.
 fn record_request(request: &Request, shared: &Shared) -> (Option<Fault>, Duration) {
     let mut state = shared.lock();
     state.requests.push(request.clone());
@@ -449,7 +450,7 @@ fn record_request(request: &Request, shared: &Shared) -> (Option<Fault>, Duratio
         fault = state.faults.pop_front();
     }
     if fault.is_none() {
-        // Taken out for the call, for it may not borrow what it is part of.
+        // Taken out for the call, because the rule is a part of the borrowed state.
         if let Some(mut rule) = state.rule.take() {
             fault = rule(number, request);
             state.rule = Some(rule);
@@ -458,7 +459,7 @@ fn record_request(request: &Request, shared: &Shared) -> (Option<Fault>, Duratio
     (fault.or_else(|| state.default_fault.clone()), state.latency)
 }
 
-/// Answers, or does not. `false` when the connection is to be closed.
+/// Responds, or fails as the fault says. `false` if the connection must be closed.
 fn respond(
     mut socket: &TcpStream,
     request: &Request,

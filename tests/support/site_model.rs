@@ -1,4 +1,4 @@
-//! What a BuddyBoss site knows and answers, without sockets: members, threads, messages.
+//! The state and responses of the fake BuddyBoss site, without sockets: members, threads, messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::members::Members;
 
-/// How many participants stand on one page (CONTRACT 3.2).
+/// Participants on one page (CONTRACT 3.2).
 const PAGE: usize = 20;
 
-/// A request as it arrived.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Which connection it came on, counted from 1.
+    /// The number of its connection, counted from 1.
     pub connection: usize,
     /// `GET`, `POST` …
     pub method: String,
@@ -38,31 +38,31 @@ impl Request {
         pairs.filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == name).map(|pair| pair.1)
     }
 
-    /// The body as JSON; `null` when it is none.
+    /// The body as JSON; `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
-/// A thread: whose it is, and its messages: number, sender, text and time.
+/// A thread: its participants, and its messages as id, sender, text and time.
 #[derive(Default)]
 pub struct Thread {
     pub participants: Vec<u64>,
     pub messages: Vec<(u64, u64, String, SystemTime)>,
 }
 
-/// The site's memory.
+/// The state of the site.
 #[derive(Default)]
 pub struct SiteModel {
     pub members: Members,
     pub threads: BTreeMap<u64, Thread>,
     pub plain_permalinks: bool,
-    /// Whether the Messages component is switched off.
+    /// Whether the Messages component is disabled.
     pub messages_disabled: bool,
     last_message: u64,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Default)]
 pub struct Response {
     pub status: u16,
@@ -119,7 +119,7 @@ pub fn http_date(at: SystemTime) -> String {
 }
 
 impl SiteModel {
-    /// What a site in good order answers.
+    /// The response of a working site.
     pub fn answer(&mut self, request: &Request) -> Response {
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let route = match path.strip_prefix("/wp-json") {
@@ -247,7 +247,7 @@ impl SiteModel {
         Response::json(200, &self.thread(id, caller, Some(1)))
     }
 
-    /// The thread of exactly these people, who are sorted.
+    /// The thread of exactly these people, added if necessary. `people` must be sorted.
     fn thread_of(&mut self, people: Vec<u64>) -> u64 {
         let same = |t: &Thread| {
             let mut theirs = t.participants.clone();
@@ -262,7 +262,7 @@ impl SiteModel {
         id
     }
 
-    /// A thread as the site shows it, with one page of its participants or with all of them
+    /// A thread as the site returns it, with one page of its participants or with all of them
     /// (CONTRACT 3.2 and 3.3).
     fn thread(&self, id: u64, caller: u64, page: Option<usize>) -> Value {
         let thread = &self.threads[&id];
@@ -321,7 +321,7 @@ impl SiteModel {
     }
 }
 
-/// These fields of a thread, and links, which WordPress adds to each choice.
+/// Only these fields of a thread, and `_links`, which WordPress always adds.
 fn select_fields(whole: &Value, fields: &str) -> Response {
     let mut some = Map::from_iter([("_links".to_owned(), json!({}))]);
     for field in fields.split(',') {

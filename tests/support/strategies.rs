@@ -1,12 +1,11 @@
-//! Texts that no app means to send.
+//! Random texts for property tests: noise, JSON, and nearly valid frames.
 
 use buddyline::protocol::client::FrameType;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Text of any kind: noise, JSON of any shape, brackets in disorder, and frames that are nearly
-/// right.
+/// Text of any kind: noise, JSON of any shape, unbalanced brackets, and nearly valid frames.
 pub fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         1 => json(),
@@ -41,7 +40,7 @@ fn object(fields: Vec<(String, String)>) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// An object that is nearly a frame: known names, known types, values of any kind.
+/// A JSON object like a frame: known field names, known types, values of any kind.
 pub fn near_valid_frame() -> impl Strategy<Value = String> {
     let names = [
         "userId",

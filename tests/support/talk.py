@@ -1,7 +1,7 @@
-"""Two members who talk over a server on this machine: health, handshakes, a message there and back.
+"""Two WebSocket clients that exchange a message over a server on 127.0.0.1, after a health check.
 
-Python alone, for servers that no Rust test starts: those of other machines (tests/foreign/run) and
-those that systemd starts for who comes (tests/systemd/activate).
+Plain Python without libraries, for servers that no Rust test starts: builds for other processors
+(tests/foreign/run) and servers that systemd starts by socket activation (tests/systemd/activate).
 """
 
 import base64
@@ -13,7 +13,7 @@ import time
 
 
 class Member:
-    """A WebSocket of RFC 6455, as far as this needs it."""
+    """A minimal WebSocket client (RFC 6455) that identifies as a user."""
 
     def __init__(self, port, user, seconds=20):
         self.link = socket.create_connection(("127.0.0.1", port), timeout=seconds)
@@ -32,7 +32,7 @@ class Member:
 
     def more(self):
         got = self.link.recv(4096)
-        assert got, f"the connection has ended; last heard: {self.bytes!r}"
+        assert got, f"the connection has ended; unread bytes: {self.bytes!r}"
         self.bytes += got
 
     def say(self, **frame):
@@ -43,7 +43,7 @@ class Member:
         self.link.sendall(bytes([0x81, 0x80 | len(text)]) + mask + masked)
 
     def frame(self):
-        """What comes next: its opcode and its payload."""
+        """The next frame: its opcode and its payload."""
         def have(count):
             while len(self.bytes) < count:
                 self.more()
@@ -53,21 +53,21 @@ class Member:
         if length == 126:
             have(4)
             length, head = struct.unpack(">H", self.bytes[2:4])[0], 4
-        assert length < 0x10000, "nothing here is so long"
+        assert length < 0x10000, "no frame here exceeds 65535 bytes"
         have(head + length)
         opcode, payload = self.bytes[0] & 15, self.bytes[head:head + length]
         self.bytes = self.bytes[head + length:]
         return opcode, payload
 
     def wait_for(self, **fields):
-        """The first frame that has these fields; the socket's own time limit ends the wait."""
+        """The first frame that has these fields; the socket's timeout ends the wait."""
         while True:
             opcode, payload = self.frame()
             assert opcode == 1, (opcode, payload)
-            heard = json.loads(payload)
-            assert heard["type"] != "error", heard
-            if all(heard.get(name) == value for name, value in fields.items()):
-                return heard
+            received = json.loads(payload)
+            assert received["type"] != "error", received
+            if all(received.get(name) == value for name, value in fields.items()):
+                return received
 
     def wait_for_close(self):
         """The code of the close frame."""
@@ -78,7 +78,7 @@ class Member:
 
 
 def ask(port, path):
-    """The whole answer to a request without a WebSocket."""
+    """The whole response to a plain HTTP request."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
         link.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         answer = b""
@@ -88,7 +88,7 @@ def ask(port, path):
 
 
 def converse(port):
-    """Goes through all of it and returns the two, who are still there."""
+    """Runs the whole exchange and returns the two clients, still connected."""
     assert ask(port, "/healthz").startswith(b"HTTP/1.1 200 ")
     assert b"try-it page" in ask(port, "/")
     alice, bob = Member(port, 1), Member(port, 2)
@@ -100,6 +100,6 @@ def converse(port):
     text = f"said at {time.time()}"
     alice.say(type="send_message", threadId=7, message=text, clientId="one")
     for member in (alice, bob):
-        heard = member.wait_for(type="message", threadId=7)
-        assert text in json.dumps(heard), heard
+        received = member.wait_for(type="message", threadId=7)
+        assert text in json.dumps(received), received
     return alice, bob

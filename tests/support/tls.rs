@@ -1,4 +1,4 @@
-//! Certificates, and clients that speak TLS as a browser does: rustls with tungstenite on top.
+//! Test certificates, and WebSocket clients over TLS: rustls with tungstenite on top.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -20,18 +20,18 @@ use serde_json::{Value, json};
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
-/// Longer than anything here should take.
+/// The deadline of every wait: longer than any step should take.
 pub const LONG: Duration = Duration::from_secs(10);
 
-/// A certificate for localhost that has signed itself, with its key, in a folder of its own.
+/// A self-signed certificate for localhost with its key, in a temporary folder.
 pub struct Certificate {
     folder: PathBuf,
-    /// As a client sees it.
+    /// The certificate that clients trust, in DER.
     pub der: CertificateDer<'static>,
 }
 
 impl Certificate {
-    /// A new one.
+    /// Generates a certificate and writes its files.
     pub fn new() -> Certificate {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -51,7 +51,7 @@ impl Certificate {
         (cert, signing_key)
     }
 
-    /// Puts another certificate and its key into the same files.
+    /// Writes a new certificate and key to the same files.
     pub fn replace(&mut self) {
         let (cert, key) = Certificate::pair();
         self.write("cert.pem", 0o644, &cert.pem());
@@ -59,7 +59,7 @@ impl Certificate {
         self.der = cert.der().clone();
     }
 
-    /// Puts one into the same files that holds from the one year to the other.
+    /// Writes a new certificate that is valid from one year until the other to the same files.
     pub fn replace_with_years(&mut self, from: i32, until: i32) {
         let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
@@ -71,7 +71,7 @@ impl Certificate {
         self.der = cert.der().clone();
     }
 
-    /// Writes a file of the folder.
+    /// Writes a file in the folder and returns its path.
     pub fn write(&self, name: &str, mode: u32, text: &str) -> String {
         let path = self.folder.join(name);
         fs::write(&path, text).unwrap();
@@ -79,28 +79,28 @@ impl Certificate {
         path.to_str().unwrap().to_owned()
     }
 
-    /// The folder.
+    /// The folder with the files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The file with the certificate.
+    /// The path of the certificate.
     pub fn cert(&self) -> String {
         self.folder.join("cert.pem").to_str().unwrap().to_owned()
     }
 
-    /// The file with the key.
+    /// The path of the key.
     pub fn key(&self) -> String {
         self.folder.join("key.pem").to_str().unwrap().to_owned()
     }
 
-    /// The arguments of a server that has it, before these.
+    /// The server's arguments for this certificate, followed by `more`.
     pub fn arguments(&self, more: &[&str]) -> Vec<String> {
         let own = [format!("--tls-cert={}", self.cert()), format!("--tls-key={}", self.key())];
         own.into_iter().chain(more.iter().map(|text| (*text).to_owned())).collect()
     }
 
-    /// How a client speaks that trusts it, and nobody else.
+    /// The configuration of a client that trusts only this certificate.
     pub fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
@@ -120,10 +120,10 @@ impl Drop for Certificate {
     }
 }
 
-/// A stream with TLS agreed on.
+/// A stream after the TLS handshake.
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Agrees on TLS.
+/// Connects and completes the TLS handshake.
 pub fn stream(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Stream> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_nodelay(true)?;
@@ -137,12 +137,12 @@ pub fn stream(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Str
     Ok(StreamOwned::new(session, socket))
 }
 
-/// Sends bytes over TLS; returns all that comes back until the end, which the server must say.
+/// Sends bytes over TLS and returns the response until the server's `close_notify`.
 pub fn ask(address: SocketAddr, config: &Arc<ClientConfig>, bytes: &[u8]) -> String {
     let mut stream = stream(address, config).unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
-    // Without the server's close_notify this is an error.
+    // Without a `close_notify` from the server this is an error.
     stream.read_to_end(&mut answer).unwrap();
     String::from_utf8(answer).unwrap()
 }
@@ -153,18 +153,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens one.
+    /// Opens a WebSocket.
     pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Client {
         Client::over(stream(address, config).unwrap())
     }
 
-    /// Opens one over a stream.
+    /// Opens a WebSocket over an existing TLS stream.
     pub fn over(stream: Stream) -> Client {
         let (socket, _) = tungstenite::client("wss://localhost/", stream).unwrap();
         Client { socket }
     }
 
-    /// Opens one, says whose it is, and hears a thread.
+    /// Opens a WebSocket, sends `user_connected`, and joins a thread.
     pub fn in_thread(
         address: SocketAddr,
         config: &Arc<ClientConfig>,
@@ -178,7 +178,7 @@ impl Client {
         client
     }
 
-    /// Says whose it is.
+    /// Sends `user_connected`, without a token.
     pub fn identify(&mut self, user: u64) {
         self.send(&json!({"type": "user_connected", "userId": user}));
         self.expect("user_connected");
@@ -189,12 +189,12 @@ impl Client {
         self.try_send(frame).unwrap();
     }
 
-    /// Sends a frame; fails when the server no longer listens.
+    /// Sends a frame; an error if the server has closed the connection.
     pub fn try_send(&mut self, frame: &Value) -> Result<(), tungstenite::Error> {
         self.socket.send(Message::text(frame.to_string()))
     }
 
-    /// The next frame of this type.
+    /// The next frame of this type; earlier frames are dropped.
     pub fn expect(&mut self, kind: &str) -> Value {
         let until = Instant::now() + LONG;
         loop {
@@ -208,7 +208,7 @@ impl Client {
         }
     }
 
-    /// Waits for the end: the code of the server's close frame, none after a reset.
+    /// Waits until the connection ends: the code of the close frame, or `None` after a reset.
     pub fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.socket.read() {
@@ -221,7 +221,7 @@ impl Client {
         }
     }
 
-    /// The stream beneath.
+    /// The TLS stream.
     pub fn stream(&mut self) -> &mut Stream {
         self.socket.get_mut()
     }

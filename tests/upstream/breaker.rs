@@ -1,4 +1,4 @@
-//! The circuit breaker: when it opens, what closes it, and that it never hangs.
+//! The circuit breaker: when it opens, when it closes, and that it never stays open forever.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn asks_for(seconds: u64) -> Health {
+fn failing_for(seconds: u64) -> Health {
     Health::Failing { retry_after: Some(s(seconds)) }
 }
 
-/// One that five failures have opened at this time.
+/// A breaker that five failures have opened at this time.
 fn opened(now: Instant) -> Breaker {
     let mut breaker = Breaker::default();
     for _ in 1..FAILURES_MAX {
@@ -44,7 +44,7 @@ fn breaker_opens_after_exactly_five_consecutive_failures() {
     }
     assert_eq!(breaker.deadline(), None);
     assert_eq!(breaker.retry_after_s(now), None);
-    // What says nothing is no end of the row, and no part of it.
+    // A neutral reply neither ends the streak of failures nor counts in it.
     assert_eq!(breaker.record(FAILING, now), None);
     assert_eq!(breaker.record(FAILING, now), None);
     assert_eq!(breaker.record(FAILING, now), Some(Transition::Opened { pause: PAUSE_MIN }));
@@ -61,7 +61,7 @@ fn failed_probe_doubles_pause_up_to_thirty_seconds() {
         assert!(!breaker.try_start_probe(false, now + s(pause) - Duration::from_millis(1)));
         now += s(pause);
         assert!(breaker.try_start_probe(false, now));
-        assert!(!breaker.is_closed(), "half-open is not closed");
+        assert!(!breaker.is_closed(), "a half-open breaker is not closed");
         assert_eq!(breaker.retry_after_s(now), Some(1), "never 0");
         let next = s((2 * pause).min(30));
         assert_eq!(breaker.record_probe(FAILING, now), Some(Transition::Reopened { pause: next }));
@@ -69,7 +69,7 @@ fn failed_probe_doubles_pause_up_to_thirty_seconds() {
     now += PAUSE_MAX;
     assert!(breaker.try_start_probe(false, now));
     assert_eq!(breaker.record_probe(Health::Alive, now), Some(Transition::Closed));
-    // The next time it begins with a second again.
+    // The next outage begins with one second again.
     for _ in 1..FAILURES_MAX {
         assert_eq!(breaker.record(FAILING, now), None);
     }
@@ -79,16 +79,17 @@ fn failed_probe_doubles_pause_up_to_thirty_seconds() {
 #[test]
 fn retry_after_is_honoured_up_to_a_minute() {
     let now = Instant::now();
-    for (asked, pause) in [(0, 1), (1, 1), (17, 17), (60, 60), (600, 60), (u64::MAX, 60)] {
+    for (seconds, pause) in [(0, 1), (1, 1), (17, 17), (60, 60), (600, 60), (u64::MAX, 60)] {
         let mut breaker = Breaker::default();
-        let change = breaker.record(asks_for(asked), now);
-        assert_eq!(change, Some(Transition::Opened { pause: s(pause) }), "{asked}");
-        // Its own pause has not grown: the next is the second one, or what the probe is told.
+        let change = breaker.record(failing_for(seconds), now);
+        assert_eq!(change, Some(Transition::Opened { pause: s(pause) }), "{seconds}");
+        // `Retry-After` does not double the breaker's own pause: the next one is two seconds, or
+        // the probe's `Retry-After`.
         assert!(breaker.try_start_probe(false, now + s(pause)));
         let again = breaker.record_probe(FAILING, now + s(pause));
         assert_eq!(again, Some(Transition::Reopened { pause: s(2) }));
         assert!(breaker.try_start_probe(false, now + s(pause + 2)));
-        let again = breaker.record_probe(asks_for(asked), now + s(pause + 2));
+        let again = breaker.record_probe(failing_for(seconds), now + s(pause + 2));
         assert_eq!(again, Some(Transition::Reopened { pause: s(pause.max(4)) }));
     }
 }
@@ -100,25 +101,25 @@ fn late_success_closes_breaker_unless_retry_after_is_set() {
     assert_eq!(breaker.record(Health::Alive, now), Some(Transition::Closed));
 
     let mut breaker = Breaker::default();
-    breaker.record(asks_for(20), now);
+    breaker.record(failing_for(20), now);
     assert_eq!(breaker.record(Health::Alive, now + s(19)), None);
     assert!(!breaker.is_closed());
     assert_eq!(breaker.record(Health::Alive, now + s(20)), Some(Transition::Closed));
 
-    // Who was asked before may bring the wish along.
+    // A request sent before the breaker opened can still deliver a `Retry-After`.
     let mut breaker = opened(now);
-    assert_eq!(breaker.record(asks_for(10), now), None);
+    assert_eq!(breaker.record(failing_for(10), now), None);
     assert_eq!(breaker.deadline(), Some(now + s(10)));
-    assert_eq!(breaker.record(asks_for(5), now), None);
+    assert_eq!(breaker.record(failing_for(5), now), None);
     assert_eq!(breaker.deadline(), Some(now + s(10)), "never shorter");
     assert_eq!(breaker.record(Health::Alive, now), None);
 
-    // While the probe is out, whoever is first with good news closes it.
+    // While the probe is in flight, any successful reply closes the breaker.
     let mut breaker = opened(now);
     assert!(breaker.try_start_probe(false, now + s(1)));
     assert_eq!(breaker.record(FAILING, now + s(1)), None, "the probe decides");
     assert_eq!(breaker.record(Health::Alive, now + s(1)), Some(Transition::Closed));
-    assert_eq!(breaker.record_probe(FAILING, now + s(2)), None, "one failure");
+    assert_eq!(breaker.record_probe(FAILING, now + s(2)), None, "only one failure");
     assert!(breaker.is_closed());
 }
 
@@ -136,16 +137,16 @@ fn any_successful_probe_closes_the_breaker() {
 fn rejecting_guests_does_not_open_the_breaker() {
     let mut now = Instant::now();
     let mut breaker = Breaker::default();
-    // The probe of the start, which has no token, is told to come again in an hour.
+    // The first probe, which has no token, gets a `Retry-After` of an hour.
     assert!(breaker.try_start_probe(true, now));
-    assert_eq!(breaker.record_probe(asks_for(3600), now), None);
-    assert!(breaker.is_closed(), "members have not failed");
+    assert_eq!(breaker.record_probe(failing_for(3600), now), None);
+    assert!(breaker.is_closed(), "no request with a token has failed");
     assert_eq!(breaker.record(Health::Alive, now), None);
     for _ in 1..FAILURES_MAX {
         assert_eq!(breaker.record(FAILING, now), None);
     }
     assert_eq!(breaker.record(FAILING, now), Some(Transition::Opened { pause: PAUSE_MIN }));
-    // No probe is asked, and each failure of a member's makes the pause longer.
+    // No probe is sent, and each failed request of a member doubles the pause.
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         now += s(pause);
         assert!(!breaker.try_start_probe(false, now) && breaker.is_closed());
@@ -155,7 +156,7 @@ fn rejecting_guests_does_not_open_the_breaker() {
     now += PAUSE_MAX;
     assert!(!breaker.try_start_probe(false, now) && breaker.is_closed());
     assert_eq!(breaker.record(Health::Alive, now), None);
-    // From then on it takes five of them again, and a second.
+    // From then on it takes five failures again, and the pause is one second.
     for _ in 1..FAILURES_MAX {
         assert_eq!(breaker.record(FAILING, now), None);
     }
@@ -168,12 +169,12 @@ fn unrelated_probe_is_sent_only_while_closed_and_counts() {
     let mut breaker = Breaker::default();
     assert!(!breaker.try_start_probe(false, now));
     assert!(breaker.try_start_probe(true, now));
-    assert!(!breaker.try_start_probe(true, now), "never two");
+    assert!(!breaker.try_start_probe(true, now), "two probes at once");
     for _ in 0..FAILURES_MAX {
         breaker.record(FAILING, now);
     }
-    assert_eq!(breaker.deadline(), None, "the one that is out comes first");
-    assert!(!breaker.try_start_probe(true, now + s(9)), "never two");
+    assert_eq!(breaker.deadline(), None, "a probe is in flight");
+    assert!(!breaker.try_start_probe(true, now + s(9)), "two probes at once");
     assert_eq!(breaker.record_probe(FAILING, now + s(9)), None);
     assert!(breaker.deadline().is_some_and(|at| at <= now + s(9)));
     assert!(breaker.try_start_probe(false, now + s(9)));
@@ -181,7 +182,7 @@ fn unrelated_probe_is_sent_only_while_closed_and_counts() {
         breaker.record_probe(FAILING, now + s(9)),
         Some(Transition::Reopened { pause: s(2) })
     );
-    assert!(!breaker.try_start_probe(true, now + s(10)), "wanted or not: the site is left alone");
+    assert!(!breaker.try_start_probe(true, now + s(10)), "no probe before the pause ends");
 }
 
 // ---------------------------------------------------------------- random histories
@@ -198,7 +199,7 @@ fn health() -> impl Strategy<Value = Health> {
     prop_oneof![
         3 => Just(Health::Alive),
         6 => Just(FAILING),
-        1 => (0..700_u64).prop_map(asks_for),
+        1 => (0..700_u64).prop_map(failing_for),
         1 => Just(Health::Neutral),
     ]
 }
@@ -222,8 +223,8 @@ proptest! {
         let mut breaker = Breaker::default();
         let mut now = Instant::now();
         let mut probes_out = 0;
-        let mut row = 0;
-        // When it may next be closed by its own time alone, at the latest.
+        let mut streak = 0;
+        // The latest time at which the breaker may allow the next probe.
         let mut bound = None;
         for step in steps {
             let was_closed = breaker.is_closed();
@@ -236,15 +237,15 @@ proptest! {
                 Step::Received(health) => {
                     let change = breaker.record(health, now);
                     if was_closed {
-                        row = match health {
+                        streak = match health {
                             Health::Alive => 0,
-                            Health::Failing { .. } => row + 1,
-                            Health::Neutral => row,
+                            Health::Failing { .. } => streak + 1,
+                            Health::Neutral => streak,
                         };
-                        let asked = matches!(health, Health::Failing { retry_after: Some(_) });
-                        let opens = row >= FAILURES_MAX || asked;
+                        let has_header = has_retry_after(health);
+                        let opens = streak >= FAILURES_MAX || has_header;
                         prop_assert_eq!(opens, matches!(change, Some(Transition::Opened { .. })));
-                    } else if asks(health) {
+                    } else if has_retry_after(health) {
                         bound = bound.max(Some(now + WAIT_MAX));
                     }
                     change
@@ -253,13 +254,13 @@ proptest! {
                     probes_out = 0;
                     let change = breaker.record_probe(health, now);
                     if was_closed {
-                        // A probe that fails says little while members are served.
-                        row = if health == Health::Alive { 0 } else { row };
-                    } else if asks(health) {
+                        // A failed probe does not count while requests of members succeed.
+                        streak = if health == Health::Alive { 0 } else { streak };
+                    } else if has_retry_after(health) {
                         bound = bound.max(Some(now + WAIT_MAX));
                     }
                     if health == Health::Alive && !breaker.is_closed() {
-                        // Only a wish of the site outlasts a good answer, and only its time.
+                        // Only a `Retry-After` outlasts a successful reply, and only for its time.
                         prop_assert!(breaker.deadline().is_some_and(|at| at > now));
                     }
                     change
@@ -270,9 +271,9 @@ proptest! {
                     let goes = breaker.try_start_probe(wanted, now);
                     tried = !was_closed && breaker.is_closed();
                     if tried {
-                        // Where probes prove nothing, the next ask does.
+                        // Where probes are refused, the next request tests the site.
                         prop_assert!(due && probes_out == 0 && goes == wanted);
-                        (row, bound) = (FAILURES_MAX - 1, None);
+                        (streak, bound) = (FAILURES_MAX - 1, None);
                     } else {
                         prop_assert_eq!(goes, probes_out == 0 && (due || (was_closed && wanted)));
                         prop_assert_eq!(was_closed, breaker.is_closed());
@@ -295,23 +296,23 @@ proptest! {
                 }
                 Some(Transition::Closed) => {
                     prop_assert!(!was_closed && breaker.is_closed());
-                    (row, bound) = (0, None);
+                    (streak, bound) = (0, None);
                 }
-                None => prop_assert!(tried || was_closed == breaker.is_closed(), "unsaid"),
+                None => prop_assert!(tried || was_closed == breaker.is_closed(), "a change without a transition"),
             }
-            // The open state ends: by a probe that is out, or by one that is allowed in time.
+            // The open state ends, by a probe in flight or by one that is allowed in time.
             prop_assert_eq!(breaker.is_closed(), breaker.retry_after_s(now).is_none());
             if let Some(retry_after) = breaker.retry_after_s(now) {
                 prop_assert!((1..=WAIT_MAX.as_secs() as u32).contains(&retry_after));
                 match breaker.deadline() {
-                    Some(at) => prop_assert!(probes_out == 0 && Some(at) <= bound, "stuck"),
-                    None => prop_assert_eq!(probes_out, 1, "nothing would ever close it"),
+                    Some(at) => prop_assert!(probes_out == 0 && Some(at) <= bound, "the pause is too long"),
+                    None => prop_assert_eq!(probes_out, 1, "the breaker would stay open forever"),
                 }
             } else {
                 prop_assert_eq!(breaker.deadline(), None);
             }
         }
-        // A site that is in order again is asked again, after a minute at the latest.
+        // A site that works again gets requests again after at most a minute.
         for _ in 0..2 {
             now += WAIT_MAX;
             if probes_out == 0 && !breaker.is_closed() {
@@ -324,16 +325,16 @@ proptest! {
     }
 }
 
-fn asks(health: Health) -> bool {
+fn has_retry_after(health: Health) -> bool {
     matches!(health, Health::Failing { retry_after: Some(_) })
 }
 
-// ---------------------------------------------------------------- what is a failure
+// ---------------------------------------------------------------- which replies are failures
 
 #[test]
 fn failures_caused_by_one_request_do_not_count() {
     let of = |name: &str| Health::from_reply(&load(name).reply(), false);
-    // WordPress' word about one request, whatever the status.
+    // An error of WordPress about one request, with any status.
     for name in [
         "me-expired-token",
         "thread-get-non-participant",
@@ -342,9 +343,9 @@ fn failures_caused_by_one_request_do_not_count() {
     ] {
         assert_eq!(of(name), Health::Alive, "{name}");
     }
-    // And its word about all of them.
+    // An error of WordPress about all requests.
     for name in ["fail-maintenance-post", "fail-maintenance"] {
-        assert_eq!(of(name), asks_for(600), "{name}");
+        assert_eq!(of(name), failing_for(600), "{name}");
     }
     let html = |status| Reply {
         status,
@@ -352,7 +353,7 @@ fn failures_caused_by_one_request_do_not_count() {
         body: Some(b"<html>no</html>".to_vec()),
         ..Reply::default()
     };
-    // Firewalls, proxies' limits, redirects, pages.
+    // Firewalls, limits of proxies, redirects, HTML pages.
     for status in [200, 204, 301, 302, 400, 401, 403, 404, 413, 451] {
         assert_eq!(Health::from_reply(&html(status), false), Health::Neutral, "{status}");
     }
@@ -364,12 +365,12 @@ fn failures_caused_by_one_request_do_not_count() {
         Health::from_reply(&Reply { retry_after, ..html(status) }, false)
     };
     for status in [429, 503] {
-        assert_eq!(asking(status), asks_for(17), "{status}");
+        assert_eq!(asking(status), failing_for(17), "{status}");
     }
-    // Elsewhere the header has no such meaning.
+    // With other statuses the header has no such meaning.
     assert_eq!(asking(502), FAILING);
     assert_eq!(asking(301), Health::Neutral);
-    // A body that is lost on the way is a lost connection; one that is too long is not.
+    // A truncated body is a lost connection; a body that is too long is not.
     let json = Reply {
         status: 200,
         content_type: Some("application/json".to_owned()),
@@ -378,7 +379,7 @@ fn failures_caused_by_one_request_do_not_count() {
     };
     assert_eq!(Health::from_reply(&json, false), Health::Neutral);
     assert_eq!(Health::from_reply(&Reply { truncated: true, ..json.clone() }, false), FAILING);
-    // No database.
+    // The site has no database connection.
     let body = br#"{"code":"wp_die","message":"Error establishing a database connection"}"#;
     let dead = Reply { status: 500, body: Some(body.to_vec()), ..json };
     assert_eq!(Health::from_reply(&dead, false), FAILING);

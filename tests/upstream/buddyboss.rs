@@ -1,4 +1,4 @@
-//! What the site's answers to a post mean, over answers recorded from a live one.
+//! Parsing the site's replies to a post, with replies recorded from a live site.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use buddyline::protocol::{Id, SITE_ID_MAX};
 use buddyline::upstream::buddyboss::{Reply, parse_post_reply};
 use serde_json::{Value, json};
 
-use Expected::{Failed, Stored as Is};
+use Expected::{Failed, Stored as StoredAs};
 
 use crate::support::fixtures::{self, Fixture, load};
 
-/// What a recorded answer means: thread, sender and message, or a failure.
+/// The expected outcome of a recorded reply: thread, sender and message, or a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Stored(u64, u64, u64),
     Failed(F),
 }
 
-/// Every recorded answer to a post, and every other that a post could get, read as one to a post.
+/// Every recorded reply to a post, and every other reply that a post could get.
 #[rustfmt::skip]
 const TABLE: &[(&str, Expected)] = &[
     ("fail-bad-gateway", Failed(F::Unusable)),
@@ -32,74 +32,74 @@ const TABLE: &[(&str, Expected)] = &[
     ("fail-php-fatal-early-accept-any", Failed(F::Unusable)),
     ("fail-php-fatal-early", Failed(F::Unusable)),
     ("fail-php-warning-before-json", Failed(F::Unusable)),
-    ("group-thread-post-after-join", Is(10, 5, 71)),
+    ("group-thread-post-after-join", StoredAs(10, 5, 71)),
     ("group-thread-post-after-leave", Failed(F::NotParticipant)),
     ("group-thread-post-non-member", Failed(F::NotParticipant)),
-    ("group-thread-reply", Is(10, 3, 66)),
+    ("group-thread-reply", StoredAs(10, 3, 66)),
     ("post-admin-not-in-thread", Failed(F::NotParticipant)),
-    ("post-after-own-delete", Is(5, 3, 45)),
-    ("post-cookie-nonce", Is(2, 4, 171)),
+    ("post-after-own-delete", StoredAs(5, 3, 45)),
+    ("post-cookie-nonce", StoredAs(2, 4, 171)),
     ("post-deleted-user", Failed(F::TokenRefused)),
-    ("post-duplicate-second", Is(1, 2, 40)),
+    ("post-duplicate-second", StoredAs(1, 2, 40)),
     ("post-expired-token", Failed(F::TokenExpired)),
-    ("post-group-not-connected", Is(4, 2, 47)),
-    ("post-hash-idempotency", Is(1, 2, 41)),
+    ("post-group-not-connected", StoredAs(4, 2, 47)),
+    ("post-hash-idempotency", StoredAs(1, 2, 41)),
     ("post-into-deleted-thread", Failed(F::NotParticipant)),
     ("post-into-thread-all-messages-deleted", Failed(F::NotParticipant)),
     ("post-invalid-json", Failed(F::RefusedBySite)),
-    ("post-media-only", Is(2, 2, 981)),
-    ("post-message-64k", Is(1, 2, 21)),
-    ("post-message-65k-over-text-column", Is(1, 2, 22)),
-    ("post-message-ampersand", Is(1, 2, 17)),
-    ("post-message-emoji", Is(1, 2, 16)),
+    ("post-media-only", StoredAs(2, 2, 981)),
+    ("post-message-64k", StoredAs(1, 2, 21)),
+    ("post-message-65k-over-text-column", StoredAs(1, 2, 22)),
+    ("post-message-ampersand", StoredAs(1, 2, 17)),
+    ("post-message-emoji", StoredAs(1, 2, 16)),
     ("post-message-empty", Failed(F::RefusedBySite)),
-    ("post-message-html", Is(1, 2, 13)),
+    ("post-message-html", StoredAs(1, 2, 13)),
     ("post-message-invalid-utf8", Failed(F::RefusedBySite)),
-    ("post-message-mention", Is(1, 2, 20)),
+    ("post-message-mention", StoredAs(1, 2, 20)),
     ("post-message-missing", Failed(F::RefusedBySite)),
-    ("post-message-multiline", Is(1, 2, 18)),
-    ("post-message-nbsp", Is(1, 2, 11)),
-    ("post-message-null-byte", Is(1, 2, 24)),
-    ("post-message-number", Is(1, 2, 23)),
+    ("post-message-multiline", StoredAs(1, 2, 18)),
+    ("post-message-nbsp", StoredAs(1, 2, 11)),
+    ("post-message-null-byte", StoredAs(1, 2, 24)),
+    ("post-message-number", StoredAs(1, 2, 23)),
     ("post-message-object", Failed(F::Unusable)),
-    ("post-message-rtl", Is(1, 2, 25)),
-    ("post-message-script-only", Is(1, 2, 15)),
-    ("post-message-script", Is(1, 2, 14)),
-    ("post-message-url", Is(1, 2, 19)),
-    ("post-message-whitespace", Is(1, 2, 10)),
-    ("post-message-zero", Is(1, 2, 12)),
+    ("post-message-rtl", StoredAs(1, 2, 25)),
+    ("post-message-script-only", StoredAs(1, 2, 15)),
+    ("post-message-script", StoredAs(1, 2, 14)),
+    ("post-message-url", StoredAs(1, 2, 19)),
+    ("post-message-whitespace", StoredAs(1, 2, 10)),
+    ("post-message-zero", StoredAs(1, 2, 12)),
     ("post-new-not-connected", Failed(F::CannotWrite)),
-    ("post-new-thread-alice-bob", Is(1, 2, 2)),
-    ("post-new-thread-created", Is(2, 2, 3)),
-    ("post-new-thread-multi", Is(4, 2, 5)),
-    ("post-new-thread-subject", Is(3, 3, 4)),
+    ("post-new-thread-alice-bob", StoredAs(1, 2, 2)),
+    ("post-new-thread-created", StoredAs(2, 2, 3)),
+    ("post-new-thread-multi", StoredAs(4, 2, 5)),
+    ("post-new-thread-subject", StoredAs(3, 3, 4)),
     ("post-no-token", Failed(F::TokenRefused)),
     ("post-nonexistent-method", Failed(F::SiteMisconfigured)),
     ("post-not-in-thread", Failed(F::NotParticipant)),
-    ("post-recipients-csv", Is(4, 2, 28)),
+    ("post-recipients-csv", StoredAs(4, 2, 28)),
     ("post-recipients-deleted-user", Failed(F::CannotWrite)),
-    ("post-recipients-duplicate", Is(1, 2, 34)),
+    ("post-recipients-duplicate", StoredAs(1, 2, 34)),
     ("post-recipients-empty", Failed(F::RefusedBySite)),
     ("post-recipients-missing", Failed(F::RefusedBySite)),
-    ("post-recipients-mixed-known-unknown", Is(2, 2, 30)),
-    ("post-recipients-negative", Is(1, 2, 33)),
-    ("post-recipients-scalar", Is(1, 2, 29)),
-    ("post-recipients-self-first", Is(1, 2, 31)),
-    ("post-recipients-self-last", Is(1, 2, 32)),
+    ("post-recipients-mixed-known-unknown", StoredAs(2, 2, 30)),
+    ("post-recipients-negative", StoredAs(1, 2, 33)),
+    ("post-recipients-scalar", StoredAs(1, 2, 29)),
+    ("post-recipients-self-first", StoredAs(1, 2, 31)),
+    ("post-recipients-self-last", StoredAs(1, 2, 32)),
     ("post-recipients-self", Failed(F::CannotWrite)),
-    ("post-recipients-string-ids", Is(1, 2, 27)),
+    ("post-recipients-string-ids", StoredAs(1, 2, 27)),
     ("post-recipients-unknown", Failed(F::CannotWrite)),
     ("post-recipients-username", Failed(F::RefusedBySite)),
     ("post-reply-blocked", Failed(F::CannotWrite)),
-    ("post-reply-connected", Is(1, 2, 46)),
-    ("post-reply-form-encoded", Is(1, 3, 9)),
-    ("post-reply-id-as-string", Is(1, 3, 7)),
-    ("post-reply-media-component-active", Is(2, 2, 980)),
+    ("post-reply-connected", StoredAs(1, 2, 46)),
+    ("post-reply-form-encoded", StoredAs(1, 3, 9)),
+    ("post-reply-id-as-string", StoredAs(1, 3, 7)),
+    ("post-reply-media-component-active", StoredAs(2, 2, 980)),
     ("post-reply-not-connected", Failed(F::CannotWrite)),
-    ("post-reply-with-recipients-ignored", Is(1, 3, 8)),
-    ("post-reply", Is(1, 3, 6)),
+    ("post-reply-with-recipients-ignored", StoredAs(1, 3, 8)),
+    ("post-reply", StoredAs(1, 3, 6)),
     ("post-send-at-fraction", Failed(F::RefusedBySite)),
-    ("post-send-at", Is(1, 2, 34)),
+    ("post-send-at", StoredAs(1, 2, 34)),
     ("post-suspended", Failed(F::Suspended)),
     ("post-thread-31-participants", Failed(F::Unusable)),
     ("post-thread-nonexistent", Failed(F::NotParticipant)),
@@ -108,8 +108,8 @@ const TABLE: &[(&str, Expected)] = &[
     ("post-to-someone-i-blocked", Failed(F::CannotWrite)),
     ("post-to-someone-who-blocked-me", Failed(F::CannotWrite)),
     ("post-to-suspended", Failed(F::CannotWrite)),
-    ("post-to-thread-with-deleted-user", Is(56, 2, 979)),
-    ("post-user-id-query-param", Is(1, 2, 36)),
+    ("post-to-thread-with-deleted-user", StoredAs(56, 2, 979)),
+    ("post-user-id-query-param", StoredAs(1, 2, 36)),
     ("post-wrong-content-type", Failed(F::RefusedBySite)),
     ("url-no-such-route", Failed(F::SiteMisconfigured)),
     ("url-options-preflight", Failed(F::Unusable)),
@@ -119,7 +119,7 @@ const TABLE: &[(&str, Expected)] = &[
     ("url-wp-json-with-plain-permalinks", Failed(F::SiteMisconfigured)),
 ];
 
-/// Recordings that answer no post.
+/// Prefixes of recordings that cannot be the reply to a post.
 const OTHERS: [&str; 5] =
     ["me-", "private-rest-", "thread-get-", "group-thread-get", "search-thread-"];
 
@@ -127,7 +127,7 @@ fn post(target: Target, text: &str) -> Post {
     Post { credential: Credential::parse("secret").ok(), target, text: text.into(), claimed: None }
 }
 
-/// The post that could have led to a recording.
+/// A post with the target and text of a recorded request.
 fn post_of(fixture: &Fixture) -> Post {
     let sent = &fixture.sent;
     let id = sent["id"].as_u64().or_else(|| sent["id"].as_str()?.parse().ok()).filter(|id| *id > 0);
@@ -141,9 +141,11 @@ fn post_of(fixture: &Fixture) -> Post {
 fn summary(answer: &Answer) -> Expected {
     match answer {
         Answer::Failed(failure) => Failed(*failure),
-        Answer::Stored(s) => {
-            Is(s.thread, s.sender.site_number().unwrap(), s.message.as_ref().map_or(0, |m| m.id))
-        }
+        Answer::Stored(s) => StoredAs(
+            s.thread,
+            s.sender.site_number().unwrap(),
+            s.message.as_ref().map_or(0, |m| m.id),
+        ),
         other => panic!("{other:?}"),
     }
 }
@@ -160,7 +162,7 @@ fn each_recorded_reply_maps_to_the_expected_answer() {
 #[test]
 fn every_recording_has_a_table_row() {
     let rows: BTreeSet<&str> = TABLE.iter().map(|row| row.0).collect();
-    assert_eq!(rows.len(), TABLE.len(), "a row is there twice");
+    assert_eq!(rows.len(), TABLE.len(), "a row is repeated");
     for name in fixtures::names() {
         if !OTHERS.iter().any(|other| name.starts_with(other)) {
             assert!(rows.contains(&*name), "{name} has no row");
@@ -206,7 +208,7 @@ fn stored_message_carries_the_sites_id_date_and_html() {
     assert_eq!(message.html, "<p>hi alice</p>\n");
 }
 
-// ---------------------------------------------------------------- which message is mine
+// ---------------------------------------------------------------- the posted message
 
 fn entry(id: u64, sender: u64, raw: &str) -> Value {
     json!({
@@ -278,7 +280,7 @@ fn malformed_entry_does_not_affect_the_others() {
     assert_eq!(own_message_id("mine", &messages), Some(2));
 }
 
-// ---------------------------------------------------------------- what is a success
+// ---------------------------------------------------------------- successful replies
 
 #[test]
 fn thread_object_requires_ids_and_a_message() {
@@ -319,14 +321,14 @@ fn reply_about_another_thread_is_rejected() {
 fn a_200_with_html_is_an_unknown_outcome() {
     let good = reply(200, &thread(&[entry(1, 2, "x")]));
     let read = |reply: &Reply| summary(&parse_post_reply(&post(Target::Thread(1), "x"), reply));
-    assert_eq!(read(&good), Is(1, 2, 1));
+    assert_eq!(read(&good), StoredAs(1, 2, 1));
     for kind in [Some("text/html"), Some("application/json-seq"), Some(""), None] {
         let reply = Reply { content_type: kind.map(str::to_owned), ..good.clone() };
         assert_eq!(read(&reply), Failed(F::Unusable), "{kind:?}");
     }
     for kind in ["application/json", "Application/JSON;charset=utf-8", "application/json ; x=y"] {
         let reply = Reply { content_type: Some(kind.to_owned()), ..good.clone() };
-        assert_eq!(read(&reply), Is(1, 2, 1), "{kind}");
+        assert_eq!(read(&reply), StoredAs(1, 2, 1), "{kind}");
     }
     let before = [b"<br />Warning", &*good.body.clone().unwrap()].concat();
     assert_eq!(read(&Reply { body: Some(before), ..good.clone() }), Failed(F::Unusable));
@@ -396,7 +398,11 @@ fn status_without_json_is_classified_by_status_alone() {
         (599, F::Unknown),
     ] {
         assert_eq!(fails(&bare(status)), failure, "{status}");
-        assert_eq!(fails(&Reply { body: None, ..bare(status) }), failure, "{status}, cut off");
+        assert_eq!(
+            fails(&Reply { body: None, ..bare(status) }),
+            failure,
+            "{status} without a body"
+        );
     }
 }
 

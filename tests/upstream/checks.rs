@@ -1,4 +1,5 @@
-//! What the site's answers to questions about people mean, over answers recorded from a live one.
+//! Parsing the site's replies to authentication and participant requests, with replies recorded
+//! from a live site.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ fn token(text: &str) -> Credential {
     Credential::parse(text).unwrap()
 }
 
-fn is(user: u64) -> Answer {
+fn proven(user: u64) -> Answer {
     Answer::Proven(Proven { user, expires_s: None })
 }
 
@@ -27,31 +28,31 @@ fn failed(failure: F) -> Answer {
     Answer::Failed(failure)
 }
 
-fn are(people: &[u64]) -> Answer {
+fn listed(people: &[u64]) -> Answer {
     Answer::Participants(people.into())
 }
 
 // ---------------------------------------------------------------- every recording
 
-/// What each recorded answer means to the question whose a credential is.
+/// The expected answer of each recorded reply to an authentication.
 #[rustfmt::skip]
 fn proofs() -> Vec<(&'static str, Answer)> {
     vec![
-        ("me-application-password-ok", is(2)),
+        ("me-application-password-ok", proven(2)),
         ("me-application-password-revoked", failed(F::TokenRefused)),
         ("me-basic-real-password", failed(F::TokenRefused)),
         ("me-basic-wrong-password", failed(F::TokenRefused)),
         ("me-cookie-after-logout", failed(F::TokenRefused)),
         ("me-cookie-bad-nonce", failed(F::TokenRefused)),
-        ("me-cookie-carol-bearer-alice", is(4)),
+        ("me-cookie-carol-bearer-alice", proven(4)),
         ("me-cookie-carol-bearer-alice-no-nonce", failed(F::TokenRefused)),
-        ("me-cookie-nonce", is(4)),
-        ("me-cookie-nonce-only-logged-in", is(4)),
+        ("me-cookie-nonce", proven(4)),
+        ("me-cookie-nonce-only-logged-in", proven(4)),
         ("me-cookie-without-nonce", failed(F::TokenRefused)),
         ("me-deleted-user", failed(F::TokenRefused)),
         ("me-empty-bearer", failed(F::TokenRefused)),
         ("me-expired-token", failed(F::TokenExpired)),
-        ("me-fields-id", is(2)),
+        ("me-fields-id", proven(2)),
         ("me-garbage-segments", failed(F::TokenRefused)),
         ("me-lowercase-scheme", failed(F::TokenRefused)),
         ("me-malformed-token", failed(F::TokenRefused)),
@@ -59,41 +60,41 @@ fn proofs() -> Vec<(&'static str, Answer)> {
         ("me-no-token", failed(F::TokenRefused)),
         ("me-nonce-without-cookie", failed(F::TokenRefused)),
         ("me-not-yet-valid", failed(F::TokenRefused)),
-        ("me-ok", is(2)),
+        ("me-ok", proven(2)),
         ("me-permissions", failed(UNAVAILABLE)),
         ("me-suspended", failed(F::Suspended)),
-        ("me-token-with-newline-space", is(2)),
+        ("me-token-with-newline-space", proven(2)),
         ("me-wrong-issuer", failed(F::TokenRefused)),
         ("me-wrong-signature", failed(F::TokenRefused)),
         ("private-rest-me-no-token", failed(F::TokenRefused)),
     ]
 }
 
-/// What each recorded answer means to the question who takes part in a thread; `None`: there is a
-/// next page.
+/// The expected answer of each recorded reply to a participant request; `None` means that there is
+/// another page.
 #[rustfmt::skip]
 fn lists() -> Vec<(&'static str, Option<Answer>)> {
     let forbidden = || Some(failed(F::NotParticipant));
     let thirty_one: Vec<u64> = [2].into_iter().chain(8..=37).collect();
     vec![
-        ("group-thread-get", Some(are(&[2, 3, 4]))),
-        ("group-thread-get-after-join", Some(are(&[2, 3, 4, 5]))),
-        ("group-thread-get-after-leave", Some(are(&[2, 3, 4]))),
+        ("group-thread-get", Some(listed(&[2, 3, 4]))),
+        ("group-thread-get-after-join", Some(listed(&[2, 3, 4, 5]))),
+        ("group-thread-get-after-leave", Some(listed(&[2, 3, 4]))),
         ("group-thread-get-after-leave-by-leaver", forbidden()),
-        ("thread-get-1to1", Some(are(&[3, 5]))),
-        // Not paged, as it was asked: all are there, whatever it says of pages.
-        ("thread-get-31-participants", Some(are(&thirty_one))),
-        // Eleven of them, as a first page.
+        ("thread-get-1to1", Some(listed(&[3, 5]))),
+        // The request was not paged: the reply has all participants, despite its page count.
+        ("thread-get-31-participants", Some(listed(&thirty_one))),
+        // Read as a first page, with eleven of the 31 participants.
         ("thread-get-31-participants-page-2", None),
-        ("thread-get-admin-non-participant", Some(are(&[2, 3, 4]))),
+        ("thread-get-admin-non-participant", Some(listed(&[2, 3, 4]))),
         ("thread-get-after-delete-messages", forbidden()),
         ("thread-get-after-delete-messages-deleter", forbidden()),
-        ("thread-get-before", Some(are(&[2, 3]))),
-        ("thread-get-blocked", Some(are(&[4, 7]))),
-        ("thread-get-blocker", Some(are(&[4, 7]))),
+        ("thread-get-before", Some(listed(&[2, 3]))),
+        ("thread-get-blocked", Some(listed(&[4, 7]))),
+        ("thread-get-blocker", Some(listed(&[4, 7]))),
         ("thread-get-deleted", forbidden()),
         ("thread-get-expired-token", Some(failed(F::TokenExpired))),
-        // Without the number of pages nobody knows whether it is complete.
+        // Without the number of pages the list may be incomplete.
         ("thread-get-fields", Some(failed(UNAVAILABLE))),
         ("thread-get-negative", Some(failed(F::SiteMisconfigured))),
         ("thread-get-no-token", Some(failed(F::TokenRefused))),
@@ -101,16 +102,16 @@ fn lists() -> Vec<(&'static str, Option<Answer>)> {
         ("thread-get-nonexistent", forbidden()),
         ("thread-get-nonnumeric", Some(failed(F::SiteMisconfigured))),
         ("thread-get-not-connected", Some(failed(UNAVAILABLE))),
-        ("thread-get-one-side-deleted", Some(are(&[3, 4]))),
-        ("thread-get-participant", Some(are(&[2, 3, 4]))),
-        ("thread-get-recipients-pagination", Some(are(&[2, 3, 4]))),
-        // 158 is deleted: counted by the site, and not one of those who may hear.
-        ("thread-get-with-deleted-user", Some(are(&[2]))),
+        ("thread-get-one-side-deleted", Some(listed(&[3, 4]))),
+        ("thread-get-participant", Some(listed(&[2, 3, 4]))),
+        ("thread-get-recipients-pagination", Some(listed(&[2, 3, 4]))),
+        // Member 158 is deleted: the site counts the row, but it is not a participant.
+        ("thread-get-with-deleted-user", Some(listed(&[2]))),
         ("thread-get-zero", Some(failed(F::SiteMisconfigured))),
     ]
 }
 
-/// What a site in trouble answers to either question.
+/// Replies of a failing site, with the expected failure for both kinds of request.
 #[rustfmt::skip]
 const TROUBLE: &[(&str, F)] = &[
     ("fail-bad-gateway", UNAVAILABLE),
@@ -128,7 +129,7 @@ const TROUBLE: &[(&str, F)] = &[
     ("url-wp-json-with-plain-permalinks-post", UNAVAILABLE),
 ];
 
-/// The thread that a recording was asked for.
+/// The thread in the path of a recorded request.
 fn thread_of(path: &str) -> u64 {
     let rest = path.split("/messages/").nth(1).unwrap_or("1");
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -163,7 +164,7 @@ fn every_recorded_reply_has_a_table_row() {
     let (proofs, lists) = (proofs(), lists());
     let rows = proofs.iter().map(|row| row.0).chain(lists.iter().map(|row| row.0));
     let rows: BTreeSet<&str> = rows.chain(TROUBLE.iter().map(|row| row.0)).collect();
-    assert_eq!(rows.len(), proofs.len() + lists.len() + TROUBLE.len(), "a row is there twice");
+    assert_eq!(rows.len(), proofs.len() + lists.len() + TROUBLE.len(), "a row is repeated");
     for name in fixtures::names() {
         let ours = ["me-", "thread-get-", "group-thread-get", "private-rest-", "fail-"];
         if ours.iter().any(|kind| name.starts_with(kind)) {
@@ -174,13 +175,13 @@ fn every_recorded_reply_has_a_table_row() {
 
 #[test]
 fn two_recorded_pages_form_one_list() {
-    // Of the first page only the answer to a post was recorded, which has the same shape.
-    let mut roll = ParticipantPages::new(12);
-    assert_eq!(roll.add_page(&load("post-thread-31-participants").reply()), PageProgress::More);
-    assert_eq!(roll.page(), 2);
+    // The first page was recorded only as the reply to a post, which has the same shape.
+    let mut reader = ParticipantPages::new(12);
+    assert_eq!(reader.add_page(&load("post-thread-31-participants").reply()), PageProgress::More);
+    assert_eq!(reader.page(), 2);
     let people: Vec<u64> = [2].into_iter().chain(8..=37).collect();
     let second = load("thread-get-31-participants-page-2").reply();
-    assert_eq!(roll.add_page(&second), PageProgress::Done(are(&people), None));
+    assert_eq!(reader.add_page(&second), PageProgress::Done(listed(&people), None));
 }
 
 #[test]
@@ -202,8 +203,8 @@ fn post_reply_lists_participants_only_when_complete() {
         &load("post-new-thread-multi").reply(),
     );
     assert!(matches!(new, Answer::Stored(s) if s.participants.as_deref() == Some(&[2, 3, 4])));
-    // This one was asked for fields that leave out the messages; given some, it is a good answer
-    // with 20 of 31.
+    // This recording lacks messages because of its `_fields`. With messages added it is a
+    // successful reply with 20 of 31 participants.
     let fixture = load("post-thread-31-participants");
     let mut body: Value = serde_json::from_slice(&fixture.body).unwrap();
     body["message_id"] = json!(99);
@@ -214,7 +215,7 @@ fn post_reply_lists_participants_only_when_complete() {
     assert!(matches!(&got, Answer::Stored(s) if s.participants.is_none()), "{got:?}");
 }
 
-// ---------------------------------------------------------------- whose
+// ---------------------------------------------------------------- authentication
 
 fn post(target: Target, secret: &str) -> Post {
     Post { credential: Some(token(secret)), target, text: "x".into(), claimed: None }
@@ -237,7 +238,7 @@ fn bare(status: u16) -> Reply {
 #[test]
 fn proof_requires_an_object_with_a_valid_id() {
     let read = |body: &Value| parse_prove_reply(&token("secret"), &reply(200, body));
-    assert_eq!(read(&json!({"id": SITE_ID_MAX, "_links": {}})), is(SITE_ID_MAX));
+    assert_eq!(read(&json!({"id": SITE_ID_MAX, "_links": {}})), proven(SITE_ID_MAX));
     for odd in [
         json!({"id": 0}),
         json!({"id": -1}),
@@ -310,7 +311,7 @@ fn foreign_error_replies_do_not_reject_a_token() {
     for code in ["rest_not_logged_in", "bp_rest_authorization_required", "another"] {
         assert_eq!(fault(401, code, "x"), failed(F::TokenRefused), "{code}");
     }
-    // The one word that means two things.
+    // This code has different meanings for the two kinds of request.
     let no_right = reply(403, &json!({"code": "bp_rest_authorization_required", "message": "x"}));
     assert_eq!(parse_prove_reply(&token("secret"), &no_right), failed(F::TokenRefused));
     assert_eq!(first_page(1, &no_right), Some(failed(F::NotParticipant)));
@@ -356,9 +357,9 @@ fn accepted_token_supplies_its_own_expiry() {
     }
 }
 
-// ---------------------------------------------------------------- who takes part
+// ---------------------------------------------------------------- participants
 
-/// A page of a thread: these people of so many, on so many pages.
+/// A page of a thread: these people, of `count` participants on `pages` pages.
 fn page(people: &[u64], count: u64, pages: u64) -> Value {
     let rows = people.iter().map(|id| (id.to_string(), json!({"user_id": id, "is_deleted": 0})));
     json!({
@@ -370,12 +371,12 @@ fn page(people: &[u64], count: u64, pages: u64) -> Value {
     })
 }
 
-/// What these pages come to, all of which must be asked for.
+/// The answer after reading these pages, all of which must be requested.
 fn read(pages: &[Value]) -> Answer {
-    let mut roll = ParticipantPages::new(1);
+    let mut reader = ParticipantPages::new(1);
     for (n, page) in pages.iter().enumerate() {
-        assert_eq!(roll.page(), n as u64 + 1);
-        match roll.add_page(&reply(200, page)) {
+        assert_eq!(reader.page(), n as u64 + 1);
+        match reader.add_page(&reply(200, page)) {
             PageProgress::More => {}
             PageProgress::Done(answer, _) => {
                 assert_eq!(n + 1, pages.len(), "{answer:?} before the last page");
@@ -383,19 +384,19 @@ fn read(pages: &[Value]) -> Answer {
             }
         }
     }
-    panic!("another page is wanted");
+    panic!("no answer after the last page");
 }
 
 #[test]
 fn participant_list_is_sorted_without_deleted_accounts() {
-    assert_eq!(read(&[page(&[9, 3, 12], 3, 1)]), are(&[3, 9, 12]));
+    assert_eq!(read(&[page(&[9, 3, 12], 3, 1)]), listed(&[3, 9, 12]));
     let mut gone = page(&[9, 3, 12], 3, 1);
     gone["recipients"]["9"]["is_deleted"] = json!(1);
-    assert_eq!(read(&[gone]), are(&[3, 12]));
-    let mut nobody = page(&[], 0, 0);
-    assert_eq!(read(&[nobody.clone()]), are(&[]));
-    nobody["recipients"] = json!([]);
-    assert_eq!(read(&[nobody]), are(&[]));
+    assert_eq!(read(&[gone]), listed(&[3, 12]));
+    let mut empty = page(&[], 0, 0);
+    assert_eq!(read(&[empty.clone()]), listed(&[]));
+    empty["recipients"] = json!([]);
+    assert_eq!(read(&[empty]), listed(&[]));
 }
 
 #[test]
@@ -403,22 +404,22 @@ fn rows_shifting_between_pages_fail_the_list() {
     let rows: Vec<u64> = (1..=31).rev().collect();
     let (first, second) = (&rows[..20], &rows[20..]);
     let all: Vec<u64> = (1..=31).collect();
-    assert_eq!(read(&[page(first, 31, 2), page(second, 31, 2)]), are(&all));
-    // Someone joined: the last row of the first page is the first of the second.
+    assert_eq!(read(&[page(first, 31, 2), page(second, 31, 2)]), listed(&all));
+    // A user joined: the last row of the first page is the first row of the second.
     let joined = [&rows[19..20], second].concat();
     assert_eq!(read(&[page(first, 31, 2), page(&joined, 32, 2)]), failed(UNAVAILABLE));
-    // Someone of the first page left: one row moved up, and nobody shows it.
+    // A user on the first page left: one row moved up and is on neither page.
     let left = &rows[21..];
     assert_eq!(read(&[page(first, 31, 2), page(left, 30, 2)]), failed(UNAVAILABLE));
-    // Both: as many as before, but not as many different ones.
+    // Both: the count is the same, but one row is repeated and one is missing.
     let both = &joined[..11];
     assert_eq!(read(&[page(first, 31, 2), page(both, 31, 2)]), failed(UNAVAILABLE));
-    // A page that is shorter or longer than the site says.
+    // A page that is shorter or longer than the counts say.
     assert_eq!(read(&[page(&rows[..19], 31, 2), page(second, 31, 2)]), failed(UNAVAILABLE));
     assert_eq!(read(&[page(first, 19, 1)]), failed(UNAVAILABLE));
     assert_eq!(read(&[page(first, 21, 1)]), failed(UNAVAILABLE));
     assert_eq!(read(&[page(&[], 1, 0)]), failed(UNAVAILABLE));
-    // Gone between two pages, and in both of them.
+    // A member who is on both pages was deleted between them.
     let mut gone = page(&joined, 31, 2);
     gone["recipients"]["12"]["is_deleted"] = json!(1);
     assert_eq!(read(&[page(first, 31, 2), gone]), failed(UNAVAILABLE));
@@ -428,11 +429,11 @@ fn rows_shifting_between_pages_fail_the_list() {
 fn failed_page_fails_the_list() {
     let first = page(&(1..=20).collect::<Vec<_>>(), 31, 2);
     let second = |bad: &Reply| {
-        let mut roll = ParticipantPages::new(1);
-        assert_eq!(roll.add_page(&reply(200, &first)), PageProgress::More);
-        match roll.add_page(bad) {
+        let mut reader = ParticipantPages::new(1);
+        assert_eq!(reader.add_page(&reply(200, &first)), PageProgress::More);
+        match reader.add_page(bad) {
             PageProgress::Done(answer, _) => answer,
-            PageProgress::More => panic!("more"),
+            PageProgress::More => panic!("another page is requested"),
         }
     };
     assert_eq!(second(&bare(502)), failed(UNAVAILABLE));
@@ -444,9 +445,9 @@ fn failed_page_fails_the_list() {
 #[test]
 fn thread_over_fifty_pages_is_too_large() {
     let people: Vec<u64> = (1..=20).collect();
-    let mut roll = ParticipantPages::new(1);
+    let mut reader = ParticipantPages::new(1);
     assert_eq!(
-        roll.add_page(&reply(200, &page(&people, 20 * PAGES_MAX, PAGES_MAX))),
+        reader.add_page(&reply(200, &page(&people, 20 * PAGES_MAX, PAGES_MAX))),
         PageProgress::More
     );
     assert_eq!(read(&[page(&people, 1_001, PAGES_MAX + 1)]), failed(F::ThreadTooLarge));
@@ -455,7 +456,7 @@ fn thread_over_fifty_pages_is_too_large() {
 #[test]
 fn unreadable_reply_fails_the_list() {
     let good = page(&[2, 3], 2, 1);
-    assert_eq!(read(std::slice::from_ref(&good)), are(&[2, 3]));
+    assert_eq!(read(std::slice::from_ref(&good)), listed(&[2, 3]));
     let odd = |path: &str, value: Value| {
         let mut body = good.clone();
         *body.pointer_mut(path).unwrap() = value.clone();
@@ -507,7 +508,7 @@ fn malformed_list_in_post_reply_is_ignored_and_stored() {
         ("/recipients/3", json!(null)),
         ("/recipients/3/user_id", json!(0)),
         ("/recipients/3/user_id", json!(2)),
-        // The sender is not in it, or has no account.
+        // The sender is not in the list, or is deleted.
         ("/recipients/2/user_id", json!(4)),
         ("/recipients/2/is_deleted", json!(1)),
         ("/recipients_count", json!(3)),

@@ -1,4 +1,5 @@
-//! A site that fails, over real sockets: asked no more, probed by nobody's message, and back again.
+//! The pool and its circuit breaker with a failing site, over real sockets: requests fail fast, a
+//! probe tests the site, and requests are sent again.
 
 use std::time::{Duration, Instant};
 
@@ -22,24 +23,24 @@ fn at(driver: &PoolDriver, seconds: f64) -> Instant {
     driver.started + Duration::from_secs_f64(seconds)
 }
 
-/// Puts a question at this time after the start.
+/// Submits a request at this time, in seconds after the start.
 fn submit_at(driver: &mut PoolDriver, ask: Ask, seconds: f64) -> RequestId {
     let now = Now { instant: at(driver, seconds), unix_s: 1_795_345_238 };
     driver.submit_at(ask, now)
 }
 
-/// The answer that is there at once.
+/// Submits a request whose answer must be available at once.
 fn ask_without_waiting(driver: &mut PoolDriver, ask: Ask, seconds: f64) -> Answer {
     let begun = Instant::now();
     let request = submit_at(driver, ask, seconds);
-    assert!(driver.pool.has_answer(), "the loop must not go to sleep");
+    assert!(driver.pool.has_answer(), "the event loop would sleep with an answer waiting");
     let (answered, answer) = driver.pool.next_answer().expect("an answer at once");
     assert_eq!(answered, request);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     answer
 }
 
-/// Lets five messages fail, at the start.
+/// Opens the breaker: five posts fail at time 0.
 fn open(driver: &mut PoolDriver, site: &Site) {
     site.always(Fault::status(502, &[]));
     for n in 0..5 {
@@ -51,11 +52,11 @@ fn open(driver: &mut PoolDriver, site: &Site) {
     assert!(!driver.pool.is_available());
 }
 
-/// Lets the probe be sent at this time, and collects what comes of it.
+/// Sends the probe at this time, and processes its result.
 fn probe(driver: &mut PoolDriver, seconds: f64) {
     driver.pool.advance(at(driver, seconds));
     driver.await_answer();
-    assert_eq!(driver.pool.next_answer(), None, "a probe is nobody's question");
+    assert_eq!(driver.pool.next_answer(), None, "a probe has no answer for the hub");
 }
 
 fn is_probe(request: &Request) -> bool {
@@ -69,7 +70,7 @@ fn after_five_failures_requests_fail_fast_without_the_site() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
     open(&mut driver, &site);
-    let asked = site.requests().len();
+    let before = site.requests().len();
     for _ in 0..100 {
         assert_eq!(failed(ask_without_waiting(&mut driver, post(1, "x"), 0.2)), unavailable(1));
         assert_eq!(failed(ask_without_waiting(&mut driver, prove("user-7"), 0.2)), unavailable(1));
@@ -80,7 +81,7 @@ fn after_five_failures_requests_fail_fast_without_the_site() {
     }
     assert_eq!(driver.pool.outstanding(), 0);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(site.requests().len(), asked);
+    assert_eq!(site.requests().len(), before);
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn queued_requests_fail_unsent_when_the_breaker_opens() {
     assert_eq!(driver.pool.outstanding(), 0);
     assert_eq!(site.posts().len(), 5);
 
-    // Checks wait in a line of their own.
+    // Checks have a queue of their own.
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |s| s.workers = 1);
     site.set_latency(Duration::from_millis(100));
@@ -121,21 +122,21 @@ fn only_one_probe_is_sent_while_the_breaker_is_open() {
     let mut driver = PoolDriver::ready(&site, |_| ());
     open(&mut driver, &site);
     site.always(Fault::Delay(Duration::from_millis(300)));
-    let asked = site.requests().len();
+    let before = site.requests().len();
     driver.pool.advance(at(&driver, 0.99));
     std::thread::sleep(Duration::from_millis(30));
-    assert_eq!(site.requests().len(), asked, "too early");
+    assert_eq!(site.requests().len(), before, "a probe before its time");
     assert_eq!(driver.pool.next_deadline(), Some(at(&driver, 1.0)));
     for tenth in 10..60 {
         let seconds = f64::from(tenth) / 10.0;
         driver.pool.advance(at(&driver, seconds));
         assert_eq!(failed(ask_without_waiting(&mut driver, post(1, "x"), seconds)), unavailable(1));
     }
-    assert!(!driver.pool.is_available(), "half-open is not open to members");
-    assert_eq!(driver.pool.next_deadline(), None, "the loop may sleep until the probe rings");
+    assert!(!driver.pool.is_available(), "a half-open breaker blocks members' requests");
+    assert_eq!(driver.pool.next_deadline(), None, "the event loop sleeps until the probe wakes it");
     probe(&mut driver, 6.0);
     assert!(driver.pool.is_available());
-    let since = &site.requests()[asked..];
+    let since = &site.requests()[before..];
     assert_eq!(since.len(), 1);
     assert!(is_probe(&since[0]), "{since:?}");
     site.always(Fault::Gzip);
@@ -150,13 +151,13 @@ fn request_flood_does_not_hide_recovery() {
     let mut driver = PoolDriver::ready(&site, |_| ());
     open(&mut driver, &site);
     site.always(Fault::Delay(Duration::ZERO));
-    let asked = site.requests().len();
+    let before = site.requests().len();
     driver.pool.advance(at(&driver, 1.0));
     for _ in 0..1000 {
         submit_at(&mut driver, post(1, "x"), 1.0);
     }
     let until = Instant::now() + LONG;
-    while site.requests().len() == asked {
+    while site.requests().len() == before {
         assert!(Instant::now() < until);
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -170,7 +171,7 @@ fn probe_interval_grows_during_a_long_outage() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
     open(&mut driver, &site);
-    let asked = site.requests().len();
+    let before = site.requests().len();
     let mut now = 0.0;
     for (n, pause) in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0].into_iter().enumerate() {
         assert_eq!(driver.pool.next_deadline(), Some(at(&driver, now + pause)));
@@ -179,20 +180,20 @@ fn probe_interval_grows_during_a_long_outage() {
         now += pause;
         probe(&mut driver, now);
         assert!(!driver.pool.is_available());
-        assert_eq!(site.requests().len(), asked + n + 1);
+        assert_eq!(site.requests().len(), before + n + 1);
     }
-    assert!(site.requests()[asked..].iter().all(is_probe));
+    assert!(site.requests()[before..].iter().all(is_probe));
     site.always(Fault::Delay(Duration::ZERO));
     probe(&mut driver, now + 30.0);
     assert!(driver.pool.is_available());
-    // The next outage begins with a second again.
+    // The next outage begins with one second again.
     open(&mut driver, &site);
     assert_eq!(driver.pool.next_deadline(), Some(at(&driver, 1.0)));
 }
 
 #[test]
 fn retry_after_applies_at_once_for_at_most_a_minute() {
-    for (fault, told, failure) in [
+    for (fault, retry_after_s, failure) in [
         (
             Fault::replay(&load("fail-maintenance-post")),
             60,
@@ -210,10 +211,10 @@ fn retry_after_applies_at_once_for_at_most_a_minute() {
         site.fail_next(fault.clone());
         submit_at(&mut driver, post(1, "x"), 0.0);
         assert_eq!(failed(driver.next().1), failure);
-        let seconds = told as f64;
+        let seconds = retry_after_s as f64;
         assert_eq!(
             failed(ask_without_waiting(&mut driver, post(1, "x"), 0.0)),
-            unavailable(told),
+            unavailable(retry_after_s),
             "{fault:?}"
         );
         let almost = ask_without_waiting(&mut driver, post(1, "x"), seconds - 0.1);
@@ -225,7 +226,7 @@ fn retry_after_applies_at_once_for_at_most_a_minute() {
         stored(driver.next().1);
         assert_eq!(site.posts().len(), 2);
     }
-    // Without the header it is a failure like others.
+    // Without the header it is a failure like any other.
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
     site.always(Fault::status(429, &[]));
@@ -250,7 +251,7 @@ fn late_successful_reply_closes_the_breaker() {
     stored(answer);
     assert!(driver.pool.is_available());
 
-    // But a site that has asked for a pause gets it.
+    // But a `Retry-After` of the site is respected.
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
     site.fail_next(Fault::Delay(Duration::from_millis(300)));
@@ -275,7 +276,7 @@ fn member_provoked_failures_do_not_open_the_breaker() {
     };
     let to = [("Location", "https://other.example/")];
     for _ in 0..6 {
-        // Refusals of WordPress, a text that makes it fail, and what stands before it.
+        // WordPress refuses these tokens. Below: errors of WordPress and of gateways before it.
         for token in ["nobody", "expired", "user-66", "user-9"] {
             driver.ask(post_as(token, Target::Thread(1), "x"));
             driver.ask(prove(token));
@@ -343,14 +344,14 @@ fn silent_site_costs_only_five_timeouts() {
     while answers.len() < requests.len() {
         answers.push(driver.next());
     }
-    // Three rounds of two workers; one by one it would be six seconds.
+    // Three rounds of two workers. Twenty rounds, without the breaker, would take six seconds.
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     let unknown = answers.iter().filter(|(_, a)| *a == Answer::Failed(Failure::Unknown)).count();
-    assert_eq!(unknown, site.posts().len(), "what was sent is unknown, all else is certain");
+    assert_eq!(unknown, site.posts().len(), "only requests that were sent have an unknown outcome");
     assert!((5..=6).contains(&unknown), "{unknown}");
     let mut answered: Vec<_> = answers.into_iter().map(|(request, _)| request).collect();
     answered.sort_unstable();
-    assert_eq!(answered, requests, "each once");
+    assert_eq!(answered, requests, "one answer for each request");
 }
 
 #[test]
@@ -359,7 +360,7 @@ fn refused_connects_open_the_breaker() {
     let address = port.local_addr().unwrap();
     drop(port);
     let mut driver = PoolDriver::at(&format!("http://{address}"));
-    // The probe of the start.
+    // The first probe, sent at the start.
     probe(&mut driver, 0.0);
     while driver.pool.is_available() {
         submit_at(&mut driver, post(1, "x"), 0.0);

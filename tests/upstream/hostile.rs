@@ -1,4 +1,4 @@
-//! Sites and gateways that go away in the middle, drip, flood, or send elsewhere.
+//! Hostile sites and gateways: connections that close early, endless replies, and redirects.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::support::driver::{LONG, PoolDriver, failed, list, post, prove, stored
 use crate::support::raw::{Connection, ME, RawSite, stored as stored_answer};
 use crate::support::site::{Fault, Site};
 
-/// Longer than what the kernel takes at once.
+/// A text longer than the kernel buffers at once.
 fn long(text: &str) -> String {
     format!("{text} {}", "x".repeat(200 << 10))
 }
@@ -28,12 +28,13 @@ fn serve_well(connection: &mut Connection) {
     }
 }
 
-// ---------------------------------------------------------------- connections that were kept
+// ---------------------------------------------------------------- keep-alive
 
 #[test]
 fn idle_keepalive_close_loses_no_message() {
     for idle in [0, 20, 150] {
-        // Each connection answers one request and closes this much later, without a word.
+        // Each connection answers one request and closes this many ms later, without
+        // `Connection: close`.
         let site = RawSite::start(move |connection| {
             let Some(head) = connection.request() else { return };
             let post = head.starts_with("POST");
@@ -52,8 +53,9 @@ fn idle_keepalive_close_loses_no_message() {
 
 #[test]
 fn keepalive_close_during_post_is_not_retried() {
-    // After half of the second message: with a reset, and with an end that lets it write on.
-    for gently in [false, true] {
+    // The site closes after half of the second message: with a reset, or by closing only its
+    // writing half, so that the client can go on writing.
+    for half_close in [false, true] {
         let site = RawSite::start(move |connection| {
             while let Some((head, length)) = connection.head() {
                 if connection.number > 0 || !head.starts_with("POST") {
@@ -68,7 +70,7 @@ fn keepalive_close_during_post_is_not_retried() {
                     continue;
                 }
                 connection.body(length / 2);
-                if gently {
+                if half_close {
                     connection.end();
                     connection.body(length);
                 }
@@ -81,16 +83,16 @@ fn keepalive_close_during_post_is_not_retried() {
         assert_eq!(failed(driver.ask(post(1, &long("second")))), Failure::Unknown);
         assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
         thread::sleep(Duration::from_millis(200));
-        assert_eq!((site.count("POST "), site.count("second")), (2, 1), "gently: {gently}");
+        assert_eq!((site.count("POST "), site.count("second")), (2, 1), "half_close: {half_close}");
         stored(driver.ask(post(1, &long("third"))));
         assert_eq!((site.count("POST "), site.count("third")), (3, 1));
     }
 }
 
-// ---------------------------------------------------------------- answers without an end
+// ---------------------------------------------------------------- endless replies
 
-/// What a site writes as the answer to a message, and then the rest again and again; without a
-/// pause it is a flood.
+/// An endless reply to a post: `begin`, and then `rest` again and again, with this pause between
+/// (zero for a flood).
 struct Endless {
     name: &'static str,
     begin: &'static [u8],
@@ -125,7 +127,7 @@ fn endless_reply_ends_at_the_timeout() {
             rest: b"1\r\n \r\n",
             pause: DRIP,
         },
-        // Compressed bytes that become none: the body's limit never strikes.
+        // Compressed blocks that expand to no bytes, so that the limit of the body never applies.
         Endless {
             name: "flood: empty blocks",
             begin: b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
@@ -210,14 +212,14 @@ fn site_that_stops_reading_hits_the_timeout() {
     let timeout = Duration::from_millis(600);
     let mut driver = ready(&site, timeout);
     let begun = Instant::now();
-    // More than the kernel's buffers on both sides take.
+    // More than the kernel's buffers on both sides can hold.
     let text = "x".repeat(6 << 20);
     assert_eq!(failed(driver.ask(post(1, &text))), Failure::Unknown);
-    // Making JSON of so much takes a while as well.
+    // Serializing this much JSON takes a while as well.
     assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
 }
 
-// ---------------------------------------------------------------- elsewhere
+// ---------------------------------------------------------------- redirects
 
 #[test]
 fn redirects_are_never_followed_or_sent_a_token() {
@@ -236,16 +238,16 @@ fn redirects_are_never_followed_or_sent_a_token() {
             for ask in [post(1, "x"), prove("user-7"), list(1, "user-7")] {
                 let before = site.requests().len();
                 let fault = Fault::status(status, &[("Location", &to)]);
-                // The probe that follows a doubt meets a site in order.
+                // Only requests with a token fail: a probe that follows finds a working site.
                 site.fail_when(move |_, r| r.header("authorization").map(|_| fault.clone()));
                 assert_eq!(failed(driver.ask(ask)), Failure::SiteMisconfigured, "{status} {to}");
-                let asked = site.requests()[before..].to_vec();
+                let requests = site.requests()[before..].to_vec();
                 let with_token =
                     |r: &&_| crate::support::site::Request::header(r, "authorization").is_some();
-                assert_eq!(asked.iter().filter(with_token).count(), 1, "{status} {to}");
-                assert!(asked.iter().all(|r| !r.path.contains("elsewhere")), "{status} {to}");
+                assert_eq!(requests.iter().filter(with_token).count(), 1, "{status} {to}");
+                assert!(requests.iter().all(|r| !r.path.contains("elsewhere")), "{status} {to}");
             }
         }
     }
-    assert_eq!(elsewhere.connections(), 0, "somebody came");
+    assert_eq!(elsewhere.connections(), 0, "a redirect was followed");
 }

@@ -1,4 +1,4 @@
-//! Tokens checked with the site's secret: good ones, and what an attacker would send.
+//! Verifying JSON Web Tokens with the site's secret: valid, expired, malformed and forged ones.
 
 use buddyline::config::secrets::JwtKeys;
 use buddyline::config::site_url::SiteUrl;
@@ -25,7 +25,7 @@ fn verify(token: &str) -> Result<Proven, Failure> {
     verifier(SECRET).verify(token, NOW)
 }
 
-/// The verdict about a token that is good but for this.
+/// The result for a token that is valid except for this change.
 fn verify_altered(change: impl FnOnce(&mut Value, &mut Value)) -> Result<Proven, Failure> {
     verify(&token(SECRET, ISSUER, 7, NOW, change))
 }
@@ -151,7 +151,7 @@ fn invalid_signature_is_rejected() {
     ] {
         assert_eq!(verify(&forged), REFUSED, "{forged}");
     }
-    // An expired forgery is a forgery: nothing in it may be told.
+    // A forged token that has also expired is refused as forged: its claims are not trusted.
     let expired = |_: &mut Value, claims: &mut Value| claims["exp"] = json!(1);
     assert_eq!(verify(&token("guess", ISSUER, 7, NOW, expired)), REFUSED);
 }
@@ -170,7 +170,7 @@ fn signature_encoding_must_be_canonical() {
 
 #[test]
 fn another_sites_token_is_refused() {
-    for (issuer, verdict) in [
+    for (issuer, result) in [
         ("https://community.example/", good(7)),
         ("https://COMMUNITY.example", good(7)),
         ("http://community.example", REFUSED),
@@ -182,7 +182,7 @@ fn another_sites_token_is_refused() {
         ("community.example", REFUSED),
         ("", REFUSED),
     ] {
-        assert_eq!(verify_altered(|_, claims| claims["iss"] = json!(issuer)), verdict, "{issuer}");
+        assert_eq!(verify_altered(|_, claims| claims["iss"] = json!(issuer)), result, "{issuer}");
     }
     for issuer in [json!(null), json!([ISSUER]), json!(1)] {
         assert_eq!(verify_altered(|_, claims| claims["iss"] = issuer.clone()), REFUSED, "{issuer}");
@@ -236,7 +236,7 @@ fn nbf_allows_small_clock_skew() {
         verify_altered(|_, claims| drop(claims.as_object_mut().unwrap().remove("nbf"))),
         good(7)
     );
-    // A clock that stands at the end of time overflows nothing.
+    // The largest possible time causes no overflow.
     let late = token(SECRET, ISSUER, 7, NOW, |_, _| ());
     assert_eq!(verifier(SECRET).verify(&late, u64::MAX), EXPIRED);
 }
@@ -307,10 +307,10 @@ fn duplicate_claim_is_rejected() {
     }
     let deep = format!(r#"{{"x":{}{},{}"#, "[".repeat(500), "]".repeat(500), &whole[1..]);
     let long = whole.replace(r#"{"user"#, &format!(r#"{{"x":"{}","user"#, "x".repeat(100_000)));
-    assert!(read(&deep).is_ok(), "what nobody reads is skipped, however deep");
+    assert!(read(&deep).is_ok(), "unknown claims are skipped at any depth");
     let deep = whole.replace(r#""7""#, &format!("{}{}", "[".repeat(500_000), "]".repeat(500_000)));
     assert_eq!(read(&deep), REFUSED);
-    assert!(read(&long).is_ok(), "the length is the credential's affair");
+    assert!(read(&long).is_ok(), "the verifier does not limit the length");
     for odd in ["", "[]", "null", "7", &format!("{whole}{whole}"), &whole[1..]] {
         assert_eq!(read(odd), REFUSED, "{odd}");
     }
@@ -346,17 +346,17 @@ proptest! {
 
 #[test]
 fn operator_learns_why_own_tokens_are_refused() {
-    let told = |token: &str| verifier(SECRET).log_detail(token);
+    let log_detail = |token: &str| verifier(SECRET).log_detail(token);
     let other_issuer =
         |_: &mut Value, claims: &mut Value| claims["iss"] = "http://www.x.example".into();
-    let named = told(&token(SECRET, ISSUER, 7, NOW, other_issuer)).unwrap();
+    let named = log_detail(&token(SECRET, ISSUER, 7, NOW, other_issuer)).unwrap();
     assert!(named.contains("http://www.x.example") && named.contains("--jwt-issuer"), "{named}");
-    let secret = told(&token("another secret", ISSUER, 7, NOW, |_, _| ())).unwrap();
+    let secret = log_detail(&token("another secret", ISSUER, 7, NOW, |_, _| ())).unwrap();
     assert!(secret.contains("JWT secret") && secret.contains(ISSUER), "{secret}");
     let algorithm = |header: &mut Value, _: &mut Value| header["alg"] = "HS512".into();
-    assert!(told(&token(SECRET, ISSUER, 7, NOW, algorithm)).unwrap().contains("HS256"));
-    // Forged in another's name, and what is no token, is nothing to tell of.
-    assert_eq!(told(&token("another secret", ISSUER, 7, NOW, other_issuer)), None);
-    assert_eq!(told("opaque"), None);
-    assert_eq!(told(&token(SECRET, ISSUER, 7, NOW, |_, _| ())), None);
+    assert!(log_detail(&token(SECRET, ISSUER, 7, NOW, algorithm)).unwrap().contains("HS256"));
+    // Forged tokens of other issuers, malformed tokens and valid tokens are not logged.
+    assert_eq!(log_detail(&token("another secret", ISSUER, 7, NOW, other_issuer)), None);
+    assert_eq!(log_detail("opaque"), None);
+    assert_eq!(log_detail(&token(SECRET, ISSUER, 7, NOW, |_, _| ())), None);
 }

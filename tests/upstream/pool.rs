@@ -1,4 +1,5 @@
-//! The pool's manners: nothing sent twice, one answer each, bounds, and the probe.
+//! The pool of upstream workers: connection reuse, queue limits, exactly one answer for each
+//! request, and the probe for the URL style.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ fn idle_connection_closed_by_site_is_replaced() {
         site.fail_next(Fault::CloseAfterAnswer);
         stored(driver.ask(post(1, "x")));
         assert_eq!(site.posts().len(), n);
-        // Time for the end of the connection to arrive.
+        // Lets the end of the connection arrive.
         std::thread::sleep(Duration::from_millis(30));
     }
 }
@@ -46,7 +47,7 @@ fn reused_connection_dying_mid_request_is_not_retried() {
     assert_eq!(failed(driver.ask(post(1, "second"))), Failure::Unknown);
     stored(driver.ask(post(1, "third")));
     let posts = site.posts();
-    assert_eq!(posts[0].connection, posts[1].connection, "not a used connection");
+    assert_eq!(posts[0].connection, posts[1].connection, "the connection was not reused");
     let texts: Vec<_> = posts.iter().map(|p| p.json()["message"].clone()).collect();
     assert_eq!(texts, ["first", "second", "third"]);
 }
@@ -66,7 +67,7 @@ fn connection_closing_on_reuse_sends_at_most_once() {
             other => panic!("{other:?}"),
         }
         if !driver.pool.is_available() {
-            // Five lost races in a row: the site is asked no more.
+            // Five lost races in a row open the breaker.
             break;
         }
     }
@@ -107,9 +108,9 @@ fn uncollected_answers_do_not_block_workers() {
         driver.submit(post(1, &n.to_string()));
     }
     site.await_posts(2);
-    // The workers are done, and nobody has come for their answers.
+    // The workers are done, and their answers are not collected.
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(site.posts().len(), 2, "what is handed out is counted");
+    assert_eq!(site.posts().len(), 2, "uncollected answers count toward the limit");
     for _ in 0..20 {
         driver.submit(post(1, "too many"));
     }
@@ -117,22 +118,22 @@ fn uncollected_answers_do_not_block_workers() {
     let mut seen = BTreeMap::new();
     while driver.pool.outstanding() > 0 {
         let (request, answer) = driver.next();
-        assert_eq!(seen.insert(request, answer), None, "two answers");
+        assert_eq!(seen.insert(request, answer), None, "two answers to one request");
     }
     assert_eq!(seen.len() as u64, driver.last);
     assert_eq!(seen.values().filter(|a| matches!(a, Answer::Stored(_))).count(), 6);
     stored(driver.ask(post(1, "and it goes on")));
 }
 
-/// A small generator, so that a failing run can be repeated by its seed.
+/// A small random number generator, so that a failing run can be repeated with its seed.
 struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % sides
+        self.0 % bound
     }
 }
 
@@ -153,44 +154,44 @@ fn random_fault(rng: &mut Rng) -> Option<Fault> {
 
 #[test]
 fn every_request_gets_exactly_one_answer() {
-    let mut left_alone = 0;
+    let mut times_open = 0;
     for seed in 1..=6_u64 {
         let site = Site::start();
         let mut driver = PoolDriver::ready(&site, |s| (s.workers, s.queue) = (4, 8));
-        let mut theirs = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut asked_with_token = 0;
+        let mut site_rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut with_token = 0;
         site.fail_when(move |_, request| {
-            std::thread::sleep(Duration::from_millis(theirs.below(4)));
+            std::thread::sleep(Duration::from_millis(site_rng.below(4)));
             request.header("authorization")?;
-            asked_with_token += 1;
-            // Bad at times, and down at times.
-            let down = asked_with_token % 30 < 8;
-            if down { Some(Fault::status(502, &[])) } else { random_fault(&mut theirs) }
+            with_token += 1;
+            // Random faults, and regular outages.
+            let down = with_token % 30 < 8;
+            if down { Some(Fault::status(502, &[])) } else { random_fault(&mut site_rng) }
         });
-        let mut ours = Rng(seed);
-        let mut asked: BTreeMap<RequestId, (u64, String)> = BTreeMap::new();
+        let mut rng = Rng(seed);
+        let mut submitted: BTreeMap<RequestId, (u64, String)> = BTreeMap::new();
         let mut answers: BTreeMap<RequestId, Answer> = BTreeMap::new();
         let mut checks = 0;
         for n in 0..100 {
-            // Time flies, so that the site is left alone and asked again several times.
+            // Time passes fast, so that the breaker opens and closes several times.
             let now = Now { instant: driver.started + Duration::from_millis(n * 200), unix_s: 0 };
             driver.pool.advance(now.instant);
-            left_alone += u32::from(!driver.pool.is_available());
-            let (thread, text) = (1 + ours.below(3), format!("{seed}-{n}"));
+            times_open += u32::from(!driver.pool.is_available());
+            let (thread, text) = (1 + rng.below(3), format!("{seed}-{n}"));
             let request = driver.submit_at(post(thread, &text), now);
-            asked.insert(request, (thread, text));
-            if ours.below(4) == 0 {
+            submitted.insert(request, (thread, text));
+            if rng.below(4) == 0 {
                 driver.submit_at(prove("user-7"), now);
                 checks += 1;
             }
-            for _ in 0..ours.below(4) {
+            for _ in 0..rng.below(4) {
                 if let Some((request, answer)) = driver.pool.next_answer() {
                     assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
                 }
             }
-            std::thread::sleep(Duration::from_millis(ours.below(3)));
+            std::thread::sleep(Duration::from_millis(rng.below(3)));
         }
-        while answers.len() < asked.len() + checks {
+        while answers.len() < submitted.len() + checks {
             let (request, answer) = driver.next();
             assert_eq!(answers.insert(request, answer), None, "seed {seed}: two answers");
         }
@@ -199,19 +200,19 @@ fn every_request_gets_exactly_one_answer() {
         assert_eq!(driver.pool.outstanding(), 0, "seed {seed}");
         let kept: Vec<_> =
             (1..=3).flat_map(|t| site.stored(t).into_iter().map(move |m| (t, m.1))).collect();
-        for (request, question) in &asked {
-            let times = kept.iter().filter(|m| *m == question).count();
+        for (request, message) in &submitted {
+            let times = kept.iter().filter(|m| *m == message).count();
             match &answers[request] {
-                Answer::Stored(_) => assert_eq!(times, 1, "seed {seed}: {question:?}"),
+                Answer::Stored(_) => assert_eq!(times, 1, "seed {seed}: {message:?}"),
                 Answer::Failed(Failure::Unknown | Failure::Unusable) => {
                     assert!(times <= 1, "seed {seed}")
                 }
-                Answer::Failed(_) => assert_eq!(times, 0, "seed {seed}: {question:?}"),
+                Answer::Failed(_) => assert_eq!(times, 0, "seed {seed}: {message:?}"),
                 other => panic!("{other:?}"),
             }
         }
     }
-    assert!((1..600).contains(&left_alone), "{left_alone}");
+    assert!((1..600).contains(&times_open), "{times_open}");
 }
 
 #[test]
@@ -226,12 +227,12 @@ fn dropping_the_pool_does_not_block() {
     let (begun, weak_waker) = (Instant::now(), driver.weak_waker);
     drop(driver.pool);
     assert!(begun.elapsed() < Duration::from_secs(1));
-    // The workers end too, long before their calls would have.
+    // The workers end too, long before their requests time out.
     while weak_waker.upgrade().is_some() {
-        assert!(begun.elapsed() < Duration::from_secs(2), "a worker goes on");
+        assert!(begun.elapsed() < Duration::from_secs(2), "a worker still runs");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(site.posts().len(), 2, "the waiting asks were sent after the end");
+    assert_eq!(site.posts().len(), 2, "a queued request was sent after the pool was dropped");
 }
 
 // ---------------------------------------------------------------- the probe
@@ -299,7 +300,7 @@ fn failed_probe_is_retried_once_a_minute() {
         assert_eq!(driver.pool.next_answer(), None);
         site.requests().iter().filter(|r| r.method == "GET").count()
     };
-    // Where the site fails under one form of address, the other is not tried.
+    // If the site fails with one URL style, the other is not tried.
     assert_eq!(gets(&mut driver, 1), 2);
     assert_eq!(gets(&mut driver, 30), 2);
     assert_eq!(gets(&mut driver, 62), 3);
@@ -330,7 +331,7 @@ fn html_reply_at_a_pretty_url_switches_to_rest_route() {
         (r.method == "POST" && r.path.starts_with("/wp-json")).then_some(Fault::Html)
     });
     assert_eq!(failed(driver.ask(post(1, "lost"))), Failure::Unusable);
-    // A probe would find pretty addresses in order again: the other form is tried first.
+    // A probe finds that pretty URLs work, so the other style is tried first.
     driver.await_url_style(UrlStyle::RestRoute);
     for s in [1, 70, 140] {
         let now = Now { instant: driver.started + Duration::from_secs(s), unix_s: 0 };
@@ -343,22 +344,22 @@ fn html_reply_at_a_pretty_url_switches_to_rest_route() {
 }
 
 #[test]
-fn one_odd_reply_does_not_switch_to_a_blocked_form() {
+fn one_odd_reply_does_not_switch_to_a_blocked_url_style() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
-    // As a firewall in front of a site may do: it closes one address, and errs once at the other.
+    // Like a firewall that blocks one URL style, and fails once for the other.
     site.fail_when(|_, r| r.path.contains("rest_route").then(|| Fault::status(403, &[])));
     site.fail_next(Fault::status(302, &[("Location", "https://community.example/")]));
     let before = site.requests().len();
     assert_eq!(failed(driver.ask(post(1, "odd"))), Failure::SiteMisconfigured);
     driver.await_requests(&site, before + 3);
-    let asked: Vec<_> = site.requests()[before + 1..].iter().map(|r| r.path.clone()).collect();
-    assert!(asked[0].contains("rest_route") && asked[1].contains("wp-json"), "{asked:?}");
+    let paths: Vec<_> = site.requests()[before + 1..].iter().map(|r| r.path.clone()).collect();
+    assert!(paths[0].contains("rest_route") && paths[1].contains("wp-json"), "{paths:?}");
     assert_eq!(driver.pool.url_style(), UrlStyle::Pretty);
     stored(driver.ask(post(1, "x")));
 }
 
-// ---------------------------------------------------------------- the stand-in
+// ---------------------------------------------------------------- the embedded site
 
 #[test]
 fn embedded_site_answers_through_the_same_interface() {

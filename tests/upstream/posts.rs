@@ -1,4 +1,4 @@
-//! The pool against a site over real sockets: what is stored, what is not, and what nobody knows.
+//! Posting messages to a site over real sockets: stored, not stored, and unknown outcomes.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::driver::{LONG, PoolDriver, UNAVAILABLE, failed, post, post_a
 use crate::support::fixtures::load;
 use crate::support::site::{Fault, Site};
 
-// ---------------------------------------------------------------- all is well
+// ---------------------------------------------------------------- stored
 
 #[test]
 fn message_is_stored_once_and_answered_with_the_sites_html() {
@@ -64,7 +64,7 @@ fn site_in_a_subdirectory_is_requested_there() {
     assert_eq!(site.posts()[0].path, "/community/?rest_route=/buddyboss/v1/messages");
 }
 
-// ---------------------------------------------------------------- the site says no
+// ---------------------------------------------------------------- refused
 
 #[test]
 fn site_refusals_map_to_their_failure_kinds() {
@@ -122,7 +122,7 @@ fn a_redirect_is_not_followed() {
     assert_eq!(site.posts().len(), 5);
 }
 
-// ---------------------------------------------------------------- nobody knows
+// ---------------------------------------------------------------- unknown outcome
 
 #[test]
 fn failure_after_sending_is_unknown_and_never_retried() {
@@ -163,7 +163,7 @@ fn failure_after_sending_is_unknown_and_never_retried() {
         assert_eq!(failed(driver.ask(post(1, "x"))), failure, "{name}");
         assert_eq!(site.posts().len(), 2 * n + 1, "{name}");
         assert_eq!(site.stored(1).len(), kept, "{name}");
-        // A site that fails again and again would not be asked any more.
+        // A success, because failures in a row would open the breaker.
         stored(driver.ask(post(2, "and it goes on")));
     }
 }
@@ -182,7 +182,7 @@ fn replies_are_limited_to_four_mebibytes() {
 fn gzip_bomb_is_cut_off_at_four_mebibytes() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
-    // 256 MiB out of 1.7 MB: to read it all would take longer than this allows.
+    // 256 MiB from 1.7 MB: reading it all would exceed the request timeout.
     site.fail_next(Fault::GzipBomb(256 << 20));
     assert_eq!(failed(driver.ask(post(1, "x"))), Failure::Unknown);
     stored(driver.ask(post(1, "x")));
@@ -204,7 +204,7 @@ fn unresolvable_name_is_not_stored() {
     assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
 }
 
-/// A listener that never accepts, and connections that fill its queue: the next one hangs.
+/// A listener that never accepts, and connections that fill its backlog: the next connect hangs.
 fn full_listener() -> (Socket, Vec<Socket>, String) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -244,14 +244,14 @@ fn request_timeout_during_connect_is_not_stored() {
 
 #[test]
 fn failed_tls_handshake_is_not_stored() {
-    // This site speaks no TLS, reads the greeting as garbage and hangs or closes.
+    // This site does not speak TLS: it answers the ClientHello with garbage or closes.
     for fault in [Fault::Garbage, Fault::Close] {
         let site = Site::start();
         site.always(fault);
         let mut driver = PoolDriver::at(&site.url().replace("http://", "https://"));
         assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);
     }
-    // Accepts, and says nothing: the handshake has to wait for the connect timeout.
+    // This listener sends nothing: the handshake ends at the connect timeout.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut driver = PoolDriver::at(&format!("https://{}", listener.local_addr().unwrap()));
     assert_eq!(failed(driver.ask(post(1, "x"))), UNAVAILABLE);

@@ -1,4 +1,4 @@
-//! What is put to the site: requests made of checked parts, and the probe's question and answer.
+//! Building requests to the site from validated parts, and classifying replies to the probe.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ fn body(request: &Request<'_>) -> Value {
     serde_json::from_str(request.body.as_deref().unwrap()).unwrap()
 }
 
-/// The headers for a site that expects tokens where most do.
+/// The headers for a site that expects tokens in the default header.
 fn headers(request: &Request<'_>) -> Vec<(String, String)> {
     headers_in(request, &TokenHeader::default())
 }
@@ -89,7 +89,7 @@ fn invalid_post_makes_no_request() {
     }
 }
 
-// ---------------------------------------------------------------- the questions about people
+// ---------------------------------------------------------------- authentication and participants
 
 fn token(text: &str) -> Credential {
     Credential::parse(text).unwrap()
@@ -125,7 +125,7 @@ fn participant_list_is_requested_page_by_page() {
         assert_eq!(headers(&request)[1], pair("Authorization", "Bearer secret"));
         assert!(request.body.is_none());
     }
-    // It is the very request that was recorded.
+    // This is exactly the request that was recorded.
     let recorded = load("thread-get-31-participants-page-2").path;
     assert_eq!(list_request(12, 2, &credential, UrlStyle::Pretty).path, recorded);
 }
@@ -206,8 +206,8 @@ proptest! {
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
             let (text, posted, post) = ("x".into(), Instant::now(), RequestId(1));
             let credential = credential.clone();
-            let look = Lookup { credential, target, text, sender: None, posted, post };
-            parse_lookup_reply(&look, &reply, after);
+            let lookup = Lookup { credential, target, text, sender: None, posted, post };
+            parse_lookup_reply(&lookup, &reply, after);
         }
     }
 }
@@ -252,7 +252,7 @@ fn probe_recognises_a_buddyboss_site() {
 
 #[test]
 fn redirect_target_is_logged_without_secrets() {
-    for (location, told) in [
+    for (location, logged) in [
         ("https://www.example.org/wp-json/?token=s3cret", "https://www.example.org/wp-json/"),
         ("https://alice:s3cret@example.org/a#s3cret", "https://example.org/a"),
         ("/elsewhere?x=s3cret", "/elsewhere"),
@@ -266,7 +266,7 @@ fn redirect_target_is_logged_without_secrets() {
         let reply = Reply { location: Some(location.to_owned()), ..bare(301) };
         assert_eq!(
             classify_probe_reply(&reply),
-            ProbeFinding::Redirect(told.to_owned()),
+            ProbeFinding::Redirect(logged.to_owned()),
             "{location}"
         );
     }

@@ -1,4 +1,4 @@
-//! The pool asks a site over real sockets whose a credential is and who takes part in a thread.
+//! Authentication and participant requests of the pool, over real sockets.
 
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,15 @@ use crate::support::site::{Fault, Request, Site};
 const PASSWORD: &str = "Basic YWxpY2U6b3BlbiBzZXNhbWU=";
 const SECRET: &str = "put your unique phrase here; #[it] has spaces";
 
-/// What goes wrong with questions, leaving probes alone.
+/// Makes authentication and participant requests fail; probes and posts still succeed.
 fn fail(site: &Site, rule: impl Fn(&Request) -> Option<Fault> + Send + 'static) {
     site.fail_when(move |_, r| {
-        let question = r.path.contains("/messages/") || r.header("authorization").is_some();
-        (question && r.method == "GET").then(|| rule(r))?
+        let is_query = r.path.contains("/messages/") || r.header("authorization").is_some();
+        (is_query && r.method == "GET").then(|| rule(r))?
     });
 }
 
-// ---------------------------------------------------------------- whose
+// ---------------------------------------------------------------- authentication
 
 #[test]
 fn site_resolves_a_credential_to_its_user() {
@@ -51,7 +51,7 @@ fn site_resolves_a_credential_to_its_user() {
         assert_eq!(failed(driver.ask(prove(token))), failure, "{token}");
     }
     let proofs = site.proof_requests();
-    assert_eq!(proofs.len(), 7, "each was asked once");
+    assert_eq!(proofs.len(), 7, "one request for each credential");
     assert_eq!(proofs[0].method, "GET");
     assert_eq!(proofs[0].path, "/wp-json/buddyboss/v1/members/me?_fields=id");
     assert_eq!(proofs[0].header("authorization"), Some("Bearer user-7"));
@@ -106,7 +106,7 @@ fn failed_check_is_never_unknown_and_sent_once() {
         assert_eq!(failed(driver.ask(prove("user-7"))), UNAVAILABLE, "{name}");
         assert_eq!(failed(driver.ask(list(1, "user-7"))), UNAVAILABLE, "{name}");
         assert_eq!(site.requests().len(), before + 2, "{name}");
-        // A site that fails again and again would not be asked any more.
+        // A success, because failures in a row would open the breaker.
         fail(&site, |_| None);
         assert_eq!(proven(driver.ask(prove("user-7"))).user, 7);
     }
@@ -137,7 +137,7 @@ fn token_is_not_sent_to_a_redirect_target() {
     assert_eq!(elsewhere.requests().len(), 0);
 }
 
-// ---------------------------------------------------------------- who takes part
+// ---------------------------------------------------------------- participants
 
 #[test]
 fn site_lists_the_participants() {
@@ -149,7 +149,7 @@ fn site_lists_the_participants() {
     assert_eq!(
         listed(driver.ask(list(2, "user-1"))),
         [3, 7, 12],
-        "a moderator sees, and is not in it"
+        "a moderator sees the list without being in it"
     );
     for (thread, token, failure) in [
         (2, "user-8", Failure::NotParticipant),
@@ -172,18 +172,18 @@ fn site_lists_the_participants() {
     assert_eq!(listed(driver.ask(list(2, "user-8"))), [8, 9]);
     assert!(
         site.list_requests().iter().all(|r| !r.path.contains("/messages/0")),
-        "0 is not asked for"
+        "thread 0 is never requested"
     );
 }
 
 #[test]
 fn large_thread_is_read_page_by_page_as_needed() {
-    for form in [UrlStyle::Pretty, UrlStyle::RestRoute] {
+    for style in [UrlStyle::Pretty, UrlStyle::RestRoute] {
         let site = Site::start();
-        site.set_plain_permalinks(form == UrlStyle::RestRoute);
+        site.set_plain_permalinks(style == UrlStyle::RestRoute);
         let mut driver = PoolDriver::at(&site.url());
-        driver.await_requests(&site, if form == UrlStyle::Pretty { 1 } else { 2 });
-        assert_eq!(driver.pool.url_style(), form);
+        driver.await_requests(&site, if style == UrlStyle::Pretty { 1 } else { 2 });
+        assert_eq!(driver.pool.url_style(), style);
         for count in [1_u64, 20, 21, 40, 151, 1_000] {
             let people: Vec<u64> = (1..=count).collect();
             site.add_thread(1, &people);
@@ -198,7 +198,7 @@ fn large_thread_is_read_page_by_page_as_needed() {
         let before = site.list_requests().len();
         site.add_thread(1, &(1..=1_001).collect::<Vec<_>>());
         assert_eq!(failed(driver.ask(list(1, "user-1"))), Failure::ThreadTooLarge);
-        assert_eq!(site.list_requests().len(), before + 1, "the first page says so");
+        assert_eq!(site.list_requests().len(), before + 1, "the first page is enough");
     }
 }
 
@@ -210,7 +210,7 @@ fn list_with_shifting_rows_fails() {
     let (fewer, more): (Vec<u64>, Vec<u64>) = ((1..=49).collect(), (1..=51).collect());
     for other in [fewer, more] {
         site.set_participants(1, &people);
-        // The pages after the first are those of a thread that has changed meanwhile.
+        // The pages after the first one are of a thread that has changed in between.
         site.fail_when(move |_, r| {
             let page: usize = r.argument("recipients_page")?.parse().ok()?;
             let rows: Vec<u64> =
@@ -299,7 +299,7 @@ fn jwt_secret_makes_proof_requests_unnecessary() {
     let now = driver.now();
     let at_once = |driver: &mut PoolDriver, token: &str, now: Now| {
         let request = driver.submit_at(prove(token), now);
-        assert!(driver.pool.has_answer(), "the loop must not go to sleep");
+        assert!(driver.pool.has_answer(), "the event loop would sleep with an answer waiting");
         assert_eq!(driver.pool.outstanding(), 1);
         let (answered, answer) = driver.pool.next_answer().unwrap();
         assert_eq!(answered, request);
@@ -315,14 +315,14 @@ fn jwt_secret_makes_proof_requests_unnecessary() {
     for token in [&*forged, "user-7", "opaque"] {
         assert_eq!(failed(at_once(&mut driver, token, now)), Failure::TokenRefused);
     }
-    assert_eq!(site.requests().len(), before, "nobody was asked");
+    assert_eq!(site.requests().len(), before, "a request was sent to the site");
     let mut events = mio::Events::with_capacity(4);
     driver.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
     events.clear();
     assert_eq!(proven(at_once(&mut driver, &good, now)).user, 7);
     driver.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
-    assert!(events.is_empty(), "a bell for someone who is awake");
-    // Only the site knows Application Passwords, and who is in a thread.
+    assert!(events.is_empty(), "the waker was used for an answer that is available at once");
+    // Only the site can check Application Passwords and list participants.
     assert_eq!(proven(driver.ask(prove(PASSWORD))).user, 12);
     assert_eq!(listed(driver.ask(list(1, "user-7"))), [7, 8]);
     assert_eq!((site.proof_requests().len(), site.list_requests().len()), (1, 1));
@@ -332,8 +332,8 @@ fn jwt_secret_makes_proof_requests_unnecessary() {
 fn site_and_local_verification_agree() {
     let site = Site::start();
     site.set_jwt_secret(SECRET);
-    let mut asking = PoolDriver::ready(&site, |_| ());
-    let mut knowing = PoolDriver::ready(&site, verifying(&site));
+    let mut remote = PoolDriver::ready(&site, |_| ());
+    let mut local = PoolDriver::ready(&site, verifying(&site));
     let unix_s = std::time::SystemTime::now()
         .duration_since(std::time::SystemTime::UNIX_EPOCH)
         .unwrap()
@@ -347,7 +347,7 @@ fn site_and_local_verification_agree() {
         (jwt::token(SECRET, &other.url(), 7, unix_s, |_, _| ()), Err(Failure::TokenRefused)),
         (jwt::token(SECRET, &site.url(), 7, unix_s + 999, |_, _| ()), Err(Failure::TokenRefused)),
     ] {
-        for driver in [&mut asking, &mut knowing] {
+        for driver in [&mut remote, &mut local] {
             let request = driver.submit_at(prove(&token), now);
             let (answered, answer) = driver.next();
             assert_eq!(answered, request);
@@ -362,21 +362,21 @@ fn site_and_local_verification_agree() {
             assert_eq!(got, expected);
         }
     }
-    // A good token of someone whom the site no longer knows: that is seen by the site alone.
+    // A valid token of a deleted user: only the site can refuse it.
     let token = site.jwt(9, Duration::from_secs(600));
     site.delete_member(9);
-    assert_eq!(failed(asking.ask(prove(&token))), Failure::TokenRefused);
-    let request = knowing.submit_at(prove(&token), now);
+    assert_eq!(failed(remote.ask(prove(&token))), Failure::TokenRefused);
+    let request = local.submit_at(prove(&token), now);
     assert_eq!((request, 9), {
-        let (answered, answer) = knowing.next();
+        let (answered, answer) = local.next();
         (answered, proven(answer).user)
     });
 }
 
-// ---------------------------------------------------------------- the form of address
+// ---------------------------------------------------------------- the URL style
 
 #[test]
-fn check_at_the_wrong_url_form_finds_the_right_one() {
+fn query_with_wrong_url_style_finds_the_right_one() {
     for ask in [|| prove("user-7"), || list(1, "user-7")] as [fn() -> Ask; 2] {
         let site = Site::start();
         let mut driver = PoolDriver::ready(&site, |_| ());
@@ -398,7 +398,7 @@ fn check_at_the_wrong_url_form_finds_the_right_one() {
 }
 
 #[test]
-fn bad_tokens_do_not_trigger_a_form_probe() {
+fn bad_tokens_do_not_trigger_a_probe() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |_| ());
     site.suspend(66);
@@ -410,7 +410,7 @@ fn bad_tokens_do_not_trigger_a_form_probe() {
     }
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(driver.pool.next_answer(), None);
-    assert_eq!(site.requests().len(), before + 12, "there were probes");
+    assert_eq!(site.requests().len(), before + 12, "a probe was sent");
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn checks_bypass_queued_messages_up_to_worker_count() {
     driver.submit(Ask::Prove(credential));
     assert_eq!(failed(driver.pool.next_answer().unwrap().1), Failure::Overloaded);
     let order: Vec<_> = (0..5).map(|_| driver.next().0).collect();
-    // One message may have been with the worker before the check came.
+    // The worker may have taken one message before the check was submitted.
     assert!(order[..2].contains(&check), "{check:?} in {order:?}");
     assert_eq!(order.iter().filter(|request| first.contains(request)).count(), 4);
 }

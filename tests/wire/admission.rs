@@ -1,4 +1,4 @@
-//! Who opens a WebSocket: with which credential, from which page, from which address.
+//! How the handshake determines a client: its credential, its origin and its address.
 
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
@@ -16,26 +16,26 @@ fn rules(origins: Origins, networks: &[&str]) -> Rules {
     Rules { readiness, try_page: true, origins, proxies, head_bytes_max: 8192 }
 }
 
-fn heard_by(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {
+fn respond(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {
     let mut codec = Codec::new(LIMIT, rules);
     let mut session = WireSession::default();
     session.feed(&mut codec, request);
     (session.take_events(), session.answer())
 }
 
-// ---- who it is
+// ---- the credential
 
 /// `alice:open+sesame?`, whose base64 has a plus sign.
 const PAIR: &str = "YWxpY2U6b3Blbj4+c2VzYW1lPw==";
 
-/// What a request by this path and with these header lines says of who opens it.
-fn opened_by(path: &str, lines: &str) -> Opened {
+/// The client of a request with this path and these header lines, which must be upgraded.
+fn client_of(path: &str, lines: &str) -> Opened {
     let request = String::from_utf8(request_with(lines)).unwrap().replace("/chat?x=1", path);
-    opened_by_bytes(request.as_bytes())
+    client_of_bytes(request.as_bytes())
 }
 
-fn opened_by_bytes(request: &[u8]) -> Opened {
-    let (events, answer) = heard_by(rules(Origins::any(), &[]), request);
+fn client_of_bytes(request: &[u8]) -> Opened {
+    let (events, answer) = respond(rules(Origins::any(), &[]), request);
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     match <[Event; 1]>::try_from(events) {
         Ok([Event::Opened(opened)]) => opened,
@@ -43,9 +43,9 @@ fn opened_by_bytes(request: &[u8]) -> Opened {
     }
 }
 
-/// The same as scheme and secret, or why there is none.
-fn known_by(path: &str, lines: &str) -> String {
-    match opened_by(path, lines).credential {
+/// The credential in a request, as scheme and secret; or `nothing`, or `unreadable`.
+fn credential_in(path: &str, lines: &str) -> String {
+    match client_of(path, lines).credential {
         None => "nothing".to_owned(),
         Some(Ok(credential)) => {
             let scheme = match credential.scheme() {
@@ -102,7 +102,7 @@ fn credential_is_read_from_each_supported_place() {
         ("/?Token=abc&xtoken=abc&token.x=abc", String::new(), "nothing"),
         ("/token=abc", String::new(), "nothing"),
     ] {
-        assert_eq!(known_by(path, &lines), expected, "{path} {lines:?}");
+        assert_eq!(credential_in(path, &lines), expected, "{path} {lines:?}");
     }
 }
 
@@ -112,10 +112,10 @@ fn a_token_in_the_query_is_decoded() {
     let escaped = PAIR.replace('+', "%2B").replace('=', "%3d");
     for (value, expected) in [
         ("a%2Eb%2ec".to_owned(), "bearer a.b.c"),
-        // A plus sign is one, as in base64, which many leave as it is.
+        // A plus sign is not a space: many clients do not escape it in base64.
         ("a+b".to_owned(), "bearer a+b"),
         ("a%2Bb".to_owned(), "bearer a+b"),
-        // But no credential begins with the word and a plus sign.
+        // Except after the scheme: no credential begins with `Basic+`.
         (format!("Basic+{PAIR}"), &basic),
         (format!("basic+{escaped}"), &basic),
         (format!("Basic%20{PAIR}"), &basic),
@@ -123,7 +123,7 @@ fn a_token_in_the_query_is_decoded() {
         (format!("Basic%20%20{PAIR}"), &basic),
         ("Basic+".to_owned(), "unreadable"),
         ("Basic%20".to_owned(), "unreadable"),
-        // A percent sign that begins nothing is one (the URL standard, 1.3).
+        // A percent sign without two hex digits stays as it is (the URL standard, 1.3).
         ("100%".to_owned(), "bearer 100%"),
         ("%zz%2".to_owned(), "bearer %zz%2"),
         ("%252E".to_owned(), "bearer %2E"),
@@ -135,7 +135,7 @@ fn a_token_in_the_query_is_decoded() {
         ("x".repeat(4_097), "unreadable"),
         ("%78".repeat(2_000), &format!("bearer {}", "x".repeat(2_000))),
     ] {
-        assert_eq!(known_by(&format!("/?token={value}"), ""), expected, "{value}");
+        assert_eq!(credential_in(&format!("/?token={value}"), ""), expected, "{value}");
     }
 }
 
@@ -144,15 +144,15 @@ fn credential_precedence_is_header_first_and_query_last() {
     let header = "Authorization: Bearer one\r\n";
     let protocol = "Sec-WebSocket-Protocol: buddyline, two\r\n";
     let query = "/?token=three";
-    assert_eq!(known_by(query, &format!("{protocol}{header}")), "bearer one");
-    assert_eq!(known_by(query, header), "bearer one");
-    assert_eq!(known_by(query, protocol), "bearer two");
-    assert_eq!(known_by(query, "Sec-WebSocket-Protocol: two\r\n"), "bearer three");
-    // What is empty is none; what cannot be read is not passed over in silence.
+    assert_eq!(credential_in(query, &format!("{protocol}{header}")), "bearer one");
+    assert_eq!(credential_in(query, header), "bearer one");
+    assert_eq!(credential_in(query, protocol), "bearer two");
+    assert_eq!(credential_in(query, "Sec-WebSocket-Protocol: two\r\n"), "bearer three");
+    // An empty credential counts as none; an unreadable one is an error, not skipped.
     let nothing = "Authorization: Bearer \r\nSec-WebSocket-Protocol: buddyline,\r\n";
-    assert_eq!(known_by(query, nothing), "bearer three");
-    assert_eq!(known_by(query, "Authorization: Bearer a b\r\n"), "unreadable");
-    assert_eq!(known_by(query, "Sec-WebSocket-Protocol: buddyline, a b\r\n"), "unreadable");
+    assert_eq!(credential_in(query, nothing), "bearer three");
+    assert_eq!(credential_in(query, "Authorization: Bearer a b\r\n"), "unreadable");
+    assert_eq!(credential_in(query, "Sec-WebSocket-Protocol: buddyline, a b\r\n"), "unreadable");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn non_utf8_bytes_are_not_a_token() {
     {
         let good = request();
         let request = [&good[..good.len() - 2], line, b"\r\n"].concat();
-        assert!(matches!(opened_by_bytes(&request).credential, Some(Err(_))));
+        assert!(matches!(client_of_bytes(&request).credential, Some(Err(_))));
     }
 }
 
@@ -179,7 +179,7 @@ fn debug_output_of_request_omits_secrets() {
         let (begin, rest) = request.as_bytes().split_at(request.len() - 3);
         session.feed(&mut codec, begin);
         let half = format!("{:?}", session.wire);
-        // Neither as text nor as numbers.
+        // Too short to contain the request, as text or as numbers.
         assert!(half.len() < 100, "{half}");
         session.feed(&mut codec, rest);
         let rules = rules(Origins::any(), &[]);
@@ -191,18 +191,18 @@ fn debug_output_of_request_omits_secrets() {
     }
 }
 
-// ---- where it comes from
+// ---- the origin
 
-/// `None` if a page with these header lines is let in by a server that allows two origins;
-/// otherwise where it is said to come from.
-fn refused(lines: &str) -> Option<String> {
-    refused_bytes(&request_with(lines))
+/// Sends a request with these header lines to a server that allows two origins. Returns the refused
+/// origin as it is logged, or `None` if the request is accepted.
+fn refused_origin(lines: &str) -> Option<String> {
+    refused_origin_of_bytes(&request_with(lines))
 }
 
-fn refused_bytes(request: &[u8]) -> Option<String> {
+fn refused_origin_of_bytes(request: &[u8]) -> Option<String> {
     let patterns = ["https://app.example", "*.example.org"];
     let patterns = patterns.map(|text| OriginPattern::parse(text).unwrap());
-    let (events, answer) = heard_by(rules(Origins::only(&patterns, None), &[]), request);
+    let (events, answer) = respond(rules(Origins::only(&patterns, None), &[]), request);
     match &events[..] {
         [Event::Opened(_)] => None,
         [Event::OriginRefused { origin }] => {
@@ -224,37 +224,37 @@ fn disallowed_origin_is_refused_before_the_upgrade() {
         "Origin: https://app.example\r\n",
         "origin:  https://APP.example:443  \r\n",
         "Origin: https://a.b.example.org\r\n",
-        // The server's own address, which the good request names as its host.
+        // The server's own address, which the request has as its `Host`.
         "Origin: http://localhost:8080\r\n",
     ] {
-        assert_eq!(refused(lines), None, "{lines}");
+        assert_eq!(refused_origin(lines), None, "{lines}");
     }
     for origin in ["https://evil.example", "null", "https://example.org", "http://localhost", ""] {
-        assert_eq!(refused(&format!("Origin: {origin}\r\n")).as_deref(), Some(origin));
+        assert_eq!(refused_origin(&format!("Origin: {origin}\r\n")).as_deref(), Some(origin));
     }
     let twice = "Origin: https://app.example\r\nOrigin: https://app.example\r\n";
-    assert_eq!(refused(twice).unwrap(), "https://app.example and https://app.example");
-    // Nobody knows which of two hosts is ours.
+    assert_eq!(refused_origin(twice).unwrap(), "https://app.example and https://app.example");
+    // With two `Host` headers, neither counts as the server's own address.
     let hosts = "Host: evil.example\r\nOrigin: http://evil.example\r\n";
-    assert_eq!(refused(hosts).unwrap(), "http://evil.example");
+    assert_eq!(refused_origin(hosts).unwrap(), "http://evil.example");
     let hosts = "Host: evil.example\r\nOrigin: http://localhost:8080\r\n";
-    assert_eq!(refused(hosts).unwrap(), "http://localhost:8080");
+    assert_eq!(refused_origin(hosts).unwrap(), "http://localhost:8080");
 }
 
 #[test]
 fn logged_origin_is_sanitized() {
-    let evil = refused("Origin: https://evil\" \\'`<b>\tx\r\n").unwrap();
+    let evil = refused_origin("Origin: https://evil\" \\'`<b>\tx\r\n").unwrap();
     assert_eq!(evil, "https://evil? ???<b>?x");
-    let long = refused(&format!("Origin: https://evil.{}\r\n", "x".repeat(1_000))).unwrap();
+    let long = refused_origin(&format!("Origin: https://evil.{}\r\n", "x".repeat(1_000))).unwrap();
     assert_eq!(long.len(), 100);
     let many = "Origin: https://evil.example/with-some-more-of-it\r\n".repeat(5);
-    assert_eq!(refused(&many).unwrap().len(), 100);
+    assert_eq!(refused_origin(&many).unwrap().len(), 100);
     let good = request();
     let bytes = [&good[..good.len() - 2], b"Origin: \xff\xc3\xbc\x1b\r\n\r\n"].concat();
-    // An escape character is no part of a header at all.
-    assert!(heard_by(rules(Origins::any(), &[]), &bytes).1.starts_with("HTTP/1.1 400 "));
+    // An escape character makes the whole header invalid.
+    assert!(respond(rules(Origins::any(), &[]), &bytes).1.starts_with("HTTP/1.1 400 "));
     let bytes = [&good[..good.len() - 2], b"Origin: \xff\xc3\xbc\r\n\r\n"].concat();
-    assert_eq!(refused_bytes(&bytes).unwrap(), "???");
+    assert_eq!(refused_origin_of_bytes(&bytes).unwrap(), "???");
 }
 
 #[test]
@@ -262,21 +262,20 @@ fn origin_is_checked_for_websocket_requests_only() {
     let none = || rules(Origins::only(&[], None), &[]);
     let evil = "Host: x\r\nOrigin: https://evil.example\r\n\r\n";
     for path in ["/healthz", "/"] {
-        let (events, answer) =
-            heard_by(none(), format!("GET {path} HTTP/1.1\r\n{evil}").as_bytes());
+        let (events, answer) = respond(none(), format!("GET {path} HTTP/1.1\r\n{evil}").as_bytes());
         assert_eq!(events, [Event::Closing]);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    // Where nothing is checked, nothing is wrong.
+    // With `Origins::any` even two origins, one of them malformed, are accepted.
     let twice = "Origin: https://evil.example\r\nOrigin: nonsense\r\n";
-    opened_by("/", twice);
+    client_of("/", twice);
 }
 
-// ---- whose address it is
+// ---- the client address
 
 #[test]
 fn client_address_is_taken_from_trusted_proxies() {
-    let client = |networks: &[&str], lines: &str| match heard_by(
+    let client = |networks: &[&str], lines: &str| match respond(
         rules(Origins::any(), networks),
         &request_with(lines),
     )
@@ -286,16 +285,16 @@ fn client_address_is_taken_from_trusted_proxies() {
         Event::Opened(opened) => opened.client.to_string(),
         other => panic!("{other:?}"),
     };
-    let said = "X-Forwarded-For: 203.0.113.9\r\n";
+    let forwarded = "X-Forwarded-For: 203.0.113.9\r\n";
     let peer = PEER.to_string();
     assert_eq!(client(&[], ""), peer);
-    assert_eq!(client(&[], said), peer, "no proxy is trusted");
-    assert_eq!(client(&["10.0.0.0/8"], said), peer, "the peer is none of them");
+    assert_eq!(client(&[], forwarded), peer, "no proxy is trusted");
+    assert_eq!(client(&["10.0.0.0/8"], forwarded), peer, "the peer is not a trusted proxy");
     let trusted = ["192.0.2.0/24", "10.0.0.1"];
     assert_eq!(client(&trusted, ""), peer);
-    assert_eq!(client(&trusted, said), "203.0.113.9");
+    assert_eq!(client(&trusted, forwarded), "203.0.113.9");
     assert_eq!(client(&trusted, "x-forwarded-for: [2001:db8::9]:80\r\n"), "2001:db8::9");
-    // Lines are one list.
+    // Several header lines form one list.
     let lines = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\nX-Real-IP: 198.51.100.2\r\n\
                  X-Forwarded-For: 10.0.0.1\r\nForwarded: for=198.51.100.3\r\n";
     assert_eq!(client(&trusted, lines), "203.0.113.9");
@@ -303,6 +302,6 @@ fn client_address_is_taken_from_trusted_proxies() {
 
 #[test]
 fn wire_struct_stays_small() {
-    // There is one for each idle connection.
+    // Each idle connection has one.
     assert!(size_of::<Wire>() <= 48, "{} bytes", size_of::<Wire>());
 }

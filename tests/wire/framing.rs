@@ -1,4 +1,4 @@
-//! Frames without sockets: whatever the cuts, the same events and the same bytes.
+//! WebSocket framing without sockets: events and output do not depend on how the input is split.
 
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event, Wire};
@@ -13,7 +13,7 @@ fn texts(texts: &[&str]) -> Vec<Event<'static>> {
     texts.iter().map(|text| Event::Text((*text).to_owned().into())).collect()
 }
 
-/// A conversation with something of everything, and what is to be heard of it.
+/// A byte stream with every kind of frame, and the events that it must cause.
 fn conversation(long: &str) -> (Vec<u8>, Vec<Event<'static>>) {
     let medium = "m".repeat(300);
     let bytes = [
@@ -33,8 +33,8 @@ fn conversation(long: &str) -> (Vec<u8>, Vec<Event<'static>>) {
         text("too late"),
     ];
     let mut events = vec![opened()];
-    let said = ["{\"type\":\"ping\"}", "", "fr\u{e4}gments", &medium, long];
-    events.extend(texts(&said));
+    let messages = ["{\"type\":\"ping\"}", "", "fr\u{e4}gments", &medium, long];
+    events.extend(texts(&messages));
     events.extend([Event::Binary(vec![0xff; 9].into()), Event::Closing]);
     (bytes.concat(), events)
 }
@@ -80,7 +80,7 @@ fn large_text_survives_fragmented_reads() {
     let long = "0123456789".repeat(7_000);
     let (bytes, events) = conversation(&long);
     let mut codec = codec();
-    // Around the long frame's beginning and end every cut, within it some.
+    // Every cut near the start and the end of the long frame, and some within it.
     let ends = bytes.len() - 60..=bytes.len();
     let begins = 500..=1_000;
     for cut in (0..bytes.len()).step_by(7_001).chain(begins).chain(ends) {
@@ -134,7 +134,8 @@ fn a_close_is_answered_with_the_same_code() {
     assert_eq!(session.frames(), [(CLOSE, vec![])], "a close without a code");
 }
 
-/// Feeds what breaks a rule: nothing may be heard of it, and the close code says which rule.
+/// Feeds bytes that break a rule. Only `Closing` may follow, with this close code, and other wires
+/// on the same codec must not be affected.
 fn breaks(rule: &str, code: u16, bytes: &[u8]) {
     let mut codec = codec();
     let mut bystander = WireSession::open(&mut codec);
@@ -147,12 +148,12 @@ fn breaks(rule: &str, code: u16, bytes: &[u8]) {
     session.feed(&mut codec, bytes);
     assert_eq!(session.events, [Event::Closing], "{rule}");
     assert_eq!(session.close_code(), Some(code), "{rule}");
-    let said = session.output.len();
+    let written = session.output.len();
     session.feed(&mut codec, &[text("more"), frame(PING, b"hello?"), close(1000)].concat());
-    assert_eq!(session.output.len(), said, "{rule}: nothing follows a close");
+    assert_eq!(session.output.len(), written, "{rule}: nothing follows a close");
     assert!(session.wire.is_closing());
 
-    // Others who share the codec hear nothing of it, whatever they are in the middle of.
+    // Other wires on the codec are not affected, even in the middle of a message or frame.
     bystander.feed(&mut codec, &frame(LAST_CONTINUATION, b"done"));
     assert_eq!(bystander.texts(), ["half done"], "{rule}");
     cut_off.feed(&mut codec, &other[8..]);
@@ -165,8 +166,8 @@ fn breaks(rule: &str, code: u16, bytes: &[u8]) {
 
 #[test]
 fn a_frame_without_a_mask_closes_with_1002() {
-    breaks("a mask is a duty", 1002, b"\x81\x05hello");
-    breaks("also for control frames", 1002, b"\x89\x00");
+    breaks("an unmasked text frame", 1002, b"\x81\x05hello");
+    breaks("an unmasked control frame", 1002, b"\x89\x00");
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn fragments_out_of_order_close_with_1002() {
 fn malformed_close_frame_closes_with_an_error() {
     breaks("half a code", 1002, &frame(CLOSE, b"\x03"));
     breaks("a code that may not be sent", 1002, &close(1005));
-    breaks("a code below all codes", 1002, &close(999));
+    breaks("a code below 1000", 1002, &close(999));
     breaks("a reason that is not UTF-8", 1007, &frame(CLOSE, b"\x03\xe8\xff"));
 }
 
@@ -251,7 +252,7 @@ fn message_at_the_limit_passes_and_one_byte_more_fails() {
 #[test]
 fn oversized_message_is_refused_by_its_header() {
     for length in [LIMIT as u64 + 1, u64::from(u32::MAX), 1 << 40, i64::MAX as u64, u64::MAX] {
-        breaks("the header is enough", 1009, &header(TEXT, length, [1, 2, 3, 4]));
+        breaks("a length over the limit", 1009, &header(TEXT, length, [1, 2, 3, 4]));
     }
     let many: Vec<u8> = std::iter::once(frame(TEXT_FRAGMENT, &[b'x'; 1_000]))
         .chain(std::iter::repeat_n(frame(CONTINUATION, &[b'x'; 1_000]), LIMIT / 1_000 + 1))
@@ -313,15 +314,15 @@ fn closing_an_unopened_wire_writes_nothing() {
     let mut wire = Wire::new(PEER);
     assert!(wire.is_in_handshake());
     wire.close(1001, "bye", &mut outbox);
-    assert!(outbox.is_empty(), "who has not been answered speaks no WebSocket yet");
+    assert!(outbox.is_empty(), "no close frame before the upgrade");
     assert!(wire.is_closing() && !wire.is_in_handshake());
 }
 
 #[test]
 fn wires_sharing_a_codec_do_not_mix() {
     let mut codec = codec();
-    let mut talks: Vec<WireSession> = (0..40).map(|_| WireSession::open(&mut codec)).collect();
-    let scripts: Vec<Vec<u8>> = (0..talks.len())
+    let mut sessions: Vec<WireSession> = (0..40).map(|_| WireSession::open(&mut codec)).collect();
+    let scripts: Vec<Vec<u8>> = (0..sessions.len())
         .map(|n| {
             let name = format!("talk {n} ");
             let fragments = [
@@ -333,16 +334,16 @@ fn wires_sharing_a_codec_do_not_mix() {
         })
         .collect();
     let longest = scripts.iter().map(Vec::len).max().unwrap();
-    // In turns, each with pieces of its own size.
+    // All sessions in turn, each with pieces of a different size.
     for turn in 0..longest {
-        for (n, (session, script)) in talks.iter_mut().zip(&scripts).enumerate() {
+        for (n, (session, script)) in sessions.iter_mut().zip(&scripts).enumerate() {
             let piece = n % 7 + 1;
             let from = (turn * piece).min(script.len());
             let to = (from + piece).min(script.len());
             session.feed(&mut codec, &script[from..to]);
         }
     }
-    for (n, session) in talks.iter().enumerate() {
+    for (n, session) in sessions.iter().enumerate() {
         let name = format!("talk {n} ");
         assert_eq!(session.texts(), [&name, &format!("{name}in parts"), &name]);
         assert_eq!(session.frames(), [(PONG, name.into_bytes())]);
@@ -363,7 +364,7 @@ fn idle_wire_holds_no_bytes() {
             &mut codec,
             &[frame(TEXT_FRAGMENT, b"a"), frame(LAST_CONTINUATION, b"b")].concat(),
         );
-        // No context of its own and no bytes; the capacity has no public name.
+        // The debug output shows that no bytes are held; the capacity is not public.
         assert_eq!(format!("{:?}", session.wire), fresh, "cut at {cut}");
     }
 }

@@ -1,11 +1,11 @@
-//! The first bytes of a connection: an upgrade, a page, or a refusal that says why.
+//! Responses to the first request of a connection: the upgrade, a page, or a refusal with a reason.
 
 use buddyline::http::handshake::Readiness;
 use buddyline::wire::Event;
 
 use crate::support::bytes::*;
 
-/// What a codec with or without the page answers to these first bytes.
+/// The events and the response after these first bytes, with or without the try-it page.
 fn send_request(first: &[u8], try_page: bool) -> (Vec<Event<'static>>, String) {
     let mut codec = codec_of(LIMIT, try_page);
     let mut session = WireSession::default();
@@ -16,7 +16,7 @@ fn send_request(first: &[u8], try_page: bool) -> (Vec<Event<'static>>, String) {
 fn status(first: &[u8]) -> String {
     let (events, answer) = send_request(first, true);
     assert_eq!(events, [Event::Closing], "{answer}");
-    let length = header_of(&answer, "content-length").expect("it has a length");
+    let length = header_of(&answer, "content-length").expect("a Content-Length");
     assert_eq!(body(&answer).len(), length.parse::<usize>().unwrap(), "{answer}");
     assert_eq!(header_of(&answer, "connection").as_deref(), Some("close"));
     answer[..12].to_owned()
@@ -33,7 +33,7 @@ fn upgraded(request: &[u8]) -> String {
     answer
 }
 
-/// The good request with one text in it exchanged for another.
+/// The valid request with one text in it replaced.
 fn changed(from: &str, to: &str) -> Vec<u8> {
     let good = String::from_utf8(request()).unwrap();
     assert!(good.contains(from), "{from}");
@@ -161,11 +161,15 @@ fn a_health_check_is_answered_with_ok() {
         assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
     }
     let old = b"GET /healthz HTTP/1.0\r\n\r\n";
-    assert_eq!(status(old), "HTTP/1.1 200", "load balancers speak HTTP/1.0");
+    assert_eq!(status(old), "HTTP/1.1 200", "some load balancers use HTTP/1.0");
     let (events, head) = send_request(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n", false);
     assert_eq!(events, [Event::Closing]);
     assert!(head.starts_with("HTTP/1.1 200 ") && body(&head).is_empty(), "{head}");
-    assert_eq!(header_of(&head, "content-length").as_deref(), Some("3"), "the GET's length");
+    assert_eq!(
+        header_of(&head, "content-length").as_deref(),
+        Some("3"),
+        "the length of the response to GET"
+    );
 }
 
 #[test]
@@ -206,17 +210,17 @@ fn input_after_a_refusal_is_ignored() {
     let mut codec = codec_of(LIMIT, true);
     let mut session = WireSession::default();
     session.feed(&mut codec, b"GET /healthz HTTP/1.1\r\n\r\n");
-    let said = session.output.len();
+    let written = session.output.len();
     session.feed(&mut codec, &[request(), text("hello")].concat());
     assert_eq!(session.events, [Event::Closing]);
-    assert_eq!(session.output.len(), said, "one connection, one answer");
+    assert_eq!(session.output.len(), written, "a second response on one connection");
 }
 
 #[test]
 fn readiness_is_shown_to_health_checks_and_new_clients() {
     let all = [Readiness::Ready, Readiness::SiteUnavailable, Readiness::Draining];
     let mut codec = codec_of(LIMIT, true);
-    for (readiness, told, page, upgrade) in [
+    for (readiness, status, page, upgrade) in [
         (all[0], "HTTP/1.1 200 ", "ready\n", "HTTP/1.1 101 "),
         (all[1], "HTTP/1.1 503 ", "the site is unavailable\n", "HTTP/1.1 101 "),
         (all[2], "HTTP/1.1 503 ", "draining\n", "HTTP/1.1 503 "),
@@ -229,10 +233,10 @@ fn readiness_is_shown_to_health_checks_and_new_clients() {
             session.answer()
         };
         let answer = answer_to(b"GET /readyz?x HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(answer.starts_with(told) && body(&answer) == page, "{answer}");
+        assert!(answer.starts_with(status) && body(&answer) == page, "{answer}");
         assert_eq!(header_of(&answer, "cache-control").as_deref(), Some("no-store"));
         let head = answer_to(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(head.starts_with(told) && body(&head).is_empty(), "{head}");
+        assert!(head.starts_with(status) && body(&head).is_empty(), "{head}");
         let health = answer_to(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(health.starts_with("HTTP/1.1 200 ") && body(&health) == "ok\n", "{health}");
         assert_eq!(header_of(&health, "cache-control").as_deref(), Some("no-store"));

@@ -1,4 +1,4 @@
-//! Which web pages may connect: the patterns, and the door of the real binary.
+//! Which origins may connect: matching of patterns, and the handshake of the built binary.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -195,7 +195,7 @@ fn invalid_origin_pattern_is_refused_with_reason() {
 
 // ---- over sockets
 
-/// The connection of a good request with these lines, and the head of its answer.
+/// Sends an upgrade request with these header lines. Returns the connection and the response head.
 fn open_websocket(server: &Server, lines: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -227,12 +227,12 @@ fn wrong_origin_is_refused_before_upgrade_and_logged() {
     let mut body = String::new();
     socket.read_to_string(&mut body).unwrap();
     assert!(body.contains("--allowed-origin") && !body.contains("evil"), "{body}");
-    // It can try as often as it likes.
+    // A refusal has no effect on later attempts.
     assert_eq!(status(&server, &from("https://evil2.example")), 403);
     for good in [
         "",
         "Origin: https://app.example\r\n",
-        // The host that the request names.
+        // The `Host` of the request.
         "Origin: http://localhost:8080\r\n",
     ] {
         assert_eq!(status(&server, good), 101, "{good}");
@@ -240,7 +240,7 @@ fn wrong_origin_is_refused_before_upgrade_and_logged() {
     let health = b"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\n\r\n";
     assert!(server.ask(health).starts_with("HTTP/1.1 200 "));
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("evil2.example")));
-    // One warning for each page, and the rest for who looks closely.
+    // The first refusal of each origin is a warning; the others are logged at level debug.
     assert_eq!(status(&server, &from("https://evil2.example")), 403);
     let levels = |lines: &[String]| -> Vec<bool> {
         let of_page = lines.iter().filter(|line| line.contains("//evil2.example"));
@@ -275,13 +275,13 @@ fn origins_in_environment_are_comma_separated() {
 
 #[test]
 fn logged_client_is_the_one_behind_the_trusted_proxy() {
-    let said = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
+    let forwarded = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
     for (arguments, client) in [
         (&["--log-level=debug"][..], "127.0.0.1"),
         (&["--log-level=debug", "--trusted-proxy=127.0.0.0/8"], "203.0.113.9"),
     ] {
         let server = Server::start(arguments);
-        let (_open, head) = open_websocket(&server, said);
+        let (_open, head) = open_websocket(&server, forwarded);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let line = format!("open from {client}");
         server.wait_for_log(|lines| lines.iter().any(|found| found.ends_with(&line)));
@@ -306,7 +306,7 @@ fn handshake_token_is_neither_logged_nor_echoed() {
         socket.shutdown(std::net::Shutdown::Write).unwrap();
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).unwrap();
-        // What comes after the head are frames.
+        // After the head come frames, which need not be UTF-8.
         let answer = String::from_utf8_lossy(&bytes);
         assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("s3cr3t"), "{answer}");
     }

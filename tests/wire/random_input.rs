@@ -1,4 +1,4 @@
-//! Whatever bytes come: no panic, and no neighbour who notices.
+//! Random input: no panic, and no effect on other connections of the same codec.
 
 use buddyline::protocol::IdKey;
 use buddyline::protocol::call::RelayedFrame;
@@ -11,10 +11,10 @@ use proptest::sample::{Index, select};
 use crate::support::bytes::*;
 use crate::support::strategies;
 
-/// Small, so that the limit is met.
+/// A message limit in bytes, small enough for random messages to reach it.
 const SMALL: usize = 2_000;
 
-/// One frame of a client that follows the rules, or nearly.
+/// A frame of a client, valid or nearly valid.
 fn a_frame() -> impl Strategy<Value = Vec<u8>> {
     let firsts = [
         TEXT,
@@ -37,7 +37,7 @@ fn a_frame() -> impl Strategy<Value = Vec<u8>> {
     (select(firsts.to_vec()), payload).prop_map(|(first, payload)| frame(first, &payload))
 }
 
-/// Frames, some of them corrupted, among bytes that are none.
+/// Frames, some of them corrupted, mixed with random bytes.
 fn random_frames() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         10 => a_frame(),
@@ -70,23 +70,23 @@ proptest! {
     fn random_bytes_do_not_affect_other_wires_on_the_codec(
         random_frames in random_frames(),
         cuts in vec(any::<Index>(), 0..12),
-        said in vec("\\PC{1,30}", 4..12),
+        messages in vec("\\PC{1,30}", 4..12),
         fragmented in any::<u16>(),
-        neighbours_cuts in vec(any::<Index>(), 0..12),
+        other_cuts in vec(any::<Index>(), 0..12),
     ) {
         let mut codec = codec_of(SMALL, false);
         let mut wild = WireSession::open(&mut codec);
         let mut good = WireSession::open(&mut codec);
-        let script: Vec<u8> = said.iter().enumerate().flat_map(|(n, said)| {
+        let script: Vec<u8> = messages.iter().enumerate().flat_map(|(n, message)| {
             if fragmented >> n & 1 == 0 {
-                return text(said);
+                return text(message);
             }
-            // Cut anywhere, also within a character.
-            let (start, rest) = said.as_bytes().split_at(said.len() / 2);
+            // Split in the middle, which may be within a character.
+            let (start, rest) = message.as_bytes().split_at(message.len() / 2);
             [frame(TEXT_FRAGMENT, start), frame(PING, b"p"), frame(LAST_CONTINUATION, rest)].concat()
         }).collect();
         let mut wild_pieces = pieces(&random_frames, &cuts).into_iter();
-        let mut good_pieces = pieces(&script, &neighbours_cuts).into_iter();
+        let mut good_pieces = pieces(&script, &other_cuts).into_iter();
         loop {
             let (wild_piece, good_piece) = (wild_pieces.next(), good_pieces.next());
             if wild_piece.is_none() && good_piece.is_none() {
@@ -95,11 +95,11 @@ proptest! {
             wild.feed(&mut codec, &wild_piece.unwrap_or_default());
             good.feed(&mut codec, &good_piece.unwrap_or_default());
         }
-        let heard: Vec<&str> = said.iter().map(String::as_str).collect();
-        prop_assert_eq!(good.texts(), heard);
-        let messages = good.events.iter().filter(|event| **event != Event::Control);
-        prop_assert_eq!(messages.count(), said.len());
-        // What the wild one got are whole frames, whatever it said.
+        let expected: Vec<&str> = messages.iter().map(String::as_str).collect();
+        prop_assert_eq!(good.texts(), expected);
+        let events = good.events.iter().filter(|event| **event != Event::Control);
+        prop_assert_eq!(events.count(), messages.len());
+        // The wild connection gets only complete control frames.
         for (first, payload) in wild.frames() {
             prop_assert!(matches!(first, PONG | CLOSE) && payload.len() <= 125);
         }
@@ -138,7 +138,7 @@ proptest! {
     }
 }
 
-/// How long the longest piece of `theirs` is that stands in `ours`, in characters.
+/// The length, in characters, of the longest part of `theirs` that occurs in `ours`.
 fn longest_quote(theirs: &str, ours: &str) -> usize {
     let theirs: Vec<char> = theirs.chars().collect();
     let mut longest = 0;
@@ -165,14 +165,14 @@ proptest! {
         if let Err(fault) = frame {
             prop_assert!(!fault.text.is_empty() && fault.text.len() < 600, "{}", fault.text);
         }
-        // Relaying is asked for after parsing only, and must survive anything all the same.
+        // The server relays only parsed frames, but this must not panic on any text either.
         let _ = RelayedFrame::read(&text, &IdKey::Number(2));
     }
 
     #[test]
     fn parse_error_quotes_little_and_never_a_token(
         frame in strategies::near_valid_frame(),
-        // Letters that our own sentences have not.
+        // Letters that the error texts do not contain.
         token in "[QXZ]{12,80}",
         wrong in "[JKVW]{41,200}",
         kind in select(&["type", "message", "userId", "threadId", "typing", "candidate", "x"][..]),

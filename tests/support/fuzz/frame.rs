@@ -1,14 +1,15 @@
-//! A fuzz target: what clients say, through the reader of frames and through a hub.
+//! Fuzz target: feeds client frames to the frame parser and to a hub.
 //!
-//! A case is lines, each an event in a community of three connections, `a`, `b` and `c`. The first
-//! letter says what happens:
+//! A case is a list of lines. Each is an event of one of three connections, `a`, `b` and `c`, of the
+//! site, or of the clock. The first letter selects the event:
 //!
-//! * `a`, `b`, `c`: this connection says the rest of the line, as a text frame;
-//! * `A`, `B`, `C`: this connection goes; or it comes, with the rest as its token;
-//! * `+`: so many seconds pass;
-//! * `!`: the site answers the oldest question, `!f` and a number with a failure, any other letter
-//!   with a success made of the numbers that follow, between commas;
-//! * any other: the line is read as a frame, and nothing comes of it.
+//! * `a`, `b`, `c`: this connection sends the rest of the line as a text frame; it is opened first
+//!   if necessary;
+//! * `A`, `B`, `C`: this connection closes if it is open; else it opens, with the rest as its token;
+//! * `+`: this many seconds pass;
+//! * `!`: the site answers the oldest request: `!f` and a number with a failure, any other letter
+//!   with a success made of the numbers that follow, separated by commas;
+//! * any other letter: the line is only parsed as a frame.
 
 #[path = "../frames.rs"]
 mod frames;
@@ -30,18 +31,18 @@ use buddyline::protocol::{Id, IdKey, SITE_ID_MAX};
 use frames::frames;
 use serde_json::value::RawValue;
 
-/// Lines of a case that are looked at.
+/// The number of lines of a case that are used.
 const LINES_MAX: usize = 64;
 
-/// More frames than three connections can be sent for one event, whatever waited for it.
+/// More frames than one event can cause for three connections, including all held frames.
 const FRAMES_PER_EVENT_MAX: usize = 2_000;
 
-/// Types that one client sends and another gets, with everything in them that is not the server's.
-const CALLS: [&str; 4] = ["call_initiated", "offer", "answer", "ice-candidate"];
+/// Frame types that the server relays from one client to another with the client's own fields.
+const RELAYED_TYPES: [&str; 4] = ["call_initiated", "offer", "answer", "ice-candidate"];
 
-/// No panic, and tables that agree with each other after each event; each frame is whole and JSON
-/// and keeps to `PROTOCOL.md` 2.2; what is relayed is without token; and when all is over, nothing
-/// is left.
+/// Checks that nothing panics, that the hub's invariants hold after each event, that each frame is
+/// complete, is JSON and follows `PROTOCOL.md` 2.2, that relayed frames have no token, and that the
+/// hub is empty at the end.
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for line in text.split('\n').take(LINES_MAX) {
@@ -60,7 +61,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A text as a frame, as what is relayed of it, and as a token.
+/// Parses a text as a frame, as a relayed frame, and as a token.
 fn read(text: &str) {
     let (_, frame) = parse(text);
     if let Err(fault) = &frame {
@@ -112,8 +113,8 @@ fn settings() -> Settings {
     }
 }
 
-/// The fields of a JSON object, which a text must be. Not as a `Value`: that has no room for the
-/// number 1e999, nor for half a surrogate pair, which one client may send to another.
+/// The fields of a text, which must be a JSON object. Not a `Value`, which cannot represent the
+/// number 1e999 or half of a surrogate pair, and one client may send those to another.
 fn object(text: &str) -> BTreeMap<String, &RawValue> {
     serde_json::from_str(text).unwrap_or_else(|fault| panic!("{fault} in {text}"))
 }
@@ -123,15 +124,15 @@ struct FuzzRun {
     now: Now,
     conns: [Option<ConnId>; 3],
     serial: u32,
-    asked: VecDeque<(RequestId, Ask)>,
+    pending: VecDeque<(RequestId, Ask)>,
     messages: u64,
 }
 
 impl FuzzRun {
     fn new(settings: Settings) -> FuzzRun {
         let now = Now { instant: Instant::now(), unix_s: 1_795_345_238 };
-        let (conns, asked) = Default::default();
-        FuzzRun { hub: Hub::new(settings), now, conns, serial: 0, asked, messages: 0 }
+        let (conns, pending) = Default::default();
+        FuzzRun { hub: Hub::new(settings), now, conns, serial: 0, pending, messages: 0 }
     }
 
     fn apply_line(&mut self, line: &str) {
@@ -142,7 +143,7 @@ impl FuzzRun {
             'a'..='c' => {
                 let conn = self.conns[first as usize - 'a' as usize];
                 let conn = conn.unwrap_or_else(|| self.connect(first as usize - 'a' as usize, ""));
-                // The hub may have closed it at once, as a bad token has it.
+                // The hub may have closed it at once, for instance after an invalid token.
                 if self.conns.contains(&Some(conn)) {
                     self.handle(Input::Frame { conn, text: rest });
                 }
@@ -175,12 +176,12 @@ impl FuzzRun {
         while self.hub.advance(self.now) {
             self.drain();
             due += 1;
-            assert!(due < FRAMES_PER_EVENT_MAX, "there is always something due");
+            assert!(due < FRAMES_PER_EVENT_MAX, "the hub always has a deadline that is due");
         }
     }
 
     fn answer(&mut self, how: &str) {
-        let Some((request, ask)) = self.asked.pop_front() else { return };
+        let Some((request, ask)) = self.pending.pop_front() else { return };
         let mut letters = how.chars();
         let failed = letters.next().is_none_or(|letter| letter == 'f');
         let number = |text: &str| text.trim().parse::<u64>().ok();
@@ -193,8 +194,8 @@ impl FuzzRun {
         self.handle(Input::Answered { request, answer });
     }
 
-    /// An answer as the reader of the site's answers makes them: ids are within their limits, lists
-    /// are sorted.
+    /// A successful answer as the parser of site replies produces it: ids are within their limits,
+    /// lists are sorted.
     fn success(&mut self, ask: &Ask, numbers: &[u64]) -> Answer {
         let id = |n: Option<&u64>| n.copied().unwrap_or(2).clamp(1, SITE_ID_MAX);
         let sorted = |numbers: &[u64]| -> Box<[u64]> {
@@ -209,7 +210,7 @@ impl FuzzRun {
                 Answer::Proven(Proven { user: id(numbers.first()), expires_s })
             }
             Ask::Participants { .. } => Answer::Participants(sorted(numbers)),
-            Ask::Lookup(look) => match numbers {
+            Ask::Lookup(lookup) => match numbers {
                 [] => Answer::LookupResult(LookupResult::Absent),
                 [other] => Answer::LookupResult(LookupResult::Mismatch {
                     thread: id(Some(other)),
@@ -217,7 +218,7 @@ impl FuzzRun {
                     message: id(Some(other)),
                 }),
                 [sender, message, ..] => {
-                    let thread = match look.target {
+                    let thread = match lookup.target {
                         Target::Thread(thread) => thread,
                         Target::NewThread { .. } => id(Some(message)),
                     };
@@ -273,9 +274,9 @@ impl FuzzRun {
                 Effect::FanOut { to, frame, .. } => {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
-                Effect::Ask { request, ask } => self.asked.push_back((request, *ask)),
+                Effect::Ask { request, ask } => self.pending.push_back((request, *ask)),
                 Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
-                // As the server does it: the hub hears at once that the connection is gone.
+                // The server does the same: it reports the closed connection to the hub at once.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {
                         *open = None;
@@ -288,7 +289,7 @@ impl FuzzRun {
         self.hub.check_invariants();
     }
 
-    /// Everyone goes, every question is answered, and time passes.
+    /// Closes all connections, answers all requests with failures and lets time pass.
     fn end(&mut self) {
         for letter in ['A', 'B', 'C'] {
             if self.conns[letter as usize - 'A' as usize].is_some() {
@@ -296,20 +297,24 @@ impl FuzzRun {
             }
         }
         let mut answers = 0;
-        // Whoever does not know what has become of a message looks three times.
+        // The hub looks up a message with an unknown outcome three times.
         for _ in 0..4 {
-            while !self.asked.is_empty() {
+            while !self.pending.is_empty() {
                 self.answer("f0");
                 answers += 1;
-                assert!(answers < FRAMES_PER_EVENT_MAX, "one question leads to the next");
+                assert!(answers < FRAMES_PER_EVENT_MAX, "each failed request causes another");
             }
             self.advance(20);
         }
         self.advance(100_000);
         let counts = self.hub.counts();
         assert_eq!((counts.connections, counts.threads, counts.deliveries), (0, 0, 0));
-        assert_eq!(self.hub.backlog(), [0; 3], "frames, questions, proofs");
-        assert_eq!(self.hub.next_deadline(), None, "nothing is due any more");
+        assert_eq!(
+            self.hub.backlog(),
+            [0; 3],
+            "held frames, requests to the site, authentications"
+        );
+        assert_eq!(self.hub.next_deadline(), None, "no deadline is left");
     }
 }
 
@@ -335,8 +340,8 @@ fn failure(which: u64) -> Answer {
     Answer::Failed(all[(which % all.len() as u64) as usize])
 }
 
-/// A frame as a server sends it: final, a text, never masked, an object with a known type.
-/// How many frames these are.
+/// Checks frames as a server sends them: final unmasked text frames, each an object with a known
+/// type. Returns the number of frames.
 fn check(bytes: &[u8]) -> usize {
     let frames = frames(bytes);
     frames.iter().for_each(|(_, text)| check_text(text));
@@ -346,7 +351,7 @@ fn check(bytes: &[u8]) -> usize {
 fn check_text(text: &str) {
     let fields = object(text);
     let kind: &str = serde_json::from_str(fields["type"].get()).expect("a type");
-    if CALLS.contains(&kind) {
+    if RELAYED_TYPES.contains(&kind) {
         assert!(!fields.contains_key("token") && !fields.contains_key("clientId"), "{text}");
         return;
     }
@@ -363,7 +368,7 @@ fn check_text(text: &str) {
         "error",
     ];
     assert!(known.contains(&kind), "{text}");
-    // Values that are not the server's own may have any letters.
+    // Only field names, the type and the reason are the server's own; values may hold any text.
     let reason = fields.get("reason").map(|reason| reason.get());
     let words = || fields.keys().map(String::as_str).chain([kind]).chain(reason);
     if !matches!(kind, "message" | "error") {

@@ -1,7 +1,7 @@
-//! A fuzz target: any bytes as a request head, under any rules.
+//! Fuzz target: parses any bytes as a request head, under different rules.
 //!
-//! The first byte of a case says which rules, the second who the peer is and how the rest, which
-//! is the head, is cut.
+//! The first byte of a case selects the rules; the second selects the peer address and the size of
+//! the pieces in which the rest, the head, is read.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use buddyline::http::handshake::{Handshake, Opened, Readiness, Rules, receive};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event, Wire};
 
-/// No panic; each answer is whole and valid HTTP, made of the server's own words; what is told of
-/// an origin fits into a line of a log; only trusted proxies change whose address counts; and the
-/// cuts do not show.
+/// Checks that nothing panics, that each response is complete and valid HTTP with known headers only,
+/// that a refused origin is safe to log on one line, that only trusted proxies can change the client
+/// address, and that the size of the pieces changes nothing.
 pub fn run(data: &[u8]) {
-    let [which, whence, head @ ..] = data else { return };
-    let rules = rules(*which);
+    let [rules_byte, peer_byte, head @ ..] = data else { return };
+    let rules = rules(*rules_byte);
     let peers = ["127.0.0.1", "10.1.2.3", "203.0.113.9", "::1"];
-    let peer = peers[usize::from(whence & 3)].parse().expect("an address");
+    let peer = peers[usize::from(peer_byte & 3)].parse().expect("an address");
 
     match receive(head, peer, &rules) {
         Handshake::Incomplete => assert!(head.len() < rules.head_bytes_max),
@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
             check_opened(&opened, peer, &rules);
         }
         Handshake::CallStatusRequest { status_request, .. } => {
-            assert_ne!(rules.readiness, Readiness::Draining, "no new questions");
+            assert_ne!(rules.readiness, Readiness::Draining, "no new status requests");
             check_opened(
                 &Opened { client: status_request.client, credential: status_request.credential },
                 peer,
@@ -46,15 +46,15 @@ pub fn run(data: &[u8]) {
         Handshake::RefuseOrigin { response, origin } => {
             assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
             check_answer(&response, head);
-            let tellable = |c: char| matches!(c, ' '..='~') && !"\"'`\\".contains(c);
-            assert!(origin.len() <= 100 && origin.chars().all(tellable), "{origin:?}");
+            let is_loggable = |c: char| matches!(c, ' '..='~') && !"\"'`\\".contains(c);
+            assert!(origin.len() <= 100 && origin.chars().all(is_loggable), "{origin:?}");
         }
     }
 
     let mut codec = Codec::new(1_000, rules);
     let whole = feed(&mut codec, peer, head, head.len());
-    let cut = feed(&mut codec, peer, head, 1 + usize::from(whence >> 2) * 7);
-    assert_eq!(whole, cut, "the cuts show");
+    let cut = feed(&mut codec, peer, head, 1 + usize::from(peer_byte >> 2) * 7);
+    assert_eq!(whole, cut, "reading in pieces changes the outcome");
 }
 
 fn rules(which: u8) -> Rules {
@@ -85,7 +85,7 @@ fn rules(which: u8) -> Rules {
     Rules { readiness, try_page: which & 1 == 1, origins, proxies, head_bytes_max }
 }
 
-/// RFC 9112 sections 4 to 6.
+/// Checks a response against RFC 9112 sections 4 to 6.
 fn check_answer(response: &str, request: &[u8]) {
     let (head, body) = response.split_once("\r\n\r\n").expect("a head ends");
     let mut lines = head.split("\r\n");
@@ -96,7 +96,7 @@ fn check_answer(response: &str, request: &[u8]) {
     let mut length = None;
     for line in lines {
         let (name, value) = line.split_once(": ").expect("a header has a name");
-        // The server's own words; of a request's only the origin that may read the answer.
+        // The server chooses all values, except for the origin that may read the response.
         let known = [
             "Connection",
             "Upgrade",
@@ -118,7 +118,7 @@ fn check_answer(response: &str, request: &[u8]) {
             "Access-Control-Max-Age",
         ];
         assert!(known.contains(&name), "{line}");
-        assert!(names.insert(name), "{name} stands twice");
+        assert!(names.insert(name), "header {name} is repeated");
         assert!(value.bytes().all(|b| matches!(b, b' '..=b'~')) && value.trim() == value, "{line}");
         match name {
             "Content-Length" => length = value.parse::<usize>().ok(),
@@ -135,8 +135,8 @@ fn check_answer(response: &str, request: &[u8]) {
     } else {
         assert!(names.contains("Connection"), "{head}");
         let start = request.iter().position(|b| !b"\r\n".contains(b)).unwrap_or(0);
-        let asked_for_the_head = request[start..].starts_with(b"HEAD ") && body.is_empty();
-        assert!(length == Some(body.len()) || asked_for_the_head, "{head}");
+        let is_head_request = request[start..].starts_with(b"HEAD ") && body.is_empty();
+        assert!(length == Some(body.len()) || is_head_request, "{head}");
     }
 }
 
@@ -152,7 +152,7 @@ fn check_opened(opened: &Opened, peer: IpAddr, rules: &Rules) {
     }
 }
 
-/// What came of a head in pieces of this size, and the answer.
+/// Feeds a head in pieces of this size. Returns the event and the response.
 fn feed(
     codec: &mut Codec,
     peer: IpAddr,

@@ -1,9 +1,10 @@
-//! A fuzz target: any answer of a site, and any token.
+//! Fuzz target: parses any reply of the site, and any token.
 //!
-//! A case is lines. Of an answer: the status, `Content-Type`, `Retry-After`, `Date`, `Location`;
-//! all that follows is the body, or several, with the byte 0x1e between them, for the pages of a
-//! list. A status of `-` means that no body came. Of a token: `token`, its header, its claims; it
-//! gets a good signature, and once more as it stands.
+//! A case is a list of lines. For a reply: the status, `Content-Type`, `Retry-After`, `Date`,
+//! `Location`, and then the body, or several bodies separated by the byte 0x1e for the pages of a
+//! list. A status that ends in `-` means that there is no body. For a token: `token`, its header and
+//! its claims; the token is checked with a valid signature, with a forged one, and header and claims
+//! are checked as tokens themselves.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -31,16 +32,16 @@ use ring::hmac;
 const SECRET: &[u8] = b"put your unique phrase here, all of it";
 const SITE: &str = "https://community.example";
 
-/// The thread and the text that the answers are about.
+/// The thread and the text of the request that is answered.
 const THREAD: u64 = 1;
 const TEXT: &str = "hi alice";
 
-/// What is in a log line of a reply besides the status and a harmless word.
-const REMARKS: [&str; 4] =
+/// The texts that the log line of a reply may have after its status, if not an error code.
+const LOG_DETAILS: [&str; 4] =
     ["JSON of an unexpected shape", "JSON cut off", "JSON too long or malformed", "not JSON"];
 
-/// No panic; ids within [`SITE_ID_MAX`]; times that can be added to; lists in order; and nothing of
-/// a body in what may be logged.
+/// Checks that nothing panics, that ids are at most [`SITE_ID_MAX`], that times cannot overflow when
+/// added to, that lists are sorted, and that no part of a body is logged.
 pub fn run(data: &[u8]) {
     let mut lines = data.splitn(6, |byte| *byte == b'\n');
     let mut line = || lines.next().map(String::from_utf8_lossy);
@@ -68,7 +69,7 @@ pub fn run(data: &[u8]) {
     pages(body.split(|byte| *byte == 0x1e).map(reply).collect());
 
     let text = String::from_utf8_lossy(body);
-    assert!(normalize_text(&text).len() <= text.len(), "comparing adds nothing");
+    assert!(normalize_text(&text).len() <= text.len(), "normalized text is not longer");
 }
 
 fn one_answer(reply: &Reply) {
@@ -83,24 +84,24 @@ fn one_answer(reply: &Reply) {
         check(&answer);
         match &answer {
             Answer::Stored(stored) if target == Target::Thread(THREAD) => {
-                assert_eq!(stored.thread, THREAD, "no other thread than the one that was meant");
+                assert_eq!(stored.thread, THREAD, "only the requested thread");
             }
             Answer::Stored(_) | Answer::Failed(_) => {}
             answer => panic!("{answer:?} for a post"),
         }
-        look(target, &credential, reply);
+        lookup(target, &credential, reply);
     }
     let answer = parse_prove_reply(&credential, reply);
     assert!(matches!(answer, Answer::Proven(_) | Answer::Failed(_)), "{answer:?}");
-    // A GET changes nothing: what came of it is never in doubt.
+    // A GET changes nothing on the site, so its outcome is never unknown.
     assert_ne!(answer, Answer::Failed(Failure::Unknown));
     check(&answer);
     check_log(reply);
 }
 
-/// What the same answer says of a message that may have been stored.
-fn look(target: Target, credential: &Credential, reply: &Reply) {
-    let look = Lookup {
+/// Parses the same reply as the result of looking up a message.
+fn lookup(target: Target, credential: &Credential, reply: &Reply) {
+    let lookup = Lookup {
         credential: credential.clone(),
         target,
         text: TEXT.into(),
@@ -109,38 +110,42 @@ fn look(target: Target, credential: &Credential, reply: &Reply) {
         post: RequestId(1),
     };
     for after in [0, 30, u64::MAX / 4] {
-        let answer = parse_lookup_reply(&look, reply, Duration::from_secs(after));
+        let answer = parse_lookup_reply(&lookup, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
             Answer::LookupResult(LookupResult::Match(stored)) => {
                 assert!(target != Target::Thread(THREAD) || stored.thread == THREAD);
-                assert_eq!(stored.sender.site_number(), Some(7), "nobody else's");
-                assert!(stored.message.is_some(), "which one it is");
+                assert_eq!(
+                    stored.sender.site_number(),
+                    Some(7),
+                    "only a message of the sender matches"
+                );
+                assert!(stored.message.is_some(), "a match has its message");
             }
             Answer::LookupResult(_) | Answer::Failed(_) => {}
-            answer => panic!("{answer:?} for a look"),
+            answer => panic!("{answer:?} for a lookup"),
         }
     }
 }
 
-/// What may be said in a log of this reply.
+/// Checks the log text and the probe finding of a reply.
 fn check_log(reply: &Reply) {
-    let remark = reply.log_detail();
-    let rest = remark.strip_prefix(&format!("status {}, ", reply.status)).expect("the status");
+    let detail = reply.log_detail();
+    let rest = detail.strip_prefix(&format!("status {}, ", reply.status)).expect("the status");
     match rest.strip_prefix("code ") {
         Some(code) => {
             let harmless = |b: u8| b.is_ascii_lowercase() || matches!(b, b'_' | b'-');
-            assert!(code.len() <= 64 && code.bytes().all(harmless), "{remark}");
+            assert!(code.len() <= 64 && code.bytes().all(harmless), "{detail}");
         }
-        None => assert!(REMARKS.contains(&rest), "{remark}"),
+        None => assert!(LOG_DETAILS.contains(&rest), "{detail}"),
     }
     match buddyboss::classify_probe_reply(reply) {
         ProbeFinding::Redirect(place) => {
             assert!(place.len() <= 220 && place.bytes().all(|b| b.is_ascii_graphic()), "{place:?}");
-            assert!(!place.contains(['?', '#']), "a query may have a secret: {place}");
-            assert!(!place.contains('@'), "a user name, or more: {place}");
+            assert!(!place.contains(['?', '#']), "a query may contain a secret: {place}");
+            assert!(!place.contains('@'), "user information may contain a secret: {place}");
         }
-        ProbeFinding::Unreachable(_) => panic!("it has answered"),
+        ProbeFinding::Unreachable(_) => panic!("a site that has replied is reachable"),
         ProbeFinding::Api | ProbeFinding::NoRoute | ProbeFinding::Other(_) => {}
     }
 }
@@ -171,7 +176,7 @@ fn check_stored(stored: &Stored) {
     if let Some(people) = &stored.participants {
         check_people(people);
         let sender = stored.sender.site_number().expect("a number");
-        assert!(people.contains(&sender), "who has just written takes part");
+        assert!(people.contains(&sender), "the sender of a message is a participant");
     }
     if let Some(message) = &stored.message {
         assert!(is_id(message.id));
@@ -185,26 +190,26 @@ fn check_stored(stored: &Stored) {
 
 fn check_people(people: &[u64]) {
     assert!(people.iter().all(|user| is_id(*user)));
-    assert!(people.windows(2).all(|two| two[0] < two[1]), "ascending, each once");
+    assert!(people.windows(2).all(|two| two[0] < two[1]), "sorted and without duplicates");
 }
 
 fn is_id(number: u64) -> bool {
     (1..=SITE_ID_MAX).contains(&number)
 }
 
-/// A thread's participants, page by page, the last one again and again.
+/// Reads a thread's participants page by page; the last reply is repeated as often as needed.
 fn pages(replies: Vec<Reply>) {
     let credential = Credential::parse("user-7").expect("a token");
-    let mut roll = ParticipantPages::new(THREAD);
+    let mut pages = ParticipantPages::new(THREAD);
     let last = replies.len() - 1;
-    for asked in 1..=PAGES_MAX + 1 {
-        for form in [UrlStyle::Pretty, UrlStyle::RestRoute] {
-            let request = list_request(THREAD, roll.page(), &credential, form);
+    for page in 1..=PAGES_MAX + 1 {
+        for style in [UrlStyle::Pretty, UrlStyle::RestRoute] {
+            let request = list_request(THREAD, pages.page(), &credential, style);
             assert!(request.path.bytes().all(|b| b.is_ascii_graphic()), "{}", request.path);
         }
-        let reply = &replies[last.min(asked as usize - 1)];
-        match roll.add_page(reply) {
-            PageProgress::More => assert_eq!(roll.page(), asked + 1),
+        let reply = &replies[last.min(page as usize - 1)];
+        match pages.add_page(reply) {
+            PageProgress::More => assert_eq!(pages.page(), page + 1),
             PageProgress::Done(answer, _) => {
                 assert!(
                     matches!(answer, Answer::Participants(_) | Answer::Failed(_)),
@@ -215,7 +220,7 @@ fn pages(replies: Vec<Reply>) {
             }
         }
     }
-    panic!("it asks for ever more pages");
+    panic!("no end after {PAGES_MAX} pages");
 }
 
 fn token(header: &str, claims: &str) {
@@ -226,7 +231,7 @@ fn token(header: &str, claims: &str) {
     let proof = URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes()));
     let good = format!("{signed}.{proof}");
     let forged = format!("{signed}.{}", URL_SAFE_NO_PAD.encode([7; 32]));
-    assert!(verifier.verify(&forged, 0).is_err(), "a forged token is believed");
+    assert!(verifier.verify(&forged, 0).is_err(), "a forged token was accepted");
 
     for token in [&*good, &*forged, header, claims] {
         for now in [0, 1_795_345_238, SITE_ID_MAX, u64::MAX] {
@@ -238,9 +243,9 @@ fn token(header: &str, claims: &str) {
                 Err(why) => assert!(matches!(why, Failure::TokenRefused | Failure::TokenExpired)),
             }
         }
-        if let Some(remark) = verifier.log_detail(token) {
-            let printable = remark.chars().all(|c| !c.is_control());
-            assert!(printable && !remark.contains(&proof), "{remark}");
+        if let Some(detail) = verifier.log_detail(token) {
+            let printable = detail.chars().all(|c| !c.is_control());
+            assert!(printable && !detail.contains(&proof), "{detail}");
         }
         if let Ok(credential) = Credential::parse(token) {
             assert!(jwt::expiry(&credential).is_none_or(|at| at <= SITE_ID_MAX));

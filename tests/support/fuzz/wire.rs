@@ -1,10 +1,11 @@
-//! A fuzz target: any bytes, cut anywhere, through the wire.
+//! Fuzz target: feeds any bytes, split anywhere, to a wire.
 //!
-//! The first byte of a case says how it is written, the second how it is cut:
+//! The second byte of a case is the seed of the pieces into which it is split. The bits of the first
+//! byte say how to read the rest:
 //!
-//! * bit 0: with a large limit; else with a small one; bit 3: with none;
-//! * bit 1: the rest is frames in short, see [`expand_frames`]; else bytes as they come;
-//! * bit 2: without a request in front.
+//! * bit 0: with a large message limit, else with a small one; bit 3: without a limit;
+//! * bit 1: the rest is frames in a short notation, see [`expand_frames`]; else it is raw bytes;
+//! * bit 2: without an upgrade request in front.
 
 #[path = "../bytes.rs"]
 mod bytes;
@@ -18,12 +19,12 @@ const LARGE: usize = 40_000;
 /// The limit of a request head that [`codec_of`] sets.
 const HEAD_BYTES_MAX: usize = 8_192;
 
-/// More than any answer to a request without the try-it page has, and than a close frame.
+/// More bytes than a close frame and any response have without the try-it page.
 const ANSWER_BYTES_MAX: usize = 1_024;
 
-/// No panic; the same events and the same output however the bytes are cut; of these, whole frames
-/// as a server may send them, no more bytes than came in; and what is kept of an incomplete frame
-/// or request is bounded.
+/// Checks that nothing panics, that events and output do not depend on how the bytes are split, that
+/// the output is complete frames that a server may send and not longer than the input, and that the
+/// memory for an incomplete frame or request is bounded.
 pub fn run(data: &[u8]) {
     let [how, seed, rest @ ..] = data else { return };
     let limit = match (how & 8, how & 1) {
@@ -33,14 +34,14 @@ pub fn run(data: &[u8]) {
     };
     let spoken = if how & 2 == 0 { rest.to_vec() } else { expand_frames(rest) };
     let bytes = if how & 4 == 0 { [request(), spoken].concat() } else { spoken };
-    // One codec for all: what a conversation leaves in it must not show in the next.
+    // One codec for all sessions: data left by one session must not leak into the next.
     let mut codec = codec_of(limit, false);
 
     let whole = feed(&mut codec, &bytes, limit, |left| left);
     check_output(&whole, bytes.len());
     let mut state = u32::from(*seed) + 1;
     let cut = feed(&mut codec, &bytes, limit, |_| {
-        // xorshift, to draw pieces of some bytes, mostly.
+        // xorshift; most pieces have at most 40 bytes.
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
@@ -52,9 +53,9 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Frames in short: the first byte, the length of the payload, the payload, which is masked here.
-/// A length over 250 says that a header follows which claims the eight bytes after it as length,
-/// and nothing else.
+/// Expands the short notation of frames: the first byte, the length of the payload, and the payload,
+/// which is masked here. After a length over 250, the next eight bytes are the length that a header
+/// without a payload claims.
 fn expand_frames(mut rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let [first, length, more @ ..] = rest {
@@ -83,35 +84,36 @@ fn feed(
         let (now, later) = bytes.split_at(piece(bytes.len()).clamp(1, bytes.len()));
         session.feed(codec, now);
         let kept = session.wire.held_bytes();
-        // Fragments up to the limit, and a frame; a header has fourteen bytes at most.
-        let may_be_kept = if session.wire.is_in_handshake() {
+        // Fragments up to the limit, and one frame; a frame header has at most 14 bytes.
+        let kept_max = if session.wire.is_in_handshake() {
             HEAD_BYTES_MAX + 1
         } else {
             limit.saturating_mul(2).saturating_add(14)
         };
-        assert!(kept <= may_be_kept, "{kept} bytes are kept");
+        assert!(kept <= kept_max, "{kept} bytes are kept");
         bytes = later;
     }
     session
 }
 
 fn assert_same(whole: &WireSession, cut: &WireSession) {
-    assert_eq!(whole.events, cut.events, "the cuts show");
-    assert_eq!(whole.output, cut.output, "the cuts show");
-    assert_eq!(whole.wire.is_closing(), cut.wire.is_closing(), "the cuts show");
-    assert_eq!(whole.wire.has_partial_message(), cut.wire.has_partial_message(), "the cuts show");
+    assert_eq!(whole.events, cut.events, "splitting changes the events");
+    assert_eq!(whole.output, cut.output, "splitting changes the output");
+    assert_eq!(whole.wire.is_closing(), cut.wire.is_closing(), "splitting changes the state");
+    let partial = [whole, cut].map(|session| session.wire.has_partial_message());
+    assert_eq!(partial[0], partial[1], "splitting changes the state");
 }
 
 fn check_output(session: &WireSession, received: usize) {
     let output = &session.output;
-    assert!(output.len() <= received + ANSWER_BYTES_MAX, "more goes out than comes in");
+    assert!(output.len() <= received + ANSWER_BYTES_MAX, "the output is longer than the input");
     if output.is_empty() {
         assert!(session.wire.is_in_handshake() || session.events.is_empty());
         return;
     }
-    assert!(output.starts_with(b"HTTP/1.1 "), "the answer to the request comes first");
+    assert!(output.starts_with(b"HTTP/1.1 "), "the response to the request comes first");
     if !matches!(session.events.first(), Some(Event::Opened(_))) {
-        assert!(session.wire.is_closing(), "an answer that opens nothing is the last");
+        assert!(session.wire.is_closing(), "a response that does not upgrade ends the connection");
         return;
     }
     let head = output.windows(4).position(|end| end == b"\r\n\r\n").expect("a head ends") + 4;
@@ -125,12 +127,12 @@ fn check_output(session: &WireSession, received: usize) {
                 assert!(session.wire.is_closing());
                 check_close(payload);
             }
-            other => panic!("a wire says {other:#x} of itself"),
+            other => panic!("the wire sent a frame with first byte {other:#x}"),
         }
     }
 }
 
-/// RFC 6455 sections 5.5.1 and 7.4.
+/// Checks the payload of a close frame against RFC 6455 sections 5.5.1 and 7.4.
 fn check_close(payload: &[u8]) {
     match payload {
         [] => {}
