@@ -12,17 +12,13 @@
 
 mod access;
 mod auth;
-mod authentication;
 mod call_events;
 mod call_status;
 mod calls;
 mod capacity;
 mod deadlines;
-mod dedup;
-mod delivery;
 mod draining;
 mod failure;
-mod held_frames;
 mod ice;
 mod index;
 pub mod interface;
@@ -33,17 +29,13 @@ mod outcomes;
 mod output;
 mod presence;
 mod presence_batch;
-mod reconcile;
 mod send;
 mod session;
-mod settled;
 mod signalling;
-mod site_queries;
 mod stats;
 mod subscriptions;
 mod threads;
 mod typing;
-mod undelivered;
 
 use std::time::{Duration, Instant};
 
@@ -52,20 +44,20 @@ use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::ServerFrame;
 use crate::protocol::{ClientError, ErrorCode};
 use auth::Auth;
-use authentication::proofs::ProofIx;
+use auth::proofs::ProofIx;
+use auth::site_queries::SiteQuery;
 use call_status::StatusRequests;
 use calls::Calls;
-use delivery::PendingMessage;
 use interface::{
     Answer, ConnId, Effect, Failure, HubCounts, Input, Now, Proven, Receivers, RequestId, Settings,
     Stored,
 };
 use membership::{Access, Held, Membership};
+use messages::delivery::PendingMessage;
 use messages::{Messages, PostEnd};
 use output::Output;
 use presence::Presence;
 use presence_batch::PresenceBatch;
-use site_queries::SiteQuery;
 use stats::HubStats;
 use threads::Threads;
 

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use super::Hub;
-use super::delivery::RequestTime;
-use super::held_frames::HeldText;
+use super::auth::held_frames::HeldText;
 use super::interface::{ConnId, Failure, FailureContext, Now};
 use super::membership::{Access, Held};
+use super::messages::delivery::RequestTime;
 use crate::config::Trust;
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};

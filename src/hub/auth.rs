@@ -1,22 +1,27 @@
 //! Authentication as one unit: credentials of connections, queries to the site, held frames.
 //!
-//! [`Authentication`] knows what each connection has presented and what it proves, [`SiteQueries`]
+//! [`Identities`] knows what each connection has presented and what it proves, [`SiteQueries`]
 //! is the queue of queries, and [`HeldFrames`] counts the frames that wait for an answer.
 
+pub(crate) mod held_frames;
+pub(crate) mod identity;
+pub(crate) mod proofs;
+pub(crate) mod site_queries;
+
 use super::Hub;
-use super::authentication::Authentication;
-use super::authentication::proofs::ProofIx;
-use super::delivery::RequestTime;
-use super::held_frames::{HeldFrameLimits, HeldFrames, HeldText};
 use super::interface::{Ask, ConnId, Now};
-use super::site_queries::{SiteQueries, SiteQuery};
+use super::messages::delivery::RequestTime;
 use crate::config::Trust;
+use held_frames::{HeldFrameLimits, HeldFrames, HeldText};
+use identity::Identities;
+use proofs::ProofIx;
+use site_queries::{SiteQueries, SiteQuery};
 
 /// The tables of authentication.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
     /// What each connection has presented, claimed and proven.
-    pub(super) identity: Authentication,
+    pub(super) identity: Identities,
     /// Queries about credentials and participants, queued and in flight.
     pub(super) queries: SiteQueries,
     /// How many frames wait for the site, and their bytes.

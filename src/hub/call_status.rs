@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::Hub;
-use super::authentication::proofs::{CredentialStatus, RETRY_AFTER};
+use super::auth::proofs::{CredentialStatus, RETRY_AFTER};
 use super::calls::CallIx;
 use super::interface::{ConnId, Effect, Failure, FailureContext, Now, Proven};
 use crate::protocol::credential::Credential;

@@ -1,8 +1,8 @@
 //! Draining before the server stops: messages in flight finish, new messages are refused.
 
 use super::Hub;
-use super::delivery::server_stopping;
 use super::interface::{ConnId, Now};
+use super::messages::delivery::server_stopping;
 use crate::protocol::ClientError;
 use crate::protocol::client::ReplyTo;
 

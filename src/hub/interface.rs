@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use super::auth::held_frames::HeldFrameLimits;
 pub use super::calls::CallSettings;
 pub use super::failure::{Failure, FailureContext};
-pub use super::held_frames::HeldFrameLimits;
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;

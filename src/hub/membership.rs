@@ -11,11 +11,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::authentication::proofs::RETRY_AFTER;
-use super::delivery::{PendingMessage, RequestTime};
+use super::auth::held_frames::HeldText;
+use super::auth::proofs::RETRY_AFTER;
 use super::failure::Failure;
-use super::held_frames::HeldText;
 use super::interface::{ConnId, Stored};
+use super::messages::delivery::{PendingMessage, RequestTime};
 use crate::protocol::credential::Credential;
 pub(super) use participants::Held;
 use participants::{ParticipantList, ParticipantQuery, TOO_LARGE_TTL, ThreadRecord};

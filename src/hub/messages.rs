@@ -3,23 +3,29 @@
 //! One struct for the tables that share the life of a message. Its methods record what happened and
 //! return what is to be sent; they emit nothing.
 
+pub(crate) mod dedup;
+pub(crate) mod delivery;
+pub(crate) mod settled;
+pub(crate) mod undelivered;
+pub(crate) mod unknown_outcomes;
+
 use std::time::Instant;
 
 use super::capacity::SmallList;
-use super::dedup::{Dedup, DedupKey, DedupResult, Sender};
-use super::delivery::{
-    Delivery, Lane, PendingMessage, PostRequest, RequestIds, RequestTime, waited_too_long,
-};
 use super::failure::{SiteState, not_in_thread, too_many_repeats};
 use super::interface::{
     Answer, ConnId, DeliveryLimits, Failure, FailureContext, LookupResult, Now, RequestId, Stored,
 };
-use super::reconcile::Reconciler;
-use super::settled::{Settled, SettledWhen};
-use super::undelivered::Undelivered;
 use crate::protocol::credential::Credential;
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::{ClientError, Id, IdKey};
+use dedup::{Dedup, DedupKey, DedupResult, Sender};
+use delivery::{
+    Delivery, Lane, PendingMessage, PostRequest, RequestIds, RequestTime, waited_too_long,
+};
+use settled::{Settled, SettledWhen};
+use undelivered::Undelivered;
+use unknown_outcomes::UnknownOutcomes;
 
 /// Seconds by which the monotonic and the wall clock may differ over the life of a post. It is less
 /// than the age in which a lookup cannot tell two equal texts apart.
@@ -29,7 +35,7 @@ const CLOCK_SKEW_MAX_S: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct Messages {
     delivery: Delivery,
-    reconciler: Reconciler,
+    unknown_outcomes: UnknownOutcomes,
     settled: Settled,
     dedup: Dedup,
     undelivered: Undelivered,
@@ -82,7 +88,7 @@ impl Messages {
     pub(super) fn new(max_wait: Option<std::time::Duration>) -> Messages {
         Messages {
             delivery: Delivery::new(max_wait),
-            reconciler: Reconciler::default(),
+            unknown_outcomes: UnknownOutcomes::default(),
             settled: Settled::default(),
             dedup: Dedup::default(),
             undelivered: Undelivered::default(),
@@ -168,14 +174,14 @@ impl Messages {
         answer: Answer,
         now: Now,
     ) -> Option<PostEnd> {
-        if let Some((post, site_state)) = self.reconciler.finish_lookup(request) {
+        if let Some((post, site_state)) = self.unknown_outcomes.finish_lookup(request) {
             return self.record_lookup(post, site_state, answer, now);
         }
         match answer {
             Answer::Stored(stored) => Some(PostEnd::new(request, Ok(stored))),
             Answer::Failed(failure) => match failure.site_state() {
                 Some(site_state) if self.credential_of(request).is_some() => {
-                    self.reconciler.begin(request, site_state, now.instant);
+                    self.unknown_outcomes.begin(request, site_state, now.instant);
                     None
                 }
                 _ => Some(PostEnd::failed(request, failure)),
@@ -190,9 +196,9 @@ impl Messages {
 
     /// Takes the question about a message with an unknown outcome whose lookup is due.
     pub(super) fn due_lookup(&mut self, now: Now) -> Option<PostRequest> {
-        self.reconciler.next_deadline().filter(|at| *at <= now.instant)?;
+        self.unknown_outcomes.next_deadline().filter(|at| *at <= now.instant)?;
         let request = self.request_ids.allocate();
-        let post = self.reconciler.take_due(now.instant, request);
+        let post = self.unknown_outcomes.take_due(now.instant, request);
         let pending = post.and_then(|post| self.delivery.get(post));
         let ask = pending.and_then(PendingMessage::lookup_request);
         debug_assert!(ask.is_some(), "a message that is looked up is in flight, with a credential");
@@ -230,7 +236,7 @@ impl Messages {
                 Some(PostEnd::failed(post, Failure::Unusable))
             }
             (LookupVerdict::Failed | LookupVerdict::NotStored | LookupVerdict::Unclear, _) => {
-                let is_scheduled = self.reconciler.schedule_next(post, now.instant);
+                let is_scheduled = self.unknown_outcomes.schedule_next(post, now.instant);
                 (!is_scheduled).then(|| PostEnd::failed(post, Failure::Unknown))
             }
         }
@@ -284,7 +290,7 @@ impl Messages {
         post: RequestId,
         result: &Result<Stored, ClientError>,
     ) -> Option<PendingMessage> {
-        self.reconciler.remove(post);
+        self.unknown_outcomes.remove(post);
         let mut pending = self.delivery.finish(post)?;
         if let Ok(stored) = result {
             if let Some(message) = &stored.message {
@@ -304,7 +310,7 @@ impl Messages {
     /// Abandons all messages when the server stops, each with the error for its sender. Those never
     /// posted come first.
     pub(super) fn abandon(&mut self) -> Vec<(PendingMessage, ClientError)> {
-        self.reconciler.clear();
+        self.unknown_outcomes.clear();
         self.delivery.abandon()
     }
 
@@ -410,7 +416,7 @@ impl Messages {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
             self.delivery.next_deadline(),
-            self.reconciler.next_deadline(),
+            self.unknown_outcomes.next_deadline(),
             self.undelivered.next_deadline(),
             self.dedup.next_deadline(),
         ];
@@ -439,13 +445,13 @@ impl Messages {
 
     /// The post that a lookup is about.
     pub(super) fn post_of(&self, lookup: RequestId) -> Option<RequestId> {
-        self.reconciler.post_of(lookup)
+        self.unknown_outcomes.post_of(lookup)
     }
 
     /// Asserts that the tables agree with each other.
     pub(super) fn check_invariants(&self) {
         self.delivery.check_invariants();
-        self.reconciler.check_invariants();
+        self.unknown_outcomes.check_invariants();
         self.settled.check_invariants();
         self.dedup.check_invariants();
         self.undelivered.check_invariants();

@@ -1,9 +1,9 @@
 //! Delivers outcomes: the stored message to its thread and author, or the error to its author.
 
 use super::Hub;
-use super::delivery::PendingMessage;
 use super::interface::{ConnId, Now, Stored, Target};
 use super::membership::Held;
+use super::messages::delivery::PendingMessage;
 use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Hub;
-use super::authentication::AuthState;
-use super::dedup::DedupKey;
-use super::delivery::{PendingMessage, server_stopping};
+use super::auth::identity::AuthState;
 use super::interface::{ConnId, Failure, FailureContext, Now, Target};
 use super::messages::Repeat;
+use super::messages::dedup::DedupKey;
+use super::messages::delivery::{PendingMessage, server_stopping};
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage, parse};
 use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::Hub;
-use super::authentication::proofs::CredentialStatus;
-use super::authentication::{AuthState, AuthTimeout, Claim, REFUSALS_MAX, UNANSWERED_MAX};
+use super::auth::identity::{AuthState, AuthTimeout, Claim, REFUSALS_MAX, UNANSWERED_MAX};
+use super::auth::proofs::CredentialStatus;
 use super::interface::{ConnId, Failure, FailureContext, Now, Proven};
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;

@@ -18,7 +18,7 @@ use super::SiteSettings;
 use super::buddyboss::{self, ProbeFinding, Reply, Request};
 use super::checks::{self, PageProgress, ParticipantPages};
 use super::health::Health;
-use super::reconcile;
+use super::message_lookup;
 use super::url_style::UrlStyle;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
@@ -146,10 +146,11 @@ impl Site {
     }
 
     fn lookup(&self, lookup: &Lookup, url_style: UrlStyle) -> Outcome {
-        let request = reconcile::lookup_request(lookup, url_style);
+        let request = message_lookup::lookup_request(lookup, url_style);
         match self.send(&request, self.request_timeout) {
             HttpOutcome::Replied(reply) => {
-                let answer = reconcile::parse_lookup_reply(lookup, &reply, lookup.posted.elapsed());
+                let answer =
+                    message_lookup::parse_lookup_reply(lookup, &reply, lookup.posted.elapsed());
                 Outcome::from_reply(answer, &reply, None)
             }
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {

@@ -6,7 +6,7 @@ use buddyline::hub::interface::{Answer, Failure as F, Lookup, LookupResult, Requ
 use buddyline::protocol::Id;
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::buddyboss::Reply;
-use buddyline::upstream::reconcile::{lookup_request, parse_lookup_reply as read};
+use buddyline::upstream::message_lookup::{lookup_request, parse_lookup_reply as read};
 use buddyline::upstream::url_style::UrlStyle;
 use serde_json::{Value, json};
 

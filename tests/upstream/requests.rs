@@ -13,7 +13,7 @@ use buddyline::upstream::buddyboss::{
 use buddyline::upstream::checks::{
     ParticipantPages, list_request, parse_prove_reply, prove_request,
 };
-use buddyline::upstream::reconcile::parse_lookup_reply;
+use buddyline::upstream::message_lookup::parse_lookup_reply;
 use buddyline::upstream::url_style::UrlStyle;
 use proptest::prelude::*;
 use serde_json::{Value, json};

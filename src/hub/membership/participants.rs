@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::hub::delivery::{PendingMessage, RequestTime};
+use crate::hub::auth::held_frames::HeldText;
 use crate::hub::failure::Failure;
-use crate::hub::held_frames::HeldText;
 use crate::hub::interface::{ConnId, Stored};
+use crate::hub::messages::delivery::{PendingMessage, RequestTime};
 use crate::protocol::credential::Credential;
 
 /// How long the site's answer that a user is not a participant is remembered.

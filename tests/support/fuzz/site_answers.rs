@@ -24,8 +24,8 @@ use buddyline::upstream::checks::{
     PAGES_MAX, PageProgress, ParticipantPages, list_request, parse_prove_reply,
 };
 use buddyline::upstream::jwt::{self, Verifier};
+use buddyline::upstream::message_lookup::parse_lookup_reply;
 use buddyline::upstream::normalize::normalize_text;
-use buddyline::upstream::reconcile::parse_lookup_reply;
 use buddyline::upstream::url_style::UrlStyle;
 use ring::hmac;
 

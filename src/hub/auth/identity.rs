@@ -1,33 +1,31 @@
-//! Authentication: the credential, claimed user, timeouts and held frames of each connection.
-
-pub(crate) mod proofs;
+//! Identities: the credential, claimed user, timeouts and held frames of each connection.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::deadlines::{DeadlineKey, Deadlines};
-use super::failure::Failure;
 use super::held_frames::HeldText;
-use super::interface::{ConnId, Now, Proven};
+use super::proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER};
+use crate::hub::deadlines::{DeadlineKey, Deadlines};
+use crate::hub::failure::Failure;
+use crate::hub::interface::{ConnId, Now, Proven};
 use crate::metrics::HitCounter;
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
 use crate::protocol::{Id, IdKey};
-use proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER};
 
 /// How long a connection with an expired token may take to renew it (`PROTOCOL.md` 4).
 const RENEWAL_GRACE: Duration = Duration::from_secs(60);
 /// Refused credentials after which a connection is closed.
-pub(super) const REFUSALS_MAX: u8 = 3;
+pub(crate) const REFUSALS_MAX: u8 = 3;
 /// Consecutive unanswered credentials after which a connection is closed.
-pub(super) const UNANSWERED_MAX: u8 = 10;
+pub(crate) const UNANSWERED_MAX: u8 = 10;
 /// Maximum delay of a timer. When it fires, the wall clock is read again, since it may have been
 /// set.
 const TIMER_MAX: Duration = Duration::from_secs(3600);
 
 /// A `user_connected` frame whose user has not been proven.
 #[derive(Clone, Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     /// The user that the client claims to be.
     pub user: Id,
     /// What the reply refers to.
@@ -36,12 +34,12 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Whether the proven user is the claimed one.
-    pub(super) fn is_of(&self, proven: Proven) -> bool {
+    pub(crate) fn is_of(&self, proven: Proven) -> bool {
         self.user.key == IdKey::Number(proven.user)
     }
 }
 
-/// Authentication state of one connection.
+/// Identities state of one connection.
 #[derive(Debug, Default)]
 struct ConnState {
     /// The credential that the client sent last.
@@ -67,7 +65,7 @@ struct ConnState {
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AuthState {
+pub(crate) enum AuthState {
     /// It may only authenticate.
     Anonymous,
     /// It may do everything that its user may.
@@ -78,7 +76,7 @@ pub(super) enum AuthState {
 
 /// Reason for an authentication timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AuthTimeout {
+pub(crate) enum AuthTimeout {
     /// The connection has not proven a user in time.
     Anonymous {
         /// Whether a credential was refused.
@@ -96,21 +94,21 @@ pub(super) enum AuthTimeout {
 
 /// All credentials, and the authentication state of each connection.
 #[derive(Debug, Default)]
-pub(super) struct Authentication {
+pub(crate) struct Identities {
     proofs: Proofs,
     /// By slot; a connection has an entry once it has sent a credential or a claim.
     states: Vec<Option<Box<ConnState>>>,
     timeouts: Deadlines<ConnId>,
 }
 
-impl Authentication {
+impl Identities {
     /// Adds a connection, which takes no memory until it authenticates.
-    pub(super) fn open(&mut self, conn: ConnId) {
+    pub(crate) fn open(&mut self, conn: ConnId) {
         debug_assert!(self.get(conn).is_none(), "a new slot is empty");
     }
 
     /// Removes a connection and returns its held frames.
-    pub(super) fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
+    pub(crate) fn close(&mut self, conn: ConnId, now: Instant) -> VecDeque<HeldText> {
         self.set_timeout(conn, None);
         let Some(state) = self.states.get_mut(conn.slot as usize).and_then(Option::take) else {
             return VecDeque::new();
@@ -124,13 +122,13 @@ impl Authentication {
     // ---- credentials
 
     /// Stores a connection's credential for its messages, without verifying it.
-    pub(super) fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
+    pub(crate) fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
         let ix = self.proofs.intern(credential);
         self.set_presented(conn, ix, now);
     }
 
     /// Checks a credential that a client sends, with the claim that it is to prove.
-    pub(super) fn authenticate(
+    pub(crate) fn authenticate(
         &mut self,
         conn: ConnId,
         credential: Credential,
@@ -144,7 +142,7 @@ impl Authentication {
     }
 
     /// Checks the token of a message. An earlier claim stays pending.
-    pub(super) fn authenticate_with_message(
+    pub(crate) fn authenticate_with_message(
         &mut self,
         conn: ConnId,
         credential: Credential,
@@ -157,7 +155,7 @@ impl Authentication {
 
     /// Drops the credential that a connection waits for if it came with a message, and returns
     /// whether it did. The message presents it again when it is processed.
-    pub(super) fn take_message_credential(&mut self, conn: ConnId, now: Now) -> bool {
+    pub(crate) fn take_message_credential(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if !std::mem::take(&mut state.from_message) {
             return false;
@@ -170,7 +168,7 @@ impl Authentication {
     }
 
     /// Checks the credential that the client sent last; `None` if there is none.
-    pub(super) fn reauthenticate(
+    pub(crate) fn reauthenticate(
         &mut self,
         conn: ConnId,
         claim: Option<Claim>,
@@ -184,13 +182,13 @@ impl Authentication {
     }
 
     /// Returns why the site has not decided on the connection's last credential.
-    pub(super) fn last_failure(&self, conn: ConnId) -> Option<Failure> {
+    pub(crate) fn last_failure(&self, conn: ConnId) -> Option<Failure> {
         self.proofs.last_failure(self.presented(conn)?)
     }
 
     /// Whether the site has not decided on the connection's last credential, and may be asked
     /// again.
-    pub(super) fn can_retry(&self, conn: ConnId, now: Now) -> bool {
+    pub(crate) fn can_retry(&self, conn: ConnId, now: Now) -> bool {
         self.presented(conn).is_some_and(|ix| self.proofs.can_retry(ix, now.instant))
     }
 
@@ -209,17 +207,17 @@ impl Authentication {
     }
 
     /// Returns the credential for a query; `None` if no connection waits for it any more.
-    pub(super) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
+    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
         self.proofs.begin_query(ix)
     }
 
     /// Takes the queued credentials for which no connection waits any more.
-    pub(super) fn take_cancelled(&mut self) -> Vec<ProofIx> {
+    pub(crate) fn take_cancelled(&mut self) -> Vec<ProofIx> {
         self.proofs.take_cancelled()
     }
 
     /// Records the site's answer for a credential and returns the connections that wait for it.
-    pub(super) fn record_answer(
+    pub(crate) fn record_answer(
         &mut self,
         ix: ProofIx,
         result: Result<Proven, Failure>,
@@ -234,20 +232,20 @@ impl Authentication {
 
     /// Returns the proof of the connection's user if it is old enough to ask the site again, and
     /// marks the query as pending.
-    pub(super) fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
+    pub(crate) fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
         let ix = self.get(conn)?.proven?;
         self.proofs.begin_renewal(ix, now.instant).then_some(ix)
     }
 
     /// Records a user whom the site has named for a credential without a query.
-    pub(super) fn record(&mut self, credential: &Credential, proven: Proven, now: Instant) {
+    pub(crate) fn record(&mut self, credential: &Credential, proven: Proven, now: Instant) {
         let ix = self.proofs.intern(credential.clone());
         self.proofs.record(ix, Ok(proven), now);
     }
 
     /// Records that the site refuses a credential, and returns the connections whose user it
     /// proved.
-    pub(super) fn revoke(
+    pub(crate) fn revoke(
         &mut self,
         credential: &Credential,
         failure: Failure,
@@ -262,18 +260,18 @@ impl Authentication {
     }
 
     /// Lists the connections whose user a credential proves.
-    pub(super) fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
+    pub(crate) fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
         let is_used = |conn: &ConnId| self.get(*conn).is_some_and(|state| state.proven == Some(ix));
         self.proofs.conns(ix).iter().copied().filter(is_used).collect()
     }
 
     /// Returns the credential that proves a connection's user.
-    pub(super) fn proven_credential(&self, conn: ConnId) -> Option<&Credential> {
+    pub(crate) fn proven_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.get(conn)?.proven?)
     }
 
     /// Returns the credential for a connection's messages: the one that the client sent last.
-    pub(super) fn latest_credential(&self, conn: ConnId) -> Option<&Credential> {
+    pub(crate) fn latest_credential(&self, conn: ConnId) -> Option<&Credential> {
         self.proofs.credential(self.presented(conn)?)
     }
 
@@ -281,7 +279,7 @@ impl Authentication {
 
     /// Records that the presented credential proves the connection's user, and sets the expiry.
     /// Returns the pending claim.
-    pub(super) fn set_proven(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
+    pub(crate) fn set_proven(&mut self, conn: ConnId, proven: Proven, now: Now) -> Option<Claim> {
         let state = self.state(conn);
         let previous = std::mem::replace(&mut state.proven, state.presented);
         state.pending = false;
@@ -299,7 +297,7 @@ impl Authentication {
 
     /// Records that the presented credential proves no new user. It is dropped, unless the
     /// connection is anonymous and `may_try_again` with it. Returns the pending claim.
-    pub(super) fn fall_back(
+    pub(crate) fn fall_back(
         &mut self,
         conn: ConnId,
         may_try_again: bool,
@@ -319,12 +317,12 @@ impl Authentication {
     }
 
     /// Returns the claim that waits for a proof.
-    pub(super) fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
+    pub(crate) fn claim_of(&self, conn: ConnId) -> Option<&Claim> {
         self.get(conn)?.claim.as_ref()
     }
 
     /// Starts the renewal period of an expired token; false if it has started already.
-    pub(super) fn expire(&mut self, conn: ConnId, now: Now) -> bool {
+    pub(crate) fn expire(&mut self, conn: ConnId, now: Now) -> bool {
         let state = self.state(conn);
         if state.proven.is_none() || state.grace.is_some() {
             return false;
@@ -335,44 +333,44 @@ impl Authentication {
     }
 
     /// Stores a claim that no credential proves yet.
-    pub(super) fn store_claim(&mut self, conn: ConnId, claim: Claim) {
+    pub(crate) fn store_claim(&mut self, conn: ConnId, claim: Claim) {
         self.state(conn).claim = Some(claim);
     }
 
     /// Counts a refused credential and returns the number so far.
-    pub(super) fn count_refusal(&mut self, conn: ConnId) -> u8 {
+    pub(crate) fn count_refusal(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.refusals = state.refusals.saturating_add(1);
         state.refusals
     }
 
     /// Counts an unanswered credential and returns how many there were since the last proof.
-    pub(super) fn count_unanswered(&mut self, conn: ConnId) -> u8 {
+    pub(crate) fn count_unanswered(&mut self, conn: ConnId) -> u8 {
         let state = self.state(conn);
         state.unanswered = state.unanswered.saturating_add(1);
         state.unanswered
     }
 
     /// Starts the timeout of an anonymous connection, unless it is running already.
-    pub(super) fn start_auth_timeout(&mut self, conn: ConnId, until: Instant) {
+    pub(crate) fn start_auth_timeout(&mut self, conn: ConnId, until: Instant) {
         if self.state(conn).deadline.is_none() {
             self.set_timeout(conn, Some(until));
         }
     }
 
     /// Marks a connection as being closed and stops its timeouts.
-    pub(super) fn mark_closing(&mut self, conn: ConnId) {
+    pub(crate) fn mark_closing(&mut self, conn: ConnId) {
         self.state(conn).closing = true;
         self.set_timeout(conn, None);
     }
 
     /// Whether a connection is being closed.
-    pub(super) fn is_closing(&self, conn: ConnId) -> bool {
+    pub(crate) fn is_closing(&self, conn: ConnId) -> bool {
         self.get(conn).is_some_and(|state| state.closing)
     }
 
     /// Returns what a connection may do.
-    pub(super) fn auth_state(&self, conn: ConnId) -> AuthState {
+    pub(crate) fn auth_state(&self, conn: ConnId) -> AuthState {
         match self.get(conn) {
             Some(state) if state.grace.is_some() => AuthState::Expired,
             Some(state) if state.proven.is_some() => AuthState::Proven,
@@ -382,41 +380,41 @@ impl Authentication {
 
     /// Returns the pending claim, if any, of a connection that waits for the site's answer. The
     /// frames of such a connection have to be held.
-    pub(super) fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
+    pub(crate) fn pending(&self, conn: ConnId) -> Option<Option<&Claim>> {
         let state = self.get(conn).filter(|state| state.pending)?;
         Some(state.claim.as_ref())
     }
 
     /// Holds a frame until the site has answered, in front of the other held frames or behind them.
-    pub(super) fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
+    pub(crate) fn hold(&mut self, conn: ConnId, text: HeldText, first: bool) {
         let held = &mut self.state(conn).held;
         if first { held.push_front(text) } else { held.push_back(text) }
     }
 
     /// Whether frames of this connection are held.
-    pub(super) fn has_held_frames(&self, conn: ConnId) -> bool {
+    pub(crate) fn has_held_frames(&self, conn: ConnId) -> bool {
         self.get(conn).is_some_and(|state| !state.held.is_empty())
     }
 
     /// Takes the next held frame, even if the connection still waits.
-    pub(super) fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
+    pub(crate) fn take_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn)?.held.pop_front()
     }
 
     /// Takes the next held frame, unless the connection still waits.
-    pub(super) fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
+    pub(crate) fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
         self.get_mut(conn).filter(|state| !state.pending)?.held.pop_front()
     }
 
     // ---- timeouts
 
     /// Returns when the next credential expires or the next connection times out.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         [self.proofs.next_deadline(), self.timeouts.next()].into_iter().flatten().min()
     }
 
     /// Takes one connection that times out at `now`; `None` when there are no more.
-    pub(super) fn pop_timeout(&mut self, now: Now) -> Option<(ConnId, AuthTimeout)> {
+    pub(crate) fn pop_timeout(&mut self, now: Now) -> Option<(ConnId, AuthTimeout)> {
         self.proofs.forget(now.instant);
         while let Some(conn) = self.timeouts.pop_due(now.instant) {
             let Some(state) = self.get_mut(conn) else {
@@ -476,7 +474,7 @@ impl Authentication {
     }
 
     fn state(&mut self, conn: ConnId) -> &mut ConnState {
-        super::capacity::ensure_slot(&mut self.states, conn.slot);
+        crate::hub::capacity::ensure_slot(&mut self.states, conn.slot);
         self.states[conn.slot as usize].get_or_insert_default()
     }
 
@@ -496,17 +494,17 @@ impl Authentication {
     }
 
     /// Returns hits and misses of the table of proofs.
-    pub(super) fn proof_hits(&self) -> HitCounter {
+    pub(crate) fn proof_hits(&self) -> HitCounter {
         self.proofs.hits()
     }
 
     /// Returns how many connections wait for the site's answer.
-    pub(super) fn pending_count(&self) -> usize {
+    pub(crate) fn pending_count(&self) -> usize {
         self.states.iter().flatten().filter(|state| state.pending).count()
     }
 
     /// Asserts that the tables agree with each other.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         self.proofs.check_invariants(|conn, ix| {
             let state = self.get(conn);
             state.is_some_and(|state| state.presented == Some(ix) || state.proven == Some(ix))

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::deadlines::{DeadlineKey, Deadlines};
-use super::interface::ConnId;
+use crate::hub::deadlines::{DeadlineKey, Deadlines};
+use crate::hub::interface::ConnId;
 use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
 
@@ -27,7 +27,7 @@ const FORGET_BATCH: usize = 256;
 
 /// The scope of a `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Sender {
+pub(crate) enum Sender {
     /// A user, on any connection.
     User(IdKey),
     /// An anonymous connection.
@@ -36,7 +36,7 @@ pub(super) enum Sender {
 
 /// Identifies a message by its sender and `clientId`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct DedupKey {
+pub(crate) struct DedupKey {
     /// The sender.
     pub sender: Sender,
     /// The `clientId`.
@@ -45,7 +45,7 @@ pub(super) struct DedupKey {
 
 /// Result of [`Dedup::find`].
 #[derive(Debug)]
-pub(super) enum DedupResult {
+pub(crate) enum DedupResult {
     /// The message is new.
     New,
     /// A duplicate whose outcome is known.
@@ -74,7 +74,7 @@ struct DedupEntry {
 
 /// Messages in flight and remembered outcomes, by their keys.
 #[derive(Debug, Default)]
-pub(super) struct Dedup {
+pub(crate) struct Dedup {
     entries: HashMap<DedupKey, DedupEntry>,
     /// When outcomes expire.
     ends: Deadlines<DedupKey>,
@@ -86,7 +86,7 @@ pub(super) struct Dedup {
 impl Dedup {
     /// Looks up a message that a connection sends. If it is a duplicate of one in flight, the
     /// connection becomes a waiter for the outcome.
-    pub(super) fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
+    pub(crate) fn find(&mut self, key: &DedupKey, conn: ConnId, now: Instant) -> DedupResult {
         let Some(entry) = self.entries.get_mut(key) else { return DedupResult::New };
         match &mut entry.state {
             MessageState::Settled { .. } if entry.accepted_at + TTL <= now => DedupResult::New,
@@ -103,7 +103,7 @@ impl Dedup {
     }
 
     /// Records that a message has been accepted.
-    pub(super) fn insert(&mut self, key: DedupKey, now: Instant) {
+    pub(crate) fn insert(&mut self, key: DedupKey, now: Instant) {
         // An expired entry may still be there.
         self.remove(&key);
         let state = MessageState::InFlight(Vec::new());
@@ -112,7 +112,7 @@ impl Dedup {
 
     /// Records the outcome of a message and returns the connections that wait for it. With
     /// `remember` the outcome is kept for later duplicates, otherwise the message is forgotten.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         key: &DedupKey,
         outcome: &EncodedFrame,
@@ -141,17 +141,17 @@ impl Dedup {
     }
 
     /// Whether a connection waits for an outcome.
-    pub(super) fn has(&self, conn: ConnId) -> bool {
+    pub(crate) fn has(&self, conn: ConnId) -> bool {
         self.wait_counts.contains_key(&conn)
     }
 
     /// Returns when the next outcome expires.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
     /// Drops some expired outcomes; false if there is none.
-    pub(super) fn forget(&mut self, now: Instant) -> bool {
+    pub(crate) fn forget(&mut self, now: Instant) -> bool {
         let due = |this: &mut Self| this.ends.next().is_some_and(|at| at <= now);
         let mut any = false;
         for _ in 0..FORGET_BATCH {
@@ -195,12 +195,12 @@ impl Dedup {
 
     /// How many outcomes are remembered.
     #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.ends.count()
     }
 
     /// Asserts that the tables agree with each other.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         let settled = self.entries.values().filter_map(|entry| match &entry.state {
             MessageState::Settled { outcome, .. } => Some(outcome.len() + ENTRY_OVERHEAD),
             MessageState::InFlight(_) => None,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::interface::RequestId;
+use crate::hub::interface::RequestId;
 use crate::protocol::IdKey;
 
 /// Pairs of thread and sender that are remembered; beyond it, the one updated longest ago is
@@ -14,7 +14,7 @@ const SETTLED_MAX: usize = 10_000;
 
 /// When a message became the outcome of a request, relative to a later post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SettledWhen {
+pub(crate) enum SettledWhen {
     /// Never, as far as is known.
     Never,
     /// It, or a newer message, was settled before the post was sent to the site.
@@ -33,7 +33,7 @@ struct Newest {
 
 /// The newest settled message by thread and sender.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
+pub(crate) struct Settled {
     last: HashMap<(u64, IdKey), Newest>,
     by_age: BTreeMap<u64, (u64, IdKey)>,
     last_age: u64,
@@ -42,7 +42,7 @@ pub(super) struct Settled {
 impl Settled {
     /// Records that a message is the outcome of one of its sender's posts. `last_request` is the
     /// latest request so far.
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         thread: u64,
         sender: &IdKey,
@@ -68,7 +68,7 @@ impl Settled {
     }
 
     /// Tells whether a message was settled before or after the request `post` was sent.
-    pub(super) fn settled_when(
+    pub(crate) fn settled_when(
         &self,
         thread: u64,
         sender: &IdKey,
@@ -85,7 +85,7 @@ impl Settled {
     }
 
     /// Asserts that the tables agree with each other.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         assert!(self.last.len() <= SETTLED_MAX && self.last.len() == self.by_age.len());
         assert!(self.by_age.iter().all(|(age, key)| self.last[key].age == *age));
     }

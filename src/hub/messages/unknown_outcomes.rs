@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::deadlines::{DeadlineKey, Deadlines};
-use super::failure::SiteState;
-use super::interface::RequestId;
+use crate::hub::deadlines::{DeadlineKey, Deadlines};
+use crate::hub::failure::SiteState;
+use crate::hub::interface::RequestId;
 
 /// When the thread is looked up, counted from the failure. A site that has finished the request has
 /// stored the message or never will, so the first lookup with an answer decides.
@@ -31,27 +31,27 @@ struct Unresolved {
 
 /// All messages with an unknown outcome, by the request that posted them.
 #[derive(Debug, Default)]
-pub(super) struct Reconciler {
+pub(crate) struct UnknownOutcomes {
     unresolved: HashMap<RequestId, Unresolved>,
     due: Deadlines<RequestId>,
     /// Lookups in flight, with the post that each is about.
     in_flight: HashMap<RequestId, RequestId>,
 }
 
-impl Reconciler {
+impl UnknownOutcomes {
     /// Records that a post failed and its outcome is unknown, and schedules the first lookup.
-    pub(super) fn begin(&mut self, post: RequestId, site_state: SiteState, now: Instant) {
+    pub(crate) fn begin(&mut self, post: RequestId, site_state: SiteState, now: Instant) {
         self.unresolved.insert(post, Unresolved { site_state, failed_at: now, due: None });
         self.schedule_next(post, now);
     }
 
     /// Returns when the next lookup is due.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.due.next()
     }
 
     /// Takes a post whose lookup is due, and records `lookup` as the request that performs it.
-    pub(super) fn take_due(&mut self, now: Instant, lookup: RequestId) -> Option<RequestId> {
+    pub(crate) fn take_due(&mut self, now: Instant, lookup: RequestId) -> Option<RequestId> {
         let post = self.due.pop_due(now)?;
         if let Some(unresolved) = self.unresolved.get_mut(&post) {
             unresolved.due = None;
@@ -61,19 +61,19 @@ impl Reconciler {
     }
 
     /// Returns the post that a lookup is about.
-    pub(super) fn post_of(&self, lookup: RequestId) -> Option<RequestId> {
+    pub(crate) fn post_of(&self, lookup: RequestId) -> Option<RequestId> {
         self.in_flight.get(&lookup).copied()
     }
 
     /// Takes a lookup that was answered; `None` if there is no such request. The caller continues
-    /// with [`Reconciler::schedule_next`] or [`Reconciler::remove`].
-    pub(super) fn finish_lookup(&mut self, lookup: RequestId) -> Option<(RequestId, SiteState)> {
+    /// with [`UnknownOutcomes::schedule_next`] or [`UnknownOutcomes::remove`].
+    pub(crate) fn finish_lookup(&mut self, lookup: RequestId) -> Option<(RequestId, SiteState)> {
         let post = self.in_flight.remove(&lookup)?;
         self.unresolved.get(&post).map(|unresolved| (post, unresolved.site_state))
     }
 
     /// Schedules the next lookup that is still in the future; false if there is none.
-    pub(super) fn schedule_next(&mut self, post: RequestId, now: Instant) -> bool {
+    pub(crate) fn schedule_next(&mut self, post: RequestId, now: Instant) -> bool {
         let Some(unresolved) = self.unresolved.get_mut(&post) else { return false };
         let delays = match unresolved.site_state {
             SiteState::Finished => &DELAYS_WHEN_FINISHED,
@@ -85,19 +85,19 @@ impl Reconciler {
     }
 
     /// Removes a post whose outcome is decided.
-    pub(super) fn remove(&mut self, post: RequestId) {
+    pub(crate) fn remove(&mut self, post: RequestId) {
         if let Some(due) = self.unresolved.remove(&post).and_then(|unresolved| unresolved.due) {
             self.due.cancel(due);
         }
     }
 
     /// Removes all posts, before the server stops.
-    pub(super) fn clear(&mut self) {
-        *self = Reconciler::default();
+    pub(crate) fn clear(&mut self) {
+        *self = UnknownOutcomes::default();
     }
 
     /// Asserts that each post is scheduled for a lookup or has one in flight.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         assert_eq!(self.unresolved.len(), self.due.count() + self.in_flight.len());
         assert!(self.in_flight.values().all(|post| self.unresolved.contains_key(post)));
         assert_eq!(

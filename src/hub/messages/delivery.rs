@@ -10,16 +10,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::deadlines::{DeadlineKey, Deadlines};
 use super::dedup::DedupKey;
-use super::interface::{Ask, ConnId, DeliveryLimits, Lookup, Now, Post, RequestId, Target};
+use crate::hub::deadlines::{DeadlineKey, Deadlines};
+use crate::hub::interface::{Ask, ConnId, DeliveryLimits, Lookup, Now, Post, RequestId, Target};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
 use crate::protocol::{ClientError, ErrorCode, Id};
 
 /// Messages in one lane must not overtake each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     /// Messages into this thread.
     Thread(u64),
     /// Messages into new threads.
@@ -36,7 +36,7 @@ struct LaneQueue {
 
 /// A message that is waiting or in flight.
 #[derive(Debug)]
-pub(super) struct PendingMessage {
+pub(crate) struct PendingMessage {
     /// The connection that sent it.
     pub origin: ConnId,
     /// The connection that gets the outcome: the origin, or its user's next one.
@@ -63,7 +63,7 @@ pub(super) struct PendingMessage {
 
 impl PendingMessage {
     /// Returns the lane of the message.
-    pub(super) fn lane(&self) -> Lane {
+    pub(crate) fn lane(&self) -> Lane {
         match self.target {
             Target::Thread(thread) => Lane::Thread(thread),
             Target::NewThread { .. } => Lane::NewThreads,
@@ -80,7 +80,7 @@ impl PendingMessage {
     }
 
     /// Returns the lookup of the message in its thread; `None` without a credential to ask with.
-    pub(super) fn lookup_request(&self) -> Option<Box<Ask>> {
+    pub(crate) fn lookup_request(&self) -> Option<Box<Ask>> {
         Some(Box::new(Ask::Lookup(Lookup {
             credential: self.credential.clone()?,
             target: self.target,
@@ -93,7 +93,7 @@ impl PendingMessage {
 }
 
 /// Returns the error for a message that waited too long in its lane.
-pub(super) fn waited_too_long(max_wait: Duration) -> ClientError {
+pub(crate) fn waited_too_long(max_wait: Duration) -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         format!(
@@ -105,7 +105,7 @@ pub(super) fn waited_too_long(max_wait: Duration) -> ClientError {
 }
 
 /// Returns the error for a message that was never sent to the site because the server stops.
-pub(super) fn server_stopping() -> ClientError {
+pub(crate) fn server_stopping() -> ClientError {
     ClientError::new(
         ErrorCode::NotStored,
         "The message was not stored: the server is stopping. Send it again in a moment.",
@@ -113,11 +113,11 @@ pub(super) fn server_stopping() -> ClientError {
 }
 
 /// A request to send to the site, with its id.
-pub(super) type PostRequest = (RequestId, Box<Ask>);
+pub(crate) type PostRequest = (RequestId, Box<Ask>);
 
 /// All messages that are waiting or in flight.
 #[derive(Debug, Default)]
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     /// Waiting messages. A lane has an entry exactly while it has a message in flight.
     lanes: HashMap<Lane, LaneQueue>,
     /// When the first message of each lane times out.
@@ -136,7 +136,7 @@ pub(super) struct Delivery {
 
 /// When a request was sent or an answer arrived: in time, and in the sequence of all requests.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RequestTime {
+pub(crate) struct RequestTime {
     /// The time.
     pub at: Instant,
     /// This request, or the latest one before that time.
@@ -145,24 +145,24 @@ pub(super) struct RequestTime {
 
 /// Generates request ids in the order in which requests are sent.
 #[derive(Debug, Default)]
-pub(super) struct RequestIds(u64);
+pub(crate) struct RequestIds(u64);
 
 impl RequestIds {
     /// Returns a new id.
-    pub(super) fn allocate(&mut self) -> RequestId {
+    pub(crate) fn allocate(&mut self) -> RequestId {
         self.0 += 1;
         RequestId(self.0)
     }
 
     /// Returns the latest id.
-    pub(super) fn last(&self) -> RequestId {
+    pub(crate) fn last(&self) -> RequestId {
         RequestId(self.0)
     }
 }
 
 impl Delivery {
     /// Creates an empty table; each message may wait this long.
-    pub(super) fn new(max_wait: Option<Duration>) -> Delivery {
+    pub(crate) fn new(max_wait: Option<Duration>) -> Delivery {
         Delivery { max_wait, ..Delivery::default() }
     }
 
@@ -171,7 +171,7 @@ impl Delivery {
     /// # Errors
     ///
     /// Returns the message if a limit on pending messages is reached.
-    pub(super) fn accept(
+    pub(crate) fn accept(
         &mut self,
         pending: PendingMessage,
         limits: &DeliveryLimits,
@@ -199,20 +199,20 @@ impl Delivery {
     }
 
     /// Returns the message that is in flight under this request id.
-    pub(super) fn get(&self, request: RequestId) -> Option<&PendingMessage> {
+    pub(crate) fn get(&self, request: RequestId) -> Option<&PendingMessage> {
         self.in_flight.get(&request)
     }
 
     /// Takes a message whose outcome is decided; `None` if there is no such request. The message
     /// counts until [`Delivery::settle`], and its lane stays blocked until [`Delivery::next`].
-    pub(super) fn finish(&mut self, request: RequestId) -> Option<PendingMessage> {
+    pub(crate) fn finish(&mut self, request: RequestId) -> Option<PendingMessage> {
         let pending = self.in_flight.remove(&request)?;
         self.unsettled += 1;
         Some(pending)
     }
 
     /// Returns the next request of a lane whose message is finished, or unblocks the lane.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         lane: Lane,
         request_ids: &mut RequestIds,
@@ -227,13 +227,13 @@ impl Delivery {
     }
 
     /// Returns when the next waiting message times out.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.wait_deadlines.next()
     }
 
     /// Takes a message that has waited too long, with the time limit. It counts until
     /// [`Delivery::settle`].
-    pub(super) fn expire_waiting(&mut self, now: Instant) -> Option<(PendingMessage, Duration)> {
+    pub(crate) fn expire_waiting(&mut self, now: Instant) -> Option<(PendingMessage, Duration)> {
         let max_wait = self.max_wait?;
         let lane = self.wait_deadlines.pop_due(now)?;
         self.lanes.get_mut(&lane)?.head_deadline = None;
@@ -260,14 +260,14 @@ impl Delivery {
     }
 
     /// Stops counting a message whose sender has got the outcome.
-    pub(super) fn settle(&mut self, pending: &PendingMessage) {
+    pub(crate) fn settle(&mut self, pending: &PendingMessage) {
         self.unsettled -= 1;
         self.uncount(pending);
     }
 
     /// Gives up all messages and returns the error of each: first those that were never sent, then
     /// those in flight.
-    pub(super) fn abandon(&mut self) -> Vec<(PendingMessage, ClientError)> {
+    pub(crate) fn abandon(&mut self) -> Vec<(PendingMessage, ClientError)> {
         let never_sent = server_stopping();
         let sent = ClientError::new(
             ErrorCode::UnknownOutcome,
@@ -292,12 +292,12 @@ impl Delivery {
     }
 
     /// Whether messages of this connection are waiting or in flight.
-    pub(super) fn has(&self, conn: ConnId) -> bool {
+    pub(crate) fn has(&self, conn: ConnId) -> bool {
         self.per_conn.contains_key(&conn)
     }
 
     /// Returns how many messages are waiting, in flight or not settled.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.total
     }
 
@@ -320,7 +320,7 @@ impl Delivery {
     }
 
     /// Asserts that each request has one owner, and that each lane has one request.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         assert_eq!(self.lanes.len(), self.in_flight.len());
         for pending in self.in_flight.values() {
             assert!(self.lanes.contains_key(&pending.lane()));

@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::authentication::proofs::ProofIx;
-use super::interface::RequestId;
+use super::proofs::ProofIx;
+use crate::hub::interface::RequestId;
 
 /// A query to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SiteQuery {
+pub(crate) enum SiteQuery {
     /// The user of this credential.
     Proof(ProofIx),
     /// The participants of this thread.
@@ -21,7 +21,7 @@ pub(super) enum SiteQuery {
 /// Queued queries and queries in flight. The caller queues a credential or thread only once, so
 /// there are never more queries than credentials and threads that wait for an answer.
 #[derive(Debug, Default)]
-pub(super) struct SiteQueries {
+pub(crate) struct SiteQueries {
     proofs: VecDeque<ProofIx>,
     /// The threads queued by each user. Users take turns, so one account cannot fill the queue.
     threads: HashMap<u64, VecDeque<u64>>,
@@ -33,12 +33,12 @@ pub(super) struct SiteQueries {
 
 impl SiteQueries {
     /// Queues a query about a credential.
-    pub(super) fn push_proof(&mut self, proof: ProofIx) {
+    pub(crate) fn push_proof(&mut self, proof: ProofIx) {
         self.proofs.push_back(proof);
     }
 
     /// Queues a query for the participants of a thread, on behalf of this user.
-    pub(super) fn push_participants(&mut self, thread: u64, user: u64) {
+    pub(crate) fn push_participants(&mut self, thread: u64, user: u64) {
         let threads = self.threads.entry(user).or_default();
         if threads.is_empty() {
             self.users.push_back(user);
@@ -47,14 +47,14 @@ impl SiteQueries {
     }
 
     /// Removes a queued credential for which no connection waits any more.
-    pub(super) fn remove_proof(&mut self, proof: ProofIx) {
+    pub(crate) fn remove_proof(&mut self, proof: ProofIx) {
         if let Some(at) = self.proofs.iter().position(|other| *other == proof) {
             self.proofs.remove(at);
         }
     }
 
     /// Removes a user's queued threads for which `keep` is false.
-    pub(super) fn retain_threads(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
+    pub(crate) fn retain_threads(&mut self, user: u64, keep: impl Fn(u64) -> bool) {
         if let Some(threads) = self.threads.get_mut(&user) {
             threads.retain(|thread| keep(*thread));
             if threads.is_empty() {
@@ -77,7 +77,7 @@ impl SiteQueries {
     }
 
     /// Takes the next query to send, if fewer than `max_in_flight` are in flight.
-    pub(super) fn next(&mut self, max_in_flight: usize) -> Option<SiteQuery> {
+    pub(crate) fn next(&mut self, max_in_flight: usize) -> Option<SiteQuery> {
         if self.in_flight.len() >= max_in_flight {
             return None;
         }
@@ -91,17 +91,17 @@ impl SiteQueries {
     }
 
     /// Records that a query has been sent.
-    pub(super) fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
+    pub(crate) fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
         self.in_flight.insert(request, query);
     }
 
     /// Takes a query that was answered; `None` if there is no such request.
-    pub(super) fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
+    pub(crate) fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
         self.in_flight.remove(&request)
     }
 
     /// Returns how many queries are queued or in flight.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.in_flight.len()
             + self.proofs.len()
             + self.threads.values().map(VecDeque::len).sum::<usize>()

@@ -6,24 +6,24 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::interface::ConnId;
+use crate::hub::interface::ConnId;
 
 /// A held frame. It may contain a token, so `Debug` shows its length only and it is zeroed on drop.
-pub(super) struct HeldText(Zeroizing<Box<str>>);
+pub(crate) struct HeldText(Zeroizing<Box<str>>);
 
 impl HeldText {
     /// Copies the text of a frame.
-    pub(super) fn new(text: &str) -> HeldText {
+    pub(crate) fn new(text: &str) -> HeldText {
         HeldText(Zeroizing::new(text.into()))
     }
 
     /// Returns the text.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Returns the length in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.len()
     }
 }
@@ -74,7 +74,7 @@ impl FrameUsage {
 
 /// How many frames and bytes are held now: in all, per connection and per user.
 #[derive(Debug, Default)]
-pub(super) struct HeldFrames {
+pub(crate) struct HeldFrames {
     all: FrameUsage,
     /// By slot, with the serial of the connection that is counted.
     per_slot: Vec<(u32, FrameUsage)>,
@@ -83,7 +83,7 @@ pub(super) struct HeldFrames {
 
 impl HeldFrames {
     /// Whether there is room for a frame. `user` is the connection's user, if it is known.
-    pub(super) fn has_room(
+    pub(crate) fn has_room(
         &self,
         conn: ConnId,
         user: Option<u64>,
@@ -105,13 +105,13 @@ impl HeldFrames {
     }
 
     /// Whether a frame of this connection is held.
-    pub(super) fn has(&self, conn: ConnId) -> bool {
+    pub(crate) fn has(&self, conn: ConnId) -> bool {
         let own = self.per_slot.get(conn.slot as usize);
         own.is_some_and(|(serial, usage)| *serial == conn.serial && usage.frames > 0)
     }
 
     /// Counts a held frame; false if there is no room.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         conn: ConnId,
         user: Option<u64>,
@@ -138,7 +138,7 @@ impl HeldFrames {
     }
 
     /// Stops counting a held frame, even if its connection has closed.
-    pub(super) fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
+    pub(crate) fn remove(&mut self, conn: ConnId, user: Option<u64>, bytes: usize) {
         self.all.remove(bytes);
         if let Some(Entry::Occupied(mut of_user)) = user.map(|user| self.by_user.entry(user)) {
             of_user.get_mut().remove(bytes);
@@ -154,7 +154,7 @@ impl HeldFrames {
     }
 
     /// Returns how many frames are held.
-    pub(super) fn frames(&self) -> usize {
+    pub(crate) fn frames(&self) -> usize {
         self.all.frames
     }
 }

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::deadlines::Deadlines;
-use super::interface::ConnId;
+use crate::hub::deadlines::Deadlines;
+use crate::hub::interface::ConnId;
 use crate::protocol::IdKey;
 use crate::protocol::server::EncodedFrame;
 
@@ -31,7 +31,7 @@ struct LostConnection {
 
 /// All lost connections, by user.
 #[derive(Debug, Default)]
-pub(super) struct Undelivered {
+pub(crate) struct Undelivered {
     lost: HashMap<IdKey, Vec<(ConnId, LostConnection)>>,
     ends: Deadlines<(ConnId, IdKey)>,
     bytes: usize,
@@ -40,7 +40,7 @@ pub(super) struct Undelivered {
 impl Undelivered {
     /// Records that a connection no longer belongs to a user. It is remembered if messages of the
     /// user are in flight on it.
-    pub(super) fn register_lost(
+    pub(crate) fn register_lost(
         &mut self,
         conn: ConnId,
         user: &IdKey,
@@ -61,7 +61,7 @@ impl Undelivered {
 
     /// Makes a user's new connection a successor of the lost ones, and returns the outcomes kept
     /// for the user, in order.
-    pub(super) fn hand_over(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
+    pub(crate) fn hand_over(&mut self, conn: ConnId, user: &IdKey) -> Vec<EncodedFrame> {
         let mut kept = Vec::new();
         for (gone, lost) in self.lost.get_mut(user).into_iter().flatten() {
             if *gone != conn && lost.successors.len() < SUCCESSORS_MAX {
@@ -74,19 +74,19 @@ impl Undelivered {
     }
 
     /// Returns the connection that gets the outcomes of what this user sent on a lost connection.
-    pub(super) fn successor_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
+    pub(crate) fn successor_of(&self, conn: ConnId, user: &IdKey) -> Option<ConnId> {
         self.find(conn, user)?.successors.first().copied()
     }
 
     /// Lists the lost connections whose outcomes go to this connection of the user.
-    pub(super) fn predecessors(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
+    pub(crate) fn predecessors(&self, conn: ConnId, user: &IdKey) -> impl Iterator<Item = ConnId> {
         let lost = self.lost.get(user).into_iter().flatten();
         lost.filter(move |(_, lost)| lost.successors.first() == Some(&conn)).map(|(gone, _)| *gone)
     }
 
     /// Keeps an outcome of a message that this user sent on a lost connection, if that connection
     /// is still remembered.
-    pub(super) fn store(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
+    pub(crate) fn store(&mut self, conn: ConnId, user: &IdKey, frame: EncodedFrame) {
         let mut lost = self.lost.get_mut(user).into_iter().flatten();
         if let Some((_, lost)) = lost.find(|(gone, _)| *gone == conn) {
             self.bytes += frame.len();
@@ -96,12 +96,12 @@ impl Undelivered {
     }
 
     /// Returns when the next lost connection expires.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.ends.next()
     }
 
     /// Drops expired lost connections and their outcomes.
-    pub(super) fn forget(&mut self, now: Instant) {
+    pub(crate) fn forget(&mut self, now: Instant) {
         while let Some((conn, user)) = self.ends.pop_due(now) {
             self.remove(conn, &user);
         }
@@ -135,7 +135,7 @@ impl Undelivered {
     }
 
     /// Asserts that the tables agree with each other.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         let all = || self.lost.values().flatten();
         assert_eq!(all().count(), self.ends.count());
         let kept = all().flat_map(|(_, lost)| &lost.kept);
