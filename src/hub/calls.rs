@@ -7,6 +7,7 @@ mod attempts;
 mod call;
 mod ended;
 mod relay;
+mod ringing;
 mod teardown;
 
 use std::collections::HashMap;
@@ -345,9 +346,8 @@ impl Calls {
         call.parties.push(Party::caller(new.caller, new.device, new.call_aware));
         call.parties.extend(new.called.into_iter().map(|(user, on)| Party::called(user, on)));
         let ix = self.calls.insert(call) as CallIx;
-        let call = &mut self.calls[ix as usize];
-        call.ring_timer =
-            Some(self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix)));
+        self.start_ring_timeout(ix, settings, now);
+        let call = &self.calls[ix as usize];
         for party in &call.parties {
             self.by_user.entry(party.user.key.clone()).or_default().push(ix);
         }
@@ -356,30 +356,6 @@ impl Calls {
         }
         self.ring(ix, new.frame, new.is_offer);
         ix
-    }
-
-    /// Sends the caller's repeated call frame or new offer to the ringing devices. A repeated call
-    /// frame, but not an offer, restarts the ring timeout.
-    pub(super) fn ring_again(
-        &mut self,
-        ix: CallIx,
-        (frame, is_offer): (&EncodedFrame, bool),
-        settings: &CallSettings,
-        now: Instant,
-    ) {
-        if !is_offer {
-            let until = self.timers.set(now + settings.ring_lasts, CallTimer::RingTimeout(ix));
-            if let Some(before) = self.calls[ix as usize].ring_timer.replace(until) {
-                self.timers.cancel(before);
-            }
-        }
-        self.ring(ix, frame, is_offer);
-    }
-
-    fn ring(&mut self, ix: CallIx, frame: &EncodedFrame, is_offer: bool) {
-        let to = self.get(ix).ringing_devices();
-        self.notifications.push(Notification::Frame { to, frame: EncodedFrame::clone(frame) });
-        self.account_buffer(ix, |call, room| call.buffer_setup_frame(frame, is_offer, room));
     }
 
     // ---- answering
@@ -420,11 +396,8 @@ impl Calls {
 
     /// Marks a call as answered: both descriptions have been exchanged, so ringing cannot time out.
     pub(super) fn mark_answered(&mut self, ix: CallIx, now: Instant) {
-        let call = &mut self.calls[ix as usize];
-        call.state = CallState::Active;
-        if let Some(ring) = call.ring_timer.take() {
-            self.timers.cancel(ring);
-        }
+        self.calls[ix as usize].state = CallState::Active;
+        self.cancel_ring_timeout(ix);
         self.enforce_answered_limit(ix, now);
     }
 

@@ -7,7 +7,7 @@ use super::call::{Party, PartyState};
 use super::{CallEnd, CallIx, CallSettings, CallTimer, Calls, Notification};
 use crate::hub::capacity::SmallList;
 use crate::hub::interface::ConnId;
-use crate::protocol::server::{CallState, EncodedFrame, EndReason};
+use crate::protocol::server::{EncodedFrame, EndReason};
 use crate::protocol::{Id, IdKey};
 
 impl Calls {
@@ -91,19 +91,6 @@ impl Calls {
 
     fn unindex_user(&mut self, user: &IdKey, ix: CallIx) {
         unindex(&mut self.by_user, user, ix);
-    }
-
-    /// Cancels the ring timeout and drops the setup frames of a group call that rings nobody any
-    /// more.
-    pub(super) fn stop_ringing_if_answered(&mut self, ix: CallIx) {
-        let call = &mut self.calls[ix as usize];
-        if call.is_ringing() {
-            return;
-        }
-        if let Some(ring) = call.ring_timer.take() {
-            self.timers.cancel(ring);
-        }
-        self.account_buffer(ix, |call, _| call.drop_setup_frames());
     }
 
     // ---- devices that connect and disconnect
@@ -197,24 +184,7 @@ impl Calls {
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         match self.timers.pop_due(now) {
             None => return false,
-            Some(CallTimer::RingTimeout(ix)) => {
-                let call = &mut self.calls[ix as usize];
-                call.ring_timer = None;
-                match call.state {
-                    CallState::Connecting => self.end(ix, EndReason::Failed, None, now),
-                    _ if call.is_group => {
-                        let silent = call.parties.iter().filter(|party| !party.has_joined());
-                        let silent: Vec<IdKey> = silent.map(|p| p.user.key.clone()).collect();
-                        for user in silent {
-                            // Removing the last of them may end the call.
-                            if self.calls.contains(ix as usize) {
-                                self.leave(ix, &user, EndReason::NoAnswer, now);
-                            }
-                        }
-                    }
-                    _ => self.end(ix, EndReason::NoAnswer, None, now),
-                }
-            }
+            Some(CallTimer::RingTimeout(ix)) => self.handle_ring_timeout(ix, now),
             Some(CallTimer::ReconnectTimeout(ix, user)) => {
                 let call = &mut self.calls[ix as usize];
                 if let Some(at) = call.party(&user) {

@@ -366,7 +366,7 @@ impl Site {
         }
     }
 
-    /// What the sender's newest message in the thread says, as `upstream/reconcile.rs` reads it.
+    /// What the sender's newest message in the thread says, as `upstream/message_lookup.rs` reads it.
     fn look(&self, look: &Lookup, at: Instant) -> Result<LookupResult, Failure> {
         let token = self.caller(&look.credential, at)?;
         let (me, expires_s) = (token.user, token.expires_s);
