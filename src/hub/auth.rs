@@ -15,7 +15,7 @@ use crate::config::Trust;
 /// The tables of authentication.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
-    /// What each connection has presented, claimed and proven.
+    /// The tokens, claims and proofs of each connection.
     pub(super) identity: Authentication,
     /// Queries about credentials and participants, queued and in flight.
     pub(super) queries: SiteQueries,

@@ -1,4 +1,4 @@
-//! `buddyline bench` against real servers.
+//! `buddyline bench` against real servers: totals, limits, and faults of the server.
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn hundred_connections_receive_all_and_totals_match() {
         let sent = report["sent"].as_u64().unwrap();
         assert!((199..=201).contains(&sent), "{kind}: {report}");
         assert_eq!(report["joined"], 100);
-        assert_eq!(report["expected"], sent * 10, "each in a thread of ten: {report}");
+        assert_eq!(report["expected"], sent * 10, "each frame goes to a thread of ten: {report}");
         assert_eq!(report["delivered"], report["expected"]);
         assert_eq!(report["latency"]["count"], report["delivered"]);
         assert_eq!(report["handshake"]["count"], 100);
@@ -53,7 +53,7 @@ fn remote_server_is_not_loaded_without_consent() {
     assert_eq!(code, Some(2));
     assert!(words.contains("192.0.2.1") && words.contains("--allow-remote"), "{words}");
     let (code, _, words) = result(bench("ws://127.0.0.1:1", &["--rate=100000", "--seconds=300"]));
-    assert_eq!(code, Some(2), "too many frames to remember");
+    assert_eq!(code, Some(2), "too many frames to keep in memory");
     assert!(words.contains("--rate"), "{words}");
 }
 
@@ -75,8 +75,8 @@ fn killed_server_ends_the_run_and_is_reported() {
 
 #[test]
 fn server_that_only_pings_is_abandoned() {
-    let nobody = "127.0.0.1:1".parse().unwrap();
-    let proxy = FaultyProxy::start(nobody, ProxyFault::Pings);
+    let unused = "127.0.0.1:1".parse().unwrap();
+    let proxy = FaultyProxy::start(unused, ProxyFault::Pings);
     let begun = Instant::now();
     let url = format!("ws://{}", proxy.address());
     let (code, report, words) = result(bench(&url, &["--connections", "3", "--seconds", "1"]));
