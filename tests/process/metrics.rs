@@ -280,7 +280,10 @@ fn each_family_has_help_and_no_client_supplied_labels() {
         assert!(ours && name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
         assert!(family.help.len() > 10 && family.help.ends_with('.'), "{name}: {}", family.help);
         assert_eq!(family.kind == "counter", name.ends_with("_total"), "{name}");
-        assert!(page.samples.keys().any(|sample| sample.starts_with(&**name)), "{name} has no samples");
+        assert!(
+            page.samples.keys().any(|sample| sample.starts_with(&**name)),
+            "{name} has no samples"
+        );
     }
 }
 
@@ -415,7 +418,11 @@ fn full_server_still_serves_metrics() {
         assert!(status(&answer) == "200" && answer.ends_with(body), "{answer}");
     }
     let page = scrape(&server);
-    assert_eq!(page.of("buddyline_connections{state=\"open\"}"), 1.0, "monitors are not counted as clients");
+    assert_eq!(
+        page.of("buddyline_connections{state=\"open\"}"),
+        1.0,
+        "monitors are not counted as clients"
+    );
     assert_eq!(page.of("buddyline_connections_accepted_total"), 1.0);
 }
 

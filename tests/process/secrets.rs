@@ -446,7 +446,11 @@ impl LeakScenario {
                     true => self.password(&name, user),
                     false => self.good(&name, user),
                 };
-                self.fail_requests(path, &credential, leaky_fault(kind, credential.in_site_header()));
+                self.fail_requests(
+                    path,
+                    &credential,
+                    leaky_fault(kind, credential.in_site_header()),
+                );
                 self.used.push(credential.in_site_header().to_owned());
                 let thread = 42 + kind + 9 * u64::from(n == 1);
                 let mut client = credential.open(self.address(), "frame", user);
@@ -511,7 +515,9 @@ impl LeakScenario {
         }
         drop((one, others));
         assert!(self.server.exit(LONG).success());
-        self.used.extend(credentials.iter().take(2).map(|credential| credential.in_site_header().to_owned()));
+        self.used.extend(
+            credentials.iter().take(2).map(|credential| credential.in_site_header().to_owned()),
+        );
         self.assert_no_leaks();
     }
 
@@ -520,7 +526,10 @@ impl LeakScenario {
         let lines = log.lines().count();
         let debug = log.lines().filter(|line| line.contains("DEBUG")).count();
         assert!(debug > 200 && debug < lines, "{debug} debug lines of {lines}");
-        assert!(log.contains("WARN") && log.contains("evil.example"), "the refused origin is in a warning");
+        assert!(
+            log.contains("WARN") && log.contains("evil.example"),
+            "the refused origin is in a warning"
+        );
         if let Some(found) = self.scanner.find(log.as_bytes()) {
             panic!("logged: {found}");
         }
@@ -529,7 +538,11 @@ impl LeakScenario {
         }
         let received = self.recorder.all();
         let bytes: usize = received.iter().map(Vec::len).sum();
-        assert!(received.len() > 100 && bytes > 100_000, "{} connections, {bytes} bytes", received.len());
+        assert!(
+            received.len() > 100 && bytes > 100_000,
+            "{} connections, {bytes} bytes",
+            received.len()
+        );
         for bytes in &received {
             if let Some(found) = self.scanner.find(bytes) {
                 panic!("sent to a client: {found}");
@@ -541,7 +554,10 @@ impl LeakScenario {
             let got = requests.iter().any(|r| r.headers.iter().any(|(_, v)| v.ends_with(secret)));
             assert!(got, "never used: {secret}");
         }
-        println!("{} forms of secrets, none in {lines} lines and {bytes} bytes", self.scanner.count());
+        println!(
+            "{} forms of secrets, none in {lines} lines and {bytes} bytes",
+            self.scanner.count()
+        );
     }
 }
 

@@ -272,5 +272,7 @@ fn sending_a_burst_then_closing_leaves_no_state() {
         writing.join().unwrap();
         sockets.push(socket);
     }
-    wait_until(Duration::from_secs(5), "all connections are removed", || server.descriptors() == before);
+    wait_until(Duration::from_secs(5), "all connections are removed", || {
+        server.descriptors() == before
+    });
 }
