@@ -402,8 +402,8 @@ impl Hub {
         }
     }
 
-    /// Learns from a stored message who its sender is and who takes part in its thread, and delivers
-    /// it.
+    /// Learns from a stored message who its sender is and who takes part in its thread, and
+    /// delivers it.
     fn handle_stored(&mut self, pending: PendingMessage, mut stored: Stored, now: Now) {
         if let (Some(credential), Some(user)) = (&pending.credential, stored.sender.site_number()) {
             let proven = Proven { user, expires_s: stored.expires_s };

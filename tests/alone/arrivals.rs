@@ -1,5 +1,5 @@
-//! Thousands of clients connect at once: counts the requests to the site, and measures the processor
-//! time of authentication.
+//! Thousands of clients connect at once: counts the requests to the site, and measures the
+//! processor time of authentication.
 //!
 //! A debug build uses fewer clients. For the figures:
 //!
@@ -7,8 +7,9 @@
 //! cargo test --release --test alone -- --nocapture arrivals
 //! ```
 //!
-//! Everything runs with `--presence off`: announcing five thousand users to five thousand connections
-//! takes 25 million frames, which would measure the broadcast and not the authentication.
+//! Everything runs with `--presence off`: announcing five thousand users to five thousand
+//! connections takes 25 million frames, which would measure the broadcast and not the
+//! authentication.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

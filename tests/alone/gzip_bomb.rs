@@ -10,7 +10,8 @@ use crate::one_at_a_time;
 use crate::support::driver::{PoolDriver, UNAVAILABLE, failed, list, post, prove, stored};
 use crate::support::site::{Fault, Site};
 
-/// Resets the peak that [`peak`] returns, so that earlier tests do not count (proc(5), `clear_refs`).
+/// Resets the peak that [`peak`] returns, so that earlier tests do not count (proc(5),
+/// `clear_refs`).
 fn reset_peak() {
     // If the system does not support it, the peak is that of the whole process.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
@@ -39,7 +40,8 @@ fn gigabyte_gzip_bomb_costs_little_memory_and_time() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     if let (Some(before), Some(after)) = (before, peak()) {
         let grown = after - before;
-        // The compressed answer, which the test site copies twice, and the 4 MiB limit of an answer.
+        // The compressed answer, which the test site copies twice, and the 4 MiB limit of an
+        // answer.
         assert!(grown < 48 << 20, "{} MiB more", grown >> 20);
     }
     stored(driver.ask(post(2, "after the bomb")));

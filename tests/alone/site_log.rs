@@ -17,8 +17,8 @@ use crate::support::fixtures::load;
 use crate::support::jwt;
 use crate::support::site::{Fault, Site};
 
-/// A logger that keeps every line, including those of ureq, up to level `debug`, the most verbose of
-/// a release build.
+/// A logger that keeps every line, including those of ureq, up to level `debug`, the most verbose
+/// of a release build.
 struct LogCapture(Mutex<Vec<(Level, String)>>);
 
 static CAPTURE: LogCapture = LogCapture(Mutex::new(Vec::new()));

@@ -1,7 +1,7 @@
 //! Checks that the documents in `docs/` and the README match the code.
 //!
-//! In `docs/PROTOCOL.md` each block of JSON follows a line that names its sender: "Client sends:" or
-//! "Server sends:".
+//! In `docs/PROTOCOL.md` each block of JSON follows a line that names its sender: "Client sends:"
+//! or "Server sends:".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -326,8 +326,8 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
     encoded.collect()
 }
 
-/// The match has no wildcard, so that a new frame does not compile until it is added here; add it to
-/// the list above as well.
+/// The match has no wildcard, so that a new frame does not compile until it is added here; add it
+/// to the list above as well.
 fn word(frame: &ServerFrame<'_>) -> &'static str {
     match frame {
         ServerFrame::UserConnected { .. } => "user_connected",
@@ -455,13 +455,13 @@ fn errors_of_authentication() -> Vec<(ConnId, Value)> {
 /// The frames of a run with calls, which cover the errors of calls.
 fn errors_of_calls() -> Vec<(ConnId, Value)> {
     let mut harness = HubHarness::new(settings());
-    let people: Vec<ConnId> =
+    let conns: Vec<ConnId> =
         (1..=9).map(|user| harness.open_in(user, &user.to_string(), "12")).collect();
-    let (ninth, rest) = people.split_last().expect("nine");
+    let (ninth, rest) = conns.split_last().expect("nine");
     harness.send(*ninth, r#"{"type":"leave_thread","threadId":12}"#);
     harness.send(rest[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     harness.send(rest[0], r#"{"type":"call_hangup","callId":"none"}"#);
-    for conn in &people[1..] {
+    for conn in &conns[1..] {
         harness.send(*conn, r#"{"type":"call_joined","threadId":12,"callId":"g"}"#);
     }
     for _ in 0..=settings().calls.attempts {

@@ -181,7 +181,7 @@ fn exchange_messages(server: &Server) {
     anna.sample.handle_typing();
     anna.listen();
     ben.listen();
-    assert_eq!(anna.typing_statuses, [true], "the typist sees it too");
+    assert_eq!(anna.typing_statuses, [true], "the sender receives it too");
     assert_eq!(ben.typing.len(), 1);
     assert!(ben.typing[0].contains(r#""typing":true"#), "{:?}", ben.typing);
     let shows_until = ben.typing_until.unwrap() - Instant::now();

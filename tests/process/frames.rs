@@ -111,7 +111,7 @@ fn typing_reaches_the_thread_and_expires() {
     seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(eight.next(), frame(true));
     seven.leave();
-    assert_eq!(eight.next(), frame(false), "leaving ends it");
+    assert_eq!(eight.next(), frame(false), "disconnecting ends it");
 
     eight.send(&json!({"type": "typing", "threadId": 41, "typing": false}));
     assert_eq!(eight.next()["typing"], false, "a client may end it itself");

@@ -18,8 +18,8 @@ fn prove(server: &Server, user: u64) -> Client {
     client
 }
 
-/// A removed member floods the upstream queue with messages to threads that do not exist; the site is
-/// healthy, so their removal must not be delayed as in an outage.
+/// A removed member floods the upstream queue with messages to threads that do not exist; the site
+/// is healthy, so their removal must not be delayed as in an outage.
 #[test]
 fn removed_member_cannot_fake_an_outage_by_filling_queue() {
     let site = Site::start();

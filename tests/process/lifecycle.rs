@@ -253,9 +253,9 @@ fn debug_log_has_no_tokens_or_message_texts() {
     client.expect_type("error");
     client.send(&json!({"type": "private words"}));
     client.expect_type("error");
-    let goodbye =
+    let close =
         tungstenite::protocol::CloseFrame { code: 1000.into(), reason: "private reason".into() };
-    client.try_send(tungstenite::Message::Close(Some(goodbye))).unwrap();
+    client.try_send(tungstenite::Message::Close(Some(close))).unwrap();
     client.close_code();
     server.signal("TERM");
     server.exit(Duration::from_secs(3));

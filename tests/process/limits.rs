@@ -70,7 +70,7 @@ fn connections_over_the_per_address_limit_get_429() {
     drop(first);
     let until = Instant::now() + LONG;
     while from_address(&server, "203.0.113.7").is_err() {
-        assert!(Instant::now() < until, "there is no room again");
+        assert!(Instant::now() < until, "no room after a connection has closed");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The formats of the log: text, systemd journal, JSON. All log lines of a message share one request
-//! id.
+//! The formats of the log: text, systemd journal, JSON. All log lines of a message share one
+//! request id.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -115,7 +115,8 @@ fn journal_lines_have_a_priority_and_no_time() {
 
 // ---- request ids
 
-/// Sends two messages; the site stores the first and then closes without an answer. Returns the log.
+/// Sends two messages; the site stores the first and then closes without an answer. Returns the
+/// log.
 fn two_messages(form: &str) -> String {
     let site = Site::start();
     site.add_thread(1, &[7, 8]);

@@ -61,8 +61,8 @@ fn metrics_match_client_activity_exactly() {
         ("user_connected", 3.0),
     ];
     assert_eq!(page.nonzero("buddyline_frames_received_total"), received);
-    // `message` to three clients, `typing` and its end to three; three errors for text frames, and one
-    // for the binary frame.
+    // `message` to three clients, `typing` and its end to three; three errors for text frames, and
+    // one for the binary frame.
     let sent = [
         ("call", 1.0),
         ("error", 4.0),
@@ -76,8 +76,8 @@ fn metrics_match_client_activity_exactly() {
     let errors =
         [("invalid_json", 1.0), ("missing_field", 1.0), ("text_only", 1.0), ("unknown_type", 1.0)];
     assert_eq!(page.nonzero("buddyline_errors_total"), errors);
-    // Each `typing` has three receivers. The message counts two, since its sender gets a frame of its
-    // own.
+    // Each `typing` has three receivers. The message counts two, since its sender gets a frame of
+    // its own.
     for (bound, count) in [("2", 1.0), ("4", 3.0), ("+Inf", 3.0)] {
         let bucket = format!("buddyline_fan_out_receivers_bucket{{le=\"{bound}\"}}");
         assert_eq!(page.of(&bucket), count);
@@ -224,8 +224,8 @@ fn site_requests_are_counted_by_kind_and_timed() {
     assert_eq!(page.of(&duration("_bucket{kind=\"message\",le=\"+Inf\"}")), 1.0);
     let took = page.of(&duration("_sum{kind=\"message\"}"));
     assert!((0.12..2.0).contains(&took), "{took}");
-    assert_eq!(page.of("buddyline_upstream_wait_seconds_count"), 3.0, "a probe waits for nobody");
-    // The second connection's token was known, and so was who takes part in the thread.
+    assert_eq!(page.of("buddyline_upstream_wait_seconds_count"), 3.0, "probes do not wait");
+    // The token of the second connection and the participants of the thread were cached.
     for cache in ["proofs", "lists"] {
         for result in ["hit", "miss"] {
             let requests =
@@ -459,8 +459,8 @@ fn slow_monitors_time_out_without_harm() {
     let started = Instant::now();
     let mut slow: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(place).unwrap()).collect();
     for (n, socket) in slow.iter_mut().enumerate() {
-        let words: [&[u8]; 4] = [b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"", b"\r"];
-        socket.write_all(words[n]).unwrap();
+        let requests: [&[u8]; 4] = [b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"", b"\r"];
+        socket.write_all(requests[n]).unwrap();
     }
     // A monitor that gets its answer and does not close.
     let mut stays = TcpStream::connect(place).unwrap();

@@ -1,4 +1,5 @@
-//! Outages of the site, end to end: clients, the real binary, and a test site that fails and recovers.
+//! Outages of the site, end to end: clients, the real binary, and a test site that fails and
+//! recovers.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,8 +33,8 @@ fn outcome(client: &mut Client, client_id: &str) -> Value {
 
 /// Whether this is the error of an open breaker: sent at once, with a time to retry.
 fn is_breaker_error(frame: &Value) -> bool {
-    let words = frame["message"].as_str().unwrap();
-    frame["code"] == "site_unavailable" && words.contains("Try again in ")
+    let text = frame["message"].as_str().unwrap();
+    frame["code"] == "site_unavailable" && text.contains("Try again in ")
 }
 
 /// Sends messages until the breaker opens; returns how many reached the site.

@@ -216,7 +216,8 @@ fn second_signal_exits_at_once_with_all_outcomes() {
         let outcome: Value = serde_json::from_str(outcomes[0]).unwrap();
         *codes.entry(outcome["code"].as_str().unwrap().to_owned()).or_insert(0) += 1;
     }
-    // Messages that no worker had taken are certainly not stored; the others have an unknown outcome.
+    // Messages that no worker had taken are certainly not stored; the others have an unknown
+    // outcome.
     assert_eq!(codes.values().sum::<usize>(), 300, "{codes:?}");
     let kinds = ["unknown_outcome", "not_stored", "overloaded"];
     assert!(codes.keys().all(|code| kinds.contains(&&**code)), "{codes:?}");
@@ -233,8 +234,8 @@ fn drain_closes_900_connections_evenly_without_loss() {
     let report = run_drain(&site, &mut server, &mut client_set, 3 * S);
     assert_eq!(report.lost, 0, "{report:?}");
     assert_eq!(report.stored, 90, "{report:?}");
-    // After each quarter of a second, the number of closed connections is close to an even rate: the
-    // server is at most half a second early, and at most a second late on a busy machine.
+    // After each quarter of a second, the number of closed connections is close to an even rate:
+    // the server is at most half a second early, and at most a second late on a busy machine.
     let each = 900 / 12;
     let mut closed = 0;
     for (step, now) in (1..=12_usize).zip(&report.closed) {
@@ -248,7 +249,7 @@ fn drain_closes_900_connections_evenly_without_loss() {
 /// The results of a drain.
 #[derive(Debug)]
 struct DrainReport {
-    /// Connections closed in each twelfth of the drain time; the last element has the late ones.
+    /// Connections closed in each twelfth of the drain time, and in each such step after it.
     closed: Vec<usize>,
     /// Time from the signal to the last close, and to the exit of the process.
     lasted: [Duration; 2],

@@ -1,8 +1,8 @@
 //! Secrets do not leak: no token, password or key of the site appears in the log or in a reply.
 //!
-//! A scenario with debug logging uses many credentials. Every byte of the log, and every byte that a
-//! client receives, is searched for every secret in every encoding. The first tests check that the
-//! search ([`SecretScanner`]) finds planted secrets.
+//! A scenario with debug logging uses many credentials. Every byte of the log, and every byte that
+//! a client receives, is searched for every secret in every encoding. The first tests check that
+//! the search ([`SecretScanner`]) finds planted secrets.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -299,7 +299,8 @@ impl LeakScenario {
 
     // ---- steps
 
-    /// Eighteen members with different credentials, presented in different ways, send all frame types.
+    /// Eighteen members with different credentials, presented in different ways, send all frame
+    /// types.
     fn exchange_messages(&mut self) {
         let mut clients = Vec::new();
         for user in ALL_USERS {
@@ -396,7 +397,8 @@ impl LeakScenario {
                 self.site.suspend(user)
             }
             let mut client = credential.open(self.address(), "query", user);
-            // With local verification, only the first participant query shows that the member is gone.
+            // With local verification, only the first participant query shows that the member is
+            // gone.
             client.send(&json!({"type": "join_thread", "threadId": 41}));
             let codes = ["token_refused", "suspended", "token_required"];
             let code = client.expect_type("error")["code"].clone();

@@ -1,5 +1,5 @@
-//! The server under systemd: notifications (sd_notify), socket activation, and reload of the settings
-//! (SIGHUP).
+//! The server under systemd: notifications (sd_notify), socket activation, and reload of the
+//! settings (SIGHUP).
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -47,26 +47,26 @@ impl Manager {
     /// The assignments received within this time, such as `READY=1`.
     fn take_messages(&self, within: Duration) -> Vec<String> {
         let until = Instant::now() + within;
-        let mut words = Vec::new();
+        let mut messages = Vec::new();
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             self.socket.set_read_timeout(Some(left.max(MS))).unwrap();
             let mut bytes = [0; 4096];
             let Ok(count) = self.socket.recv(&mut bytes) else { break };
             let text = std::str::from_utf8(&bytes[..count]).unwrap();
-            words.extend(text.lines().map(str::to_owned));
+            messages.extend(text.lines().map(str::to_owned));
         }
-        words
+        messages
     }
 
     /// Waits for an assignment with this prefix, and returns all until then.
     fn wait_for(&self, prefix: &str) -> Vec<String> {
         let until = Instant::now() + 10 * S;
-        let mut words = Vec::new();
-        while !words.iter().any(|received: &String| received.starts_with(prefix)) {
-            assert!(Instant::now() < until, "no {prefix}: {words:?}");
-            words.extend(self.take_messages(50 * MS));
+        let mut messages = Vec::new();
+        while !messages.iter().any(|message: &String| message.starts_with(prefix)) {
+            assert!(Instant::now() < until, "no {prefix}: {messages:?}");
+            messages.extend(self.take_messages(50 * MS));
         }
-        words
+        messages
     }
 }
 
@@ -90,7 +90,10 @@ fn systemd_is_notified_of_ready_status_and_stopping() {
     server.signal("TERM");
     let received = manager.wait_for("STOPPING=1");
     let received = [received, manager.take_messages(300 * MS)].concat();
-    assert!(received.iter().any(|word| word == "EXTEND_TIMEOUT_USEC=15000000"), "{received:?}");
+    assert!(
+        received.iter().any(|message| message == "EXTEND_TIMEOUT_USEC=15000000"),
+        "{received:?}"
+    );
     server.exit(5 * S);
 }
 
@@ -112,9 +115,12 @@ fn long_drain_extends_the_stop_timeout_repeatedly() {
     server.signal("TERM");
     let received = manager.take_messages(5 * S);
     let extensions =
-        received.iter().filter(|word| word.starts_with("EXTEND_TIMEOUT_USEC=")).count();
+        received.iter().filter(|message| message.starts_with("EXTEND_TIMEOUT_USEC=")).count();
     assert!((2..=4).contains(&extensions), "{received:?}");
-    assert!(received.iter().any(|word| word.starts_with("STATUS=draining, ")), "{received:?}");
+    assert!(
+        received.iter().any(|message| message.starts_with("STATUS=draining, ")),
+        "{received:?}"
+    );
     server.exit(10 * S);
 }
 
@@ -124,7 +130,7 @@ fn watchdog_is_notified_only_by_the_event_loop() {
     let server = manager.start(2 * S, &[]);
     manager.wait_for("READY=1");
     let watchdog_pings =
-        |words: &[String]| words.iter().filter(|word| *word == "WATCHDOG=1").count();
+        |messages: &[String]| messages.iter().filter(|message| *message == "WATCHDOG=1").count();
     let received = manager.take_messages(2 * S);
     assert!((3..=5).contains(&watchdog_pings(&received)), "four in two seconds: {received:?}");
     server.signal("STOP");
@@ -158,9 +164,12 @@ fn ready_is_resent_when_the_notify_socket_was_full() {
     let server = manager.start(10 * S, &[]);
     Client::in_thread(server.address(), 7, 41);
     let received = manager.wait_for("READY=1");
-    assert!(received.iter().filter(|word| *word == "X=1").count() > 5, "it was full: {received:?}");
+    assert!(
+        received.iter().filter(|message| *message == "X=1").count() > 5,
+        "it was full: {received:?}"
+    );
     // Once delivered, it is not sent again.
-    assert!(!manager.take_messages(S / 2).iter().any(|word| word == "READY=1"));
+    assert!(!manager.take_messages(S / 2).iter().any(|message| message == "READY=1"));
 }
 
 #[test]
@@ -169,7 +178,7 @@ fn tiny_watchdog_interval_does_not_busy_the_loop() {
     let server = manager.start(Duration::from_micros(1), &[]);
     manager.wait_for("WATCHDOG=1");
     let watchdog_pings =
-        manager.take_messages(S).iter().filter(|word| *word == "WATCHDOG=1").count();
+        manager.take_messages(S).iter().filter(|message| *message == "WATCHDOG=1").count();
     assert!((10..=1_100).contains(&watchdog_pings), "{watchdog_pings}");
     Client::in_thread(server.address(), 7, 41);
 }
@@ -268,7 +277,7 @@ fn reload_changes_level_origins_and_limits_live() {
     .unwrap();
     server.signal("HUP");
     let received = manager.wait_for("READY=1");
-    let reloading = received.iter().position(|word| word == "RELOADING=1").unwrap();
+    let reloading = received.iter().position(|message| message == "RELOADING=1").unwrap();
     assert!(received[reloading + 1].starts_with("MONOTONIC_USEC="), "{received:?}");
     // --listen is set on the command line, which takes precedence, so it has not changed.
     assert!(!server.log().iter().any(|line| line.contains("--listen has changed")));

@@ -437,8 +437,8 @@ fn partial_tls_record_does_not_block_writes() {
         }
     }
     let mut forger = Forger::new(one);
-    // A KeyUpdate message has five bytes (RFC 8446 4.6.3). Three are sent in a record, then a part of
-    // the record with the other two.
+    // A KeyUpdate message has five bytes (RFC 8446 4.6.3). Three are sent in a record, then a part
+    // of the record with the other two.
     let part = forger.record(HANDSHAKE, &[24, 0, 0]);
     let rest = forger.record(HANDSHAKE, &[1, 0]);
     forger.socket.write_all(&[&part[..], &rest[..9]].concat()).unwrap();
@@ -587,7 +587,8 @@ fn new_certificate_applies_to_new_connections_only() {
     one.send(&json!({"type": "send_message", "threadId": 7, "message": "yes"}));
     assert_eq!(other.expect("message")["message"], "still here?");
     assert_eq!(other.expect("message")["message"], "yes");
-    // A client that trusts only the old certificate has a session ticket, but the server ignores it.
+    // A client that trusts only the old certificate has a session ticket, but the server ignores
+    // it.
     assert!(tls::stream(server.address, &old).is_err());
 }
 
@@ -682,8 +683,8 @@ fn check_config(arguments: &[String], folder: Option<&str>) -> String {
     command.arg("check-config").args(arguments).env_remove("CREDENTIALS_DIRECTORY");
     command.envs(folder.map(|folder| ("CREDENTIALS_DIRECTORY", folder)));
     let output = command.stdin(Stdio::null()).output().unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    if output.status.success() { "good".to_owned() } else { words }
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() { "good".to_owned() } else { stderr }
 }
 
 #[test]
@@ -721,9 +722,9 @@ fn unusable_tls_files_are_named_with_the_reason() {
             .into_iter()
             .chain(key.map(|path| format!("--tls-key={path}")))
             .collect();
-        let words = check_config(&arguments, None);
+        let text = check_config(&arguments, None);
         for part in parts {
-            assert!(words.contains(part), "{arguments:?}: {words}");
+            assert!(text.contains(part), "{arguments:?}: {text}");
         }
     }
     assert_eq!(check_config(&certificate.arguments(&[]), None), "good");

@@ -1,7 +1,7 @@
 //! Verified trust, end to end: clients, attackers, the real binary, and a test site.
 //!
-//! Unless a test says otherwise, a token that ends in `-` and digits belongs to the member with that
-//! number.
+//! Unless a test says otherwise, a token that ends in `-` and digits belongs to the member with
+//! that number.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -527,7 +527,8 @@ fn removed_participant_is_unsubscribed_before_list_expires() {
     let started = Instant::now();
     let mut eight = member_in(&server, 8, 41);
     site.remove_participant(41, 8);
-    // No message is posted, only typing: the removal is noticed when the cached list expires.
+    // No message is posted, only typing: the server notices the removal when it refreshes the
+    // cached list.
     let left = loop {
         assert!(started.elapsed() < LASTS + Duration::from_secs(5), "still in the thread");
         seven.send(&typing(41));
