@@ -622,7 +622,7 @@ fn certificate_expiry_is_reported_everywhere() {
     server.wait_for_log(has("settings reloaded"));
     assert_eq!(number(), 64_060_588_800);
     let (code, output) = check();
-    assert!(code == Some(0) && output.contains("it holds until 4000-01-01"), "{output}");
+    assert!(code == Some(0) && output.contains("valid until 4000-01-01"), "{output}");
     certificate.replace_with_years(3000, 4000);
     server.signal("HUP");
     server.wait_for_log(has("the certificate is not valid before 3000-01-01"));
