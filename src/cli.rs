@@ -51,7 +51,7 @@ pub enum Command {
     },
     /// Load-test your own server with many clients and report latency, losses and resource use.
     Bench {
-        /// What to measure.
+        /// The load to produce.
         #[command(flatten)]
         options: load::Options,
     },
@@ -64,7 +64,7 @@ pub enum Command {
         /// The settings of the server.
         #[command(flatten)]
         config: Box<Config>,
-        /// What else to check.
+        /// Further checks.
         #[command(flatten)]
         options: DoctorOptions,
     },
@@ -100,7 +100,7 @@ impl Cli {
     ///
     /// # Errors
     ///
-    /// What is wrong and what is expected; also the output of `--help` and `--version`.
+    /// Returns the error text for the user; also the output of `--help` and `--version`.
     pub fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
         let Some(name) = find_env_file(arguments) else {
             return Cli::try_parse_from(arguments);

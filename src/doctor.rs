@@ -21,7 +21,7 @@ use finding::Finding;
 const JWT_SECRET: &str = "JWT secret file";
 const TURN_SECRET: &str = "TURN secret file";
 
-/// What to examine besides the settings.
+/// The subjects to examine besides the settings.
 pub struct ExamineOptions {
     /// A member's token or Application Password to try.
     pub credential: Option<Credential>,

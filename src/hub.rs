@@ -105,8 +105,8 @@ impl Hub {
         }
     }
 
-    /// Changes limits and times. Trust, the scope of presence and the longest wait of a message stay
-    /// as they were at the start: tables depend on them.
+    /// Changes limits and times. Trust, the scope of presence and the longest wait of a message
+    /// stay as they were at the start: tables depend on them.
     pub fn set_settings(&mut self, settings: Settings) {
         let Settings { trust, presence, message_turn_lasts, .. } = self.settings;
         self.membership.set_list_ttl(settings.membership_lasts);
@@ -395,8 +395,8 @@ impl Hub {
         }
     }
 
-    /// Learns from a stored message who its sender is and who takes part in its thread, and delivers
-    /// it.
+    /// Learns from a stored message who its sender is and who takes part in its thread, and
+    /// delivers it.
     fn handle_stored(&mut self, pending: PendingMessage, mut stored: Stored, now: Now) {
         if let (Some(credential), Some(user)) = (&pending.credential, stored.sender.site_number()) {
             let proven = Proven { user, expires_s: stored.expires_s };
@@ -435,7 +435,7 @@ impl Hub {
         self.messages.post_of(request).unwrap_or(request)
     }
 
-    /// What waits for the site: held frames, queries, and connections without a proof.
+    /// Numbers of held frames, queries, and connections without a proof: all wait for the site.
     pub fn backlog(&self) -> [usize; 3] {
         let Auth { identity, queries, held } = &self.auth;
         [held.frames(), queries.count(), identity.pending_count()]

@@ -64,7 +64,7 @@ impl fmt::Debug for Codec {
     }
 }
 
-/// What the bytes received so far amount to.
+/// The next event in the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// The WebSocket is open; the 101 response is in the outbox.

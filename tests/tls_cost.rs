@@ -47,8 +47,8 @@ fn bytes_each(
     // The counter counts this thread alone: clients live in another.
     let guests = thread::spawn(move || {
         let mut guests = Vec::new();
-        for crowd in 0..2 {
-            for user in crowd * CONNECTIONS + 1..=(crowd + 1) * CONNECTIONS {
+        for round in 0..2 {
+            for user in round * CONNECTIONS + 1..=(round + 1) * CONNECTIONS {
                 guests.push(Client::in_thread(address, &client, user as u64, user as u64 / 2));
             }
             // A while, for the server to read and to rest.
@@ -178,15 +178,15 @@ fn idle_tls_connections_cost() {
         let server = Server::start(&arguments);
         let client = certificate.client(&[version]);
         let before = server.resident_kib();
-        let mut crowd: Vec<Client> = (0..CROWD)
+        let mut clients: Vec<Client> = (0..CROWD)
             .map(|user| Client::in_thread(server.address(), &client, user + 1, user / 2 + 1))
             .collect();
         let until = Instant::now() + Duration::from_secs(2);
-        for guest in &mut crowd {
+        for guest in &mut clients {
             guest.stream().sock.set_nonblocking(true).unwrap();
         }
         while Instant::now() < until {
-            for guest in &mut crowd {
+            for guest in &mut clients {
                 let _ = guest.stream().read(&mut [0; 4096]);
             }
         }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::limits::{UNLIMITED, parse_limit};
 use super::parse_duration;
 
-/// What happens when a call arrives for a user who is in another call.
+/// The reaction to a call for a user who is in another call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WhenBusy {
     /// The new call rings as well, and the app decides (call waiting).
@@ -32,7 +32,7 @@ pub struct CallOptions {
           value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub call_grace: Duration,
 
-    /// What happens when a call arrives for a user who is in another call.
+    /// The reaction to a call for a user who is in another call.
     #[arg(long, env = "BUDDYLINE_WHEN_BUSY", value_name = "WHAT", default_value = "ring")]
     pub when_busy: WhenBusy,
 

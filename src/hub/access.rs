@@ -105,7 +105,8 @@ impl Hub {
         }
     }
 
-    /// Whether both parties of a call take part in its thread, as [`Hub::check_access`] does for one.
+    /// Whether both parties of a call take part in its thread, as [`Hub::check_access`] does for
+    /// one.
     ///
     /// # Errors
     ///
@@ -195,8 +196,8 @@ impl Hub {
             || ids.is_some_and(|(user, thread)| self.membership.is_member(thread, user))
     }
 
-    /// The users that are called in a group call of a thread: its participants, or in open trust its
-    /// subscribers.
+    /// The users that are called in a group call of a thread: its participants, or in open trust
+    /// its subscribers.
     pub(super) fn thread_users(&self, thread: &Id) -> Vec<Id> {
         if !self.enforces_membership() {
             let subscribers = self.threads.subscribers(&thread.key).iter();

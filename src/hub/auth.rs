@@ -20,7 +20,7 @@ use site_queries::{SiteQueries, SiteQuery};
 /// The tables of authentication.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
-    /// What each connection has presented, claimed and proven.
+    /// The tokens, claims and proofs of each connection.
     pub(super) identity: Identities,
     /// Queries about credentials and participants, queued and in flight.
     pub(super) queries: SiteQueries,

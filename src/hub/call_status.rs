@@ -1,7 +1,8 @@
 //! Call status: `GET /calls/{callId}` from an app that a push has woken, before it has a WebSocket.
 //!
-//! The request's credential is checked by the same tables and queue as a WebSocket's. The requesting
-//! connection is not in the tables of users and devices: it is not online, and no call rings on it.
+//! The request's credential is checked by the same tables and queue as a WebSocket's. The
+//! requesting connection is not in the tables of users and devices: it is not online, and no call
+//! rings on it.
 
 use std::collections::HashMap;
 

@@ -7,8 +7,8 @@ use crate::protocol::ClientError;
 use crate::protocol::client::ReplyTo;
 
 impl Hub {
-    /// Starts the drain: new messages are refused, and users that go offline are not announced, since
-    /// they are sent away and come back. Messages in flight, typing and calls go on.
+    /// Starts the drain: new messages are refused, and users that go offline are not announced,
+    /// since they are sent away and come back. Messages in flight, typing and calls go on.
     pub fn begin_drain(&mut self) {
         self.draining = true;
     }
@@ -33,8 +33,8 @@ impl Hub {
         Err(server_stopping())
     }
 
-    /// Whether a connection waits for an outcome: of its own message, of one that its user sent on an
-    /// earlier connection, or of a call status request.
+    /// Whether a connection waits for an outcome: of its own message, of one that its user sent on
+    /// an earlier connection, or of a call status request.
     pub fn is_awaiting_outcome(&self, conn: ConnId) -> bool {
         if self.status_requests.has(conn) {
             return true;

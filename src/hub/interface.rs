@@ -303,7 +303,7 @@ pub enum Answer {
     /// All participants of the thread by the site's numbers, ascending, without deleted accounts.
     /// The user who asked may be missing (CONTRACT 3.2).
     Participants(Box<[u64]>),
-    /// What the thread shows about a message.
+    /// The result of looking up a message in its thread.
     LookupResult(LookupResult),
     /// The request failed, or its outcome is unknown.
     Failed(Failure),
@@ -328,7 +328,7 @@ impl Answer {
     }
 }
 
-/// What the lookup of a message found in its thread.
+/// The result of looking up a message in its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupResult {
     /// The sender's newest message has the same text and is not older than the post. It may belong

@@ -73,7 +73,7 @@ pub(super) struct OutcomeReceivers {
     pub(super) repeaters: Vec<ConnId>,
 }
 
-/// What a lookup proves about a message.
+/// The conclusion from a lookup of a message.
 enum LookupVerdict {
     Stored(Box<Stored>),
     NotStored,

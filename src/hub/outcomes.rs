@@ -131,8 +131,8 @@ impl Hub {
     }
 
     /// Applies what a stored message proves: its connection belongs to the sender and to the thread
-    /// (`PROTOCOL.md` 2.3), and both sides of a new thread join it (2.5). Returns the connections at
-    /// their limit of joins, which get this one message all the same.
+    /// (`PROTOCOL.md` 2.3), and both sides of a new thread join it (2.5). Returns the connections
+    /// at their limit of joins, which get this one message all the same.
     fn auto_join(
         &mut self,
         pending: &PendingMessage,

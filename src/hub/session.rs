@@ -155,8 +155,8 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// The credential proves another user, or no credential proves the claim; the claim is then kept
-    /// for the next credential.
+    /// The credential proves another user, or no credential proves the claim; the claim is then
+    /// kept for the next credential.
     pub(super) fn user_connected(
         &mut self,
         conn: ConnId,
@@ -378,9 +378,9 @@ impl Hub {
         }
     }
 
-    /// The same for a message. An identified connection may send with any token: the site decides by
-    /// it. On an anonymous one the message's own token must prove the user before the site is asked
-    /// to store anything.
+    /// The same for a message. An identified connection may send with any token: the site decides
+    /// by it. On an anonymous one the message's own token must prove the user before the site is
+    /// asked to store anything.
     ///
     /// # Errors
     ///

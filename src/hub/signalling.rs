@@ -187,8 +187,8 @@ impl Hub {
         }
     }
 
-    /// Handles `call_initiated` within a call: the caller rings again, or begins a new call with the
-    /// same party.
+    /// Handles `call_initiated` within a call: the caller rings again, or begins a new call with
+    /// the same party.
     fn handle_initiated(
         &mut self,
         ix: CallIx,

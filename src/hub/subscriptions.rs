@@ -44,8 +44,8 @@ impl Hub {
         self.output.reply(conn, &frame);
     }
 
-    /// Subscribes a connection without a request of the client, if its user may read the thread, and
-    /// sends `thread_joined` if that is new. False if a limit is reached.
+    /// Subscribes a connection without a request of the client, if its user may read the thread,
+    /// and sends `thread_joined` if that is new. False if a limit is reached.
     pub(super) fn join_silently(&mut self, conn: ConnId, thread: &Id) -> bool {
         if !self.is_known_participant(conn, thread) {
             return true;

@@ -103,8 +103,8 @@ impl Report {
         if self.missing > 0 && self.errors.is_empty() && self.closed.is_empty() {
             advice.push(
                 "Deliveries are missing: the server drops typing frames for slow readers \
-                 (--soft-outbox-bytes). Typing frames are matched by their order, so latencies after \
-                 a gap are too long.",
+                 (--soft-outbox-bytes). Typing frames are matched by their order, so latencies \
+                 after a gap are too long.",
             );
         }
         advice.dedup();

@@ -12,7 +12,7 @@ pub trait ConfigSource {
     ///
     /// # Errors
     ///
-    /// What is wrong with them, without secrets.
+    /// Returns the fault in the settings, without secrets.
     fn read(&mut self) -> Result<(Config, Secrets), String>;
 
     /// Called when the new settings are in force.

@@ -376,7 +376,7 @@ pub(super) fn parse_http_date_s(text: &str) -> Option<u64> {
     Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// What a probe found at one URL style of the site.
+/// The result of a probe at one URL style of the site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeFinding {
     /// The BuddyBoss REST API.

@@ -48,7 +48,7 @@ pub(super) struct Site {
 /// The outcome of an [`Ask`].
 pub(super) struct Outcome {
     pub answer: Answer,
-    /// What went wrong, for the log, without anything secret; `None` on success.
+    /// The reason of a failure for the log, without secrets; `None` on success.
     pub log_detail: Option<String>,
     /// Whether the URL style may be wrong.
     pub suspect_url: bool,

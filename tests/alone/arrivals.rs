@@ -1,13 +1,15 @@
-//! Thousands who arrive at once: how often the site is asked, and what a proof costs the server.
+//! Thousands of clients connect at once: counts the requests to the site, and measures the
+//! processor time of authentication.
 //!
-//! A debug build lets fewer come. For the figures:
+//! A debug build uses fewer clients. For the figures:
 //!
 //! ```text
 //! cargo test --release --test alone -- --nocapture arrivals
 //! ```
 //!
-//! Everything runs with `--presence off`: five thousand arrivals told to five thousand connections
-//! are 25 million frames, which would measure the broadcast and not the proof.
+//! Everything runs with `--presence off`: announcing five thousand users to five thousand
+//! connections takes 25 million frames, which would measure the broadcast and not the
+//! authentication.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,51 +24,51 @@ use crate::support::files::SecretFile;
 use crate::support::server::Server;
 use crate::support::site::Site;
 
-/// How many arrive.
+/// Number of users that connect.
 const USERS: u64 = if cfg!(debug_assertions) { 1_000 } else { 5_000 };
-/// How many of them share a thread.
+/// Users in each thread.
 const THREAD_SIZE: u64 = 10;
-/// Connections of one member's devices.
+/// Connections of one user.
 const DEVICES: u64 = 1_000;
 
-/// What the test needs besides its connections.
+/// Descriptors that the test needs besides its connections.
 const DESCRIPTORS_BESIDES: u64 = 200;
 /// Threads of the test that open connections.
 const OPENERS: usize = 4;
-/// Far longer than any of it should take.
+/// A deadline far above the expected time of any step.
 const LONG: Duration = Duration::from_secs(60);
 
 const SECRET: &str = "a secret of the tests, long enough for all";
 
-/// So many, or as many as the system lets us open.
+/// Raises the limit of open files; returns the number of connections that fit, at most `wanted`.
 fn raise_descriptor_limit(wanted: u64) -> u64 {
     let got = rlimit::increase_nofile_limit(wanted + DESCRIPTORS_BESIDES).unwrap();
     let room = wanted.min(got.saturating_sub(DESCRIPTORS_BESIDES)) / THREAD_SIZE * THREAD_SIZE;
     if room < wanted {
-        println!("{room} arrive instead of {wanted}: the system allows {got} open files");
+        println!("{room} connections instead of {wanted}: the system allows {got} open files");
     }
-    assert!(room > 0, "no room for anybody: {got} open files");
+    assert!(room > 0, "no room for connections: {got} open files");
     room
 }
 
-/// Someone who is about to arrive.
+/// A user who will connect.
 struct User {
-    user: u64,
+    id: u64,
     thread: u64,
     token: Option<String>,
 }
 
-/// People 1 to `count`, ten to a thread.
-fn people(count: u64, token: impl Fn(u64) -> Option<String>) -> Vec<User> {
-    let person = |user| User { user, thread: thread_of(user), token: token(user) };
-    (1..=count).map(person).collect()
+/// Users 1 to `count`, [`THREAD_SIZE`] to a thread.
+fn users(count: u64, token: impl Fn(u64) -> Option<String>) -> Vec<User> {
+    let user = |id| User { id, thread: thread_of(id), token: token(id) };
+    (1..=count).map(user).collect()
 }
 
 fn thread_of(user: u64) -> u64 {
     (user - 1) / THREAD_SIZE + 1
 }
 
-/// A site where they are members.
+/// A site with these users and their threads.
 fn site_of(count: u64) -> Site {
     let site = Site::start();
     for thread in 1..=thread_of(count) {
@@ -76,8 +78,8 @@ fn site_of(count: u64) -> Site {
     site
 }
 
-/// A server at a site, which has answered its probe.
-fn at(site: &Site, more: &[&str]) -> Server {
+/// Starts a server in front of this site, and waits for the answer to its first probe.
+fn start_server(site: &Site, more: &[&str]) -> Server {
     let url = site.url();
     let arguments = ["--buddyboss-url", &url, "--presence", "off", "--upstream-workers", "8"];
     let server = Server::start(&[&arguments, more].concat());
@@ -89,7 +91,7 @@ fn at(site: &Site, more: &[&str]) -> Server {
 struct Open(BufReader<TcpStream>);
 
 impl Open {
-    /// Connects and asks for a WebSocket; the answer is not waited for.
+    /// Connects and sends the WebSocket handshake, without waiting for the response.
     fn connect(address: SocketAddr) -> Open {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
@@ -98,8 +100,8 @@ impl Open {
         Open(BufReader::with_capacity(512, socket))
     }
 
-    /// Waits for the answer, says who this is, and joins.
-    fn join(&mut self, person: &User) {
+    /// Waits for the 101 response, authenticates, and joins the thread.
+    fn join(&mut self, user: &User) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -107,16 +109,16 @@ impl Open {
             head.push(byte[0]);
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-        let mut hello = json!({"type": "user_connected", "userId": person.user});
-        if let Some(token) = &person.token {
+        let mut hello = json!({"type": "user_connected", "userId": user.id});
+        if let Some(token) = &user.token {
             hello["token"] = json!(token);
         }
-        let join = json!({"type": "join_thread", "threadId": person.thread});
+        let join = json!({"type": "join_thread", "threadId": user.thread});
         let both = [hello, join].map(|frame| bytes::text(&frame.to_string())).concat();
         self.0.get_mut().write_all(&both).unwrap();
     }
 
-    /// The next frame, which is a text.
+    /// Reads the next frame, which must be a text.
     fn next(&mut self) -> Value {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).unwrap();
@@ -134,40 +136,40 @@ impl Open {
         serde_json::from_slice(&text).unwrap()
     }
 
-    /// Sees that this and nothing else is told to who has come in.
-    fn expect_joined(&mut self, person: &User) {
-        assert_eq!(self.next(), json!({"type": "user_connected", "userId": person.user}));
-        assert_eq!(self.next(), json!({"type": "thread_joined", "threadId": person.thread}));
+    /// Expects the replies to `user_connected` and `join_thread`, and no other frame before them.
+    fn expect_joined(&mut self, user: &User) {
+        assert_eq!(self.next(), json!({"type": "user_connected", "userId": user.id}));
+        assert_eq!(self.next(), json!({"type": "thread_joined", "threadId": user.thread}));
     }
 }
 
-/// Lets all of them arrive, and waits until each has been told so. Their connections stay open.
-fn arrive(address: SocketAddr, people: &[User]) -> Vec<Open> {
-    let arrive_some = |some: &[User]| -> Vec<Open> {
+/// Connects all users and waits until each has joined. The connections stay open.
+fn connect_all(address: SocketAddr, users: &[User]) -> Vec<Open> {
+    let connect_some = |some: &[User]| -> Vec<Open> {
         let mut open: Vec<Open> = some.iter().map(|_| Open::connect(address)).collect();
-        open.iter_mut().zip(some).for_each(|(open, person)| open.join(person));
-        open.iter_mut().zip(some).for_each(|(open, person)| open.expect_joined(person));
+        open.iter_mut().zip(some).for_each(|(open, user)| open.join(user));
+        open.iter_mut().zip(some).for_each(|(open, user)| open.expect_joined(user));
         open
     };
     thread::scope(|scope| {
-        let parts = people.chunks(people.len().div_ceil(OPENERS));
-        let parts: Vec<_> = parts.map(|some| scope.spawn(move || arrive_some(some))).collect();
+        let parts = users.chunks(users.len().div_ceil(OPENERS));
+        let parts: Vec<_> = parts.map(|some| scope.spawn(move || connect_some(some))).collect();
         parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
     })
 }
 
-/// What a storm has cost the server, for each connection.
+/// Processor time of the server for each connection, in microseconds.
 struct Cost {
     total_us: f64,
     loop_us: f64,
 }
 
-/// Lets them arrive, and tells what it has cost.
-fn measure(what: &str, server: &Server, people: &[User]) -> Cost {
+/// Connects all users, and returns the cost.
+fn measure(what: &str, server: &Server, users: &[User]) -> Cost {
     let (all, of_loop) = server.cpu_time();
-    let begun = Instant::now();
-    let open = arrive(server.address(), people);
-    let lasted = begun.elapsed();
+    let started = Instant::now();
+    let open = connect_all(server.address(), users);
+    let elapsed = started.elapsed();
     let (all_after, of_loop_after) = server.cpu_time();
     let each = |time: Duration| time.as_secs_f64() * 1e6 / open.len() as f64;
     let cost = Cost { total_us: each(all_after - all), loop_us: each(of_loop_after - of_loop) };
@@ -175,14 +177,14 @@ fn measure(what: &str, server: &Server, people: &[User]) -> Cost {
         "{what}: {} connections in {:.2} s, {:.1} µs of processor time each, {:.1} µs of them in \
          the loop",
         open.len(),
-        lasted.as_secs_f64(),
+        elapsed.as_secs_f64(),
         cost.total_us,
         cost.loop_us
     );
     cost
 }
 
-/// Requests that are neither about a token nor about a thread: probes, which carry no token.
+/// Number of probes: requests about neither a token nor a thread.
 fn probes(site: &Site) -> usize {
     site.requests().len() - site.proof_requests().len() - site.list_requests().len()
 }
@@ -194,15 +196,15 @@ fn each_token_and_thread_is_queried_at_most_once() {
 
     let site = site_of(count);
     let open = {
-        let server = at(&site, &["--trust", "open"]);
-        measure("open trust", &server, &people(count, |_| None))
+        let server = start_server(&site, &["--trust", "open"]);
+        measure("open trust", &server, &users(count, |_| None))
     };
     assert_eq!((site.proof_requests().len(), site.list_requests().len()), (0, 0));
 
     let site = site_of(count);
-    let asked = {
-        let server = at(&site, &[]);
-        let tokens = people(count, |user| Some(format!("token-{user}")));
+    let by_site = {
+        let server = start_server(&site, &[]);
+        let tokens = users(count, |user| Some(format!("token-{user}")));
         measure("verified, by the site", &server, &tokens)
     };
     let threads = thread_of(count);
@@ -215,9 +217,9 @@ fn each_token_and_thread_is_queried_at_most_once() {
     let site = site_of(count);
     site.set_jwt_secret(SECRET);
     let file = SecretFile::with(&[SECRET]);
-    let signed = {
-        let server = at(&site, &["--jwt-secret-file", file.path()]);
-        let tokens = people(count, |user| Some(site.jwt(user, 60 * LONG)));
+    let by_signature = {
+        let server = start_server(&site, &["--jwt-secret-file", file.path()]);
+        let tokens = users(count, |user| Some(site.jwt(user, 60 * LONG)));
         measure("verified, by signature", &server, &tokens)
     };
     assert_eq!(
@@ -226,7 +228,7 @@ fn each_token_and_thread_is_queried_at_most_once() {
     );
     assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));
 
-    for (what, cost) in [("by the site", &asked), ("by signature", &signed)] {
+    for (what, cost) in [("by the site", &by_site), ("by signature", &by_signature)] {
         println!(
             "verified {what} costs {:.1} µs a connection more than open, {:.1} µs of them in the \
              loop",
@@ -241,13 +243,12 @@ fn shared_token_on_many_connections_is_queried_once() {
     let _alone = one_at_a_time();
     let count = raise_descriptor_limit(DEVICES);
     let site = site_of(THREAD_SIZE);
-    let server = at(&site, &[]);
-    // The answer is late, so that all of them are there before it.
+    let server = start_server(&site, &[]);
+    // The site answers only after all connections are open.
     site.set_latency(Duration::from_millis(500));
-    let devices: Vec<User> = (0..count)
-        .map(|_| User { user: 7, thread: 1, token: Some("token-7".to_owned()) })
-        .collect();
-    let open = arrive(server.address(), &devices);
+    let devices: Vec<User> =
+        (0..count).map(|_| User { id: 7, thread: 1, token: Some("token-7".to_owned()) }).collect();
+    let open = connect_all(server.address(), &devices);
     assert_eq!(open.len() as u64, count);
     assert_eq!((site.proof_requests().len(), site.list_requests().len()), (1, 1));
     assert!((1..=2).contains(&probes(&site)), "{} probes", probes(&site));

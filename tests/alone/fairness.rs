@@ -1,7 +1,7 @@
-//! Nobody is kept waiting by anybody else: a pair of people writes to each other while others do
-//! their worst, and each of their frames arrives within a tick or two.
+//! Fairness: the load of some clients does not delay the frames of others.
 //!
-//! The large ones run by name, with an optimised build:
+//! Two users send each other frames while other clients put load on the server; each frame must
+//! arrive within a tick or two. The large measurements run by name, with an optimised build:
 //! `cargo test --release --test alone -- --ignored --nocapture fairness`.
 
 use std::io::{Read, Write};
@@ -18,12 +18,12 @@ use crate::support::bytes::{request, text};
 use crate::support::client::{Client, LONG};
 use crate::support::server::Server;
 
-/// What a tick may take on a machine without other work.
+/// The longest delivery time on a machine without other work.
 const SOON: Duration = Duration::from_millis(250);
-/// How often a check is tried before it fails, since other programs can delay any one of them.
+/// Attempts of a check before it fails, since other programs can delay any one of them.
 const ATTEMPTS: usize = 3;
 
-/// Two users in a thread of their own, one of whom types again and again.
+/// Two users in a thread of their own, one of whom sends `typing` again and again.
 struct Pair {
     stop: Arc<AtomicBool>,
     times: JoinHandle<Vec<Duration>>,
@@ -50,7 +50,7 @@ impl Pair {
         Pair { stop, times }
     }
 
-    /// How long their frames took, the shortest first.
+    /// Stops the pair; returns the delivery times of its frames in ascending order.
     fn stop(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         let mut times = self.times.join().unwrap();
@@ -59,14 +59,15 @@ impl Pair {
     }
 }
 
-/// Of these times, in ascending order, the one that so many in a hundred do not exceed.
+/// The percentile of these times, which are in ascending order.
 fn percentile(times: &[Duration], hundredths: usize) -> Duration {
     times[(times.len() * hundredths / 100).min(times.len() - 1)]
 }
 
-/// Puts a load on a new server, and checks that 99 of 100 frames of a pair arrive soon meanwhile.
+/// Puts a load on a new server, and checks that meanwhile 99 of 100 frames of a pair arrive within
+/// [`SOON`].
 ///
-/// On a machine with other work "soon" is longer by as much as the server waited for a processor.
+/// On a busy machine the limit grows by the time that the server waited for a processor.
 fn assert_soon(what: &str, arguments: &[&str], load: impl Fn(SocketAddr)) {
     for _ in 0..ATTEMPTS {
         let server = Server::start(arguments);
@@ -87,7 +88,7 @@ fn assert_soon(what: &str, arguments: &[&str], load: impl Fn(SocketAddr)) {
     panic!("{what}: too late in each of {ATTEMPTS} attempts");
 }
 
-/// Opens a WebSocket whose answers are read and forgotten, until the server ends it.
+/// Opens a WebSocket and discards its input until the server closes it.
 fn connect_discarding(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(&request()).unwrap();
@@ -99,36 +100,37 @@ fn connect_discarding(address: SocketAddr) -> (TcpStream, JoinHandle<()>) {
     (socket, reads)
 }
 
-/// Opens so many WebSockets, says this on each, and waits until each has answered something.
+/// Opens `count` WebSockets, sends a frame on each, and waits for a reply on each.
 fn open_clients(
     address: SocketAddr,
     count: usize,
     send: impl Fn(usize) -> String,
 ) -> Vec<TcpStream> {
-    let mut open_clients = Vec::with_capacity(count);
+    let mut sockets = Vec::with_capacity(count);
     for n in 0..count {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.write_all(&[request(), text(&send(n))].concat()).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        open_clients.push(socket);
+        sockets.push(socket);
     }
-    for socket in &mut open_clients {
-        let mut heard = Vec::new();
-        while !heard.windows(4).any(|end| end == b"\r\n\r\n") || heard.ends_with(b"\r\n\r\n") {
+    for socket in &mut sockets {
+        let mut received = Vec::new();
+        while !received.windows(4).any(|end| end == b"\r\n\r\n") || received.ends_with(b"\r\n\r\n")
+        {
             let mut bytes = [0; 4096];
             let count = socket.read(&mut bytes).unwrap();
             assert!(count > 0, "closed");
-            heard.extend(&bytes[..count]);
+            received.extend(&bytes[..count]);
         }
     }
-    open_clients
+    sockets
 }
 
 fn join(thread: usize) -> String {
     json!({"type": "join_thread", "threadId": thread}).to_string()
 }
 
-/// Two hundred who hear thread 1.
+/// Two hundred subscribers of thread 1.
 fn two_hundred_subscribers(address: SocketAddr) -> Vec<(TcpStream, JoinHandle<()>)> {
     let subscribers = (0..200).map(|_| {
         let mut subscriber = connect_discarding(address);
@@ -138,7 +140,7 @@ fn two_hundred_subscribers(address: SocketAddr) -> Vec<(TcpStream, JoinHandle<()
     subscribers.collect()
 }
 
-/// Someone who sends this over and over, until the server has heard so many frames.
+/// Opens a connection, sends one frame `frames` times, and waits until the server has closed.
 fn flood(address: SocketAddr, first: &str, send: &str, frames: usize) {
     let (mut flood, reads) = connect_discarding(address);
     flood.write_all(&text(first)).unwrap();
@@ -169,24 +171,24 @@ fn large_fanouts_do_not_delay_others() {
     });
 }
 
-/// They are read in one go, and there is not the time to look at what all of them said.
+/// All senders are read in one go, and the budget of a tick does not cover all their frames.
 #[test]
 fn concurrent_fanouts_starve_no_sender() {
     let _alone = one_at_a_time();
     const FRAMES: usize = 40;
     let server = Server::start(&["--max-frames-per-second=0", "--presence=off"]);
     let address = server.address();
-    let _hearers = two_hundred_subscribers(address);
+    let _subscribers = two_hundred_subscribers(address);
     let typing = |n| json!({"type": "typing", "threadId": 1, "clientId": n}).to_string();
     let send: Vec<u8> = (0..FRAMES).flat_map(|n| text(&typing(n))).collect();
-    // They hear themselves without having joined, and nobody else.
-    let mut speakers: Vec<_> = (0..40).map(|n| Client::as_user(address, n + 1)).collect();
-    for speaker in &mut speakers {
-        speaker.socket().write_all(&send).unwrap();
+    // A sender receives its own frames without having joined, and no others.
+    let mut senders: Vec<_> = (0..40).map(|n| Client::as_user(address, n + 1)).collect();
+    for sender in &mut senders {
+        sender.socket().write_all(&send).unwrap();
     }
-    for speaker in &mut speakers {
+    for sender in &mut senders {
         for n in 0..FRAMES {
-            assert_eq!(speaker.next()["clientId"], n, "each of them, in order");
+            assert_eq!(sender.next()["clientId"], n, "each frame, in order");
         }
     }
 }
@@ -204,12 +206,12 @@ fn mass_connect_and_disconnect_does_not_delay_others() {
             socket.write_all(&joins).unwrap();
         }
         drop(arrived);
-        // The server finds out in this time that they have gone.
+        // Time for the server to notice the disconnects.
         thread::sleep(Duration::from_millis(500));
     });
 }
 
-// ---- the large ones, measured
+// ---- measurements
 
 fn report(what: &str, times: &[Duration]) {
     let [half, most, last] = [50, 99, 100].map(|hundredths| percentile(times, hundredths));
@@ -225,7 +227,7 @@ fn pair_latency_under_load() {
     let rest = || thread::sleep(Duration::from_secs(3));
     let pair = Pair::start(address);
     rest();
-    report("alone", &pair.stop());
+    report("idle server", &pair.stop());
 
     let pair = Pair::start(address);
     for _ in 0..20 {
@@ -247,7 +249,7 @@ fn pair_latency_under_load() {
         .collect();
     let pair = Pair::start(address);
     flood(address, &join(2), r#"{"type":"typing","threadId":2}"#, 20_000);
-    report("20,000 frames to 1,000 hearers", &pair.stop());
+    report("20,000 frames to 1,000 subscribers", &pair.stop());
     for socket in readers {
         let _ = socket.shutdown(Shutdown::Both);
     }

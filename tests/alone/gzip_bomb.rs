@@ -10,13 +10,14 @@ use crate::one_at_a_time;
 use crate::support::driver::{PoolDriver, UNAVAILABLE, failed, list, post, prove, stored};
 use crate::support::site::{Fault, Site};
 
-/// Makes [`peak`] forget what tests before this one used (proc(5), `clear_refs`).
+/// Resets the peak that [`peak`] returns, so that earlier tests do not count (proc(5),
+/// `clear_refs`).
 fn reset_peak() {
-    // Where the system cannot, the peak is that of the whole process.
+    // If the system does not support it, the peak is that of the whole process.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The peak of this process's resident memory in bytes; `None` where the system does not say.
+/// The peak of this process's resident memory in bytes; `None` if the system does not report it.
 fn peak() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -39,12 +40,16 @@ fn gigabyte_gzip_bomb_costs_little_memory_and_time() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     if let (Some(before), Some(after)) = (before, peak()) {
         let grown = after - before;
-        // The bomb itself, which the site here copies twice, and our 4 MiB.
+        // The compressed answer, which the test site copies twice, and the 4 MiB limit of an
+        // answer.
         assert!(grown < 48 << 20, "{} MiB more", grown >> 20);
     }
-    stored(driver.ask(post(2, "and it goes on")));
+    stored(driver.ask(post(2, "after the bomb")));
     site.fail_when(|_, r| r.header("authorization").map(|_| Fault::GzipBomb(1 << 30)));
     assert_eq!(failed(driver.ask(prove("user-7"))), UNAVAILABLE);
     assert_eq!(failed(driver.ask(list(1, "user-7"))), UNAVAILABLE);
-    assert!(driver.pool.is_available(), "a thread's texts can make an answer too long");
+    assert!(
+        driver.pool.is_available(),
+        "a long answer does not open the breaker: the texts of a thread can cause it"
+    );
 }

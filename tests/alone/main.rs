@@ -1,7 +1,7 @@
 //! Tests that measure latency or memory, or that install a logger: they run one at a time.
 //!
-//! Cargo runs the test binaries one after another, and [`one_at_a_time`] keeps the tests of this one
-//! from running in parallel.
+//! Cargo runs the test binaries one after another, and [`one_at_a_time`] keeps the tests of this
+//! one from running in parallel.
 
 #![allow(clippy::unwrap_used)]
 

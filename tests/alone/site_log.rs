@@ -1,4 +1,4 @@
-//! What an operator reads about the site, and what nobody may read.
+//! Log lines about the site: they explain each failure to the operator and contain no secrets.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::support::fixtures::load;
 use crate::support::jwt;
 use crate::support::site::{Fault, Site};
 
-/// Keeps every line, ureq's too, at the level that a release build can reach.
+/// A logger that keeps every line, including those of ureq, up to level `debug`, the most verbose
+/// of a release build.
 struct LogCapture(Mutex<Vec<(Level, String)>>);
 
 static CAPTURE: LogCapture = LogCapture(Mutex::new(Vec::new()));
@@ -43,11 +44,11 @@ fn lines() -> Vec<(Level, String)> {
 
 fn assert_logged(level: Level, words: &str) {
     let lines = lines();
-    let told = lines.iter().any(|(l, line)| *l == level && line.contains(words));
-    assert!(told, "no {level} with {words:?} in {lines:#?}");
+    let found = lines.iter().any(|(l, line)| *l == level && line.contains(words));
+    assert!(found, "no {level} with {words:?} in {lines:#?}");
 }
 
-/// One test, because a process has one logger.
+/// A single test, because a process has one logger.
 #[test]
 fn log_explains_failures_without_secrets() {
     let _alone = one_at_a_time();
@@ -67,7 +68,7 @@ fn log_explains_failures_without_secrets() {
         headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
         body: br#"{"code":"<b>s1te-html</b>","message":"s1te-html"}"#.to_vec(),
     };
-    let told_back = Fault::Answer {
+    let echoed_token = Fault::Answer {
         status: 500,
         headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
         body: br#"{"code":"t0ken-7","message":"t0ken-7"}"#.to_vec(),
@@ -76,7 +77,7 @@ fn log_explains_failures_without_secrets() {
     for fault in [
         page(),
         odd_code,
-        told_back,
+        echoed_token,
         Fault::status(302, &to),
         Fault::Close,
         Fault::Hang,
@@ -89,7 +90,7 @@ fn log_explains_failures_without_secrets() {
     }
     driver.ask(post_as("t0ken-unknown", Target::Thread(1), "pr1vate text"));
     let all = lines();
-    assert!(all.iter().any(|(_, l)| l.contains("ureq")), "ureq's lines are not seen: {all:#?}");
+    assert!(all.iter().any(|(_, l)| l.contains("ureq")), "no lines of ureq: {all:#?}");
     for (_, line) in &all {
         for secret in ["t0ken", "pr1vate", "s1te-html", "u5er", "critical error"] {
             assert!(!line.contains(secret), "{secret} in {line}");
@@ -118,7 +119,7 @@ fn log_explains_failures_without_secrets() {
         assert_logged(Level::Warn, words);
     }
 
-    // A site that is down fails every message, and is in the log once.
+    // A site that is down fails every message; the log has one line about it.
     let mut driver = PoolDriver::at(&Site::refusing());
     for _ in 0..20 {
         driver.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
@@ -151,7 +152,7 @@ fn check_outage_log() {
         driver.await_answer();
         assert_eq!(driver.pool.next_answer(), None);
     };
-    // Two minutes: time enough to say everything once more.
+    // Two minutes, long enough for each line to be logged again.
     for s in [2, 4, 8, 16, 32, 62, 92, 122] {
         probe_at(&mut driver, s);
         ask_at(&mut driver, s);
@@ -162,13 +163,13 @@ fn check_outage_log() {
         ask_at(&mut driver, 153);
     }
     let all = lines();
-    let said: Vec<&str> = all
+    let logged: Vec<&str> = all
         .iter()
         .filter(|(level, _)| *level <= Level::Info)
         .map(|(_, line)| line.split_once(&format!("{}: ", site.url())).unwrap().1)
         .collect();
     assert_eq!(
-        said,
+        logged,
         [
             "request failed (message): status 502, not JSON",
             "5 failures in a row, the last: status 502, not JSON; next probe in 1 s",
@@ -176,7 +177,7 @@ fn check_outage_log() {
         ]
     );
 
-    // A site that asks for a pause is quoted, with what is made of it.
+    // The log quotes `Retry-After` of the site, with the pause that the server applies.
     for (seconds, pause) in [("7", "7"), ("600", "60")] {
         let site = Site::start();
         let mut driver = PoolDriver::ready(&site, |_| ());
@@ -200,16 +201,19 @@ fn check_query_log() {
         driver.ask(list(1, token));
         driver.ask(list(404, token));
     }
-    let calm = lines();
-    assert!(calm.iter().all(|(level, _)| *level == Level::Debug), "members' affairs: {calm:#?}");
+    let refusals = lines();
+    assert!(
+        refusals.iter().all(|(level, _)| *level == Level::Debug),
+        "faults of members are not warnings: {refusals:#?}"
+    );
 
-    // Where no token is ever accepted, the operator should look.
-    let mut strange = PoolDriver::at(&site.url());
+    // If the site accepts no token at all, the operator is warned.
+    let mut fresh = PoolDriver::at(&site.url());
     for n in 0..3 {
-        strange.ask(prove(&format!("t0ken-strange-{n}x")));
+        fresh.ask(prove(&format!("t0ken-strange-{n}x")));
     }
     assert_logged(Level::Warn, "it has accepted no token so far");
-    drop(strange);
+    drop(fresh);
 
     site.set_participants(1, &(1..=1_001).collect::<Vec<_>>());
     driver.ask(list(1, "t0ken-7"));
@@ -234,7 +238,7 @@ fn check_query_log() {
         assert_logged(Level::Warn, words);
     }
 
-    // Whatever header carries it, and whoever checks it.
+    // No secret is logged, with another token header and with local verification either.
     let site = Site::start();
     site.set_token_header("accessToken");
     let url = SiteUrl::parse(&site.url()).unwrap();
@@ -255,7 +259,7 @@ fn check_query_log() {
     let all = lines();
     assert!(all.iter().any(|(_, l)| l.contains("accesstoken")), "ureq's lines: {all:#?}");
     let (good, forged) = (good.split('.').nth(2).unwrap(), forged.split('.').nth(2).unwrap());
-    for (_, line) in calm.iter().chain(&all) {
+    for (_, line) in refusals.iter().chain(&all) {
         for secret in ["t0ken", "pr1vate", "s1gning-key", "dDBrZW46", good, forged] {
             assert!(!line.contains(secret), "{secret} in {line}");
         }

@@ -1,7 +1,7 @@
-//! The documents say what the code does.
+//! Checks that the documents in `docs/` and the README match the code.
 //!
-//! In `docs/PROTOCOL.md` each block of JSON stands below a line that says who sends it: "Client
-//! sends:" or "Server sends:".
+//! In `docs/PROTOCOL.md` each block of JSON follows a line that names its sender: "Client sends:"
+//! or "Server sends:".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +27,7 @@ type Object = Map<String, Value>;
 const CLIENT: &str = "Client sends:";
 const SERVER: &str = "Server sends:";
 
-// ---- what the client sends
+// ---- frames from the client
 
 #[test]
 fn every_json_block_names_its_sender() {
@@ -71,15 +71,15 @@ fn fields_are_required_exactly_as_documented() {
         assert!(!examples.is_empty(), "line {}: no example shows the field", row.line);
         let one_of_two = fields_of(&document, &row.heading, |row| row.cells[2].starts_with("this"));
         for example in examples {
-            let alone = without(&example, &[row.name()]);
+            let alone = error_without(&example, &[row.name()]);
             match &*row.cells[2] {
                 "yes" => assert_eq!(alone, Some(ErrorCode::MissingField), "line {}", row.line),
                 "no" | "with a site" => assert_eq!(alone, None, "line {}", row.line),
                 _ => {
                     let names: Vec<&str> = one_of_two.iter().map(|name| &**name).collect();
                     assert_eq!(names.len(), 2, "line {}: {}", row.line, row.cells[2]);
-                    // A call may have a name already, which says all that.
-                    let both = without(&example, &[&*names, &["callId"]].concat());
+                    // Without `callId`, which stands in for both fields.
+                    let both = error_without(&example, &[&*names, &["callId"]].concat());
                     assert_eq!(both, Some(ErrorCode::MissingField), "line {}", row.line);
                 }
             }
@@ -104,14 +104,14 @@ fn client_examples_use_only_fields_from_the_tables() {
     }
 }
 
-/// Why an example is refused without these fields, if it is.
-fn without(example: &Object, names: &[&str]) -> Option<ErrorCode> {
+/// Returns the error code of an example without these fields, or `None` if it is accepted.
+fn error_without(example: &Object, names: &[&str]) -> Option<ErrorCode> {
     let mut example = example.clone();
     names.iter().for_each(|name| drop(example.remove(*name)));
     parse(&Value::from(example).to_string()).1.err().map(|fault| fault.code)
 }
 
-// ---- what the server sends
+// ---- frames from the server
 
 #[test]
 fn documented_server_frames_match_what_it_sends() {
@@ -124,7 +124,8 @@ fn documented_server_frames_match_what_it_sends() {
         let Some(full) = full.get(&kind) else { continue };
         for (field, value) in &example {
             let real = full.get(field);
-            let real = real.unwrap_or_else(|| panic!("line {}: no such {field}", block.line));
+            let real =
+                real.unwrap_or_else(|| panic!("line {}: the server sends no {field}", block.line));
             let id = |value: &Value| value.is_string() || value.is_u64();
             let named_so = field.ends_with("Id") && field != "messageId" || field == "continuesAs";
             let is_id = named_so && id(real) && id(value);
@@ -145,14 +146,14 @@ fn relayed_call_frames_match_the_documented_examples() {
     let document = protocol();
     let own = server_frames(true);
     let documented = ["call_initiated", "offer", "answer", "ice-candidate"];
-    let said_by_bob = ["answer", "call_ringing", "call_rejected", "call_busy"];
+    let sent_by_callee = ["answer", "call_ringing", "call_rejected", "call_busy"];
     let mut expected = Vec::new();
     for block in sent_by(&document, CLIENT) {
         let Ok(ClientFrame::Call(_)) = parse(&block.text).1 else { continue };
         let example = object(block);
         let kind = &*kind_of(&example);
         let is_group = !example.contains_key("recipientId");
-        let author = Id::number(if said_by_bob.contains(&kind) { 3 } else { 2 });
+        let author = Id::number(if sent_by_callee.contains(&kind) { 3 } else { 2 });
         let shown = Some(&author).filter(|_| is_group || !documented.contains(&kind));
         let relayed = RelayedFrame::read(&block.text, &author.key).expect("an example is good");
         let relayed: Object = serde_json::from_str(&relayed.with_ids(None, shown)).expect("JSON");
@@ -167,7 +168,7 @@ fn relayed_call_frames_match_the_documented_examples() {
 }
 
 #[test]
-fn the_tables_list_exactly_the_fields_that_the_server_sends() {
+fn tables_list_exactly_the_fields_the_server_sends() {
     let document = protocol();
     let (full, bare) = (server_frames(true), server_frames(false));
     for (kind, frame) in &full {
@@ -232,7 +233,7 @@ fn call_states_are_each_documented_once() {
     assert_eq!(listed, STATES.map(state_word));
 }
 
-/// Without a wildcard below: who adds a state is led here.
+/// The match below has no wildcard, so that a new state does not compile until it is added here.
 const STATES: [CallState; 4] =
     [CallState::Ringing, CallState::Connecting, CallState::Active, CallState::Ended];
 
@@ -245,7 +246,7 @@ fn state_word(state: CallState) -> &'static str {
     }
 }
 
-/// The types of the server's frames in which these letters stand.
+/// The types of the server's frames that contain these letters.
 fn server_frames_with(letters: &str) -> Vec<String> {
     let frames = server_frames(true).into_iter();
     let found =
@@ -253,8 +254,8 @@ fn server_frames_with(letters: &str) -> Vec<String> {
     found.map(|(kind, _)| kind).collect()
 }
 
-/// A frame of each type as the server says it, by its type: with each field, or with as few as can
-/// be. No text in it has letters of our words.
+/// One frame of each type as the server sends it, by type: with all fields (`full`), or with the
+/// required ones only. No value contains the letters `message` or `typing`.
 fn server_frames(full: bool) -> BTreeMap<String, Object> {
     let id = Id::number(7);
     let (id, maybe) = (&id, full.then_some(&id));
@@ -325,7 +326,8 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
     encoded.collect()
 }
 
-/// Without a wildcard: who adds a frame is led here, to add it to the list above as well.
+/// The match has no wildcard, so that a new frame does not compile until it is added here; add it
+/// to the list above as well.
 fn word(frame: &ServerFrame<'_>) -> &'static str {
     match frame {
         ServerFrame::UserConnected { .. } => "user_connected",
@@ -362,25 +364,25 @@ fn each_error_code_is_documented_once_with_example() {
 #[test]
 fn error_examples_match_the_servers_errors() {
     let document = protocol();
-    let said = errors_said();
+    let sent = errors_sent();
     for row in error_rows(&document) {
         let example = (row.name().to_owned(), row.cells[3].clone());
-        assert!(said.contains(&example), "line {}: {example:?}", row.line);
+        assert!(sent.contains(&example), "line {}: {example:?}", row.line);
     }
     for block in sent_by(&document, SERVER).map(object).filter(|o| kind_of(o) == "error") {
         let text = |field: &str| block[field].as_str().expect("a string").to_owned();
-        assert!(said.contains(&(text("code"), text("message"))), "{block:?}");
+        assert!(sent.contains(&(text("code"), text("message"))), "{block:?}");
     }
 }
 
-/// Code and words of at least one error of each kind.
-fn errors_said() -> BTreeSet<(String, String)> {
+/// Code and text of at least one error of each kind.
+fn errors_sent() -> BTreeSet<(String, String)> {
     let max: usize = default_of("--max-joins").parse().expect("a number");
     let mut harness =
         HubHarness::new(Settings { joins_per_connection: max, threads: max + 1, ..settings() });
-    let stranger = harness.open(0);
+    let anonymous = harness.open(0);
     let alice = harness.open_as(1, "2");
-    harness.send(stranger, r#"{"type":"offer","offer":"o","recipientId":2}"#);
+    harness.send(anonymous, r#"{"type":"offer","offer":"o","recipientId":2}"#);
     for thread in 0..=max {
         harness.send(alice, &format!(r#"{{"type":"join_thread","threadId":"t{thread}"}}"#));
     }
@@ -397,11 +399,11 @@ fn errors_said() -> BTreeSet<(String, String)> {
     }
     harness.handle(Input::Binary { conn: alice });
     harness.handle(Input::RateLimited { conn: alice, text: None });
-    let mut heard = harness.received();
-    heard.extend(errors_of_proofs());
-    heard.extend(errors_of_calls());
-    let heard = heard.into_iter().map(|(_, frame)| frame);
-    let heard = heard.filter(|frame| frame["type"] == "error").map(|frame| {
+    let mut received = harness.received();
+    received.extend(errors_of_authentication());
+    received.extend(errors_of_calls());
+    let received = received.into_iter().map(|(_, frame)| frame);
+    let received = received.filter(|frame| frame["type"] == "error").map(|frame| {
         let text = |field: &str| frame[field].as_str().expect("a string").to_owned();
         (text("code"), text("message"))
     });
@@ -423,18 +425,18 @@ fn errors_said() -> BTreeSet<(String, String)> {
         Failure::Unknown,
         Failure::Unusable,
     ];
-    let abouts = [FailureContext::Message, FailureContext::Token, FailureContext::Thread];
+    let contexts = [FailureContext::Message, FailureContext::Token, FailureContext::Thread];
     let failed =
-        failures.iter().flat_map(|failure| abouts.map(|about| failure.client_error(about)));
-    heard.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()
+        failures.iter().flat_map(|failure| contexts.map(|context| failure.client_error(context)));
+    received.chain(failed.map(|fault| (code_word(fault.code), fault.text.into_owned()))).collect()
 }
 
-/// What is heard where a token proves who someone is.
-fn errors_of_proofs() -> Vec<(ConnId, Value)> {
+/// The frames of a run with verified trust, which cover the errors of authentication.
+fn errors_of_authentication() -> Vec<(ConnId, Value)> {
     let mut harness = HubHarness::new(verified());
-    let stranger = harness.open(0);
-    harness.send(stranger, r#"{"type":"join_thread","threadId":41}"#);
-    let mut heard = harness.received();
+    let anonymous = harness.open(0);
+    harness.send(anonymous, r#"{"type":"join_thread","threadId":41}"#);
+    let mut received = harness.received();
     let conn = harness.open_with(1, "token");
     let (request, _) = harness.next_proof();
     let expires_s = harness.now.unix_s + 1;
@@ -446,20 +448,20 @@ fn errors_of_proofs() -> Vec<(ConnId, Value)> {
     harness.send(conn, r#"{"type":"call_initiated","recipientId":8,"threadId":41}"#);
     harness.send(conn, r#"{"type":"call_initiated","recipientId":8}"#);
     harness.advance(Duration::from_secs(1));
-    heard.extend(harness.received());
-    heard
+    received.extend(harness.received());
+    received
 }
 
-/// What is heard of calls.
+/// The frames of a run with calls, which cover the errors of calls.
 fn errors_of_calls() -> Vec<(ConnId, Value)> {
     let mut harness = HubHarness::new(settings());
-    let people: Vec<ConnId> =
+    let conns: Vec<ConnId> =
         (1..=9).map(|user| harness.open_in(user, &user.to_string(), "12")).collect();
-    let (ninth, rest) = people.split_last().expect("nine");
+    let (ninth, rest) = conns.split_last().expect("nine");
     harness.send(*ninth, r#"{"type":"leave_thread","threadId":12}"#);
     harness.send(rest[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     harness.send(rest[0], r#"{"type":"call_hangup","callId":"none"}"#);
-    for conn in &people[1..] {
+    for conn in &conns[1..] {
         harness.send(*conn, r#"{"type":"call_joined","threadId":12,"callId":"g"}"#);
     }
     for _ in 0..=settings().calls.attempts {
@@ -479,7 +481,7 @@ fn code_word(code: ErrorCode) -> String {
 
 // ---- close codes
 
-/// The files in which a close code is chosen; `server/connections.rs` passes it on.
+/// The files that choose a close code; [`PASS_ON`] only pass it on.
 const CLOSERS: [&str; 6] = [
     "src/hub/session.rs",
     "src/server.rs",
@@ -488,6 +490,9 @@ const CLOSERS: [&str; 6] = [
     "src/server/timeouts.rs",
     "src/wire.rs",
 ];
+
+/// Files that close a connection with a code from elsewhere.
+const PASS_ON: [&str; 2] = ["src/hub/output.rs", "src/server/connections.rs"];
 
 #[test]
 fn close_code_table_matches_the_codes_sent() {
@@ -503,19 +508,20 @@ fn close_code_table_matches_the_codes_sent() {
             sources.extend(entries.map(|entry| entry.expect("an entry").path()));
             continue;
         }
-        let name = path.strip_prefix(root()).expect("ours").to_str().expect("UTF-8");
+        let name =
+            path.strip_prefix(root()).expect("a path below the root").to_str().expect("UTF-8");
         let text = fs::read_to_string(&path).expect("a source");
         if CLOSERS.contains(&name) {
             sends.extend(close_codes(&text));
         } else {
             let closes = text.contains("Effect::Close") || text.contains("wire.close(");
-            assert!(!closes || name == "src/server/connections.rs", "{name} closes connections");
+            assert!(!closes || PASS_ON.contains(&name), "{name} closes connections");
         }
     }
     assert_eq!(listed, Vec::from_iter(sends));
 }
 
-/// The numbers in a source's code, comments left out, that can be nothing but close codes.
+/// The numbers in a source, without comments, that are in the ranges of close codes.
 fn close_codes(text: &str) -> impl Iterator<Item = u16> {
     let code = text.lines().filter_map(|line| line.split("//").next());
     let numbers = code.flat_map(words).filter_map(|word| word.parse().ok());
@@ -587,11 +593,11 @@ fn documented_limits_match_settings_and_defaults() {
 fn documents_name_only_existing_settings() {
     let settings = Setting::all();
     let known = |word: &str| {
-        // The variables without a flag: secrets never come from arguments.
+        // Variables without a flag: secrets are not accepted as arguments.
         [secrets::JWT, secrets::TURN].iter().any(|secret| secret.variable == word)
             || settings.iter().any(|s| s.flag == word || s.variable == word)
     };
-    // A README also names flags of other tools; our own document does not.
+    // The README also names flags of other tools; `docs/PROTOCOL.md` does not.
     for word in words(&protocol().text).filter(|word| word.starts_with("--") && word.len() > 3) {
         assert!(known(word) || word.trim_matches('-').is_empty(), "docs/PROTOCOL.md: {word}");
     }
@@ -663,16 +669,17 @@ fn links_between_documents_resolve() {
 
 #[test]
 fn each_threat_names_existing_tests() {
-    names_tests("docs/SECURITY.md", "Threat", 3);
+    assert_cites_tests("docs/SECURITY.md", "Threat", 3);
 }
 
 #[test]
 fn each_fault_names_existing_tests() {
-    names_tests("docs/OPERATIONS.md", "Fault", 4);
+    assert_cites_tests("docs/OPERATIONS.md", "Fault", 4);
 }
 
-/// Each row of these tables has so many cells, and names in the last a file and a test, or several.
-fn names_tests(document: &str, header: &str, cells: usize) {
+/// Checks that each row of a table has this many cells, and that the last one names pairs of a file
+/// and a test in it.
+fn assert_cites_tests(document: &str, header: &str, cells: usize) {
     let document = Document::read(document);
     let rows: Vec<&Row> = document.table(header).collect();
     assert!(rows.len() > 20, "{}", rows.len());
@@ -688,10 +695,10 @@ fn names_tests(document: &str, header: &str, cells: usize) {
             }
         }
     }
-    assert!(missing.is_empty(), "no such tests:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "tests that do not exist:\n{}", missing.join("\n"));
 }
 
-/// Whether a source has a test of this name, and not only a function.
+/// Whether a source has a test of this name; a plain function does not count.
 fn has_test(text: &str, name: &str) -> bool {
     let lines = text.lines().rev().skip_while(|line| {
         let line = line.trim_start().strip_prefix("fn ");
@@ -716,8 +723,8 @@ fn all_documents() -> Vec<Document> {
     docs.chain([Document::read("README.md")]).collect()
 }
 
-fn sent_by<'a>(document: &'a Document, who: &'a str) -> impl Iterator<Item = &'a Block> {
-    document.blocks.iter().filter(move |block| block.language == "json" && block.above == who)
+fn sent_by<'a>(document: &'a Document, sender: &'a str) -> impl Iterator<Item = &'a Block> {
+    document.blocks.iter().filter(move |block| block.language == "json" && block.above == sender)
 }
 
 fn object(block: &Block) -> Object {
@@ -728,7 +735,7 @@ fn kind_of(object: &Object) -> String {
     object["type"].as_str().expect("type is a string").to_owned()
 }
 
-/// The fields in a section's table, of the rows that are wanted.
+/// The fields in the table of a section, from the rows that `wanted` accepts.
 fn fields_of(
     document: &Document,
     heading: &str,

@@ -1,4 +1,4 @@
-//! The documents, the package and the source tree agree with the code.
+//! Checks that documents, package and source tree match the code and the rules of the project.
 
 #![allow(clippy::unwrap_used)]
 

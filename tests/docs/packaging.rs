@@ -1,6 +1,6 @@
-//! The files of the package say what the code does.
+//! Checks that the systemd units of the package match the code.
 //!
-//! What the package does once it is installed, `tests/systemd/run` tries on a system of its own.
+//! `tests/systemd/run` tests the installed package on a real systemd.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ fn unit_files_and_server_agree_on_names() {
         }
     }
     assert!(value_of(&unit, "Environment").starts_with(&format!("{}=-/", env_file::VARIABLE)));
-    // Who goes over to the socket is found at the same address.
+    // Switching to socket activation must not change the address.
     let socket = read("systemd/buddyline.socket");
     let listen = Config::try_parse_from(["buddyline"]).expect("the defaults are good").listen;
     let address = value_of(&socket, "ListenStream").parse().expect("an address");

@@ -1,4 +1,4 @@
-//! Settings as they are written on a command line, and what they mean together.
+//! Settings on the command line: conflicts, defaults that depend on others, and lists.
 
 use buddyline::config::{Config, Trust};
 use clap::Parser;

@@ -1,8 +1,8 @@
-//! The two documented sample clients, taken literally, in one conversation.
+//! The two sample clients of the documentation, copied literally, in one conversation.
 //!
-//! Neither says who it is or joins a thread. The React sample looks at `type`; the Flutter sample
-//! looks for the letters `message` and `typing` anywhere in the raw frame. So no other frame may
-//! ever be taken for one of these.
+//! Neither sends `user_connected` or joins a thread. The React sample checks `type`; the Flutter
+//! sample searches the raw frame for the letters `message` and `typing`. So no other frame may
+//! contain them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::support::site::Site;
 /// How long the Flutter sample shows "Typing..." after each frame.
 const FLUTTER_TYPES: Duration = Duration::from_secs(3);
 
-/// What both samples send.
+/// The frames that both samples send.
 struct Sample {
     socket: Client,
     user: u64,
@@ -48,7 +48,7 @@ impl Sample {
 struct React {
     sample: Sample,
     messages: Vec<Value>,
-    /// Each value that `setTypingStatus` was given.
+    /// Each value passed to `setTypingStatus`.
     typing_statuses: Vec<Value>,
 }
 
@@ -77,7 +77,7 @@ impl React {
 struct Flutter {
     sample: Sample,
     messages: Vec<String>,
-    /// The frames that were taken for typing.
+    /// The frames that the sample took for `typing`.
     typing: Vec<String>,
     typing_until: Option<Instant>,
 }
@@ -98,7 +98,7 @@ impl Flutter {
         }
     }
 
-    /// The texts of what is shown raw; anything but a `message` frame is a defect.
+    /// The texts of the frames shown raw; panics on anything but a `message` frame.
     fn shown(&self) -> Vec<String> {
         let text = |raw: &String| {
             let frame: Value = serde_json::from_str(raw).unwrap();
@@ -109,18 +109,18 @@ impl Flutter {
     }
 }
 
-/// Three people in thread 41 and much else going on around them.
+/// Three users in thread 41 exchange messages, while others send frames of all kinds.
 fn exchange_messages(server: &Server) {
     let address = server.address();
     let sample = |user, recipient| Sample::open(address, user, recipient, "41");
     let mut anna = React { sample: sample(7, "8"), messages: vec![], typing_statuses: vec![] };
     let mut ben =
         Flutter { sample: sample(8, "7"), messages: vec![], typing: vec![], typing_until: None };
-    // The third follows the document: says who they are, and joins.
+    // The third follows docs/PROTOCOL.md: it identifies itself and joins.
     let mut carl = Client::in_thread(address, 9, 41);
 
-    // A first message each: from then on the server knows them and they hear the thread. Who
-    // waits for their own message has seen it sent.
+    // The first message of each identifies the sender and subscribes its connection to the thread.
+    // A client that has received its own message knows that it was sent.
     let wait_for = |client: &mut Client, text: &str| -> Vec<String> {
         let until = Instant::now() + LONG;
         let mut texts = Vec::new();
@@ -130,7 +130,7 @@ fn exchange_messages(server: &Server) {
             if frame["type"] == "message" && frame["message"] == text {
                 return texts;
             }
-            assert!(Instant::now() < until, "{text} does not come");
+            assert!(Instant::now() < until, "{text} does not arrive");
         }
     };
     anna.sample.send_message("I am Anna");
@@ -143,9 +143,9 @@ fn exchange_messages(server: &Server) {
     }
     anna.listen();
     assert_eq!(anna.shown(), ["I am Anna", "I am Ben"]);
-    assert_eq!(ben.shown(), ["I am Ben"], "what was said before is in the history");
+    assert_eq!(ben.shown(), ["I am Ben"], "earlier messages are in the site's history");
 
-    // Presence, joins, questions, calls, another thread: nothing that either shows.
+    // Presence, joins, queries, calls, another thread: neither sample shows any of it.
     let mut dora = Client::in_thread(address, 10, 41);
     let mut phone = Client::in_thread(address, 8, 41);
     for frame in [
@@ -177,11 +177,11 @@ fn exchange_messages(server: &Server) {
     assert_eq!(anna.typing_statuses, [] as [Value; 0]);
     assert_eq!(ben.typing, [] as [String; 0]);
 
-    // Anna types and writes; Carl types and stops; Ben types and lets it end by itself.
+    // Anna types and sends; Carl types and stops; Ben types until it expires.
     anna.sample.handle_typing();
     anna.listen();
     ben.listen();
-    assert_eq!(anna.typing_statuses, [true], "the typist sees it too");
+    assert_eq!(anna.typing_statuses, [true], "the sender receives it too");
     assert_eq!(ben.typing.len(), 1);
     assert!(ben.typing[0].contains(r#""typing":true"#), "{:?}", ben.typing);
     let shows_until = ben.typing_until.unwrap() - Instant::now();
@@ -198,32 +198,34 @@ fn exchange_messages(server: &Server) {
     ben.listen();
     assert_eq!(anna.typing_statuses, [true, false, true, false]);
     ben.sample.handle_typing();
-    let begun = Instant::now();
+    let started = Instant::now();
     ben.listen();
-    let over = |frame: &Value| {
+    let stopped = |frame: &Value| {
         frame["type"] == "typing" && frame["typing"] == false && frame["userId"] == 8
     };
-    carl.expect(over);
-    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+    carl.expect(stopped);
+    assert!(started.elapsed() >= Duration::from_millis(400), "{:?}", started.elapsed());
     anna.listen();
     ben.listen();
     assert_eq!(anna.typing_statuses, [true, false, true, false, true, false]);
-    // Every end of typing holds those letters as well: the sample has no other eyes.
+    // A frame with `typing: false` contains the letters as well, so the sample counts it.
     assert_eq!(ben.typing.len(), 6);
 
-    // All three hear all three, each message once, in one order.
-    let said = ["Ben again", "Anna again", "Carl"];
-    ben.sample.send_message(said[0]);
-    wait_for(&mut carl, said[0]);
-    anna.sample.send_message(said[1]);
-    wait_for(&mut carl, said[1]);
-    carl.send(&json!({"type": "send_message", "threadId": 41, "message": said[2], "token": "t-9"}));
-    wait_for(&mut carl, said[2]);
+    // Each of the three receives every message once, in the same order.
+    let texts = ["Ben again", "Anna again", "Carl"];
+    ben.sample.send_message(texts[0]);
+    wait_for(&mut carl, texts[0]);
+    anna.sample.send_message(texts[1]);
+    wait_for(&mut carl, texts[1]);
+    carl.send(
+        &json!({"type": "send_message", "threadId": 41, "message": texts[2], "token": "t-9"}),
+    );
+    wait_for(&mut carl, texts[2]);
     anna.listen();
     ben.listen();
     let literal = "typing is not a message, \"message\" is";
-    assert_eq!(anna.shown(), [&["I am Anna", "I am Ben", literal], &said[..]].concat());
-    assert_eq!(ben.shown(), [&["I am Ben", literal], &said[..]].concat());
+    assert_eq!(anna.shown(), [&["I am Anna", "I am Ben", literal], &texts[..]].concat());
+    assert_eq!(ben.shown(), [&["I am Ben", literal], &texts[..]].concat());
     let senders: Vec<&Value> = anna.messages.iter().map(|m| &m["senderId"]).collect();
     assert_eq!(senders, [7, 8, 7, 8, 7, 9]);
     assert_eq!(anna.messages[0]["threadId"], "41");
@@ -271,11 +273,11 @@ fn react_sample_sends_typing_before_any_message() {
     for typing in [true, false] {
         let text = react.sample.socket.next_text();
         react.on_message(&text);
-        let heard = carl.next();
-        assert_eq!((&heard["type"], &heard["typing"]), (&json!("typing"), &json!(typing)));
+        let received = carl.next();
+        assert_eq!((&received["type"], &received["typing"]), (&json!("typing"), &json!(typing)));
     }
     assert_eq!(react.typing_statuses, [true, false]);
-    // Its first message ends what it typed as nobody.
+    // Its first message ends the typing of the anonymous connection.
     react.sample.handle_typing();
     react.sample.send_message("I am Anna");
     carl.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
@@ -315,7 +317,7 @@ fn samples_are_anonymous_on_verified_server_until_first_send() {
     let mut silent = react(Sample::open(server.address(), 7, "8", "41"));
     let mut shown = flutter(Sample::open(server.address(), 8, "7", "41"));
     shown.sample.handle_typing();
-    // As the document says how to make them good: with the token in the address.
+    // As docs/PROTOCOL.md recommends for the samples: with the token in the URL.
     let address = "/?token=token-7";
     let socket = Client::at(server.address(), address, &[]);
     let mut known = react(Sample { socket, user: 7, recipient: "8", thread: "41" });
@@ -329,7 +331,7 @@ fn samples_are_anonymous_on_verified_server_until_first_send() {
         shown.on_message(&text);
     }
     assert!(shown.messages.iter().all(|row| row.contains(r#""type":"error""#)), "shown as rows");
-    // Who has handed the token over stays, and one message makes the thread heard.
+    // The connection with a token stays open, and one message subscribes it to the thread.
     known.sample.send_message("I am Anna");
     let mut ben = flutter(Sample::open(server.address(), 8, "7", "41"));
     ben.sample.send_message("I am Ben");

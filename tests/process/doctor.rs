@@ -17,7 +17,7 @@ use crate::support::site_model::http_date;
 const SECRET: &str = "a secret of more than thirty-two bytes, as is advised";
 const MEMBER: &str = "s3cret-token-7";
 
-/// What an examination has said.
+/// The parsed output of a doctor run.
 struct DoctorReport {
     code: i32,
     findings: Vec<Value>,
@@ -25,24 +25,24 @@ struct DoctorReport {
 }
 
 impl DoctorReport {
-    /// The status of a finding, and all its words.
+    /// The status of a finding, and its text with the remedy.
     fn about(&self, name: &str) -> (String, String) {
         let finding = self.findings.iter().find(|finding| finding["name"] == name);
-        let finding = finding.unwrap_or_else(|| panic!("nothing about {name}: {}", self.text));
+        let finding = finding.unwrap_or_else(|| panic!("no finding {name}: {}", self.text));
         let status = finding["status"].as_str().unwrap().to_owned();
         (status, format!("{} {}", finding["seen"], finding["remedy"]))
     }
 
     #[track_caller]
     fn expect(&self, name: &str, status: &str, words: &[&str]) {
-        let (found, said) = self.about(name);
-        assert_eq!(found, status, "{name}: {said}");
+        let (found, text) = self.about(name);
+        assert_eq!(found, status, "{name}: {text}");
         for word in words {
-            assert!(said.contains(word), "{name}: no {word:?} in {said}");
+            assert!(text.contains(word), "{name}: no {word:?} in {text}");
         }
     }
 
-    /// The names of what failed.
+    /// The names of the findings that failed.
     fn failed(&self) -> Vec<&str> {
         let failed = self.findings.iter().filter(|finding| finding["status"] == "failed");
         failed.map(|finding| finding["name"].as_str().unwrap()).collect()
@@ -56,13 +56,13 @@ fn doctor(url: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it, for JSON, with a member's token.
+/// Runs the doctor with a member's token and JSON output.
 fn run_doctor(url: &str, token: &str, arguments: &[&str]) -> DoctorReport {
     let file = SecretFile::with(&[token]);
     let begun = Instant::now();
     let mut command = doctor(url, &["--json", "--token-file", file.path()]);
     let output = command.args(arguments).output().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(25), "it has taken {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(25), "took {:?}", begun.elapsed());
     read(output, &[token, SECRET])
 }
 
@@ -97,13 +97,13 @@ fn healthy_site_passes_and_is_not_modified() {
     let listen = server.address().to_string();
     let arguments = ["--jwt-secret-file", secret.path(), "--public-url", &public];
     let member = site.jwt(7, Duration::from_secs(WEEK_S));
-    let said = run_doctor(&site.url(), &member, &arguments);
-    for finding in &said.findings {
+    let report = run_doctor(&site.url(), &member, &arguments);
+    for finding in &report.findings {
         assert_eq!(finding["status"], "ok", "{finding}");
     }
-    assert_eq!((said.findings.len(), said.code), (19, 0), "{}", said.text);
-    said.expect("token", "ok", &["member 7's"]);
-    said.expect("speed", "ok", &["thread", "with 4 workers at most about"]);
+    assert_eq!((report.findings.len(), report.code), (19, 0), "{}", report.text);
+    report.expect("token", "ok", &["member 7's"]);
+    report.expect("speed", "ok", &["thread", "with 4 workers at most about"]);
     assert!(site.requests().iter().all(|request| request.method == "GET"));
     assert!(site.requests().len() < 20, "{}", site.requests().len());
 
@@ -113,75 +113,75 @@ fn healthy_site_passes_and_is_not_modified() {
     command.args(["doctor", "--buddyboss-url", &site.url(), "--listen", &listen]);
     let lines = String::from_utf8(command.output().unwrap().stdout).unwrap();
     assert!(lines.contains("\nok       port: buddyline already runs on "), "{lines}");
-    assert!(!lines.contains('\x1b'), "no colour but on a terminal");
+    assert!(!lines.contains('\x1b'), "no colours without a terminal");
     assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
 }
 
 #[test]
 fn unreachable_site_is_one_quick_failure() {
     let begun = Instant::now();
-    let said = run_doctor(&Site::refusing(), MEMBER, &[]);
-    said.expect("site connection", "failed", &["refused"]);
-    assert_eq!(said.failed(), ["site connection"]);
-    let said = run_doctor("http://nothing.invalid", MEMBER, &[]);
-    said.expect("site name", "failed", &["nothing.invalid", "resolv"]);
-    assert_eq!(said.failed(), ["site name"]);
+    let report = run_doctor(&Site::refusing(), MEMBER, &[]);
+    report.expect("site connection", "failed", &["refused"]);
+    assert_eq!(report.failed(), ["site connection"]);
+    let report = run_doctor("http://nothing.invalid", MEMBER, &[]);
+    report.expect("site name", "failed", &["nothing.invalid", "resolv"]);
+    assert_eq!(report.failed(), ["site name"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn tls_mismatch_is_reported_in_both_directions() {
-    // It answers what is no HTTP with 400, as web servers do.
+    // The server answers non-HTTP bytes with 400, as web servers do.
     let server = Server::start(&[]);
     let (host, port) = ("localhost", server.address().port());
     let public = format!("wss://{host}:{port}/live");
-    let said = run_doctor(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
-    said.expect("site TLS", "failed", &["does not speak TLS", "http://"]);
-    said.expect("public TLS", "failed", &["does not speak TLS", "ws://"]);
-    said.expect("public WebSocket", "skipped", &[]);
-    assert_eq!(said.failed(), ["site TLS", "public TLS"]);
+    let report = run_doctor(&format!("https://{host}:{port}"), MEMBER, &["--public-url", &public]);
+    report.expect("site TLS", "failed", &["does not speak TLS", "http://"]);
+    report.expect("public TLS", "failed", &["does not speak TLS", "ws://"]);
+    report.expect("public WebSocket", "skipped", &[]);
+    assert_eq!(report.failed(), ["site TLS", "public TLS"]);
 }
 
 #[test]
 fn plain_permalinks_are_reached_by_rest_route() {
     let site = healthy_site();
     site.set_plain_permalinks(true);
-    let said = run_doctor(&site.url(), MEMBER, &[]);
-    said.expect("REST API", "ok", &["/?rest_route=/"]);
-    said.expect("token", "ok", &["member 7's"]);
-    said.expect("speed", "ok", &["thread"]);
-    assert!(said.failed().is_empty(), "{}", said.text);
+    let report = run_doctor(&site.url(), MEMBER, &[]);
+    report.expect("REST API", "ok", &["/?rest_route=/"]);
+    report.expect("token", "ok", &["member 7's"]);
+    report.expect("speed", "ok", &["thread"]);
+    assert!(report.failed().is_empty(), "{}", report.text);
 }
 
 #[test]
 fn disabled_messages_component_is_reported() {
     let site = healthy_site();
     site.disable_messages();
-    let said = run_doctor(&site.url(), MEMBER, &[]);
-    said.expect("Messages component", "failed", &["Components"]);
-    assert_eq!(said.failed(), ["Messages component"]);
+    let report = run_doctor(&site.url(), MEMBER, &[]);
+    report.expect("Messages component", "failed", &["Components"]);
+    assert_eq!(report.failed(), ["Messages component"]);
 }
 
 #[test]
 fn stripped_auth_header_is_told_apart_from_a_bad_token() {
     let site = healthy_site();
-    // It looks into a header that nobody sends.
-    site.set_token_header("X-Eaten");
-    let said = run_doctor(&site.url(), MEMBER, &[]);
-    said.expect("token header", "failed", &["CGIPassAuth", "HTTP_AUTHORIZATION"]);
-    said.expect("token", "failed", &["See the line about the token header"]);
-    // Where the site looks there, all is well.
-    let said = run_doctor(&site.url(), MEMBER, &["--token-header", "X-Eaten"]);
-    said.expect("token header", "ok", &["x-eaten"]);
-    assert!(said.failed().is_empty(), "{}", said.text);
+    // The site reads a header that the server does not send.
+    site.set_token_header("X-Custom");
+    let report = run_doctor(&site.url(), MEMBER, &[]);
+    report.expect("token header", "failed", &["CGIPassAuth", "HTTP_AUTHORIZATION"]);
+    report.expect("token", "failed", &["See the line about the token header"]);
+    // With the matching setting all checks pass.
+    let report = run_doctor(&site.url(), MEMBER, &["--token-header", "X-Custom"]);
+    report.expect("token header", "ok", &["x-custom"]);
+    assert!(report.failed().is_empty(), "{}", report.text);
 }
 
 #[test]
 fn refused_token_is_reported_with_the_reason() {
     let site = healthy_site();
-    let said = run_doctor(&site.url(), "nobodys.token", &[]);
-    said.expect("token header", "ok", &["reaches"]);
-    said.expect("token", "failed", &["jwt_auth_invalid_token"]);
+    let report = run_doctor(&site.url(), "unknown.token", &[]);
+    report.expect("token header", "ok", &["reaches"]);
+    report.expect("token", "failed", &["jwt_auth_invalid_token"]);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let old = token(SECRET, &site.url(), 7, now, |_, claims| claims["exp"] = (now - 60).into());
     run_doctor(&site.url(), &old, &[]).expect("token", "failed", &["expired"]);
@@ -194,16 +194,16 @@ fn wrong_jwt_secret_and_issuer_are_reported() {
     let site = healthy_site();
     let member = site.jwt(7, Duration::from_secs(WEEK_S));
     let wrong = SecretFile::with(&["another secret of more than thirty-two bytes, it is"]);
-    let said = run_doctor(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
-    said.expect("JWT secret", "failed", &["wrong signature", "wp-config.php"]);
-    said.expect("token", "ok", &["member 7's"]);
-    assert_eq!(said.failed(), ["JWT secret"]);
+    let report = run_doctor(&site.url(), &member, &["--jwt-secret-file", wrong.path()]);
+    report.expect("JWT secret", "failed", &["wrong signature", "wp-config.php"]);
+    report.expect("token", "ok", &["member 7's"]);
+    assert_eq!(report.failed(), ["JWT secret"]);
 
     let right = SecretFile::with(&[SECRET]);
     let other = ["--jwt-secret-file", right.path(), "--jwt-issuer", "https://www.example.org"];
-    let said = run_doctor(&site.url(), &member, &other);
-    said.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {}.", site.url())]);
-    said.expect("JWT secret", "failed", &["names the issuer"]);
+    let report = run_doctor(&site.url(), &member, &other);
+    report.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {}.", site.url())]);
+    report.expect("JWT secret", "failed", &["names the issuer"]);
 }
 
 #[test]
@@ -220,8 +220,8 @@ fn clock_skew_is_reported() {
     });
     run_doctor(&site.url(), MEMBER, &[]).expect("clock", "warning", &["10m", "behind"]);
     let secret = SecretFile::with(&[SECRET]);
-    let said = run_doctor(&site.url(), MEMBER, &["--jwt-secret-file", secret.path()]);
-    said.expect("clock", "failed", &["set-ntp"]);
+    let report = run_doctor(&site.url(), MEMBER, &["--jwt-secret-file", secret.path()]);
+    report.expect("clock", "failed", &["set-ntp"]);
 }
 
 #[test]
@@ -230,10 +230,10 @@ fn redirect_is_reported_and_receives_no_token() {
     let elsewhere = healthy_site();
     let to = format!("{}/wp-json/buddyboss/v1/members/me?_fields=id", elsewhere.url());
     site.always(Fault::status(301, &[("Location", &to)]));
-    let said = run_doctor(&site.url(), MEMBER, &[]);
+    let report = run_doctor(&site.url(), MEMBER, &[]);
     let remedy = format!("--buddyboss-url {}:", elsewhere.url());
-    said.expect("redirects", "failed", &[&remedy]);
-    assert_eq!(said.failed(), ["redirects"]);
+    report.expect("redirects", "failed", &[&remedy]);
+    assert_eq!(report.failed(), ["redirects"]);
     assert!(elsewhere.requests().is_empty());
 }
 
@@ -244,12 +244,12 @@ fn hanging_site_does_not_block_the_other_checks() {
     let server = Server::start(&[]);
     let public = format!("ws://{}/", server.address());
     let begun = Instant::now();
-    let said =
+    let report =
         run_doctor(&site.url(), MEMBER, &["--public-url", &public, "--upstream-timeout", "2s"]);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    said.expect("REST API", "failed", &["takes too long"]);
-    said.expect("public WebSocket", "ok", &[]);
-    assert_eq!(said.failed(), ["REST API"]);
+    report.expect("REST API", "failed", &["takes too long"]);
+    report.expect("public WebSocket", "ok", &[]);
+    assert_eq!(report.failed(), ["REST API"]);
 }
 
 #[test]
@@ -259,9 +259,9 @@ fn port_in_use_is_reported() {
     let address = taken.local_addr().unwrap().to_string();
     let mut command = binary();
     command.args(["doctor", "--json", "--buddyboss-url", &site.url(), "--listen", &address]);
-    let said = read(command.output().unwrap(), &[]);
-    said.expect("port", "failed", &[&address, "ss -ltnp"]);
-    assert_eq!(said.failed(), ["port"]);
+    let report = read(command.output().unwrap(), &[]);
+    report.expect("port", "failed", &[&address, "ss -ltnp"]);
+    assert_eq!(report.failed(), ["port"]);
 }
 
 #[test]
@@ -298,13 +298,13 @@ fn headers_dropped_by_a_proxy_are_reported() {
     let check = |fault, status, words: &[&str]| {
         let proxy = FaultyProxy::start(server.address(), fault);
         let url = format!("ws://{}/live", proxy.address());
-        let said = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
-        said.expect("public WebSocket", status, words);
-        said.expect("public connection", "ok", &[]);
-        assert_eq!(said.failed().len(), usize::from(status == "failed"), "{}", said.text);
+        let report = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
+        report.expect("public WebSocket", status, words);
+        report.expect("public connection", "ok", &[]);
+        assert_eq!(report.failed().len(), usize::from(status == "failed"), "{}", report.text);
     };
     let check = &check;
-    // All at once: some of them take until a timeout.
+    // In parallel, because some take until a timeout.
     thread::scope(|scope| {
         for (fault, status, words) in cases {
             scope.spawn(move || check(fault, status, words));
@@ -365,14 +365,14 @@ fn check_config_needs_no_network() {
     let (code, text) = check(&[&free[..], &["/nowhere/secret"]].concat());
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("/nowhere/secret"), "{text}");
-    // An address of the documentation networks (RFC 5737) is no machine's.
+    // No machine has an address of the documentation networks (RFC 5737).
     let (code, text) = check(&["--listen", "192.0.2.1:8080"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("not an address of this machine"), "{text}");
     assert!(text.ends_with("\nthe server cannot start\n"), "{text}");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (code, text) = check(&["--listen", &taken.local_addr().unwrap().to_string()]);
-    assert_eq!(code, 0, "a server that is to be replaced may have it: {text}");
+    assert_eq!(code, 0, "a server that is about to be replaced may use the port: {text}");
     assert!(text.contains("warning  port: "), "{text}");
     assert!(site.requests().is_empty());
 }

@@ -1,4 +1,4 @@
-//! The doctor's judgement, in tables: what was seen, and what must be said of it.
+//! The judgement of `buddyline doctor`: for each observation, the finding with status and remedy.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ fn fault(status: u16, code: &str, message: &str) -> TimedReply {
     answered(reply(status, &format!(r#"{{"code":"{code}","message":"{message}"}}"#)))
 }
 
-fn page(status: u16, location: Option<&str>) -> TimedReply {
+fn bodiless_reply(status: u16, location: Option<&str>) -> TimedReply {
     let location = location.map(str::to_owned);
     answered(Reply { status, location, ..Reply::default() })
 }
@@ -47,11 +47,11 @@ fn http_date(at_s: u64) -> String {
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(at_s))
 }
 
-fn silent() -> TimedReply {
+fn timed_out() -> TimedReply {
     TimedReply { reply: Err("the answer takes too long"), took: Duration::from_secs(8), at_s: NOW }
 }
 
-fn stranger() -> TimedReply {
+fn anonymous_reply() -> TimedReply {
     let mut call = fault(401, "rest_not_logged_in", "You are not currently logged in.");
     if let Ok(reply) = &mut call.reply {
         reply.date = Some(http_date(NOW));
@@ -71,8 +71,8 @@ fn healthy_path(secure: bool) -> Reachability {
     }
 }
 
-/// A site in good order, its secret and a token of member 7.
-fn good() -> SiteObservation {
+/// Observations of a healthy site, with its secret and a token of member 7.
+fn healthy_site() -> SiteObservation {
     let url = SiteUrl::parse("https://community.example").unwrap();
     let index = r#"{"home":"https://community.example","namespaces":["jwt-auth/v1"]}"#;
     let me = || answered(reply(200, r#"{"id":7}"#));
@@ -82,7 +82,7 @@ fn good() -> SiteObservation {
         workers: 4,
         timeout: Duration::from_secs(30),
         reachability: healthy_path(true),
-        probes: vec![(UrlStyle::Pretty, stranger())],
+        probes: vec![(UrlStyle::Pretty, anonymous_reply())],
         index: vec![answered(reply(200, index))],
         messages: Some(fault(403, "bp_rest_authorization_required", "Sorry")),
         bad_token: Some(fault(403, "jwt_auth_invalid_token", "Wrong number of segments")),
@@ -96,23 +96,23 @@ fn good() -> SiteObservation {
     }
 }
 
-/// The status and words of one finding after a change to a site in good order.
-fn judged(name: &str, change: impl FnOnce(&mut SiteObservation)) -> (Status, String) {
-    let mut site = good();
+/// Changes the observations of a healthy site; returns status and text of one finding.
+fn finding_of(name: &str, change: impl FnOnce(&mut SiteObservation)) -> (Status, String) {
+    let mut site = healthy_site();
     change(&mut site);
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(site), machine, public: None });
     let finding = findings.iter().find(|finding| finding.name == name);
-    let finding = finding.unwrap_or_else(|| panic!("nothing about {name}: {findings:?}"));
+    let finding = finding.unwrap_or_else(|| panic!("no finding {name}: {findings:?}"));
     let needs_remedy = matches!(finding.status, Warning | Failed);
     assert_eq!(finding.remedy.is_some(), needs_remedy, "{finding:?}");
     let remedy = finding.remedy.as_deref().unwrap_or_default();
     (finding.status, format!("{} -> {remedy}", finding.seen))
 }
 
-fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineObservation {
+fn machine_seen(result: Result<(), ErrorKind>, files: u64) -> MachineObservation {
     MachineObservation {
-        listens: vec![("127.0.0.1:8080".parse().unwrap(), came)],
+        listens: vec![("127.0.0.1:8080".parse().unwrap(), result)],
         is_ours: false,
         files: Ok(files),
         files_wanted: Some(16_028),
@@ -123,7 +123,7 @@ fn machine_seen(came: Result<(), ErrorKind>, files: u64) -> MachineObservation {
 #[test]
 fn healthy_site_is_ok_on_every_line() {
     let machine = machine_seen(Ok(()), 100_000);
-    let findings = site::judge(&Observations { site: Some(good()), machine, public: None });
+    let findings = site::judge(&Observations { site: Some(healthy_site()), machine, public: None });
     assert_eq!(findings.len(), 12);
     for finding in findings {
         assert_eq!(finding.status, Good, "{finding:?}");
@@ -138,9 +138,9 @@ fn change(change: impl FnOnce(&mut SiteObservation) + 'static) -> Change {
 
 #[test]
 fn each_site_fault_is_located_and_comes_with_a_remedy() {
-    let eaten = |s: &mut SiteObservation| {
-        s.bad_token = Some(stranger());
-        s.me = vec![stranger()];
+    let dropped_header = |s: &mut SiteObservation| {
+        s.bad_token = Some(anonymous_reply());
+        s.me = vec![anonymous_reply()];
         s.secret = SecretCheck::None;
     };
     let table: Vec<(&str, Change, Status, &[&str])> = vec![
@@ -189,7 +189,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "redirects",
             change(|s| {
                 let to = "https://www.community.example/wp-json/buddyboss/v1/members/me?x=1";
-                s.probes = vec![(UrlStyle::Pretty, page(301, Some(to)))];
+                s.probes = vec![(UrlStyle::Pretty, bodiless_reply(301, Some(to)))];
             }),
             Failed,
             &["--buddyboss-url https://www.community.example:"],
@@ -198,7 +198,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "redirects",
             change(|s| {
                 let to = "https://community.example/wp-login.php?redirect_to=x";
-                s.probes = vec![(UrlStyle::Pretty, page(302, Some(to)))];
+                s.probes = vec![(UrlStyle::Pretty, bodiless_reply(302, Some(to)))];
             }),
             Failed,
             &["wp-login.php", "plugin"],
@@ -206,8 +206,9 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         (
             "REST API",
             change(|s| {
-                let slash = page(301, Some("/wp-json/buddyboss/v1/members/me/"));
-                s.probes = vec![(UrlStyle::Pretty, slash), (UrlStyle::RestRoute, stranger())];
+                let slash = bodiless_reply(301, Some("/wp-json/buddyboss/v1/members/me/"));
+                s.probes =
+                    vec![(UrlStyle::Pretty, slash), (UrlStyle::RestRoute, anonymous_reply())];
             }),
             Good,
             &["/?rest_route=/, but not"],
@@ -228,13 +229,13 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(UrlStyle::Pretty, page(403, None))]),
+            change(|s| s.probes = vec![(UrlStyle::Pretty, bodiless_reply(403, None))]),
             Failed,
             &["status 403, not JSON", "firewall"],
         ),
         (
             "REST API",
-            change(|s| s.probes = vec![(UrlStyle::Pretty, silent())]),
+            change(|s| s.probes = vec![(UrlStyle::Pretty, timed_out())]),
             Failed,
             &["takes too long", "PHP"],
         ),
@@ -250,12 +251,12 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             Warning,
             &["not certain", "--token-file"],
         ),
-        ("Messages component", change(|s| s.messages = Some(silent())), Failed, &["no reply"]),
-        ("token header", change(eaten), Failed, &["does not reach", "CGIPassAuth"]),
+        ("Messages component", change(|s| s.messages = Some(timed_out())), Failed, &["no reply"]),
+        ("token header", change(dropped_header), Failed, &["does not reach", "CGIPassAuth"]),
         (
             "token header",
             change(move |s| {
-                eaten(s);
+                dropped_header(s);
                 s.index.clear();
             }),
             Warning,
@@ -264,13 +265,13 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         (
             "token header",
             change(move |s| {
-                eaten(s);
+                dropped_header(s);
                 s.index = vec![answered(reply(200, r#"{"namespaces":["wp/v2"]}"#))];
             }),
             Warning,
             &["no JWT plugin"],
         ),
-        ("token", change(eaten), Failed, &["no token, or one without a member"]),
+        ("token", change(dropped_header), Failed, &["no token, or one without a member"]),
         (
             "token",
             change(|s| s.me = vec![fault(403, "jwt_auth_invalid_token", "Expired token")]),
@@ -287,7 +288,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "token",
             change(|s| {
                 let to = "https://community.example/wp-login.php?action=bp-suspended&reauth=1";
-                s.me = vec![page(302, Some(to))];
+                s.me = vec![bodiless_reply(302, Some(to))];
             }),
             Failed,
             &["suspended"],
@@ -339,10 +340,10 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         ),
     ];
     for (name, change, status, words) in table {
-        let (found, said) = judged(name, change);
-        assert_eq!(found, status, "{name}: {said}");
+        let (found, text) = finding_of(name, change);
+        assert_eq!(found, status, "{name}: {text}");
         for word in words {
-            assert!(said.contains(word), "{name}: no {word:?} in {said:?}");
+            assert!(text.contains(word), "{name}: no {word:?} in {text:?}");
         }
     }
 }
@@ -350,9 +351,9 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
 #[test]
 fn rate_is_computed_from_workers_and_latency() {
     // 4 workers, 1.4 times 100 ms for a post.
-    let (status, said) = judged("speed", |_| ());
+    let (status, text) = finding_of("speed", |_| ());
     assert_eq!(status, Good);
-    assert!(said.contains("thread 100 ms; with 4 workers at most about 29 messages"), "{said}");
+    assert!(text.contains("thread 100 ms; with 4 workers at most about 29 messages"), "{text}");
 }
 
 #[test]
@@ -364,10 +365,10 @@ fn clock_skew_is_graver_when_tokens_are_verified_locally() {
         (NOW + 31, None, true, Failed),
         (NOW - 3600, None, true, Failed),
         (NOW - 3600, None, false, Warning),
-        // What a cache has kept says nothing of now.
+        // A cached response does not tell the current time of the site.
         (NOW - 3600, Some("3600"), true, Skipped),
     ] {
-        let (found, said) = judged("clock", |s| {
+        let (found, text) = finding_of("clock", |s| {
             if !has_secret {
                 s.secret = SecretCheck::None;
             }
@@ -375,13 +376,13 @@ fn clock_skew_is_graver_when_tokens_are_verified_locally() {
             reply.date = Some(http_date(date_s));
             reply.age = age.map(str::to_owned);
         });
-        assert_eq!(found, status, "{date_s} {age:?} {has_secret}: {said}");
+        assert_eq!(found, status, "{date_s} {age:?} {has_secret}: {text}");
     }
 }
 
 #[test]
 fn checks_after_a_failed_dependency_are_skipped() {
-    let mut site = good();
+    let mut site = healthy_site();
     site.reachability.connected = Some(Err("the connection is refused".to_owned()));
     site.reachability.tls = None;
     site.probes.clear();
@@ -393,7 +394,7 @@ fn checks_after_a_failed_dependency_are_skipped() {
 
 #[test]
 fn port_check_matches_what_the_server_would_see() {
-    for (came, is_ours, may_run, status, word) in [
+    for (result, is_ours, may_run, status, word) in [
         (Ok(()), false, false, Good, "free"),
         (Err(ErrorKind::AddrInUse), false, false, Failed, "--listen"),
         (Err(ErrorKind::AddrInUse), false, true, Warning, "--listen"),
@@ -401,15 +402,15 @@ fn port_check_matches_what_the_server_would_see() {
         (Err(ErrorKind::PermissionDenied), false, false, Failed, "CAP_NET_BIND_SERVICE"),
         (Err(ErrorKind::AddrNotAvailable), false, false, Failed, "not an address of this machine"),
     ] {
-        let seen = MachineObservation { is_ours, ..machine_seen(came, 100_000) };
+        let seen = MachineObservation { is_ours, ..machine_seen(result, 100_000) };
         let finding = &machine(&seen, may_run)[1];
         assert_eq!(finding.status, status, "{finding:?}");
-        let said = format!("{finding:?}");
-        assert!(said.contains(word), "{word}: {said}");
+        let text = format!("{finding:?}");
+        assert!(text.contains(word), "no {word:?} in {text}");
     }
     let mut seen = machine_seen(Err(ErrorKind::AddrNotAvailable), 100_000);
     seen.listens.push(("127.0.0.1:8081".parse().unwrap(), Ok(())));
-    assert_eq!(machine(&seen, false)[1].status, Good, "one of them is enough");
+    assert_eq!(machine(&seen, false)[1].status, Good, "one address is enough");
 }
 
 #[test]

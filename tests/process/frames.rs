@@ -1,4 +1,4 @@
-//! The frames of the protocol over real sockets, against the real binary on its stand-in.
+//! Each frame of the protocol over real sockets, with the real binary on its embedded site.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ fn field_names(frame: &Value) -> Vec<&str> {
 #[test]
 fn user_connected_reaches_everyone_connected() {
     let server = Server::start(&[]);
-    let mut nobody = Client::connect(server.address());
+    let mut anonymous = Client::connect(server.address());
     let mut eight = Client::as_user(server.address(), 8);
-    nobody.expect_type("user_connected");
+    anonymous.expect_type("user_connected");
     let mut seven = Client::connect(server.address());
     seven.send(&json!({"type": "user_connected", "userId": "7"}));
-    for client in [&mut seven, &mut eight, &mut nobody] {
+    for client in [&mut seven, &mut eight, &mut anonymous] {
         assert_eq!(client.next(), json!({"type": "user_connected", "userId": "7"}));
     }
 }
@@ -33,24 +33,24 @@ fn join_thread_subscribes_the_connection() {
     writer.send(&json!({"type": "send_message", "threadId": 41, "message": "before"}));
     writer.expect_type("message");
     // One connection, many threads, and one that it has not joined.
-    let mut hearer = Client::in_thread(server.address(), 8, 41);
-    hearer.send(&json!({"type": "join_thread", "threadId": "42", "clientId": "j2"}));
-    let joined = hearer.next();
+    let mut subscriber = Client::in_thread(server.address(), 8, 41);
+    subscriber.send(&json!({"type": "join_thread", "threadId": "42", "clientId": "j2"}));
+    let joined = subscriber.next();
     assert_eq!(joined, json!({"type": "thread_joined", "threadId": "42", "clientId": "j2"}));
     for thread in [41, 42, 43] {
         writer.send(&json!({"type": "send_message", "threadId": thread, "message": "after"}));
         writer.expect_type("message");
     }
-    let heard = hearer.drain();
+    let received = subscriber.drain();
     let threads: Vec<&Value> =
-        of_type(&heard, "message").into_iter().map(|message| &message["threadId"]).collect();
+        of_type(&received, "message").into_iter().map(|message| &message["threadId"]).collect();
     assert_eq!(threads, [41, 42]);
-    hearer.send(&json!({"type": "leave_thread", "threadId": 42, "clientId": 9}));
-    let left = hearer.next();
+    subscriber.send(&json!({"type": "leave_thread", "threadId": 42, "clientId": 9}));
+    let left = subscriber.next();
     assert_eq!(left, json!({"type": "thread_left", "threadId": 42, "clientId": 9}));
     writer.send(&json!({"type": "send_message", "threadId": 42, "message": "after leaving"}));
     writer.expect_type("message");
-    assert_eq!(hearer.drain(), [] as [Value; 0]);
+    assert_eq!(subscriber.drain(), [] as [Value; 0]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn send_message_reaches_everyone_in_the_thread_and_its_sender() {
         assert!(!frame["html"].as_str().unwrap().contains("<b>"));
     }
     assert_eq!(own["clientId"], "c-1");
-    assert_eq!(theirs.get("clientId"), None, "a clientId is its author's own");
+    assert_eq!(theirs.get("clientId"), None, "only the sender gets its clientId");
     let known = ["html", "message", "messageId", "recipientId", "senderId", "sentAt", "threadId"];
     assert_eq!(field_names(&theirs), [&known[..], &["type"]].concat());
     assert_eq!(stranger.drain(), [] as [Value; 0]);
@@ -111,13 +111,13 @@ fn typing_reaches_the_thread_and_expires() {
     seven.send(&json!({"type": "typing", "threadId": 41}));
     assert_eq!(eight.next(), frame(true));
     seven.leave();
-    assert_eq!(eight.next(), frame(false), "leaving ends it");
+    assert_eq!(eight.next(), frame(false), "disconnecting ends it");
 
     eight.send(&json!({"type": "typing", "threadId": 41, "typing": false}));
-    assert_eq!(eight.next()["typing"], false, "a client may say so itself");
+    assert_eq!(eight.next()["typing"], false, "a client may end it itself");
 }
 
-/// Sends a call frame from 7 to 8; returns it as 8's connection gets it, as text.
+/// Sends a call frame from user 7 to user 8; returns the text that 8 receives.
 fn relayed(frame: &str) -> String {
     let server = Server::start(&[]);
     let mut eight = Client::as_user(server.address(), 8);
@@ -125,14 +125,14 @@ fn relayed(frame: &str) -> String {
     eight.expect_type("user_connected");
     seven.send_text(frame);
     let got = eight.next_text();
-    assert_eq!(seven.drain(), [] as [Value; 0], "the caller hears nothing of it");
-    assert_eq!(eight.drain(), [] as [Value; 0], "it comes once");
+    assert_eq!(seven.drain(), [] as [Value; 0], "the sender gets no reply");
+    assert_eq!(eight.drain(), [] as [Value; 0], "it is relayed once");
     got
 }
 
-/// A frame without the name that the server gave its call, which stands at its end.
+/// A frame without the `callId` that the server appended.
 fn without_call_id(frame: &str) -> String {
-    let (own, name) = frame.split_once(r#","callId":""#).expect("a call has a name");
+    let (own, name) = frame.split_once(r#","callId":""#).expect("a call has a callId");
     assert!(name.ends_with(r#""}"#) && name.len() == "12345678-12345678\"}".len(), "{name}");
     format!("{own}}}")
 }
@@ -142,7 +142,7 @@ fn call_initiated_is_relayed_unchanged_but_for_the_call_id() {
     let frame = r#"{"type":"call_initiated","senderId":"7","recipientId":8,"threadId":"41"}"#;
     assert_eq!(without_call_id(&relayed(frame)), frame);
     let frame = r#"{"type":"call_initiated","callId":7,"recipientId":8}"#;
-    assert_eq!(relayed(frame), frame, "it has one");
+    assert_eq!(relayed(frame), frame, "it has a callId already");
 }
 
 #[test]
@@ -211,9 +211,9 @@ fn call_peer_is_whichever_id_is_not_the_sender() {
     let fault = nine.expect_error("recipient_offline");
     assert_eq!(fault["replyTo"], "offer");
     assert_eq!(fault["clientId"], 5);
-    let mut nobody = Client::connect(server.address());
-    nobody.send(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 8}));
-    nobody.expect_error("not_identified");
+    let mut anonymous = Client::connect(server.address());
+    anonymous.send(&json!({"type": "offer", "offer": "x", "senderId": 9, "recipientId": 8}));
+    anonymous.expect_error("not_identified");
     assert_eq!(eight.drain(), [] as [Value; 0]);
 }
 
@@ -302,13 +302,13 @@ fn user_goes_offline_after_last_device_and_grace() {
     let mut watcher = Client::as_user(server.address(), 8);
     let phone = Client::as_user(server.address(), 7);
     let tablet = Client::as_user(server.address(), 7);
-    let mut heard = watcher.drain();
-    assert_eq!(of_type(&heard, "user_connected").len(), 1, "once for two devices: {heard:?}");
+    let mut received = watcher.drain();
+    assert_eq!(of_type(&received, "user_connected").len(), 1, "once for two devices: {received:?}");
 
     phone.leave();
     watcher.expect_nothing_for(Duration::from_millis(600));
     tablet.leave();
-    // A phone that changes networks is back within the grace time: nobody notices.
+    // A phone that changes networks is back within the grace time: no presence frame is sent.
     let phone = Client::as_user(server.address(), 7);
     watcher.expect_nothing_for(Duration::from_millis(600));
 
@@ -318,8 +318,8 @@ fn user_goes_offline_after_last_device_and_grace() {
     assert_eq!(gone, json!({"type": "user_disconnected", "userId": 7}));
     assert!(left.elapsed() >= Duration::from_millis(400), "{:?}", left.elapsed());
     let _back = Client::as_user(server.address(), 7);
-    heard = watcher.drain();
-    assert_eq!(heard, [json!({"type": "user_connected", "userId": 7})]);
+    received = watcher.drain();
+    assert_eq!(received, [json!({"type": "user_connected", "userId": 7})]);
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn numeric_and_string_ids_are_one_user_echoed_as_sent() {
     let mut text = Client::connect(server.address());
     text.send(&json!({"type": "user_connected", "userId": "7"}));
     assert_eq!(text.next(), json!({"type": "user_connected", "userId": "7"}));
-    assert_eq!(number.drain(), [] as [Value; 0], "the user was there already");
+    assert_eq!(number.drain(), [] as [Value; 0], "the user was online already");
     text.send(&json!({"type": "online_users", "clientId": "o"}));
     let online = text.next();
     assert_eq!(online, json!({"type": "online_users", "userIds": [7], "clientId": "o"}));
@@ -346,7 +346,7 @@ fn numeric_and_string_ids_are_one_user_echoed_as_sent() {
 fn a_message_over_the_limit_closes_with_1009() {
     let server = Server::start(&["--max-frame-bytes", "2000"]);
     let mut client = Client::as_user(server.address(), 7);
-    // The server may close before all of it has left.
+    // The server may close before the client has sent all of it.
     let _ = client.try_send(tungstenite::Message::text("x".repeat(3_000)));
     assert_eq!(client.next_until(Instant::now() + LONG), Received::Closed(Some(1009)));
 }

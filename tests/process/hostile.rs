@@ -1,4 +1,4 @@
-//! Members who mean ill, and web servers that speak in the site's place, over real sockets.
+//! Attacks over real sockets: malicious members, and proxies that answer in place of the site.
 use std::time::{Duration, Instant};
 
 use buddyline::hub::interface::{Answer, Failure, Post, Target};
@@ -18,7 +18,8 @@ fn prove(server: &Server, user: u64) -> Client {
     client
 }
 
-/// A healthy site; a member who was removed sends many messages into threads that do not exist.
+/// A removed member floods the upstream queue with messages to threads that do not exist; the site
+/// is healthy, so their removal must not be delayed as in an outage.
 #[test]
 fn removed_member_cannot_fake_an_outage_by_filling_queue() {
     let site = Site::start();
@@ -58,16 +59,19 @@ fn removed_member_cannot_fake_an_outage_by_filling_queue() {
         std::thread::sleep(Duration::from_millis(50));
         let _ = flood.drain();
         let _ = seven.drain();
-        let heard = eight.drain();
-        if heard.iter().any(|f| f["type"] == "typing") {
+        let received = eight.drain();
+        if received.iter().any(|f| f["type"] == "typing") {
             last = Some(start.elapsed());
         }
-        if !of_type(&heard, "thread_left").is_empty() {
+        if !of_type(&received, "thread_left").is_empty() {
             break;
         }
     }
     let last = last.unwrap();
-    assert!(last < Duration::from_secs(12), "removed at 0 s, lists last 10 s, heard at {last:?}");
+    assert!(
+        last < Duration::from_secs(12),
+        "removed at 0 s, list TTL 10 s, last frame at {last:?}"
+    );
 }
 
 #[test]
@@ -85,10 +89,14 @@ fn proxy_401_to_a_post_does_not_reject_the_token() {
         ..Reply::default()
     };
     let answer = buddyboss::parse_post_reply(&post, &reply);
-    assert_ne!(answer, Answer::Failed(Failure::TokenRefused), "condemned: all connections close");
+    assert_ne!(
+        answer,
+        Answer::Failed(Failure::TokenRefused),
+        "the token is revoked: all its connections close"
+    );
 }
 
-/// In the real server, end to end: one web server's 401 to one message.
+/// End to end: a proxy answers one message with 401.
 #[test]
 fn proxy_401_to_a_post_closes_no_connections() {
     let site = Site::start();
@@ -106,7 +114,7 @@ fn proxy_401_to_a_post_closes_no_connections() {
     }
 }
 
-/// Many claims that wait for one proof, with a setting that the help allows.
+/// Many claims wait for one proof, with the largest `--max-joins` that is allowed.
 #[test]
 fn many_claims_do_not_crash_the_process() {
     let site = Site::start();
@@ -124,7 +132,7 @@ fn many_claims_do_not_crash_the_process() {
     for _ in 0..8_500 {
         mallory.send(&claim);
     }
-    // Each of them is answered.
+    // Each claim is answered.
     for _ in 0..8_500 {
         mallory.expect_type("user_connected");
     }

@@ -1,5 +1,4 @@
-//! The log where it goes wrong: nobody reads it, nobody is there, nothing can be written. Members
-//! feel nothing of it.
+//! Faults of the log output: a stalled reader, a closed pipe, a full disk. Clients must not notice.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -14,17 +13,17 @@ use crate::support::client::Client;
 use crate::support::server::binary;
 
 const S: Duration = Duration::from_secs(1);
-/// Far above what a busy machine does, far below what a wait for a reader would be.
+/// Far above the delivery time on a busy machine, far below a wait for the log's reader.
 const SOON: Duration = Duration::from_millis(500);
 
-/// A server whose standard error is the test's affair; killed when dropped.
+/// A server whose standard error the test controls; killed when dropped.
 struct ServerWithStderr {
     child: Child,
     address: SocketAddr,
 }
 
 impl ServerWithStderr {
-    /// Starts a server that logs a lot, and waits until it is there.
+    /// Starts a server at log level `debug`, and waits until it accepts connections.
     fn start(stderr: Stdio) -> ServerWithStderr {
         ServerWithStderr::launch(binary(), stderr)
     }
@@ -39,14 +38,14 @@ impl ServerWithStderr {
         let child = command.spawn().unwrap();
         let until = Instant::now() + 10 * S;
         while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "it does not listen");
+            assert!(Instant::now() < until, "the server does not listen");
             thread::sleep(Duration::from_millis(5));
         }
         ServerWithStderr { child, address }
     }
 
-    /// Two people in a thread write so many messages, and each is heard soon. Each causes some
-    /// lines of log.
+    /// Sends this many messages from one user to another; each must arrive within [`SOON`]. Each
+    /// message causes some log lines.
     fn assert_serves(&self, messages: usize) {
         let mut one = Client::in_thread(self.address, 7, 41);
         let mut other = Client::in_thread(self.address, 8, 41);
@@ -60,7 +59,7 @@ impl ServerWithStderr {
         assert!(slowest < SOON, "{slowest:?}");
     }
 
-    /// Ends it with a signal: soon, and well.
+    /// Stops the server with SIGTERM; it must exit within four seconds, with code 0.
     fn assert_clean_exit(&mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
@@ -70,7 +69,7 @@ impl ServerWithStderr {
                 assert_eq!(status.code(), Some(0));
                 return;
             }
-            assert!(begun.elapsed() < 4 * S, "a second to flush, and one to say goodbye");
+            assert!(begun.elapsed() < 4 * S, "one second to flush, and one to close connections");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -78,13 +77,13 @@ impl ServerWithStderr {
 
 impl Drop for ServerWithStderr {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The lines of a log up to the one about where it listens.
+/// The log lines up to the one with the listening address.
 fn first_lines(log: &mut BufReader<ChildStderr>) -> Vec<String> {
     let mut lines = Vec::new();
     while !lines.last().is_some_and(|line: &String| line.contains("listening on")) {
@@ -131,8 +130,8 @@ fn stalled_log_reader_costs_only_log_lines() {
     server.assert_serves(8_000);
     server.assert_serves(10);
 
-    // It reads again: what was kept, how much was lost, and what comes now.
-    let (found, wait) = std::sync::mpsc::channel();
+    // The reader continues: it gets the kept lines, the number of lost ones, and the new ones.
+    let (found, counts) = std::sync::mpsc::channel();
     let reader = thread::spawn(move || {
         let mut line = String::new();
         while log.read_line(&mut line).unwrap() > 0 {
@@ -144,14 +143,14 @@ fn stalled_log_reader_costs_only_log_lines() {
         }
     });
     let until = Instant::now() + 10 * S;
-    let lost = loop {
-        assert!(Instant::now() < until, "nobody says what was lost");
+    let lost_lines = loop {
+        assert!(Instant::now() < until, "no line with the number of lost lines");
         server.assert_serves(1);
-        if let Ok(lost) = wait.recv_timeout(Duration::from_millis(50)) {
-            break lost;
+        if let Ok(lost_lines) = counts.recv_timeout(Duration::from_millis(50)) {
+            break lost_lines;
         }
     };
-    assert!(lost.parse::<usize>().unwrap() > 1_000, "{lost}");
+    assert!(lost_lines.parse::<usize>().unwrap() > 1_000, "{lost_lines}");
     server.assert_clean_exit();
     reader.join().unwrap();
 }
@@ -172,7 +171,7 @@ fn last_log_lines_are_flushed_before_exit() {
     let first = first_lines(&mut log);
     assert!(
         first.iter().all(|line| !line.contains('\x1b')),
-        "colours are for terminals: {first:?}"
+        "no colours without a terminal: {first:?}"
     );
     server.assert_serves(50);
     let reader = thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! The binary as its operator meets it: starts, stops, exit codes, logs, plain HTTP.
+//! Start and stop of the binary: exit codes, error texts, logs, plain HTTP.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -11,11 +11,11 @@ use crate::support::client;
 use crate::support::client::Client;
 use crate::support::server::{Server, ask, binary};
 
-/// Runs the binary, which is to end by itself.
+/// Runs the binary until it exits; returns its exit code and output.
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = binary().args(arguments).output().unwrap();
-    let words = [stdout, stderr].concat();
-    (status.code(), String::from_utf8(words).unwrap())
+    let output = [stdout, stderr].concat();
+    (status.code(), String::from_utf8(output).unwrap())
 }
 
 fn get(path: &str) -> Vec<u8> {
@@ -70,9 +70,9 @@ fn signal_closes_all_connections_and_exits_0() {
 fn address_in_use_exits_1_and_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, words) = run(&["--listen", &address]);
-    assert_eq!(code, Some(1), "{words}");
-    assert!(words.contains(&address), "{words}");
+    let (code, output) = run(&["--listen", &address]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains(&address), "{output}");
     let quiet = run(&["--listen", &address, "--log-level", "off"]);
     assert_eq!(quiet.0, Some(1));
 }
@@ -83,28 +83,31 @@ fn unusable_secret_exits_2_without_printing_it() {
     std::fs::write(&path, "s3cret-1\ns3cret-2\ns3cret-3\n").unwrap();
     let site = ["--buddyboss-url", "https://community.example", "--trust", "open"];
     let file = ["--jwt-secret-file", path.to_str().unwrap()];
-    let (code, words) = run(&[&site[..], &file[..]].concat());
-    assert_eq!(code, Some(2), "{words}");
-    assert!(words.contains(file[1]) && words.contains("two lines"), "{words}");
+    let (code, output) = run(&[&site[..], &file[..]].concat());
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains(file[1]) && output.contains("two lines"), "{output}");
     let (code, more) = run(&file);
     assert_eq!(code, Some(2), "{more}");
-    assert!(!words.contains("s3cret") && !more.contains("s3cret"), "{words}{more}");
+    assert!(!output.contains("s3cret") && !more.contains("s3cret"), "{output}{more}");
 
     let with_both = binary().args(site).args(file).env("BUDDYLINE_JWT_SECRET", "s3cret").output();
-    let output = with_both.unwrap();
-    let words = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{words}");
-    assert!(words.contains("--jwt-secret-file") && words.contains("BUDDYLINE_JWT_SECRET"));
-    assert!(!words.contains("s3cret"), "{words}");
+    let Output { status, stdout, stderr } = with_both.unwrap();
+    let output = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert_eq!(status.code(), Some(2), "{output}");
+    assert!(output.contains("--jwt-secret-file") && output.contains("BUDDYLINE_JWT_SECRET"));
+    assert!(!output.contains("s3cret"), "{output}");
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn password_in_url_is_not_printed() {
-    let (code, words) = run(&["--buddyboss-url", "https://alice:s3cret@community.example"]);
+    let (code, output) = run(&["--buddyboss-url", "https://alice:s3cret@community.example"]);
     assert_eq!(code, Some(2));
-    assert!(words.contains("--buddyboss-url") && words.contains("@community.example"), "{words}");
-    assert!(!words.contains("s3cret") && !words.contains("alice"), "{words}");
+    assert!(
+        output.contains("--buddyboss-url") && output.contains("@community.example"),
+        "{output}"
+    );
+    assert!(!output.contains("s3cret") && !output.contains("alice"), "{output}");
 }
 
 #[test]
@@ -120,19 +123,19 @@ fn bad_setting_exits_2_and_says_what_is_allowed() {
         ("--trusted-proxy", "localhost", "127.0.0.1"),
         ("--buddyboss-url", "example.org", "https://"),
     ] {
-        let (code, words) = run(&[setting, value]);
-        assert_eq!(code, Some(2), "{words}");
+        let (code, output) = run(&[setting, value]);
+        assert_eq!(code, Some(2), "{output}");
         for part in [setting, value, allowed] {
-            assert!(words.contains(part), "{part} is missing: {words}");
+            assert!(output.contains(part), "{part} is missing: {output}");
         }
     }
 }
 
 #[test]
 fn conflicting_settings_exit_2() {
-    let (code, words) = run(&["--trust", "verified"]);
-    assert!(words.contains("--trust") && words.contains("--buddyboss-url"), "{words}");
-    assert_eq!(code, Some(2), "{words}");
+    let (code, output) = run(&["--trust", "verified"]);
+    assert!(output.contains("--trust") && output.contains("--buddyboss-url"), "{output}");
+    assert_eq!(code, Some(2), "{output}");
 }
 
 #[test]
@@ -147,16 +150,17 @@ fn trust_mode_is_logged_at_start() {
 
 #[test]
 fn bad_environment_setting_is_named() {
-    let output = binary().env("BUDDYLINE_MAX_JOINS", "none").output().unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{words}");
-    assert!(words.contains("max-joins") && words.contains("none"), "{words}");
+    let Output { status, stderr, .. } =
+        binary().env("BUDDYLINE_MAX_JOINS", "none").output().unwrap();
+    let output = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{output}");
+    assert!(output.contains("max-joins") && output.contains("none"), "{output}");
 }
 
 #[test]
 fn version_flag_prints_the_version() {
-    let (code, words) = run(&["--version"]);
-    assert_eq!((code, words.trim()), (Some(0), concat!("buddyline ", env!("CARGO_PKG_VERSION"))));
+    let (code, output) = run(&["--version"]);
+    assert_eq!((code, output.trim()), (Some(0), concat!("buddyline ", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]
@@ -220,8 +224,12 @@ fn dripping_request_times_out_after_five_seconds() {
     assert!((4.5..8.0).contains(&lasted), "{lasted} s");
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "who has said nothing is told nothing");
-    assert_eq!(open.drain(), [json!(null); 0], "who is open is not given up");
+    assert_eq!(
+        silent.read(&mut [0; 1]).unwrap(),
+        0,
+        "a silent connection is closed without an answer"
+    );
+    assert_eq!(open.drain(), [json!(null); 0], "an open WebSocket has no handshake timeout");
 }
 
 #[test]
@@ -245,9 +253,9 @@ fn debug_log_has_no_tokens_or_message_texts() {
     client.expect_type("error");
     client.send(&json!({"type": "private words"}));
     client.expect_type("error");
-    let goodbye =
+    let close =
         tungstenite::protocol::CloseFrame { code: 1000.into(), reason: "private reason".into() };
-    client.try_send(tungstenite::Message::Close(Some(goodbye))).unwrap();
+    client.try_send(tungstenite::Message::Close(Some(close))).unwrap();
     client.close_code();
     server.signal("TERM");
     server.exit(Duration::from_secs(3));

@@ -1,7 +1,7 @@
-//! Each limit at its bound, as a client meets it: its own error, status or close code.
+//! Limits at their bounds: the error, status or close code that the client gets.
 //!
-//! The others stand where their subject does: connections in all and slow readers in
-//! `tests/process/server.rs`, requests that drip in `tests/process/lifecycle.rs`, messages and joins in `tests/hub/basics.rs`.
+//! Other tests cover the number of connections and slow readers (`tests/process/server.rs`), slow
+//! requests (`tests/process/lifecycle.rs`), and messages and joins (`tests/hub/basics.rs`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,8 +19,8 @@ use crate::support::server::Server;
 
 const S: Duration = Duration::from_secs(1);
 
-/// Opens a WebSocket over a socket that no library speaks for.
-fn bare(server: &Server) -> TcpStream {
+/// Opens a WebSocket on a plain socket, without a client library.
+fn raw_websocket(server: &Server) -> TcpStream {
     let mut socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(LONG)).unwrap();
     socket.write_all(&request()).unwrap();
@@ -34,7 +34,7 @@ fn bare(server: &Server) -> TcpStream {
     socket
 }
 
-/// The code of a close frame that is the last thing to come.
+/// Reads to the end; returns the code of the close frame, which must come last.
 fn close_code(mut socket: TcpStream) -> u16 {
     let mut rest = Vec::new();
     socket.read_to_end(&mut rest).unwrap();
@@ -42,7 +42,7 @@ fn close_code(mut socket: TcpStream) -> u16 {
     u16::from_be_bytes([rest[at + 2], rest[at + 3]])
 }
 
-// ---- coming in
+// ---- connections
 
 fn from_address(server: &Server, address: &str) -> Result<TcpStream, String> {
     let mut socket = TcpStream::connect(server.address()).unwrap();
@@ -64,21 +64,22 @@ fn connections_over_the_per_address_limit_get_429() {
     let first = from_address(&server, "203.0.113.7").unwrap();
     let _second = from_address(&server, "203.0.113.7").unwrap();
     assert_eq!(from_address(&server, "203.0.113.7").unwrap_err(), "HTTP/1.1 429");
-    let _other = from_address(&server, "203.0.113.8").expect("its neighbour does not care");
-    // What the client itself has written in front of that does not count.
+    let _other = from_address(&server, "203.0.113.8").expect("another address is not limited");
+    // The part of the header that the client itself wrote, further left, does not count.
     assert!(from_address(&server, "203.0.113.9, 203.0.113.7").is_err());
     drop(first);
     let until = Instant::now() + LONG;
     while from_address(&server, "203.0.113.7").is_err() {
-        assert!(Instant::now() < until, "there is room again");
+        assert!(Instant::now() < until, "no room after a connection has closed");
     }
 }
 
 #[test]
 fn loopback_and_proxies_are_exempt_from_address_limit() {
     let server = Server::start(&["--max-connections-per-address=2"]);
-    let crowd: Vec<Client> = (1..=5).map(|user| Client::as_user(server.address(), user)).collect();
-    assert_eq!(crowd.len(), 5);
+    let clients: Vec<Client> =
+        (1..=5).map(|user| Client::as_user(server.address(), user)).collect();
+    assert_eq!(clients.len(), 5);
 }
 
 #[test]
@@ -111,10 +112,10 @@ fn request_over_the_timeout_gets_408() {
 #[test]
 fn message_over_the_limit_closes_with_1009_even_in_fragments() {
     let server = Server::start(&["--max-frame-bytes=1024"]);
-    let mut whole = bare(&server);
+    let mut whole = raw_websocket(&server);
     whole.write_all(&frame(TEXT, &[b' '; 1025])).unwrap();
     assert_eq!(close_code(whole), 1009);
-    let mut joined = bare(&server);
+    let mut joined = raw_websocket(&server);
     let join = br#"{"type":"join_thread","threadId":1}"#;
     joined.write_all(&frame(TEXT, join)).unwrap();
     joined.write_all(&frame(TEXT_FRAGMENT, &[b' '; 1000])).unwrap();
@@ -136,20 +137,20 @@ fn rate_limit_refuses_each_frame_then_closes_with_1008() {
     let mut pongs = 0;
     let mut refused = 0;
     for n in 1..=50 {
-        let heard = fast.next();
-        assert_eq!(heard["clientId"], n, "each has its answer, in order: {heard}");
-        match heard["type"].as_str() {
+        let received = fast.next();
+        assert_eq!(received["clientId"], n, "each frame has its answer, in order: {received}");
+        match received["type"].as_str() {
             Some("pong") => pongs += 1,
             _ => {
-                assert_eq!(heard["code"], "rate_limited", "{heard}");
-                assert_eq!(heard["replyTo"], "ping", "{heard}");
+                assert_eq!(received["code"], "rate_limited", "{received}");
+                assert_eq!(received["replyTo"], "ping", "{received}");
                 refused += 1;
             }
         }
     }
     assert!((40..=45).contains(&pongs), "{pongs}");
     assert_eq!(pongs + refused, 50);
-    // After a while there is room again.
+    // After a second the rate allows frames again.
     thread::sleep(S);
     fast.send(&ping(51));
     assert_eq!(fast.next()["type"], "pong");
@@ -165,7 +166,7 @@ fn rate_limit_refuses_each_frame_then_closes_with_1008() {
 fn pings_and_binary_frames_count_toward_the_rate() {
     let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
     for opcode in [PING, BINARY] {
-        let mut fast = bare(&server);
+        let mut fast = raw_websocket(&server);
         fast.write_all(&frame(opcode, b"x").repeat(100)).unwrap();
         assert_eq!(close_code(fast), 1008, "{opcode}");
     }
@@ -174,7 +175,7 @@ fn pings_and_binary_frames_count_toward_the_rate() {
 #[test]
 fn endless_fragments_count_toward_the_rate() {
     let server = Server::start(&["--max-frames-per-second=20", "--max-frames-burst=40"]);
-    let mut fast = bare(&server);
+    let mut fast = raw_websocket(&server);
     fast.write_all(&frame(TEXT_FRAGMENT, b"{")).unwrap();
     fast.write_all(&frame(CONTINUATION, b"").repeat(100)).unwrap();
     assert_eq!(close_code(fast), 1008);
@@ -192,30 +193,30 @@ fn joining_many_threads_at_once_is_within_the_rate() {
     }
 }
 
-// ---- silence
+// ---- idle connections
 
 #[test]
 fn idle_client_is_pinged_and_kept_if_it_answers() {
     let server = Server::start(&["--ping-every=1s"]);
     let mut alive = Client::as_user(server.address(), 7);
-    let mut dead = bare(&server);
+    let mut dead = raw_websocket(&server);
     // The library answers pings while it waits.
     assert_eq!(alive.next_until(Instant::now() + 5 * S), Received::Silence);
     alive.send(&json!({"type": "ping"}));
     alive.expect_type("pong");
-    let mut heard = Vec::new();
-    dead.read_to_end(&mut heard).unwrap();
-    assert_eq!(heard[..4], [0x89, 0, 0x89, 0], "two pings");
-    assert_eq!(heard[4], 0x88);
-    assert_eq!(u16::from_be_bytes([heard[6], heard[7]]), 1001);
+    let mut received = Vec::new();
+    dead.read_to_end(&mut received).unwrap();
+    assert_eq!(received[..4], [0x89, 0, 0x89, 0], "two pings");
+    assert_eq!(received[4], 0x88);
+    assert_eq!(u16::from_be_bytes([received[6], received[7]]), 1001);
 }
 
 #[test]
 fn no_pings_without_an_idle_timeout() {
     let server = Server::start(&["--ping-every=0"]);
-    let mut silent = bare(&server);
+    let mut silent = raw_websocket(&server);
     silent.set_read_timeout(Some(3 * S)).unwrap();
-    assert!(silent.read(&mut [0]).is_err(), "nothing comes");
+    assert!(silent.read(&mut [0]).is_err(), "no ping arrives");
 }
 
 // ---- memory
@@ -223,9 +224,9 @@ fn no_pings_without_an_idle_timeout() {
 #[test]
 fn largest_unfinished_messages_are_closed_with_1013() {
     let server = Server::start(&["--max-buffer-bytes=1048576"]);
-    let mut small = bare(&server);
+    let mut small = raw_websocket(&server);
     small.write_all(&frame(TEXT_FRAGMENT, br#"{"type":"#)).unwrap();
-    let mut large: Vec<TcpStream> = (0..6).map(|_| bare(&server)).collect();
+    let mut large: Vec<TcpStream> = (0..6).map(|_| raw_websocket(&server)).collect();
     for socket in &mut large {
         socket.write_all(&frame(TEXT_FRAGMENT, &[b' '; 200_000])).unwrap();
     }
@@ -265,23 +266,23 @@ fn slow_reader_misses_typing_but_gets_messages() {
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let text = "x".repeat(50_000);
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for n in 1..=200 {
         seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], n);
-        // From here on nobody types.
+        // The message has ended the typing.
         seven.send(&json!({"type": "typing", "threadId": 41}));
         seven.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
-        heard.extend(eight.drain());
+        received.extend(eight.drain());
     }
     let types = |frames: &[Value]| {
         of_type(frames, "typing").iter().filter(|frame| frame["typing"] == true).count()
     };
-    assert_eq!((of_type(&heard, "message").len(), types(&heard)), (200, 200));
-    let heard = slow.drain();
-    assert_eq!(of_type(&heard, "message").len(), 200, "every message");
-    assert!(types(&heard) < 150, "{} that someone types", types(&heard));
-    // Who has caught up is told again.
+    assert_eq!((of_type(&received, "message").len(), types(&received)), (200, 200));
+    let received = slow.drain();
+    assert_eq!(of_type(&received, "message").len(), 200, "every message");
+    assert!(types(&received) < 150, "{} frames with typing: true", types(&received));
+    // A reader that has caught up receives `typing` again.
     seven.send(&json!({"type": "typing", "threadId": 41}));
     slow.expect(|frame| frame["type"] == "typing" && frame["typing"] == true);
 }
@@ -304,7 +305,7 @@ fn frame_queued_for_many_slow_readers_counts_once() {
         .collect();
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let text = "x".repeat(50_000);
-    // Five megabytes for each of the eight: forty, if they did not share.
+    // Five megabytes for each of the eight readers: forty if the buffers were not shared.
     for n in 1..=100 {
         seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], n);
@@ -314,7 +315,7 @@ fn frame_queued_for_many_slow_readers_counts_once() {
     }
 }
 
-// ---- none
+// ---- no limits
 
 #[test]
 fn no_limits_logs_a_warning_and_accepts_a_flood() {

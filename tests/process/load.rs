@@ -1,4 +1,4 @@
-//! `buddyline bench` against real servers.
+//! `buddyline bench` against real servers: totals, limits, and faults of the server.
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -32,12 +32,12 @@ fn hundred_connections_receive_all_and_totals_match() {
     for kind in ["typing", "message"] {
         let arguments = ["--kind", kind, "--rate", "200", "--pace", "even", "--seconds", "1"];
         let child = bench(&url(&server), &[&arguments[..], &["--pid", &pid]].concat());
-        let (code, report, words) = result(child);
-        assert_eq!(code, Some(0), "{kind}: {report} {words}");
+        let (code, report, stderr) = result(child);
+        assert_eq!(code, Some(0), "{kind}: {report} {stderr}");
         let sent = report["sent"].as_u64().unwrap();
         assert!((199..=201).contains(&sent), "{kind}: {report}");
         assert_eq!(report["joined"], 100);
-        assert_eq!(report["expected"], sent * 10, "each in a thread of ten: {report}");
+        assert_eq!(report["expected"], sent * 10, "each frame goes to a thread of ten: {report}");
         assert_eq!(report["delivered"], report["expected"]);
         assert_eq!(report["latency"]["count"], report["delivered"]);
         assert_eq!(report["handshake"]["count"], 100);
@@ -49,12 +49,12 @@ fn hundred_connections_receive_all_and_totals_match() {
 
 #[test]
 fn remote_server_is_not_loaded_without_consent() {
-    let (code, _, words) = result(bench("ws://192.0.2.1:8080", &[]));
+    let (code, _, stderr) = result(bench("ws://192.0.2.1:8080", &[]));
     assert_eq!(code, Some(2));
-    assert!(words.contains("192.0.2.1") && words.contains("--allow-remote"), "{words}");
-    let (code, _, words) = result(bench("ws://127.0.0.1:1", &["--rate=100000", "--seconds=300"]));
-    assert_eq!(code, Some(2), "too many frames to remember");
-    assert!(words.contains("--rate"), "{words}");
+    assert!(stderr.contains("192.0.2.1") && stderr.contains("--allow-remote"), "{stderr}");
+    let (code, _, stderr) = result(bench("ws://127.0.0.1:1", &["--rate=100000", "--seconds=300"]));
+    assert_eq!(code, Some(2), "too many frames to keep in memory");
+    assert!(stderr.contains("--rate"), "{stderr}");
 }
 
 #[test]
@@ -66,22 +66,22 @@ fn killed_server_ends_the_run_and_is_reported() {
         scrape(&server).of("buddyline_users_online") == 100.0
     });
     server.signal("KILL");
-    let (code, report, words) = result(child);
+    let (code, report, stderr) = result(child);
     assert!(begun.elapsed() < Duration::from_secs(20));
-    assert_eq!(code, Some(1), "{report} {words}");
+    assert_eq!(code, Some(1), "{report} {stderr}");
     let closed = report["closed"].as_object().unwrap().values();
     assert_eq!(closed.map(|count| count.as_u64().unwrap()).sum::<u64>(), 100, "{report}");
 }
 
 #[test]
 fn server_that_only_pings_is_abandoned() {
-    let nobody = "127.0.0.1:1".parse().unwrap();
-    let proxy = FaultyProxy::start(nobody, ProxyFault::Pings);
+    let unused = "127.0.0.1:1".parse().unwrap();
+    let proxy = FaultyProxy::start(unused, ProxyFault::Pings);
     let begun = Instant::now();
     let url = format!("ws://{}", proxy.address());
-    let (code, report, words) = result(bench(&url, &["--connections", "3", "--seconds", "1"]));
+    let (code, report, stderr) = result(bench(&url, &["--connections", "3", "--seconds", "1"]));
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    assert_eq!((code, &report["joined"]), (Some(1), &0.into()), "{report} {words}");
+    assert_eq!((code, &report["joined"]), (Some(1), &0.into()), "{report} {stderr}");
     assert!(report["refused"].to_string().contains("pings without end"), "{report}");
 }
 
@@ -96,8 +96,8 @@ fn server_limit_is_reported_with_its_setting() {
 
     let server = Server::start(&["--max-frames-per-second", "1", "--max-frames-burst", "4"]);
     let arguments = ["--connections", "2", "--rate", "20", "--seconds", "1"];
-    let (code, report, words) = result(bench(&url(&server), &arguments));
-    assert_eq!(code, Some(1), "{report} {words}");
+    let (code, report, stderr) = result(bench(&url(&server), &arguments));
+    assert_eq!(code, Some(1), "{report} {stderr}");
     assert!(report["errors"]["rate_limited"].as_u64().unwrap() > 0, "{report}");
     assert!(report["missing"].as_u64().unwrap() > 0, "{report}");
 }

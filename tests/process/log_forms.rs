@@ -1,5 +1,5 @@
-//! The form of the log: for people, for systemd's journal, for programs; and that one number ties
-//! together what is said of one message.
+//! The formats of the log: text, systemd journal, JSON. All log lines of a message share one
+//! request id.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -14,11 +14,11 @@ use crate::support::files::SecretFile;
 use crate::support::server::{Server, binary};
 use crate::support::site::{Fault, Site};
 
-// ---- which form
+// ---- choice of the format
 
-/// Runs a server that finds its address taken, with a file for its standard error, JOURNAL_STREAM
-/// as this says, and further arguments; returns what it wrote.
-fn final_output(stream: impl Fn(&File) -> Option<String>, arguments: &[&str]) -> String {
+/// Runs a server whose address is in use, with a file as standard error, this `JOURNAL_STREAM`, and
+/// further arguments; returns the last line of its output.
+fn last_line(stream: impl Fn(&File) -> Option<String>, arguments: &[&str]) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let log = SecretFile::with(&[]);
     let file = File::options().write(true).open(log.path()).unwrap();
@@ -30,30 +30,29 @@ fn final_output(stream: impl Fn(&File) -> Option<String>, arguments: &[&str]) ->
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     assert_eq!(command.status().unwrap().code(), Some(1));
-    let words = std::fs::read_to_string(log.path()).unwrap();
-    // Whatever it said before that it starts.
-    words.lines().last().unwrap().to_owned()
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    text.lines().last().unwrap().to_owned()
 }
 
-/// As systemd writes it (systemd.exec(5)).
-fn named(file: &File) -> Option<String> {
+/// `JOURNAL_STREAM` for this file, as systemd sets it (systemd.exec(5)).
+fn journal_stream(file: &File) -> Option<String> {
     let metadata = file.metadata().unwrap();
     Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-fn is_text(words: &str) -> bool {
-    // The end is said as it is, whatever the level.
-    words.starts_with("buddyline: ") && !words.contains('<')
+fn is_text(text: &str) -> bool {
+    // A fatal error is printed as it is, whatever the log level.
+    text.starts_with("buddyline: ") && !text.contains('<')
 }
 
-fn is_journal(words: &str) -> bool {
-    words.starts_with("<3>buddyline: ")
+fn is_journal(text: &str) -> bool {
+    text.starts_with("<3>buddyline: ")
 }
 
 #[test]
 fn journal_form_is_used_only_on_journal_stream() {
-    let words = final_output(named, &[]);
-    assert!(is_journal(&words), "{words}");
+    let text = last_line(journal_stream, &[]);
+    assert!(is_journal(&text), "{text}");
     let other = |file: &File| {
         let metadata = file.metadata().unwrap();
         Some(format!("{}:{}", metadata.dev(), metadata.ino() + 1))
@@ -61,21 +60,21 @@ fn journal_form_is_used_only_on_journal_stream() {
     for stream in [&other as &dyn Fn(&File) -> _, &|_| None, &|_| Some(String::new()), &|_| {
         Some("8:1:".to_owned())
     }] {
-        let words = final_output(stream, &[]);
-        assert!(is_text(&words), "{words}");
+        let text = last_line(stream, &[]);
+        assert!(is_text(&text), "{text}");
     }
 }
 
 #[test]
 fn explicit_log_format_overrides_detection() {
-    let words = final_output(named, &["--log-format", "text"]);
-    assert!(is_text(&words), "{words}");
-    let words = final_output(|_| None, &["--log-format", "journal"]);
-    assert!(is_journal(&words), "{words}");
-    let words = final_output(named, &["--log-format", "json"]);
-    let line: Value = serde_json::from_str(&words).unwrap();
+    let text = last_line(journal_stream, &["--log-format", "text"]);
+    assert!(is_text(&text), "{text}");
+    let text = last_line(|_| None, &["--log-format", "journal"]);
+    assert!(is_journal(&text), "{text}");
+    let text = last_line(journal_stream, &["--log-format", "json"]);
+    let line: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(line["level"], "error");
-    assert!(line["message"].as_str().unwrap().starts_with("buddyline: "), "{words}");
+    assert!(line["message"].as_str().unwrap().starts_with("buddyline: "), "{text}");
 }
 
 #[test]
@@ -83,15 +82,15 @@ fn refused_settings_are_logged_as_errors_in_the_journal() {
     for arguments in [&["--trust", "verified"][..], &["--listen", "nowhere"]] {
         let mut command = binary();
         command.args(arguments).args(["--log-format", "journal"]);
-        // The second is refused before the form is known.
+        // The second is refused before the format is known.
         let file = File::open("/dev/null").unwrap();
-        command.env("JOURNAL_STREAM", named(&file).unwrap());
+        command.env("JOURNAL_STREAM", journal_stream(&file).unwrap());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(2));
-        let words = String::from_utf8(output.stderr).unwrap();
-        let all = words.lines().all(|line| line.starts_with("<3>"));
-        assert_eq!(all, arguments[0] == "--trust", "{words}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        let all = text.lines().all(|line| line.starts_with("<3>"));
+        assert_eq!(all, arguments[0] == "--trust", "{text}");
     }
 }
 
@@ -114,9 +113,10 @@ fn journal_lines_have_a_priority_and_no_time() {
     assert!(log.contains("<7>[buddyline::server::input] connection 1: open from"), "{log}");
 }
 
-// ---- what belongs together
+// ---- request ids
 
-/// A site that stores a message and then fails, and one that stores another. Returns the log.
+/// Sends two messages; the site stores the first and then closes without an answer. Returns the
+/// log.
 fn two_messages(form: &str) -> String {
     let site = Site::start();
     site.add_thread(1, &[7, 8]);
@@ -151,18 +151,18 @@ fn json_log_lines_of_a_message_share_one_request_id() {
     let requests: Vec<u64> =
         lines.iter().filter(begins).map(|line| line["request"].as_u64().unwrap()).collect();
     assert_eq!(requests.len(), 2, "{log}");
-    let told = |request: u64| -> Vec<&Value> {
+    let lines_of = |request: u64| -> Vec<&Value> {
         lines.iter().filter(|line| line["request"] == request).collect()
     };
-    let words = |request| -> Vec<String> {
+    let messages_of = |request| -> Vec<String> {
         let message = |line: &Value| line["message"].as_str().unwrap().replace("127.0.0.1", "");
-        told(request).into_iter().map(message).collect()
+        lines_of(request).into_iter().map(message).collect()
     };
     for request in &requests {
-        assert_eq!(told(*request)[0]["connection"], opened["connection"], "{log}");
+        assert_eq!(lines_of(*request)[0]["connection"], opened["connection"], "{log}");
         assert!(opened["connection"].is_u64());
     }
-    let first = words(requests[0]);
+    let first = messages_of(requests[0]);
     let expected = [
         "sending a message to thread 1",
         "request failed (message): ",
@@ -174,7 +174,7 @@ fn json_log_lines_of_a_message_share_one_request_id() {
     for (line, part) in first.iter().zip(expected) {
         assert!(line.contains(part), "{line}: {part}");
     }
-    assert_eq!(words(requests[1]), ["sending a message to thread 1", "stored in thread 1"]);
+    assert_eq!(messages_of(requests[1]), ["sending a message to thread 1", "stored in thread 1"]);
 }
 
 #[test]

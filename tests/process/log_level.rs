@@ -1,4 +1,5 @@
-//! The level of the log, changed while it is written. A process has one log, so this runs another.
+//! Changing the log level at run time. A process has one log, so the test runs itself as a second
+//! process.
 
 use std::process::Command;
 
@@ -6,7 +7,7 @@ use buddyline::config::LogFormat;
 use buddyline::journal;
 use log::{Level, LevelFilter, log_enabled};
 
-/// Tells the test that it is the one to write a log.
+/// Environment variable of the process that writes the log.
 const WRITER: &str = "BUDDYLINE_TEST_WRITES_A_LOG";
 
 #[test]
@@ -37,24 +38,27 @@ fn log_level_can_change_while_libraries_keep_theirs() {
 
 fn write() {
     journal::start(LevelFilter::Info, LogFormat::Journal).unwrap();
-    assert!(journal::start(LevelFilter::Info, LogFormat::Journal).is_err(), "there is one");
-    say_all("info");
+    assert!(
+        journal::start(LevelFilter::Info, LogFormat::Journal).is_err(),
+        "a process has one log"
+    );
+    log_all("info");
     journal::set_level(LevelFilter::Debug);
     assert!(log_enabled!(target: "ours", Level::Debug));
-    assert!(!log_enabled!(target: "ureq", Level::Info), "nobody formats what nobody reads");
-    say_all("debug");
+    assert!(!log_enabled!(target: "ureq", Level::Info), "lines below the level are not formatted");
+    log_all("debug");
     journal::set_level(LevelFilter::Error);
     log::error!(target: "ours", "the level is error");
-    say_all("error");
+    log_all("error");
     journal::set_level(LevelFilter::Off);
     log::error!(target: "ours", "nothing is logged");
-    say_all("off");
+    log_all("off");
     journal::set_level(LevelFilter::Warn);
-    say_all("warn");
+    log_all("warn");
     log::logger().flush();
 }
 
-fn say_all(level: &str) {
+fn log_all(level: &str) {
     for target in ["ours", "ureq::pool"] {
         log::warn!(target: target, "at {level}");
         log::info!(target: target, "at {level}");

@@ -1,4 +1,4 @@
-//! What a monitor reads on the listener of its own: the numbers, and whether all is well.
+//! The metrics listener: metric values, readiness, and slow or faulty monitors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
-// ---- the numbers
+// ---- metric values
 
 #[test]
 fn metrics_match_client_activity_exactly() {
@@ -49,7 +49,7 @@ fn metrics_match_client_activity_exactly() {
     assert_eq!(page.of("buddyline_connections_accepted_total"), 3.0);
     assert_eq!(page.of("buddyline_users_online"), 3.0);
     assert_eq!(page.of("buddyline_threads"), 1.0);
-    let heard = [
+    let received = [
         ("binary", 1.0),
         ("control", 1.0),
         ("join_thread", 3.0),
@@ -60,9 +60,10 @@ fn metrics_match_client_activity_exactly() {
         ("unreadable", 2.0),
         ("user_connected", 3.0),
     ];
-    assert_eq!(page.nonzero("buddyline_frames_received_total"), heard);
-    // `message` to three, and that its writer types and no longer does; three errors of what was said, and one of the binary.
-    let said = [
+    assert_eq!(page.nonzero("buddyline_frames_received_total"), received);
+    // `message` to three clients, `typing` and its end to three; three errors for text frames, and
+    // one for the binary frame.
+    let sent = [
         ("call", 1.0),
         ("error", 4.0),
         ("message", 3.0),
@@ -71,11 +72,12 @@ fn metrics_match_client_activity_exactly() {
         ("typing", 6.0),
         ("user_connected", 3.0),
     ];
-    assert_eq!(page.nonzero("buddyline_frames_sent_total"), said);
+    assert_eq!(page.nonzero("buddyline_frames_sent_total"), sent);
     let errors =
         [("invalid_json", 1.0), ("missing_field", 1.0), ("text_only", 1.0), ("unknown_type", 1.0)];
     assert_eq!(page.nonzero("buddyline_errors_total"), errors);
-    // The typing was for three, and the message for two, since its sender's copy is their own.
+    // Each `typing` has three receivers. The message counts two, since its sender gets a frame of
+    // its own.
     for (bound, count) in [("2", 1.0), ("4", 3.0), ("+Inf", 3.0)] {
         let bucket = format!("buddyline_fan_out_receivers_bucket{{le=\"{bound}\"}}");
         assert_eq!(page.of(&bucket), count);
@@ -99,7 +101,7 @@ fn metrics_match_client_activity_exactly() {
 
     let (gone, after) = (clients.pop().unwrap(), page);
     gone.leave();
-    wait_until(LONG, "it has gone", || {
+    wait_until(LONG, "the connection is removed", || {
         scrape(&server).of("buddyline_connections{state=\"open\"}") == 2.0
     });
     let again = scrape(&server);
@@ -115,17 +117,17 @@ fn bytes_are_counted_in_both_directions() {
     let mut client = Client::connect(server.address());
     client.drain();
     let before = scrape(&server);
-    // A header of 6 and 8 bytes, and its payload; 2 and 4 bytes back.
-    let said = format!(r#"{{"type":"ping","clientId":"{}"}}"#, "c".repeat(40));
+    // Received: headers of 6 and 8 bytes, and the payloads. Sent: headers of 2 bytes.
+    let short = format!(r#"{{"type":"ping","clientId":"{}"}}"#, "c".repeat(40));
     let long = format!(r#"{{"type":"ping","x":"{}"}}"#, "x".repeat(1_000));
-    client.send_text(&said);
+    client.send_text(&short);
     client.send_text(&long);
-    let heard = [client.next_text(), client.next_text()];
+    let replies = [client.next_text(), client.next_text()];
     let after = scrape(&server);
     let grown = |name: &str| after.of(name) - before.of(name);
-    let received = 6 + said.len() + 8 + long.len();
+    let received = 6 + short.len() + 8 + long.len();
     assert_eq!(grown("buddyline_received_bytes_total"), received as f64);
-    let sent: usize = heard.iter().map(|text| 2 + text.len()).sum();
+    let sent: usize = replies.iter().map(|text| 2 + text.len()).sum();
     assert_eq!(grown("buddyline_sent_bytes_total"), sent as f64);
 }
 
@@ -189,9 +191,9 @@ fn slow_reader_drops_and_backlog_are_counted() {
     assert_eq!(page.of(ended), 1.0);
     assert!(page.of("buddyline_frames_dropped_total{cause=\"too_slow\"}") >= 1.0);
     drop(slow);
-    // The sweep has looked at both once a second at least.
+    // The timeout sweep has sampled both connections at least once a second.
     assert!(missed_some || page.of("buddyline_frames_dropped_total{cause=\"missed\"}") > 0.0);
-    wait_until(LONG, "the sweep looks at who is there", || {
+    wait_until(LONG, "the timeout sweep samples the outboxes", || {
         scrape(&server).of("buddyline_outbox_depth_bytes_count") > 0.0
     });
 }
@@ -222,8 +224,8 @@ fn site_requests_are_counted_by_kind_and_timed() {
     assert_eq!(page.of(&duration("_bucket{kind=\"message\",le=\"+Inf\"}")), 1.0);
     let took = page.of(&duration("_sum{kind=\"message\"}"));
     assert!((0.12..2.0).contains(&took), "{took}");
-    assert_eq!(page.of("buddyline_upstream_wait_seconds_count"), 3.0, "a probe waits for nobody");
-    // The second connection's token was known, and so was who takes part in the thread.
+    assert_eq!(page.of("buddyline_upstream_wait_seconds_count"), 3.0, "probes do not wait");
+    // The token of the second connection and the participants of the thread were cached.
     for cache in ["proofs", "lists"] {
         for result in ["hit", "miss"] {
             let requests =
@@ -235,7 +237,7 @@ fn site_requests_are_counted_by_kind_and_timed() {
     site.set_latency(Duration::ZERO);
     site.always(Fault::status(503, &[("Retry-After", "60")]));
     seven.send(&json!({"type": "send_message", "threadId": 41, "message": "y", "clientId": "y"}));
-    wait_until(LONG, "it asks for a pause", || {
+    wait_until(LONG, "the breaker is open", || {
         scrape(&server).of("buddyline_breaker_state{state=\"open\"}") == 1.0
     });
     seven.send(&json!({"type": "send_message", "message": "z", "recipientId": 8}));
@@ -245,12 +247,12 @@ fn site_requests_are_counted_by_kind_and_timed() {
     assert_eq!(page.of(&answers("message", "unavailable")), 1.0);
     assert_eq!(page.nonzero("buddyline_breaker_state"), [("open", 1.0)]);
     assert_eq!(page.of("buddyline_breaker_opened_total"), 1.0);
-    // The first is looked for, in vain.
+    // The first message is still being looked up, in vain.
     assert_eq!(page.nonzero("buddyline_queue_length"), [("messages", 1.0)]);
-    // It has worked a moment ago; when that is some seconds ago, members are sent elsewhere.
+    // The site answered a moment ago; the server is unready only after some seconds of outage.
     assert_eq!(page.of("buddyline_ready"), 1.0);
     assert_eq!(status(&get(&server, "/readyz")), "200");
-    wait_until(LONG, "it is not ready", || status(&get(&server, "/readyz")) == "503");
+    wait_until(LONG, "the server is unready", || status(&get(&server, "/readyz")) == "503");
     assert_eq!(scrape(&server).of("buddyline_ready"), 0.0);
     assert!(server.ask(b"GET /readyz HTTP/1.1\r\n\r\n").ends_with("the site is unavailable\n"));
 }
@@ -271,14 +273,17 @@ fn each_family_has_help_and_no_client_supplied_labels() {
     let page = scrape(&server);
     assert!(!page.text.contains("forged"));
     let names = |page: &scrape::MetricsPage| page.samples.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&before), names(&page), "what clients do makes no new samples");
+    assert_eq!(names(&before), names(&page), "input of clients adds no samples");
     assert!(page.samples.len() < 400, "{}", page.samples.len());
     for (name, family) in &page.families {
         let ours = name.starts_with("buddyline_") || name.starts_with("process_");
         assert!(ours && name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
         assert!(family.help.len() > 10 && family.help.ends_with('.'), "{name}: {}", family.help);
         assert_eq!(family.kind == "counter", name.ends_with("_total"), "{name}");
-        assert!(page.samples.keys().any(|sample| sample.starts_with(&**name)), "{name} is empty");
+        assert!(
+            page.samples.keys().any(|sample| sample.starts_with(&**name)),
+            "{name} has no samples"
+        );
     }
 }
 
@@ -312,7 +317,7 @@ fn calls_are_counted_by_state_and_end_reason() {
     assert_eq!(page.nonzero("buddyline_calls_ended_total"), ended);
 }
 
-// ---- what is said of them
+// ---- documentation
 
 #[test]
 fn documented_metric_families_match_the_page() {
@@ -321,14 +326,14 @@ fn documented_metric_families_match_the_page() {
     let mut documented = BTreeSet::new();
     for row in document.table("Metric") {
         let name = row.name();
-        let family = page.families.get(name).unwrap_or_else(|| panic!("there is no {name}"));
+        let family = page.families.get(name).unwrap_or_else(|| panic!("no metric {name}"));
         assert_eq!(row.cells[1], family.kind, "{name}");
         let labels: BTreeSet<&str> = row.cells[2].split('`').skip(1).step_by(2).collect();
         assert_eq!(labels, labels_of(&page, name), "{name}");
-        assert!(documented.insert(name), "twice: {name}");
+        assert!(documented.insert(name), "{name} is documented twice");
     }
-    let there_are: BTreeSet<&str> = page.families.keys().map(String::as_str).collect();
-    assert_eq!(documented, there_are);
+    let existing: BTreeSet<&str> = page.families.keys().map(String::as_str).collect();
+    assert_eq!(documented, existing);
 }
 
 /// The names of the labels that the samples of a family have.
@@ -346,7 +351,7 @@ fn documented_alerts_use_existing_metrics() {
     let rows: Vec<_> = document.table("Alert when").collect();
     assert_eq!(rows.len(), 10);
     for row in rows {
-        assert!(asks_for(&page, row.name()) > 0, "{}", row.name());
+        assert!(count_metrics(&page, row.name()) > 0, "{}", row.name());
         assert!(row.cells.iter().all(|cell| !cell.is_empty()), "line {}", row.line);
     }
 }
@@ -356,39 +361,38 @@ fn dashboard_parses_and_uses_existing_metrics() {
     let page = scrape(&start(&[]));
     let text = fs::read_to_string(root().join("docs/grafana.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
-    let mut asked = 0;
+    let mut targets = 0;
     let mut titles = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         assert!(titles.insert(panel["title"].as_str().unwrap()), "{panel}");
         for target in panel["targets"].as_array().unwrap() {
             let expression = target["expr"].as_str().unwrap();
-            assert!(asks_for(&page, expression) > 0, "{expression}");
-            asked += 1;
+            assert!(count_metrics(&page, expression) > 0, "{expression}");
+            targets += 1;
         }
     }
-    assert!(asked > 15, "{asked}");
+    assert!(targets > 15, "{targets}");
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         if variable["type"] == "query" {
-            assert_eq!(asks_for(&page, variable["query"]["query"].as_str().unwrap()), 1);
+            assert_eq!(count_metrics(&page, variable["query"]["query"].as_str().unwrap()), 1);
         }
     }
 }
 
-/// How many of our metrics an expression names, all of which there are, and with label values that
-/// there are.
-fn asks_for(page: &scrape::MetricsPage, expression: &str) -> usize {
+/// Counts the metrics in an expression; panics if a metric or a label value does not exist.
+fn count_metrics(page: &scrape::MetricsPage, expression: &str) -> usize {
     let ours = |word: &&str| word.starts_with("buddyline_") || word.starts_with("process_");
     let named: Vec<&str> = words(expression).filter(ours).collect();
     for name in &named {
         let is = |sample: &String| sample.split('{').next() == Some(name);
-        assert!(page.samples.keys().any(is), "there is no {name}: {expression}");
+        assert!(page.samples.keys().any(is), "no metric {name}: {expression}");
         for after in expression.split(name).skip(1) {
             let Some(labels) = after.strip_prefix('{') else { continue };
             for label in labels.split('}').next().unwrap().split(',') {
                 let label = label.trim();
                 let known = |sample: &&String| is(sample) && sample.contains(label);
-                let is_the_monitor_s = label.starts_with("instance=");
-                assert!(is_the_monitor_s || page.samples.keys().any(|s| known(&s)), "{label}");
+                let is_prometheus_label = label.starts_with("instance=");
+                assert!(is_prometheus_label || page.samples.keys().any(|s| known(&s)), "{label}");
             }
         }
     }
@@ -414,7 +418,11 @@ fn full_server_still_serves_metrics() {
         assert!(status(&answer) == "200" && answer.ends_with(body), "{answer}");
     }
     let page = scrape(&server);
-    assert_eq!(page.of("buddyline_connections{state=\"open\"}"), 1.0, "a monitor is no client");
+    assert_eq!(
+        page.of("buddyline_connections{state=\"open\"}"),
+        1.0,
+        "monitors are not counted as clients"
+    );
     assert_eq!(page.of("buddyline_connections_accepted_total"), 1.0);
 }
 
@@ -448,27 +456,26 @@ fn slow_monitors_time_out_without_harm() {
     let place = metrics_address(&server);
     let mut client = Client::as_user(server.address(), 7);
     let before = server.descriptors();
-    let began = Instant::now();
+    let started = Instant::now();
     let mut slow: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(place).unwrap()).collect();
     for (n, socket) in slow.iter_mut().enumerate() {
-        let words: [&[u8]; 4] = [b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"", b"\r"];
-        socket.write_all(words[n]).unwrap();
+        let requests: [&[u8]; 4] = [b"G", b"GET /metrics HTTP/1.1\r\nX: ", b"", b"\r"];
+        socket.write_all(requests[n]).unwrap();
     }
-    // One that is answered and never ends.
+    // A monitor that gets its answer and does not close.
     let mut stays = TcpStream::connect(place).unwrap();
     stays.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
     for _ in 0..20 {
         assert_eq!(status(&get(&server, "/healthz")), "200");
         client.drain();
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     for socket in slow.iter_mut().chain([&mut stays]) {
         socket.set_read_timeout(Some(LONG)).unwrap();
-        let mut heard = Vec::new();
-        // An end or a reset, whichever.
-        let _ = socket.read_to_end(&mut heard);
+        // It ends with a FIN or a reset.
+        let _ = socket.read_to_end(&mut Vec::new());
     }
-    let took = began.elapsed();
+    let took = started.elapsed();
     let expected = Duration::from_secs(3)..Duration::from_secs(9);
     assert!(expected.contains(&took), "{took:?}");
     wait_until(LONG, "all descriptors are free again", || server.descriptors() == before);
@@ -486,12 +493,12 @@ fn silent_monitors_do_not_block_others_for_long() {
     }
     let mut client = Client::as_user(server.address(), 7);
     client.drain();
-    wait_until(LONG, "eight are in", || server.descriptors() >= before + 8);
+    wait_until(LONG, "eight monitors are accepted", || server.descriptors() >= before + 8);
     assert!(server.descriptors() <= before + 9, "eight at a time, and one client");
-    let began = Instant::now();
+    let started = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
-    // Those before it take five times eight places, of which each is kept for a second.
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // The forty monitors before it take eight places in five rounds, of a second each.
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     drop(monitors);
     wait_until(LONG, "only the client is left", || server.descriptors() == before + 1);
 }
@@ -500,15 +507,15 @@ fn silent_monitors_do_not_block_others_for_long() {
 fn closed_monitors_are_skipped_at_once() {
     let server = start(&[]);
     let place = metrics_address(&server);
-    // More than have a place, and as many as may wait.
+    // More monitors than there are places, with a full backlog.
     let monitors: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(place).unwrap()).collect();
     for mut socket in &monitors {
         socket.write_all(b"GET /met").unwrap();
     }
     drop(monitors);
-    let began = Instant::now();
+    let started = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
-    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(2_500), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -525,10 +532,10 @@ fn abandoned_monitor_backlog_does_not_delay_the_next() {
         .collect();
     std::thread::sleep(Duration::from_secs(1));
     drop(monitors);
-    let began = Instant::now();
+    let started = Instant::now();
     assert_eq!(status(&get(&server, "/healthz")), "200");
-    // One that found no place tries again after 1 s, and after 3.
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // TCP repeats a SYN that found no place in the backlog after 1 s, and after 3 s.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -546,12 +553,12 @@ fn oversized_or_invalid_monitor_request_gets_an_error() {
     }
     let head = ask(place, b"HEAD /metrics HTTP/1.1\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
-    // One that goes on for ever is closed on.
+    // A request with an endless body is closed.
     let mut endless = TcpStream::connect(place).unwrap();
     endless.set_write_timeout(Some(LONG)).unwrap();
     endless.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
     let refused = (0..100_000).any(|_| endless.write_all(&[b'x'; 1024]).is_err());
-    assert!(refused, "a hundred megabytes");
+    assert!(refused, "the server has read a hundred megabytes");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The end of a server and its next beginning: drains, signals, stops, kills. Nothing that was
-//! accepted is without an outcome.
+//! Stop and restart: drains, signals, suspended and killed processes. Each accepted message gets an
+//! outcome.
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use crate::support::site::{Fault, Site};
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// A server that believes everyone, in front of this site.
+/// Starts a server with `--trust open` in front of this site.
 fn start_server(site: &Site, arguments: &[&str]) -> Server {
     let site = site.url();
     let site = ["--buddyboss-url", &site, "--trust", "open"];
@@ -36,7 +36,7 @@ fn message(thread: u64, text: &str, user: u64, client_id: &str) -> Value {
     })
 }
 
-/// What became of a message: `message`, or the code of its error.
+/// The outcome of a message: `message`, or the code of its error.
 fn outcome_of(client: &mut Client, client_id: &str) -> String {
     let frame = client.find(|frame| {
         frame["clientId"] == client_id && (frame["type"] == "message" || frame["type"] == "error")
@@ -59,7 +59,7 @@ fn await_drain(server: &Server) {
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("draining for at most")));
 }
 
-// ---- a drain
+// ---- drain
 
 #[test]
 fn in_flight_message_finishes_before_its_sender_is_closed() {
@@ -74,18 +74,30 @@ fn in_flight_message_finishes_before_its_sender_is_closed() {
     let begun = Instant::now();
     server.signal("TERM");
     assert_eq!(eight.close_code(), Some(1012));
-    assert!(begun.elapsed() < S, "who waits for nothing goes at once: {:?}", begun.elapsed());
-    // Who is still there is served, except that nothing new is posted.
+    assert!(
+        begun.elapsed() < S,
+        "a connection without a message in flight closes at once: {:?}",
+        begun.elapsed()
+    );
+    // Open connections are served, but new messages are not posted.
     seven.send(&message(41, "too late", 7, "third"));
     assert_eq!(outcome_of(&mut seven, "third"), "not_stored");
     seven.send(&json!({"type": "typing", "threadId": 41, "clientId": "typing"}));
     seven.find(|frame| frame["type"] == "typing" && frame["clientId"] == "typing");
-    assert!(begun.elapsed() < 1200 * MS, "nothing waits for the site: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < 1200 * MS,
+        "these replies do not wait for the site: {:?}",
+        begun.elapsed()
+    );
     assert_eq!(outcome_of(&mut seven, "first"), "message");
     assert_eq!(outcome_of(&mut seven, "second"), "message");
     let answered = Instant::now();
     assert_eq!(seven.close_code(), Some(1012));
-    assert!(answered.elapsed() < S, "as soon as it has its outcome: {:?}", answered.elapsed());
+    assert!(
+        answered.elapsed() < S,
+        "closed as soon as it has its outcomes: {:?}",
+        answered.elapsed()
+    );
     assert_eq!(server.exit(2 * S).code(), Some(0));
     let stored: Vec<_> = site.stored(41).into_iter().map(|(_, text)| text).collect();
     assert_eq!(stored, ["on its way", "behind it"]);
@@ -104,7 +116,7 @@ fn message_of_departed_sender_is_stored_before_exit() {
     seven.leave();
     server.signal("TERM");
     assert_eq!(server.exit(5 * S).code(), Some(0));
-    assert_eq!(site.stored(41).len(), 2, "also the one that had to wait for the first");
+    assert_eq!(site.stored(41).len(), 2, "also the one that was queued behind the first");
 }
 
 #[test]
@@ -130,7 +142,7 @@ fn held_frames_get_an_outcome_before_drain_ends() {
     let mut server = Server::start(&["--buddyboss-url", &url]);
     let mut seven = Client::connect(server.address());
     site.set_latency(500 * MS);
-    // Its own token is to be proven before it costs the site a post.
+    // The server verifies the token before it posts the message.
     seven.send(&message(41, "who am I?", 7, "waits"));
     seven.expect_nothing_for(100 * MS);
     server.signal("TERM");
@@ -195,19 +207,20 @@ fn second_signal_exits_at_once_with_all_outcomes() {
     let lasted = begun.elapsed();
     assert!(lasted < S, "{lasted:?}");
     client_set.poll_until(5 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
-    let mut told = HashMap::new();
+    let mut codes = HashMap::new();
     for client in &client_set.clients {
         assert_eq!(client.closed.unwrap().1, Some(1012));
         let outcomes: Vec<_> =
             client.received.iter().filter(|text| text.contains(r#""c""#)).collect();
         assert_eq!(outcomes.len(), 1, "{:?}", client.received);
         let outcome: Value = serde_json::from_str(outcomes[0]).unwrap();
-        *told.entry(outcome["code"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        *codes.entry(outcome["code"].as_str().unwrap().to_owned()).or_insert(0) += 1;
     }
-    // Those that no worker had taken certainly never left, or nobody knows: either is true.
-    assert_eq!(told.values().sum::<usize>(), 300, "{told:?}");
+    // Messages that no worker had taken are certainly not stored; the others have an unknown
+    // outcome.
+    assert_eq!(codes.values().sum::<usize>(), 300, "{codes:?}");
     let kinds = ["unknown_outcome", "not_stored", "overloaded"];
-    assert!(told.keys().all(|code| kinds.contains(&&**code)), "{told:?}");
+    assert!(codes.keys().all(|code| kinds.contains(&&**code)), "{codes:?}");
 }
 
 #[test]
@@ -218,35 +231,35 @@ fn drain_closes_900_connections_evenly_without_loss() {
     let mut server = start_server(&site, &arguments);
     let mut client_set = ClientSet::open(server.address(), 900);
     site.set_latency(50 * MS);
-    let told = run_drain(&site, &mut server, &mut client_set, 3 * S);
-    assert_eq!(told.lost, 0, "{told:?}");
-    assert_eq!(told.stored, 90, "{told:?}");
-    // At each quarter of a second, as many as at an even rate, give or take: the server is at most
-    // half a second early, and at most a second late, since the machine may have other work.
+    let report = run_drain(&site, &mut server, &mut client_set, 3 * S);
+    assert_eq!(report.lost, 0, "{report:?}");
+    assert_eq!(report.stored, 90, "{report:?}");
+    // After each quarter of a second, the number of closed connections is close to an even rate:
+    // the server is at most half a second early, and at most a second late on a busy machine.
     let each = 900 / 12;
     let mut closed = 0;
-    for (step, now) in (1..=12_usize).zip(&told.closed) {
+    for (step, now) in (1..=12_usize).zip(&report.closed) {
         closed += now;
         let expected = each * step.saturating_sub(4)..=each * (step + 2);
-        assert!(expected.contains(&closed), "{closed} after step {step}: {told:?}");
+        assert!(expected.contains(&closed), "{closed} after step {step}: {report:?}");
     }
-    assert!(told.departures == 0, "they will be back: {told:?}");
+    assert!(report.departures == 0, "a drain announces no departures: {report:?}");
 }
 
-/// What came of a drain.
+/// The results of a drain.
 #[derive(Debug)]
 struct DrainReport {
-    /// Connections closed in each twelfth of the time (or later).
+    /// Connections closed in each twelfth of the drain time, and in each such step after it.
     closed: Vec<usize>,
-    /// From the signal to the last close, and to the end of the process.
+    /// Time from the signal to the last close, and to the exit of the process.
     lasted: [Duration; 2],
     stored: usize,
     lost: usize,
-    /// Frames about who has gone.
+    /// Number of `user_disconnected` frames.
     departures: usize,
 }
 
-/// Lets each tenth send a message into a thread of its own, and drains.
+/// Lets each tenth client send a message to a thread of its own, and drains the server.
 fn run_drain(
     site: &Site,
     server: &mut Server,
@@ -260,13 +273,13 @@ fn run_drain(
             site.add_thread(user, &[user]);
             client.send(&message(user, "x", user, "mine").to_string());
         }
-        client.send(r#"{"type":"ping","clientId":"said"}"#);
+        client.send(r#"{"type":"ping","clientId":"sent"}"#);
     }
     let pong = |text: &String| text.contains("pong");
     client_set.poll_until(60 * S, |clients| {
         clients.iter().all(|client| client.received.iter().any(pong))
     });
-    // Who came is told to everyone; who goes is not.
+    // Drops the presence frames of the arrivals: only those of the drain count.
     client_set
         .clients
         .iter_mut()
@@ -311,7 +324,7 @@ fn drain_of_5000() {
     );
     let mut client_set = ClientSet::open(server.address(), 5_000);
     site.set_latency(100 * MS);
-    let told = run_drain(&site, &mut server, &mut client_set, 25 * S);
+    let report = run_drain(&site, &mut server, &mut client_set, 25 * S);
     let first = client_set
         .clients
         .iter()
@@ -321,12 +334,12 @@ fn drain_of_5000() {
         .unwrap();
     let seconds = client_set.closes_per_step(first, S);
     println!("closed in each second: {seconds:?}");
-    println!("until the last close, until the end of the process: {:?}", told.lasted);
+    println!("time to the last close, time to the exit of the process: {:?}", report.lasted);
     println!(
-        "messages on their way: 500, stored {}, without an outcome {}",
-        told.stored, told.lost
+        "messages in flight: 500, stored {}, without an outcome {}",
+        report.stored, report.lost
     );
-    assert_eq!((told.stored, told.lost), (500, 0));
+    assert_eq!((report.stored, report.lost), (500, 0));
     assert!(seconds.iter().all(|closed| *closed <= 260), "{seconds:?}");
 }
 
@@ -342,17 +355,17 @@ fn second_signal_among_5000() {
     let begun = Instant::now();
     server.signal("TERM");
     assert_eq!(server.exit(5 * S).code(), Some(0));
-    println!("from the second signal to the end of the process: {:?}", begun.elapsed());
+    println!("from the second signal to the exit of the process: {:?}", begun.elapsed());
     let log = server.final_output();
     log.lines().rev().take(3).for_each(|line| println!("{line}"));
     client_set.poll_until(10 * S, |clients| clients.iter().all(|client| client.closed.is_some()));
-    let goodbyes =
+    let close_frames =
         client_set.clients.iter().filter(|client| client.closed.unwrap().1 == Some(1012)).count();
-    println!("goodbyes heard: {goodbyes} of 5000");
-    assert_eq!(goodbyes, 5_000);
+    println!("close frames received: {close_frames} of 5000");
+    assert_eq!(close_frames, 5_000);
 }
 
-// ---- who asks meanwhile
+// ---- HTTP during a drain
 
 #[test]
 fn drain_fails_health_check_and_refuses_new_clients() {
@@ -368,9 +381,10 @@ fn drain_fails_health_check_and_refuses_new_clients() {
     server.signal("TERM");
     await_drain(&server);
     for path in ["/readyz", "/readyz?from=balancer"] {
-        let not = server.ask(&get(path));
-        assert!(not.starts_with("HTTP/1.1 503 ") && not.ends_with("\r\n\r\ndraining\n"), "{not}");
-        assert!(not.contains("Cache-Control: no-store\r\n"), "{not}");
+        let unready = server.ask(&get(path));
+        assert!(unready.starts_with("HTTP/1.1 503 "), "{unready}");
+        assert!(unready.ends_with("\r\n\r\ndraining\n"), "{unready}");
+        assert!(unready.contains("Cache-Control: no-store\r\n"), "{unready}");
     }
     let head = server.ask(b"HEAD /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 503 ") && head.ends_with("\r\n\r\n"), "{head}");
@@ -401,7 +415,7 @@ fn sighup_is_harmless() {
     server.wait_for_log(|lines| {
         lines.iter().any(|line| line.contains("INFO") && line.contains("SIGHUP"))
     });
-    // Nor does one that comes in the middle of a drain.
+    // A SIGHUP during a drain is harmless, too.
     site.set_latency(S);
     seven.send(&message(41, "last", 7, "last"));
     seven.drain();
@@ -422,22 +436,22 @@ fn simultaneous_signals_count_once() {
     seven.send(&message(41, "hangs", 7, "first"));
     seven.drain();
     let id = server.id();
-    let hail = format!(
+    let signals = format!(
         "for i in 1 2 3 4 5 6 7 8 9; do kill -HUP {id}; kill -TERM {id}; kill -INT {id}; done; \
          sleep 0.5; for i in 1 2 3 4 5 6 7 8 9; do kill -TERM {id}; kill -HUP {id}; done; true"
     );
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(hail).stderr(Stdio::null()).status().unwrap();
+    shell.arg("-c").arg(signals).stderr(Stdio::null()).status().unwrap();
     assert_eq!(outcome_of(&mut seven, "first"), "unknown_outcome");
     assert_eq!(seven.close_code(), Some(1012));
     assert_eq!(server.exit(2 * S).code(), Some(0));
     assert_eq!(server.final_output().matches("draining for at most").count(), 1);
 }
 
-// ---- stops and kills
+// ---- suspended and killed processes
 
-/// Three seconds, in which every deadline of these settings passes: `typing`, the grace time, and a
-/// site's answer.
+/// Three seconds: longer than each timeout of these settings, which are `typing`, the grace time of
+/// presence, and the answer of the site.
 #[test]
 fn suspended_process_resumes() {
     check_resume_after(3 * S);
@@ -445,12 +459,12 @@ fn suspended_process_resumes() {
 
 /// `cargo test --test process -- --ignored ten_seconds`
 #[test]
-#[ignore = "ten seconds; the other one has three"]
+#[ignore = "takes ten seconds; `suspended_process_resumes` takes three"]
 fn process_suspended_for_ten_seconds_resumes() {
     check_resume_after(10 * S);
 }
 
-fn check_resume_after(standstill: Duration) {
+fn check_resume_after(suspended: Duration) {
     let site = two_member_site();
     let deadlines =
         ["--typing-lasts", "500ms", "--presence-grace", "500ms", "--upstream-timeout", "2s"];
@@ -467,8 +481,8 @@ fn check_resume_after(standstill: Duration) {
         let name = format!("m{n}");
         seven.send(&message(41, &name, 7, &name));
     }
-    thread::sleep(standstill - S);
-    // The kernel takes it in; the server will find it.
+    thread::sleep(suspended - S);
+    // The kernel completes the connection; the server accepts it after it resumes.
     let newcomer = thread::spawn({
         let address = server.address();
         move || Client::as_user(address, 10)
@@ -485,8 +499,8 @@ fn check_resume_after(standstill: Duration) {
     newcomer.drain();
     assert!(begun.elapsed() < 5 * S, "{:?}", begun.elapsed());
     let stored: Vec<_> = site.stored(41).into_iter().map(|(_, text)| text).collect();
-    assert_eq!(stored, (0..50).map(|n| format!("m{n}")).collect::<Vec<_>>(), "once, in order");
-    // Deadlines hold as before: nothing fires twice or never.
+    assert_eq!(stored, (0..50).map(|n| format!("m{n}")).collect::<Vec<_>>(), "each once, in order");
+    // Timeouts work as before: each fires exactly once.
     seven.send(&json!({"type": "typing", "threadId": 41}));
     eight.find(|frame| frame["type"] == "typing" && frame["typing"] == true);
     eight.find(|frame| frame["type"] == "typing" && frame["typing"] == false);
@@ -515,15 +529,15 @@ fn kill_frees_the_port_and_loses_no_acknowledged_message() {
     for round in 0..3 {
         let mut seven = Client::in_thread(address, 7, 41);
         let _eight = Client::in_thread(address, 8, 41);
-        let mut said = 0;
+        let mut sent = 0;
         let until = Instant::now() + 300 * MS;
         while Instant::now() < until {
-            let name = format!("r{round}-m{said}");
-            said += 1;
+            let name = format!("r{round}-m{sent}");
+            sent += 1;
             seven.send(&message(41, &name, 7, &name));
-            // A few are on their way at any time.
-            if said > 5 {
-                let seen = format!("r{round}-m{}", said - 6);
+            // A few are in flight at any time.
+            if sent > 5 {
+                let seen = format!("r{round}-m{}", sent - 6);
                 assert_eq!(outcome_of(&mut seven, &seen), "message");
                 acknowledged.push(seen);
             }
@@ -537,7 +551,7 @@ fn kill_frees_the_port_and_loses_no_acknowledged_message() {
         server = Server::launch(command, 1);
         assert!(begun.elapsed() < 5 * S, "{:?}", begun.elapsed());
         assert!(ask(address, &get("/readyz")).starts_with("HTTP/1.1 200 "));
-        // What the dead one had said and nobody had read is still there.
+        // Frames that the killed server had sent are still in the receive buffer.
         let until = Instant::now() + S;
         while let Received::Text(text) = seven.next_until(until) {
             let frame: Value = serde_json::from_str(&text).unwrap();

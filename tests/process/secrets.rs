@@ -1,7 +1,8 @@
-//! A day with everything logged: no token, no password and no key of the site gets out.
+//! Secrets do not leak: no token, password or key of the site appears in the log or in a reply.
 //!
-//! Every byte that the server writes to its log, and every byte that any client gets, is searched
-//! for every secret in every form. [`scanner`] is the search; that it can fail is tested first.
+//! A scenario with debug logging uses many credentials. Every byte of the log, and every byte that
+//! a client receives, is searched for every secret in every encoding. The first tests check that
+//! the search ([`SecretScanner`]) finds planted secrets.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -21,13 +22,13 @@ use crate::support::scanner::SecretScanner;
 use crate::support::server::{Server, ask};
 use crate::support::site::{Fault, Site};
 
-/// The site's, and one that is no more.
+/// The JWT secret of the site, and its predecessor.
 const KEYS: [&str; 2] =
     ["k3y of the site: 8f#Lq^2vWz!pR7 and more", "0ld key of the site: 5Tn&yB*e1XsU and more"];
-/// Stands in every address with a query.
+/// A mark in every URL with a query.
 const MARK: &str = "qu3ry-m4rk";
 
-// ---- the search can fail
+// ---- the scanner
 
 #[test]
 fn scanner_finds_each_form_of_a_secret_and_nothing_else() {
@@ -77,7 +78,7 @@ fn scanner_covers_both_output_streams_and_all_replies() {
         let process = Server::launch(shell, 1);
         assert!(scanner.find(process.final_output().as_bytes()).is_some(), "{place}");
     }
-    // The site stands in for a server that tells what it was told.
+    // The site plays a server that echoes a secret to a client.
     scanner.add(&body);
     let site = Site::start();
     let answer = format!("<html>{body}</html>").into_bytes();
@@ -88,30 +89,30 @@ fn scanner_covers_both_output_streams_and_all_replies() {
     std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\n\r\n").unwrap();
     std::io::Read::read_exact(&mut socket, &mut [0; 60]).unwrap();
     drop((socket, site));
-    let heard = recorder.all();
-    assert_eq!(heard.len(), 1);
-    assert!(scanner.find(&heard[0]).is_some());
+    let received = recorder.all();
+    assert_eq!(received.len(), 1);
+    assert!(scanner.find(&received[0]).is_some());
 }
 
-// ---- the day
+// ---- the scenario
 
-/// A token without any meaning: 43 letters that look like chance, and a member's number.
+/// An opaque token: 43 pseudo-random letters, and the number of a member.
 fn opaque(name: &str, user: u64) -> String {
     format!("{}-{user}", jwt::encoded(&jwt::signature("seed", name)))
 }
 
-/// How the site is set up, and the server with it.
+/// How the server verifies tokens.
 #[derive(Clone, Copy, PartialEq)]
 enum Setup {
-    /// The site is asked about each token.
+    /// The server asks the site about each token.
     Asked,
-    /// The server has the site's secret.
+    /// The server has the JWT secret of the site.
     Signed,
-    /// Tokens go bare into a header of the app's.
+    /// Tokens go to the site without `Bearer`, in a custom header.
     AppHeader,
 }
 
-/// What a member has.
+/// A credential of a member.
 #[derive(Clone)]
 enum TestCredential {
     Token(String),
@@ -119,11 +120,11 @@ enum TestCredential {
     Password(String),
 }
 
-/// Every way to hand something over before a message is sent.
+/// The ways to present a credential to the server.
 const WAYS: [&str; 6] = ["query", "encoded query", "header", "subprotocol", "frame", "both"];
 
 impl TestCredential {
-    /// As it stands in a frame.
+    /// The form in the `token` field of a frame.
     fn in_frame(&self) -> String {
         match self {
             TestCredential::Token(token) => token.clone(),
@@ -131,15 +132,15 @@ impl TestCredential {
         }
     }
 
-    /// What the site gets in a header.
-    fn at_the_site(&self) -> &str {
+    /// The form in the header of a request to the site.
+    fn in_site_header(&self) -> &str {
         match self {
             TestCredential::Token(token) => token,
             TestCredential::Password(pair) => pair,
         }
     }
 
-    /// Opens a connection that hands it over.
+    /// Opens a connection that presents it this way.
     fn open(&self, address: SocketAddr, way: &str, user: u64) -> Client {
         let in_frame = self.in_frame();
         let encoded = in_frame.replace('%', "%25").replace(' ', "%20").replace('.', "%2e");
@@ -151,7 +152,7 @@ impl TestCredential {
             }
         };
         let path = |token: &str| format!("/live/{MARK}?room={MARK}&token={token}&last={MARK}");
-        let tells = |client: &mut Client| {
+        let identify = |client: &mut Client| {
             client.send(&json!({"type": "user_connected", "userId": user, "token": in_frame}));
         };
         let mut list = [("Sec-WebSocket-Protocol", "buddyline")];
@@ -166,12 +167,12 @@ impl TestCredential {
             }
             "frame" => {
                 let mut client = Client::connect(address);
-                tells(&mut client);
+                identify(&mut client);
                 client
             }
             "both" => {
                 let mut client = Client::at(address, &path(&encoded), &list);
-                tells(&mut client);
+                identify(&mut client);
                 client
             }
             other => panic!("{other} is no way"),
@@ -179,27 +180,27 @@ impl TestCredential {
     }
 }
 
-/// A site, a server that logs everything, and what both must keep to themselves.
+/// A site, a server with debug logging, and the secrets that neither may leak.
 struct LeakScenario {
     setup: Setup,
     site: Site,
     server: Server,
     recorder: RecordingProxy,
     scanner: SecretScanner,
-    /// What the site answers to whom: part of a request's path, a credential, a fault.
+    /// Faults of the site: part of a request's path, a credential, and the fault for both.
     faults: Faults,
-    /// What the site must have been told.
+    /// Credentials that the site must have received.
     used: Vec<String>,
     _file: SecretFile,
 }
 
 type Faults = Arc<Mutex<Vec<(&'static str, String, Fault)>>>;
 
-/// Members 1 to 18 take part in thread 41, and in each of the others that go wrong.
+/// Members 1 to 18 are participants of thread 41 and of the threads for the faults.
 const ALL_USERS: std::ops::RangeInclusive<u64> = 1..=18;
 
 impl LeakScenario {
-    fn begin(setup: Setup) -> LeakScenario {
+    fn start(setup: Setup) -> LeakScenario {
         let site = Site::start();
         let everyone: Vec<u64> = ALL_USERS.collect();
         for thread in 41..=60 {
@@ -247,26 +248,26 @@ impl LeakScenario {
         }
     }
 
-    /// A token of the JWT plugin's.
+    /// A signed token as the JWT plugin issues it.
     fn jwt(&mut self, user: u64, lasts: Duration) -> TestCredential {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let token = jwt::token(KEYS[0], &self.site.url(), user, now.as_secs(), |_, claims| {
             claims["exp"] = json!((now + lasts).as_secs());
-            // No two are alike.
+            // Makes each token unique.
             claims["jti"] = json!(self.scanner.count());
         });
         self.scanner.add(&token);
         TestCredential::Token(token)
     }
 
-    /// A token that only the site understands.
+    /// A token that only the site can verify.
     fn opaque(&mut self, name: &str, user: u64) -> TestCredential {
         let token = opaque(name, user);
         self.scanner.add(&token);
         TestCredential::Token(token)
     }
 
-    /// An Application Password, which the site knows as this member's.
+    /// An Application Password of this member.
     fn password(&mut self, name: &str, user: u64) -> TestCredential {
         let login = format!("member{user}");
         let letters = opaque(name, user).replace(['-', '_'], "x");
@@ -290,49 +291,50 @@ impl LeakScenario {
         self.recorder.address()
     }
 
-    /// From now on the site answers so, where this credential is in the request.
-    fn fail_requests(&self, path: &'static str, held: &TestCredential, fault: Fault) {
-        let secret = held.at_the_site().to_owned();
+    /// Lets the site answer requests with this path and credential with a fault.
+    fn fail_requests(&self, path: &'static str, credential: &TestCredential, fault: Fault) {
+        let secret = credential.in_site_header().to_owned();
         self.faults.lock().unwrap().push((path, secret, fault));
     }
 
-    // ---- what people do
+    // ---- steps
 
-    /// Eighteen people, each with something else and in another way, who say all there is to say.
+    /// Eighteen members with different credentials, presented in different ways, send all frame
+    /// types.
     fn exchange_messages(&mut self) {
-        let mut crowd = Vec::new();
+        let mut clients = Vec::new();
         for user in ALL_USERS {
             let way = WAYS[user as usize % WAYS.len()];
-            let held = match user as usize / WAYS.len() {
+            let credential = match user as usize / WAYS.len() {
                 0 => self.jwt(user, 60 * LONG),
                 1 => self.good("crowd", user),
                 _ => self.password("crowd", user),
             };
-            let mut client = held.open(self.address(), way, user);
+            let mut client = credential.open(self.address(), way, user);
             client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
             client.join(41);
-            self.used.push(held.at_the_site().to_owned());
-            crowd.push((user, held, client));
+            self.used.push(credential.in_site_header().to_owned());
+            clients.push((user, credential, client));
         }
-        let count = crowd.len() as u64;
-        for (user, held, client) in &mut crowd {
+        let count = clients.len() as u64;
+        for (user, credential, client) in &mut clients {
             let next = *user % count + 1;
-            let token = held.in_frame();
+            let token = credential.in_frame();
             for frame in frames_of_user(*user, next, &token) {
                 client.send_text(&frame);
             }
             client.try_send(Message::binary(token.into_bytes())).unwrap();
-            client.send(&json!({"type": "ping", "clientId": "all said"}));
-            client.find(|frame| frame["clientId"] == "all said");
-            // Its own message has its outcome, at whatever time.
+            client.send(&json!({"type": "ping", "clientId": "all sent"}));
+            client.find(|frame| frame["clientId"] == "all sent");
+            // Waits for the outcome of its message.
             let own = format!("by {user}");
             client.find(|frame| frame["clientId"] == own.as_str());
         }
-        for (user, held, mut client) in crowd {
-            // A phone that changes networks, in another way than before.
+        for (user, credential, mut client) in clients {
+            // Reconnects, and presents the credential in another way.
             client.drain();
             drop(client);
-            let mut again = held.open(self.address(), WAYS[(user as usize + 1) % 6], user);
+            let mut again = credential.open(self.address(), WAYS[(user as usize + 1) % 6], user);
             again.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == user);
             again.send(&json!({"type": "user_connected", "userId": user.to_string()}));
             again.join(41);
@@ -340,21 +342,21 @@ impl LeakScenario {
         }
     }
 
-    /// A client that knows nothing but `send_message`.
+    /// A legacy client that only sends `send_message`.
     fn send_from_legacy_client(&mut self) {
-        for held in [self.good("old client", 7), self.password("old client", 8)] {
+        for credential in [self.good("legacy client", 7), self.password("legacy client", 8)] {
             let mut client = Client::connect(self.address());
             client.send(&json!({
                 "type": "send_message", "recipientId": "8", "message": "hello", "threadId": "41",
-                "token": held.in_frame(),
+                "token": credential.in_frame(),
             }));
             client.expect_type("message");
-            self.used.push(held.at_the_site().to_owned());
+            self.used.push(credential.in_site_header().to_owned());
         }
     }
 
-    /// What is no good, in every way.
-    fn try_as_outsiders(&mut self) {
+    /// Presents invalid credentials in every way.
+    fn try_bad_credentials(&mut self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let url = self.site.url();
         let mut bad = Vec::new();
@@ -372,30 +374,31 @@ impl LeakScenario {
             self.scanner.add(&pair);
             bad.push((TestCredential::Password(pair), *way, user));
             bad.push((self.jwt(user, Duration::ZERO), *way, user));
-            // Another's name under one's own token.
+            // A valid token with the user id of another member.
             let own = self.good("liar", user);
             let mut liar = own.open(self.address(), "frame", 7);
             liar.expect_error("identity_mismatch");
         }
-        for (held, way, user) in bad {
-            let mut client = held.open(self.address(), way, user);
+        for (credential, way, user) in bad {
+            let mut client = credential.open(self.address(), way, user);
             let fault = client.expect_type("error");
             let code = fault["code"].as_str().unwrap();
             assert!(["token_refused", "token_expired"].contains(&code), "{way}: {fault}");
             client.send(&json!({
-                "type": "send_message", "threadId": 41, "message": "hi", "token": held.in_frame(),
+                "type": "send_message", "threadId": 41, "message": "hi", "token": credential.in_frame(),
             }));
             client.expect_type("error");
         }
         for user in [70, 71] {
-            let held = self.good("gone", user);
+            let credential = self.good("gone", user);
             if user == 70 {
                 self.site.delete_member(user)
             } else {
                 self.site.suspend(user)
             }
-            let mut client = held.open(self.address(), "query", user);
-            // With the site's secret, the first question about a thread tells.
+            let mut client = credential.open(self.address(), "query", user);
+            // With local verification, only the first participant query shows that the member is
+            // gone.
             client.send(&json!({"type": "join_thread", "threadId": 41}));
             let codes = ["token_refused", "suspended", "token_required"];
             let code = client.expect_type("error")["code"].clone();
@@ -403,7 +406,7 @@ impl LeakScenario {
         }
     }
 
-    /// Requests that open no WebSocket, each with secrets in all places.
+    /// Sends HTTP requests that open no WebSocket, with secrets in all places.
     fn send_bad_requests(&mut self) {
         let TestCredential::Token(token) = self.good("http", 7) else { unreachable!() };
         let TestCredential::Password(pair) = self.password("http", 7) else { unreachable!() };
@@ -432,29 +435,33 @@ impl LeakScenario {
         }
     }
 
-    /// A site that breaks, and repeats what it was told while it does.
+    /// Lets the site fail, with answers that echo the credential.
     fn break_the_site(&mut self) {
         for (n, path) in ["/members/me", "/messages/", "/messages"].into_iter().enumerate() {
-            // With the site's secret nobody is asked who somebody is.
+            // With local verification the site is not asked about tokens, only about passwords.
             let proofs = path == "/members/me";
             let mut clients = Vec::new();
             for kind in 0..9 {
                 let user = 1 + kind % 18;
                 let name = format!("broken {n} {kind}");
-                let held = match (proofs && self.setup == Setup::Signed) || kind % 2 == 1 {
+                let credential = match (proofs && self.setup == Setup::Signed) || kind % 2 == 1 {
                     true => self.password(&name, user),
                     false => self.good(&name, user),
                 };
-                self.fail_requests(path, &held, leaky_fault(kind, held.at_the_site()));
-                self.used.push(held.at_the_site().to_owned());
+                self.fail_requests(
+                    path,
+                    &credential,
+                    leaky_fault(kind, credential.in_site_header()),
+                );
+                self.used.push(credential.in_site_header().to_owned());
                 let thread = 42 + kind + 9 * u64::from(n == 1);
-                let mut client = held.open(self.address(), "frame", user);
+                let mut client = credential.open(self.address(), "frame", user);
                 let frame = match path {
                     "/members/me" => None,
                     "/messages/" => Some(json!({"type": "join_thread", "threadId": thread})),
                     _ => Some(json!({
                         "type": "send_message", "threadId": thread, "message": "hello",
-                        "token": held.in_frame(),
+                        "token": credential.in_frame(),
                     })),
                 };
                 if let Some(frame) = frame {
@@ -462,7 +469,7 @@ impl LeakScenario {
                 }
                 clients.push(client);
             }
-            // Whether half an answer was a stored message takes 15 s to find out.
+            // The lookup of a message with a truncated answer takes up to 15 s.
             let is_outcome = |frame: &Value| frame["type"] == "error" || frame["type"] == "message";
             for mut client in clients {
                 client.expect_within(3 * LONG, is_outcome);
@@ -470,7 +477,7 @@ impl LeakScenario {
         }
     }
 
-    /// A token that ends while its connection is open, and its successor.
+    /// Lets a token expire on an open connection, and renews it.
     fn expire_a_token(&mut self) {
         let short = self.jwt(7, Duration::from_secs(3));
         let mut client = short.open(self.address(), "header", 7);
@@ -483,13 +490,13 @@ impl LeakScenario {
         client.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 7);
         client.send(&json!({"type": "send_message", "threadId": 41, "message": "hello"}));
         client.expect_type("message");
-        self.used.push(fresh.at_the_site().to_owned());
+        self.used.push(fresh.in_site_header().to_owned());
     }
 
-    /// The end, while messages, proofs and lists are on their way.
+    /// Stops the server while messages, token checks and participant queries are in flight.
     fn stop(mut self) {
-        let helds = [self.good("last", 7), self.password("last", 8), self.good("late", 9)];
-        let [seven, eight, late] = &helds;
+        let credentials = [self.good("last", 7), self.password("last", 8), self.good("late", 9)];
+        let [seven, eight, late] = &credentials;
         let mut one = seven.open(self.address(), "query", 7);
         one.expect(|frame| frame["type"] == "user_connected" && frame["userId"] == 7);
         self.site.set_latency(Duration::from_millis(500));
@@ -510,7 +517,9 @@ impl LeakScenario {
         }
         drop((one, others));
         assert!(self.server.exit(LONG).success());
-        self.used.extend(helds.iter().take(2).map(|held| held.at_the_site().to_owned()));
+        self.used.extend(
+            credentials.iter().take(2).map(|credential| credential.in_site_header().to_owned()),
+        );
         self.assert_no_leaks();
     }
 
@@ -518,33 +527,43 @@ impl LeakScenario {
         let log = self.server.final_output();
         let lines = log.lines().count();
         let debug = log.lines().filter(|line| line.contains("DEBUG")).count();
-        assert!(debug > 200 && debug < lines, "{debug} lines of {lines}: all is logged");
-        assert!(log.contains("WARN") && log.contains("evil.example"), "and warned of");
+        assert!(debug > 200 && debug < lines, "{debug} debug lines of {lines}");
+        assert!(
+            log.contains("WARN") && log.contains("evil.example"),
+            "the refused origin is in a warning"
+        );
         if let Some(found) = self.scanner.find(log.as_bytes()) {
             panic!("logged: {found}");
         }
         for word in [MARK, "?room", "token=", "last words"] {
             assert!(!log.contains(word), "{word} is logged");
         }
-        let heard = self.recorder.all();
-        let bytes: usize = heard.iter().map(Vec::len).sum();
-        assert!(heard.len() > 100 && bytes > 100_000, "{} connections, {bytes} bytes", heard.len());
-        for bytes in &heard {
+        let received = self.recorder.all();
+        let bytes: usize = received.iter().map(Vec::len).sum();
+        assert!(
+            received.len() > 100 && bytes > 100_000,
+            "{} connections, {bytes} bytes",
+            received.len()
+        );
+        for bytes in &received {
             if let Some(found) = self.scanner.find(bytes) {
-                panic!("told to a client: {found}");
+                panic!("sent to a client: {found}");
             }
         }
-        // They were there: the site got them.
+        // The secrets were in use: the site received them.
         let requests = self.site.requests();
         for secret in &self.used {
             let got = requests.iter().any(|r| r.headers.iter().any(|(_, v)| v.ends_with(secret)));
             assert!(got, "never used: {secret}");
         }
-        println!("{} forms in {lines} lines and {bytes} bytes", self.scanner.count());
+        println!(
+            "{} forms of secrets, none in {lines} lines and {bytes} bytes",
+            self.scanner.count()
+        );
     }
 }
 
-/// Everything that one can say, with one's token wherever a careless client could put it.
+/// Frames of all types, valid and invalid, with the token wherever a careless client could put it.
 fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
     let call = |kind: &str, payload: &str| {
         json!({
@@ -552,7 +571,7 @@ fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
             "threadId": 41, "token": token, "clientId": "mine",
         })
     };
-    let broken_off = format!(" {token}\r\n");
+    let token_with_newline = format!(" {token}\r\n");
     let frames = [
         json!({"type": "user_connected", "userId": user, "token": token, "clientId": "hello"}),
         json!({"type": "join_thread", "threadId": 41, "token": token}),
@@ -565,7 +584,7 @@ fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
         json!({"type": "send_message", "threadId": 41, "token": token}),
         json!({"type": "send_message", "threadId": 41, "message": "x", "token": {"is": token}}),
         json!({"type": "send_message", "threadId": 41, "message": "x", "token": [token, " "]}),
-        json!({"type": "send_message", "recipientId": next, "message": "x", "token": broken_off}),
+        json!({"type": "send_message", "recipientId": next, "message": "x", "token": token_with_newline}),
         json!({"type": "send_message", "threadId": 41, "message": [token]}),
         json!({"type": "send_message", "message": "x", "recipientId": user, "token": token}),
         json!({"type": "typing", "threadId": 4_100, "token": token}),
@@ -584,7 +603,7 @@ fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
     ];
     let mut texts: Vec<String> = frames.iter().map(Value::to_string).collect();
     let token = serde_json::to_string(token).unwrap();
-    // Frames that no library writes.
+    // Frames that no JSON library writes.
     texts.extend([
         format!("{{\"type\":\"ping\",\"token\":{token},\"token\":{token}}}"),
         format!("{{\"type\":\"send_message\",\"token\":{token}"),
@@ -600,7 +619,7 @@ fn frames_of_user(user: u64, next: u64, token: &str) -> Vec<String> {
     texts
 }
 
-/// An answer that is none, with the request's secret wherever there is room for it.
+/// A faulty answer of the site, with the secret of the request wherever it fits.
 fn leaky_fault(kind: u64, secret: &str) -> Fault {
     let to = |place: String| Fault::status(302, &[("Location", &place)]);
     let answer = |status: u16, kind: &str, body: String| Fault::Answer {
@@ -627,10 +646,10 @@ fn leaky_fault(kind: u64, secret: &str) -> Fault {
 }
 
 fn run_scenario(setup: Setup) {
-    let mut scenario = LeakScenario::begin(setup);
+    let mut scenario = LeakScenario::start(setup);
     scenario.exchange_messages();
     scenario.send_from_legacy_client();
-    scenario.try_as_outsiders();
+    scenario.try_bad_credentials();
     scenario.send_bad_requests();
     scenario.break_the_site();
     scenario.expire_a_token();

@@ -1,4 +1,4 @@
-//! The loop under rough use: crowds, floods, slow readers, and a system out of descriptors.
+//! The event loop under load: many connections, floods, slow readers, and no free descriptors.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,7 +12,7 @@ use crate::support::bytes::{PONG, frame, request};
 use crate::support::client::{Client, LONG, of_type};
 use crate::support::server::{Server, wait_until};
 
-/// A message goes from one to the other and back.
+/// Sends a message in each direction; both clients receive both.
 fn exchange_messages(one: &mut Client, other: &mut Client, thread: u64) {
     for text in ["ping", "pong"] {
         one.send(&json!({"type": "send_message", "threadId": thread, "message": text}));
@@ -39,7 +39,7 @@ fn two_hundred_reset_connections_leave_no_state() {
                 client.send(&json!({"type": "user_connected", "userId": 1_000 + n}));
                 client.send(&json!({"type": "join_thread", "threadId": 41}));
                 client.expect_type("thread_joined");
-                // A reset instead of an end, for some.
+                // Some end with a reset (RST) instead of a FIN.
                 if n % 8 == 3 {
                     socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
                 }
@@ -70,7 +70,7 @@ fn a_connection_beyond_the_limit_is_refused_with_503() {
     wait_until(LONG, "there is room again", || {
         TcpStream::connect(server.address()).is_ok_and(|socket| Client::try_over(socket).is_ok())
     });
-    assert_eq!(three[0].drain().len(), 2, "the others are there: two came after the first");
+    assert_eq!(three[0].drain().len(), 2, "the others stay open: two arrived after the first");
 }
 
 #[test]
@@ -78,19 +78,19 @@ fn descriptor_exhaustion_pauses_accept_and_recovers() {
     let server = Server::start(&[]);
     let mut served = Client::as_user(server.address(), 7);
     server.limit_descriptors(40);
-    let mut crowd: Vec<TcpStream> =
+    let mut clients: Vec<TcpStream> =
         (0..60).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("cannot accept")));
-    assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
+    assert_eq!(served.drain(), [] as [Value; 0], "an open connection is served");
 
     let (ticks, begun) = (server.cpu_ticks(), Instant::now());
     served.expect_nothing_for(Duration::from_secs(2));
     let used = server.cpu_ticks() - ticks;
-    assert!(used <= 20, "{used} ticks of a hundredth second in {:?}", begun.elapsed());
-    let complaints = server.log().iter().filter(|line| line.contains("cannot accept")).count();
-    assert!(complaints <= 3, "{complaints} lines about it");
+    assert!(used <= 20, "{used} clock ticks of 10 ms in {:?}", begun.elapsed());
+    let warnings = server.log().iter().filter(|line| line.contains("cannot accept")).count();
+    assert!(warnings <= 3, "{warnings} log lines about it");
 
-    crowd.drain(..50);
+    clients.drain(..50);
     let begun = Instant::now();
     let mut newcomer = Client::in_thread(server.address(), 8, 41);
     assert!(begun.elapsed() < Duration::from_secs(3), "served after {:?}", begun.elapsed());
@@ -104,19 +104,19 @@ fn low_descriptor_limit_is_logged_and_caps_connections() {
     let server = Server::start_with_descriptors(40, &[]);
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("room for 24 connections")));
     let mut served = Client::as_user(server.address(), 7);
-    let mut crowd: Vec<Client> = (0..23).map(|_| Client::connect(server.address())).collect();
-    // The kernel takes it in; the server does not.
+    let mut clients: Vec<Client> = (0..23).map(|_| Client::connect(server.address())).collect();
+    // The kernel completes the connection; the server does not accept it.
     let mut late = TcpStream::connect(server.address()).unwrap();
     late.write_all(&request()).unwrap();
     late.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let ticks = server.cpu_ticks();
-    assert!(late.read(&mut [0; 1]).is_err(), "nobody has accepted it");
+    assert!(late.read(&mut [0; 1]).is_err(), "the server has not accepted it");
     let used = server.cpu_ticks() - ticks;
-    assert!(used <= 20, "{used} ticks of a hundredth second while nothing happens");
-    assert_eq!(served.drain(), [] as [Value; 0], "who is connected is served");
-    crowd.truncate(22);
+    assert!(used <= 20, "{used} clock ticks of 10 ms while idle");
+    assert_eq!(served.drain(), [] as [Value; 0], "an open connection is served");
+    clients.truncate(22);
     late.set_read_timeout(Some(LONG)).unwrap();
-    late.read_exact(&mut [0; 100]).expect("it is accepted once another has gone");
+    late.read_exact(&mut [0; 100]).expect("it is accepted after another one has closed");
     assert!(!server.log().iter().any(|line| line.contains("cannot accept")));
 }
 
@@ -133,7 +133,7 @@ fn ping_flood_without_reading_is_closed() {
     let ended = (0..700).find_map(|_| flood.write_all(&pings).err());
     let grown = server.resident_kib().saturating_sub(before);
     assert!(grown < 20_000, "{grown} KiB");
-    wait_until(LONG, "the flood is over", || ended.is_some() || flood.write_all(&pings).is_err());
+    wait_until(LONG, "the flood is closed", || ended.is_some() || flood.write_all(&pings).is_err());
     bystander.send(&json!({"type": "ping"}));
     bystander.expect_type("pong");
 }
@@ -165,13 +165,13 @@ fn slow_reader_is_closed_with_1013_and_others_get_all() {
         "--max-frames-per-second=0",
         "--presence-grace=0s",
     ]);
-    let mut sleeper = Client::with_small_receive_buffer(server.address());
-    sleeper.send(&json!({"type": "user_connected", "userId": 9}));
-    sleeper.send(&json!({"type": "join_thread", "threadId": 41}));
-    sleeper.expect_type("thread_joined");
+    let mut slow = Client::with_small_receive_buffer(server.address());
+    slow.send(&json!({"type": "user_connected", "userId": 9}));
+    slow.send(&json!({"type": "join_thread", "threadId": 41}));
+    slow.expect_type("thread_joined");
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
-    let hearer = thread::spawn(move || {
+    let reader = thread::spawn(move || {
         let mut ids = Vec::new();
         loop {
             let message = eight.expect_type("message");
@@ -183,21 +183,21 @@ fn slow_reader_is_closed_with_1013_and_others_get_all() {
     });
     let text = "x".repeat(60_000);
     let mut sent = 0;
-    let mut sleeper_is_gone = false;
-    while !sleeper_is_gone {
+    let mut slow_is_gone = false;
+    while !slow_is_gone {
         sent += 1;
-        assert!(sent < 1_000, "{sent} messages of 60 kB wait for one who does not read");
+        assert!(sent < 1_000, "{sent} messages of 60 kB queued for a client that does not read");
         seven.send(&json!({"type": "send_message", "threadId": 41, "message": text}));
         assert_eq!(seven.expect_type("message")["messageId"], sent);
         let since = seven.drain();
-        sleeper_is_gone =
+        slow_is_gone =
             of_type(&since, "user_disconnected").iter().any(|frame| frame["userId"] == 9);
     }
-    // Now it wakes up, and is told.
-    assert_eq!(sleeper.close_code(), Some(1013));
+    // When it reads again, it gets the close frame.
+    assert_eq!(slow.close_code(), Some(1013));
     seven.send(&json!({"type": "send_message", "threadId": 41, "message": "done"}));
-    let heard: Vec<u64> = hearer.join().unwrap();
-    assert_eq!(heard, (1..=sent).collect::<Vec<u64>>());
+    let received: Vec<u64> = reader.join().unwrap();
+    assert_eq!(received, (1..=sent).collect::<Vec<u64>>());
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn flood_of_bad_frames_does_not_disturb_others() {
     bad.write_all(&request()).unwrap();
     let mut reader = bad.try_clone().unwrap();
     let drain = thread::spawn(move || {
-        // Until the end: what is answered is read, so that the flood goes on.
+        // Reads all replies, so that the flood is not stopped by a full outbox.
         let mut answer = Vec::new();
         reader.read_to_end(&mut answer).map(|_| answer.len())
     });
@@ -238,12 +238,12 @@ fn flood_of_bad_frames_does_not_disturb_others() {
         bad.write_all(&flood).unwrap();
         exchange_messages(&mut seven, &mut eight, 41);
     }
-    // And one that breaks the rules of WebSocket.
+    // Finally a frame that violates RFC 6455 (reserved opcode 3).
     bad.write_all(b"\x83\x00").unwrap();
     let answered = drain.join().unwrap().unwrap();
     assert!(answered > 10 * 1_500 * 50, "each bad frame has its error: {answered} bytes");
-    let heard = seven.drain();
-    assert!(of_type(&heard, "error").is_empty(), "{heard:?}");
+    let received = seven.drain();
+    assert!(of_type(&received, "error").is_empty(), "{received:?}");
     exchange_messages(&mut seven, &mut eight, 41);
 }
 
@@ -251,20 +251,20 @@ fn flood_of_bad_frames_does_not_disturb_others() {
 fn sending_a_burst_then_closing_leaves_no_state() {
     let server = Server::start(&["--presence-grace", "0s"]);
     let before = server.descriptors();
-    let much = frame(PONG, &[0; 120]).repeat(4_000);
+    let burst = frame(PONG, &[0; 120]).repeat(4_000);
     let mut sockets = Vec::new();
     for round in 0..12 {
         let mut socket = TcpStream::connect(server.address()).unwrap();
         socket.write_all(&request()).unwrap();
         let mut head = [0; 16];
         socket.read_exact(&mut head).unwrap();
-        // The server is busy elsewhere while all of it arrives.
+        // The server is suspended while the burst arrives.
         server.signal("STOP");
         let mut writer = socket.try_clone().unwrap();
-        let much = much.clone();
+        let burst = burst.clone();
         let writing = thread::spawn(move || {
-            // A server that answers nothing is all that ever hears of this.
-            writer.write_all(&much[..(round + 1) * 40_000]).unwrap();
+            // The frames are pongs, which need no answer.
+            writer.write_all(&burst[..(round + 1) * 40_000]).unwrap();
             writer.shutdown(Shutdown::Write).unwrap();
         });
         thread::sleep(Duration::from_millis(5));
@@ -272,5 +272,7 @@ fn sending_a_burst_then_closing_leaves_no_state() {
         writing.join().unwrap();
         sockets.push(socket);
     }
-    wait_until(Duration::from_secs(5), "everyone is gone", || server.descriptors() == before);
+    wait_until(Duration::from_secs(5), "all connections are removed", || {
+        server.descriptors() == before
+    });
 }

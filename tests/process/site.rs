@@ -1,4 +1,4 @@
-//! The whole way: clients, the real binary, and a site that is slow, busy, or broken.
+//! Messages end to end: clients, the real binary, and a test site that is slow, busy or faulty.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -10,8 +10,8 @@ use crate::support::client::{Client, LONG, of_type};
 use crate::support::server::Server;
 use crate::support::site::{Fault, Site};
 
-/// A server at this site, which has answered its probe.
-fn at(site: &Site, more: &[&str]) -> Server {
+/// Starts a server in front of this site, and waits for the answer to its first probe.
+fn start_server(site: &Site, more: &[&str]) -> Server {
     let url = site.url();
     let server = Server::start(&[&["--buddyboss-url", &url, "--trust", "open"], more].concat());
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
@@ -49,9 +49,9 @@ fn two_hundred_messages_are_stored_and_delivered_in_order() {
     for thread in 1..=THREADS {
         site.add_thread(thread, &everyone);
     }
-    let server = at(&site, &["--upstream-workers", "5"]);
+    let server = start_server(&site, &["--upstream-workers", "5"]);
     site.set_latency(Duration::from_millis(100));
-    // Those that come later are often done sooner.
+    // Later requests often finish earlier.
     site.fail_when(|number, _| Some(Fault::Delay(Duration::from_millis(number as u64 * 67 % 100))));
     let address = server.address();
     let clients: Vec<Client> = everyone
@@ -65,8 +65,8 @@ fn two_hundred_messages_are_stored_and_delivered_in_order() {
             client
         })
         .collect();
-    let begun = Instant::now();
-    let talking: Vec<_> = clients
+    let started = Instant::now();
+    let threads: Vec<_> = clients
         .into_iter()
         .zip(everyone)
         .map(|(mut client, user)| {
@@ -76,36 +76,36 @@ fn two_hundred_messages_are_stored_and_delivered_in_order() {
                     client.send(&post(n * THREADS / EACH + 1, &text, user, &text));
                 }
                 let until = Instant::now() + 3 * LONG;
-                let mut heard = Vec::new();
-                while of_type(&heard, "message").len() < (USERS * EACH) as usize {
-                    assert!(Instant::now() < until, "only {} frames", heard.len());
-                    heard.push(client.next());
+                let mut received = Vec::new();
+                while of_type(&received, "message").len() < (USERS * EACH) as usize {
+                    assert!(Instant::now() < until, "only {} frames", received.len());
+                    received.push(client.next());
                 }
-                heard.extend(client.drain());
-                heard
+                received.extend(client.drain());
+                received
             })
         })
         .collect();
-    let heard: Vec<Vec<Value>> = talking.into_iter().map(|t| t.join().unwrap()).collect();
-    // One after another would be thirty seconds; threads do not wait for each other.
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let received: Vec<Vec<Value>> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+    // One post after another would take thirty seconds; threads do not wait for each other.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 
     let mut stored: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for thread in 1..=THREADS {
         stored.insert(thread, site.stored(thread).into_iter().map(|(_, text)| text).collect());
     }
     assert_eq!(stored.values().map(Vec::len).sum::<usize>() as u64, USERS * EACH);
-    assert_eq!(site.posts().len() as u64, USERS * EACH, "nothing is sent twice");
+    assert_eq!(site.posts().len() as u64, USERS * EACH, "nothing is posted twice");
     for texts in stored.values() {
         for user in 1..=USERS {
-            let said = |text: &&String| text.split_once('/').unwrap().0 == user.to_string();
-            let mut in_order: Vec<&String> = texts.iter().filter(said).collect();
+            let by_user = |text: &&String| text.split_once('/').unwrap().0 == user.to_string();
+            let mut in_order: Vec<&String> = texts.iter().filter(by_user).collect();
             in_order.sort_unstable();
-            let stored: Vec<&String> = texts.iter().filter(said).collect();
-            assert_eq!(stored, in_order, "as the user sent them");
+            let stored: Vec<&String> = texts.iter().filter(by_user).collect();
+            assert_eq!(stored, in_order, "in the order of sending");
         }
     }
-    for (frames, user) in heard.iter().zip(1..) {
+    for (frames, user) in received.iter().zip(1..) {
         assert_eq!(of_type(frames, "error"), [] as [&Value; 0]);
         for (thread, texts) in &stored {
             let shown: Vec<&str> = of_type(frames, "message")
@@ -126,7 +126,7 @@ fn two_hundred_messages_are_stored_and_delivered_in_order() {
 
 #[test]
 fn each_site_fault_has_one_outcome_and_next_message_works() {
-    // With `Retry-After` this and the 429 would keep the next message away: tests/process/outage.rs.
+    // `Retry-After` in this or the 429 would defer the next message: see tests/process/outage.rs.
     let wp_die = || Fault::Answer {
         status: 503,
         headers: vec![("Content-Type".into(), "application/json".into())],
@@ -134,7 +134,7 @@ fn each_site_fault_has_one_outcome_and_next_message_works() {
     };
     let elsewhere = [("Location", "https://other.example/")];
     let suspended = [("Location", "/wp-login.php?action=bp-suspended")];
-    // Where the fate of the message is not in the answer, the server looks it up.
+    // If the answer does not tell whether the message is stored, the server looks it up.
     let cases: Vec<(Fault, &str)> = vec![
         (Fault::Hang, "unknown_outcome"),
         (Fault::HangAfterStoring, "message"),
@@ -165,7 +165,7 @@ fn each_site_fault_has_one_outcome_and_next_message_works() {
         (Fault::status(504, &[]), "unknown_outcome"),
         (wp_die(), "site_unavailable"),
     ];
-    // Fewer at a time than the failures in a row after which a site is left alone.
+    // Fewer at a time than the failures in a row that open the breaker.
     thread::scope(|scope| {
         for cases in cases.chunks(4) {
             scope.spawn(|| assert_each_outcome(cases));
@@ -173,7 +173,7 @@ fn each_site_fault_has_one_outcome_and_next_message_works() {
     });
 }
 
-/// Sends a message into each of these faults, and another one after it.
+/// Sends a message into each of these faults and another one after it, and checks both outcomes.
 fn assert_each_outcome(cases: &[(Fault, &str)]) {
     let site = Site::start();
     let threads: Vec<u64> = (1..=cases.len() as u64).collect();
@@ -187,7 +187,7 @@ fn assert_each_outcome(cases: &[(Fault, &str)]) {
         Some(faults[case - 1].clone())
     });
     let settings = ["--upstream-timeout", "1s", "--upstream-workers", "8", "--log-level", "debug"];
-    let server = at(&site, &settings);
+    let server = start_server(&site, &settings);
     let mut seven = Client::as_user(server.address(), 7);
     let mut eight = Client::as_user(server.address(), 8);
     for thread in &threads {
@@ -200,30 +200,30 @@ fn assert_each_outcome(cases: &[(Fault, &str)]) {
             seven.send(&post(*thread, &text, 7, &format!("{which}-{thread}")));
         }
     }
-    let (mut told, mut heard) = (Vec::new(), Vec::new());
+    let (mut own, mut received) = (Vec::new(), Vec::new());
     let until = Instant::now() + 3 * LONG;
     let is_outcome = |frame: &Value| frame["type"] == "message" || frame["type"] == "error";
-    while told.len() < 2 * cases.len() && Instant::now() < until {
-        told.extend(seven.drain().into_iter().filter(is_outcome));
-        heard.extend(eight.drain().into_iter().filter(is_outcome));
+    while own.len() < 2 * cases.len() && Instant::now() < until {
+        own.extend(seven.drain().into_iter().filter(is_outcome));
+        received.extend(eight.drain().into_iter().filter(is_outcome));
         thread::sleep(Duration::from_millis(50));
     }
     for ((fault, expected), thread) in cases.iter().zip(threads) {
         let expected = *expected;
-        let first = outcomes(&told, &format!("first-{thread}"));
+        let first = outcomes(&own, &format!("first-{thread}"));
         assert_eq!(first.len(), 1, "{fault:?}: {first:?}");
         let word = if first[0]["type"] == "error" { &first[0]["code"] } else { &first[0]["type"] };
         assert_eq!(word, expected, "{fault:?}: {}", first[0]);
         assert_eq!(first[0]["threadId"], thread);
-        let second = outcomes(&told, &format!("second-{thread}"));
+        let second = outcomes(&own, &format!("second-{thread}"));
         assert_eq!(second.len(), 1, "after {fault:?}: {second:?}");
         assert_eq!(second[0]["type"], "message", "after {fault:?}");
-        // The other side hears what was told to the sender as a message, and nothing else.
-        let heard = heard.iter().filter(|frame| frame["threadId"] == thread);
+        // The other user receives the messages whose outcome is `message`, and nothing else.
+        let received = received.iter().filter(|frame| frame["threadId"] == thread);
         let messages = if expected == "message" { 2 } else { 1 };
-        assert_eq!(heard.count(), messages, "{fault:?}");
+        assert_eq!(received.count(), messages, "{fault:?}");
     }
-    assert_eq!(site.posts().len(), 2 * cases.len(), "nothing is sent twice");
+    assert_eq!(site.posts().len(), 2 * cases.len(), "nothing is posted twice");
     for line in server.log() {
         assert!(!line.contains("s3cr3t") && !line.contains("private"), "{line}");
     }
@@ -233,7 +233,7 @@ fn assert_each_outcome(cases: &[(Fault, &str)]) {
 fn message_queued_behind_a_hanging_one_is_never_posted() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let server = at(&site, &["--message-turn-lasts", "500ms"]);
+    let server = start_server(&site, &["--message-turn-lasts", "500ms"]);
     let mut seven = Client::as_user(server.address(), 7);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     site.fail_next(Fault::Delay(Duration::from_secs(2)));
@@ -242,7 +242,7 @@ fn message_queued_behind_a_hanging_one_is_never_posted() {
     let fault = seven.expect_error("not_stored");
     assert_eq!(fault["clientId"], "second");
     assert_eq!(outcome(&mut seven, "first")["type"], "message");
-    // It may be tried again under the same name.
+    // It may be sent again with the same clientId.
     seven.send(&post(41, "behind it", 7, "second"));
     assert_eq!(outcome(&mut seven, "second")["type"], "message");
     assert_eq!(site.stored(41), [(7, "slow".to_owned()), (7, "behind it".to_owned())]);
@@ -253,13 +253,13 @@ fn message_queued_behind_a_hanging_one_is_never_posted() {
 fn resend_after_reconnect_is_stored_once() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut phone = Client::in_thread(server.address(), 7, 41);
     site.fail_next(Fault::FatalAfterStoring);
     phone.send(&post(41, "hello", 7, "a"));
     phone.drain();
-    // The old connection hangs in the air while the new one is there.
+    // The old connection is still open while the new one sends.
     let mut again = Client::in_thread(server.address(), 7, 41);
     again.send(&post(41, "hello", 7, "a"));
     let first = outcome(&mut again, "a");
@@ -278,7 +278,7 @@ fn site_refusal_is_reported_with_its_code() {
     let site = Site::start();
     site.add_thread(41, &[7, 8, 9]);
     site.suspend(9);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut client = Client::connect(server.address());
     for (frame, code) in [
         (json!({"threadId": 41, "token": "expired"}), "token_expired"),
@@ -298,7 +298,7 @@ fn site_refusal_is_reported_with_its_code() {
         assert_eq!(fault["clientId"], code);
         assert_eq!(fault.get("threadId"), frame.get("threadId"));
     }
-    assert_eq!(client.drain(), [] as [Value; 0], "a refused message identifies nobody");
+    assert_eq!(client.drain(), [] as [Value; 0], "a refused message does not identify its sender");
     assert_eq!(site.stored(41), []);
 }
 
@@ -316,7 +316,7 @@ fn unreachable_site_is_reported_as_unavailable() {
 fn sender_is_the_one_named_by_the_site() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut liar = Client::as_user(server.address(), 8_000);
     liar.send(&post(41, "it is I", 7, "a"));
@@ -326,7 +326,7 @@ fn sender_is_the_one_named_by_the_site() {
 #[test]
 fn message_without_thread_reaches_both_in_the_new_thread() {
     let site = Site::start();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut seven = Client::connect(server.address());
     let mut eight = Client::as_user(server.address(), 8);
     let mut nine = Client::as_user(server.address(), 9);
@@ -334,15 +334,15 @@ fn message_without_thread_reaches_both_in_the_new_thread() {
         "type": "send_message", "recipientId": "8", "message": "hi", "token": "t-7", "threadId": ""
     });
     seven.send(&first);
-    let told = seven.expect_type("message");
-    assert_eq!((&told["senderId"], &told["recipientId"]), (&json!(7), &json!("8")));
-    let thread = told["threadId"].as_u64().unwrap();
+    let message = seven.expect_type("message");
+    assert_eq!((&message["senderId"], &message["recipientId"]), (&json!(7), &json!("8")));
+    let thread = message["threadId"].as_u64().unwrap();
     assert_eq!(site.threads(), [(thread, vec![7, 8])]);
     assert_eq!(eight.expect_type("message")["threadId"], thread);
     eight.send(&post(thread, "hello", 8, "b"));
     assert_eq!(seven.expect_type("message")["message"], "hello");
-    let heard = nine.drain();
-    assert!(of_type(&heard, "message").is_empty(), "{heard:?}");
+    let received = nine.drain();
+    assert!(of_type(&received, "message").is_empty(), "{received:?}");
 }
 
 #[test]
@@ -351,12 +351,12 @@ fn only_messages_over_the_queue_limit_are_overloaded() {
     for thread in 1..=6 {
         site.add_thread(thread, &[7]);
     }
-    let server = at(&site, &["--upstream-workers", "1", "--upstream-queue", "1"]);
+    let server = start_server(&site, &["--upstream-workers", "1", "--upstream-queue", "1"]);
     site.set_latency(Duration::from_millis(400));
     let mut client = Client::as_user(server.address(), 7);
     for number in 1..=6 {
         client.send(&post(number, "hello", 7, &number.to_string()));
-        // The worker is to have the first before the others look for room.
+        // The worker must have taken the first before the others need room in the queue.
         if number == 1 {
             site.await_posts(1);
         }
@@ -371,7 +371,7 @@ fn only_messages_over_the_queue_limit_are_overloaded() {
     assert_eq!(outcome(&mut client, "again")["type"], "message");
 
     // The limit for one connection does not depend on the site.
-    let server = at(&site, &["--max-sending-per-connection", "2"]);
+    let server = start_server(&site, &["--max-sending-per-connection", "2"]);
     site.set_latency(Duration::from_millis(400));
     let mut greedy = Client::as_user(server.address(), 7);
     let mut modest = Client::as_user(server.address(), 7);
@@ -383,8 +383,8 @@ fn only_messages_over_the_queue_limit_are_overloaded() {
     assert_eq!(outcome(&mut modest, "m")["type"], "message");
 }
 
-/// The code of an error, or the word `message`; frames of others are kept for later calls by
-/// asking again, so the order of outcomes does not matter.
+/// The outcome of a message: `message`, or the code of its error. Outcomes may arrive in any order,
+/// since the client keeps other frames for later calls.
 fn outcome_of(client: &mut Client, client_id: &str) -> Value {
     let frame = client.find(|frame| {
         (frame["type"] == "message" || frame["type"] == "error") && frame["clientId"] == client_id
@@ -396,14 +396,14 @@ fn outcome_of(client: &mut Client, client_id: &str) -> Value {
 fn message_is_delivered_after_its_sender_leaves() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     site.set_latency(Duration::from_millis(300));
     let mut eight = Client::in_thread(server.address(), 8, 41);
     let mut seven = Client::in_thread(server.address(), 7, 41);
     seven.send(&post(41, "last words", 7, "a"));
     seven.drain();
     seven.leave();
-    // Somebody else gets the slot, and hears nothing of what was not said to them.
+    // Another user gets the slot of the connection, and none of its frames.
     let mut nine = Client::as_user(server.address(), 9);
     assert_eq!(eight.expect_type("message")["message"], "last words");
     assert_eq!(of_type(&nine.drain(), "message"), [] as [&Value; 0]);
@@ -414,19 +414,18 @@ fn message_is_delivered_after_its_sender_leaves() {
 fn stop_reports_every_outcome_before_closing() {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
-    let mut server = at(&site, &["--drain-timeout", "0s"]);
+    let mut server = start_server(&site, &["--drain-timeout", "0s"]);
     site.set_latency(Duration::from_millis(300));
     let mut seven = Client::as_user(server.address(), 7);
     seven.send(&post(41, "on its way", 7, "first"));
     seven.send(&post(41, "waits", 7, "second"));
     seven.drain();
-    let begun = Instant::now();
+    let started = Instant::now();
     server.signal("TERM");
     let (first, second) = (outcome_of(&mut seven, "first"), outcome_of(&mut seven, "second"));
     assert_eq!((first, second), (json!("unknown_outcome"), json!("not_stored")));
-    // The site's answer comes while the server waits for the end of this connection, which is
-    // late in coming.
+    // The site answers while the server still waits for the client to close the connection.
     assert_eq!(seven.close_code(), Some(1012));
-    let status = server.exit(Duration::from_secs(3).saturating_sub(begun.elapsed()));
+    let status = server.exit(Duration::from_secs(3).saturating_sub(started.elapsed()));
     assert_eq!(status.code(), Some(0), "{:#?}", server.log());
 }

@@ -1,5 +1,5 @@
-//! The server under a service manager: what it tells it, the sockets that it gets from it, and
-//! settings that are read anew.
+//! The server under systemd: notifications (sd_notify), socket activation, and reload of the
+//! settings (SIGHUP).
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use crate::support::site::Site;
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// The manager's end of the notification socket.
+/// The service manager's end of the notification socket.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -35,7 +35,7 @@ impl Manager {
         Manager { socket, path }
     }
 
-    /// Starts a server that knows of this manager, with this much patience of the watchdog.
+    /// Starts a server that notifies this manager, with this watchdog interval.
     fn start(&self, watchdog: Duration, arguments: &[&str]) -> Server {
         let mut command = binary();
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
@@ -44,29 +44,29 @@ impl Manager {
         Server::launch(command, 1)
     }
 
-    /// What is said within this time, word by word.
+    /// The assignments received within this time, such as `READY=1`.
     fn take_messages(&self, within: Duration) -> Vec<String> {
         let until = Instant::now() + within;
-        let mut words = Vec::new();
+        let mut messages = Vec::new();
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             self.socket.set_read_timeout(Some(left.max(MS))).unwrap();
             let mut bytes = [0; 4096];
             let Ok(count) = self.socket.recv(&mut bytes) else { break };
             let text = std::str::from_utf8(&bytes[..count]).unwrap();
-            words.extend(text.lines().map(str::to_owned));
+            messages.extend(text.lines().map(str::to_owned));
         }
-        words
+        messages
     }
 
-    /// Waits for a word that begins so, and returns all until then.
-    fn wait_for(&self, word: &str) -> Vec<String> {
+    /// Waits for an assignment with this prefix, and returns all until then.
+    fn wait_for(&self, prefix: &str) -> Vec<String> {
         let until = Instant::now() + 10 * S;
-        let mut words = Vec::new();
-        while !words.iter().any(|heard: &String| heard.starts_with(word)) {
-            assert!(Instant::now() < until, "no {word}: {words:?}");
-            words.extend(self.take_messages(50 * MS));
+        let mut messages = Vec::new();
+        while !messages.iter().any(|message: &String| message.starts_with(prefix)) {
+            assert!(Instant::now() < until, "no {prefix}: {messages:?}");
+            messages.extend(self.take_messages(50 * MS));
         }
-        words
+        messages
     }
 }
 
@@ -82,15 +82,18 @@ impl Drop for Manager {
 fn systemd_is_notified_of_ready_status_and_stopping() {
     let manager = Manager::new("states");
     let mut server = manager.start(10 * S, &[]);
-    let heard = manager.wait_for("STATUS=");
-    assert_eq!(heard[0], "READY=1");
-    assert!(heard.contains(&"STATUS=0 connections, 0 threads".to_owned()), "{heard:?}");
+    let received = manager.wait_for("STATUS=");
+    assert_eq!(received[0], "READY=1");
+    assert!(received.contains(&"STATUS=0 connections, 0 threads".to_owned()), "{received:?}");
     let _seven = Client::in_thread(server.address(), 7, 41);
     manager.wait_for("STATUS=1 connections, 1 threads");
     server.signal("TERM");
-    let heard = manager.wait_for("STOPPING=1");
-    let heard = [heard, manager.take_messages(300 * MS)].concat();
-    assert!(heard.iter().any(|word| word == "EXTEND_TIMEOUT_USEC=15000000"), "{heard:?}");
+    let received = manager.wait_for("STOPPING=1");
+    let received = [received, manager.take_messages(300 * MS)].concat();
+    assert!(
+        received.iter().any(|message| message == "EXTEND_TIMEOUT_USEC=15000000"),
+        "{received:?}"
+    );
     server.exit(5 * S);
 }
 
@@ -110,10 +113,14 @@ fn long_drain_extends_the_stop_timeout_repeatedly() {
     }));
     seven.drain();
     server.signal("TERM");
-    let heard = manager.take_messages(5 * S);
-    let asked = heard.iter().filter(|word| word.starts_with("EXTEND_TIMEOUT_USEC=")).count();
-    assert!((2..=4).contains(&asked), "{heard:?}");
-    assert!(heard.iter().any(|word| word.starts_with("STATUS=draining, ")), "{heard:?}");
+    let received = manager.take_messages(5 * S);
+    let extensions =
+        received.iter().filter(|message| message.starts_with("EXTEND_TIMEOUT_USEC=")).count();
+    assert!((2..=4).contains(&extensions), "{received:?}");
+    assert!(
+        received.iter().any(|message| message.starts_with("STATUS=draining, ")),
+        "{received:?}"
+    );
     server.exit(10 * S);
 }
 
@@ -122,21 +129,22 @@ fn watchdog_is_notified_only_by_the_event_loop() {
     let manager = Manager::new("watchdog");
     let server = manager.start(2 * S, &[]);
     manager.wait_for("READY=1");
-    let feeds = |words: &[String]| words.iter().filter(|word| *word == "WATCHDOG=1").count();
-    let heard = manager.take_messages(2 * S);
-    assert!((3..=5).contains(&feeds(&heard)), "four in the time it has: {heard:?}");
+    let watchdog_pings =
+        |messages: &[String]| messages.iter().filter(|message| *message == "WATCHDOG=1").count();
+    let received = manager.take_messages(2 * S);
+    assert!((3..=5).contains(&watchdog_pings(&received)), "four in two seconds: {received:?}");
     server.signal("STOP");
     manager.take_messages(100 * MS);
-    let heard = manager.take_messages(S);
-    assert_eq!(feeds(&heard), 0, "{heard:?}");
+    let received = manager.take_messages(S);
+    assert_eq!(watchdog_pings(&received), 0, "{received:?}");
     server.signal("CONT");
     manager.wait_for("WATCHDOG=1");
 }
 
 #[test]
 fn unread_notify_socket_does_not_block_the_server() {
-    let manager = Manager::new("deaf");
-    // Some hundred words that nobody takes: more than the socket holds.
+    let manager = Manager::new("unread");
+    // Some hundred datagrams that are not read: more than the socket holds.
     let server = manager.start(40 * MS, &[]);
     thread::sleep(2 * S);
     let mut seven = Client::in_thread(server.address(), 7, 41);
@@ -155,10 +163,13 @@ fn ready_is_resent_when_the_notify_socket_was_full() {
     while other.send_to(b"X=1", &manager.path).is_ok() {}
     let server = manager.start(10 * S, &[]);
     Client::in_thread(server.address(), 7, 41);
-    let heard = manager.wait_for("READY=1");
-    assert!(heard.iter().filter(|word| *word == "X=1").count() > 5, "it was full: {heard:?}");
-    // And once taken, no more.
-    assert!(!manager.take_messages(S / 2).iter().any(|word| word == "READY=1"));
+    let received = manager.wait_for("READY=1");
+    assert!(
+        received.iter().filter(|message| *message == "X=1").count() > 5,
+        "it was full: {received:?}"
+    );
+    // Once delivered, it is not sent again.
+    assert!(!manager.take_messages(S / 2).iter().any(|message| message == "READY=1"));
 }
 
 #[test]
@@ -166,8 +177,9 @@ fn tiny_watchdog_interval_does_not_busy_the_loop() {
     let manager = Manager::new("hasty");
     let server = manager.start(Duration::from_micros(1), &[]);
     manager.wait_for("WATCHDOG=1");
-    let feeds = manager.take_messages(S).iter().filter(|word| *word == "WATCHDOG=1").count();
-    assert!((10..=1_100).contains(&feeds), "{feeds}");
+    let watchdog_pings =
+        manager.take_messages(S).iter().filter(|message| *message == "WATCHDOG=1").count();
+    assert!((10..=1_100).contains(&watchdog_pings), "{watchdog_pings}");
     Client::in_thread(server.address(), 7, 41);
 }
 
@@ -180,10 +192,10 @@ fn server_runs_without_a_notify_socket() {
     Client::in_thread(server.address(), 7, 41);
 }
 
-// ---- sockets that the manager has made
+// ---- socket activation
 
-/// A server on this socket, which it gets as systemd hands it over: descriptor 3.
-fn on(socket: &TcpListener, arguments: &[&str]) -> Server {
+/// Starts a server with this socket, passed as systemd does: as descriptor 3.
+fn start_on(socket: &TcpListener, arguments: &[&str]) -> Server {
     let mut command = Command::new("sh");
     command.arg("-c").arg("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"");
     command.arg("sh").arg(env!("CARGO_BIN_EXE_buddyline")).args(arguments);
@@ -196,18 +208,18 @@ fn on(socket: &TcpListener, arguments: &[&str]) -> Server {
 fn connection_during_restart_is_served_by_the_next_server() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let mut first = on(&socket, &["--listen", "127.0.0.1:1"]);
-    assert_eq!(first.addresses(), [address], "and not --listen");
+    let mut first = start_on(&socket, &["--listen", "127.0.0.1:1"]);
+    assert_eq!(first.addresses(), [address], "--listen is ignored");
     let _seven = Client::in_thread(address, 7, 41);
     first.signal("TERM");
     first.wait_for_log(|lines| lines.iter().any(|line| line.contains("draining")));
-    // Not refused, and not sent away by the one that ends.
-    let waits = thread::spawn(move || Client::in_thread(address, 8, 41));
+    // The draining server neither accepts nor refuses it.
+    let waiting = thread::spawn(move || Client::in_thread(address, 8, 41));
     thread::sleep(200 * MS);
     assert_eq!(first.exit(5 * S).code(), Some(0));
-    assert!(!waits.is_finished());
-    let _second = on(&socket, &[]);
-    waits.join().unwrap();
+    assert!(!waiting.is_finished());
+    let _second = start_on(&socket, &[]);
+    waiting.join().unwrap();
 }
 
 #[test]
@@ -220,14 +232,14 @@ fn passed_descriptor_that_is_not_a_listener_is_refused() {
     assert!(!output.stderr.is_empty());
 }
 
-// ---- settings that are read anew
+// ---- reload of the settings
 
 fn wait_for_log_line(server: &Server, words: &str) {
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains(words)));
 }
 
-/// A request to open a WebSocket from a web page, and the first line of the answer.
-fn page(server: &Server, origin: &str) -> String {
+/// Opens a WebSocket as a web page of this origin; returns the status of the response.
+fn status_for_origin(server: &Server, origin: &str) -> String {
     let request = format!(
         "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
@@ -240,10 +252,10 @@ fn page(server: &Server, origin: &str) -> String {
     String::from_utf8_lossy(&status[9..]).into_owned()
 }
 
-/// The last page's connection may not have gone yet.
-fn wait_for_page(server: &Server, origin: &str, expected: &str) {
-    wait_until(5 * S, expected, || page(server, origin) == expected);
-    // And it goes again.
+/// Repeats the request until it has this status: the previous connection may still count.
+fn wait_for_status(server: &Server, origin: &str, expected: &str) {
+    wait_until(5 * S, expected, || status_for_origin(server, origin) == expected);
+    // Time for the server to notice the disconnect.
     thread::sleep(50 * MS);
 }
 
@@ -255,8 +267,8 @@ fn reload_changes_level_origins_and_limits_live() {
     manager.wait_for("READY=1");
     let mut seven = Client::in_thread(server.address(), 7, 41);
     let mut eight = Client::in_thread(server.address(), 8, 41);
-    assert_eq!(page(&server, "https://old.example"), "101");
-    assert_eq!(page(&server, "https://new.example"), "403");
+    assert_eq!(status_for_origin(&server, "https://old.example"), "101");
+    assert_eq!(status_for_origin(&server, "https://new.example"), "403");
     fs::write(
         file.path(),
         "BUDDYLINE_ALLOWED_ORIGIN=https://new.example\nBUDDYLINE_LOG_LEVEL=debug\n\
@@ -264,21 +276,25 @@ fn reload_changes_level_origins_and_limits_live() {
     )
     .unwrap();
     server.signal("HUP");
-    let heard = manager.wait_for("READY=1");
-    let reloading = heard.iter().position(|word| word == "RELOADING=1").unwrap();
-    assert!(heard[reloading + 1].starts_with("MONOTONIC_USEC="), "{heard:?}");
-    // --listen came by the command line, which wins, so that it has not changed.
+    let received = manager.wait_for("READY=1");
+    let reloading = received.iter().position(|message| message == "RELOADING=1").unwrap();
+    assert!(received[reloading + 1].starts_with("MONOTONIC_USEC="), "{received:?}");
+    // --listen is set on the command line, which takes precedence, so it has not changed.
     assert!(!server.log().iter().any(|line| line.contains("--listen has changed")));
-    assert_eq!(page(&server, "https://new.example"), "101");
-    wait_for_page(&server, "https://old.example", "403");
+    assert_eq!(status_for_origin(&server, "https://new.example"), "101");
+    wait_for_status(&server, "https://old.example", "403");
     wait_for_log_line(&server, "DEBUG");
-    wait_for_page(&server, "https://new.example", "101");
+    wait_for_status(&server, "https://new.example", "101");
     let _third = Client::as_user(server.address(), 9);
-    assert_eq!(page(&server, "https://new.example"), "503", "the limit of connections");
+    assert_eq!(
+        status_for_origin(&server, "https://new.example"),
+        "503",
+        "the new limit on connections"
+    );
     seven.send(&json!({ "type": "typing", "threadId": 41, "userId": 7, "typing": true }));
     eight.expect(|frame| frame["type"] == "typing");
     seven.send(&json!({ "type": "typing", "threadId": 41, "x": "y".repeat(2_000) }));
-    assert_eq!(seven.close_code(), Some(1009), "the limit of a frame");
+    assert_eq!(seven.close_code(), Some(1009), "the new limit on the size of a frame");
 }
 
 #[test]
@@ -299,13 +315,13 @@ fn reload_with_bad_settings_keeps_the_old_ones() {
         server.wait_for_log(|lines| {
             lines.iter().any(|line| line.contains("ERROR") && line.contains(why))
         });
-        assert_eq!(page(&server, "https://old.example"), "101");
-        assert_eq!(page(&server, "https://new.example"), "403");
+        assert_eq!(status_for_origin(&server, "https://old.example"), "101");
+        assert_eq!(status_for_origin(&server, "https://new.example"), "403");
     }
     fs::remove_file(file.path()).unwrap();
     server.signal("HUP");
     wait_for_log_line(&server, "cannot be read");
-    assert_eq!(page(&server, "https://old.example"), "101");
+    assert_eq!(status_for_origin(&server, "https://old.example"), "101");
 }
 
 #[test]
@@ -321,8 +337,8 @@ fn non_regular_settings_file_is_refused_without_blocking() {
     ] {
         fs::write(file.path(), text).unwrap();
         server.signal("HUP");
-        let tells = |line: &String| line.contains("not a regular file") && line.contains(why);
-        server.wait_for_log(|lines| lines.iter().any(tells));
+        let names_file = |line: &String| line.contains("not a regular file") && line.contains(why);
+        server.wait_for_log(|lines| lines.iter().any(names_file));
         seven.drain();
     }
     for name in [&*pipe.0, "/dev/zero", "/"] {
@@ -343,7 +359,7 @@ fn non_regular_settings_file_is_refused_without_blocking() {
     }
 }
 
-/// A pipe with a name, into which nobody writes; removed when dropped.
+/// A named pipe without a writer; removed when dropped.
 struct Pipe(String);
 
 impl Pipe {
@@ -385,7 +401,7 @@ fn changed_site_and_address_need_a_restart() {
     command.args(["--env-file", file.path()]);
     let server = Server::launch(command, 1);
     wait_for_log_line(&server, "REST API answers");
-    // A name that nobody has: it is not even looked up.
+    // A host that does not exist: a reload does not resolve it.
     let other = lines.replace("127.0.0.1:0", "nobody.invalid:80");
     let other = format!("{other}\nBUDDYLINE_BUDDYBOSS_URL=https://other.example\n");
     fs::write(file.path(), &other).unwrap();
@@ -394,11 +410,11 @@ fn changed_site_and_address_need_a_restart() {
     wait_for_log_line(&server, "--buddyboss-url has changed: it takes effect at the next start");
     wait_for_log_line(&server, "settings reloaded");
     Client::proven(server.address(), 7, &site.jwt(7, 600 * S));
-    // Which a start says.
+    // A start reports it.
     let output = binary().args(["check-config", "--env-file", file.path()]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("--listen nobody.invalid:80"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--listen nobody.invalid:80"), "{stderr}");
 }
 
 #[test]
@@ -418,14 +434,14 @@ fn settings_file_beats_environment_and_flag_beats_both() {
     };
     assert_eq!(check(&[], Some(file.path())), (0, String::new()));
     assert_eq!(check(&["--env-file", file.path()], None).0, 0);
-    assert_eq!(check(&[], None).0, 2, "the environment counts without a file");
+    assert_eq!(check(&[], None).0, 2, "without a file the environment is read");
     let bad = SecretFile::with(&["BUDDYLINE_MAX_JOINS=many"]);
-    let (code, said) = check(&[], Some(bad.path()));
-    assert!(code == 2 && said.contains("--max-joins") && said.contains(bad.path()), "{said}");
-    assert_eq!(check(&["--max-joins=5"], Some(bad.path())).0, 0, "a flag wins");
-    assert_eq!(check(&["--max-joins", "5"], Some(bad.path())).0, 0, "a flag wins");
-    let (code, said) = check(&[], Some("/nowhere/at all"));
-    assert!(code == 2 && said.contains("/nowhere/at all"), "{said}");
+    let (code, stderr) = check(&[], Some(bad.path()));
+    assert!(code == 2 && stderr.contains("--max-joins") && stderr.contains(bad.path()), "{stderr}");
+    assert_eq!(check(&["--max-joins=5"], Some(bad.path())).0, 0, "a flag takes precedence");
+    assert_eq!(check(&["--max-joins", "5"], Some(bad.path())).0, 0, "a flag takes precedence");
+    let (code, stderr) = check(&[], Some("/nowhere/at all"));
+    assert!(code == 2 && stderr.contains("/nowhere/at all"), "{stderr}");
     assert_eq!(check(&[], Some("-/nowhere/at all")).0, 0);
 }
 
@@ -454,11 +470,11 @@ fn reload_applies_new_jwt_secret_and_ignores_a_bad_one() {
     wait_for_log_line(&server, "settings reloaded");
     let mut eight = Client::proven(server.address(), 8, &token(new, 8));
     eight.join(41);
-    // One that has not been proven before.
+    // A token that is not in the cache of proven tokens.
     let other = jwt::token(old, &url, 8, now - 1, |_, _| ());
     let path = format!("/?token={other}");
     Client::at(server.address(), &path, &[]).expect_error("token_refused");
-    // Who was proven before goes on.
+    // A connection that is authenticated already stays so.
     seven.send(&json!({ "type": "typing", "threadId": 41, "typing": true }));
     eight.expect(|frame| frame["type"] == "typing");
     assert!(!server.log().iter().any(|line| line.contains("secret, which")));

@@ -1,4 +1,4 @@
-//! The server's own TLS, as a real client meets it.
+//! TLS in the server: handshakes, records, limits, and reload of the certificate.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -26,8 +26,8 @@ fn start(certificate: &Certificate, more: &[&str]) -> Server {
     Server::start(&arguments)
 }
 
-/// Sends a text that is too large for one record to someone else, who sends it back.
-fn echo_a_large_text(one: &mut Client, other: &mut Client, bytes: usize) {
+/// Sends a text of this size to another client, which sends it back.
+fn echo_text(one: &mut Client, other: &mut Client, bytes: usize) {
     let sdp: String = ('a'..='z').cycle().take(bytes).collect();
     one.send(&json!({"type": "offer", "threadId": 7, "recipientId": 2, "offer": sdp}));
     assert_eq!(other.expect("offer")["offer"], sdp);
@@ -47,9 +47,9 @@ fn both_tls_versions_carry_messages_of_any_size() {
         assert_eq!(one.stream().conn.protocol_version(), Some(version.version));
         one.send(&json!({"type": "send_message", "threadId": 7, "message": "over TLS"}));
         assert_eq!(other.expect("message")["message"], "over TLS");
-        // Around the size of one record, where it ends in its middle and where it does not.
+        // Sizes around that of a record (16 KiB), and of several records.
         for bytes in [1, 16_000, 16_383, 16_384, 16_385, 33_000, 200_000] {
-            echo_a_large_text(&mut one, &mut other, bytes);
+            echo_text(&mut one, &mut other, bytes);
         }
     }
 }
@@ -66,7 +66,7 @@ fn plain_https_is_answered_and_ends_with_close_notify() {
         };
         assert!(get("/healthz").starts_with("HTTP/1.1 200 "));
         assert!(get("/readyz").starts_with("HTTP/1.1 200 "));
-        assert!(get("/").ends_with("</html>\n"), "the page");
+        assert!(get("/").ends_with("</html>\n"), "the try-it page");
         assert!(get("/nowhere").starts_with("HTTP/1.1 404 "));
     }
 }
@@ -99,10 +99,10 @@ fn dripping_tls_handshake_times_out_without_blocking() {
     let until = Instant::now() + 2 * S;
     let mut longest = Duration::ZERO;
     while Instant::now() < until {
-        let asked = Instant::now();
+        let sent = Instant::now();
         one.send(&json!({"type": "ping"}));
         one.expect("pong");
-        longest = longest.max(asked.elapsed());
+        longest = longest.max(sent.elapsed());
         thread::sleep(Duration::from_millis(20));
     }
     assert!(longest < S / 2, "{longest:?}");
@@ -110,20 +110,20 @@ fn dripping_tls_handshake_times_out_without_blocking() {
         let lasted = drip.join().unwrap();
         assert!((S * 9 / 10..4 * S).contains(&lasted), "{lasted:?}");
     }
-    // Its goodbye has its time too.
+    // The server may take some time to close the sockets.
     let until = Instant::now() + LONG;
     let idle = server.descriptors();
     while server.descriptors() > idle {
-        assert!(Instant::now() < until, "all are buried");
+        assert!(Instant::now() < until, "descriptors are not released");
     }
 }
 
-/// Sends the beginning of a handshake byte by byte: how long the server listens.
+/// Sends the beginning of a handshake byte by byte; returns the time until the server closes.
 fn drip(address: SocketAddr) -> Duration {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let begun = Instant::now();
-    // A record with a ClientHello that says it is 500 bytes long.
+    let started = Instant::now();
+    // A record with the start of a ClientHello of 500 bytes.
     let head = [0x16, 3, 1, 1, 0xf8, 1, 0, 1, 0xf4, 3, 3];
     for byte in head.into_iter().chain(std::iter::repeat(0)) {
         if socket.write_all(&[byte]).is_err() {
@@ -133,9 +133,9 @@ fn drip(address: SocketAddr) -> Duration {
             Err(fault) if matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             _ => break,
         }
-        assert!(begun.elapsed() < LONG, "it is still listened to");
+        assert!(started.elapsed() < LONG, "the server does not close");
     }
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[test]
@@ -148,28 +148,28 @@ fn plain_text_on_the_tls_port_is_closed() {
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         &bytes::request(),
         &[0; 40_000],
-        // A record that says it is longer than any may be.
+        // A record header with a length above the maximum.
         &[0x16, 3, 1, 0xff, 0xff, 1, 0, 0],
-        // Records with a message of the handshake that goes on and on.
+        // Records with a handshake message that never ends.
         &[&[0x16, 3, 1, 0x10, 0][..], &[1, 0, 0xff, 0xff][..], &[7; 4092][..]].concat().repeat(9),
     ];
     for flood in floods {
         let mut socket = TcpStream::connect(server.address()).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        let begun = Instant::now();
-        // It may be closed before it has heard all.
+        let started = Instant::now();
+        // The server may close before it has received all.
         let _ = socket.write_all(flood);
         let mut answer = Vec::new();
         match socket.read_to_end(&mut answer) {
             Err(fault) => assert_eq!(fault.kind(), ErrorKind::ConnectionReset),
-            // An alert, if anything.
+            // At most an alert.
             Ok(_) => assert!(matches!(answer[..], [] | [0x15, 3, ..]), "{answer:?}"),
         }
-        assert!(begun.elapsed() < S, "{:?}", &flood[..8]);
+        assert!(started.elapsed() < S, "{:?}", &flood[..8]);
         one.send(&json!({"type": "ping"}));
         one.expect("pong");
     }
-    // Each is in the log, if that is asked for.
+    // Each fault is logged at level debug.
     let faults = |lines: &[String]| lines.iter().filter(|line| line.contains(": TLS: ")).count();
     server.wait_for_log(|lines| faults(lines) == 5);
 }
@@ -179,7 +179,7 @@ fn random_bytes_instead_of_a_handshake_are_harmless() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&BOTH);
-    // A whole first flight, which is then broken in many ways.
+    // A complete ClientHello, which is then corrupted in many ways.
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
     let mut hello = Vec::new();
@@ -198,7 +198,7 @@ fn random_bytes_instead_of_a_handshake_are_harmless() {
             bytes[at] = u8::try_from(next(256)).unwrap();
         }
         if round % 3 == 0 {
-            // The message goes on in a second record.
+            // Splits the message into two records.
             let cut = 5 + 1 + next(hello.len() - 7);
             let record = |part: &[u8]| {
                 let length = u16::try_from(part.len()).unwrap().to_be_bytes();
@@ -217,7 +217,7 @@ fn random_bytes_instead_of_a_handshake_are_harmless() {
         let _ = socket.write_all(&bytes[cut..]);
         let _ = socket.shutdown(Shutdown::Write);
         socket.set_read_timeout(Some(LONG)).unwrap();
-        // Its end, by whatever way.
+        // It ends with a FIN or a reset.
         let ended = socket.read_to_end(&mut Vec::new());
         assert!(!ended.is_err_and(|fault| fault.kind() == ErrorKind::WouldBlock), "{round}");
     }
@@ -243,7 +243,7 @@ fn client_closing_during_handshake_is_removed() {
     }
     let until = Instant::now() + LONG;
     while server.descriptors() > before {
-        assert!(Instant::now() < until, "they are buried");
+        assert!(Instant::now() < until, "descriptors are not released");
     }
 }
 
@@ -261,7 +261,7 @@ fn client_is_removed_after_close_notify() {
         assert_eq!(stays.expect("message")["message"], "my last");
         let mut rest = Vec::new();
         let socket = &mut goes.stream().sock;
-        assert!(socket.read_to_end(&mut rest).is_ok(), "the server ends it too");
+        assert!(socket.read_to_end(&mut rest).is_ok(), "the server closes too");
     }
 }
 
@@ -275,7 +275,7 @@ fn slow_tls_reader_is_closed_at_the_limit() {
         let mut slow = Client::in_thread(server.address(), &config, thread + 1, thread);
         let mut quick = Client::in_thread(server.address(), &config, thread + 2, thread);
         let sdp = "x".repeat(20_000);
-        // What both kernels take is some megabytes.
+        // The socket buffers of both kernels hold some megabytes.
         for _ in 0..1_000 {
             quick.send(&json!({
                 "type": "offer", "threadId": thread, "recipientId": thread + 1, "offer": sdp,
@@ -334,7 +334,7 @@ fn frame_flood_over_tls_is_limited_as_without_tls() {
         let config = certificate.client(&[version]);
         let mut client = Client::in_thread(server.address(), &config, 1, 7);
         let ping = bytes::text(r#"{"type":"ping"}"#);
-        // Many in a record, and a record that ends within a frame.
+        // Many frames in a record, and records that end within a frame.
         client.stream().write_all(&ping.repeat(1_000)).unwrap();
         client.stream().flush().unwrap();
         for _ in 0..1_000 {
@@ -360,7 +360,7 @@ fn endless_key_updates_are_an_error() {
     let server = start(&certificate, &[]);
     let config = certificate.client(&[&TLS13]);
     let mut client = Client::in_thread(server.address(), &config, 1, 7);
-    // A few are good.
+    // A few key updates are accepted.
     for _ in 0..5 {
         client.stream().conn.refresh_traffic_keys().unwrap();
         client.send(&json!({"type": "ping"}));
@@ -375,7 +375,7 @@ fn endless_key_updates_are_an_error() {
     assert_eq!(client.close_code(), None);
 }
 
-/// Seals records by hand (RFC 8446 5.2), for what no library says.
+/// Encrypts records by hand (RFC 8446 5.2), to send what no library sends.
 struct Forger {
     key: ring::aead::LessSafeKey,
     iv: Vec<u8>,
@@ -384,21 +384,21 @@ struct Forger {
 }
 
 impl Forger {
-    /// Goes on where a client with TLS 1.3 has stopped.
+    /// Continues the session of a TLS 1.3 client.
     fn new(stream: tls::Stream) -> Forger {
         let (session, socket) = stream.into_parts();
         let (sequence, secrets) = session.dangerous_extract_secrets().unwrap().tx;
         let (algorithm, key, iv) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&ring::aead::AES_128_GCM, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&ring::aead::AES_256_GCM, key, iv),
-            _ => panic!("another cipher"),
+            _ => panic!("unexpected cipher"),
         };
         let key = ring::aead::UnboundKey::new(algorithm, key.as_ref()).unwrap();
         let key = ring::aead::LessSafeKey::new(key);
         Forger { key, iv: iv.as_ref().to_vec(), sequence, socket }
     }
 
-    /// A record with this in it, of this type.
+    /// Encrypts a record with this content type and content.
     fn record(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         let mut nonce = [0; ring::aead::NONCE_LEN];
         nonce.copy_from_slice(&self.iv);
@@ -416,7 +416,7 @@ impl Forger {
     }
 }
 
-/// The types of what is in a record.
+/// Content types of records (RFC 8446 5.1).
 const HANDSHAKE: u8 = 0x16;
 const DATA: u8 = 0x17;
 
@@ -430,14 +430,15 @@ fn partial_tls_record_does_not_block_writes() {
     let join = bytes::text(r#"{"type":"join_thread","threadId":7}"#);
     one.write_all(&[bytes::request(), join].concat()).unwrap();
     one.flush().unwrap();
-    let mut heard = [0; 1024];
-    while one.read(&mut heard).unwrap() > 0 {
-        if String::from_utf8_lossy(&heard).contains("thread_joined") {
+    let mut received = [0; 1024];
+    while one.read(&mut received).unwrap() > 0 {
+        if String::from_utf8_lossy(&received).contains("thread_joined") {
             break;
         }
     }
     let mut forger = Forger::new(one);
-    // What asks for a new key has five bytes (RFC 8446 4.6.3): three of them, and half a record.
+    // A KeyUpdate message has five bytes (RFC 8446 4.6.3). Three are sent in a record, then a part
+    // of the record with the other two.
     let part = forger.record(HANDSHAKE, &[24, 0, 0]);
     let rest = forger.record(HANDSHAKE, &[1, 0]);
     forger.socket.write_all(&[&part[..], &rest[..9]].concat()).unwrap();
@@ -445,7 +446,7 @@ fn partial_tls_record_does_not_block_writes() {
         thread::sleep(Duration::from_millis(50));
         other.send(&json!({"type": "send_message", "threadId": 7, "message": "to all"}));
         other.expect("message");
-        // It is sealed for the one whose message is not whole.
+        // The message still reaches the client whose own record is incomplete.
         let mut record = [0; 5];
         forger.socket.read_exact(&mut record).unwrap();
         let mut sealed = vec![0; usize::from(u16::from_be_bytes([record[3], record[4]]))];
@@ -453,7 +454,7 @@ fn partial_tls_record_does_not_block_writes() {
         assert_eq!(record[0], DATA);
     }
     forger.socket.write_all(&rest[9..]).unwrap();
-    // With the new key, which the forger has not made, nothing can be read.
+    // The server now uses the new key and cannot decrypt this record, which has the old one.
     let garbage = forger.record(DATA, b"x");
     forger.socket.write_all(&garbage).unwrap();
     let mut last = Vec::new();
@@ -479,7 +480,7 @@ fn endless_empty_tls_records_are_refused() {
         }
         sent += record.len();
     }
-    assert!(sent < 1_100_000, "what the kernels have taken besides: {sent}");
+    assert!(sent < 1_100_000, "at most what the socket buffers hold: {sent}");
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("TooManyEmptyFragments")));
 }
 
@@ -488,12 +489,12 @@ fn tls_fanout_works_while_many_connect() {
     let certificate = Certificate::new();
     let server = start(&certificate, &[]);
     let config = certificate.client(&BOTH);
-    let mut crowd: Vec<Client> =
+    let mut clients: Vec<Client> =
         (1..=200).map(|user| Client::in_thread(server.address(), &config, user, 7)).collect();
     let address = server.address();
     let storm: Vec<JoinHandle<()>> = (0..4)
         .map(|_| {
-            // Without a ticket, so that each is a signature.
+            // A new config has no session ticket, so that each handshake needs a signature.
             let configs: Vec<_> = (0..50).map(|_| certificate.client(&BOTH)).collect();
             thread::spawn(move || {
                 for config in configs {
@@ -503,9 +504,9 @@ fn tls_fanout_works_while_many_connect() {
         })
         .collect();
     for n in 0..5 {
-        crowd[n].send(&json!({"type": "send_message", "threadId": 7, "message": "all"}));
-        for hearer in &mut crowd {
-            assert_eq!(hearer.expect("message")["senderId"], n + 1);
+        clients[n].send(&json!({"type": "send_message", "threadId": 7, "message": "all"}));
+        for client in &mut clients {
+            assert_eq!(client.expect("message")["senderId"], n + 1);
         }
     }
     storm.into_iter().for_each(|thread| thread.join().unwrap());
@@ -520,7 +521,7 @@ fn stop_sends_close_notify() {
     server.signal("TERM");
     for client in &mut clients {
         assert_eq!(client.close_code(), Some(1012));
-        // The end of the stream is said, and not cut.
+        // The stream ends with close_notify, not with a truncation.
         let mut rest = [0; 64];
         assert_eq!(client.stream().read(&mut rest).unwrap(), 0);
     }
@@ -528,39 +529,39 @@ fn stop_sends_close_notify() {
     assert!(server.exit(LONG).success());
 }
 
-// ---- another certificate
+// ---- reload of the certificate
 
-/// A server of this process, turned by its own thread, which reads its certificate when asked to.
+/// A server in a thread of this process, which reloads its certificate on request.
 struct InProcessServer {
     address: SocketAddr,
-    asks: Sender<(Config, Sender<Result<(), String>>)>,
+    requests: Sender<(Config, Sender<Result<(), String>>)>,
 }
 
 impl InProcessServer {
     fn new(config: &Config) -> InProcessServer {
-        let (asks, asked) = channel::<(Config, Sender<Result<(), String>>)>();
-        let (tells, told) = channel();
+        let (sender, requests) = channel::<(Config, Sender<Result<(), String>>)>();
+        let (address_sender, address) = channel();
         let config = config.clone();
         thread::spawn(move || {
             let mut server = buddyline::server::Server::bind(&config).unwrap();
             assert!(server.has_tls());
-            tells.send(server.addresses()[0]).unwrap();
+            address_sender.send(server.addresses()[0]).unwrap();
             loop {
                 server.tick().unwrap();
-                match asked.try_recv() {
+                match requests.try_recv() {
                     Ok((config, answer)) => answer.send(server.reload_tls(&config)).unwrap(),
                     Err(std::sync::mpsc::TryRecvError::Empty) => {}
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
         });
-        InProcessServer { address: told.recv_timeout(LONG).unwrap(), asks }
+        InProcessServer { address: address.recv_timeout(LONG).unwrap(), requests: sender }
     }
 
     fn reload(&self, config: &Config) -> Result<(), String> {
-        let (answer, answered) = channel();
-        self.asks.send((config.clone(), answer)).unwrap();
-        answered.recv_timeout(LONG).unwrap()
+        let (answer, result) = channel();
+        self.requests.send((config.clone(), answer)).unwrap();
+        result.recv_timeout(LONG).unwrap()
     }
 }
 
@@ -573,21 +574,22 @@ fn config(arguments: &[String]) -> Config {
 fn new_certificate_applies_to_new_connections_only() {
     let mut certificate = Certificate::new();
     let settings = config(&certificate.arguments(&[]));
-    let house = InProcessServer::new(&settings);
+    let server = InProcessServer::new(&settings);
     let old = certificate.client(&BOTH);
-    let mut one = Client::in_thread(house.address, &old, 1, 7);
+    let mut one = Client::in_thread(server.address, &old, 1, 7);
     certificate.replace();
     let new = certificate.client(&BOTH);
-    assert!(tls::stream(house.address, &new).is_err(), "nobody has said so yet");
-    house.reload(&settings).unwrap();
-    let mut other = Client::in_thread(house.address, &new, 2, 7);
+    assert!(tls::stream(server.address, &new).is_err(), "not reloaded yet");
+    server.reload(&settings).unwrap();
+    let mut other = Client::in_thread(server.address, &new, 2, 7);
     other.send(&json!({"type": "send_message", "threadId": 7, "message": "still here?"}));
     assert_eq!(one.expect("message")["message"], "still here?");
     one.send(&json!({"type": "send_message", "threadId": 7, "message": "yes"}));
     assert_eq!(other.expect("message")["message"], "still here?");
     assert_eq!(other.expect("message")["message"], "yes");
-    // Who knows the old one has a ticket, but no more use of it.
-    assert!(tls::stream(house.address, &old).is_err());
+    // A client that trusts only the old certificate has a session ticket, but the server ignores
+    // it.
+    assert!(tls::stream(server.address, &old).is_err());
 }
 
 #[test]
@@ -613,14 +615,14 @@ fn certificate_expiry_is_reported_everywhere() {
         let output = server::binary().arg("check-config").args(&arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    let (code, said) = check();
-    assert!(code == Some(0) && said.contains("warning  TLS certificate"), "{said}");
+    let (code, output) = check();
+    assert!(code == Some(0) && output.contains("warning  TLS certificate"), "{output}");
     certificate.replace_with_years(2000, 4000);
     server.signal("HUP");
     server.wait_for_log(has("settings reloaded"));
     assert_eq!(number(), 64_060_588_800);
-    let (code, said) = check();
-    assert!(code == Some(0) && said.contains("it holds until 4000-01-01"), "{said}");
+    let (code, output) = check();
+    assert!(code == Some(0) && output.contains("valid until 4000-01-01"), "{output}");
     certificate.replace_with_years(3000, 4000);
     server.signal("HUP");
     server.wait_for_log(has("the certificate is not valid before 3000-01-01"));
@@ -630,7 +632,7 @@ fn certificate_expiry_is_reported_everywhere() {
 fn bad_certificate_on_reload_keeps_the_old_one() {
     let certificate = Certificate::new();
     let settings = config(&certificate.arguments(&[]));
-    let house = InProcessServer::new(&settings);
+    let server = InProcessServer::new(&settings);
     let client = certificate.client(&BOTH);
     let key = std::fs::read_to_string(certificate.key()).unwrap();
     let cert = std::fs::read_to_string(certificate.cert()).unwrap();
@@ -643,13 +645,13 @@ fn bad_certificate_on_reload_keeps_the_old_one() {
     ] {
         certificate.write("cert.pem", 0o644, cert);
         certificate.write("key.pem", 0o600, key);
-        let fault = house.reload(&settings).unwrap_err();
+        let fault = server.reload(&settings).unwrap_err();
         assert!(fault.contains(why), "{fault}");
-        Client::in_thread(house.address, &client, 1, 7);
+        Client::in_thread(server.address, &client, 1, 7);
     }
-    let fault = house.reload(&config(&[])).unwrap_err();
+    let fault = server.reload(&config(&[])).unwrap_err();
     assert!(fault.contains("restart"), "{fault}");
-    Client::in_thread(house.address, &client, 1, 7);
+    Client::in_thread(server.address, &client, 1, 7);
 }
 
 #[test]
@@ -675,14 +677,14 @@ fn sighup_reloads_the_certificate_unless_it_is_bad() {
 
 // ---- settings
 
-/// What the command line says of settings that it does not start with.
-fn refusal(arguments: &[String], folder: Option<&str>) -> String {
+/// Runs `check-config`; returns its error text, or `good`.
+fn check_config(arguments: &[String], folder: Option<&str>) -> String {
     let mut command: Command = server::binary();
     command.arg("check-config").args(arguments).env_remove("CREDENTIALS_DIRECTORY");
     command.envs(folder.map(|folder| ("CREDENTIALS_DIRECTORY", folder)));
     let output = command.stdin(Stdio::null()).output().unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    if output.status.success() { "good".to_owned() } else { words }
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() { "good".to_owned() } else { stderr }
 }
 
 #[test]
@@ -720,12 +722,12 @@ fn unusable_tls_files_are_named_with_the_reason() {
             .into_iter()
             .chain(key.map(|path| format!("--tls-key={path}")))
             .collect();
-        let words = refusal(&arguments, None);
+        let text = check_config(&arguments, None);
         for part in parts {
-            assert!(words.contains(part), "{arguments:?}: {words}");
+            assert!(text.contains(part), "{arguments:?}: {text}");
         }
     }
-    assert_eq!(refusal(&certificate.arguments(&[]), None), "good");
+    assert_eq!(check_config(&certificate.arguments(&[]), None), "good");
 }
 
 #[test]
@@ -733,12 +735,12 @@ fn tls_files_come_from_systemd_unless_named() {
     let certificate = Certificate::new();
     let folder = certificate.folder().to_str().unwrap().to_owned();
     let text = |path: &str| std::fs::read_to_string(path).unwrap();
-    assert_eq!(refusal(&[], Some(&folder)), "good", "there are none");
+    assert_eq!(check_config(&[], Some(&folder)), "good", "no TLS files");
     certificate.write("tls-cert", 0o600, "\n");
     certificate.write("tls-key", 0o600, "\n");
-    assert_eq!(refusal(&[], Some(&folder)), "good", "an empty line is none");
+    assert_eq!(check_config(&[], Some(&folder)), "good", "an empty file counts as unset");
     certificate.write("tls-cert", 0o600, &text(&certificate.cert()));
-    let alone = refusal(&[], Some(&folder));
+    let alone = check_config(&[], Some(&folder));
     assert!(alone.contains("tls-cert is set alone"), "{alone}");
     certificate.write("tls-key", 0o600, &text(&certificate.key()));
     let mut command = server::binary();
@@ -747,7 +749,11 @@ fn tls_files_come_from_systemd_unless_named() {
     let config = certificate.client(&BOTH);
     Client::connect(server.address(), &config).identify(1);
     certificate.write("tls-cert", 0o600, "");
-    assert_eq!(refusal(&certificate.arguments(&[]), Some(&folder)), "good", "not looked at");
+    assert_eq!(
+        check_config(&certificate.arguments(&[]), Some(&folder)),
+        "good",
+        "ignored when the files are named"
+    );
 }
 
 #[test]

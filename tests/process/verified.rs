@@ -1,6 +1,7 @@
-//! Verified trust, the whole way: clients and their attackers, the real binary, and a site.
+//! Verified trust, end to end: clients, attackers, the real binary, and a test site.
 //!
-//! Unless a test says otherwise, a token that ends in `-` and digits is that member's.
+//! Unless a test says otherwise, a token that ends in `-` and digits belongs to the member with
+//! that number.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,27 +22,28 @@ const OLD_SECRET: &str = "the secret before it, which is no shorter!";
 /// `anna:open sesame` in base64.
 const PAIR: &str = "YW5uYTpvcGVuIHNlc2FtZQ==";
 
-/// A server at this site, which has answered its probe. Verified trust is what a site brings along.
-fn at(site: &Site, more: &[&str]) -> Server {
+/// Starts a server in front of this site, and waits for the answer to its first probe. With a site,
+/// trust is verified by default.
+fn start_server(site: &Site, more: &[&str]) -> Server {
     let url = site.url();
     let server = Server::start(&[&["--buddyboss-url", &url], more].concat());
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
     server
 }
 
-/// A site with thread 41 of the members 7 and 8.
+/// A site with members 7 and 8 in thread 41.
 fn two_member_site() -> Site {
     let site = Site::start();
     site.add_thread(41, &[7, 8]);
     site
 }
 
-/// The connection of a member who has proven who they are.
+/// An authenticated connection of a member.
 fn member(server: &Server, user: u64) -> Client {
     Client::proven(server.address(), user, &format!("token-{user}"))
 }
 
-/// The same, in a thread.
+/// An authenticated connection of a member that has joined a thread.
 fn member_in(server: &Server, user: u64, thread: u64) -> Client {
     let mut client = member(server, user);
     client.join(thread);
@@ -73,7 +75,7 @@ fn call(sender: u64, recipient: u64, thread: u64) -> Value {
     })
 }
 
-/// Sees that a connection got nothing but news of who comes and goes.
+/// Checks that a connection has received nothing but presence frames.
 fn assert_only_presence(client: &mut Client) {
     for frame in client.drain() {
         let kind = frame["type"].as_str().unwrap();
@@ -81,54 +83,54 @@ fn assert_only_presence(client: &mut Client) {
     }
 }
 
-/// Sees that a connection is nobody's.
+/// Checks that a connection is anonymous.
 fn assert_anonymous(client: &mut Client) {
-    client.send(&json!({"type": "typing", "threadId": 41, "clientId": "who"}));
-    assert_eq!(client.expect_error("token_required")["clientId"], "who");
+    client.send(&json!({"type": "typing", "threadId": 41, "clientId": "check"}));
+    assert_eq!(client.expect_error("token_required")["clientId"], "check");
 }
 
-// ---- how a token arrives
+// ---- ways to present a token
 
-/// Opens a connection that hands over this token in each way that there is, the last one in a
-/// frame that says it is this user.
+/// Presents the token in each way on a connection of its own, the last one in a `user_connected`
+/// frame with this user id.
 fn open_each_way(address: SocketAddr, token: &str, user: u64) -> Vec<(&'static str, Client)> {
     let list = format!("buddyline, {token}");
     let bearer = format!("Bearer {token}");
-    let mut telling = Client::connect(address);
-    telling.send(&json!({"type": "user_connected", "userId": user, "token": token}));
+    let mut by_frame = Client::connect(address);
+    by_frame.send(&json!({"type": "user_connected", "userId": user, "token": token}));
     vec![
         ("query", Client::at(address, &format!("/?x=1&token={token}"), &[])),
         ("header", Client::at(address, "/", &[("Authorization", &bearer)])),
         ("subprotocol", Client::at(address, "/", &[("Sec-WebSocket-Protocol", &list)])),
-        ("user_connected", telling),
+        ("user_connected", by_frame),
     ]
 }
 
 #[test]
 fn token_in_any_form_reaches_the_site_in_authorization() {
     let site = two_member_site();
-    let server = at(&site, &[]);
-    for (way, mut client) in open_each_way(server.address(), "s.e~c/r+et=-7", 7) {
-        assert_eq!(client.expect_type("user_connected")["userId"], 7, "{way}");
+    let server = start_server(&site, &[]);
+    for (method, mut client) in open_each_way(server.address(), "s.e~c/r+et=-7", 7) {
+        assert_eq!(client.expect_type("user_connected")["userId"], 7, "{method}");
         client.join(41);
     }
     let percent = "/chat?token=s.e~c%2Fr%2Bet%3D-7";
     let mut encoded = Client::at(server.address(), percent, &[]);
     assert_eq!(encoded.expect_type("user_connected")["userId"], 7);
-    // One token, one question, and one about the thread.
+    // One query about the token, and one about the thread.
     let (proofs, lists) = (site.proof_requests(), site.list_requests());
     assert_eq!((proofs.len(), lists.len()), (1, 1));
     for request in proofs.iter().chain(&lists) {
         assert_eq!(request.header("authorization"), Some("Bearer s.e~c/r+et=-7"));
         assert!(!request.path.contains("s.e"), "{}", request.path);
     }
-    // What the site does not know proves nobody, whichever way it comes.
-    for (way, mut client) in open_each_way(server.address(), "unknown", 7) {
+    // An unknown token is refused, in whichever way it is presented.
+    for (method, mut client) in open_each_way(server.address(), "unknown", 7) {
         client.expect_error("token_refused");
-        assert_eq!(client.drain(), [] as [Value; 0], "{way}");
+        assert_eq!(client.drain(), [] as [Value; 0], "{method}");
         assert_anonymous(&mut client);
     }
-    assert_eq!(site.proof_requests().len(), 2, "a refusal is remembered, too");
+    assert_eq!(site.proof_requests().len(), 2, "refusals are cached, too");
 }
 
 #[test]
@@ -136,19 +138,19 @@ fn app_password_in_any_form_becomes_basic_auth() {
     let site = two_member_site();
     let basic = format!("Basic {PAIR}");
     site.add_member(&basic, 7);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let address = server.address();
     let bare = PAIR.trim_end_matches('=');
     let (query, form) = (format!("/?token=Basic%20{PAIR}"), format!("/?token=Basic+{PAIR}"));
     let list = format!("buddyline, basic.{bare}");
-    let mut telling = Client::connect(address);
-    telling.send(&json!({"type": "user_connected", "userId": 7, "token": basic}));
+    let mut by_frame = Client::connect(address);
+    by_frame.send(&json!({"type": "user_connected", "userId": 7, "token": basic}));
     for mut client in [
         Client::at(address, &query, &[]),
         Client::at(address, &form, &[]),
         Client::at(address, "/", &[("Authorization", &basic)]),
         Client::at(address, "/", &[("Sec-WebSocket-Protocol", &list)]),
-        telling,
+        by_frame,
     ] {
         assert_eq!(client.expect_type("user_connected")["userId"], 7);
         client.join(41);
@@ -161,7 +163,7 @@ fn app_password_in_any_form_becomes_basic_auth() {
     for request in requests {
         assert_eq!(request.header("authorization"), Some(&*basic));
     }
-    // The password of nobody.
+    // A wrong password.
     let wrong = ("Authorization", "Basic bWFsOmd1ZXNz");
     let mut guesser = Client::at(address, "/", &[wrong]);
     guesser.expect_error("token_refused");
@@ -174,7 +176,7 @@ fn custom_header_receives_bare_tokens() {
     site.set_token_header("accessToken");
     let basic = format!("Basic {PAIR}");
     site.add_member(&basic, 8);
-    let server = at(&site, &["--token-header", "accessToken"]);
+    let server = start_server(&site, &["--token-header", "accessToken"]);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = Client::at(server.address(), "/", &[("Authorization", &basic)]);
     eight.expect_type("user_connected");
@@ -182,7 +184,7 @@ fn custom_header_receives_bare_tokens() {
     seven.send(&post(41, "hello", "token-7"));
     assert_eq!(eight.expect_type("message")["senderId"], 7);
     for request in [site.proof_requests(), site.list_requests(), site.posts()].concat() {
-        // An Application Password is the web server's, whatever the app has.
+        // An Application Password goes into `Authorization`, whatever the setting for tokens.
         let headers = (request.header("accesstoken"), request.header("authorization"));
         let right = [(Some("token-7"), None), (None, Some(&*basic))];
         assert!(right.contains(&headers), "{headers:?}");
@@ -192,24 +194,24 @@ fn custom_header_receives_bare_tokens() {
     liar.expect_error("not_participant");
 }
 
-// ---- who may do what
+// ---- authorization
 
 #[test]
 fn participants_receive_each_other_and_outsiders_nothing() {
     let site = two_member_site();
-    let server = at(&site, &[]);
-    let mut nobody = Client::connect(server.address());
+    let server = start_server(&site, &[]);
+    let mut anonymous = Client::connect(server.address());
     let mut nine = member(&server, 9);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = member_in(&server, 8, 41);
     seven.send(&typing(41));
-    let heard = eight.expect_type("typing");
-    assert_eq!((&heard["userId"], &heard["typing"]), (&json!(7), &json!(true)));
+    let received = eight.expect_type("typing");
+    assert_eq!((&received["userId"], &received["typing"]), (&json!(7), &json!(true)));
     seven.send(&json!({"type": "send_message", "threadId": 41, "message": "with my own token"}));
     assert_eq!(eight.expect_type("message")["senderId"], 7);
     eight.send(&post(41, "with another one", "phone-8"));
-    let heard = seven.expect(|frame| frame["message"] == "with another one");
-    assert_eq!(heard["senderId"], 8);
+    let received = seven.expect(|frame| frame["message"] == "with another one");
+    assert_eq!(received["senderId"], 8);
     seven.send(&call(7, 8, 41));
     assert_eq!(eight.expect_type("call_initiated")["senderId"], 7);
     eight.send(&json!({
@@ -217,21 +219,21 @@ fn participants_receive_each_other_and_outsiders_nothing() {
     }));
     assert_eq!(seven.expect_type("answer")["answer"]["sdp"], "v=0");
     assert_only_presence(&mut nine);
-    assert_eq!(nobody.drain(), [] as [Value; 0], "who is nobody hears nothing at all");
-    assert_eq!(site.list_requests().len(), 1, "one list for both");
+    assert_eq!(anonymous.drain(), [] as [Value; 0], "an anonymous connection receives nothing");
+    assert_eq!(site.list_requests().len(), 1, "one participant list for both");
 }
 
 #[test]
 fn false_claim_gets_an_error_and_is_not_announced() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut eight = member_in(&server, 8, 41);
     let claim = json!({"type": "user_connected", "userId": 7, "token": "t-9", "clientId": "c"});
     let mut liar = Client::connect(server.address());
     liar.send(&claim);
     assert_eq!(liar.expect_error("identity_mismatch")["clientId"], "c");
     assert_anonymous(&mut liar);
-    // Who is proven is no better.
+    // An authenticated connection cannot claim another user either.
     let mut nine = member(&server, 9);
     nine.send(&claim);
     nine.expect_error("identity_mismatch");
@@ -242,22 +244,22 @@ fn false_claim_gets_an_error_and_is_not_announced() {
         nine.expect_error("not_your_call");
     }
     nine.send(&json!({"type": "user_connected", "userId": 9}));
-    assert_eq!(nine.expect_type("user_connected")["userId"], 9, "still the same");
-    // Nor is who brings no token at all, or none that they could have.
+    assert_eq!(nine.expect_type("user_connected")["userId"], 9, "it remains user 9");
+    // A claim without a token is refused.
     let mut shy = Client::connect(server.address());
     shy.send(&json!({"type": "user_connected", "userId": 7}));
     shy.expect_error("token_required");
     assert_anonymous(&mut shy);
-    let heard = eight.drain();
-    assert!(heard.iter().all(|frame| frame["userId"] != 7), "{heard:?}");
-    assert_eq!(of_type(&heard, "user_connected").len(), heard.len(), "{heard:?}");
+    let received = eight.drain();
+    assert!(received.iter().all(|frame| frame["userId"] != 7), "{received:?}");
+    assert_eq!(of_type(&received, "user_connected").len(), received.len(), "{received:?}");
 }
 
 #[test]
 fn non_participant_cannot_join_type_call_or_write() {
     let site = two_member_site();
     site.add_thread(42, &[9, 10]);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = member_in(&server, 8, 41);
     let mut nine = member_in(&server, 9, 42);
@@ -268,11 +270,11 @@ fn non_participant_cannot_join_type_call_or_write() {
         json!({"type": "leave_thread", "threadId": 41}),
         json!({"type": "online_users", "threadId": 41}),
         call(9, 7, 41),
-        // A thread of one's own does not open the way to everyone.
+        // A thread of their own does not let them call non-participants.
         call(9, 7, 42),
         post(41, "let me in", "token-9"),
         json!({"type": "send_message", "threadId": 41, "message": "let me in"}),
-        // A thread that is not there is no other than one of others.
+        // A thread that does not exist gets the same error.
         join(4_100),
         join(0),
         json!({"type": "join_thread", "threadId": "41 "}),
@@ -281,21 +283,21 @@ fn non_participant_cannot_join_type_call_or_write() {
         let fault = nine.expect_error("not_participant");
         assert_eq!(fault["replyTo"], frame["type"], "{frame}");
     }
-    // Without a thread there is nothing that could be looked up.
+    // Without a thread the server cannot check participants.
     nine.send(&json!({"type": "call_initiated", "senderId": 9, "recipientId": 7}));
     nine.expect_error("missing_field");
     seven.send(&typing(41));
     eight.expect_type("typing");
     assert_only_presence(&mut nine);
     for client in [&mut seven, &mut eight] {
-        let heard = client.drain();
-        assert!(heard.iter().all(|frame| frame["userId"] != 9 || frame["type"] != "typing"));
+        let received = client.drain();
+        assert!(received.iter().all(|frame| frame["userId"] != 9 || frame["type"] != "typing"));
         for kind in ["message", "call_initiated", "thread_left"] {
-            assert!(of_type(&heard, kind).is_empty(), "{heard:?}");
+            assert!(of_type(&received, kind).is_empty(), "{received:?}");
         }
     }
     assert_eq!(site.stored(41), []);
-    // A claimed token of a participant is not one that the site knows.
+    // A made-up token does not pass as a participant's.
     nine.send(&post(41, "let me in", "made-up"));
     nine.expect_error("token_refused");
     assert_eq!(site.stored(41), []);
@@ -305,18 +307,21 @@ fn non_participant_cannot_join_type_call_or_write() {
 fn moderator_outside_a_thread_receives_nothing() {
     let site = two_member_site();
     site.add_moderator(1);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut moderator = member(&server, 1);
     for frame in [join(41), typing(41), call(1, 7, 41)] {
         moderator.send(&frame);
         moderator.expect_error("not_participant");
     }
-    assert!(!site.list_requests().is_empty(), "the site was asked, and showed the thread");
+    assert!(
+        !site.list_requests().is_empty(),
+        "the site was asked, and shows the thread to moderators"
+    );
     let mut seven = member_in(&server, 7, 41);
     seven.send(&post(41, "among ourselves", "token-7"));
     seven.expect_type("message");
     assert_only_presence(&mut moderator);
-    // In a thread of their own they are a member like others.
+    // As a participant of a thread, a moderator is a member like others.
     site.add_thread(43, &[1, 7]);
     moderator.join(43);
 }
@@ -324,7 +329,7 @@ fn moderator_outside_a_thread_receives_nothing() {
 #[test]
 fn legacy_client_that_only_sends_messages_is_served() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let sample = |thread: &str, token: &str, recipient: &str| {
         json!({
             "type": "send_message", "recipientId": recipient, "message": "hello",
@@ -334,7 +339,7 @@ fn legacy_client_that_only_sends_messages_is_served() {
     let mut anna = Client::connect(server.address());
     let mut ben = Client::connect(server.address());
     let mut mallory = Client::connect(server.address());
-    // It types before it has written anything, and shows what has a type it knows.
+    // The sample sends `typing` before any message.
     anna.send(&typing(41));
     anna.expect_error("token_required");
     anna.send(&sample("41", "token-7", "8"));
@@ -342,8 +347,8 @@ fn legacy_client_that_only_sends_messages_is_served() {
     assert_eq!((&own["senderId"], &own["threadId"]), (&json!(7), &json!("41")));
     ben.send(&sample("41", "token-8", "7"));
     for client in [&mut anna, &mut ben] {
-        let heard = client.expect_type("message");
-        assert_eq!((&heard["senderId"], &heard["message"]), (&json!(8), &json!("hello")));
+        let received = client.expect_type("message");
+        assert_eq!((&received["senderId"], &received["message"]), (&json!(8), &json!("hello")));
     }
     anna.send(&typing(41));
     assert_eq!(ben.expect_type("typing")["userId"], 7);
@@ -354,23 +359,23 @@ fn legacy_client_that_only_sends_messages_is_served() {
     ben.send(&sample("41", "token-8", "7"));
     anna.expect_type("message");
     assert_eq!(mallory.drain(), [] as [Value; 0]);
-    // One question for each token, and none who takes part: the answers to the messages say that.
+    // One query for each token, and none about participants: the answers to the posts prove them.
     assert_eq!((site.proof_requests().len(), site.list_requests().len()), (3, 0));
     let senders: Vec<u64> = site.stored(41).iter().map(|(sender, _)| *sender).collect();
     assert_eq!(senders, [7, 8, 8]);
 }
 
-// ---- tokens that prove nobody
+// ---- invalid tokens
 
 #[test]
 fn jwt_secret_verifies_tokens_without_the_site() {
     let site = two_member_site();
     site.set_jwt_secret(SECRET);
     let file = SecretFile::with(&[SECRET]);
-    let server = at(&site, &["--jwt-secret-file", file.path()]);
+    let server = start_server(&site, &["--jwt-secret-file", file.path()]);
     let (now, url) = (now_s(), site.url());
-    for (way, mut client) in open_each_way(server.address(), &site.jwt(7, LONG * 60), 7) {
-        assert_eq!(client.expect_type("user_connected")["userId"], 7, "{way}");
+    for (method, mut client) in open_each_way(server.address(), &site.jwt(7, LONG * 60), 7) {
+        assert_eq!(client.expect_type("user_connected")["userId"], 7, "{method}");
     }
     let good = |change: &dyn Fn(&mut Value, &mut Value)| {
         jwt::token(SECRET, &url, 7, now, |header, claims| change(header, claims))
@@ -388,21 +393,21 @@ fn jwt_secret_verifies_tokens_without_the_site() {
         (good(&|_, claims| claims["nbf"] = json!(now + 600)), "token_refused"),
         (good(&|_, claims| claims["data"]["user"]["id"] = json!("7 ")), "token_refused"),
         (good(&|_, claims| claims["exp"] = Value::Null), "token_refused"),
-        // Somebody else's signature under one's own words.
+        // A signature from another token.
         (mine.replace(&signature_of(&mine), &signature_of(&yours)), "token_refused"),
-        // Without a signature that we can check there is no proof.
+        // A token that is not signed cannot be verified locally.
         ("token-7".to_owned(), "token_refused"),
     ] {
-        for (way, mut client) in open_each_way(server.address(), &token, 7) {
+        for (method, mut client) in open_each_way(server.address(), &token, 7) {
             client.expect_error(code);
-            assert_eq!(client.drain(), [] as [Value; 0], "{way}: {token}");
+            assert_eq!(client.drain(), [] as [Value; 0], "{method}: {token}");
             client.send(&join(41));
             client.expect_error("token_required");
         }
     }
     assert_eq!(site.proof_requests().len(), 0);
     assert_eq!(site.list_requests().len(), 0);
-    // An Application Password has no signature: about that the site is asked.
+    // An Application Password has no signature, so the site is asked.
     site.add_member(&format!("Basic {PAIR}"), 8);
     Client::proven(server.address(), 8, &format!("Basic {PAIR}"));
     assert_eq!(site.proof_requests().len(), 1);
@@ -413,17 +418,17 @@ fn secret_rotation_accepts_both_secrets_and_no_third() {
     let site = two_member_site();
     site.set_jwt_secret(SECRET);
     let file = SecretFile::with(&[SECRET, OLD_SECRET]);
-    let server = at(&site, &["--jwt-secret-file", file.path()]);
+    let server = start_server(&site, &["--jwt-secret-file", file.path()]);
     for (secret, user) in [(SECRET, 7), (OLD_SECRET, 8)] {
         let token = jwt::token(secret, &site.url(), user, now_s(), |_, _| ());
         Client::proven(server.address(), user, &token);
     }
-    let secrets = [&format!("{SECRET}\n{OLD_SECRET}"), "a third one, which nobody has told us"];
+    let secrets = [&format!("{SECRET}\n{OLD_SECRET}"), "a third secret, unknown to the server"];
     for secret in secrets {
         let token = jwt::token(secret, &site.url(), 7, now_s(), |_, _| ());
-        for (way, mut client) in open_each_way(server.address(), &token, 7) {
+        for (method, mut client) in open_each_way(server.address(), &token, 7) {
             client.expect_error("token_refused");
-            assert_eq!(client.drain(), [] as [Value; 0], "{way}");
+            assert_eq!(client.drain(), [] as [Value; 0], "{method}");
         }
     }
     assert_eq!(site.proof_requests().len(), 0);
@@ -434,11 +439,12 @@ fn deleted_and_suspended_members_are_not_authenticated() {
     let site = two_member_site();
     site.delete_member(7);
     site.suspend(8);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     for (user, code) in [(7, "token_refused"), (8, "suspended")] {
-        for (way, mut client) in open_each_way(server.address(), &format!("token-{user}"), user) {
+        for (method, mut client) in open_each_way(server.address(), &format!("token-{user}"), user)
+        {
             client.expect_error(code);
-            assert_eq!(client.drain(), [] as [Value; 0], "{way}");
+            assert_eq!(client.drain(), [] as [Value; 0], "{method}");
             assert_anonymous(&mut client);
         }
     }
@@ -451,7 +457,7 @@ fn deleted_or_suspended_user_with_valid_jwt_is_closed() {
     site.add_thread(41, &[7, 8, 9]);
     site.set_jwt_secret(SECRET);
     let file = SecretFile::with(&[SECRET]);
-    let server = at(&site, &["--jwt-secret-file", file.path()]);
+    let server = start_server(&site, &["--jwt-secret-file", file.path()]);
     for (user, code) in [(7, "token_refused"), (8, "suspended")] {
         let token = site.jwt(user, LONG * 60);
         let [mut one, mut other] = [0, 1].map(|_| Client::proven(server.address(), user, &token));
@@ -466,7 +472,7 @@ fn deleted_or_suspended_user_with_valid_jwt_is_closed() {
             assert_eq!(fault["code"], code, "{fault}");
             assert_eq!(client.close_code(), Some(4401));
         }
-        // And stays out: what the site has said counts more than the signature.
+        // A new connection is refused as well: the refusal of the site overrides the signature.
         let mut again = Client::connect(server.address());
         again.send(&json!({"type": "user_connected", "userId": user, "token": token}));
         again.expect_error(code);
@@ -475,25 +481,29 @@ fn deleted_or_suspended_user_with_valid_jwt_is_closed() {
     nine.join(41);
 }
 
-// ---- who takes part changes
+// ---- changes of membership
 
 #[test]
 fn removed_participant_misses_the_next_message() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = member_in(&server, 8, 41);
     eight.send(&typing(41));
     seven.expect_type("typing");
     site.remove_participant(41, 8);
     seven.send(&post(41, "now that we are alone", "token-7"));
-    let over = seven.expect(|frame| frame["type"] == "typing");
-    assert_eq!((&over["userId"], &over["typing"]), (&json!(8), &json!(false)), "with them it ends");
+    let stopped = seven.expect(|frame| frame["type"] == "typing");
+    assert_eq!(
+        (&stopped["userId"], &stopped["typing"]),
+        (&json!(8), &json!(false)),
+        "removal ends their typing"
+    );
     seven.expect_type("message");
-    let heard = eight.drain();
+    let received = eight.drain();
     let left = json!({"type": "thread_left", "threadId": 41, "reason": "not_participant"});
-    assert_eq!(of_type(&heard, "thread_left"), [&left]);
-    assert!(of_type(&heard, "message").is_empty(), "{heard:?}");
+    assert_eq!(of_type(&received, "thread_left"), [&left]);
+    assert!(of_type(&received, "message").is_empty(), "{received:?}");
     for frame in [join(41), typing(41), call(8, 7, 41)] {
         eight.send(&frame);
         eight.expect_error("not_participant");
@@ -501,7 +511,7 @@ fn removed_participant_misses_the_next_message() {
     seven.send(&typing(41));
     seven.expect_type("typing");
     assert_only_presence(&mut eight);
-    // Who comes back is heard and hears.
+    // After they are added again, they can join.
     site.set_participants(41, &[7, 8]);
     seven.send(&post(41, "welcome back", "token-7"));
     seven.expect_type("message");
@@ -512,24 +522,25 @@ fn removed_participant_misses_the_next_message() {
 fn removed_participant_is_unsubscribed_before_list_expires() {
     const LASTS: Duration = Duration::from_secs(10);
     let site = two_member_site();
-    let server = at(&site, &["--membership-lasts", "10s"]);
+    let server = start_server(&site, &["--membership-lasts", "10s"]);
     let mut seven = member_in(&server, 7, 41);
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut eight = member_in(&server, 8, 41);
     site.remove_participant(41, 8);
-    // Nobody posts: only the list's age tells. Somebody types now and then.
+    // No message is posted, only typing: the server notices the removal when it refreshes the
+    // cached list.
     let left = loop {
-        assert!(begun.elapsed() < LASTS + Duration::from_secs(5), "still in the thread");
+        assert!(started.elapsed() < LASTS + Duration::from_secs(5), "still in the thread");
         seven.send(&typing(41));
         seven.expect_type("typing");
-        let heard = eight.drain();
-        if let Some(left) = of_type(&heard, "thread_left").first() {
+        let received = eight.drain();
+        if let Some(left) = of_type(&received, "thread_left").first() {
             break (*left).clone();
         }
         std::thread::sleep(Duration::from_millis(100));
     };
     assert_eq!((&left["threadId"], &left["reason"]), (&json!(41), &json!("not_participant")));
-    assert_eq!(site.list_requests().len(), 2, "asked once more, before it was too late");
+    assert_eq!(site.list_requests().len(), 2, "the list is refreshed once, before it expires");
     seven.send(&typing(41));
     seven.expect_type("typing");
     assert_eq!(eight.drain(), [] as [Value; 0]);
@@ -540,7 +551,7 @@ fn removed_participant_is_unsubscribed_before_list_expires() {
 #[test]
 fn reused_thread_id_keeps_no_subscribers() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = member_in(&server, 8, 41);
     site.delete_thread(41);
@@ -548,10 +559,14 @@ fn reused_thread_id_keeps_no_subscribers() {
     let mut nine = member(&server, 9);
     nine.send(&post(41, "a new thread", "token-9"));
     nine.expect_type("message");
-    assert_eq!(eight.expect_type("message")["message"], "a new thread", "who is in both stays");
-    let heard = seven.drain();
-    assert_eq!(of_type(&heard, "thread_left")[0]["reason"], "not_participant");
-    assert!(of_type(&heard, "message").is_empty(), "{heard:?}");
+    assert_eq!(
+        eight.expect_type("message")["message"],
+        "a new thread",
+        "a participant of both threads stays"
+    );
+    let received = seven.drain();
+    assert_eq!(of_type(&received, "thread_left")[0]["reason"], "not_participant");
+    assert!(of_type(&received, "message").is_empty(), "{received:?}");
     seven.send(&post(41, "a word to the old one", "token-7"));
     seven.expect_error("not_participant");
     seven.send(&call(7, 8, 41));
@@ -560,12 +575,12 @@ fn reused_thread_id_keeps_no_subscribers() {
     assert_eq!(site.stored(41), [(9, "a new thread".to_owned())]);
 }
 
-// ---- a site that is down
+// ---- outage of the site
 
 #[test]
 fn outage_keeps_proven_users_and_defers_others() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let down = Arc::new(AtomicBool::new(false));
     let is_down = Arc::clone(&down);
     site.fail_when(move |_, _| is_down.load(Ordering::Relaxed).then_some(Fault::Close));
@@ -576,16 +591,16 @@ fn outage_keeps_proven_users_and_defers_others() {
     eight.expect_type("typing");
     eight.send(&call(8, 7, 41));
     seven.expect_type("call_initiated");
-    // A second device with a token that has been proven.
+    // A second device with the same, cached token.
     let mut phone = member_in(&server, 7, 41);
     seven.send(&post(41, "anybody there?", "token-7"));
-    // The looks into the thread fail as well, the last after 15 s.
+    // The lookups in the thread fail as well, the last one after 15 s.
     let fault = seven.expect_within(3 * LONG, |frame| frame["type"] == "error");
     assert!(["not_stored", "unknown_outcome"].contains(&fault["code"].as_str().unwrap()));
-    // Who is new is told, and is nobody; no door stands open because nobody watches it.
-    for (way, mut client) in open_each_way(server.address(), "other-8", 8) {
+    // Unknown tokens get an error and stay anonymous: an outage does not disable authentication.
+    for (method, mut client) in open_each_way(server.address(), "other-8", 8) {
         client.expect_error("site_unavailable");
-        assert_eq!(client.drain(), [] as [Value; 0], "{way}");
+        assert_eq!(client.drain(), [] as [Value; 0], "{method}");
         client.send(&typing(41));
         let code = client.expect_type("error")["code"].clone();
         assert!(["token_required", "site_unavailable"].contains(&code.as_str().unwrap()), "{code}");
@@ -594,7 +609,7 @@ fn outage_keeps_proven_users_and_defers_others() {
     nine.send(&json!({"type": "user_connected", "userId": 9, "token": "t-9"}));
     nine.expect_error("site_unavailable");
     down.store(false, Ordering::Relaxed);
-    // By now it is left alone, and a probe finds it back.
+    // The breaker is open by now; a probe detects the recovery.
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("it answers again")));
     let mut ten = member(&server, 10);
     ten.send(&join(41));
@@ -611,7 +626,7 @@ fn outage_keeps_proven_users_and_defers_others() {
 fn thread_presence_is_limited_to_shared_threads() {
     let site = two_member_site();
     site.add_thread(42, &[9, 10]);
-    let server = at(&site, &["--presence", "threads", "--presence-grace", "0s"]);
+    let server = start_server(&site, &["--presence", "threads", "--presence-grace", "0s"]);
     let mut seven = member_in(&server, 7, 41);
     let mut nine = member_in(&server, 9, 42);
     let eight = member_in(&server, 8, 41);
@@ -632,7 +647,7 @@ fn thread_presence_is_limited_to_shared_threads() {
 #[test]
 fn presence_off_hides_who_is_online() {
     let site = two_member_site();
-    let server = at(&site, &["--presence", "off", "--presence-grace", "0s"]);
+    let server = start_server(&site, &["--presence", "off", "--presence-grace", "0s"]);
     let mut seven = member_in(&server, 7, 41);
     let mut eight = member_in(&server, 8, 41);
     for frame in [json!({"type": "online_users"}), json!({"type": "online_users", "threadId": 41})]
@@ -640,7 +655,7 @@ fn presence_off_hides_who_is_online() {
         eight.send(&frame);
         assert_eq!(eight.expect_type("online_users")["userIds"], json!([]));
     }
-    // What people say to each other is not about who is there.
+    // Frames of a thread are not presence, so they are still sent.
     eight.send(&typing(41));
     assert_eq!(seven.next()["type"], "typing");
     eight.leave();
@@ -648,13 +663,13 @@ fn presence_off_hides_who_is_online() {
     assert_eq!(seven.drain(), [] as [Value; 0]);
 }
 
-// ---- time
+// ---- timeouts
 
 #[test]
 fn anonymous_closes_with_1008_and_refused_with_4401() {
     let site = two_member_site();
-    let server = at(&site, &["--anonymous-lasts", "1s"]);
-    let begun = Instant::now();
+    let server = start_server(&site, &["--anonymous-lasts", "1s"]);
+    let started = Instant::now();
     let mut silent = Client::connect(server.address());
     let mut refused = Client::at(server.address(), "/?token=unknown", &[]);
     let mut claiming = Client::connect(server.address());
@@ -667,7 +682,7 @@ fn anonymous_closes_with_1008_and_refused_with_4401() {
         client.expect_error("token_required");
         assert_eq!(client.close_code(), Some(code));
     }
-    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(started.elapsed() >= Duration::from_secs(1));
     seven.send(&typing(41));
     seven.expect_type("typing");
 }
@@ -675,7 +690,7 @@ fn anonymous_closes_with_1008_and_refused_with_4401() {
 #[test]
 fn third_refused_token_closes_the_connection() {
     let site = two_member_site();
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     let mut guesser = Client::connect(server.address());
     for guess in ["made-up", "invented", "imagined"] {
         guesser.send(&json!({"type": "user_connected", "userId": 7, "token": guess}));
@@ -684,21 +699,21 @@ fn third_refused_token_closes_the_connection() {
     assert_eq!(guesser.close_code(), Some(4401));
 }
 
-/// What becomes of a token that expires while its connection is open.
+/// Lets a token expire on an open connection, and renews it.
 fn check_expiry_and_renewal(site: &Site, server: &Server) {
     let address = server.address();
     let mut eight = Client::proven(address, 8, &site.jwt(8, LONG * 60));
     eight.join(41);
-    // In full seconds: it lasts for two to three of them.
+    // `exp` has full seconds, so the token lasts two to three seconds.
     let short = site.jwt(7, Duration::from_secs(3));
     let mut seven = Client::proven(address, 7, &short);
     seven.join(41);
     let mut other = Client::proven(address, 7, &short);
     for client in [&mut seven, &mut other] {
-        let told = client.expect_error("token_expired");
-        assert_eq!(told.get("replyTo"), None, "nothing was asked");
+        let error = client.expect_error("token_expired");
+        assert_eq!(error.get("replyTo"), None, "it answers no frame");
     }
-    // It hears, and says nothing.
+    // It still receives, but may not send.
     eight.send(&typing(41));
     seven.expect_type("typing");
     for frame in [
@@ -710,7 +725,7 @@ fn check_expiry_and_renewal(site: &Site, server: &Server) {
         seven.send(&frame);
         assert_eq!(seven.expect_error("token_expired")["replyTo"], frame["type"]);
     }
-    // A token of somebody else renews nothing.
+    // A token of another user does not renew it.
     let others = site.jwt(9, LONG * 60);
     seven.send(&json!({"type": "user_connected", "userId": 7, "token": others}));
     seven.expect_error("identity_mismatch");
@@ -723,11 +738,11 @@ fn check_expiry_and_renewal(site: &Site, server: &Server) {
     assert_eq!(seven.expect_type("user_connected")["clientId"], "again");
     eight.drain();
     seven.send(&typing(41));
-    assert_eq!(eight.expect_type("typing")["userId"], 7, "it is in the thread as before");
-    // The other connection is not renewed by that.
+    assert_eq!(eight.expect_type("typing")["userId"], 7, "it is still in the thread");
+    // The other connection is not renewed.
     other.send(&typing(41));
     other.expect_error("token_expired");
-    // Nor does an expired token open anything.
+    // An expired token does not authenticate a new connection either.
     let mut late = Client::at(address, &format!("/?token={short}"), &[]);
     late.expect_error("token_expired");
     assert_anonymous(&mut late);
@@ -738,7 +753,7 @@ fn expired_token_is_reported_and_can_be_renewed() {
     let site = two_member_site();
     site.set_jwt_secret(SECRET);
     let file = SecretFile::with(&[SECRET]);
-    let server = at(&site, &["--jwt-secret-file", file.path()]);
+    let server = start_server(&site, &["--jwt-secret-file", file.path()]);
     check_expiry_and_renewal(&site, &server);
     assert_eq!(site.proof_requests().len(), 0);
 }
@@ -747,6 +762,6 @@ fn expired_token_is_reported_and_can_be_renewed() {
 fn expiry_is_read_from_the_token_itself() {
     let site = two_member_site();
     site.set_jwt_secret(SECRET);
-    let server = at(&site, &[]);
+    let server = start_server(&site, &[]);
     check_expiry_and_renewal(&site, &server);
 }

@@ -28,7 +28,7 @@ const TIMER_MAX: Duration = Duration::from_secs(3600);
 pub(crate) struct Claim {
     /// The user that the client claims to be.
     pub user: Id,
-    /// What the reply refers to.
+    /// The frame that the reply refers to.
     pub reply: ReplyTo,
 }
 
@@ -63,7 +63,7 @@ struct ConnState {
     closing: bool,
 }
 
-/// What a connection may do.
+/// The rights of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthState {
     /// It may only authenticate.

@@ -13,7 +13,7 @@ const ENDED_TTL: Duration = Duration::from_secs(60);
 /// Ended calls that are remembered; beyond it, the oldest is dropped.
 const ENDED_MAX: usize = 4_096;
 
-/// What devices are told about the end of a call.
+/// The end of a call, as devices receive it.
 #[derive(Clone, Debug)]
 pub(crate) struct CallEnd {
     /// The `callId`.
@@ -29,7 +29,7 @@ pub(crate) struct CallEnd {
 /// A call that has ended.
 #[derive(Debug)]
 pub(crate) struct EndedCall {
-    /// What devices are told about the end.
+    /// The end, as devices receive it.
     pub end: CallEnd,
     /// The user who began it.
     pub caller: Id,

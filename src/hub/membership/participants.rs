@@ -56,7 +56,7 @@ pub(super) struct ParticipantQuery {
     pub(super) asked_at: Option<RequestTime>,
 }
 
-/// What is known of one thread.
+/// The known state of one thread.
 #[derive(Debug, Default)]
 pub(super) struct ThreadRecord {
     pub(super) list: Option<ParticipantList>,

@@ -41,7 +41,7 @@ pub(crate) struct PendingMessage {
     pub origin: ConnId,
     /// The connection that gets the outcome: the origin, or its user's next one.
     pub conn: ConnId,
-    /// What the outcome refers to.
+    /// The frame that the outcome refers to.
     pub reply: ReplyTo,
     /// The recipient as the sender wrote it.
     pub recipient: Option<Id>,
