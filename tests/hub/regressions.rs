@@ -348,9 +348,9 @@ fn queries_of_a_departed_account_do_not_delay_others() {
     let alice = harness.open_proven(1, 2);
     harness.send(alice, &join(1));
     let received = harness.received();
-    let mut asked = 0;
+    let mut queries = 0;
     while let Some((request, thread)) = harness.try_next_list() {
-        asked += 1;
+        queries += 1;
         if thread == 1 {
             break;
         }
@@ -366,7 +366,7 @@ fn queries_of_a_departed_account_do_not_delay_others() {
                 if let Ask::Participants { thread, .. } = *ask {
                     if thread == 1 {
                         panic!(
-                            "alice waits behind {asked} queries of closed connections: {received:?}"
+                            "alice waits behind {queries} queries of closed connections: {received:?}"
                         );
                     }
                     harness.hub.handle(
@@ -376,14 +376,14 @@ fn queries_of_a_departed_account_do_not_delay_others() {
                         },
                         harness.now,
                     );
-                    asked += 1;
+                    queries += 1;
                 }
             }
         }
     }
     assert!(
-        received.is_empty() && asked < 100,
-        "{asked} queries of closed connections: {received:?}"
+        received.is_empty() && queries < 100,
+        "{queries} queries of closed connections: {received:?}"
     );
 }
 
@@ -566,8 +566,8 @@ fn load_shedding_is_cheap_when_oldest_are_busy() {
     for busy in [1000_u64, 2000, 4000, 8000] {
         let mut membership = Membership::new(60 * S, false);
         for thread in 1..=50_000 {
-            let asked = RequestTime { at: now, request_id: RequestId(thread) };
-            membership.set_list(thread, Box::new([7]), asked);
+            let requested = RequestTime { at: now, request_id: RequestId(thread) };
+            membership.set_list(thread, Box::new([7]), requested);
         }
         for thread in 1..=busy {
             membership.request_list(thread, 7, &credential);
@@ -585,7 +585,7 @@ fn load_shedding_is_cheap_when_oldest_are_busy() {
     assert!(costs.iter().all(|(_, one, ..)| *one < Duration::from_millis(5)), "{costs:?}");
 }
 
-// The query was counted as asked before the message was refused for lack of space, and never sent.
+// The query was marked as sent although the message was refused for lack of space, and never sent.
 #[test]
 fn rejected_message_leaves_its_token_usable() {
     let held_frames = HeldFrameLimits { total: 1, ..settings().held_frames };
@@ -626,7 +626,7 @@ fn older_list_does_not_replace_a_newer_one() {
     let mallory = harness.open_proven(1, 4);
     harness.send(mallory, &join(1));
     harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("not asked") };
+    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
     harness.advance(S);
     // Now Mallory is removed. Alice sends a message, and the site's answer has the new list.
     harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x"}"#);
@@ -661,7 +661,7 @@ fn list_age_is_measured_from_the_query() {
     let mallory = harness.open_proven(1, 4);
     harness.send(mallory, &join(1));
     harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("not asked") };
+    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
     harness.advance(30 * S);
     harness.list(eight, &[3]);
     harness.list(old, &[3, 4]);
