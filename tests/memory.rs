@@ -4,8 +4,8 @@
 //! not include malloc's overhead (8 bytes per block, and rounding up to a multiple of 16), so the tests
 //! also count blocks, of which there must be next to none.
 //!
-//! `cargo test --test memory -- --nocapture` prints where the bytes go; `docs/ARCHITECTURE.md` has
-//! the same byte by byte.
+//! `cargo test --test memory -- --nocapture` prints the bytes of each step; `docs/ARCHITECTURE.md`
+//! explains them byte by byte.
 
 #![allow(clippy::unwrap_used)]
 

@@ -227,7 +227,7 @@ fn shutdown_and_timeout_answer_503() {
     let assert_503 = |answer: &str| {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert_eq!(header_of(answer, "retry-after").as_deref(), Some("5"));
-        // A browser shows it to a page only if it is named (the Fetch standard, section 3.3.3).
+        // A browser shows the header to a page only if it is exposed (the Fetch standard, section 3.3.3).
         let exposed = header_of(answer, "access-control-expose-headers");
         assert_eq!(exposed.as_deref(), Some("Retry-After"));
     };
@@ -483,7 +483,7 @@ fn absent_group_callee_may_ask_while_still_a_participant() {
     let (request, _) = harness.next_proof();
     harness.prove(request, 9, None);
     assert_eq!(status(&next_reply(&mut harness, asker))["state"], "ringing");
-    // The site takes 9 out of the thread.
+    // The site removes user 9 from the thread.
     harness.advance(61 * SECOND);
     harness.send(seven, r#"{"type":"join_thread","threadId":41}"#);
     let (request, ..) = harness.next_list();

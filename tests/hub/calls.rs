@@ -647,7 +647,7 @@ fn verified_call_is_for_participants_and_ends_on_removal() {
     assert_eq!(harness.received().len(), 1);
     harness.send(nine, r#"{"type":"call_resume","callId":"c"}"#);
     harness.assert_error(nine, "no_such_call");
-    // The site takes 8 out of the thread.
+    // The site removes user 8 from the thread.
     harness.advance(61 * SECOND);
     harness.received();
     harness.send(seven, r#"{"type":"join_thread","threadId":41}"#);

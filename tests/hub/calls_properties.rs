@@ -87,8 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a device has received of a call: how often it was in it or rang, and how often the call
-/// ended for it.
+/// How often a device was in a call or rang for it, and how often it was told that
+/// the call ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     opens: u32,

@@ -571,7 +571,7 @@ fn outcome_of_absent_sender_waits_for_reconnect() {
     harness.close(conn);
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
     harness.assert_nothing_received();
-    // With a fresh token.
+    // The user comes back with a fresh token.
     let back = harness.open_with(1, "fresh");
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 7, None);

@@ -1,6 +1,6 @@
 //! Deterministic random numbers: the same seed gives the same sequence.
 
-/// splitmix64 (Steele, Lea and Flood, 2014): small, quick, and good enough to draw scripts.
+/// splitmix64 (Steele, Lea and Flood, 2014): small, fast, and good enough for random scripts.
 pub struct Rng(u64);
 
 impl Rng {

@@ -16,7 +16,7 @@ use crate::world::World;
 
 /// Steps of a run.
 const STEPS: usize = 400;
-/// Connections at a time.
+/// The maximum number of connections at a time.
 const LINKS_MAX: usize = 9;
 
 /// Statistics of a run, to see that it tests something.
@@ -159,7 +159,7 @@ impl Script<'_> {
         }
     }
 
-    /// The slot of some connection.
+    /// The slot of a random connection.
     pub fn pick_connection(&mut self) -> Option<usize> {
         let links = self.world.links.iter().enumerate();
         let slots: Vec<usize> =
@@ -241,7 +241,7 @@ impl Script<'_> {
         world.site.change(thread, participants, now);
     }
 
-    // ---- the end
+    // ---- the end of the run
 
     /// Lets the site answer, all clients read and time pass; then checks that nothing is pending.
     fn settle(&mut self) {

@@ -41,7 +41,7 @@ pub struct ReportedMessage {
 
 struct Token {
     user: u64,
-    /// In seconds since 1970, by the site's clock.
+    /// In seconds since 1970 on the site's clock.
     expires_s: Option<u64>,
     revoked: bool,
 }

@@ -1,6 +1,6 @@
-//! A server without sockets, its clients and its site, in virtual time. The hub, the wire and the
-//! outbox are the real ones; what `server.rs` and `server/connections.rs` do with sockets is done here
-//! with bytes in memory.
+//! The simulated world: a server without sockets, its clients and its site, in virtual time. The hub,
+//! the wire and the outbox are the real ones; this module does with bytes in memory what `server.rs`
+//! and `server/connections.rs` do with sockets.
 
 use std::time::{Duration, Instant};
 
