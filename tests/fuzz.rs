@@ -1,5 +1,5 @@
-//! The fuzz targets on stable Rust: their seeds, what they once found, and some seconds of
-//! generated cases. The long run is `fuzz/README.md`.
+//! Runs the fuzz targets on stable Rust: their seeds, past findings, and some seconds of generated
+//! cases. For long runs see `fuzz/README.md`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +34,7 @@ const TARGETS: [Target; 4] = [
     ("site_answers", site_answers::run),
 ];
 
-/// The cases that are kept for a target.
+/// The stored cases of a target: file names and contents.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let mut seeds: Vec<_> = fs::read_dir(&folder)
@@ -62,10 +62,10 @@ fn seeds_and_past_findings_pass() {
 fn every_truncated_seed_passes() {
     for (target, run) in TARGETS {
         for (name, seed) in seeds(target) {
-            // In all, some hundred beginnings of each.
+            // About a hundred prefixes of each seed.
             for end in (0..seed.len()).step_by(1 + seed.len() / 100) {
-                let holds = catch_unwind(|| run(&seed[..end])).is_ok();
-                assert!(holds, "{end} bytes of fuzz/seeds/{target}/{name} fail");
+                let passes = catch_unwind(|| run(&seed[..end])).is_ok();
+                assert!(passes, "{end} bytes of fuzz/seeds/{target}/{name} fail");
             }
         }
     }
@@ -78,7 +78,7 @@ fn recorded_site_replies_pass() {
     }
 }
 
-/// A recorded answer as a case of the target.
+/// A recorded site reply as a case of the target `site_answers`.
 fn case_of(fixture: &fixtures::Fixture) -> Vec<u8> {
     let header = |name| fixture.header(name).unwrap_or_default();
     let head = format!(
@@ -92,7 +92,7 @@ fn case_of(fixture: &fixtures::Fixture) -> Vec<u8> {
     [head.into_bytes(), fixture.body.clone()].concat()
 }
 
-/// A seed with some bytes changed, some taken out and some put in.
+/// A seed with random bytes changed, removed and inserted.
 fn mutations_of(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
     let seeds: Vec<Vec<u8>> = seeds(target).into_iter().map(|(_, seed)| seed).collect();
     let piece = prop_oneof![vec(any::<u8>(), 0..4), "[\\[{\":,}\\]a0\n]{0,4}".prop_map(Into::into)];
@@ -144,8 +144,8 @@ proptest! {
         bytes in prop_oneof![
             mutations_of("frame"),
             lines_of(prop_oneof![
-                4 => ("[abc]", strategies::near_valid_frame()).prop_map(|(who, frame)| who + &frame),
-                1 => ("[abc]", strategies::any_text()).prop_map(|(who, text)| who + &text),
+                4 => ("[abc]", strategies::near_valid_frame()).prop_map(|(client, frame)| client + &frame),
+                1 => ("[abc]", strategies::any_text()).prop_map(|(client, text)| client + &text),
                 2 => "![flsp][0-9]{1,2}(,[1-9]){0,4}",
                 1 => "[ABC](user-[1-9])?",
                 1 => "\\+[0-9]{1,3}",

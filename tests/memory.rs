@@ -1,12 +1,11 @@
-//! What a connection costs the hub, and the whole server, in bytes that were asked of the allocator
-//! and not given back.
+//! Memory of a connection in the hub and in the whole server: bytes allocated and not freed.
 //!
-//! The counter stands before the allocator of this test's process and counts for each thread by
-//! itself. What malloc adds to a block, 8 bytes and what makes it a multiple of 16, is not in it: so
-//! the blocks are counted too, and there have to be next to none.
+//! The counter wraps the allocator of this test's process, and counts each thread separately. It does
+//! not include malloc's overhead (8 bytes per block, and rounding up to a multiple of 16), so the tests
+//! also count blocks, of which there must be next to none.
 //!
-//! `cargo test --test memory -- --nocapture` prints where the bytes go; `docs/ARCHITECTURE.md` has
-//! the same byte by byte.
+//! `cargo test --test memory -- --nocapture` prints the bytes of each step; `docs/ARCHITECTURE.md`
+//! explains them byte by byte.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,15 +26,15 @@ use buddyline::hub::interface::{ConnId, Effect, HubCounts, Input, Now, Settings}
 use buddyline::server::Server;
 use clap::Parser;
 
-/// Connections, each of another user, two of them in each thread.
+/// Connections, each of its own user, two in each thread.
 const HUB_CONNECTIONS: u32 = 10_000;
-/// What an idle connection, identified and joined, may cost the hub. As counted it is 150; the rest
-/// is a margin for the standard library and the crates, whose tables may grow otherwise one day.
+/// The hub's limit for an idle connection that is identified and has joined a thread. The measured
+/// value is 150; the rest is a margin for changes in the tables of the standard library and the crates.
 const IDLE_BYTES_MAX: f64 = 154.0;
-/// Blocks that the hub may have in all: those of its tables, ten as counted.
+/// The limit for the hub's blocks in all: those of its tables, of which ten are measured.
 const BLOCKS_MAX: i64 = 12;
 
-/// What has been asked of the allocator and not given back.
+/// Memory allocated and not freed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     bytes: i64,
@@ -48,17 +47,17 @@ impl Held {
     }
 }
 
-/// A row of the table of what a connection costs.
+/// Prints a row of the table of costs per connection.
 fn print_part(part: &str, held: Held) {
     println!("{part:<32} {:>8.2} bytes {:>6} blocks", held.bytes_each(), held.blocks);
 }
 
-/// A hub, its clock, and what it holds.
+/// A hub, its clock, and the memory that it holds.
 struct HubUnderTest {
     hub: Hub,
     now: Now,
     held: Held,
-    heard: u32,
+    received: u32,
 }
 
 impl HubUnderTest {
@@ -70,10 +69,10 @@ impl HubUnderTest {
         let mut hub = None;
         let info = measure(|| hub = Some(Hub::new(settings)));
         let held = Held { bytes: info.bytes_current, blocks: info.count_current };
-        HubUnderTest { hub: hub.unwrap(), now, held, heard: 0 }
+        HubUnderTest { hub: hub.unwrap(), now, held, received: 0 }
     }
 
-    /// Does something, and prints and adds up what the hub holds from then on, or no longer.
+    /// Runs a step, prints by how much the hub's memory changed, and adds it up.
     fn measure_step(&mut self, what: &str, go: impl FnOnce(&mut HubUnderTest)) -> Held {
         let info = measure(|| go(self));
         let more = Held { bytes: info.bytes_current, blocks: info.count_current };
@@ -86,7 +85,7 @@ impl HubUnderTest {
 
     fn drain(&mut self) {
         while let Some(effect) = self.hub.next_effect() {
-            self.heard += match effect {
+            self.received += match effect {
                 Effect::Send { .. } => 1,
                 Effect::FanOut { to, .. } => self.hub.receivers(to).len() as u32,
                 Effect::Ask { .. } | Effect::Close { .. } | Effect::Wake(_) => 0,
@@ -135,16 +134,16 @@ impl HubUnderTest {
         self.send_each(|slot| format!(r#"{{"type":"typing","threadId":{}}}"#, slot / 2 + 1));
     }
 
-    /// Each types ten times and hears twenty, and then that both are done.
+    /// Each connection types ten times and receives twenty typing frames, then two ends of typing.
     fn type_and_idle(&mut self) {
-        let before = self.heard;
+        let before = self.received;
         for _ in 0..10 {
             self.type_once();
             self.advance(Duration::from_millis(500));
         }
-        assert_eq!(self.heard - before, 20 * HUB_CONNECTIONS);
+        assert_eq!(self.received - before, 20 * HUB_CONNECTIONS);
         self.advance(Duration::from_secs(10));
-        assert_eq!(self.heard - before, 22 * HUB_CONNECTIONS, "they have stopped");
+        assert_eq!(self.received - before, 22 * HUB_CONNECTIONS, "both have stopped typing");
     }
 
     fn close(&mut self) {
@@ -163,93 +162,93 @@ impl HubUnderTest {
 
 #[test]
 fn idle_connection_costs_hub_few_bytes_and_no_allocation() {
-    let mut place = HubUnderTest::new();
+    let mut fixture = HubUnderTest::new();
     println!("for each of {HUB_CONNECTIONS} connections, and blocks in all");
-    place.measure_step("opened", HubUnderTest::open);
-    place.measure_step("user_connected", HubUnderTest::identify);
-    place.measure_step("join_thread, two in each", HubUnderTest::join);
+    fixture.measure_step("opened", HubUnderTest::open);
+    fixture.measure_step("user_connected", HubUnderTest::identify);
+    fixture.measure_step("join_thread, two in each", HubUnderTest::join);
     println!(
         "{:<32} {:>8.2} bytes {:>6} blocks",
         "hub",
-        place.held.bytes_each(),
-        place.held.blocks
+        fixture.held.bytes_each(),
+        fixture.held.blocks
     );
-    assert!(place.held.bytes_each() <= IDLE_BYTES_MAX, "{:?}", place.held);
-    assert!(place.held.blocks <= BLOCKS_MAX, "{:?}", place.held);
+    assert!(fixture.held.bytes_each() <= IDLE_BYTES_MAX, "{:?}", fixture.held);
+    assert!(fixture.held.blocks <= BLOCKS_MAX, "{:?}", fixture.held);
 }
 
 #[test]
 fn idle_after_typing_costs_no_extra_memory() {
-    let mut place = HubUnderTest::new();
-    place.measure_step("idle", |place| {
-        place.open();
-        place.identify();
-        place.join();
+    let mut fixture = HubUnderTest::new();
+    fixture.measure_step("idle", |fixture| {
+        fixture.open();
+        fixture.identify();
+        fixture.join();
     });
-    let typing = place.measure_step("while they type", HubUnderTest::type_once);
-    assert!(typing.bytes_each() > 100.0, "the counter sees what they type: {typing:?}");
-    place.measure_step("typing is over", |place| place.advance(Duration::from_secs(10)));
-    let used = place.measure_step("typed ten times, heard twenty", HubUnderTest::type_and_idle);
-    // A tree keeps a node when it has become empty.
-    assert!(place.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", place.held);
-    assert!(place.held.blocks <= BLOCKS_MAX + 4, "{:?}", place.held);
+    let typing = fixture.measure_step("while they type", HubUnderTest::type_once);
+    assert!(typing.bytes_each() > 100.0, "the counter sees the typing: {typing:?}");
+    fixture.measure_step("typing is over", |fixture| fixture.advance(Duration::from_secs(10)));
+    let used = fixture.measure_step("typed ten times, received 20", HubUnderTest::type_and_idle);
+    // An empty tree keeps a node.
+    assert!(fixture.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", fixture.held);
+    assert!(fixture.held.blocks <= BLOCKS_MAX + 4, "{:?}", fixture.held);
     assert!(used.bytes == 0 && used.blocks == 0, "the second time costs nothing: {used:?}");
 }
 
 #[test]
 fn repeated_typing_allocates_nothing() {
     const TYPING: &str = r#"{"type":"typing","threadId":7}"#;
-    let mut place = HubUnderTest::new();
-    place.open();
-    place.identify();
-    place.send_each(|slot| match slot {
+    let mut fixture = HubUnderTest::new();
+    fixture.open();
+    fixture.identify();
+    fixture.send_each(|slot| match slot {
         0..1_000 => r#"{"type":"join_thread","threadId":7}"#.to_owned(),
         _ => r#"{"type":"ping"}"#.to_owned(),
     });
-    let typist = ConnId { slot: 0, serial: 1 };
-    let first = place.measure_frame(typist, TYPING);
-    assert!(first > 0, "the first frame is encoded and its typist recorded");
-    let before = place.heard;
-    assert_eq!(place.measure_frame(typist, TYPING), 0);
-    assert_eq!(place.heard - before, 1_000);
+    let typing_conn = ConnId { slot: 0, serial: 1 };
+    let first = fixture.measure_frame(typing_conn, TYPING);
+    assert!(first > 0, "the first frame is encoded and the typing user recorded");
+    let before = fixture.received;
+    assert_eq!(fixture.measure_frame(typing_conn, TYPING), 0);
+    assert_eq!(fixture.received - before, 1_000);
 }
 
 #[test]
 fn tables_are_empty_and_reused_after_all_disconnect() {
-    let mut place = HubUnderTest::new();
-    place.measure_step("idle", |place| {
-        place.open();
-        place.identify();
-        place.join();
-        place.type_and_idle();
+    let mut fixture = HubUnderTest::new();
+    fixture.measure_step("idle", |fixture| {
+        fixture.open();
+        fixture.identify();
+        fixture.join();
+        fixture.type_and_idle();
     });
-    place.measure_step("gone", HubUnderTest::close);
+    fixture.measure_step("gone", HubUnderTest::close);
     assert_eq!(
-        place.hub.counts(),
+        fixture.hub.counts(),
         HubCounts { connections: 0, users: 0, threads: 0, deliveries: 0, calls: [0, 0] }
     );
-    // The tables have their capacity still, and nothing else is left.
-    assert!(place.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", place.held);
-    assert!(place.held.blocks <= BLOCKS_MAX + 6, "{:?}", place.held);
-    let again = place.measure_step("the same again", |place| {
-        place.open();
-        place.identify();
-        place.join();
-        place.type_and_idle();
+    // The tables keep their capacity, and nothing else is left.
+    assert!(fixture.held.bytes_each() <= IDLE_BYTES_MAX + 1.0, "{:?}", fixture.held);
+    assert!(fixture.held.blocks <= BLOCKS_MAX + 6, "{:?}", fixture.held);
+    let again = fixture.measure_step("the same again", |fixture| {
+        fixture.open();
+        fixture.identify();
+        fixture.join();
+        fixture.type_and_idle();
     });
-    assert!(again.bytes == 0 && again.blocks == 0, "those who come again find room: {again:?}");
+    assert!(again.bytes == 0 && again.blocks == 0, "later connections reuse the tables: {again:?}");
 }
 
 // ---- the whole server
 
-/// Connections over real sockets: both ends of each are in this process.
+/// Connections over real sockets, with both ends in this process.
 const SERVER_CONNECTIONS: usize = 1_000;
-/// What an idle connection, identified and joined, may cost the server: its place in the slab and
-/// the hub's part. As counted it is 355, of which 16 are checks of a build without
+/// The server's limit for an idle connection that is identified and has joined a thread: its place in
+/// the slab and the hub's part. The measured value is 355, of which 16 are checks of a build without
 /// optimisation; the rest is a margin, as above.
 const SERVER_BYTES_MAX: f64 = 366.0;
 
-/// A server that is turned by this thread, so that what it asks of the allocator is counted.
+/// A server whose event loop runs in this thread, so that its allocations are counted.
 struct ServerUnderTest {
     server: Server,
     address: SocketAddr,
@@ -264,7 +263,7 @@ impl ServerUnderTest {
         ServerUnderTest { server, address, clients }
     }
 
-    /// Each comes, says who it is, joins its thread, and hears that it has.
+    /// Connects all clients: each identifies itself, joins its thread and gets the confirmation.
     fn fill(&mut self) {
         for n in 0..SERVER_CONNECTIONS {
             let mut client = TcpStream::connect(self.address).unwrap();
@@ -279,20 +278,20 @@ impl ServerUnderTest {
         self.tick_until_idle();
     }
 
-    /// Turns the loop until a guest has heard this.
+    /// Runs the event loop until this client has received this text.
     fn tick_until_received(&mut self, client: usize, what: &str) {
         let mut buffer = [0; 1 << 16];
-        let mut heard = String::new();
-        while !heard.contains(what) {
+        let mut received = String::new();
+        while !received.contains(what) {
             match self.clients[client].read(&mut buffer) {
                 Ok(0) => panic!("closed"),
-                Ok(bytes) => heard += &String::from_utf8_lossy(&buffer[..bytes]),
+                Ok(bytes) => received += &String::from_utf8_lossy(&buffer[..bytes]),
                 Err(_) => self.server.tick().unwrap(),
             }
         }
     }
 
-    /// Lets everyone read until there is nothing more to hear.
+    /// Runs the event loop for a while, and reads all that clients receive.
     fn tick_until_idle(&mut self) {
         let until = Instant::now() + Duration::from_millis(1_500);
         let mut buffer = [0; 1 << 16];
@@ -308,23 +307,23 @@ impl ServerUnderTest {
 #[test]
 fn idle_connection_costs_server_few_bytes_and_no_allocation() {
     println!("place in the slab {:>29} bytes", size_of::<Connection>());
-    let mut house = ServerUnderTest::new();
-    let info = measure(|| house.fill());
+    let mut fixture = ServerUnderTest::new();
+    let info = measure(|| fixture.fill());
     let [bytes, blocks] = [info.bytes_current, info.count_current];
     let each = bytes as f64 / SERVER_CONNECTIONS as f64;
     println!("the whole server, of {SERVER_CONNECTIONS:<11} {each:>8.2} bytes {blocks:>6} blocks");
     assert!(each <= SERVER_BYTES_MAX, "{each} bytes for each");
     assert!(blocks <= 2 * BLOCKS_MAX, "{blocks} blocks");
-    // The flood of their arrivals has left nothing, and neither does what they say.
+    // The burst of connects has left nothing behind, and neither do the frames that follow.
     let info = measure(|| {
         for n in 0..SERVER_CONNECTIONS {
             let typing = format!(r#"{{"type":"typing","threadId":{}}}"#, n / 2 + 1);
-            house.clients[n].write_all(&bytes::text(&typing)).unwrap();
-            house.tick_until_received(n, "typing");
+            fixture.clients[n].write_all(&bytes::text(&typing)).unwrap();
+            fixture.tick_until_received(n, "typing");
         }
-        house.tick_until_idle();
-        house.tick_until_idle();
-        house.tick_until_idle();
+        fixture.tick_until_idle();
+        fixture.tick_until_idle();
+        fixture.tick_until_idle();
     });
     println!("after use {:>40} bytes {:>6} blocks in all", info.bytes_current, info.count_current);
     assert!(

@@ -1,17 +1,17 @@
-//! Random lives of a whole server, each drawn from a seed: connects, frames, lost, late and lying
-//! answers, slow readers, disconnects, clock jumps, drains and ends. After every step it is checked
-//! who has heard what.
+//! Simulation of a whole server, with random scripts drawn from seeds: connects, frames, lost, late and
+//! wrong answers of the site, slow readers, disconnects, clock jumps, drains, stops and kills. After
+//! every step an oracle checks which frames each connection has received.
 //!
 //! The hub, the wire and the outbox are the real ones. The sockets, the clients, the site and the
 //! time are simulated: a run of minutes takes milliseconds, and the same seed gives the same run.
 //!
-//! A run that fails says its seed. To see it again, with all its steps:
+//! A failed run prints its seed. To repeat it and print all its steps:
 //!
 //! ```text
 //! BUDDYLINE_SIMULATION_SEED=17 cargo test --test simulation
 //! ```
 //!
-//! To look for more, until it is stopped or something is found:
+//! To run new seeds until you stop it or a run fails:
 //!
 //! ```text
 //! BUDDYLINE_SIMULATION=forever cargo test --release --test simulation -- --nocapture
@@ -52,20 +52,20 @@ use std::time::{Duration, Instant, SystemTime};
 use script::RunStats;
 use trace::Trace;
 
-/// Seeds of each test run.
+/// How many seeds each test run covers.
 const SEEDS: u64 = 256;
-/// Lines that are told of a run that fails.
+/// How many lines of the trace are printed when a run fails.
 const TRACE_LINES: usize = 120;
 
-/// Runs a seed; when it fails, says how to see it again.
-fn run(seed: u64, told: usize) -> (RunStats, u64) {
-    let mut trace = Trace::new(told);
+/// Runs a seed; prints how to repeat it when it fails.
+fn run(seed: u64, trace_lines: usize) -> (RunStats, u64) {
+    let mut trace = Trace::new(trace_lines);
     match catch_unwind(AssertUnwindSafe(|| script::run(seed, &mut trace))) {
         Ok(sum) => (sum, trace.sum()),
         Err(fault) => {
             let (text, steps) = (trace.text(), trace.steps);
             eprintln!(
-                "{text}\nseed {seed} fails in step {steps}; to see all of it:\n\
+                "{text}\nseed {seed} fails in step {steps}; to repeat it and print all steps:\n\
                  BUDDYLINE_SIMULATION_SEED={seed} cargo test --test simulation"
             );
             resume_unwind(fault);
@@ -77,12 +77,12 @@ fn add(sum: &mut RunStats, other: RunStats) {
     sum.deliveries_to_others += other.deliveries_to_others;
     sum.missed += other.missed;
     sum.restarts += other.restarts;
-    for (word, count) in other.outcomes {
-        *sum.outcomes.entry(word).or_default() += count;
+    for (outcome, count) in other.outcomes {
+        *sum.outcomes.entry(outcome).or_default() += count;
     }
 }
 
-/// Runs every fourth of the seeds.
+/// Runs every fourth seed from `first` on.
 fn run_quarter(first: u64) -> RunStats {
     let mut sum = RunStats::default();
     let only = std::env::var("BUDDYLINE_SIMULATION_SEED");
@@ -95,10 +95,10 @@ fn run_quarter(first: u64) -> RunStats {
     for seed in (first..SEEDS).step_by(4) {
         add(&mut sum, run(seed, TRACE_LINES).0);
     }
-    // A script in which nothing happens finds nothing.
+    // Guards against scripts that hardly test anything.
     assert!(sum.deliveries_to_others > 500 && sum.missed > 0 && sum.restarts > 10, "{sum:?}");
-    for word in ["message", "unknown_outcome", "site_unavailable", "not_stored", "overloaded"] {
-        assert!(sum.outcomes.get(word).is_some_and(|count| *count > 5), "{word}: {sum:?}");
+    for outcome in ["message", "unknown_outcome", "site_unavailable", "not_stored", "overloaded"] {
+        assert!(sum.outcomes.get(outcome).is_some_and(|count| *count > 5), "{outcome}: {sum:?}");
     }
     sum
 }
@@ -128,7 +128,11 @@ fn the_same_seed_gives_the_same_run() {
     for seed in 0..8 {
         let (first, second) = (run(seed, TRACE_LINES).1, run(seed, TRACE_LINES).1);
         assert_eq!(first, second, "seed {seed} runs differently each time");
-        assert_ne!(first, run(seed + 1, TRACE_LINES).1, "seed {seed} decides nothing");
+        assert_ne!(
+            first,
+            run(seed + 1, TRACE_LINES).1,
+            "seeds {seed} and the next give the same run"
+        );
     }
 }
 
@@ -138,16 +142,16 @@ fn soak_run_continues_until_stopped() {
         return;
     }
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    // Not the seeds of the last time.
+    // Start at seeds that earlier soak runs did not use.
     let first = since_1970.as_secs() << 20;
-    let (begun, mut told) = (Instant::now(), Instant::now());
+    let (start, mut reported) = (Instant::now(), Instant::now());
     let mut sum = RunStats::default();
     for seed in first.. {
         add(&mut sum, run(seed, TRACE_LINES).0);
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
+        if reported.elapsed() > Duration::from_secs(10) {
+            reported = Instant::now();
             let runs = seed - first + 1;
-            println!("{runs} seeds in {} s, up to {seed}: {sum:?}", begun.elapsed().as_secs());
+            println!("{runs} seeds in {} s, up to {seed}: {sum:?}", start.elapsed().as_secs());
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What TLS costs: bytes for each connection that rests, and processor time for each handshake and
-//! each frame.
+//! Cost of TLS: memory per idle connection, and CPU time per handshake and per frame.
 //!
 //! `cargo test --release --test tls_cost -- --ignored --nocapture --test-threads 1` prints the
 //! times; `docs/ARCHITECTURE.md` has them.
@@ -28,11 +27,11 @@ use tls::{Certificate, Client};
 
 /// Connections whose bytes are counted.
 const CONNECTIONS: usize = 200;
-/// What a connection that rests may cost with TLS, of which about 340 are what it costs without.
-/// As counted it is 2,230 with TLS 1.3 and 1,960 with 1.2; the rest is a margin for rustls.
+/// The limit for an idle connection with TLS, of which about 340 bytes are its cost without TLS. The
+/// measured values are 2,230 with TLS 1.3 and 1,960 with 1.2; the rest is a margin for rustls.
 const BYTES_MAX: f64 = 4_500.0;
 
-/// Bytes that the server asks of the allocator for each connection, and has not given back.
+/// The bytes per connection that the server has allocated and not freed.
 fn bytes_each(
     certificate: &Certificate,
     version: &'static rustls::SupportedProtocolVersion,
@@ -43,47 +42,47 @@ fn bytes_each(
     let mut server = buddyline::server::Server::bind(&config).unwrap();
     let address = server.addresses()[0];
     let client = certificate.client(&[version]);
-    let (tells, told) = channel();
-    // The counter counts this thread alone: clients live in another.
-    let guests = thread::spawn(move || {
-        let mut guests = Vec::new();
-        for round in 0..2 {
-            for user in round * CONNECTIONS + 1..=(round + 1) * CONNECTIONS {
-                guests.push(Client::in_thread(address, &client, user as u64, user as u64 / 2));
+    let (ready, is_ready) = channel();
+    // The counter counts this thread alone, so the clients run in another.
+    let clients = thread::spawn(move || {
+        let mut clients = Vec::new();
+        for batch in 0..2 {
+            for user in batch * CONNECTIONS + 1..=(batch + 1) * CONNECTIONS {
+                clients.push(Client::in_thread(address, &client, user as u64, user as u64 / 2));
             }
-            // A while, for the server to read and to rest.
+            // Time for the server to read everything and become idle.
             thread::sleep(Duration::from_millis(1_500));
-            tells.send(()).unwrap();
+            ready.send(()).unwrap();
         }
-        guests
+        clients
     });
-    let mut turn = || {
+    let mut serve_batch = || {
         loop {
             server.tick().unwrap();
-            match told.try_recv() {
+            match is_ready.try_recv() {
                 Ok(()) => return,
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => panic!("the clients have failed"),
             }
         }
     };
-    // What all share is made for the first.
-    turn();
-    let more = measure(turn);
-    drop(guests.join().unwrap());
-    more.bytes_current as f64 / CONNECTIONS as f64
+    // The first batch allocates everything that connections share.
+    serve_batch();
+    let held = measure(serve_batch);
+    drop(clients.join().unwrap());
+    held.bytes_current as f64 / CONNECTIONS as f64
 }
 
 #[test]
 fn idle_tls_connection_holds_no_buffers() {
     let certificate = Certificate::new();
-    // Both at once: each thread has a counter of its own.
+    // Both versions run in parallel: each thread has its own counter.
     thread::scope(|scope| {
         for (name, version) in [("1.2", &TLS12), ("1.3", &TLS13)] {
             let certificate = &certificate;
             scope.spawn(move || {
                 let bytes = bytes_each(certificate, version);
-                println!("a connection at rest, TLS {name}: {bytes:.0} bytes");
+                println!("an idle connection, TLS {name}: {bytes:.0} bytes");
                 assert!(bytes <= BYTES_MAX, "{bytes} bytes for each");
             });
         }
@@ -92,7 +91,7 @@ fn idle_tls_connection_holds_no_buffers() {
 
 // ---- times
 
-/// How long something takes, by the loop's own processor time.
+/// The event loop's CPU time per repetition, of `times` repetitions.
 fn cost(server: &Server, times: u32, run: impl FnOnce()) -> Duration {
     let before = server.cpu_time().1;
     run();
@@ -100,7 +99,7 @@ fn cost(server: &Server, times: u32, run: impl FnOnce()) -> Duration {
 }
 
 #[test]
-#[ignore = "it measures"]
+#[ignore = "measures times"]
 fn tls_handshake_cost() {
     const TIMES: u32 = 1_000;
     let certificate = Certificate::new();
@@ -127,7 +126,7 @@ fn tls_handshake_cost() {
 }
 
 #[test]
-#[ignore = "it measures"]
+#[ignore = "measures times"]
 fn tls_frame_cost() {
     const TIMES: u32 = 20_000;
     let certificate = Certificate::new();
@@ -135,11 +134,11 @@ fn tls_frame_cost() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let plain = Server::start(&["--no-limits", "--presence=off"]);
     let time = cost(&plain, TIMES, || {
-        alone(TIMES, |frame| {
-            let mut one = plain::Client::as_user(plain.address(), 1);
+        repeat_ping(TIMES, |frame| {
+            let mut client = plain::Client::as_user(plain.address(), 1);
             frame(&mut |text| {
-                one.send(text);
-                one.expect_type("pong");
+                client.send(text);
+                client.expect_type("pong");
             });
         })
     });
@@ -148,12 +147,12 @@ fn tls_frame_cost() {
         let server = Server::start(&arguments);
         let client = certificate.client(&[version]);
         let time = cost(&server, TIMES, || {
-            alone(TIMES, |frame| {
-                let mut one = Client::connect(server.address(), &client);
-                one.identify(1);
+            repeat_ping(TIMES, |frame| {
+                let mut client = Client::connect(server.address(), &client);
+                client.identify(1);
                 frame(&mut |text| {
-                    one.send(text);
-                    one.expect("pong");
+                    client.send(text);
+                    client.expect("pong");
                 });
             })
         });
@@ -161,16 +160,16 @@ fn tls_frame_cost() {
     }
 }
 
-/// Runs something so many times.
-fn alone(times: u32, with: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(&serde_json::Value)))) {
+/// Calls `with` with a function that sends `times` pings through a given sender.
+fn repeat_ping(times: u32, with: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(&serde_json::Value)))) {
     let frame = json!({"type": "ping"});
     with(&mut |send| (0..times).for_each(|_| send(&frame)));
 }
 
 #[test]
-#[ignore = "it measures"]
+#[ignore = "measures memory"]
 fn idle_tls_connections_cost() {
-    const CROWD: u64 = 2_000;
+    const COUNT: u64 = 2_000;
     let certificate = Certificate::new();
     let arguments = certificate.arguments(&["--no-limits"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -178,19 +177,19 @@ fn idle_tls_connections_cost() {
         let server = Server::start(&arguments);
         let client = certificate.client(&[version]);
         let before = server.resident_kib();
-        let mut clients: Vec<Client> = (0..CROWD)
+        let mut clients: Vec<Client> = (0..COUNT)
             .map(|user| Client::in_thread(server.address(), &client, user + 1, user / 2 + 1))
             .collect();
         let until = Instant::now() + Duration::from_secs(2);
-        for guest in &mut clients {
-            guest.stream().sock.set_nonblocking(true).unwrap();
+        for client in &mut clients {
+            client.stream().sock.set_nonblocking(true).unwrap();
         }
         while Instant::now() < until {
-            for guest in &mut clients {
-                let _ = guest.stream().read(&mut [0; 4096]);
+            for client in &mut clients {
+                let _ = client.stream().read(&mut [0; 4096]);
             }
         }
-        let each = (server.resident_kib() - before) * 1024 / CROWD;
-        println!("resident for each of {CROWD} at rest, TLS {name}: {each} bytes");
+        let each = (server.resident_kib() - before) * 1024 / COUNT;
+        println!("resident memory per idle connection of {COUNT}, TLS {name}: {each} bytes");
     }
 }

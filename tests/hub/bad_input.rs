@@ -1,4 +1,4 @@
-//! What a client may send, and what it hears if it sends something else.
+//! Invalid input: the error that each invalid frame gets, and unusual frames that are valid.
 
 use buddyline::hub::interface::Input;
 
@@ -75,9 +75,12 @@ fn invalid_frame_gets_error_code_and_changes_nothing() {
     ] {
         harness.send(alice, text);
         let fault = harness.assert_error(alice, code);
-        let words = fault["message"].as_str().unwrap();
-        assert!(words.contains(part), "{text} is answered {words:?}, which lacks {part:?}");
-        assert!(!words.contains("s3cret"), "no token in an error");
+        let message = fault["message"].as_str().unwrap();
+        assert!(
+            message.contains(part),
+            "{text} is answered {message:?}, which does not contain {part:?}"
+        );
+        assert!(!message.contains("s3cret"), "no token in an error");
     }
     harness.send(alice, r#"{"type":"online_users"}"#);
     harness.assert_received(&[(alice, r#"{"type":"online_users","userIds":[2]}"#)]);
@@ -141,9 +144,9 @@ fn deep_nesting_is_rejected_without_harm() {
     let alice = harness.open_as(0, "2");
     let deep = format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     harness.send(alice, &deep);
-    let heard = harness.received();
-    assert_eq!(heard.len(), 1);
-    assert!(heard[0].1["type"] == "pong" || heard[0].1["code"] == "invalid_json");
+    let received = harness.received();
+    assert_eq!(received.len(), 1);
+    assert!(received[0].1["type"] == "pong" || received[0].1["code"] == "invalid_json");
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn frame_length_uses_the_shortest_encoding() {
         );
         harness.received();
         let bob = harness.open_as(1, "3");
-        // Of a call that the server does not know: nothing is added to it.
+        // A call frame of an unknown call is relayed unchanged.
         let call = format!(r#"{{"type":"answer","answer":"{offer}","recipientId":3}}"#);
         harness.send(alice, &call);
         harness.assert_received(&[(bob, &call)]);

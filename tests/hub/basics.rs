@@ -1,4 +1,4 @@
-//! The hub by scripts: inputs, and exactly the effects that follow.
+//! Scripted hub tests: inputs, and exactly the effects that follow.
 
 use std::time::{Duration, Instant};
 
@@ -139,7 +139,7 @@ fn typing_ends_by_itself_three_seconds_after_the_last_repeat() {
     let alice = harness.open_in(0, "2", "1");
     let bob = harness.open_in(1, "3", "1");
     let typing = r#"{"type":"typing","threadId":"1","userId":2,"typing":true}"#;
-    let over = r#"{"type":"typing","threadId":"1","userId":2,"typing":false}"#;
+    let stopped = r#"{"type":"typing","threadId":"1","userId":2,"typing":false}"#;
     harness.send(alice, r#"{"type":"typing","threadId":"1"}"#);
     harness.assert_received(&[(alice, typing), (bob, typing)]);
     harness.advance(2 * SECOND);
@@ -148,7 +148,7 @@ fn typing_ends_by_itself_three_seconds_after_the_last_repeat() {
     harness.advance(2 * SECOND);
     harness.assert_nothing_received();
     harness.advance(SECOND);
-    harness.assert_received(&[(alice, over), (bob, over)]);
+    harness.assert_received(&[(alice, stopped), (bob, stopped)]);
     harness.advance(60 * SECOND);
     harness.assert_nothing_received();
 }
@@ -157,22 +157,22 @@ fn typing_ends_by_itself_three_seconds_after_the_last_repeat() {
 fn continued_typing_uses_the_latest_id_form() {
     let mut harness = HubHarness::default();
     let alice = harness.open_in(0, "2", "1");
-    let types = |harness: &mut HubHarness, thread: &str, user: &str| {
+    let assert_typing = |harness: &mut HubHarness, thread: &str, user: &str| {
         for _ in 0..2 {
             harness.send(alice, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
-            let heard =
+            let expected =
                 format!(r#"{{"type":"typing","threadId":{thread},"userId":{user},"typing":true}}"#);
-            harness.assert_received(&[(alice, &heard)]);
+            harness.assert_received(&[(alice, &expected)]);
         }
     };
-    types(&mut harness, "1", "2");
-    types(&mut harness, r#""1""#, "2");
-    types(&mut harness, "7", "2");
-    types(&mut harness, "1", "2");
+    assert_typing(&mut harness, "1", "2");
+    assert_typing(&mut harness, r#""1""#, "2");
+    assert_typing(&mut harness, "7", "2");
+    assert_typing(&mut harness, "1", "2");
     harness.send(alice, r#"{"type":"user_connected","userId":"2"}"#);
     harness.assert_received(&[(alice, r#"{"type":"user_connected","userId":"2"}"#)]);
-    types(&mut harness, "1", r#""2""#);
-    types(&mut harness, "7", r#""2""#);
+    assert_typing(&mut harness, "1", r#""2""#);
+    assert_typing(&mut harness, "7", r#""2""#);
 }
 
 #[test]
@@ -230,10 +230,10 @@ fn leaving_a_thread_ends_typing_in_it() {
     harness.send(alice, r#"{"type":"typing","threadId":1}"#);
     harness.received();
     harness.send(alice, r#"{"type":"leave_thread","threadId":1}"#);
-    let over = r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#;
+    let stopped = r#"{"type":"typing","threadId":1,"userId":2,"typing":false}"#;
     harness.assert_received(&[
-        (alice, over),
-        (bob, over),
+        (alice, stopped),
+        (bob, stopped),
         (alice, r#"{"type":"thread_left","threadId":1}"#),
     ]);
 }
@@ -266,19 +266,19 @@ fn typing_without_join_reaches_sender_and_thread() {
 #[test]
 fn anonymous_typing_has_no_user_and_is_per_connection() {
     let mut harness = HubHarness::default();
-    let (react, other) = (harness.open(0), harness.open(1));
+    let (anonymous, other) = (harness.open(0), harness.open(1));
     let bob = harness.open_in(2, "3", "1");
     let typing = r#"{"type":"typing","threadId":"1","userId":null,"typing":true}"#;
-    let over = r#"{"type":"typing","threadId":"1","userId":null,"typing":false}"#;
-    harness.send(react, r#"{"type":"typing","threadId":"1"}"#);
-    harness.assert_received(&[(react, typing), (bob, typing)]);
+    let stopped = r#"{"type":"typing","threadId":"1","userId":null,"typing":false}"#;
+    harness.send(anonymous, r#"{"type":"typing","threadId":"1"}"#);
+    harness.assert_received(&[(anonymous, typing), (bob, typing)]);
     harness.advance(2 * SECOND);
     harness.send(other, r#"{"type":"typing","threadId":"1"}"#);
     harness.assert_received(&[(other, typing), (bob, typing)]);
     harness.advance(SECOND);
-    harness.assert_received(&[(react, over), (bob, over)]);
+    harness.assert_received(&[(anonymous, stopped), (bob, stopped)]);
     harness.close(other);
-    harness.assert_received(&[(bob, over)]);
+    harness.assert_received(&[(bob, stopped)]);
     harness.advance(60 * SECOND);
     harness.assert_nothing_received();
 }
@@ -286,16 +286,16 @@ fn anonymous_typing_has_no_user_and_is_per_connection() {
 #[test]
 fn identifying_ends_anonymous_typing() {
     let mut harness = HubHarness::default();
-    let react = harness.open(0);
-    harness.send(react, r#"{"type":"typing","threadId":"1"}"#);
-    harness.send(react, r#"{"type":"send_message","threadId":"1","message":"x","token":"t"}"#);
+    let anonymous = harness.open(0);
+    harness.send(anonymous, r#"{"type":"typing","threadId":"1"}"#);
+    harness.send(anonymous, r#"{"type":"send_message","threadId":"1","message":"x","token":"t"}"#);
     harness.received();
     let (request, _) = harness.next_post();
     harness.store(request, 1, 2);
-    let heard = harness.received();
-    let over = &heard[0].1;
-    assert_eq!((&over["typing"], &over["userId"]), (&false.into(), &Value::Null));
-    let types: Vec<_> = heard.iter().filter_map(|(_, frame)| frame["type"].as_str()).collect();
+    let received = harness.received();
+    let stopped = &received[0].1;
+    assert_eq!((&stopped["typing"], &stopped["userId"]), (&false.into(), &Value::Null));
+    let types: Vec<_> = received.iter().filter_map(|(_, frame)| frame["type"].as_str()).collect();
     assert_eq!(types, ["typing", "user_connected", "thread_joined", "message"]);
     harness.advance(60 * SECOND);
     harness.assert_nothing_received();
@@ -304,12 +304,12 @@ fn identifying_ends_anonymous_typing() {
 #[test]
 fn anonymous_connection_cannot_call() {
     let mut harness = HubHarness::default();
-    let nobody = harness.open(0);
+    let anonymous = harness.open(0);
     harness.send(
-        nobody,
+        anonymous,
         r#"{"type":"offer","offer":"o","recipientId":2,"senderId":3,"clientId":"x"}"#,
     );
-    let fault = harness.assert_error(nobody, "not_identified");
+    let fault = harness.assert_error(anonymous, "not_identified");
     assert_eq!((&fault["replyTo"], &fault["clientId"]), (&"offer".into(), &"x".into()));
 }
 
@@ -335,9 +335,9 @@ fn recipient_at_join_limit_still_gets_first_message() {
     harness.send(alice, r#"{"type":"send_message","recipientId":3,"message":"hi"}"#);
     let (request, _) = harness.next_post();
     harness.store(request, 12, 2);
-    let heard = harness.received();
+    let received = harness.received();
     let of = |conn| -> Vec<_> {
-        let frames = heard.iter().filter(|(to, _)| *to == conn);
+        let frames = received.iter().filter(|(to, _)| *to == conn);
         frames.filter_map(|(_, frame)| frame["type"].as_str()).collect()
     };
     assert_eq!(of(alice), ["thread_joined", "message"]);
@@ -429,33 +429,33 @@ fn a_message_is_stored_first_and_then_shown_to_the_thread() {
 fn stored_message_identifies_and_joins_its_sender() {
     let mut harness = HubHarness::default();
     let bob = harness.open_as(0, "3");
-    let react = harness.open(1);
+    let anonymous = harness.open(1);
     harness.send(
-        react,
+        anonymous,
         r#"{"type":"send_message","recipientId":3,"message":"hi","threadId":"7","token":"t"}"#,
     );
     let (request, _) = harness.next_post();
     harness.store(request, 7, 2);
     harness.assert_received(&[
         (bob, r#"{"type":"user_connected","userId":2}"#),
-        (react, r#"{"type":"user_connected","userId":2}"#),
-        (react, r#"{"type":"thread_joined","threadId":"7"}"#),
-        (react, r#"{"type":"message","threadId":"7","senderId":2,"recipientId":3,"message":"hi","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>"}"#),
+        (anonymous, r#"{"type":"user_connected","userId":2}"#),
+        (anonymous, r#"{"type":"thread_joined","threadId":"7"}"#),
+        (anonymous, r#"{"type":"message","threadId":"7","senderId":2,"recipientId":3,"message":"hi","messageId":1,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>"}"#),
     ]);
 }
 
 #[test]
 fn message_sender_is_taken_from_the_site() {
     let mut harness = HubHarness::default();
-    let liar = harness.open_in(0, "2", "7");
-    harness.send(liar, r#"{"type":"send_message","message":"hi","threadId":7,"token":"t"}"#);
+    let conn = harness.open_in(0, "2", "7");
+    harness.send(conn, r#"{"type":"send_message","message":"hi","threadId":7,"token":"t"}"#);
     let (request, _) = harness.next_post();
     let (thread, message) = (7, None);
     let stored =
         Stored { thread, sender: Id::number(9), message, participants: None, expires_s: None };
     harness.answer(request, Answer::Stored(stored));
     harness.assert_received(&[(
-        liar,
+        conn,
         r#"{"type":"message","threadId":7,"senderId":9,"recipientId":null,"message":"hi"}"#,
     )]);
 }
@@ -540,9 +540,9 @@ fn sending_a_message_ends_typing() {
     harness.received();
     let (request, _) = harness.next_post();
     harness.store(request, 7, 2);
-    let heard = harness.received();
-    assert_eq!(heard[0].1["typing"], false);
-    assert_eq!(heard[1].1["type"], "message");
+    let received = harness.received();
+    assert_eq!(received[0].1["typing"], false);
+    assert_eq!(received[1].1["type"], "message");
     harness.advance(60 * SECOND);
     harness.assert_nothing_received();
 }
@@ -560,10 +560,10 @@ fn message_of_a_departed_sender_still_reaches_the_thread() {
     let stranger = harness.open(0);
     let (request, _) = harness.next_post();
     harness.store(request, 7, 2);
-    let heard = harness.received();
-    assert_eq!(heard.len(), 1, "{heard:?}");
-    assert_eq!((heard[0].0, &heard[0].1["message"]), (bob, &"bye".into()));
-    assert!(heard[0].1.get("clientId").is_none());
+    let received = harness.received();
+    assert_eq!(received.len(), 1, "{received:?}");
+    assert_eq!((received[0].0, &received[0].1["message"]), (bob, &"bye".into()));
+    assert!(received[0].1.get("clientId").is_none());
     harness.send(stranger, r#"{"type":"online_users","threadId":7}"#);
     harness.assert_received(&[(stranger, r#"{"type":"online_users","threadId":7,"userIds":[3]}"#)]);
 }
@@ -631,7 +631,11 @@ fn messages_over_the_in_flight_limit_are_refused() {
     }
     assert_eq!(harness.pending_asks(), 0);
     let messages = harness.received().iter().filter(|(_, f)| f["type"] == "message").count();
-    assert_eq!(messages, 4 + 2 + 2, "alice hears six, bob, who joins with his first, two");
+    assert_eq!(
+        messages,
+        4 + 2 + 2,
+        "alice receives six, bob, who joins with his first message, two"
+    );
     harness.send(alice, send);
     harness.assert_nothing_received();
 }
@@ -712,7 +716,7 @@ fn outcome_goes_to_users_next_connection() {
     }
     let (first, _) = harness.next_post();
     harness.close(gone);
-    // While nobody is there it is kept, and the thread hears it all the same.
+    // The outcome is kept while the user has no later connection; the thread gets messages meanwhile.
     harness.fail(first, Failure::Unusable);
     harness.advance(Duration::from_millis(500));
     let (look, _) = harness.next_lookup();
@@ -723,16 +727,16 @@ fn outcome_goes_to_users_next_connection() {
     let back = harness.open(3);
     harness.assert_nothing_received();
     harness.send(back, r#"{"type":"user_connected","userId":"7"}"#);
-    let heard = harness.received();
-    assert_eq!(heard.len(), 2, "{heard:?}");
-    assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"a".into()));
-    assert_eq!(heard[1].1["code"], "unknown_outcome");
-    // From then on it is told at once, and once.
+    let received = harness.received();
+    assert_eq!(received.len(), 2, "{received:?}");
+    assert_eq!((received[1].0, &received[1].1["clientId"]), (back, &"a".into()));
+    assert_eq!(received[1].1["code"], "unknown_outcome");
+    // From then on the user's connection gets each outcome at once, and once.
     harness.store(second, 41, 7);
-    let heard = harness.received();
-    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["type"] == "message").count();
-    assert_eq!((of(back), of(friend), of(other_device)), (1, 1, 0), "{heard:?}");
-    let own = heard.iter().find(|(to, f)| *to == back && f["type"] == "message");
+    let received = harness.received();
+    let of = |conn| received.iter().filter(|(to, f)| *to == conn && f["type"] == "message").count();
+    assert_eq!((of(back), of(friend), of(other_device)), (1, 1, 0), "{received:?}");
+    let own = received.iter().find(|(to, f)| *to == back && f["type"] == "message");
     assert_eq!(own.map(|(_, frame)| &frame["clientId"]), Some(&"b".into()));
 }
 
@@ -791,21 +795,21 @@ fn rate_limited_frame_is_refused_with_its_client_id() {
 
 #[test]
 fn mass_arrivals_are_announced_in_bounded_batches() {
-    const CROWD: u32 = 1_000;
+    const CONNECTIONS: u32 = 1_000;
     let mut hub = Hub::new(settings());
     let mut now = Now { instant: Instant::now(), unix_s: 1_800_000_000 };
-    let conns = (0..CROWD).map(|slot| ConnId { slot, serial: slot + 1 });
+    let conns = (0..CONNECTIONS).map(|slot| ConnId { slot, serial: slot + 1 });
     for conn in conns.clone() {
         hub.handle(Input::Opened { conn, credential: None }, now);
     }
-    let (mut heard, mut pieces, mut largest) = ([0; CROWD as usize], 0, 0);
+    let (mut received, mut batches, mut largest) = ([0; CONNECTIONS as usize], 0, 0);
     let mut drain = |hub: &mut Hub| {
         while let Some(effect) = hub.next_effect() {
             if let Effect::FanOut { to, frame, droppable: true } = effect {
-                pieces += 1;
+                batches += 1;
                 largest = largest.max(frame.len());
-                let told = harness::frames::frames(&frame).len();
-                hub.receivers(to).iter().for_each(|conn| heard[conn.slot as usize] += told);
+                let count = harness::frames::frames(&frame).len();
+                hub.receivers(to).iter().for_each(|conn| received[conn.slot as usize] += count);
             }
         }
     };
@@ -818,8 +822,12 @@ fn mass_arrivals_are_announced_in_bounded_batches() {
     while hub.advance(now) {
         drain(&mut hub);
     }
-    // Each of themselves by the answer, and perhaps once more.
-    assert!(heard.iter().all(|told| [CROWD as usize - 1, CROWD as usize].contains(told)));
-    assert!((100..300).contains(&pieces), "{pieces} pieces");
-    assert!((16 * 1024..33 * 1024).contains(&largest), "{largest} bytes in one");
+    // Each connection gets its own arrival as the answer, and perhaps in a batch as well.
+    assert!(
+        received
+            .iter()
+            .all(|count| [CONNECTIONS as usize - 1, CONNECTIONS as usize].contains(count))
+    );
+    assert!((100..300).contains(&batches), "{batches} batches");
+    assert!((16 * 1024..33 * 1024).contains(&largest), "{largest} bytes in the largest");
 }

@@ -1,4 +1,4 @@
-//! Calls by scripts: what devices say, and what each of them hears.
+//! Scripted calls: the frames that devices send, and exactly the frames that each one receives.
 
 use std::time::Duration;
 
@@ -31,14 +31,14 @@ impl CallFixture {
         CallFixture { harness, alice, phone, laptop }
     }
 
-    /// Says a frame of call "c" between the two, from whom it is.
+    /// Sends a frame of call "c" from this connection to the other user.
     fn send(&mut self, from: ConnId, kind: &str) {
         self.send_in(from, kind, Some("c"));
     }
 
     fn send_in(&mut self, from: ConnId, kind: &str, call: Option<&str>) {
-        let (me, other) = if from == self.alice { (2, 3) } else { (3, 2) };
-        let frame = frame(kind, me, other, call);
+        let (sender, recipient) = if from == self.alice { (2, 3) } else { (3, 2) };
+        let frame = frame(kind, sender, recipient, call);
         self.harness.send(from, &frame.to_string());
     }
 
@@ -51,21 +51,21 @@ impl CallFixture {
         summaries(&mut self.harness)
     }
 
-    /// Call "c" rings at Bob's, and nobody has heard anything else.
+    /// Call "c" rings on Bob's devices, and no received frame is left over.
     fn ringing() -> CallFixture {
-        let mut scene = CallFixture::new();
-        scene.send(scene.alice, "call_initiated");
-        scene.send(scene.alice, "offer");
-        scene.received();
-        scene
+        let mut s = CallFixture::new();
+        s.send(s.alice, "call_initiated");
+        s.send(s.alice, "offer");
+        s.received();
+        s
     }
 
-    /// The same, answered on the phone.
+    /// Call "c", answered on the phone.
     fn active() -> CallFixture {
-        let mut scene = CallFixture::ringing();
-        scene.send(scene.phone, "answer");
-        scene.received();
-        scene
+        let mut s = CallFixture::ringing();
+        s.send(s.phone, "answer");
+        s.received();
+        s
     }
 
     fn close(&mut self, conn: ConnId) {
@@ -73,14 +73,14 @@ impl CallFixture {
         self.harness.assert_nothing_received();
     }
 
-    /// Nobody is in a call or rings.
+    /// Asserts that no call is ringing or active.
     #[track_caller]
     fn assert_no_calls(&self) {
         assert_eq!(self.harness.hub.counts().calls, [0, 0]);
     }
 }
 
-/// A frame with the payload that it needs.
+/// A frame with the payload that its type requires.
 fn frame(kind: &str, sender: u64, recipient: u64, call: Option<&str>) -> Value {
     let mut frame =
         json!({"type": kind, "senderId": sender, "recipientId": recipient, "threadId": 12});
@@ -149,21 +149,22 @@ fn caller_candidates_are_kept_for_the_answering_device() {
 #[test]
 fn candidates_over_the_limit_go_to_all_ringing_devices() {
     let mut s = CallFixture::ringing();
-    let said = 130;
-    for n in 0..said {
+    let count = 130;
+    for n in 0..count {
         let mut frame = frame("ice-candidate", 2, 3, Some("c"));
         frame["candidate"] = json!(format!("{n}"));
         s.harness.send(s.alice, &frame.to_string());
     }
     s.send(s.phone, "answer");
-    let heard = s.harness.received();
+    let received = s.harness.received();
     for device in [s.phone, s.laptop] {
-        let of = heard.iter().filter(|(to, frame)| *to == device && frame["candidate"].is_string());
+        let of =
+            received.iter().filter(|(to, frame)| *to == device && frame["candidate"].is_string());
         let numbers: Vec<&str> = of.map(|(_, frame)| text(frame, "candidate")).collect();
-        let expected: Vec<String> = (0..said).map(|n| n.to_string()).collect();
+        let expected: Vec<String> = (0..count).map(|n| n.to_string()).collect();
         assert_eq!(numbers, expected);
     }
-    // And of one device that has not answered, they go to the caller.
+    // Excess candidates of a device that has not answered go to the caller.
     let mut s = CallFixture::ringing();
     let mut large = frame("ice-candidate", 3, 2, Some("c"));
     large["candidate"] = json!("x".repeat(70_000));
@@ -175,8 +176,8 @@ fn candidates_over_the_limit_go_to_all_ringing_devices() {
 fn call_without_id_gets_one_on_every_frame() {
     let mut s = CallFixture::new();
     s.send_in(s.alice, "call_initiated", None);
-    let heard = s.harness.received();
-    let id = text(&heard[0].1, "callId").to_owned();
+    let received = s.harness.received();
+    let id = text(&received[0].1, "callId").to_owned();
     assert_eq!(id.len(), 17, "{id}");
     for (from, kind) in [
         (s.alice, "offer"),
@@ -199,9 +200,12 @@ fn callee_may_send_the_offer() {
     s.send_in(s.alice, "call_initiated", None);
     s.received();
     s.send_in(s.laptop, "offer", None);
-    let heard = s.received();
-    assert!(heard[0].1.ends_with("answered_elsewhere") && heard[0].0 == s.phone, "{heard:?}");
-    assert_eq!(heard[1..], [(s.alice, "offer".to_owned())]);
+    let received = s.received();
+    assert!(
+        received[0].1.ends_with("answered_elsewhere") && received[0].0 == s.phone,
+        "{received:?}"
+    );
+    assert_eq!(received[1..], [(s.alice, "offer".to_owned())]);
     s.send_in(s.alice, "answer", None);
     s.assert_received(&[(s.laptop, "answer")]);
     s.harness.advance(60 * SECOND);
@@ -227,11 +231,11 @@ fn device_connecting_while_ringing_rings_too() {
     s.harness.send(tablet, r#"{"type":"user_connected","userId":3}"#);
     s.assert_received(&[(tablet, "user_connected"), (tablet, "call_initiated"), (tablet, "offer")]);
     s.send(tablet, "answer");
-    let mut heard = s.received();
-    heard.sort();
+    let mut received = s.received();
+    received.sort();
     let elsewhere = "ended c answered_elsewhere".to_owned();
     assert_eq!(
-        heard,
+        received,
         [
             (s.alice, "answer".to_owned()),
             (s.phone, elsewhere.clone()),
@@ -261,9 +265,9 @@ fn ringing_call_ends_once_per_device_however_it_ends() {
         let others = if by_caller { vec![s.phone, s.laptop] } else { vec![s.alice] };
         expected.extend(others.into_iter().map(|other| (other, kind.to_owned())));
         expected.sort();
-        let mut heard = s.received();
-        heard.sort();
-        assert_eq!(heard, expected, "{kind}");
+        let mut received = s.received();
+        received.sort();
+        assert_eq!(received, expected, "{kind}");
         s.assert_no_calls();
         s.send(s.alice, "call_hangup");
         s.assert_received(&[(s.alice, "error no_such_call")]);
@@ -276,10 +280,10 @@ fn hangup_reports_its_reason_including_failure() {
     let mut hangup = frame("call_hangup", 2, 3, None);
     hangup["reason"] = json!("failed");
     s.harness.send(s.alice, &hangup.to_string());
-    let heard = s.harness.received();
-    assert_eq!(heard[0].1["reason"], "failed");
-    assert_eq!((&heard[0].1["callId"], &heard[0].1["userId"]), (&json!("c"), &json!(2)));
-    let ended: Vec<_> = heard[1..].iter().map(|(to, frame)| (*to, summary(frame))).collect();
+    let received = s.harness.received();
+    assert_eq!(received[0].1["reason"], "failed");
+    assert_eq!((&received[0].1["callId"], &received[0].1["userId"]), (&json!("c"), &json!(2)));
+    let ended: Vec<_> = received[1..].iter().map(|(to, frame)| (*to, summary(frame))).collect();
     assert_eq!(ended, [(s.alice, "ended c failed".into()), (s.phone, "ended c failed".into())]);
     let mut s = CallFixture::active();
     hangup["reason"] = json!(["x"]);
@@ -305,28 +309,28 @@ fn unanswered_call_times_out_for_both_sides() {
     s.assert_no_calls();
 }
 
-// ---- both at once, and several
+// ---- glare and several calls
 
 #[test]
 fn glare_is_won_by_the_lower_call_id() {
-    // The one that was first.
+    // The first call has the lower id.
     let mut s = CallFixture::new();
     s.send_in(s.alice, "call_initiated", Some("a"));
     s.received();
     s.send_in(s.phone, "call_initiated", Some("b"));
-    let heard = s.harness.received();
-    assert_eq!((heard[0].0, summary(&heard[0].1)), (s.phone, "ended b glare".to_owned()));
-    assert_eq!((heard.len(), text(&heard[0].1, "continuesAs")), (1, "a"));
+    let received = s.harness.received();
+    assert_eq!((received[0].0, summary(&received[0].1)), (s.phone, "ended b glare".to_owned()));
+    assert_eq!((received.len(), text(&received[0].1, "continuesAs")), (1, "a"));
     s.send_in(s.phone, "answer", Some("a"));
     s.assert_received(&[(s.laptop, "ended a answered_elsewhere"), (s.alice, "answer")]);
 
-    // The one that came second.
+    // The second call has the lower id.
     let mut s = CallFixture::new();
     s.send_in(s.alice, "call_initiated", Some("10"));
     s.received();
     s.send_in(s.phone, "offer", Some("1"));
-    let heard = s.harness.received();
-    let summaries: Vec<_> = heard.iter().map(|(to, frame)| (*to, summary(frame))).collect();
+    let received = s.harness.received();
+    let summaries: Vec<_> = received.iter().map(|(to, frame)| (*to, summary(frame))).collect();
     let glare = || "ended 10 glare".to_owned();
     assert_eq!(
         summaries,
@@ -337,7 +341,7 @@ fn glare_is_won_by_the_lower_call_id() {
             (s.alice, "offer".to_owned()),
         ]
     );
-    assert_eq!(text(&heard[0].1, "continuesAs"), "1");
+    assert_eq!(text(&received[0].1, "continuesAs"), "1");
     s.send_in(s.alice, "answer", Some("1"));
     s.assert_received(&[(s.phone, "answer")]);
     assert_eq!(s.harness.hub.counts().calls, [0, 1]);
@@ -349,33 +353,33 @@ fn glare_without_call_ids_is_won_by_the_first_call() {
     s.send_in(s.alice, "call_initiated", None);
     s.received();
     s.send_in(s.phone, "call_initiated", None);
-    let heard = s.received();
-    assert!(heard.len() == 1 && heard[0].1.ends_with("glare"), "{heard:?}");
-    // Whoever makes the offer now, they find each other.
+    let received = s.received();
+    assert!(received.len() == 1 && received[0].1.ends_with("glare"), "{received:?}");
+    // The loser's offer reaches the winner's call.
     s.send_in(s.phone, "offer", None);
-    let heard = s.received();
-    assert!(heard.contains(&(s.alice, "offer".to_owned())), "{heard:?}");
+    let received = s.received();
+    assert!(received.contains(&(s.alice, "offer".to_owned())), "{received:?}");
     s.send_in(s.alice, "answer", None);
     s.assert_received(&[(s.phone, "answer")]);
 }
 
 #[test]
 fn user_in_a_call_rings_or_is_busy_by_setting() {
-    for refuses in [false, true] {
-        let calls = CallSettings { reject_when_busy: refuses, ..CallSettings::default() };
+    for reject_when_busy in [false, true] {
+        let calls = CallSettings { reject_when_busy, ..CallSettings::default() };
         let mut s = CallFixture::with(Settings { calls, ..settings() });
         let carol = s.harness.open_in(3, "4", "12");
         s.send(s.alice, "offer");
         s.send(s.phone, "answer");
         s.received();
         s.harness.send(carol, &frame("call_initiated", 4, 3, Some("d")).to_string());
-        match refuses {
+        match reject_when_busy {
             true => s.assert_received(&[(carol, "ended d busy")]),
             false => {
                 s.assert_received(&[(s.phone, "call_initiated"), (s.laptop, "call_initiated")])
             }
         }
-        // Nobody else is told anything of the call that goes on.
+        // The frames of the active call go to the device in it only.
         s.send(s.alice, "ice-candidate");
         s.assert_received(&[(s.phone, "ice-candidate")]);
     }
@@ -383,7 +387,7 @@ fn user_in_a_call_rings_or_is_busy_by_setting() {
 
 #[test]
 fn new_call_ends_the_callers_previous_call() {
-    // Old apps know no hanging up.
+    // Legacy apps do not send `call_hangup`.
     let mut s = CallFixture::new();
     for kind in ["call_initiated", "offer"] {
         s.send_in(s.alice, kind, None);
@@ -391,18 +395,21 @@ fn new_call_ends_the_callers_previous_call() {
     s.send_in(s.phone, "answer", None);
     s.received();
     s.send_in(s.alice, "call_initiated", None);
-    let heard: Vec<_> = s.received();
-    assert!(heard[0].1.ends_with("hangup") && heard[1].1.ends_with("hangup"), "{heard:?}");
+    let received: Vec<_> = s.received();
+    assert!(received[0].1.ends_with("hangup") && received[1].1.ends_with("hangup"), "{received:?}");
     assert_eq!(
-        heard[2..],
+        received[2..],
         [(s.phone, "call_initiated".to_owned()), (s.laptop, "call_initiated".to_owned()),]
     );
-    // And so does one that has given up the first.
+    // A new call also ends one that is still ringing.
     let mut s = CallFixture::ringing();
     s.send_in(s.alice, "call_initiated", Some("d"));
-    let heard = s.received();
-    assert_eq!(heard.len(), 5);
-    assert!(heard[..3].iter().all(|(_, summary)| summary == "ended c cancelled"), "{heard:?}");
+    let received = s.received();
+    assert_eq!(received.len(), 5);
+    assert!(
+        received[..3].iter().all(|(_, summary)| summary == "ended c cancelled"),
+        "{received:?}"
+    );
 }
 
 // ---- devices that are lost
@@ -418,15 +425,15 @@ fn call_survives_lost_connection_and_replays_kept_frames() {
     s.received();
     let again = s.harness.open_as(3, "3");
     s.harness.send(again, r#"{"type":"call_resume","callId":"c","clientId":"x"}"#);
-    let heard = s.harness.received();
+    let received = s.harness.received();
     let resumed = json!({"type": "call_resumed", "callId": "c", "userId": 3, "state": "active"});
     let mut own = resumed.clone();
     own["clientId"] = json!("x");
-    assert_eq!(heard[0], (again, own));
-    assert_eq!(summary(&heard[1].1), "ice-candidate");
-    assert_eq!((heard[2].0, summary(&heard[2].1)), (again, "offer".to_owned()));
-    assert_eq!(heard[3], (s.alice, resumed));
-    assert_eq!(heard.len(), 4);
+    assert_eq!(received[0], (again, own));
+    assert_eq!(summary(&received[1].1), "ice-candidate");
+    assert_eq!((received[2].0, summary(&received[2].1)), (again, "offer".to_owned()));
+    assert_eq!(received[3], (s.alice, resumed));
+    assert_eq!(received.len(), 4);
     s.harness.advance(60 * SECOND);
     s.send(again, "answer");
     s.assert_received(&[(s.alice, "answer")]);
@@ -478,10 +485,10 @@ fn legacy_app_rejoins_its_call_after_reconnect() {
     s.harness.assert_nothing_received();
     let again = s.harness.open(3);
     s.harness.send(again, r#"{"type":"user_connected","userId":3}"#);
-    let heard = s.received();
-    assert_eq!(heard[0], (again, "user_connected".to_owned()));
-    // Whom the laptop rang was told that the phone took the call.
-    assert_eq!(heard[1..], [(again, "ice-candidate".to_owned())]);
+    let received = s.received();
+    assert_eq!(received[0], (again, "user_connected".to_owned()));
+    // No second `call_ended`: the laptop was told of the answer before it closed.
+    assert_eq!(received[1..], [(again, "ice-candidate".to_owned())]);
     s.send_in(s.alice, "ice-candidate", None);
     s.assert_received(&[(again, "ice-candidate")]);
 }
@@ -503,12 +510,12 @@ fn lost_caller_stops_the_ringing_soon() {
     s.harness.advance(4 * SECOND);
     s.harness.assert_nothing_received();
     s.harness.advance(2 * SECOND);
-    let heard = s.received();
-    assert!(heard.contains(&(s.phone, "ended c disconnected".into())), "{heard:?}");
-    assert!(heard.contains(&(s.laptop, "ended c disconnected".into())), "{heard:?}");
+    let received = s.received();
+    assert!(received.contains(&(s.phone, "ended c disconnected".into())), "{received:?}");
+    assert!(received.contains(&(s.laptop, "ended c disconnected".into())), "{received:?}");
     s.assert_no_calls();
 
-    // But not if they are back, and whoever answers meanwhile is not lost to them.
+    // A caller that returns in time resumes the call and gets the answer sent meanwhile.
     let mut s = CallFixture::ringing();
     s.close(s.alice);
     s.send(s.phone, "answer");
@@ -540,7 +547,7 @@ fn changing_user_leaves_the_previous_users_call() {
     s.assert_received(&[(s.alice, "ended c disconnected")]);
 }
 
-// ---- who is not there
+// ---- offline users
 
 #[test]
 fn call_without_id_to_offline_user_ends_at_once() {
@@ -553,7 +560,7 @@ fn call_without_id_to_offline_user_ends_at_once() {
     assert_eq!(harness.woken.len(), 1);
     let bob = harness.open(1);
     harness.send(bob, r#"{"type":"user_connected","userId":3}"#);
-    assert_eq!(harness.received().len(), 2, "only that he has come");
+    assert_eq!(harness.received().len(), 2, "only the announcements of user 3, no ring");
 }
 
 #[test]
@@ -568,8 +575,9 @@ fn call_with_id_keeps_ringing_for_the_woken_phone() {
     harness.advance(20 * SECOND);
     let bob = harness.open(1);
     harness.send(bob, r#"{"type":"user_connected","userId":3}"#);
-    let heard: Vec<String> = harness.received().iter().map(|(_, frame)| summary(frame)).collect();
-    assert!(heard.contains(&"call_initiated".to_owned()), "{heard:?}");
+    let received: Vec<String> =
+        harness.received().iter().map(|(_, frame)| summary(frame)).collect();
+    assert!(received.contains(&"call_initiated".to_owned()), "{received:?}");
 }
 
 #[test]
@@ -577,9 +585,9 @@ fn frames_outside_any_call_go_to_all_devices() {
     let mut s = CallFixture::new();
     for kind in ["answer", "ice-candidate"] {
         s.send_in(s.alice, kind, None);
-        let heard = s.harness.received();
+        let received = s.harness.received();
         let expected = frame(kind, 2, 3, None);
-        assert_eq!(heard, [(s.phone, expected.clone()), (s.laptop, expected)]);
+        assert_eq!(received, [(s.phone, expected.clone()), (s.laptop, expected)]);
         s.send_in(s.alice, kind, Some("gone"));
         s.assert_received(&[(s.alice, "error no_such_call")]);
     }
@@ -589,7 +597,7 @@ fn frames_outside_any_call_go_to_all_devices() {
     }
 }
 
-// ---- whose call it is
+// ---- access to calls
 
 #[test]
 fn outsiders_cannot_end_or_join_a_call() {
@@ -604,12 +612,12 @@ fn outsiders_cannot_end_or_join_a_call() {
         s.harness.send(mallory, &frame(kind, 9, 3, Some("c")).to_string());
         s.assert_received(&[(mallory, "error no_such_call")]);
     }
-    // Nor may a call take the name of another of the same people.
+    // A new call may not reuse the id of one of the same users' calls.
     s.harness.send(mallory, &frame("call_initiated", 9, 3, Some("c")).to_string());
     s.assert_received(&[(mallory, "error invalid_field")]);
     s.send(s.alice, "ice-candidate");
     s.assert_received(&[(s.phone, "ice-candidate")]);
-    // Nor end it by losing with its name against another.
+    // A new call with a known id may not end the known call through glare.
     s.harness.send(mallory, &frame("call_initiated", 9, 2, None).to_string());
     s.received();
     s.harness.send(s.alice, &frame("offer", 2, 9, Some("c")).to_string());
@@ -634,24 +642,24 @@ fn verified_call_is_for_participants_and_ends_on_removal() {
     send(&mut harness, seven, "offer", 7, 8);
     send(&mut harness, eight, "answer", 8, 7);
     assert_eq!(harness.received().len(), 2);
-    // What names the call need not name its thread.
+    // A frame with a callId needs no threadId.
     harness.send(eight, r#"{"type":"ice-candidate","candidate":"x","callId":"c"}"#);
     assert_eq!(harness.received().len(), 1);
     harness.send(nine, r#"{"type":"call_resume","callId":"c"}"#);
     harness.assert_error(nine, "no_such_call");
-    // The site takes 8 out of the thread.
+    // The site removes user 8 from the thread.
     harness.advance(61 * SECOND);
     harness.received();
     harness.send(seven, r#"{"type":"join_thread","threadId":41}"#);
     let (request, ..) = harness.next_list();
     harness.list(request, &[7]);
-    let heard = summaries(&mut harness);
-    assert!(heard.contains(&(seven, "ended c failed".into())), "{heard:?}");
-    assert!(heard.contains(&(eight, "ended c failed".into())), "{heard:?}");
+    let received = summaries(&mut harness);
+    assert!(received.contains(&(seven, "ended c failed".into())), "{received:?}");
+    assert!(received.contains(&(eight, "ended c failed".into())), "{received:?}");
     assert_eq!(harness.hub.counts().calls, [0, 0]);
 }
 
-// ---- what is on its way when something else happens
+// ---- late frames
 
 #[test]
 fn late_offer_after_call_end_does_not_ring() {
@@ -673,7 +681,7 @@ fn frames_for_a_call_lost_by_glare_are_ignored() {
             _ => s.harness.assert_nothing_received(),
         }
     }
-    // And the one that came first and lost.
+    // The same for a first call that lost to a later one.
     s.send_in(s.phone, "call_initiated", Some("a"));
     s.received();
     s.send(s.alice, "ice-candidate");
@@ -692,8 +700,9 @@ fn cancel_does_not_overtake_a_call_held_for_the_site() {
     harness.assert_nothing_received();
     let (request, ..) = harness.next_list();
     harness.list(request, &[7, 8]);
-    let heard = summaries(&mut harness);
-    let of_eight = heard.iter().filter(|(to, _)| *to == eight).map(|(_, summary)| summary.as_str());
+    let received = summaries(&mut harness);
+    let of_eight =
+        received.iter().filter(|(to, _)| *to == eight).map(|(_, summary)| summary.as_str());
     let expected = ["call_initiated", "call_cancelled", "ended c cancelled"];
     assert_eq!(of_eight.collect::<Vec<_>>(), expected);
     assert_eq!(harness.hub.counts().calls, [0, 0]);
@@ -731,9 +740,9 @@ fn legacy_offer_rings_all_devices_each_time() {
     let mut s = CallFixture::new();
     for _ in 0..3 {
         s.send_in(s.alice, "offer", None);
-        let heard = s.received();
+        let received = s.received();
         for device in [s.phone, s.laptop] {
-            assert!(heard.contains(&(device, "offer".to_owned())), "{heard:?}");
+            assert!(received.contains(&(device, "offer".to_owned())), "{received:?}");
         }
         s.send_in(s.laptop, "answer", None);
         assert!(s.received().contains(&(s.alice, "answer".to_owned())));
@@ -760,9 +769,9 @@ fn busy_answer_is_repeated_on_request() {
 fn calling_a_thread_with_a_live_call_points_to_it() {
     let (mut harness, [_, three, _]) = start_group_call();
     harness.send(three, r#"{"type":"call_initiated","threadId":12,"callId":"a"}"#);
-    let heard = harness.received();
-    assert_eq!((heard.len(), summary(&heard[0].1).as_str()), (1, "ended a glare"));
-    assert_eq!((heard[0].0, text(&heard[0].1, "continuesAs")), (three, "g"));
+    let received = harness.received();
+    assert_eq!((received.len(), summary(&received[0].1).as_str()), (1, "ended a glare"));
+    assert_eq!((received[0].0, text(&received[0].1, "continuesAs")), (three, "g"));
     harness.send(three, r#"{"type":"call_joined","callId":"g"}"#);
     assert_eq!(harness.received().len(), 2);
 }
@@ -771,18 +780,18 @@ fn calling_a_thread_with_a_live_call_points_to_it() {
 fn group_call_frames_are_pairwise_between_joined_users() {
     let (mut harness, [two, three, four]) = start_group_call();
     harness.send(three, r#"{"type":"call_joined","callId":"g","clientId":"j"}"#);
-    let heard = harness.received();
+    let received = harness.received();
     let joined = json!({"type": "call_joined", "callId": "g", "threadId": 12, "userId": 3});
     let mut own = joined.clone();
     own["userIds"] = json!([2, 3]);
     own["clientId"] = json!("j");
-    assert_eq!(heard, [(three, own), (two, joined)]);
+    assert_eq!(received, [(three, own), (two, joined)]);
     harness.send(three, &frame("offer", 3, 2, Some("g")).to_string());
-    let heard = harness.received();
-    assert_eq!((heard[0].0, &heard[0].1["userId"]), (two, &json!(3)));
+    let received = harness.received();
+    assert_eq!((received[0].0, &received[0].1["userId"]), (two, &json!(3)));
     harness.send(two, &frame("answer", 2, 3, Some("g")).to_string());
     assert_eq!(summaries(&mut harness), [(three, "answer".to_owned())]);
-    // Who rings is not in.
+    // A user whose devices still ring is not in the call.
     harness.send(two, &frame("offer", 2, 4, Some("g")).to_string());
     assert_eq!(summaries(&mut harness), [(two, "error not_your_call".to_owned())]);
     harness.send(four, &frame("answer", 4, 2, Some("g")).to_string());
@@ -817,16 +826,16 @@ fn group_call_continues_without_absent_users() {
             (three, "left 4 no_answer".to_owned()),
         ]
     );
-    // But may come later, as may anyone who takes part in the thread.
+    // An absent user, like any participant of the thread, may join later.
     harness.send(four, r#"{"type":"call_joined","callId":"g","threadId":12}"#);
     assert_eq!(harness.received().len(), 3);
     harness.send(four, r#"{"type":"call_hangup","callId":"g"}"#);
     harness.send(three, r#"{"type":"call_hangup","callId":"g"}"#);
-    let heard = summaries(&mut harness);
+    let received = summaries(&mut harness);
     assert_eq!(
-        heard.iter().filter(|(_, summary)| summary.starts_with("ended")).count(),
+        received.iter().filter(|(_, summary)| summary.starts_with("ended")).count(),
         3,
-        "{heard:?}"
+        "{received:?}"
     );
     assert_eq!(harness.hub.counts().calls, [0, 0]);
 }
@@ -939,10 +948,10 @@ fn oldest_answered_call_ends_over_the_per_user_limit() {
         harness.send(conn, &frame("offer", user, 3, Some(&call)).to_string());
         harness.received();
         harness.send(bob, &frame("answer", 3, user, Some(&call)).to_string());
-        let heard = summaries(&mut harness);
+        let received = summaries(&mut harness);
         match caller {
-            4 => assert!(heard.contains(&(bob, "ended c0 hangup".to_owned())), "{heard:?}"),
-            _ => assert_eq!(heard, [(conn, "answer".to_owned())]),
+            4 => assert!(received.contains(&(bob, "ended c0 hangup".to_owned())), "{received:?}"),
+            _ => assert_eq!(received, [(conn, "answer".to_owned())]),
         }
     }
     assert_eq!(harness.hub.counts().calls, [0, 4]);

@@ -1,4 +1,4 @@
-//! What `docs/PROTOCOL.md` says of calls is what happens.
+//! Checks what `docs/PROTOCOL.md` says about calls, diagrams included.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn every_documented_diagram_matches_the_hub() {
     assert_eq!(played, 9);
 }
 
-// ---- whom it rings, and who is in
+// ---- ringing, and the devices in a call
 
 /// Alice, and Bob on two devices.
 fn three() -> (HubHarness, ConnId, ConnId, ConnId) {
@@ -36,7 +36,7 @@ fn three() -> (HubHarness, ConnId, ConnId, ConnId) {
     (harness, alice, phone, laptop)
 }
 
-/// The same, in an answered call between Alice and the phone.
+/// Alice and Bob's two devices, with an answered call between Alice and the phone.
 fn answered_call() -> (HubHarness, ConnId, ConnId, ConnId) {
     let (mut harness, alice, phone, laptop) = three();
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
@@ -45,12 +45,12 @@ fn answered_call() -> (HubHarness, ConnId, ConnId, ConnId) {
     (harness, alice, phone, laptop)
 }
 
-/// Who is there without a connection that counted, and what they hear first.
+/// Opens a connection for this user, and returns the frames that it receives first.
 fn reconnect(harness: &mut HubHarness, slot: u32, user: u64) -> (ConnId, Vec<Value>) {
     let conn = harness.open(slot);
     harness.send(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
-    let heard = harness.received().into_iter().filter(|(to, _)| *to == conn);
-    (conn, heard.map(|(_, frame)| frame).collect())
+    let received = harness.received().into_iter().filter(|(to, _)| *to == conn);
+    (conn, received.map(|(_, frame)| frame).collect())
 }
 
 fn types(frames: &[Value]) -> Vec<&str> {
@@ -63,15 +63,15 @@ fn connecting_device_rings_right_after_authentication() {
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     harness.send(alice, r#"{"type":"offer","offer":"o","callId":"c"}"#);
     harness.received();
-    let (_, heard) = reconnect(&mut harness, 4, 3);
-    assert_eq!(types(&heard), ["user_connected", "call_initiated", "offer"]);
+    let (_, received) = reconnect(&mut harness, 4, 3);
+    assert_eq!(types(&received), ["user_connected", "call_initiated", "offer"]);
 }
 
 #[test]
 fn call_without_id_gets_one_that_both_sides_can_use() {
     let (mut harness, alice, phone, laptop) = three();
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3}"#);
-    let id = harness.received()[0].1["callId"].as_str().expect("a name").to_owned();
+    let id = harness.received()[0].1["callId"].as_str().expect("a callId").to_owned();
     assert_eq!(id, "6b49d200-00000001", "as the document shows it");
     harness.send(phone, &format!(r#"{{"type":"call_rejected","callId":"{id}"}}"#));
     let ended = format!(r#"{{"type":"call_ended","callId":"{id}","reason":"rejected"}}"#);
@@ -104,16 +104,19 @@ fn new_call_to_the_same_user_ends_the_previous_one() {
     let (mut harness, alice, phone, _) = answered_call();
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"d"}"#);
     let ended = r#"{"type":"call_ended","callId":"c","reason":"hangup"}"#;
-    let heard = harness.received();
+    let received = harness.received();
     for conn in [alice, phone] {
-        assert!(heard.contains(&(conn, serde_json::from_str(ended).expect("JSON"))), "{heard:?}");
+        assert!(
+            received.contains(&(conn, serde_json::from_str(ended).expect("JSON"))),
+            "{received:?}"
+        );
     }
-    assert_eq!(heard.iter().filter(|(_, f)| f["type"] == "call_initiated").count(), 2);
+    assert_eq!(received.iter().filter(|(_, f)| f["type"] == "call_initiated").count(), 2);
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"e"}"#);
-    let heard = harness.received();
-    let ends = heard.iter().filter(|(_, f)| f["type"] == "call_ended");
+    let received = harness.received();
+    let ends = received.iter().filter(|(_, f)| f["type"] == "call_ended");
     assert!(ends.clone().all(|(_, f)| f["reason"] == "cancelled" && f["callId"] == "d"));
-    assert_eq!(ends.count(), 3, "{heard:?}");
+    assert_eq!(ends.count(), 3, "{received:?}");
 }
 
 #[test]
@@ -122,8 +125,12 @@ fn any_caller_device_may_cancel_only_the_active_may_hang_up() {
     let tablet = harness.open_as(5, "2");
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     harness.send(tablet, r#"{"type":"call_cancelled","callId":"c"}"#);
-    let heard = harness.received();
-    assert_eq!(heard.iter().filter(|(_, f)| f["reason"] == "cancelled").count(), 3, "{heard:?}");
+    let received = harness.received();
+    assert_eq!(
+        received.iter().filter(|(_, f)| f["reason"] == "cancelled").count(),
+        3,
+        "{received:?}"
+    );
 
     let (mut harness, _, _, laptop) = answered_call();
     harness.send(laptop, r#"{"type":"call_hangup","callId":"c"}"#);
@@ -175,25 +182,25 @@ fn relayed_frames_gain_call_id_and_keep_sender_fields() {
     harness.assert_received(&[(phone, passed), (laptop, passed)]);
 }
 
-// ---- both at once
+// ---- glare: both users call each other at once
 
 #[test]
 fn call_ids_compare_as_text_and_first_call_wins_without() {
     let (mut harness, alice, phone, _) = three();
     harness.send(phone, r#"{"type":"call_initiated","recipientId":2,"callId":9}"#);
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":10}"#);
-    let heard = harness.received();
-    let lost: Vec<_> = heard.iter().filter(|(_, f)| f["reason"] == "glare").collect();
-    assert!(lost.iter().all(|(_, f)| f["callId"] == 9 && f["continuesAs"] == 10), "{heard:?}");
+    let received = harness.received();
+    let lost: Vec<_> = received.iter().filter(|(_, f)| f["reason"] == "glare").collect();
+    assert!(lost.iter().all(|(_, f)| f["callId"] == 9 && f["continuesAs"] == 10), "{received:?}");
     assert_eq!(lost.len(), 2);
 
     let (mut harness, alice, phone, _) = three();
     harness.send(phone, r#"{"type":"call_initiated","recipientId":2}"#);
     let first = harness.received()[0].1["callId"].clone();
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3}"#);
-    let heard = harness.received();
-    assert_eq!(heard.len(), 1, "{heard:?}");
-    let (conn, frame) = &heard[0];
+    let received = harness.received();
+    assert_eq!(received.len(), 1, "{received:?}");
+    let (conn, frame) = &received[0];
     assert_eq!((*conn, &frame["reason"], &frame["continuesAs"]), (alice, &"glare".into(), &first));
 }
 
@@ -209,10 +216,10 @@ fn call_ends_after_grace_and_lost_party_is_told_once() {
     let ended = r#"{"type":"call_ended","callId":"c","reason":"disconnected"}"#;
     harness.assert_received(&[(alice, ended)]);
     harness.advance(Duration::from_secs(59));
-    let (conn, heard) = reconnect(&mut harness, 4, 3);
-    assert_eq!(types(&heard), ["user_connected", "call_ended"]);
-    let (_, heard) = reconnect(&mut harness, 5, 3);
-    assert_eq!(types(&heard), ["user_connected"]);
+    let (conn, received) = reconnect(&mut harness, 4, 3);
+    assert_eq!(types(&received), ["user_connected", "call_ended"]);
+    let (_, received) = reconnect(&mut harness, 5, 3);
+    assert_eq!(types(&received), ["user_connected"]);
     harness.send(conn, r#"{"type":"call_resume","callId":"c"}"#);
     harness.assert_received(&[(conn, ended)]);
     harness.advance(Duration::from_secs(1));
@@ -242,9 +249,9 @@ fn early_reconnect_resumes_the_call_and_can_hang_up() {
     harness.assert_error(back, "not_your_call");
     harness.send(back, r#"{"type":"call_resume","callId":"c"}"#);
     harness.send(back, r#"{"type":"call_hangup","callId":"c"}"#);
-    let heard = harness.received();
-    let told = heard.iter().filter(|(conn, f)| *conn == phone && f["type"] == "call_ended");
-    assert!(told.map(|(_, f)| &f["reason"]).eq(["answered_elsewhere"]), "{heard:?}");
+    let received = harness.received();
+    let ends = received.iter().filter(|(conn, f)| *conn == phone && f["type"] == "call_ended");
+    assert!(ends.map(|(_, f)| &f["reason"]).eq(["answered_elsewhere"]), "{received:?}");
     assert_eq!(harness.hub.counts().calls, [0, 0]);
 }
 
@@ -254,8 +261,8 @@ fn lost_caller_has_five_seconds_and_lost_callee_rings_again() {
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     harness.close(laptop);
     harness.received();
-    let (tablet, heard) = reconnect(&mut harness, 4, 3);
-    assert_eq!(types(&heard), ["user_connected", "call_initiated"]);
+    let (tablet, received) = reconnect(&mut harness, 4, 3);
+    assert_eq!(types(&received), ["user_connected", "call_initiated"]);
     harness.send(tablet, r#"{"type":"call_resume","callId":"c"}"#);
     let resumed = r#"{"type":"call_resumed","callId":"c","userId":3,"state":"ringing"}"#;
     harness.assert_received(&[(tablet, resumed)]);
@@ -278,8 +285,12 @@ fn legacy_apps_seat_goes_to_the_users_next_connection() {
     harness.received();
     let (phone, _) = reconnect(&mut harness, 4, 3);
     harness.send(alice, r#"{"type":"ice-candidate","candidate":"x","recipientId":3}"#);
-    let heard = harness.received();
-    assert_eq!(heard.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(), [phone], "not {laptop:?}");
+    let received = harness.received();
+    assert_eq!(
+        received.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(),
+        [phone],
+        "not {laptop:?}"
+    );
 }
 
 #[test]
@@ -300,7 +311,7 @@ fn after_restart_an_offer_restarts_the_call_by_id() {
     assert!(harness.received().iter().all(|(_, frame)| frame["state"] == "active"));
 }
 
-// ---- offline, busy, bounds
+// ---- offline, busy, limits
 
 #[test]
 fn only_calls_with_id_keep_ringing_for_offline_users() {
@@ -311,8 +322,8 @@ fn only_calls_with_id_keep_ringing_for_offline_users() {
     assert_eq!(harness.hub.counts().calls, [0, 0]);
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
     assert_eq!(harness.assert_error(alice, "recipient_offline")["callId"], "c");
-    let (_, heard) = reconnect(&mut harness, 2, 3);
-    assert_eq!(types(&heard), ["user_connected", "call_initiated"]);
+    let (_, received) = reconnect(&mut harness, 2, 3);
+    assert_eq!(types(&received), ["user_connected", "call_initiated"]);
     assert_eq!(harness.woken.len(), 2);
 }
 
@@ -354,8 +365,8 @@ fn fifth_answered_call_of_a_user_ends_the_oldest() {
         harness.send(*other, r#"{"type":"answer","answer":"a","recipientId":2}"#);
         harness.advance(Duration::from_secs(1));
     }
-    let heard = harness.received();
-    let ended: Vec<_> = heard.iter().filter(|(_, f)| f["type"] == "call_ended").collect();
+    let received = harness.received();
+    let ended: Vec<_> = received.iter().filter(|(_, f)| f["type"] == "call_ended").collect();
     assert_eq!(ended.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(), [alice, others[0]]);
     assert!(ended.iter().all(|(_, f)| f["callId"] == "c10" && f["reason"] == "hangup"));
 }
@@ -369,12 +380,12 @@ fn excess_candidates_go_to_all_ringing_devices() {
         harness
             .send(alice, &format!(r#"{{"type":"ice-candidate","candidate":"{n}","callId":"c"}}"#));
     }
-    let heard = harness.received();
+    let received = harness.received();
     for conn in [phone, laptop] {
-        let got = heard.iter().filter(|(to, _)| *to == conn);
-        let got: Vec<String> =
-            got.map(|(_, f)| f["candidate"].as_str().expect("text").to_owned()).collect();
-        assert_eq!(got, (0..130).map(|n| n.to_string()).collect::<Vec<_>>());
+        let candidates = received.iter().filter(|(to, _)| *to == conn);
+        let candidates: Vec<String> =
+            candidates.map(|(_, f)| f["candidate"].as_str().expect("text").to_owned()).collect();
+        assert_eq!(candidates, (0..130).map(|n| n.to_string()).collect::<Vec<_>>());
     }
 }
 
@@ -399,10 +410,10 @@ fn connecting_device_misses_an_offer_too_large_to_keep() {
     harness.received();
     let offer = "o".repeat(64 << 10);
     harness.send(alice, &format!(r#"{{"type":"offer","offer":"{offer}","callId":"c"}}"#));
-    let heard: Vec<ConnId> = harness.received().into_iter().map(|(conn, _)| conn).collect();
-    assert_eq!(heard, [phone, laptop]);
-    let (_, heard) = reconnect(&mut harness, 4, 3);
-    assert_eq!(types(&heard), ["user_connected", "call_initiated"]);
+    let received: Vec<ConnId> = harness.received().into_iter().map(|(conn, _)| conn).collect();
+    assert_eq!(received, [phone, laptop]);
+    let (_, received) = reconnect(&mut harness, 4, 3);
+    assert_eq!(types(&received), ["user_connected", "call_initiated"]);
 }
 
 #[test]
@@ -418,7 +429,7 @@ fn late_offer_is_told_of_the_end_for_a_minute() {
     harness.assert_received(&[(alice, offer)]);
 }
 
-// ---- verified, and apps that know the documented frames only
+// ---- verified trust, and legacy apps
 
 #[test]
 fn verified_server_needs_thread_id_only_to_start_a_call() {
@@ -429,8 +440,12 @@ fn verified_server_needs_thread_id_only_to_start_a_call() {
     harness.assert_error(alice, "missing_field");
     harness.send(alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c","threadId":41}"#);
     harness.send(bob, r#"{"type":"answer","answer":"a","callId":"c"}"#);
-    let heard = harness.received();
-    assert_eq!(heard.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(), [bob, alice], "{heard:?}");
+    let received = harness.received();
+    assert_eq!(
+        received.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(),
+        [bob, alice],
+        "{received:?}"
+    );
 }
 
 #[test]

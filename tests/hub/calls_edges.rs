@@ -1,4 +1,4 @@
-//! Calls when frames cross, devices are lost at the wrong moment, or bounds are met.
+//! Edge cases of calls: frames that cross, devices lost at a bad moment, limits that are reached.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl CallFixture {
         CallFixture { harness, alice, phone, laptop }
     }
 
-    /// Call "c" of Alice's rings at Bob's.
+    /// Alice's call "c" rings on Bob's devices.
     fn ringing() -> CallFixture {
         let mut s = CallFixture::new();
         s.send(s.alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
@@ -37,7 +37,7 @@ impl CallFixture {
         s
     }
 
-    /// The same, answered on the phone.
+    /// Call "c", answered on the phone.
     fn active() -> CallFixture {
         let mut s = CallFixture::ringing();
         s.send(s.phone, r#"{"type":"answer","answer":"a","callId":"c"}"#);
@@ -60,7 +60,7 @@ impl CallFixture {
     }
 }
 
-// ---- what crosses the answer
+// ---- frames that cross the answer
 
 #[test]
 fn repeated_ring_after_answer_does_not_end_the_call() {
@@ -70,7 +70,7 @@ fn repeated_ring_after_answer_does_not_end_the_call() {
     s.harness.assert_nothing_received();
     s.send(s.phone, r#"{"type":"ice-candidate","candidate":"x","callId":"c"}"#);
     s.assert_received(&[(s.alice, "ice-candidate")]);
-    // Another device of hers is not in the call.
+    // Another device of Alice is not in the call.
     let tablet = s.harness.open_as(3, "2");
     s.send(tablet, again);
     s.assert_received(&[(tablet, "error not_your_call")]);
@@ -119,7 +119,7 @@ fn caller_lost_at_the_answer_has_the_full_grace() {
     s.assert_received(&[(back, "call_resumed"), (back, "answer"), (s.phone, "call_resumed")]);
 }
 
-// ---- who was lost and is back
+// ---- lost devices that come back
 
 #[test]
 fn lost_device_that_rings_again_gets_all_kept_frames() {
@@ -130,7 +130,7 @@ fn lost_device_that_rings_again_gets_all_kept_frames() {
     s.assert_received(&[(back, "user_connected"), (back, "call_initiated")]);
     s.send(back, r#"{"type":"answer","answer":"a","callId":"c"}"#);
     s.harness.received();
-    // Its network changes once more, and the server does not know yet.
+    // Its network changes again, and the server has not noticed the old connection's end yet.
     let again = s.harness.open(4);
     s.send(again, r#"{"type":"user_connected","userId":3}"#);
     s.assert_received(&[(again, "user_connected")]);
@@ -194,16 +194,16 @@ fn oldest_group_call_over_limit_ends_for_its_caller_too() {
             .send(alice, &format!(r#"{{"type":"call_initiated","threadId":{n},"callId":"g{n}"}}"#));
         harness.received();
         harness.send(other, &format!(r#"{{"type":"call_joined","callId":"g{n}"}}"#));
-        let heard = summaries(&mut harness);
-        let ended = heard.contains(&(alice, "ended g0 hangup".to_owned()));
-        assert_eq!(ended, n == 4, "{heard:?}");
+        let received = summaries(&mut harness);
+        let ended = received.contains(&(alice, "ended g0 hangup".to_owned()));
+        assert_eq!(ended, n == 4, "{received:?}");
     }
     assert_eq!(harness.hub.counts().calls, [0, 4]);
 }
 
 #[test]
 fn group_call_drops_kept_frames_once_ringing_ends() {
-    // Else a few hundred long calls would leave no room for others.
+    // Otherwise a few hundred long calls would use up the buffer for kept frames.
     let long = "x".repeat(60_000);
     let begin = format!(r#"{{"type":"call_initiated","threadId":12,"callId":"g","x":"{long}"}}"#);
     let mut harness = HubHarness::default();
@@ -219,7 +219,7 @@ fn group_call_drops_kept_frames_once_ringing_ends() {
     harness.assert_nothing_received();
 }
 
-// ---- both at once
+// ---- glare: both users call each other at once
 
 #[test]
 fn call_winning_glare_is_not_refused_as_busy() {
@@ -242,7 +242,7 @@ fn call_winning_glare_is_not_refused_as_busy() {
 
 #[test]
 fn repeated_glare_losses_count_as_call_attempts() {
-    // Else one user could have the ends of all other calls forgotten.
+    // Otherwise one user's calls could evict the remembered ends of all other calls.
     let calls = CallSettings { attempts: 3, ..CallSettings::default() };
     let mut s = CallFixture::with(Settings { calls, ..settings() });
     s.send(s.alice, r#"{"type":"call_initiated","recipientId":3,"callId":"c"}"#);
@@ -299,9 +299,9 @@ fn removed_participant_is_removed_from_the_threads_calls() {
     harness.send(seven, r#"{"type":"ice-candidate","candidate":"1","callId":"c"}"#);
     let (request, ..) = harness.next_list();
     harness.fail(request, Failure::NotParticipant);
-    let heard = summaries(&mut harness);
+    let received = summaries(&mut harness);
     for conn in [seven, eight] {
-        assert!(heard.contains(&(conn, "ended c failed".to_owned())), "{heard:?}");
+        assert!(received.contains(&(conn, "ended c failed".to_owned())), "{received:?}");
     }
 }
 
@@ -318,7 +318,7 @@ fn bytes_kept_for_all_calls_are_bounded() {
         let callee = 2_000 + n;
         let frame = format!(r#"{{"type":"offer","offer":"{large}","recipientId":{callee}}}"#);
         harness.send(caller, &frame);
-        assert_eq!(harness.received().len(), 1, "it rings, kept or not");
+        assert_eq!(harness.received().len(), 1, "the call rings whether or not its frame is kept");
     }
     for (user, expected) in [(2_000, 2), (2_000 + calls - 1, 1)] {
         let conn = harness.open(2 * calls + user);
@@ -342,10 +342,11 @@ fn oldest_call_is_chosen_by_answer_time() {
     for n in [1, 2, 3, 4, 0] {
         harness.send(bob, &format!(r#"{{"type":"answer","answer":"a","callId":"c{n}"}}"#));
     }
-    let heard = summaries(&mut harness);
-    let ended: Vec<_> = heard.iter().filter(|(_, words)| words.starts_with("ended")).collect();
-    let words = "ended c1 hangup".to_owned();
-    assert_eq!(ended, [&(callers[1], words.clone()), &(bob, words)], "{heard:?}");
+    let received = summaries(&mut harness);
+    let ended: Vec<_> =
+        received.iter().filter(|(_, summary)| summary.starts_with("ended")).collect();
+    let summary = "ended c1 hangup".to_owned();
+    assert_eq!(ended, [&(callers[1], summary.clone()), &(bob, summary)], "{received:?}");
 }
 
 #[test]

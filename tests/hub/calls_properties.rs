@@ -1,5 +1,5 @@
 //! Calls under random interleavings of a few devices that call, answer, hang up, are lost and come
-//! back: whatever rings ends once on each device, and nobody is left ringing.
+//! back: each device is told the end of a call exactly once, and no device is left ringing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,43 +15,43 @@ const DEVICES: usize = 6;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Calls another user, with a name of its own or without.
-    Begin {
+    /// Calls another user, with a callId or without.
+    Start {
         device: usize,
         other: u64,
-        names: bool,
+        has_id: bool,
         offers: bool,
     },
-    /// Calls everyone in the thread.
-    BeginGroup {
+    /// Starts a group call in the thread.
+    StartGroup {
         device: usize,
     },
-    /// Says something of one of the calls that it knows.
-    Say {
+    /// Sends a frame of one of the calls that the device is in or that ring on it.
+    Send {
         device: usize,
         call: usize,
         kind: &'static str,
-        names: bool,
+        has_id: bool,
         other: u64,
     },
-    /// Asks for its place in any call that there ever was.
+    /// Asks to resume any call that ever existed.
     Resume {
         device: usize,
         call: usize,
     },
-    Lose {
+    Close {
         device: usize,
     },
-    Come {
-        device: usize,
-        user: u64,
-    },
-    /// Another user on the same connection.
-    Change {
+    Open {
         device: usize,
         user: u64,
     },
-    Pass {
+    /// Changes the connection's user.
+    ChangeUser {
+        device: usize,
+        user: u64,
+    },
+    Advance {
         seconds: u64,
     },
 }
@@ -75,19 +75,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]);
     prop_oneof![
         3 => (device.clone(), 0..USERS, any::<bool>(), any::<bool>())
-            .prop_map(|(device, other, names, offers)| Step::Begin { device, other, names, offers }),
-        1 => device.clone().prop_map(|device| Step::BeginGroup { device }),
+            .prop_map(|(device, other, has_id, offers)| Step::Start { device, other, has_id, offers }),
+        1 => device.clone().prop_map(|device| Step::StartGroup { device }),
         9 => (device.clone(), 0..40_usize, kinds, any::<bool>(), 0..USERS)
-            .prop_map(|(device, call, kind, names, other)| Step::Say { device, call, kind, names, other }),
+            .prop_map(|(device, call, kind, has_id, other)| Step::Send { device, call, kind, has_id, other }),
         2 => (device.clone(), 0..40_usize).prop_map(|(device, call)| Step::Resume { device, call }),
-        2 => device.clone().prop_map(|device| Step::Lose { device }),
-        3 => (device.clone(), 0..USERS).prop_map(|(device, user)| Step::Come { device, user }),
-        1 => (device, 0..USERS).prop_map(|(device, user)| Step::Change { device, user }),
-        2 => prop::sample::select(vec![1, 4, 6, 20, 46]).prop_map(|seconds| Step::Pass { seconds }),
+        2 => device.clone().prop_map(|device| Step::Close { device }),
+        3 => (device.clone(), 0..USERS).prop_map(|(device, user)| Step::Open { device, user }),
+        1 => (device, 0..USERS).prop_map(|(device, user)| Step::ChangeUser { device, user }),
+        2 => prop::sample::select(vec![1, 4, 6, 20, 46]).prop_map(|seconds| Step::Advance { seconds }),
     ]
 }
 
-/// What a device knows of a call: how often it was in it or rang, and how often it was told the end.
+/// How often a device was in a call or rang for it, and how often it was told that
+/// the call ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     opens: u32,
@@ -95,7 +96,7 @@ struct Known {
 }
 
 impl Known {
-    fn open(&mut self) {
+    fn record_open(&mut self) {
         self.opens = self.opens.max(self.ends + 1);
     }
 
@@ -107,27 +108,28 @@ impl Known {
 struct CallRunner {
     harness: HubHarness,
     devices: [Option<(ConnId, u64)>; DEVICES],
-    knows: BTreeMap<(ConnId, String), Known>,
+    known_calls: BTreeMap<(ConnId, String), Known>,
     calls: Vec<String>,
-    /// Devices that said something without naming the call, which nobody heard: what they are in is
-    /// not known.
-    blind: BTreeSet<ConnId>,
-    names: u32,
+    /// Connections that sent a frame without a callId that no one received: the runner does not know
+    /// which call they are in.
+    untracked: BTreeSet<ConnId>,
+    ids_used: u32,
 }
 
 impl CallRunner {
     fn new(reject_when_busy: bool) -> CallRunner {
         let calls = CallSettings { reject_when_busy, attempts: 1_000, ..CallSettings::default() };
         let harness = HubHarness::new(Settings { calls, ..settings() });
-        let (devices, knows, calls, blind) = Default::default();
-        let mut runner = CallRunner { harness, devices, knows, calls, blind, names: 0 };
+        let (devices, known_calls, calls, untracked) = Default::default();
+        let mut runner =
+            CallRunner { harness, devices, known_calls, calls, untracked, ids_used: 0 };
         for device in 0..4 {
-            runner.come(device, device as u64 % USERS);
+            runner.open(device, device as u64 % USERS);
         }
         runner
     }
 
-    fn come(&mut self, device: usize, user: u64) {
+    fn open(&mut self, device: usize, user: u64) {
         if self.devices[device].is_some() {
             return;
         }
@@ -136,118 +138,118 @@ impl CallRunner {
         self.harness
             .send(conn, &json!({"type": "user_connected", "userId": 10 + user}).to_string());
         self.harness.send(conn, r#"{"type":"join_thread","threadId":12}"#);
-        self.listen();
+        self.process_received();
     }
 
-    fn play(&mut self, step: &Step) {
+    fn run(&mut self, step: &Step) {
         match *step {
-            Step::Come { device, user } => self.come(device, user),
-            Step::Pass { seconds } => self.harness.advance(Duration::from_secs(seconds)),
-            Step::Lose { device } => {
+            Step::Open { device, user } => self.open(device, user),
+            Step::Advance { seconds } => self.harness.advance(Duration::from_secs(seconds)),
+            Step::Close { device } => {
                 if let Some((conn, _)) = self.devices[device].take() {
                     self.harness.close(conn);
-                    self.knows.retain(|(of, _), _| *of != conn);
+                    self.known_calls.retain(|(of, _), _| *of != conn);
                 }
             }
-            Step::Change { device, user } => {
+            Step::ChangeUser { device, user } => {
                 let Some((conn, before)) = self.devices[device] else { return };
                 self.devices[device] = Some((conn, user));
                 if before != user {
-                    self.knows.retain(|(of, _), _| *of != conn);
-                    self.blind.remove(&conn);
+                    self.known_calls.retain(|(of, _), _| *of != conn);
+                    self.untracked.remove(&conn);
                 }
                 let frame = json!({"type": "user_connected", "userId": 10 + user});
                 self.harness.send(conn, &frame.to_string());
             }
-            Step::Begin { device, other, names, offers } => {
+            Step::Start { device, other, has_id, offers } => {
                 let Some((conn, user)) = self.devices[device] else { return };
                 let kind = if offers { "offer" } else { "call_initiated" };
                 let mut frame = frame(kind, user, other, conn);
-                self.begin(conn, &mut frame, names);
+                self.start_call(conn, &mut frame, has_id);
             }
-            Step::BeginGroup { device } => {
+            Step::StartGroup { device } => {
                 let Some((conn, _)) = self.devices[device] else { return };
-                self.begin(conn, &mut json!({"type": "call_initiated", "threadId": 12}), true);
+                self.start_call(conn, &mut json!({"type": "call_initiated", "threadId": 12}), true);
             }
-            Step::Say { device, call, kind, names, other } => {
+            Step::Send { device, call, kind, has_id, other } => {
                 let Some((conn, user)) = self.devices[device] else { return };
                 let open: Vec<String> = self.open_calls(conn);
                 if open.is_empty() {
                     return;
                 }
                 let mut frame = frame(kind, user, other, conn);
-                if names || kind.starts_with("call_") {
+                if has_id || kind.starts_with("call_") {
                     frame["callId"] = json!(open[call % open.len()]);
                 }
                 self.harness.send(conn, &frame.to_string());
-                let heard = self.harness.received();
-                // It may take the place of a device that was lost.
-                if frame["callId"].is_null() && self.find_call(conn, &heard).is_none() {
-                    self.blind.insert(conn);
+                let received = self.harness.received();
+                // The frame may have reclaimed the seat of a lost device.
+                if frame["callId"].is_null() && self.find_call(conn, &received).is_none() {
+                    self.untracked.insert(conn);
                 }
-                self.hear(heard);
+                self.process(received);
             }
             Step::Resume { device, call } => {
                 let Some((conn, _)) = self.devices[device] else { return };
                 let Some(call) = self.calls.get(call).cloned() else { return };
                 let frame = json!({"type": "call_resume", "callId": call, "clientId": "r"});
                 self.harness.send(conn, &frame.to_string());
-                let mut heard = self.harness.received();
-                // Who asks for a call that is over is told once more.
-                let known = self.knows.get(&(conn, call)).copied().unwrap_or_default();
+                let mut received = self.harness.received();
+                // A resume of an ended call is answered with one more `call_ended`.
+                let known = self.known_calls.get(&(conn, call)).copied().unwrap_or_default();
                 if !known.is_open() {
-                    heard.retain(|(to, frame)| *to != conn || frame["type"] != "call_ended");
+                    received.retain(|(to, frame)| *to != conn || frame["type"] != "call_ended");
                 }
-                self.hear(heard);
+                self.process(received);
             }
         }
-        self.listen();
+        self.process_received();
     }
 
-    fn begin(&mut self, conn: ConnId, frame: &mut Value, names: bool) {
-        let mut name = None;
-        if names {
-            self.names += 1;
-            // Some are less and some greater than those of others.
-            name = Some(format!("{}-{}", self.names * 7 % 10, self.names));
-            frame["callId"] = json!(name);
+    fn start_call(&mut self, conn: ConnId, frame: &mut Value, has_id: bool) {
+        let mut own_id = None;
+        if has_id {
+            self.ids_used += 1;
+            // The ids are not in order, so that either call of a glare can win.
+            own_id = Some(format!("{}-{}", self.ids_used * 7 % 10, self.ids_used));
+            frame["callId"] = json!(own_id);
         }
-        frame["clientId"] = json!("begin");
+        frame["clientId"] = json!("start");
         self.harness.send(conn, &frame.to_string());
-        let heard = self.harness.received();
-        // Whoever is called by name may come yet; of a group that is not there, nobody does.
-        let rings_on = name.is_some() && frame["recipientId"].is_number();
-        let refused = heard.iter().any(|(to, frame)| {
+        let received = self.harness.received();
+        // A call with an id keeps ringing for an offline user; a group call without online users ends.
+        let rings_on = own_id.is_some() && frame["recipientId"].is_number();
+        let refused = received.iter().any(|(to, frame)| {
             *to == conn
-                && frame["clientId"] == "begin"
+                && frame["clientId"] == "start"
                 && (!rings_on || frame["code"] != "recipient_offline")
         });
-        let begun = self.find_call(conn, &heard);
-        if begun.is_none() && name.is_none() && !refused {
-            self.blind.insert(conn);
+        let started = self.find_call(conn, &received);
+        if started.is_none() && own_id.is_none() && !refused {
+            self.untracked.insert(conn);
         }
-        if let Some(id) = name.filter(|_| !refused) {
-            self.opens(conn, &id);
+        if let Some(id) = own_id.filter(|_| !refused) {
+            self.record_open(conn, &id);
         }
-        self.hear(heard);
+        self.process(received);
     }
 
-    /// The call in which this device has made others ring, or has made them an offer: without a name
-    /// that may be the call of another of its user's devices.
-    fn find_call(&mut self, conn: ConnId, heard: &[(ConnId, Value)]) -> Option<String> {
+    /// The call for which this device's frame made others ring or offered to them. Without a callId it
+    /// may be the call of another of its user's devices.
+    fn find_call(&mut self, conn: ConnId, received: &[(ConnId, Value)]) -> Option<String> {
         let of_call = |(to, frame): &(ConnId, Value)| {
             let rings = ["offer", "call_initiated"].iter().any(|kind| frame["type"] == *kind);
             frame["callId"].as_str().filter(|_| rings && *to != conn).map(str::to_owned)
         };
-        let id = heard.iter().find_map(of_call)?;
-        self.opens(conn, &id);
+        let id = received.iter().find_map(of_call)?;
+        self.record_open(conn, &id);
         Some(id)
     }
 
-    fn opens(&mut self, conn: ConnId, id: &str) {
+    fn record_open(&mut self, conn: ConnId, id: &str) {
         self.note_call(id);
-        let known = self.knows.entry((conn, id.to_owned())).or_default();
-        known.open();
+        let known = self.known_calls.entry((conn, id.to_owned())).or_default();
+        known.record_open();
     }
 
     fn note_call(&mut self, id: &str) {
@@ -257,82 +259,83 @@ impl CallRunner {
     }
 
     fn open_calls(&self, conn: ConnId) -> Vec<String> {
-        let known = self.knows.iter().filter(|((of, _), known)| *of == conn && known.is_open());
+        let known =
+            self.known_calls.iter().filter(|((of, _), known)| *of == conn && known.is_open());
         known.map(|((_, id), _)| id.clone()).collect()
     }
 
-    fn listen(&mut self) {
-        let heard = self.harness.received();
-        self.hear(heard);
+    fn process_received(&mut self) {
+        let received = self.harness.received();
+        self.process(received);
     }
 
-    fn hear(&mut self, heard: Vec<(ConnId, Value)>) {
+    fn process(&mut self, received: Vec<(ConnId, Value)>) {
         let mut answers = BTreeSet::new();
-        for (to, frame) in heard {
+        for (to, frame) in received {
             let Some(id) = frame["callId"].as_str().map(str::to_owned) else { continue };
             self.note_call(&id);
-            let known = self.knows.entry((to, id.clone())).or_default();
+            let known = self.known_calls.entry((to, id.clone())).or_default();
             match frame["type"].as_str().expect("a type") {
                 "call_ended" => {
                     known.ends += 1;
                     assert!(
-                        known.ends <= known.opens.max(1) || self.blind.contains(&to),
-                        "{to:?} hears twice that {id} ended"
+                        known.ends <= known.opens.max(1) || self.untracked.contains(&to),
+                        "{to:?} is told twice that {id} ended"
                     );
                 }
                 "call_resumed" | "call_joined" if !frame["clientId"].is_null() => {
-                    known.open();
+                    known.record_open();
                 }
                 "error" => {}
                 kind => {
                     assert!(
-                        known.is_open() || known.ends == 0 || self.blind.contains(&to),
-                        "{to:?} hears {kind} of {id} after its end"
+                        known.is_open() || known.ends == 0 || self.untracked.contains(&to),
+                        "{to:?} receives {kind} of {id} after its end"
                     );
-                    known.open();
+                    known.record_open();
                     if kind == "answer" {
-                        let from = frame["answer"]["from"].as_u64().expect("who answers");
+                        let from = frame["answer"]["from"].as_u64().expect("the answering slot");
                         answers.insert((id, from as u32));
                     }
                 }
             }
         }
         for (id, slot) in answers {
-            self.has_answered(&id, slot as usize);
+            self.assert_answered_once(&id, slot as usize);
         }
     }
 
-    /// No other device of the user who has answered rings on.
-    fn has_answered(&self, id: &str, device: usize) {
+    /// Asserts that no other device of the answering user keeps ringing.
+    fn assert_answered_once(&self, id: &str, device: usize) {
         let Some((answering, user)) = self.devices[device] else { return };
         for (conn, other) in self.devices.iter().flatten() {
-            let known = self.knows.get(&(*conn, id.to_owned())).copied().unwrap_or_default();
+            let known = self.known_calls.get(&(*conn, id.to_owned())).copied().unwrap_or_default();
             assert!(
                 *conn == answering || *other != user || !known.is_open(),
-                "{conn:?} rings on when {answering:?} has answered {id}"
+                "{conn:?} keeps ringing after {answering:?} has answered {id}"
             );
         }
     }
 
-    /// Everyone hangs up, and time passes.
+    /// Hangs up all calls, and asserts that each has ended on each device.
     fn finish(&mut self) {
         self.harness.advance(Duration::from_secs(50));
-        self.listen();
+        self.process_received();
         for (conn, _) in self.devices.into_iter().flatten() {
             for id in self.open_calls(conn) {
                 self.harness.send(conn, &json!({"type": "call_hangup", "callId": id}).to_string());
-                self.listen();
+                self.process_received();
             }
         }
         self.harness.advance(Duration::from_secs(50));
-        self.listen();
-        for ((conn, id), known) in &self.knows {
-            assert!(!known.is_open(), "{conn:?} is left in {id}: {known:?}");
+        self.process_received();
+        for ((conn, id), known) in &self.known_calls {
+            assert!(!known.is_open(), "{conn:?} was not told the end of {id}: {known:?}");
         }
     }
 }
 
-/// A frame that says which device it is from.
+/// A frame that names its sending device, if it is an answer.
 fn frame(kind: &str, user: u64, other: u64, conn: ConnId) -> Value {
     let mut frame = json!({"type": kind, "recipientId": 10 + other, "senderId": 10 + user});
     match kind {
@@ -354,7 +357,7 @@ proptest! {
     ) {
         let mut runner = CallRunner::new(reject_when_busy);
         for step in &steps {
-            runner.play(step);
+            runner.run(step);
         }
         runner.finish();
     }

@@ -1,6 +1,6 @@
-//! Call frames that no app means to send, from connections that come, go and change their user, on
-//! an open server and on a verified one: nothing panics, the tables agree after every step, and no
-//! call outlives everybody.
+//! Random call frames, many of them senseless, from connections that open, close and change their
+//! user, in open and in verified trust: nothing panics, the hub's tables are consistent after every
+//! step, and no call outlives its users' connections.
 
 use std::time::Duration;
 
@@ -16,27 +16,27 @@ const DEVICES: usize = 8;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Come {
+    Open {
         device: usize,
         user: u64,
     },
-    Become {
+    ChangeUser {
         device: usize,
         user: u64,
     },
-    Lose {
+    Close {
         device: usize,
     },
-    Say {
+    Send {
         device: usize,
         frame: String,
     },
-    /// The site answers its oldest question: with these participants, or not at all.
-    Site {
+    /// The site answers its oldest query: with these participants, or with a failure.
+    Answer {
         list: Vec<u64>,
         fails: bool,
     },
-    Pass {
+    Advance {
         seconds: u64,
     },
 }
@@ -75,16 +75,16 @@ fn frame() -> impl Strategy<Value = String> {
     let payload = select(vec![json!("x"), json!({"sdp": ""}), json!("y".repeat(30_000))]);
     let fields = (call_id(), id(), id(), thread(), any::<[bool; 3]>());
     (select(kinds), fields, payload).prop_map(|(kind, fields, payload)| {
-        let (call, recipient, sender, thread, [names, says_sender, is_group]) = fields;
+        let (call, recipient, sender, thread, [has_id, has_sender, is_group]) = fields;
         let mut frame = Map::new();
         frame.insert("type".to_owned(), json!(kind));
-        let mut put = |field: &str, value: Value, is_there: bool| {
-            if is_there && !value.is_null() {
+        let mut put = |field: &str, value: Value, is_present: bool| {
+            if is_present && !value.is_null() {
                 frame.insert(field.to_owned(), value);
             }
         };
-        put("callId", call, names);
-        put("senderId", sender, says_sender && !names);
+        put("callId", call, has_id);
+        put("senderId", sender, has_sender && !has_id);
         put("recipientId", recipient, !is_group);
         put("threadId", thread, true);
         match kind {
@@ -101,12 +101,12 @@ fn step() -> impl Strategy<Value = Step> {
     let user = 7..10_u64;
     let list = select(vec![vec![7, 8, 9], vec![7, 8, 9], vec![7, 8], vec![8, 9], vec![]]);
     prop_oneof![
-        3 => (device.clone(), user.clone()).prop_map(|(device, user)| Step::Come { device, user }),
-        1 => (device.clone(), user).prop_map(|(device, user)| Step::Become { device, user }),
-        1 => device.clone().prop_map(|device| Step::Lose { device }),
-        16 => (device, frame()).prop_map(|(device, frame)| Step::Say { device, frame }),
-        8 => (list, prop::bool::weighted(0.1)).prop_map(|(list, fails)| Step::Site { list, fails }),
-        1 => select(vec![1, 4, 6, 20, 46, 61]).prop_map(|seconds| Step::Pass { seconds }),
+        3 => (device.clone(), user.clone()).prop_map(|(device, user)| Step::Open { device, user }),
+        1 => (device.clone(), user).prop_map(|(device, user)| Step::ChangeUser { device, user }),
+        1 => device.clone().prop_map(|device| Step::Close { device }),
+        16 => (device, frame()).prop_map(|(device, frame)| Step::Send { device, frame }),
+        8 => (list, prop::bool::weighted(0.1)).prop_map(|(list, fails)| Step::Answer { list, fails }),
+        1 => select(vec![1, 4, 6, 20, 46, 61]).prop_map(|seconds| Step::Advance { seconds }),
     ]
 }
 
@@ -126,28 +126,28 @@ impl CallRunner {
             devices: [None; 8],
         };
         for device in 0..5 {
-            runner.play(&Step::Come { device, user: 7 + device as u64 % 3 });
+            runner.run(&Step::Open { device, user: 7 + device as u64 % 3 });
         }
         runner
     }
 
-    fn play(&mut self, step: &Step) {
+    fn run(&mut self, step: &Step) {
         match step {
-            Step::Come { device, user } if self.devices[*device].is_none() => {
+            Step::Open { device, user } if self.devices[*device].is_none() => {
                 self.devices[*device] = Some(self.harness.open(*device as u32));
                 self.identify(*device, *user);
                 self.send(*device, r#"{"type":"join_thread","threadId":41}"#);
             }
-            Step::Come { .. } => {}
-            Step::Become { device, user } => self.identify(*device, *user),
-            Step::Lose { device } => {
+            Step::Open { .. } => {}
+            Step::ChangeUser { device, user } => self.identify(*device, *user),
+            Step::Close { device } => {
                 if let Some(conn) = self.devices[*device].take() {
                     self.harness.close(conn);
                 }
             }
-            Step::Say { device, frame } => self.send(*device, frame),
-            Step::Site { list, fails } => self.answer_site(list, *fails),
-            Step::Pass { seconds } => self.harness.advance(Duration::from_secs(*seconds)),
+            Step::Send { device, frame } => self.send(*device, frame),
+            Step::Answer { list, fails } => self.answer_site(list, *fails),
+            Step::Advance { seconds } => self.harness.advance(Duration::from_secs(*seconds)),
         }
         for (conn, _) in self.harness.closed() {
             self.devices[conn.slot as usize] = None;
@@ -160,7 +160,7 @@ impl CallRunner {
             Trust::Verified => json!({"type": "user_connected", "token": format!("of-{user}")}),
         };
         self.send(device, &frame.to_string());
-        // Its proof; lists take their time.
+        // Proofs are answered at once, lists later.
         while let Some(request) = self.harness.try_next_proof() {
             self.harness.prove(request, user, None);
         }
@@ -189,10 +189,10 @@ impl CallRunner {
         self.harness.answer(request, answer);
     }
 
-    /// Everybody goes, and nothing is left.
+    /// Closes all connections, and asserts that no call is left.
     fn finish(&mut self) {
         for device in 0..DEVICES {
-            self.play(&Step::Lose { device });
+            self.run(&Step::Close { device });
         }
         while self.harness.pending_asks() > 0 {
             self.answer_site(&[], false);
@@ -214,7 +214,7 @@ proptest! {
         let trust = if is_verified { Trust::Verified } else { Trust::Open };
         let mut runner = CallRunner::new(trust, reject_when_busy);
         for step in &steps {
-            runner.play(step);
+            runner.run(step);
         }
         runner.finish();
     }

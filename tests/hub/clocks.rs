@@ -1,5 +1,5 @@
-//! Clocks that jump, as they do on a suspended machine, after a wrong start, and by an operator's
-//! hand: nobody is lost by it, and everything that was due is done.
+//! Clock jumps, as after a suspend, a wrong clock at boot, or a change by the operator: no connection
+//! is lost, and everything due is done.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ fn send(id: &str) -> String {
     format!(r#"{{"type":"send_message","threadId":41,"message":"x","clientId":"{id}"}}"#)
 }
 
-fn of<'a>(heard: &'a [(ConnId, Value)], conn: ConnId, kind: &str) -> Vec<&'a Value> {
-    heard.iter().filter(|(to, f)| *to == conn && f["type"] == kind).map(|(_, f)| f).collect()
+fn frames_to<'a>(received: &'a [(ConnId, Value)], conn: ConnId, kind: &str) -> Vec<&'a Value> {
+    received.iter().filter(|(to, f)| *to == conn && f["type"] == kind).map(|(_, f)| f).collect()
 }
 
-/// Two users whose tokens hold for an hour, in a thread of two.
-fn two(harness: &mut HubHarness) -> (ConnId, ConnId) {
+/// Opens connections of two users in one thread, with tokens that expire in an hour.
+fn open_two(harness: &mut HubHarness) -> (ConnId, ConnId) {
     let expires = Some(harness.now.unix_s + 3600);
     let conns = [(0, 7), (1, 8)].map(|(slot, user)| {
         let conn = harness.open_with(slot, &format!("token-of-{user}"));
@@ -37,24 +37,24 @@ fn two(harness: &mut HubHarness) -> (ConnId, ConnId) {
     (conns[0], conns[1])
 }
 
-/// Typing reaches the other, and a message finds its way.
+/// Asserts that typing and a message of `from` reach `to`.
 fn assert_working(harness: &mut HubHarness, from: ConnId, to: ConnId) {
     harness.send(from, TYPING);
     if let Some((request, _)) = harness.try_next_list() {
         harness.list(request, &[7, 8]);
     }
-    assert_eq!(of(&harness.received(), to, "typing").len(), 1);
+    assert_eq!(frames_to(&harness.received(), to, "typing").len(), 1);
     harness.send(from, &send("after"));
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
-    assert_eq!(of(&harness.received(), to, "message").len(), 1);
+    assert_eq!(frames_to(&harness.received(), to, "message").len(), 1);
 }
 
 #[test]
 fn wall_clock_jump_back_disconnects_nobody() {
     for date in [0, 1, 1_800_000_000 - 10 * YEAR_S] {
         let mut harness = HubHarness::new(verified());
-        let (seven, eight) = two(&mut harness);
+        let (seven, eight) = open_two(&mut harness);
         harness.now.unix_s = date;
         harness.advance(Duration::ZERO);
         for _ in 0..10 {
@@ -69,10 +69,10 @@ fn wall_clock_jump_back_disconnects_nobody() {
 fn wall_clock_jump_forward_only_expires_tokens() {
     for years in [1, 50, 5_000] {
         let mut harness = HubHarness::new(verified());
-        let (seven, eight) = two(&mut harness);
+        let (seven, eight) = open_two(&mut harness);
         harness.now.unix_s += years * YEAR_S;
         harness.send(seven, &send("late"));
-        // An hour and more may go by on the clock that deadlines are by.
+        // More than an hour passes on the monotonic clock, which deadlines use.
         let mut errors = Vec::new();
         for _ in 0..3_700 {
             harness.advance(S);
@@ -82,7 +82,7 @@ fn wall_clock_jump_forward_only_expires_tokens() {
             errors.extend(harness.received().into_iter().filter(|(_, f)| f["type"] == "error"));
         }
         let expired = errors.iter().filter(|(_, f)| f["code"] == "token_expired").count();
-        assert!(expired >= 2, "both are told: {errors:?}");
+        assert!(expired >= 2, "both users get the error: {errors:?}");
         let closed = harness.closed();
         assert!(closed.contains(&(seven, 4401)) && closed.contains(&(eight, 4401)), "{closed:?}");
     }
@@ -91,7 +91,7 @@ fn wall_clock_jump_forward_only_expires_tokens() {
 #[test]
 fn wall_clock_at_maximum_is_handled() {
     let mut harness = HubHarness::new(verified());
-    let (seven, _) = two(&mut harness);
+    let (seven, _) = open_two(&mut harness);
     for date in [u64::MAX, u64::MAX - 1, 0, u64::MAX / 2, 1_800_000_000] {
         harness.now.unix_s = date;
         harness.hub.advance(harness.now);
@@ -106,11 +106,11 @@ fn wall_clock_at_maximum_is_handled() {
     }
 }
 
-/// A virtual machine that was stopped: its dates go on, its monotonic clock did not.
+/// A virtual machine that was paused: its wall clock went on, its monotonic clock did not.
 #[test]
 fn wall_clock_jumps_do_not_fire_timers() {
     let mut harness = HubHarness::new(verified());
-    let (seven, eight) = two(&mut harness);
+    let (seven, eight) = open_two(&mut harness);
     harness.send(seven, TYPING);
     harness.received();
     for date in [YEAR_S, 1_800_000_000 + 30, 0, 1_800_000_000 + 3_599] {
@@ -119,19 +119,23 @@ fn wall_clock_jumps_do_not_fire_timers() {
             harness.take_effects();
         }
     }
-    assert_eq!(of(&harness.received(), eight, "typing").len(), 0, "no deadline is by the date");
+    assert_eq!(
+        frames_to(&harness.received(), eight, "typing").len(),
+        0,
+        "no deadline uses the wall clock"
+    );
     assert_eq!(harness.closed(), []);
     harness.advance(3 * S);
-    assert_eq!(of(&harness.received(), eight, "typing").len(), 1, "and then it is over");
+    assert_eq!(frames_to(&harness.received(), eight, "typing").len(), 1, "the typing has expired");
     harness.now.unix_s = 1_800_000_000;
     assert_working(&mut harness, seven, eight);
 }
 
-/// A laptop that slept for a week: everything is due at once.
+/// A laptop that slept for a week, so that everything is due at once.
 #[test]
 fn monotonic_jump_by_a_week_fires_everything_due() {
     let mut harness = HubHarness::new(verified());
-    let (seven, eight) = two(&mut harness);
+    let (seven, eight) = open_two(&mut harness);
     harness.send(seven, TYPING);
     harness.send(seven, &send("asleep"));
     let (request, _) = harness.next_post();
@@ -139,10 +143,10 @@ fn monotonic_jump_by_a_week_fires_everything_due() {
     harness.close(seven);
     harness.received();
     harness.advance(7 * 24 * 3600 * S);
-    let heard = harness.received();
-    assert_eq!(of(&heard, eight, "user_disconnected").len(), 1, "{heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, eight, "user_disconnected").len(), 1, "{received:?}");
     assert!(harness.closed().contains(&(stranger, 1008)));
-    assert_eq!(harness.hub.counts().deliveries, 1, "what the site has not answered is on its way");
+    assert_eq!(harness.hub.counts().deliveries, 1, "the unanswered message is in flight");
     harness.fail(request, Failure::NotStored);
     assert_eq!(harness.hub.counts().deliveries, 0);
 }
@@ -150,20 +154,24 @@ fn monotonic_jump_by_a_week_fires_everything_due() {
 #[test]
 fn draining_hub_refuses_new_work_and_announces_no_departures() {
     let mut harness = HubHarness::new(verified());
-    let (seven, eight) = two(&mut harness);
+    let (seven, eight) = open_two(&mut harness);
     harness.send(seven, &send("before"));
     let (request, _) = harness.next_post();
     assert!(harness.hub.is_awaiting_outcome(seven) && !harness.hub.is_awaiting_outcome(eight));
     harness.hub.begin_drain();
     harness.send(seven, &send("after"));
     harness.assert_error(seven, "not_stored");
-    assert_eq!(harness.pending_asks(), 0, "it was not posted");
+    assert_eq!(harness.pending_asks(), 0, "the message was not posted");
     harness.send(seven, TYPING);
-    assert_eq!(of(&harness.received(), eight, "typing").len(), 1);
+    assert_eq!(frames_to(&harness.received(), eight, "typing").len(), 1);
     harness.close(eight);
     harness.advance(10 * S);
-    assert_eq!(of(&harness.received(), seven, "user_disconnected").len(), 0, "they will be back");
+    assert_eq!(
+        frames_to(&harness.received(), seven, "user_disconnected").len(),
+        0,
+        "no departure is announced while draining"
+    );
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
-    assert_eq!(of(&harness.received(), seven, "message").len(), 1);
+    assert_eq!(frames_to(&harness.received(), seven, "message").len(), 1);
     assert!(!harness.hub.is_awaiting_outcome(seven));
 }

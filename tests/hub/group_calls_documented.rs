@@ -1,5 +1,5 @@
-//! What `docs/PROTOCOL.md` says of group calls is what happens; its diagram is played in
-//! `tests/hub/calls_documented.rs`.
+//! Checks what `docs/PROTOCOL.md` says about group calls; `tests/hub/calls_documented.rs` plays its
+//! diagram.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ fn group_call_moves_to_the_device_that_joins_again() {
         [(1, "2"), (2, "3"), (3, "3")].map(|(n, user)| harness.open_in(n, user, "12"));
     harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     harness.send(phone, r#"{"type":"call_joined","callId":"g"}"#);
-    let heard = harness.received();
-    let elsewhere: Vec<ConnId> = heard
+    let received = harness.received();
+    let elsewhere: Vec<ConnId> = received
         .iter()
         .filter_map(|(conn, f)| (f["reason"] == "answered_elsewhere").then_some(*conn))
         .collect();
@@ -41,9 +41,9 @@ fn second_group_call_in_a_thread_points_to_the_first() {
     harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     harness.received();
     harness.send(bob, r#"{"type":"call_initiated","threadId":12,"callId":"a"}"#);
-    let shown =
+    let glare =
         r#"{"type":"call_ended","callId":"a","threadId":12,"reason":"glare","continuesAs":"g"}"#;
-    harness.assert_received(&[(bob, shown)]);
+    harness.assert_received(&[(bob, glare)]);
     harness.send(bob, r#"{"type":"call_busy","callId":"g"}"#);
     let left = r#"{"type":"call_left","callId":"g","threadId":12,"userId":3,"reason":"busy"}"#;
     let ended = r#"{"type":"call_ended","callId":"g","threadId":12,"reason":"busy"}"#;
@@ -57,7 +57,7 @@ fn group_call_is_joinable_by_thread_and_ends_with_last_two() {
     harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
     harness.send(bob, r#"{"type":"call_rejected","callId":"g"}"#);
     harness.received();
-    assert_eq!(harness.hub.counts().calls, [0, 0], "one is alone and nobody rings");
+    assert_eq!(harness.hub.counts().calls, [0, 0], "one user is left and no device rings");
 
     harness.send(alice, r#"{"type":"call_initiated","threadId":12,"callId":"h"}"#);
     harness.send(bob, r#"{"type":"call_joined","callId":"h"}"#);
@@ -77,10 +77,12 @@ fn group_call_is_joinable_by_thread_and_ends_with_last_two() {
     harness.send(alice, r#"{"type":"call_hangup","callId":"h"}"#);
     harness.received();
     harness.send(bob, r#"{"type":"call_left","callId":"h"}"#);
-    let heard = harness.received();
-    let ends: Vec<ConnId> =
-        heard.iter().filter_map(|(conn, f)| (f["type"] == "call_ended").then_some(*conn)).collect();
-    assert_eq!(ends, [bob, carol], "{heard:?}");
+    let received = harness.received();
+    let ends: Vec<ConnId> = received
+        .iter()
+        .filter_map(|(conn, f)| (f["type"] == "call_ended").then_some(*conn))
+        .collect();
+    assert_eq!(ends, [bob, carol], "{received:?}");
 }
 
 #[test]
@@ -103,9 +105,9 @@ fn missed_group_call_is_reported_to_everyone() {
 #[test]
 fn group_call_needs_online_users_and_at_most_eight() {
     let mut harness = HubHarness::default();
-    let people: Vec<ConnId> = (10..19).map(|n| harness.open_in(n, &n.to_string(), "12")).collect();
-    harness.send(people[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
-    harness.assert_error(people[0], "thread_too_large");
+    let members: Vec<ConnId> = (10..19).map(|n| harness.open_in(n, &n.to_string(), "12")).collect();
+    harness.send(members[0], r#"{"type":"call_initiated","threadId":12,"callId":"g"}"#);
+    harness.assert_error(members[0], "thread_too_large");
     let alone = harness.open_in(1, "2", "13");
     harness.send(alone, r#"{"type":"call_initiated","threadId":13,"callId":"g"}"#);
     harness.assert_error(alone, "recipient_offline");
@@ -116,31 +118,35 @@ fn after_restart_first_join_restarts_the_group_call() {
     let mut harness = HubHarness::default();
     let alice = harness.open_in(1, "2", "12");
     let joined = r#"{"type":"call_joined","callId":"g","threadId":12}"#;
-    let begun = r#"{"type":"call_initiated","callId":"g","threadId":12}"#;
+    let initiated = r#"{"type":"call_initiated","callId":"g","threadId":12}"#;
     harness.send(alice, joined);
     harness.assert_error(alice, "no_such_call");
-    harness.send(alice, begun);
+    harness.send(alice, initiated);
     harness.assert_error(alice, "recipient_offline");
     let bob = harness.open_in(2, "3", "12");
-    // Both have been told that there is none.
+    // Both get the answer that there is no such call.
     for conn in [alice, bob] {
         harness.send(conn, joined);
         harness.assert_error(conn, "no_such_call");
     }
-    harness.send(alice, begun);
+    harness.send(alice, initiated);
     harness.assert_received(&[(
         bob,
         r#"{"type":"call_initiated","callId":"g","threadId":12,"userId":2}"#,
     )]);
-    harness.send(bob, begun);
+    harness.send(bob, initiated);
     harness.assert_error(bob, "not_your_call");
     harness.send(bob, joined);
-    let who = r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3"#;
+    let joined_head = r#"{"type":"call_joined","callId":"g","threadId":12,"userId":3"#;
     harness.assert_received(&[
-        (bob, &format!(r#"{who},"userIds":[2,3]}}"#)),
-        (alice, &format!("{who}}}")),
+        (bob, &format!(r#"{joined_head},"userIds":[2,3]}}"#)),
+        (alice, &format!("{joined_head}}}")),
     ]);
     let carol = harness.open_in(3, "4", "12");
     harness.send(carol, joined);
-    assert_eq!(harness.received().len(), 3, "all who are in, and who has just come");
+    assert_eq!(
+        harness.received().len(),
+        3,
+        "both users in the call and the user who has just joined"
+    );
 }

@@ -1,4 +1,4 @@
-//! STUN and TURN servers for calls: who is told of them, and what.
+//! STUN and TURN servers for calls: which connections get the list, and its contents.
 
 use std::fs;
 use std::process::Output;
@@ -14,25 +14,25 @@ use crate::support::harness::{HubHarness, settings, verified};
 use crate::support::server::{Server, binary};
 use crate::support::site::Site;
 
-const ASK: &str = r#"{"type":"ice_servers","clientId":"i-1"}"#;
+const REQUEST: &str = r#"{"type":"ice_servers","clientId":"i-1"}"#;
 const SECRET: &str = "a secret of the tests, which is long";
 
-/// One STUN server, and one TURN server whose credentials hold for a minute.
+/// One STUN server, and one TURN server whose credentials are valid for a minute.
 fn with_servers(settings: Settings) -> Settings {
     let turn = TurnServers::new(vec!["turn:b".into()], SECRET.as_bytes(), 60);
     let ice = IceServers { stun_urls: vec!["stun:a".into()], turn: Some(turn) };
     Settings { ice, ..settings }
 }
 
-/// The name in a list of a STUN server and a TURN server, which are as they should be.
+/// Checks a list of one STUN and one TURN server, and returns the TURN username.
 #[track_caller]
-fn name_in(frame: &Value) -> &str {
+fn turn_username(frame: &Value) -> &str {
     let [stun, turn] = &frame["iceServers"].as_array().unwrap()[..] else { panic!("{frame}") };
     assert_eq!(*stun, json!({ "urls": ["stun:a"] }));
     assert_eq!(turn["urls"], json!(["turn:b"]));
     // Base64 of 20 bytes.
     assert_eq!(turn["credential"].as_str().map(str::len), Some(28), "{frame}");
-    assert_eq!(turn.as_object().unwrap().len(), 3, "nothing that a browser does not know");
+    assert_eq!(turn.as_object().unwrap().len(), 3, "only fields that browsers know");
     turn["username"].as_str().unwrap()
 }
 
@@ -42,32 +42,36 @@ fn ice_request_gets_its_own_credential_privately() {
     let seven = harness.open_as(0, "7");
     let same = harness.open_as(1, "\"7\"");
     let alice = harness.open_as(2, "\"alice\"");
-    harness.send(seven, ASK);
-    let heard = harness.received();
-    assert_eq!(heard.len(), 1, "{heard:?}");
-    let (to, frame) = &heard[0];
+    harness.send(seven, REQUEST);
+    let received = harness.received();
+    assert_eq!(received.len(), 1, "{received:?}");
+    let (to, frame) = &received[0];
     assert_eq!((*to, &frame["type"]), (seven, &json!("ice_servers")));
     assert_eq!((&frame["clientId"], &frame["ttl"]), (&json!("i-1"), &json!(60)));
-    assert_eq!(name_in(frame), format!("{}:7", harness.now.unix_s + 60));
+    assert_eq!(turn_username(frame), format!("{}:7", harness.now.unix_s + 60));
     let first = frame["iceServers"].clone();
     harness.send(same, r#"{"type":"ice_servers"}"#);
     let (to, frame) = harness.received().remove(0);
-    assert_eq!((to, &frame["iceServers"]), (same, &first), "it is one user in one second");
+    assert_eq!((to, &frame["iceServers"]), (same, &first), "the same user in the same second");
     assert!(frame.get("clientId").is_none());
-    harness.send(alice, ASK);
+    harness.send(alice, REQUEST);
     let frame = harness.received().remove(0).1;
-    assert_eq!(name_in(&frame), format!("{}:alice", harness.now.unix_s + 60));
+    assert_eq!(turn_username(&frame), format!("{}:alice", harness.now.unix_s + 60));
     harness.advance(Duration::from_secs(5));
-    harness.send(seven, ASK);
+    harness.send(seven, REQUEST);
     let frame = harness.received().remove(0).1;
-    assert_eq!(name_in(&frame), format!("{}:7", harness.now.unix_s + 60), "time has passed");
+    assert_eq!(
+        turn_username(&frame),
+        format!("{}:7", harness.now.unix_s + 60),
+        "the expiry moves with the time"
+    );
 }
 
 #[test]
 fn ice_list_is_empty_without_servers() {
     let mut harness = HubHarness::default();
     let seven = harness.open_as(0, "7");
-    harness.send(seven, ASK);
+    harness.send(seven, REQUEST);
     harness
         .assert_received(&[(seven, r#"{"type":"ice_servers","iceServers":[],"clientId":"i-1"}"#)]);
 }
@@ -76,7 +80,7 @@ fn ice_list_is_empty_without_servers() {
 fn anonymous_connection_gets_no_ice_servers() {
     let mut harness = HubHarness::new(with_servers(settings()));
     let stranger = harness.open(0);
-    harness.send(stranger, ASK);
+    harness.send(stranger, REQUEST);
     let frame = harness.assert_error(stranger, "not_identified");
     assert_eq!((&frame["replyTo"], &frame["clientId"]), (&json!("ice_servers"), &json!("i-1")));
 }
@@ -85,28 +89,28 @@ fn anonymous_connection_gets_no_ice_servers() {
 fn verified_server_issues_turn_credential_to_proven_user() {
     let mut harness = HubHarness::new(with_servers(verified()));
     let stranger = harness.open(0);
-    harness.send(stranger, ASK);
+    harness.send(stranger, REQUEST);
     harness.assert_error(stranger, "token_required");
-    // A claim is no proof.
+    // A claim does not prove the user.
     harness.send(stranger, r#"{"type":"user_connected","userId":7}"#);
     harness.assert_error(stranger, "token_required");
-    harness.send(stranger, ASK);
+    harness.send(stranger, REQUEST);
     harness.assert_error(stranger, "token_required");
 
     let conn = harness.open_with(1, "token");
     let (request, _) = harness.next_proof();
-    harness.send(conn, ASK);
+    harness.send(conn, REQUEST);
     harness.assert_nothing_received();
     let expires_s = harness.now.unix_s + 10;
     harness.prove(request, 7, Some(expires_s));
-    let heard = harness.received();
-    let [(_, arrival), (to, frame)] = &heard[..] else { panic!("{heard:?}") };
+    let received = harness.received();
+    let [(_, arrival), (to, frame)] = &received[..] else { panic!("{received:?}") };
     assert_eq!((&arrival["type"], *to), (&json!("user_connected"), conn));
-    assert_eq!(name_in(frame), format!("{}:7", harness.now.unix_s + 60));
+    assert_eq!(turn_username(frame), format!("{}:7", harness.now.unix_s + 60));
 
     harness.advance(Duration::from_secs(10));
     harness.assert_error(conn, "token_expired");
-    harness.send(conn, ASK);
+    harness.send(conn, REQUEST);
     harness.assert_error(conn, "token_expired");
 }
 
@@ -116,10 +120,10 @@ fn refused_token_gets_no_turn_credential() {
     let mut harness = HubHarness::new(with_servers(verified()));
     let conn = harness.open_with(0, "token");
     let (request, _) = harness.next_proof();
-    harness.send(conn, ASK);
+    harness.send(conn, REQUEST);
     harness.answer(request, Answer::Failed(Failure::TokenRefused));
-    let heard = harness.received();
-    let codes: Vec<_> = heard.iter().map(|(_, frame)| frame["code"].as_str().unwrap()).collect();
+    let received = harness.received();
+    let codes: Vec<_> = received.iter().map(|(_, frame)| frame["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["token_refused", "token_required"]);
 }
 
@@ -128,11 +132,11 @@ fn changed_ice_settings_apply_to_the_next_answer() {
     let mut harness = HubHarness::new(settings());
     let seven = harness.open_as(0, "7");
     harness.hub.set_settings(with_servers(settings()));
-    harness.send(seven, ASK);
-    name_in(&harness.received()[0].1);
+    harness.send(seven, REQUEST);
+    turn_username(&harness.received()[0].1);
 }
 
-fn asked(client: &mut Client) -> Value {
+fn request_ice_servers(client: &mut Client) -> Value {
     client.send(&json!({ "type": "ice_servers" }));
     client.expect(|frame| frame["type"] == "ice_servers")
 }
@@ -152,30 +156,30 @@ fn reload_replaces_ice_servers_and_ignores_bad_ones() {
     command.args(["--listen", "127.0.0.1:0", "--log-level", "debug"]);
     command.args(["--env-file", path.to_str().unwrap()]);
     let server = Server::launch(command, 1);
-    let says = |words: &'static str| {
-        server.wait_for_log(|lines| lines.iter().any(|line| line.contains(words)));
+    let wait_for_line = |text: &'static str| {
+        server.wait_for_log(|lines| lines.iter().any(|line| line.contains(text)));
     };
     let mut seven = Client::proven(server.address(), 7, "user-7");
-    let before = asked(&mut seven);
-    assert!(name_in(&before).ends_with(":7") && before["ttl"] == 60, "{before}");
+    let before = request_ice_servers(&mut seven);
+    assert!(turn_username(&before).ends_with(":7") && before["ttl"] == 60, "{before}");
 
     write("BUDDYLINE_STUN_URL=stun:a\nBUDDYLINE_TURN_URL=turn://b\n");
     server.signal("HUP");
-    says("refused and the old ones kept");
-    assert_eq!(asked(&mut seven)["ttl"], 60);
+    wait_for_line("refused and the old ones kept");
+    assert_eq!(request_ice_servers(&mut seven)["ttl"], 60);
 
     fs::write(secret.path(), "another secret, which is long enough\n").unwrap();
     write("BUDDYLINE_TURN_URL=turn:c?transport=tcp,turn:d\n");
     server.signal("HUP");
-    says("settings reloaded");
-    let after = asked(&mut seven);
+    wait_for_line("settings reloaded");
+    let after = request_ice_servers(&mut seven);
     assert_eq!(after["iceServers"][0]["urls"], json!(["turn:c?transport=tcp", "turn:d"]));
     assert_eq!(after["ttl"], 86_400);
     for frame in [&before, &after] {
         let servers = frame["iceServers"].as_array().unwrap();
         let password = servers.last().unwrap()["credential"].as_str().unwrap();
-        let told = server.log().iter().any(|line| line.contains(password));
-        assert!(!told, "a password is in the log");
+        let is_logged = server.log().iter().any(|line| line.contains(password));
+        assert!(!is_logged, "a password is in the log");
     }
     assert!(!server.log().iter().any(|line| line.contains("secret, which")));
     fs::remove_file(path).unwrap();
@@ -186,7 +190,7 @@ fn turn_secret_is_read_from_systemd_credential() {
     let folder = std::env::temp_dir().join(format!("buddyline-ice-keys-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("turn-secret"), SECRET).unwrap();
-    // What the unit sets where there is none.
+    // The systemd unit sets a blank credential if the operator has none.
     fs::write(folder.join("jwt-secret"), "\n").unwrap();
     let start = |arguments: &[&str]| {
         let mut command = binary();
@@ -195,11 +199,11 @@ fn turn_secret_is_read_from_systemd_credential() {
         Server::launch(command, 1)
     };
     let server = start(&["--trust", "open", "--turn-url", "turn:b"]);
-    let frame = asked(&mut Client::as_user(server.address(), 7));
+    let frame = request_ice_servers(&mut Client::as_user(server.address(), 7));
     assert_eq!(frame["iceServers"][0]["urls"], json!(["turn:b"]));
     fs::write(folder.join("turn-secret"), "\n").unwrap();
     let server = start(&[]);
-    let frame = asked(&mut Client::as_user(server.address(), 7));
+    let frame = request_ice_servers(&mut Client::as_user(server.address(), 7));
     assert_eq!(frame["iceServers"], json!([]));
     fs::remove_dir_all(folder).unwrap();
 }
@@ -214,14 +218,14 @@ fn open_trust_with_turn_logs_a_warning() {
     };
     server.wait_for_log(|lines| warned(lines));
     let mut seven = Client::as_user(server.address(), 7);
-    let frame = asked(&mut seven);
+    let frame = request_ice_servers(&mut seven);
     assert!(frame["iceServers"][0]["username"].as_str().unwrap().ends_with(":7"), "{frame}");
 
-    // Without a word about trust, nobody has meant that.
+    // Without an explicit `--trust open` the server does not start.
     let output = binary().args(["--listen", "127.0.0.1:0"]).args(turn).output().unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{words}");
-    assert!(words.contains("--trust open to allow that"), "{words}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--trust open to allow that"), "{stderr}");
 }
 
 #[test]
@@ -246,7 +250,7 @@ fn check_config_reports_ice_servers_without_the_secret() {
     let (code, text) = check(&["--turn-url", "turn:alice:s3cret@b"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("--turn-url") && text.contains("turn:HOST"), "{text}");
-    assert_eq!(check(&[]).0, 2, "a secret for nobody");
+    assert_eq!(check(&[]).0, 2, "a secret without a TURN server");
 }
 
 #[test]

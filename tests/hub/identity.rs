@@ -1,4 +1,4 @@
-//! Who gets in, in verified trust: each rule with the client that tries to get around it.
+//! Authentication in verified trust: each rule, and a client that tries to get around it.
 
 use std::time::Duration;
 
@@ -56,11 +56,11 @@ fn thousand_connections_with_one_token_cause_one_query() {
     assert_eq!(harness.pending_asks(), 0);
     harness.prove(request, 7, None);
     assert_eq!(harness.pending_asks(), 0);
-    let heard = harness.received();
+    let received = harness.received();
     for conn in conns {
-        assert!(heard.iter().any(|(to, frame)| *to == conn && frame["userId"] == 7));
+        assert!(received.iter().any(|(to, frame)| *to == conn && frame["userId"] == 7));
     }
-    // And not again while the answer holds, whoever is there.
+    // The cached answer also serves connections that open later.
     let late = harness.open_with(1000, "shared");
     harness.assert_received(&[(late, r#"{"type":"user_connected","userId":7}"#)]);
 }
@@ -114,7 +114,7 @@ fn claim_that_mismatches_the_token_changes_nothing() {
     harness.assert_error(conn, "identity_mismatch");
     harness.send(conn, JOIN);
     harness.assert_error(conn, "token_required");
-    // Nor for who is proven.
+    // The same for a proven connection.
     let proven = harness.open_proven(2, 7);
     harness.send(proven, r#"{"type":"user_connected","userId":3}"#);
     harness.assert_error(proven, "identity_mismatch");
@@ -194,7 +194,7 @@ fn held_frames_are_bounded_and_excess_is_refused() {
     harness.assert_nothing_received();
     harness.send(conn, JOIN);
     harness.assert_error(conn, "overloaded");
-    // Once heard out, there is room again; and what a gone connection has said makes room.
+    // Closing the connection frees the space of its held frames.
     harness.close(conn);
     let conn = harness.open_with(0, "u");
     for _ in 0..8 {
@@ -210,7 +210,7 @@ fn unanswered_proof_refuses_nobody_and_is_retried() {
     let (request, _) = harness.next_proof();
     harness.fail(request, DOWN);
     harness.assert_error(conn, "site_unavailable");
-    // Not at once, though.
+    // The retry waits a few seconds.
     harness.send(conn, r#"{"type":"user_connected","userId":7}"#);
     harness.assert_error(conn, "site_unavailable");
     assert_eq!(harness.pending_asks(), 0);
@@ -230,7 +230,7 @@ fn site_outage_keeps_proven_connections_proven() {
     let mut harness = harness();
     let conn = harness.open_member(0, 7, 41, &[7]);
     harness.advance(601 * SECOND);
-    // Nothing says when this token ends: the site is asked again, and nobody waits for that.
+    // The token's expiry is unknown, so the site is queried again; no frame waits for that.
     let (request, _) = harness.next_proof();
     harness.send(conn, r#"{"type":"online_users"}"#);
     harness.assert_received(&[(conn, r#"{"type":"online_users","userIds":[7]}"#)]);
@@ -255,9 +255,9 @@ fn deleted_users_connections_close_on_site_verdict() {
     harness.received();
     let (request, _) = harness.next_proof();
     harness.fail(request, Failure::TokenRefused);
-    let heard = harness.received();
-    assert!(heard.iter().all(|(_, frame)| frame["code"] == "token_refused"), "{heard:?}");
-    assert_eq!(heard.len(), 2);
+    let received = harness.received();
+    assert!(received.iter().all(|(_, frame)| frame["code"] == "token_refused"), "{received:?}");
+    assert_eq!(received.len(), 2);
     assert_eq!(harness.closed(), [(one, 4401), (two, 4401)]);
     harness.send(other, r#"{"type":"ping"}"#);
     harness.assert_received(&[(other, r#"{"type":"pong"}"#)]);
@@ -312,7 +312,7 @@ fn expired_token_has_a_minute_to_be_renewed() {
         harness.send(conn, text);
         harness.assert_error(conn, "token_expired");
     }
-    // It still hears what it has joined.
+    // The connection still receives the frames of its threads.
     harness.send(friend, r#"{"type":"typing","threadId":41}"#);
     let (request, ..) = harness.next_list();
     harness.list(request, &[7, 8]);
@@ -337,7 +337,7 @@ fn unrenewed_token_closes_with_4401() {
     harness.prove(request, 7, Some(soon));
     harness.advance(100 * SECOND);
     harness.received();
-    // Another's token and a forged one do not help.
+    // Another user's token and a forged one do not renew it.
     harness.send(conn, &claim(7, "mallorys"));
     let (request, _) = harness.next_proof();
     harness.prove(request, 9, None);
@@ -361,7 +361,7 @@ fn token_expiry_follows_the_wall_clock() {
     let (request, _) = harness.next_proof();
     harness.prove(request, 7, Some(soon));
     harness.received();
-    // The clock was an hour fast, and is set right.
+    // The wall clock was an hour fast, and is corrected.
     harness.now.unix_s -= 3600;
     harness.advance(150 * SECOND);
     harness.assert_nothing_received();
@@ -387,7 +387,7 @@ fn stored_message_proves_a_pending_claim() {
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
     let kinds: Vec<_> =
         harness.received().into_iter().map(|(_, frame)| frame["type"].clone()).collect();
-    // Its typing was said after the message, and came to wait for the list.
+    // The typing was sent after the message, and was held for the list.
     assert_eq!(kinds, ["typing", "thread_joined", "typing", "message"]);
     let again = harness.open_with(1, "t");
     harness.assert_received(&[(again, r#"{"type":"user_connected","userId":7}"#)]);
@@ -407,10 +407,10 @@ fn message_under_a_false_claim_keeps_its_real_sender() {
     harness.prove(request, 7, None);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
-    let heard: Vec<_> = harness.received().into_iter().map(|(_, frame)| frame).collect();
-    assert_eq!(heard[0]["code"], "identity_mismatch");
-    assert_eq!(heard[1], serde_json::json!({"type":"user_connected","userId":7}));
-    assert_eq!(heard[3]["senderId"], 7);
+    let received: Vec<_> = harness.received().into_iter().map(|(_, frame)| frame).collect();
+    assert_eq!(received[0]["code"], "identity_mismatch");
+    assert_eq!(received[1], serde_json::json!({"type":"user_connected","userId":7}));
+    assert_eq!(received[3]["senderId"], 7);
 }
 
 #[test]
@@ -438,9 +438,9 @@ fn foreign_token_in_message_does_not_subscribe() {
     harness.send(conn, r#"{"type":"send_message","threadId":41,"message":"hi","token":"of-8"}"#);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 41, 8, Some(&[8, 9]));
-    let heard = harness.received();
-    assert_eq!(heard.len(), 1, "{heard:?}");
-    assert_eq!(heard[0].1["senderId"], 8);
+    let received = harness.received();
+    assert_eq!(received.len(), 1, "{received:?}");
+    assert_eq!(received[0].1["senderId"], 8);
     let eight = harness.open_member(1, 8, 41, &[8, 9]);
     harness.send(eight, r#"{"type":"typing","threadId":41}"#);
     assert!(harness.received().iter().all(|(to, _)| *to == eight));
@@ -463,9 +463,9 @@ fn changing_user_drops_the_previous_users_threads() {
     harness.send(conn, &claim(9, "of-9"));
     let (request, _) = harness.next_proof();
     harness.prove(request, 9, None);
-    let heard = harness.received();
+    let received = harness.received();
     let left = serde_json::json!({"type":"thread_left","threadId":41,"reason":"user_changed"});
-    assert!(heard.contains(&(conn, left)), "{heard:?}");
+    assert!(received.contains(&(conn, left)), "{received:?}");
     harness.send(friend, r#"{"type":"typing","threadId":41}"#);
     assert!(harness.received().iter().all(|(to, _)| *to == friend));
 }
@@ -473,7 +473,7 @@ fn changing_user_drops_the_previous_users_threads() {
 #[test]
 fn only_proven_connections_receive_presence() {
     let mut harness = harness();
-    let nobody = harness.open(0);
+    let anonymous = harness.open(0);
     let pending = harness.open_with(1, "slow");
     harness.next_proof();
     let seven = harness.open_with(2, "token-of-7");
@@ -481,7 +481,7 @@ fn only_proven_connections_receive_presence() {
     harness.prove(request, 7, None);
     harness.close(seven);
     harness.advance(6 * SECOND);
-    assert!(harness.received().iter().all(|(to, _)| *to != nobody && *to != pending));
+    assert!(harness.received().iter().all(|(to, _)| *to != anonymous && *to != pending));
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn site_queries_are_bounded_and_alternate_users_and_threads() {
     }
     assert_eq!(harness.pending_asks(), 2);
     harness.send(member, JOIN);
-    // Eight wait before it, and it waits for two of them at most.
+    // Eight proofs are queued before it, and it waits for two of them at most.
     for user in 11..13 {
         if let Some(request) = harness.try_next_proof() {
             harness.prove(request, user, None);
@@ -537,7 +537,7 @@ fn site_queries_are_bounded_and_alternate_users_and_threads() {
     }
     harness.received();
     while let Some(request) = harness.try_next_proof() {
-        assert!(harness.pending_asks() < 2, "two are with the site");
+        assert!(harness.pending_asks() < 2, "two queries are in flight");
         let _ = request;
     }
     let (request, ..) = harness.next_list();
@@ -571,12 +571,12 @@ fn outcome_of_absent_sender_waits_for_reconnect() {
     harness.close(conn);
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
     harness.assert_nothing_received();
-    // With a fresh token.
+    // The user comes back with a fresh token.
     let back = harness.open_with(1, "fresh");
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 7, None);
-    let heard = harness.received();
-    assert_eq!((heard[1].0, &heard[1].1["clientId"]), (back, &"c".into()), "{heard:?}");
+    let received = harness.received();
+    assert_eq!((received[1].0, &received[1].1["clientId"]), (back, &"c".into()), "{received:?}");
 }
 
 #[test]
@@ -587,7 +587,7 @@ fn refused_message_tokens_count_as_guesses() {
         assert_eq!(harness.closed(), []);
         let send = r#"{"type":"send_message","threadId":41,"message":"m","token":"#;
         harness.send(conn, &format!("{send}\"guess-{guess}\"}}"));
-        // They cost the site no post.
+        // A guess causes no post to the site.
         let (request, _) = harness.next_proof();
         harness.fail(request, Failure::TokenRefused);
         let error = harness.assert_error(conn, "token_refused");
@@ -661,8 +661,8 @@ fn thousand_claims_in_a_row_do_not_recurse() {
     }
     let (request, _) = harness.next_proof();
     harness.prove(request, 7, None);
-    let heard = harness.received();
-    assert_eq!(heard.iter().filter(|(to, _)| *to == conn).count(), 50_001);
+    let received = harness.received();
+    assert_eq!(received.iter().filter(|(to, _)| *to == conn).count(), 50_001);
     harness.close(known);
 }
 
@@ -692,7 +692,7 @@ fn message_does_not_overtake_one_held_for_a_proof() {
     harness.prove(first, 7, None);
     let (second, _) = harness.next_proof();
     harness.send(seven, &send("two").to_string());
-    assert_eq!(harness.pending_asks(), 0, "it waits behind the first");
+    assert_eq!(harness.pending_asks(), 0, "the message waits behind the first one");
     harness.prove(second, 7, None);
     let (request, post) = harness.next_post();
     assert_eq!(&*post.text, "one");

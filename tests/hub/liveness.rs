@@ -1,5 +1,6 @@
-//! Nothing that a client says is lost, doubled or left waiting, whatever it does and whatever the
-//! site answers, and in which order.
+//! Liveness: every client frame gets one outcome, whatever clients do and whatever the site answers,
+//! in whichever order.
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::support::harness::{HubHarness, verified};
 const SLOTS: u32 = 4;
 const USERS: u64 = 4;
 const THREADS: u64 = 3;
-/// How long outcomes wait for their user to come back, less the time that a proof takes.
+/// How long an undelivered outcome is kept for its user, less the time that a proof takes.
 const UNDELIVERED_KEPT: Duration = Duration::from_secs(500);
 
 fn small() -> Settings {
@@ -37,10 +38,10 @@ fn small() -> Settings {
     }
 }
 
-/// How long a message may be sent again, less the time that all the rest takes.
-const REPEATS_LAST: Duration = Duration::from_secs(300);
+/// How long dedup remembers a `clientId`, less a margin for everything else.
+const DEDUP_KEPT: Duration = Duration::from_secs(300);
 
-/// Whose token it is, and whether the site knows it.
+/// A token: its user, and whether the site accepts it.
 #[derive(Clone, Copy, Debug)]
 struct Token {
     user: u64,
@@ -72,11 +73,11 @@ enum ClientFrame {
 enum Step {
     Open(u32, Option<Token>),
     Close(u32),
-    Be(u32, u64, Option<Token>),
-    Say(u32, ClientFrame),
-    /// Says one of the latest messages again, under the same name.
-    Again(u32, usize),
-    /// The site answers one of its questions: well, or with a failure.
+    Identify(u32, u64, Option<Token>),
+    Send(u32, ClientFrame),
+    /// Sends one of the latest messages again, with the same clientId.
+    Resend(u32, usize),
+    /// The site answers one of its queries, or fails it.
     Answer(usize, Option<Failure>),
     Pass(u64),
 }
@@ -111,27 +112,27 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..SLOTS).prop_map(Step::Close),
         2 => (0..SLOTS, 1..=USERS, prop::option::weighted(0.8, token()))
             .prop_map(|(slot, user, token)| {
-                // Mostly it is theirs.
+                // Most tokens are the user's own.
                 let token = token.map(|token| Token { user: user.max(token.user), ..token });
-                Step::Be(slot, user, token)
+                Step::Identify(slot, user, token)
             }),
-        14 => (0..SLOTS, client_frame()).prop_map(|(slot, client_frame)| Step::Say(slot, client_frame)),
-        4 => (0..SLOTS, 0..4usize).prop_map(|(slot, n)| Step::Again(slot, n)),
+        14 => (0..SLOTS, client_frame()).prop_map(|(slot, client_frame)| Step::Send(slot, client_frame)),
+        4 => (0..SLOTS, 0..4usize).prop_map(|(slot, n)| Step::Resend(slot, n)),
         8 => (0..8usize, prop::option::weighted(0.3, failure)).prop_map(|(n, f)| Step::Answer(n, f)),
         2 => (0..25u64).prop_map(Step::Pass),
     ]
 }
 
-/// A frame that must have one outcome, as often as it was said.
+/// A frame that must have one outcome for each time that it was sent.
 struct SentFrame {
-    /// The connections that have said it.
+    /// The connections that have sent it.
     conns: Vec<ConnId>,
-    /// A message, as it was said, and when first.
+    /// For a message: its text frame, and when it was first sent.
     message: Option<(String, Instant)>,
     outcomes: Vec<(ConnId, Value)>,
 }
 
-/// A message that the site has, or will have.
+/// A message that the site has stored or will store.
 #[derive(Clone, Debug)]
 struct StoredMessage {
     id: u64,
@@ -143,82 +144,83 @@ struct StoredMessage {
 
 #[derive(Default)]
 struct ConnHistory {
-    /// Whose tokens it has brought.
+    /// The users of the tokens that it has sent.
     users: BTreeSet<u64>,
     closed: Option<Instant>,
-    /// The last connection that there was when it closed.
-    last: u32,
+    /// The newest connection's serial when it closed.
+    newest_at_close: u32,
 }
 
 struct World {
     harness: HubHarness,
-    here: BTreeMap<u32, ConnId>,
+    open: BTreeMap<u32, ConnId>,
     histories: BTreeMap<ConnId, ConnHistory>,
-    said: HashMap<String, SentFrame>,
-    asked: Vec<(RequestId, Ask)>,
-    /// The messages that came to the site.
+    sent: HashMap<String, SentFrame>,
+    queries: Vec<(RequestId, Ask)>,
+    /// The messages posted to the site.
     posted: BTreeSet<String>,
-    /// What the site has stored, and will store although nobody hears of it.
-    kept: Vec<StoredMessage>,
+    /// Messages that the site has stored.
+    stored: Vec<StoredMessage>,
+    /// Messages that the site will store after its post has failed.
     late: Vec<StoredMessage>,
-    /// The names of messages in the order in which they were first said.
+    /// The clientIds of messages in the order in which they were first sent.
     messages: Vec<String>,
 }
 
 impl World {
     fn new() -> World {
         let harness = HubHarness::new(small());
-        let (here, histories, said, asked, posted) = Default::default();
-        let (kept, late, messages) = Default::default();
-        World { harness, here, histories, said, asked, posted, kept, late, messages }
+        let (open, histories, sent, queries, posted) = Default::default();
+        let (stored, late, messages) = Default::default();
+        World { harness, open, histories, sent, queries, posted, stored, late, messages }
     }
 
-    fn take(&mut self, step: Step) {
+    fn run(&mut self, step: Step) {
         match step {
             Step::Open(slot, token) => {
-                if !self.here.contains_key(&slot) {
+                if !self.open.contains_key(&slot) {
                     let conn = match token {
                         Some(token) => self.harness.open_with(slot, &token.text()),
                         None => self.harness.open(slot),
                     };
-                    let life = ConnHistory {
+                    let history = ConnHistory {
                         users: token.map(|t| t.user).into_iter().collect(),
                         ..ConnHistory::default()
                     };
-                    self.here.insert(slot, conn);
-                    self.histories.insert(conn, life);
+                    self.open.insert(slot, conn);
+                    self.histories.insert(conn, history);
                 }
             }
             Step::Close(slot) => {
-                if let Some(conn) = self.here.get(&slot) {
+                if let Some(conn) = self.open.get(&slot) {
                     let conn = *conn;
                     self.harness.close(conn);
-                    self.gone(conn);
+                    self.record_close(conn);
                 }
             }
-            Step::Be(slot, user, token) => {
-                if let Some(conn) = self.here.get(&slot).copied() {
+            Step::Identify(slot, user, token) => {
+                if let Some(conn) = self.open.get(&slot).copied() {
                     let mut frame = json!({"type": "user_connected", "userId": user});
-                    self.bring(conn, &mut frame, token);
+                    self.add_token(conn, &mut frame, token);
                     self.harness.send(conn, &frame.to_string());
                 }
             }
-            Step::Say(slot, client_frame) => {
-                if let Some(conn) = self.here.get(&slot).copied() {
+            Step::Send(slot, client_frame) => {
+                if let Some(conn) = self.open.get(&slot).copied() {
                     self.send(conn, client_frame);
                 }
             }
-            Step::Again(slot, n) => {
-                if let Some(conn) = self.here.get(&slot).copied() {
+            Step::Resend(slot, n) => {
+                if let Some(conn) = self.open.get(&slot).copied() {
                     self.resend(conn, n);
                 }
             }
             Step::Answer(n, failure) => {
-                if !self.asked.is_empty() {
-                    let (request, ask) = self.asked.remove(n % self.asked.len());
+                if !self.queries.is_empty() {
+                    let (request, ask) = self.queries.remove(n % self.queries.len());
                     let answer = match (&ask, failure) {
                         (Ask::Post(_), Some(failure)) => self.fail_ask(&ask, n, failure),
-                        // Only a post leaves anyone in doubt.
+                        // Only a post can have an unknown outcome.
                         (_, Some(Failure::Unknown | Failure::Unusable)) => {
                             Answer::Failed(Failure::SiteUnavailable { retry_after_s: None })
                         }
@@ -234,14 +236,14 @@ impl World {
                 let (due, later) = self.late.drain(..).partition(|kept| kept.at <= now);
                 self.late = later;
                 for kept in due {
-                    self.keep(kept);
+                    self.store(kept);
                 }
             }
         }
-        self.look();
+        self.record_effects();
     }
 
-    fn bring(&mut self, conn: ConnId, frame: &mut Value, token: Option<Token>) {
+    fn add_token(&mut self, conn: ConnId, frame: &mut Value, token: Option<Token>) {
         if let Some(token) = token {
             frame["token"] = json!(token.text());
             self.histories.get_mut(&conn).unwrap().users.insert(token.user);
@@ -249,7 +251,7 @@ impl World {
     }
 
     fn send(&mut self, conn: ConnId, client_frame: ClientFrame) {
-        let id = format!("f{}", self.said.len());
+        let id = format!("f{}", self.sent.len());
         let mut frame = match client_frame {
             ClientFrame::Join(thread) => json!({"type": "join_thread", "threadId": thread}),
             ClientFrame::Leave(thread) => json!({"type": "leave_thread", "threadId": thread}),
@@ -263,7 +265,7 @@ impl World {
                 if let Some(thread) = thread {
                     frame["threadId"] = json!(thread);
                 }
-                self.bring(conn, &mut frame, token);
+                self.add_token(conn, &mut frame, token);
                 frame
             }
         };
@@ -274,53 +276,53 @@ impl World {
         if is_send {
             self.messages.push(id.clone());
         }
-        self.said.insert(id, SentFrame { conns: vec![conn], message, outcomes: Vec::new() });
+        self.sent.insert(id, SentFrame { conns: vec![conn], message, outcomes: Vec::new() });
         self.harness.send(conn, &text);
     }
 
-    /// The same user says the same, perhaps on another connection.
+    /// Sends the same message again as the same user, perhaps on another connection.
     fn resend(&mut self, conn: ConnId, n: usize) {
         let Some(id) = self.messages.iter().rev().nth(n) else { return };
-        let said = self.said.get_mut(id).unwrap();
-        let (text, first) = said.message.clone().unwrap();
+        let sent = self.sent.get_mut(id).unwrap();
+        let (text, first) = sent.message.clone().unwrap();
         let user = |conn: &ConnId| match &Vec::from_iter(&self.histories[conn].users)[..] {
             [user] => Some(**user),
             _ => None,
         };
-        let users: BTreeSet<_> = said.conns.iter().chain([&conn]).map(user).collect();
+        let users: BTreeSet<_> = sent.conns.iter().chain([&conn]).map(user).collect();
         let same = users.len() == 1 && !users.contains(&None);
-        if same && self.harness.now.instant - first < REPEATS_LAST {
-            said.conns.push(conn);
+        if same && self.harness.now.instant - first < DEDUP_KEPT {
+            sent.conns.push(conn);
             self.harness.send(conn, &text);
         }
     }
 
-    fn keep(&mut self, mut kept: StoredMessage) {
-        kept.id = self.kept.len() as u64 + 1;
-        let before = self.kept.iter().find(|other| other.text == kept.text);
+    fn store(&mut self, mut kept: StoredMessage) {
+        kept.id = self.stored.len() as u64 + 1;
+        let before = self.stored.iter().find(|other| other.text == kept.text);
         assert!(before.is_none(), "stored twice: {kept:?} after {before:?}");
-        self.kept.push(kept);
+        self.stored.push(kept);
     }
 
-    /// What a post leads to at a site that fails: in doubt it is stored, or not, or later.
+    /// Fails a post: with an uncertain failure the message is stored now, later or never.
     fn fail_ask(&mut self, ask: &Ask, n: usize, failure: Failure) -> Answer {
         let late = match (failure, n % 3) {
             (Failure::Unknown, 0) => Some(Duration::from_secs(n as u64 * 2)),
             (Failure::Unknown | Failure::Unusable, 1) => None,
             _ => return Answer::Failed(failure),
         };
-        let before = self.kept.len();
+        let before = self.stored.len();
         self.site(ask, n);
-        if let (Some(late), Some(mut kept)) = (late, self.kept.drain(before..).next()) {
+        if let (Some(late), Some(mut kept)) = (late, self.stored.drain(before..).next()) {
             kept.at += late;
             self.late.push(kept);
         }
         Answer::Failed(failure)
     }
 
-    /// What a site in order says: everyone is in every thread but the one of their own number.
+    /// A working site's answer: each user is in every thread but the one with their own number.
     fn site(&mut self, ask: &Ask, n: usize) -> Answer {
-        let people =
+        let participants =
             |thread: u64| (1..=USERS).filter(|user| *user != thread).collect::<Box<[u64]>>();
         match ask {
             Ask::Prove(credential) => match Token::of(credential.secret()) {
@@ -330,28 +332,28 @@ impl World {
             Ask::Participants { thread, credential } => match Token::of(credential.secret()) {
                 Token { good: false, .. } => Answer::Failed(Failure::TokenRefused),
                 Token { user, .. } if user == *thread => Answer::Failed(Failure::NotParticipant),
-                _ => Answer::Participants(people(*thread)),
+                _ => Answer::Participants(participants(*thread)),
             },
-            Ask::Lookup(look) => {
-                let Token { user, good } = Token::of(look.credential.secret());
+            Ask::Lookup(lookup) => {
+                let Token { user, good } = Token::of(lookup.credential.secret());
                 if !good {
                     return Answer::Failed(Failure::TokenRefused);
                 }
-                if look.sender.as_ref().and_then(Id::site_number) != Some(user) {
+                if lookup.sender.as_ref().and_then(Id::site_number) != Some(user) {
                     return Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
                 }
-                let thread = thread_of(look.target, user);
-                let newest = self.kept.iter().rfind(|k| k.thread == thread && k.user == user);
-                let since = look.posted - Duration::from_secs(2);
+                let thread = thread_of(lookup.target, user);
+                let newest = self.stored.iter().rfind(|k| k.thread == thread && k.user == user);
+                let since = lookup.posted - Duration::from_secs(2);
                 Answer::LookupResult(match newest.filter(|kept| kept.at >= since) {
                     None => LookupResult::Absent,
-                    Some(kept) if *kept.text == *look.text => {
-                        let people = (n % 2 == 0).then(|| people(thread));
+                    Some(kept) if *kept.text == *lookup.text => {
+                        let participants = (n % 2 == 0).then(|| participants(thread));
                         LookupResult::Match(harness::stored(
                             thread,
                             user,
                             kept.id,
-                            people.as_deref(),
+                            participants.as_deref(),
                         ))
                     }
                     Some(kept) => LookupResult::Mismatch {
@@ -374,86 +376,93 @@ impl World {
                     return Answer::Failed(Failure::NotParticipant);
                 }
                 let (text, at) = (post.text.to_string(), self.harness.now.instant);
-                self.keep(StoredMessage { id: 0, at, thread, user, text });
-                let people = (n % 2 == 0).then(|| people(thread));
-                let id = self.kept.len() as u64;
-                Answer::Stored(harness::stored(thread, user, id, people.as_deref()))
+                self.store(StoredMessage { id: 0, at, thread, user, text });
+                let participants = (n % 2 == 0).then(|| participants(thread));
+                let id = self.stored.len() as u64;
+                Answer::Stored(harness::stored(thread, user, id, participants.as_deref()))
             }
         }
     }
 
-    fn gone(&mut self, conn: ConnId) {
-        self.here.remove(&conn.slot);
+    fn record_close(&mut self, conn: ConnId) {
+        self.open.remove(&conn.slot);
         let last = self.histories.keys().map(|conn| conn.serial).max().unwrap_or(0);
-        let life = self.histories.get_mut(&conn).unwrap();
-        (life.closed, life.last) = (Some(self.harness.now.instant), last);
+        let history = self.histories.get_mut(&conn).unwrap();
+        (history.closed, history.newest_at_close) = (Some(self.harness.now.instant), last);
     }
 
-    /// Takes down what came of a step.
-    fn look(&mut self) {
+    /// Records the effects of a step.
+    fn record_effects(&mut self) {
         for (conn, _) in self.harness.closed() {
-            self.gone(conn);
+            self.record_close(conn);
         }
         while self.harness.pending_asks() > 0 {
             let (request, ask) = self.harness.next_ask();
             if let Ask::Post(post) = &ask {
                 self.posted.insert(post.text.to_string());
             }
-            self.asked.push((request, ask));
+            self.queries.push((request, ask));
         }
         for (to, frame) in self.harness.received() {
-            // An offer that arrives has no other outcome.
+            // A delivered offer has no other outcome.
             let arrived = frame["type"] == "offer";
             let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
-            if let Some(said) = id.as_str().and_then(|id| self.said.get_mut(id)) {
-                let again = arrived && said.outcomes.iter().any(|(_, f)| f["type"] == "offer");
+            if let Some(sent) = id.as_str().and_then(|id| self.sent.get_mut(id)) {
+                let again = arrived && sent.outcomes.iter().any(|(_, f)| f["type"] == "offer");
                 if frame["type"] == "message" {
                     let text = frame["message"].as_str().unwrap();
                     let stored =
-                        self.kept.iter().any(|k| k.text == text && frame["messageId"] == k.id);
-                    assert!(stored, "nothing like this is stored: {frame}");
+                        self.stored.iter().any(|k| k.text == text && frame["messageId"] == k.id);
+                    assert!(stored, "the site has not stored this: {frame}");
                 }
                 if !again {
-                    said.outcomes.push((to, frame));
+                    sent.outcomes.push((to, frame));
                 }
             }
         }
     }
 
-    /// The site answers everything, and well, until all is quiet.
+    /// The site answers every query without failures until nothing is pending.
     fn settle(&mut self) {
         for round in 0..40 {
-            while !self.asked.is_empty() {
-                self.take(Step::Answer(round % 2, None));
+            while !self.queries.is_empty() {
+                self.run(Step::Answer(round % 2, None));
             }
-            self.take(Step::Pass(2));
+            self.run(Step::Pass(2));
         }
-        while !self.asked.is_empty() {
-            self.take(Step::Answer(0, None));
+        while !self.queries.is_empty() {
+            self.run(Step::Answer(0, None));
         }
     }
 
-    /// Whether an outcome of this connection's must have found its user's later one.
+    /// Whether the user of this closed connection has a later one that must have got its outcomes.
     fn has_later_connection(&self, conn: ConnId) -> bool {
-        let life = &self.histories[&conn];
-        let Some(closed) = life.closed.filter(|_| life.users.len() == 1) else { return false };
+        let history = &self.histories[&conn];
+        let Some(closed) = history.closed.filter(|_| history.users.len() == 1) else {
+            return false;
+        };
         let in_time = self.harness.now.instant - closed < UNDELIVERED_KEPT;
-        self.here.values().any(|other| {
-            in_time && other.serial > life.last && self.histories[other].users == life.users
+        self.open.values().any(|other| {
+            in_time
+                && other.serial > history.newest_at_close
+                && self.histories[other].users == history.users
         })
     }
 
     fn check(&self) {
-        for (id, said) in &self.said {
-            let SentFrame { conns, message, outcomes } = said;
-            assert!(outcomes.len() <= conns.len(), "{id}, said {conns:?}, has {outcomes:?}");
+        for (id, sent) in &self.sent {
+            let SentFrame { conns, message, outcomes } = sent;
+            assert!(outcomes.len() <= conns.len(), "{id}, sent on {conns:?}, has {outcomes:?}");
             for conn in conns.iter().filter(|conn| self.histories[conn].closed.is_none()) {
-                let said = conns.iter().filter(|other| *other == conn).count();
-                let told = outcomes.iter().filter(|(to, _)| to == conn).count();
-                // The other party hears an offer.
-                let told =
-                    if outcomes.iter().any(|(_, f)| f["type"] == "offer") { said } else { told };
-                assert!(told >= said, "{id}, said {said} times on {conn:?}, has {outcomes:?}");
+                let times = conns.iter().filter(|other| *other == conn).count();
+                let received = outcomes.iter().filter(|(to, _)| to == conn).count();
+                // A delivered offer is received by the callee.
+                let is_delivered_offer = outcomes.iter().any(|(_, f)| f["type"] == "offer");
+                let received = if is_delivered_offer { times } else { received };
+                assert!(
+                    received >= times,
+                    "{id}, sent {times} times on {conn:?}, has {outcomes:?}"
+                );
             }
             let posted = message.is_some() && self.posted.contains(id);
             if posted && conns.iter().any(|conn| self.has_later_connection(*conn)) {
@@ -464,23 +473,27 @@ impl World {
                 let same = conns
                     .iter()
                     .any(|from| to == from || users(to).intersection(users(from)).count() > 0);
-                assert!(same, "{id} of {conns:?} was heard by {to:?}: {frame}");
+                assert!(same, "{id}, sent on {conns:?}, was received by {to:?}: {frame}");
             }
             let certain = |f: &Value| f["type"] == "error" && f["code"] != "unknown_outcome";
             let all = outcomes.len() == conns.len() && outcomes.iter().all(|(_, f)| certain(f));
             if message.is_some() && all {
-                let stored = self.kept.iter().chain(&self.late).any(|kept| kept.text == *id);
-                assert!(!stored, "{id} is stored, and is told as {outcomes:?}");
+                let stored = self.stored.iter().chain(&self.late).any(|kept| kept.text == *id);
+                assert!(!stored, "{id} is stored, but its outcomes are {outcomes:?}");
             }
         }
-        assert_eq!(self.harness.hub.backlog(), [0; 3], "frames, checks, pending connections");
+        assert_eq!(
+            self.harness.hub.backlog(),
+            [0; 3],
+            "held frames, queries, connections awaiting a proof"
+        );
         let counts = self.harness.hub.counts();
         assert_eq!(counts.deliveries, 0);
-        assert_eq!(counts.connections, self.here.len());
+        assert_eq!(counts.connections, self.open.len());
     }
 }
 
-/// The thread into which a message of this user goes.
+/// The thread that a message of this user is stored in.
 fn thread_of(target: Target, user: u64) -> u64 {
     match target {
         Target::Thread(thread) => thread,
@@ -497,7 +510,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for step in steps {
-            world.take(step);
+            world.run(step);
         }
         world.settle();
         world.check();

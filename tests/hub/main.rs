@@ -1,4 +1,4 @@
-//! Scripts and random histories against the hub alone, under a clock that the test moves.
+//! Tests of the hub alone: scripts and random histories under a clock that the test controls.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Who may hear and speak in a thread, in verified trust: each rule with who tries to get around it.
+//! Thread membership in verified trust: each rule, and a client that tries to get around it.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::support::harness::{HubHarness, verified};
 const SECOND: Duration = Duration::from_secs(1);
 const DOWN: Failure = Failure::SiteUnavailable { retry_after_s: None };
 const JOIN: &str = r#"{"type":"join_thread","threadId":41}"#;
-const TYPE: &str = r#"{"type":"typing","threadId":41}"#;
+const TYPING: &str = r#"{"type":"typing","threadId":41}"#;
 const SEND: &str = r#"{"type":"send_message","threadId":41,"message":"hi"}"#;
 
 fn harness() -> HubHarness {
     HubHarness::new(verified())
 }
 
-/// Whether a connection has been sent a frame of this type.
-fn got(heard: &[(ConnId, Value)], conn: ConnId, kind: &str) -> bool {
-    heard.iter().any(|(to, frame)| *to == conn && frame["type"] == kind)
+/// Whether a connection has received a frame of this type.
+fn has_received(received: &[(ConnId, Value)], conn: ConnId, kind: &str) -> bool {
+    received.iter().any(|(to, frame)| *to == conn && frame["type"] == kind)
 }
 
 #[test]
@@ -38,9 +38,9 @@ fn one_list_serves_every_participants_join() {
     ]);
     let nine = harness.open_member(2, 9, 41, &[]);
     assert_eq!(harness.pending_asks(), 0);
-    harness.send(nine, TYPE);
-    let heard = harness.received();
-    assert!([seven, eight, nine].iter().all(|conn| got(&heard, *conn, "typing")));
+    harness.send(nine, TYPING);
+    let received = harness.received();
+    assert!([seven, eight, nine].iter().all(|conn| has_received(&received, *conn, "typing")));
 }
 
 #[test]
@@ -51,13 +51,13 @@ fn moderator_access_is_not_membership() {
     harness.send(moderator, JOIN);
     let (request, _, secret) = harness.next_list();
     assert_eq!(secret, "token-of-1");
-    // The site shows them the thread; they do not stand on its list.
+    // The site shows the moderator the thread, but they are not on its participant list.
     harness.list(request, &[7, 8]);
     harness.assert_error(moderator, "not_participant");
-    harness.send(moderator, TYPE);
+    harness.send(moderator, TYPING);
     harness.assert_error(moderator, "not_participant");
-    harness.send(member, TYPE);
-    assert!(!got(&harness.received(), moderator, "typing"));
+    harness.send(member, TYPING);
+    assert!(!has_received(&harness.received(), moderator, "typing"));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn non_participant_is_refused_and_requery_is_delayed() {
         harness.assert_error(stranger, "not_participant");
     }
     assert_eq!(harness.pending_asks(), 0);
-    for text in [TYPE, r#"{"type":"leave_thread","threadId":41}"#] {
+    for text in [TYPING, r#"{"type":"leave_thread","threadId":41}"#] {
         harness.send(stranger, text);
         harness.assert_error(stranger, "not_participant");
     }
@@ -109,7 +109,7 @@ fn removed_participant_is_unsubscribed_and_told() {
     let seven = harness.open_member(0, 7, 41, &[7, 8]);
     let eight = harness.open_member(1, 8, 41, &[7, 8]);
     harness.advance(58 * SECOND);
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     harness.assert_nothing_received();
     let (request, ..) = harness.next_list();
     harness.list(request, &[7]);
@@ -130,16 +130,17 @@ fn query_by_removed_participant_removes_them_at_once() {
     let seven = harness.open_member(0, 7, 41, &[7, 8]);
     let eight = harness.open_member(1, 8, 41, &[7, 8]);
     harness.advance(50 * SECOND);
-    harness.send(eight, TYPE);
-    assert!(got(&harness.received(), seven, "typing"));
+    harness.send(eight, TYPING);
+    assert!(has_received(&harness.received(), seven, "typing"));
     let (request, ..) = harness.next_list();
     harness.fail(request, Failure::NotParticipant);
-    let heard = harness.received();
-    assert!(got(&heard, eight, "thread_left"));
+    let received = harness.received();
+    assert!(has_received(&received, eight, "thread_left"));
     assert!(
-        heard.contains(&(seven, json!({"type":"typing","threadId":41,"userId":8,"typing":false})))
+        received
+            .contains(&(seven, json!({"type":"typing","threadId":41,"userId":8,"typing":false})))
     );
-    assert!(!got(&heard, eight, "typing"));
+    assert!(!has_received(&received, eight, "typing"));
 }
 
 #[test]
@@ -147,19 +148,19 @@ fn list_is_refreshed_before_expiry_without_waiting() {
     let mut harness = harness();
     let seven = harness.open_member(0, 7, 41, &[7]);
     harness.advance(40 * SECOND);
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     assert_eq!(harness.pending_asks(), 0);
     harness.advance(10 * SECOND);
     harness.received();
-    harness.send(seven, TYPE);
-    assert!(got(&harness.received(), seven, "typing"));
+    harness.send(seven, TYPING);
+    assert!(has_received(&harness.received(), seven, "typing"));
     let (request, ..) = harness.next_list();
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     assert_eq!(harness.pending_asks(), 0);
     harness.list(request, &[7]);
     harness.received();
     harness.advance(40 * SECOND);
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     assert_eq!(harness.pending_asks(), 0);
 }
 
@@ -172,11 +173,13 @@ fn post_reply_refreshes_the_list() {
     harness.send(seven, SEND);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
-    let heard = harness.received();
-    assert!(got(&heard, nine, "thread_left") && !got(&heard, nine, "message"));
-    assert!(got(&heard, seven, "message"));
+    let received = harness.received();
+    assert!(
+        has_received(&received, nine, "thread_left") && !has_received(&received, nine, "message")
+    );
+    assert!(has_received(&received, seven, "message"));
     harness.advance(40 * SECOND);
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     assert_eq!(harness.pending_asks(), 0);
 }
 
@@ -194,7 +197,7 @@ fn messages_wait_in_order_for_a_large_threads_list() {
     let (second, _) = harness.next_post();
     harness.store(second, 41, 7);
     harness.assert_nothing_received();
-    // A third one's answer happens to hold all of the list: the first two go before it.
+    // The third post's answer contains the whole list: the first two messages go out before it.
     harness.send(eight, SEND);
     let (third, _) = harness.next_post();
     harness.store_with_participants(third, 41, 8, Some(&[7, 8]));
@@ -211,7 +214,7 @@ fn failed_query_waits_for_another_users_query() {
         let seven = harness.open_member(0, 7, 41, &[7, 8]);
         let eight = harness.open_member(1, 8, 41, &[]);
         harness.advance(61 * SECOND);
-        harness.send(eight, TYPE);
+        harness.send(eight, TYPING);
         let (request, ..) = harness.next_list();
         harness.fail(request, DOWN);
         harness.received();
@@ -228,16 +231,16 @@ fn failed_query_waits_for_another_users_query() {
             None => harness.list(request, &[7, 8]),
             Some(failure) => harness.fail(request, failure),
         }
-        let heard = harness.received();
-        let ids = |of| heard.iter().filter(|(to, _)| *to == of).map(id_of).collect::<Vec<_>>();
+        let received = harness.received();
+        let ids = |of| received.iter().filter(|(to, _)| *to == of).map(id_of).collect::<Vec<_>>();
         let all = if failure.is_none() { [vec![1, 2], vec![1, 2]] } else { [vec![1], vec![2]] };
         assert_eq!([ids(seven), ids(eight)], all);
         assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
     }
 }
 
-fn id_of(heard: &(ConnId, Value)) -> u64 {
-    heard.1["messageId"].as_u64().unwrap()
+fn id_of(received: &(ConnId, Value)) -> u64 {
+    received.1["messageId"].as_u64().unwrap()
 }
 
 #[test]
@@ -251,8 +254,8 @@ fn stored_message_without_list_is_shown_to_its_sender() {
         harness.assert_nothing_received();
         let (request, ..) = harness.next_list();
         harness.fail(request, failure);
-        let heard = harness.received();
-        assert!(got(&heard, seven, "message"), "{failure:?}: {heard:?}");
+        let received = harness.received();
+        assert!(has_received(&received, seven, "message"), "{failure:?}: {received:?}");
         assert_eq!(harness.pending_asks(), 0, "{failure:?}");
     }
 }
@@ -267,7 +270,7 @@ fn stop_gives_stored_messages_an_outcome() {
     harness.next_list();
     harness.hub.stop();
     harness.take_effects();
-    assert!(got(&harness.received(), seven, "message"));
+    assert!(has_received(&harness.received(), seven, "message"));
 }
 
 #[test]
@@ -278,9 +281,11 @@ fn reused_thread_id_removes_old_subscribers() {
     harness.send(mallory, r#"{"type":"send_message","recipientId":4,"message":"new"}"#);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 5, 7, Some(&[4, 7]));
-    let heard = harness.received();
-    assert!(got(&heard, bob, "thread_left") && !got(&heard, bob, "message"));
-    assert!(got(&heard, mallory, "message"));
+    let received = harness.received();
+    assert!(
+        has_received(&received, bob, "thread_left") && !has_received(&received, bob, "message")
+    );
+    assert!(has_received(&received, mallory, "message"));
 }
 
 #[test]
@@ -289,16 +294,16 @@ fn late_list_does_not_override_a_newer_one() {
     let seven = harness.open_member(0, 7, 41, &[7, 8]);
     let eight = harness.open_member(1, 8, 41, &[]);
     harness.advance(50 * SECOND);
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     let (late, ..) = harness.next_list();
-    // Meanwhile 8 is taken out, and a post of 7 says so.
+    // Meanwhile user 8 is removed, and the answer to a post of user 7 has the new list.
     harness.send(seven, SEND);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 41, 7, Some(&[7, 9]));
-    assert!(got(&harness.received(), eight, "thread_left"));
+    assert!(has_received(&harness.received(), eight, "thread_left"));
     harness.list(late, &[7, 8]);
     harness.received();
-    harness.send(eight, TYPE);
+    harness.send(eight, TYPING);
     harness.assert_nothing_received();
     let (request, _, secret) = harness.next_list();
     assert_eq!(secret, "token-of-8");
@@ -343,38 +348,44 @@ fn call_frames_do_not_wait_for_a_slow_site() {
     harness.advance(40 * SECOND);
     harness
         .send(seven, r#"{"type":"offer","offer":"o","recipientId":8,"threadId":41,"callId":"c"}"#);
-    assert!(got(&harness.received(), eight, "offer"));
-    // While it rings, the list becomes too old to begin anything.
+    assert!(has_received(&harness.received(), eight, "offer"));
+    // While it rings, the list becomes too old to start a call with.
     harness.advance(30 * SECOND);
     harness.received();
     assert_eq!(harness.pending_asks(), 0);
     harness.send(eight, r#"{"type":"answer","answer":"a","callId":"c"}"#);
-    assert!(got(&harness.received(), seven, "answer"), "it has not waited");
+    assert!(
+        has_received(&harness.received(), seven, "answer"),
+        "the answer does not wait for the list"
+    );
     let (request, ..) = harness.next_list();
     let candidate = r#"{"type":"ice-candidate","candidate":"x","recipientId":8,"callId":"c"}"#;
     harness.send(seven, candidate);
-    assert!(got(&harness.received(), eight, "ice-candidate"));
-    assert_eq!(harness.pending_asks(), 0, "it is being asked");
-    // What begins a call waits, as ever.
+    assert!(has_received(&harness.received(), eight, "ice-candidate"));
+    assert_eq!(harness.pending_asks(), 0, "the query is in flight already");
+    // A frame that starts a call still waits for the list.
     harness.send(seven, r#"{"type":"call_initiated","threadId":41,"callId":"g"}"#);
     harness.assert_nothing_received();
     harness.fail(request, DOWN);
     harness.received();
     for (from, to) in [(seven, eight), (eight, seven)] {
         harness.send(from, r#"{"type":"ice-candidate","candidate":"y","callId":"c"}"#);
-        assert!(got(&harness.received(), to, "ice-candidate"), "nor while the site fails");
+        assert!(
+            has_received(&harness.received(), to, "ice-candidate"),
+            "call frames do not wait while the site fails"
+        );
     }
-    // Whoever has been taken out is out with the next answer.
+    // The next list removes a user that the site has removed.
     harness.advance(6 * SECOND);
     while let Some(proof) = harness.try_next_proof() {
         harness.fail(proof, DOWN);
     }
     harness.send(seven, candidate);
-    assert!(got(&harness.received(), eight, "ice-candidate"));
+    assert!(has_received(&harness.received(), eight, "ice-candidate"));
     let (request, ..) = harness.next_list();
     harness.list(request, &[7]);
-    assert!(got(&harness.received(), seven, "call_ended"));
-    // Nobody has asked for ten minutes: that is too long ago.
+    assert!(has_received(&harness.received(), seven, "call_ended"));
+    // A list that is ten minutes old is too old even for call frames.
     let ten = harness.open_proven(2, 10);
     let nine = harness.open_member(3, 9, 42, &[9, 10]);
     harness
@@ -397,8 +408,11 @@ fn sender_id_of_another_user_is_refused() {
     let eight = harness.open_member(1, 8, 41, &[]);
     let spoof = r#""userId":9,"senderId":9,"user_id":9,"sender_id":9,"clientId":"mine""#;
     harness.send(seven, &format!(r#"{{"type":"typing","threadId":41,{spoof}}}"#));
-    let heard = harness.received();
-    assert_eq!(heard[1], (eight, json!({"type":"typing","threadId":41,"userId":7,"typing":true})));
+    let received = harness.received();
+    assert_eq!(
+        received[1],
+        (eight, json!({"type":"typing","threadId":41,"userId":7,"typing":true}))
+    );
     harness.send(
         seven,
         &format!(r#"{{"type":"send_message","threadId":41,"message":"hi","token":"t",{spoof}}}"#),
@@ -406,11 +420,11 @@ fn sender_id_of_another_user_is_refused() {
     let (request, post) = harness.next_post();
     assert_eq!(&*post.text, "hi");
     harness.store_with_participants(request, 41, 7, Some(&[7, 8]));
-    let heard = harness.received();
-    let theirs: Vec<_> = heard.iter().filter(|(to, _)| *to == eight).map(|(_, f)| f).collect();
-    assert_eq!(theirs.len(), 2, "{theirs:?}");
-    assert_eq!((&theirs[1]["senderId"], &theirs[1]["clientId"]), (&7.into(), &Value::Null));
-    // The same clientId from another user names another frame, and gets its own outcome.
+    let received = harness.received();
+    let to_eight: Vec<_> = received.iter().filter(|(to, _)| *to == eight).map(|(_, f)| f).collect();
+    assert_eq!(to_eight.len(), 2, "{to_eight:?}");
+    assert_eq!((&to_eight[1]["senderId"], &to_eight[1]["clientId"]), (&7.into(), &Value::Null));
+    // The same clientId from another user is another frame, with its own outcome.
     harness.send(eight, r#"{"type":"ping","clientId":"mine"}"#);
     harness.assert_received(&[(eight, r#"{"type":"pong","clientId":"mine"}"#)]);
 }
@@ -422,22 +436,22 @@ fn last_list_is_used_for_ten_minutes_during_outage() {
     let eight = harness.open_member(1, 8, 41, &[]);
     let nine = harness.open_proven(2, 9);
     harness.advance(61 * SECOND);
-    // One whose questions fail may have reasons of their own.
-    harness.send(seven, TYPE);
+    // One user's failed query is not an outage: the token may be the cause.
+    harness.send(seven, TYPING);
     let (request, ..) = harness.next_list();
     harness.fail(request, DOWN);
     harness.assert_error(seven, "site_unavailable");
-    harness.send(eight, TYPE);
+    harness.send(eight, TYPING);
     let (request, ..) = harness.next_list();
     harness.fail(request, DOWN);
-    assert!(got(&harness.received(), seven, "typing"));
+    assert!(has_received(&harness.received(), seven, "typing"));
     harness.send(nine, JOIN);
     let (request, ..) = harness.next_list();
     harness.fail(request, DOWN);
     harness.assert_error(nine, "site_unavailable");
     for conn in [seven, eight] {
-        harness.send(conn, TYPE);
-        assert!(got(&harness.received(), seven, "typing"));
+        harness.send(conn, TYPING);
+        assert!(has_received(&harness.received(), seven, "typing"));
     }
     harness.send(nine, JOIN);
     harness.assert_error(nine, "site_unavailable");
@@ -447,7 +461,7 @@ fn last_list_is_used_for_ten_minutes_during_outage() {
         harness.fail(proof, DOWN);
     }
     harness.received();
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     let (request, ..) = harness.next_list();
     harness.fail(request, DOWN);
     harness.assert_error(seven, "site_unavailable");
@@ -475,10 +489,10 @@ fn frames_held_for_a_list_are_bounded_and_freed_on_close() {
     let mut harness = harness();
     let seven = harness.open_proven(0, 7);
     for _ in 0..8 {
-        harness.send(seven, TYPE);
+        harness.send(seven, TYPING);
     }
     harness.assert_nothing_received();
-    harness.send(seven, TYPE);
+    harness.send(seven, TYPING);
     harness.assert_error(seven, "overloaded");
     let (request, ..) = harness.next_list();
     harness.close(seven);
@@ -487,7 +501,7 @@ fn frames_held_for_a_list_are_bounded_and_freed_on_close() {
     let again = harness.open_with(0, "token-of-7");
     harness.received();
     for _ in 0..8 {
-        harness.send(again, TYPE);
+        harness.send(again, TYPING);
     }
     assert!(harness.received().iter().all(|(_, frame)| frame["type"] == "typing"));
 }
@@ -511,14 +525,17 @@ fn new_thread_is_joined_by_listed_connections_only() {
     harness.send(seven, r#"{"type":"send_message","recipientId":8,"message":"hi"}"#);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 5, 7, Some(&[7, 8]));
-    let heard = harness.received();
-    assert!(got(&heard, seven, "message") && got(&heard, eight, "message"));
-    // The site has left out who cannot be written to: an account that is gone.
+    let received = harness.received();
+    assert!(has_received(&received, seven, "message") && has_received(&received, eight, "message"));
+    // The site leaves a deleted account out of the list.
     harness.send(nine, r#"{"type":"send_message","recipientId":8,"message":"hi"}"#);
     let (request, _) = harness.next_post();
     harness.store_with_participants(request, 6, 9, Some(&[9]));
-    let heard = harness.received();
-    assert!(got(&heard, nine, "message") && !got(&heard, eight, "message"), "{heard:?}");
+    let received = harness.received();
+    assert!(
+        has_received(&received, nine, "message") && !has_received(&received, eight, "message"),
+        "{received:?}"
+    );
 }
 
 #[test]
@@ -564,19 +581,19 @@ fn refused_participant_is_not_readmitted_by_an_old_list() {
     let seven = harness.open_member(0, 7, 41, &[7, 8]);
     let eight = harness.open_member(1, 8, 41, &[]);
     harness.advance(61 * SECOND);
-    harness.send(eight, TYPE);
+    harness.send(eight, TYPING);
     let (request, ..) = harness.next_list();
     harness.fail(request, Failure::NotParticipant);
-    assert!(got(&harness.received(), eight, "thread_left"));
-    // Now the site is down, and what it said last counts.
+    assert!(has_received(&harness.received(), eight, "thread_left"));
+    // Now the site is down, and its last verdicts count.
     for (conn, thread) in [(seven, 41), (eight, 42)] {
         harness.send(conn, &format!(r#"{{"type":"typing","threadId":{thread}}}"#));
         let (request, ..) = harness.next_list();
         harness.fail(request, DOWN);
     }
     harness.received();
-    harness.send(seven, TYPE);
-    assert!(got(&harness.received(), seven, "typing"));
-    harness.send(eight, TYPE);
-    assert!(!got(&harness.received(), seven, "typing"));
+    harness.send(seven, TYPING);
+    assert!(has_received(&harness.received(), seven, "typing"));
+    harness.send(eight, TYPING);
+    assert!(!has_received(&harness.received(), seven, "typing"));
 }

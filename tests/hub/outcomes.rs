@@ -1,4 +1,5 @@
-//! What becomes of messages whose fate is not known, that wait too long, or that come twice.
+//! Outcomes of messages: lookups of uncertain ones, lane timeouts, and dedup by `clientId`.
+
 use std::time::Duration;
 
 use buddyline::hub::interface::{
@@ -24,7 +25,8 @@ fn new(recipient: u64, client_id: &str) -> String {
     )
 }
 
-/// A town in which member 2 of thread 7 has sent "ok" under "a", and its post.
+/// A hub to which user 2 of thread 7 has sent "ok" with the clientId "a", that user's connection,
+/// and the request that posts the message.
 fn one_sent() -> (HubHarness, ConnId, RequestId) {
     let mut harness = HubHarness::default();
     let alice = harness.open_in(0, "2", "7");
@@ -33,17 +35,17 @@ fn one_sent() -> (HubHarness, ConnId, RequestId) {
     (harness, alice, post)
 }
 
-/// The outcomes of this `clientId` that this connection has had since the last look.
+/// The outcomes of this `clientId` that this connection has received since the last call.
 fn outcomes(harness: &mut HubHarness, conn: ConnId, client_id: &str) -> Vec<Value> {
-    let heard = harness.received().into_iter().filter(|(to, _)| *to == conn);
-    heard.map(|(_, frame)| frame).filter(|frame| frame["clientId"] == client_id).collect()
+    let received = harness.received().into_iter().filter(|(to, _)| *to == conn);
+    received.map(|(_, frame)| frame).filter(|frame| frame["clientId"] == client_id).collect()
 }
 
 fn other(message: u64) -> Answer {
     Answer::LookupResult(LookupResult::Mismatch { thread: 7, sender: Id::number(2), message })
 }
 
-// ---- the look-up
+// ---- look-ups
 
 #[test]
 fn unusable_reply_is_settled_by_one_lookup() {
@@ -53,13 +55,13 @@ fn unusable_reply_is_settled_by_one_lookup() {
     harness.advance(499 * S / 1000);
     assert_eq!(harness.pending_asks(), 0);
     harness.advance(S / 1000);
-    let (look, asked) = harness.next_lookup();
-    assert_eq!((asked.target, &*asked.text), (Target::Thread(7), "ok"));
-    assert_eq!(asked.credential.secret(), "t");
-    assert_eq!(asked.sender, Some(Id::number(2)));
-    assert_eq!(harness.now.instant - asked.posted, S / 2);
+    let (request, lookup) = harness.next_lookup();
+    assert_eq!((lookup.target, &*lookup.text), (Target::Thread(7), "ok"));
+    assert_eq!(lookup.credential.secret(), "t");
+    assert_eq!(lookup.sender, Some(Id::number(2)));
+    assert_eq!(harness.now.instant - lookup.posted, S / 2);
     harness.assert_nothing_received();
-    harness.found(look, 7, 2, 10);
+    harness.found(request, 7, 2, 10);
     let own = r#"{"type":"message","threadId":7,"senderId":2,"recipientId":null,"message":"ok","messageId":10,"sentAt":"2027-01-15T08:00:00Z","html":"<p>html</p>","clientId":"a"}"#;
     let others = own.replace(r#","clientId":"a""#, "");
     harness.assert_received(&[(alice, own), (bob, &others)]);
@@ -72,8 +74,8 @@ fn missing_message_after_unusable_reply_is_not_stored() {
     let (mut harness, alice, post) = one_sent();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.not_found(look);
+    let (request, _) = harness.next_lookup();
+    harness.not_found(request);
     let fault = harness.assert_error(alice, "not_stored");
     assert_eq!((&fault["clientId"], &fault["threadId"]), (&"a".into(), &7.into()));
     harness.advance(60 * S);
@@ -83,20 +85,20 @@ fn missing_message_after_unusable_reply_is_not_stored() {
 #[test]
 fn after_machine_sleep_a_missing_message_is_unknown() {
     let (mut harness, alice, post) = one_sent();
-    // The machine has slept: only one of its clocks has gone on.
+    // The machine slept: its wall clock went on, its monotonic clock did not.
     harness.now.unix_s += 3_600;
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.not_found(look);
+    let (request, _) = harness.next_lookup();
+    harness.not_found(request);
     harness.assert_error(alice, "unknown_outcome");
-    // What was put since is as certain as ever.
+    // A post sent after the sleep is as certain as ever.
     harness.send(alice, &send(7, "ok", "b"));
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.not_found(look);
+    let (request, _) = harness.next_lookup();
+    harness.not_found(request);
     harness.assert_error(alice, "not_stored");
 }
 
@@ -108,9 +110,9 @@ fn unknown_outcome_is_looked_up_three_times() {
         harness.advance(wait - S / 1000);
         assert_eq!(harness.pending_asks(), 0);
         harness.advance(S / 1000);
-        let (look, _) = harness.next_lookup();
+        let (request, _) = harness.next_lookup();
         harness.assert_nothing_received();
-        harness.not_found(look);
+        harness.not_found(request);
         if last {
             harness.assert_error(alice, "unknown_outcome");
         } else {
@@ -124,11 +126,11 @@ fn late_stored_message_is_found_by_next_lookup() {
     let (mut harness, alice, post) = one_sent();
     harness.fail(post, Failure::Unknown);
     harness.advance(S);
-    let (look, _) = harness.next_lookup();
-    harness.not_found(look);
+    let (request, _) = harness.next_lookup();
+    harness.not_found(request);
     harness.advance(4 * S);
-    let (look, _) = harness.next_lookup();
-    harness.found(look, 7, 2, 10);
+    let (request, _) = harness.next_lookup();
+    harness.found(request, 7, 2, 10);
     assert_eq!(outcomes(&mut harness, alice, "a")[0]["messageId"], 10);
     harness.advance(60 * S);
     assert_eq!(harness.pending_asks(), 0);
@@ -145,10 +147,10 @@ fn failed_lookup_counts_as_an_attempt() {
             while harness.pending_asks() == 0 {
                 harness.advance(S / 2);
             }
-            let (look, _) = harness.next_lookup();
-            // A site that hangs: the looks that were due meanwhile are over.
+            let (request, _) = harness.next_lookup();
+            // While the site hangs, the look-ups that became due are skipped.
             harness.advance(if n == 2 { S } else { Duration::ZERO });
-            harness.fail(look, UNAVAILABLE);
+            harness.fail(request, UNAVAILABLE);
         }
         harness.assert_error(alice, "unknown_outcome");
     }
@@ -159,10 +161,10 @@ fn hanging_lookup_holds_the_lane_for_a_bounded_time() {
     let (mut harness, alice, post) = one_sent();
     harness.fail(post, Failure::Unknown);
     harness.advance(S);
-    let (look, _) = harness.next_lookup();
+    let (request, _) = harness.next_lookup();
     harness.advance(30 * S);
-    assert_eq!(harness.pending_asks(), 0, "one look at a time");
-    harness.fail(look, UNAVAILABLE);
+    assert_eq!(harness.pending_asks(), 0, "one look-up at a time");
+    harness.fail(request, UNAVAILABLE);
     harness.assert_error(alice, "unknown_outcome");
 }
 
@@ -171,8 +173,8 @@ fn newer_message_with_other_text_leaves_outcome_unknown() {
     let (mut harness, alice, post) = one_sent();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.answer(look, other(10));
+    let (request, _) = harness.next_lookup();
+    harness.answer(request, other(10));
     harness.assert_error(alice, "unknown_outcome");
 }
 
@@ -185,8 +187,8 @@ fn earlier_identical_message_does_not_settle_a_later_one() {
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.found(look, 7, 2, first);
+    let (request, _) = harness.next_lookup();
+    harness.found(request, 7, 2, first);
     harness.assert_error(alice, "not_stored");
 }
 
@@ -199,23 +201,23 @@ fn earlier_message_with_other_text_means_not_stored() {
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.answer(look, other(first));
+    let (request, _) = harness.next_lookup();
+    harness.answer(request, other(first));
     harness.assert_error(alice, "not_stored");
 }
 
 #[test]
 fn message_of_another_lane_leaves_outcome_unknown() {
     let (mut harness, alice, post) = one_sent();
-    // To the same people without the thread's number: the site puts it into thread 7.
+    // A message to the same users without a thread id: the site stores it in thread 7.
     harness.send(alice, &new(3, "b"));
     let (meanwhile, _) = harness.next_post();
     harness.store(meanwhile, 7, 2);
     let id = outcomes(&mut harness, alice, "b")[0]["messageId"].as_u64().unwrap();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
-    harness.found(look, 7, 2, id);
+    let (request, _) = harness.next_lookup();
+    harness.found(request, 7, 2, id);
     harness.assert_error(alice, "unknown_outcome");
 }
 
@@ -225,9 +227,9 @@ fn lane_is_blocked_until_the_outcome_is_settled() {
     harness.send(alice, &send(7, "next", "b"));
     harness.fail(post, Failure::Unknown);
     harness.advance(S);
-    let (look, _) = harness.next_lookup();
+    let (request, _) = harness.next_lookup();
     assert_eq!(harness.pending_asks(), 0);
-    harness.found(look, 7, 2, 10);
+    harness.found(request, 7, 2, 10);
     assert_eq!(&*harness.next_post().1.text, "next");
 }
 
@@ -240,14 +242,14 @@ fn new_thread_is_looked_up_by_recipient_and_joined() {
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, asked) = harness.next_lookup();
-    assert_eq!(asked.target, Target::NewThread { recipient: 3 });
-    harness.found(look, 12, 2, 10);
-    let heard = harness.received();
+    let (request, lookup) = harness.next_lookup();
+    assert_eq!(lookup.target, Target::NewThread { recipient: 3 });
+    harness.found(request, 12, 2, 10);
+    let received = harness.received();
     for conn in [alice, bob] {
         let of =
-            |kind: &str| heard.iter().filter(|(to, f)| *to == conn && f["type"] == kind).count();
-        assert_eq!((of("thread_joined"), of("message")), (1, 1), "{heard:?}");
+            |kind: &str| received.iter().filter(|(to, f)| *to == conn && f["type"] == kind).count();
+        assert_eq!((of("thread_joined"), of("message")), (1, 1), "{received:?}");
     }
 }
 
@@ -260,14 +262,19 @@ fn lookup_result_supplies_participants() {
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, asked) = harness.next_lookup();
-    assert_eq!(asked.credential.secret(), "token-of-2");
-    harness
-        .answer(look, Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))));
-    let heard = harness.received();
-    assert!(heard.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"), "{heard:?}");
-    assert!(!heard.iter().any(|(to, f)| *to == carol && f["type"] == "message"), "{heard:?}");
-    assert!(heard.iter().any(|(to, f)| *to == alice && f["clientId"] == "a"), "{heard:?}");
+    let (request, lookup) = harness.next_lookup();
+    assert_eq!(lookup.credential.secret(), "token-of-2");
+    harness.answer(
+        request,
+        Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))),
+    );
+    let received = harness.received();
+    assert!(
+        received.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"),
+        "{received:?}"
+    );
+    assert!(!received.iter().any(|(to, f)| *to == carol && f["type"] == "message"), "{received:?}");
+    assert!(received.iter().any(|(to, f)| *to == alice && f["clientId"] == "a"), "{received:?}");
 }
 
 #[test]
@@ -278,10 +285,10 @@ fn token_refused_in_lookup_closes_with_unknown_outcome() {
     let (post, _) = harness.next_post();
     harness.fail(post, Failure::Unknown);
     harness.advance(S);
-    let (look, _) = harness.next_lookup();
-    harness.fail(look, Failure::TokenRefused);
-    let heard = harness.received();
-    assert_eq!(heard[0].1["code"], "unknown_outcome", "{heard:?}");
+    let (request, _) = harness.next_lookup();
+    harness.fail(request, Failure::TokenRefused);
+    let received = harness.received();
+    assert_eq!(received[0].1["code"], "unknown_outcome", "{received:?}");
     assert_eq!(harness.closed(), [(alice, 4401)]);
 }
 
@@ -291,12 +298,12 @@ fn stop_reports_unknown_outcomes() {
     harness.send(alice, &send(7, "next", "b"));
     harness.fail(post, Failure::Unknown);
     harness.advance(S);
-    let (look, _) = harness.next_lookup();
+    let (request, _) = harness.next_lookup();
     harness.hub.stop();
     harness.take_effects();
     let codes: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
     assert_eq!(codes, ["not_stored", "unknown_outcome"]);
-    harness.found(look, 7, 2, 10);
+    harness.found(request, 7, 2, 10);
     harness.advance(60 * S);
     harness.assert_nothing_received();
     assert_eq!((harness.pending_asks(), harness.hub.next_deadline().is_some()), (0, true));
@@ -306,22 +313,22 @@ fn stop_reports_unknown_outcomes() {
 fn drain_answers_duplicates_and_refuses_new_messages() {
     let (mut harness, alice, post) = one_sent();
     harness.store(post, 7, 2);
-    let told = outcomes(&mut harness, alice, "a");
+    let first = outcomes(&mut harness, alice, "a");
     harness.send(alice, &send(7, "on its way", "b"));
     let (post, _) = harness.next_post();
     harness.hub.begin_drain();
-    // Who hears that it is not stored sends it to the next server, which has forgotten it.
+    // A client that gets `not_stored` resends to the next server, which does not know the clientId.
     harness.send(alice, &send(7, "ok", "a"));
-    assert_eq!(outcomes(&mut harness, alice, "a"), told);
+    assert_eq!(outcomes(&mut harness, alice, "a"), first);
     harness.send(alice, &send(7, "on its way", "b"));
     harness.assert_nothing_received();
     harness.send(alice, &send(7, "new", "c"));
     harness.assert_error(alice, "not_stored");
     harness.send(alice, r#"{"type":"send_message","threadId":7,"message":"new"}"#);
     harness.assert_error(alice, "not_stored");
-    let nobody = harness.open(1);
-    harness.send(nobody, &send(7, "ok", "a"));
-    harness.assert_error(nobody, "not_stored");
+    let anonymous = harness.open(1);
+    harness.send(anonymous, &send(7, "ok", "a"));
+    harness.assert_error(anonymous, "not_stored");
     harness.store(post, 7, 2);
     assert_eq!(outcomes(&mut harness, alice, "b").len(), 2);
     assert_eq!((harness.pending_asks(), harness.hub.counts().deliveries), (0, 0));
@@ -340,7 +347,7 @@ fn drain_waits_for_undelivered_outcome_despite_slot_reuse() {
     assert!(!harness.hub.is_awaiting_outcome(phone) && harness.hub.is_awaiting_outcome(bob));
 }
 
-// ---- waiting for a turn
+// ---- lane timeouts
 
 #[test]
 fn message_expires_after_forty_seconds_in_the_lane() {
@@ -395,7 +402,7 @@ fn without_lane_timeout_messages_wait_indefinitely() {
     assert_eq!(harness.hub.counts().deliveries, 2);
 }
 
-// ---- repeats
+// ---- duplicates
 
 #[test]
 fn duplicate_client_id_is_stored_once_and_answered_twice() {
@@ -407,22 +414,22 @@ fn duplicate_client_id_is_stored_once_and_answered_twice() {
     harness.send(alice, &send(7, "ok", "a"));
     assert_eq!(harness.pending_asks(), 0);
     let again = harness.received();
-    assert_eq!(again, [first[0].clone()], "the same, and bob ({}) hears nothing", bob.slot);
+    assert_eq!(again, [first[0].clone()], "the same outcome, and nothing for bob ({})", bob.slot);
 }
 
 #[test]
 fn duplicate_waits_for_the_first_outcome() {
     let (mut harness, alice, post) = one_sent();
-    // The phone has lost its network, and the server does not know yet.
+    // The first connection is dead, and the server has not noticed yet.
     let phone = harness.open_in(1, "2", "7");
     harness.send(phone, &send(7, "ok", "a"));
     harness.send(phone, &send(7, "ok", "a"));
     assert_eq!(harness.pending_asks(), 0);
     harness.assert_nothing_received();
     harness.store(post, 7, 2);
-    let heard = harness.received();
-    let own = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
-    assert_eq!((own(alice), own(phone), heard.len()), (1, 2, 3), "{heard:?}");
+    let received = harness.received();
+    let own = |conn| received.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((own(alice), own(phone), received.len()), (1, 2, 3), "{received:?}");
 }
 
 #[test]
@@ -458,9 +465,9 @@ fn departed_resender_gets_outcome_on_next_connection() {
     harness.close(phone);
     let tablet = harness.open_as(2, "2");
     harness.store(post, 7, 2);
-    let heard = harness.received();
-    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
-    assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
+    let received = harness.received();
+    let of = |conn| received.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((of(alice), of(tablet)), (1, 1), "{received:?}");
 }
 
 #[test]
@@ -472,12 +479,12 @@ fn repeated_resends_across_connections_get_one_outcome() {
     let tablet = harness.open_as(2, "2");
     harness.send(tablet, &send(7, "ok", "a"));
     harness.store(post, 7, 2);
-    let heard = harness.received();
-    let of = |conn| heard.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
-    assert_eq!((of(alice), of(tablet)), (1, 1), "{heard:?}");
+    let received = harness.received();
+    let of = |conn| received.iter().filter(|(to, f)| *to == conn && f["clientId"] == "a").count();
+    assert_eq!((of(alice), of(tablet)), (1, 1), "{received:?}");
 }
 
-// The later connection was there before the first had gone, so that it did not inherit from it.
+// The later connection opened before the first one closed, so it does not take over its outcomes.
 #[test]
 fn resender_gets_outcome_when_first_connection_closes_last() {
     let (mut harness, alice, post) = one_sent();
@@ -495,16 +502,16 @@ fn resender_gets_outcome_when_first_connection_closes_last() {
 
 #[test]
 fn resender_returning_later_gets_outcome_once() {
-    for first_goes in [false, true] {
+    for first_closes in [false, true] {
         let (mut harness, alice, post) = one_sent();
         let phone = harness.open_as(1, "2");
         harness.send(phone, &send(7, "ok", "a"));
         harness.close(phone);
-        if first_goes {
+        if first_closes {
             harness.close(alice);
         }
         harness.store(post, 7, 2);
-        assert_eq!(outcomes(&mut harness, alice, "a").len(), usize::from(!first_goes));
+        assert_eq!(outcomes(&mut harness, alice, "a").len(), usize::from(!first_closes));
         let tablet = harness.open(2);
         harness.send(tablet, r#"{"type":"user_connected","userId":2}"#);
         assert_eq!(outcomes(&mut harness, tablet, "a").len(), 1);
@@ -534,8 +541,8 @@ fn failed_message_may_be_retried_with_same_client_id() {
         let phone = harness.open_as(1, "2");
         harness.send(phone, &send(7, "ok", "a"));
         harness.fail(post, failure);
-        let heard = harness.received();
-        assert_eq!(heard.len(), 2, "the first and the one that waited: {heard:?}");
+        let received = harness.received();
+        assert_eq!(received.len(), 2, "the first connection and the one that waited: {received:?}");
         harness.send(alice, &send(7, "ok", "a"));
         assert_eq!(&*harness.next_post().1.text, "ok");
     }
@@ -546,9 +553,9 @@ fn unknown_outcome_is_repeated_and_never_reposted() {
     let (mut harness, alice, post) = one_sent();
     harness.fail(post, Failure::Unusable);
     harness.advance(S / 2);
-    let (look, _) = harness.next_lookup();
+    let (request, _) = harness.next_lookup();
     harness.send(alice, &send(7, "ok", "a"));
-    harness.answer(look, other(10));
+    harness.answer(request, other(10));
     assert_eq!(outcomes(&mut harness, alice, "a").len(), 2);
     harness.send(alice, &send(7, "ok", "a"));
     harness.assert_error(alice, "unknown_outcome");
@@ -560,28 +567,28 @@ fn dedup_key_is_user_and_client_id_in_either_form() {
     let mut harness = HubHarness::default();
     let alice = harness.open_in(0, "2", "7");
     let bob = harness.open_in(1, "3", "7");
-    let nobody = harness.open(2);
+    let anonymous = harness.open(2);
     let frame = |id: &str| {
         format!(r#"{{"type":"send_message","threadId":7,"message":"x","clientId":{id}}}"#)
     };
     harness.send(alice, &frame("5"));
     harness.send(alice, &frame("\"5\""));
     harness.send(bob, &frame("5"));
-    harness.send(nobody, &frame("5"));
+    harness.send(anonymous, &frame("5"));
     assert_eq!(harness.hub.counts().deliveries, 3);
 }
 
 #[test]
 fn anonymous_dedup_is_per_connection() {
     let mut harness = HubHarness::default();
-    let nobody = harness.open(0);
-    harness.send(nobody, &send(7, "ok", "a"));
+    let anonymous = harness.open(0);
+    harness.send(anonymous, &send(7, "ok", "a"));
     let (post, _) = harness.next_post();
     harness.store(post, 7, 2);
-    assert_eq!(outcomes(&mut harness, nobody, "a").len(), 1);
-    // It is the user's now whom the site has named.
-    harness.send(nobody, &send(7, "ok", "a"));
-    assert_eq!((harness.pending_asks(), outcomes(&mut harness, nobody, "a").len()), (0, 1));
+    assert_eq!(outcomes(&mut harness, anonymous, "a").len(), 1);
+    // The connection now belongs to the user that the site named as the sender.
+    harness.send(anonymous, &send(7, "ok", "a"));
+    assert_eq!((harness.pending_asks(), outcomes(&mut harness, anonymous, "a").len()), (0, 1));
 }
 
 #[test]
@@ -602,9 +609,9 @@ fn at_most_eight_duplicates_wait_for_one_message() {
     }
     harness.assert_nothing_received();
     harness.send(alice, &send(7, "ok", "a"));
-    let told = harness.assert_error(alice, "overloaded");
-    // Perhaps it is, and then its sender must not believe this one.
-    assert!(!told["message"].as_str().unwrap().contains("not stored"), "{told}");
+    let fault = harness.assert_error(alice, "overloaded");
+    // The message may be stored in the end, so this error must not deny that.
+    assert!(!fault["message"].as_str().unwrap().contains("not stored"), "{fault}");
     harness.store(post, 7, 2);
     assert_eq!(outcomes(&mut harness, alice, "a").len(), 9);
 }

@@ -1,5 +1,5 @@
-//! Random histories of joins, removals, reused thread ids and late answers: no frame of a thread
-//! ever reaches a user who was not a participant when it was sent, within the list's stated time.
+//! Random histories of joins, removals, reused thread ids and late answers: a frame of a thread only
+//! reaches users who were participants within the list's lifetime before it was sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,8 +19,9 @@ use crate::support::harness::{HubHarness, settings};
 const SLOTS: u32 = 6;
 const USERS: u64 = 4;
 const THREADS: u64 = 3;
+/// How long a list is valid, in seconds.
 const LIST_S: u64 = 60;
-/// While the site does not answer.
+/// How long lists are used while the site does not answer, in seconds.
 const OUTAGE_S: u64 = 600;
 
 fn verified() -> Settings {
@@ -62,7 +63,7 @@ enum Step {
         thread: u64,
         as_user: Option<u64>,
     },
-    Start {
+    SendNew {
         slot: u32,
         with: u64,
     },
@@ -71,22 +72,22 @@ enum Step {
         with: u64,
         thread: u64,
     },
-    Become {
+    ChangeUser {
         slot: u32,
         user: u64,
     },
-    /// The site's own pages: someone comes into a thread or leaves it.
-    Change {
+    /// A user is added to a thread or removed from it on the site's own pages.
+    ChangeParticipants {
         thread: u64,
         user: u64,
         takes_part: bool,
     },
-    /// A thread is deleted, and its number comes to mean another one.
+    /// A thread is deleted, and the site gives its number to another one.
     Reuse {
         thread: u64,
         users: BTreeSet<u64>,
     },
-    /// The site works on a question: what it sees now is what it will answer.
+    /// The site processes a query: its later answer shows the state of now.
     Work {
         pick: usize,
     },
@@ -95,15 +96,15 @@ enum Step {
         fails: bool,
         holds_all: bool,
     },
-    /// One second.
-    Pass,
+    /// One second passes.
+    Advance,
 }
 
-/// Mostly one step, sometimes many seconds.
+/// Mostly single steps, sometimes many seconds in a row.
 fn steps(fails: bool) -> impl Strategy<Value = Vec<Step>> {
     let some = prop_oneof![
         15 => step(fails).prop_map(|step| vec![step]),
-        1 => (1_usize..40).prop_map(|seconds| vec![Step::Pass; seconds]),
+        1 => (1_usize..40).prop_map(|seconds| vec![Step::Advance; seconds]),
     ];
     proptest::collection::vec(some, 1..200).prop_map(|steps| steps.concat())
 }
@@ -118,12 +119,12 @@ fn step(fails: bool) -> impl Strategy<Value = Step> {
             .prop_map(|(slot, thread, typing)| Step::Type { slot, thread, typing }),
         4 => (slot.clone(), thread.clone(), proptest::option::weighted(0.2, user.clone()))
             .prop_map(|(slot, thread, as_user)| Step::Send { slot, thread, as_user }),
-        1 => (slot.clone(), user.clone()).prop_map(|(slot, with)| Step::Start { slot, with }),
+        1 => (slot.clone(), user.clone()).prop_map(|(slot, with)| Step::SendNew { slot, with }),
         1 => (slot.clone(), user.clone(), thread.clone())
             .prop_map(|(slot, with, thread)| Step::Call { slot, with, thread }),
-        1 => (slot, user.clone()).prop_map(|(slot, user)| Step::Become { slot, user }),
+        1 => (slot, user.clone()).prop_map(|(slot, user)| Step::ChangeUser { slot, user }),
         3 => (thread.clone(), user.clone(), any::<bool>())
-            .prop_map(|(thread, user, takes_part)| Step::Change { thread, user, takes_part }),
+            .prop_map(|(thread, user, takes_part)| Step::ChangeParticipants { thread, user, takes_part }),
         1 => (thread, proptest::collection::btree_set(user, 0..=3))
             .prop_map(|(thread, users)| Step::Reuse { thread, users }),
         4 => any::<usize>().prop_map(|pick| Step::Work { pick }),
@@ -133,7 +134,7 @@ fn step(fails: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The site, with everything that was ever true of it.
+/// The site, with the history of each thread's participants.
 struct Site {
     threads: BTreeMap<u64, Vec<(Instant, BTreeSet<u64>)>>,
     last_message: u64,
@@ -158,7 +159,7 @@ impl Site {
         })
     }
 
-    /// What the site would answer, seen at this moment.
+    /// The site's answer in its present state.
     fn work(&mut self, ask: &Ask, at: Instant, holds_all: bool) -> Answer {
         let user = |credential: &Credential| credential.secret()[1..].parse::<u64>().unwrap();
         match ask {
@@ -167,13 +168,13 @@ impl Site {
             }
             Ask::Participants { thread, credential } => {
                 let users = self.now(*thread);
-                // One user is a moderator, who may see what they take no part in.
+                // The last user is a moderator, who may see threads without being a participant.
                 match users.contains(&user(credential)) || user(credential) == USERS {
                     true => Answer::Participants(users.into_iter().collect()),
                     false => Answer::Failed(Failure::NotParticipant),
                 }
             }
-            // Its posts do not fail like this.
+            // Posts have no unknown outcome in this test.
             Ask::Lookup(_) => Answer::LookupResult(LookupResult::Absent),
             Ask::Post(post) => {
                 let sender = user(post.credential.as_ref().unwrap());
@@ -184,7 +185,7 @@ impl Site {
                         return Answer::Failed(Failure::CannotWrite);
                     }
                     Target::NewThread { recipient } => {
-                        // Often a number that has been another thread's.
+                        // Often a number that another thread had before.
                         let thread = 1 + self.last_message % (THREADS + 2);
                         self.set(thread, BTreeSet::from([sender, recipient]), at);
                         thread
@@ -208,11 +209,11 @@ struct World {
     harness: HubHarness,
     site: Site,
     open: BTreeMap<u32, ConnId>,
-    asked: Vec<(RequestId, Ask, Option<Answer>)>,
-    /// Who is on each connection.
+    queries: Vec<(RequestId, Ask, Option<Answer>)>,
+    /// The user of each connection.
     user_of: BTreeMap<ConnId, u64>,
-    patience: Duration,
-    shown: usize,
+    list_age_max: Duration,
+    deliveries: usize,
 }
 
 impl World {
@@ -250,7 +251,7 @@ impl World {
                 );
                 self.send(*slot, &text);
             }
-            Step::Start { slot, with } => {
+            Step::SendNew { slot, with } => {
                 let text = format!(
                     r#"{{"type":"send_message","recipientId":{with},"message":"new","clientId":"send"}}"#
                 );
@@ -262,13 +263,13 @@ impl World {
                 );
                 self.send(*slot, &text);
             }
-            Step::Become { slot, user } => {
+            Step::ChangeUser { slot, user } => {
                 let text = format!(
-                    r#"{{"type":"user_connected","userId":{user},"token":"u{user}","clientId":"become"}}"#
+                    r#"{{"type":"user_connected","userId":{user},"token":"u{user}","clientId":"change-user"}}"#
                 );
                 self.send(*slot, &text);
             }
-            Step::Change { thread, user, takes_part } => {
+            Step::ChangeParticipants { thread, user, takes_part } => {
                 let mut users = self.site.now(*thread);
                 let changed = match takes_part {
                     true => users.insert(*user),
@@ -282,18 +283,19 @@ impl World {
                 self.site.set(*thread, users.clone(), self.harness.now.instant);
             }
             Step::Work { pick } => {
-                if !self.asked.is_empty() {
-                    let n = pick % self.asked.len();
-                    let (_, ask, seen) = &mut self.asked[n];
-                    if seen.is_none() {
-                        *seen = Some(self.site.work(ask, self.harness.now.instant, true));
+                if !self.queries.is_empty() {
+                    let n = pick % self.queries.len();
+                    let (_, ask, answer_seen) = &mut self.queries[n];
+                    if answer_seen.is_none() {
+                        *answer_seen = Some(self.site.work(ask, self.harness.now.instant, true));
                     }
                 }
             }
             Step::Answer { pick, fails, holds_all } => {
-                if !self.asked.is_empty() {
-                    let (request, ask, seen) = self.asked.remove(pick % self.asked.len());
-                    let answer = match (seen, fails) {
+                if !self.queries.is_empty() {
+                    let (request, ask, answer_seen) =
+                        self.queries.remove(pick % self.queries.len());
+                    let answer = match (answer_seen, fails) {
                         (None, true) => {
                             Answer::Failed(Failure::SiteUnavailable { retry_after_s: None })
                         }
@@ -303,28 +305,28 @@ impl World {
                     self.harness.answer(request, answer);
                 }
             }
-            Step::Pass => self.harness.advance(Duration::from_secs(1)),
+            Step::Advance => self.harness.advance(Duration::from_secs(1)),
         }
         for (conn, _) in self.harness.closed() {
             self.open.retain(|_, open| *open != conn);
         }
         while self.harness.pending_asks() > 0 {
             let (request, ask) = self.harness.next_ask();
-            self.asked.push((request, ask, None));
+            self.queries.push((request, ask, None));
         }
     }
 
-    /// Every frame that was sent since the last look was for a participant.
+    /// Asserts that every frame sent since the last check went to a participant.
     fn check(&mut self) -> Result<(), TestCaseError> {
         let now = self.harness.now.instant;
-        let since = now.checked_sub(self.patience).unwrap_or(now);
+        let since = now.checked_sub(self.list_age_max).unwrap_or(now);
         for (conn, frame) in self.harness.received() {
             match frame["type"].as_str().unwrap() {
-                // Nobody hears of others before it is somebody, and only who asked for it becomes
-                // somebody else.
+                // The first `user_connected` names the connection's own user, and so does the answer to
+                // a claim of its own; all others announce other users.
                 "user_connected" => {
                     let user = frame["userId"].as_u64().unwrap();
-                    if !self.user_of.contains_key(&conn) || frame["clientId"] == "become" {
+                    if !self.user_of.contains_key(&conn) || frame["clientId"] == "change-user" {
                         self.user_of.insert(conn, user);
                     }
                 }
@@ -333,10 +335,10 @@ impl World {
                     let user = self.user_of.get(&conn).copied();
                     let took_part =
                         user.is_some_and(|user| self.site.took_part(thread, user, since));
-                    // The outcome of what one has sent oneself is one's own.
+                    // The sender gets the outcome of their own message in any case.
                     let outcome = frame["type"] == "message" && frame["clientId"] == "send";
-                    prop_assert!(took_part || outcome, "{user:?} on {conn:?} hears {frame}");
-                    self.shown += usize::from(took_part && !outcome);
+                    prop_assert!(took_part || outcome, "{user:?} on {conn:?} receives {frame}");
+                    self.deliveries += usize::from(took_part && !outcome);
                 }
                 _ => {}
             }
@@ -345,7 +347,7 @@ impl World {
     }
 }
 
-fn run_steps(steps: &[Step], patience_s: u64) -> Result<usize, TestCaseError> {
+fn run_steps(steps: &[Step], list_age_max_s: u64) -> Result<usize, TestCaseError> {
     let harness = HubHarness::new(verified());
     let start = harness.now.instant;
     let mut site = Site { threads: BTreeMap::new(), last_message: 0 };
@@ -356,16 +358,16 @@ fn run_steps(steps: &[Step], patience_s: u64) -> Result<usize, TestCaseError> {
         harness,
         site,
         open: BTreeMap::new(),
-        asked: Vec::new(),
+        queries: Vec::new(),
         user_of: BTreeMap::new(),
-        patience: Duration::from_secs(patience_s),
-        shown: 0,
+        list_age_max: Duration::from_secs(list_age_max_s),
+        deliveries: 0,
     };
     for step in steps {
         world.step(step);
         world.check()?;
     }
-    Ok(world.shown)
+    Ok(world.deliveries)
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! What holds for every history: against naive models, and against nonsense.
+//! Property tests of the hub: random histories against naive models, and random text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn roomy() -> Settings {
 enum Step {
     Open { slot: u32 },
     Close { slot: u32 },
-    Be { slot: u32, user: u64 },
+    Identify { slot: u32, user: u64 },
     Join { slot: u32, thread: u64 },
     Leave { slot: u32, thread: u64 },
     Type { slot: u32, thread: u64, typing: bool },
@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => slot.clone().prop_map(|slot| Step::Open { slot }),
         1 => slot.clone().prop_map(|slot| Step::Close { slot }),
-        3 => (slot.clone(), 1..4u64).prop_map(|(slot, user)| Step::Be { slot, user }),
+        3 => (slot.clone(), 1..4u64).prop_map(|(slot, user)| Step::Identify { slot, user }),
         4 => (slot.clone(), thread.clone()).prop_map(|(slot, thread)| Step::Join { slot, thread }),
         2 => (slot.clone(), thread.clone()).prop_map(|(slot, thread)| Step::Leave { slot, thread }),
         4 => (slot, thread, any::<bool>())
@@ -51,34 +51,34 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The same community, kept in the plainest way.
+/// A naive model of connections, users and threads.
 #[derive(Default)]
 struct Model {
     time_s: u64,
     open: BTreeMap<u32, (ConnId, Option<u64>, BTreeSet<u64>)>,
-    /// When a user's last connection left.
-    left: BTreeMap<u64, u64>,
+    /// When each user's last connection closed, in seconds.
+    disconnected: BTreeMap<u64, u64>,
 }
 
 impl Model {
     fn online(&self) -> BTreeSet<u64> {
-        let here = self.open.values().filter_map(|(_, user, _)| *user);
-        let grace = self.left.iter().filter(|(_, left)| **left + GRACE_S > self.time_s);
-        here.chain(grace.map(|(user, _)| *user)).collect()
+        let connected = self.open.values().filter_map(|(_, user, _)| *user);
+        let in_grace =
+            self.disconnected.iter().filter(|(_, closed_at)| **closed_at + GRACE_S > self.time_s);
+        connected.chain(in_grace.map(|(user, _)| *user)).collect()
     }
 
     fn forget_user(&mut self, slot: u32) {
         let Some((_, user, _)) = self.open.get_mut(&slot) else { return };
         let Some(user) = user.take() else { return };
         if !self.open.values().any(|(_, other, _)| *other == Some(user)) {
-            self.left.insert(user, self.time_s);
+            self.disconnected.insert(user, self.time_s);
         }
     }
 
     fn subscribers(&self, thread: u64) -> BTreeSet<ConnId> {
-        let assert_received =
-            self.open.values().filter(|(_, _, threads)| threads.contains(&thread));
-        assert_received.map(|(conn, _, _)| *conn).collect()
+        let joined = self.open.values().filter(|(_, _, threads)| threads.contains(&thread));
+        joined.map(|(conn, _, _)| *conn).collect()
     }
 }
 
@@ -100,9 +100,9 @@ proptest! {
     #[test]
     fn each_message_has_one_outcome_in_thread_order(
         sends in vec((0..SLOTS, 0..=THREADS), 1..60),
-        turns in vec(any::<(u16, u8)>(), 200),
+        choices in vec(any::<(u16, u8)>(), 200),
     ) {
-        deliver(&sends, &turns)?;
+        deliver(&sends, &choices)?;
     }
 
     #[test]
@@ -111,14 +111,14 @@ proptest! {
         let bob = harness.open_in(0, "3", "1");
         let alice = if before { harness.open_in(1, "2", "1") } else { harness.open(1) };
         harness.send(alice, &text);
-        let heard = harness.received();
-        let errors = heard.iter().filter(|(_, frame)| frame["type"] == "error").count();
-        prop_assert!(heard.iter().all(|(to, frame)| *to == alice || frame["type"] != "error"));
+        let received = harness.received();
+        let errors = received.iter().filter(|(_, frame)| frame["type"] == "error").count();
+        prop_assert!(received.iter().all(|(to, frame)| *to == alice || frame["type"] != "error"));
         prop_assert!(errors <= 1);
-        // Not as a `Value`, which has no room for the number 1e999.
+        // Parsed without a `Value`, which cannot represent the number 1e999.
         if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
-            prop_assert_eq!(heard.len(), 1);
-            prop_assert_eq!(&heard[0].1["code"], "invalid_json");
+            prop_assert_eq!(received.len(), 1);
+            prop_assert_eq!(&received[0].1["code"], "invalid_json");
         }
         harness.send(bob, r#"{"type":"ping"}"#);
         harness.assert_received(&[(bob, r#"{"type":"pong"}"#)]);
@@ -141,12 +141,12 @@ fn apply(harness: &mut HubHarness, model: &mut Model, step: &Step) {
                 model.open.remove(slot);
             }
         }
-        Step::Be { slot, user } => {
+        Step::Identify { slot, user } => {
             if let Some(conn) = conn(model, slot) {
                 harness.send(conn, &format!(r#"{{"type":"user_connected","userId":{user}}}"#));
-                // The grace is for lost connections: a name that is given up is gone at once.
+                // The grace is for lost connections only: a changed user goes offline at once.
                 harness.advance(Duration::ZERO);
-                model.left.remove(user);
+                model.disconnected.remove(user);
                 model.open.get_mut(slot).expect("is open").1 = Some(*user);
             }
         }
@@ -169,10 +169,10 @@ fn apply(harness: &mut HubHarness, model: &mut Model, step: &Step) {
                 harness.send(conn, &text);
                 let mut expected = BTreeSet::from([conn]);
                 expected.extend(model.subscribers(*thread));
-                let heard = harness.received();
-                let subscribers: BTreeSet<_> = heard.iter().map(|(to, _)| *to).collect();
+                let received = harness.received();
+                let subscribers: BTreeSet<_> = received.iter().map(|(to, _)| *to).collect();
                 assert_eq!(subscribers, expected);
-                assert_eq!(heard.len(), expected.len(), "each hears it once");
+                assert_eq!(received.len(), expected.len(), "each subscriber receives it once");
             }
         }
         Step::Pass { seconds } => {
@@ -183,13 +183,13 @@ fn apply(harness: &mut HubHarness, model: &mut Model, step: &Step) {
     harness.received();
 }
 
-/// Asks the hub through a connection of its own, which goes again.
+/// Compares the hub's answers with the model, through a connection opened for that.
 fn compare(harness: &mut HubHarness, model: &Model) -> Result<(), TestCaseError> {
     let asker = harness.open(SLOTS);
     let users = |harness: &mut HubHarness| -> BTreeSet<u64> {
-        let heard = harness.received();
-        assert_eq!(heard.len(), 1);
-        let ids = heard[0].1["userIds"].as_array().expect("userIds").clone();
+        let received = harness.received();
+        assert_eq!(received.len(), 1);
+        let ids = received[0].1["userIds"].as_array().expect("userIds").clone();
         let set: BTreeSet<_> = ids.iter().map(|id| id.as_u64().expect("a number")).collect();
         assert_eq!(set.len(), ids.len(), "each user once");
         set
@@ -198,34 +198,35 @@ fn compare(harness: &mut HubHarness, model: &Model) -> Result<(), TestCaseError>
     prop_assert_eq!(users(harness), model.online());
     for thread in 1..=THREADS {
         harness.send(asker, &format!(r#"{{"type":"online_users","threadId":{thread}}}"#));
-        let among = model.open.values().filter(|(_, _, threads)| threads.contains(&thread));
-        let expected: BTreeSet<_> = among.filter_map(|(_, user, _)| *user).collect();
+        let joined = model.open.values().filter(|(_, _, threads)| threads.contains(&thread));
+        let expected: BTreeSet<_> = joined.filter_map(|(_, user, _)| *user).collect();
         prop_assert_eq!(users(harness), expected);
     }
     harness.close(asker);
     Ok(())
 }
 
-/// Sends, and answers in any order, with any failure, while connections come and go.
-fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseError> {
+/// Sends messages and answers their posts in random order, some with failures, while connections
+/// close; then checks outcomes and order.
+fn deliver(sends: &[(u32, u64)], choices: &[(u16, u8)]) -> Result<(), TestCaseError> {
     let mut harness = HubHarness::new(roomy());
     let conns: Vec<_> =
         (0..SLOTS).map(|slot| harness.open_as(slot, &(slot + 1).to_string())).collect();
-    let watcher = harness.open_as(SLOTS, "99");
+    let observer = harness.open_as(SLOTS, "99");
     for thread in 1..=THREADS {
-        harness.send(watcher, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
+        harness.send(observer, &format!(r#"{{"type":"join_thread","threadId":{thread}}}"#));
     }
     let mut in_flight: Vec<(RequestId, Target, String)> = Vec::new();
     let mut sends = sends.iter().enumerate();
-    let mut turns = turns.iter().cycle();
+    let mut choices = choices.iter().cycle();
     let mut sent: Vec<(usize, u32, u64)> = Vec::new();
     let mut closed = BTreeSet::new();
-    let mut fate: HashMap<usize, bool> = HashMap::new();
+    let mut stored: HashMap<usize, bool> = HashMap::new();
     harness.received();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
-        let (pick, what) = turns.next().expect("endless");
-        let more = match what % 3 {
+        let (pick, action) = choices.next().expect("endless");
+        let more = match action % 3 {
             0 | 1 => sends.next(),
             _ => None,
         };
@@ -241,7 +242,7 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
                 harness.send(conns[*slot as usize], &text);
                 sent.push((n, *slot, *thread));
             }
-        } else if *what == 255 && closed.len() < 3 {
+        } else if *action == 255 && closed.len() < 3 {
             let slot = u32::from(*pick) % SLOTS;
             if closed.insert(slot) {
                 harness.close(conns[slot as usize]);
@@ -249,8 +250,8 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
         } else if !in_flight.is_empty() {
             let (request, target, text) = in_flight.remove(usize::from(*pick) % in_flight.len());
             let n: usize = text.parse().expect("the number");
-            let ok = what % 5 != 4;
-            fate.insert(n, ok);
+            let ok = action % 5 != 4;
+            stored.insert(n, ok);
             if ok {
                 let thread = match target {
                     Target::Thread(thread) => thread,
@@ -271,16 +272,16 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
                 Target::NewThread { .. } => 0,
             };
             let busy = in_flight.iter().any(|(_, other, _)| lane(other) == lane(&post.target));
-            prop_assert!(!busy, "one at a time in a thread");
+            prop_assert!(!busy, "one post at a time in a thread");
             in_flight.push((request, post.target, post.text.to_string()));
         }
-        heard.extend(harness.received());
+        received.extend(harness.received());
     }
     prop_assert_eq!(harness.hub.counts().deliveries, 0);
-    prop_assert_eq!(fate.len(), sent.len());
+    prop_assert_eq!(stored.len(), sent.len());
     for (n, slot, _) in &sent {
         let conn = conns[*slot as usize];
-        let outcomes: Vec<_> = heard
+        let outcomes: Vec<_> = received
             .iter()
             .filter(|(to, frame)| *to == conn && frame["clientId"] == *n)
             .map(|(_, frame)| frame["type"] == "message")
@@ -288,15 +289,15 @@ fn deliver(sends: &[(u32, u64)], turns: &[(u16, u8)]) -> Result<(), TestCaseErro
         if closed.contains(slot) {
             prop_assert!(outcomes.len() <= 1);
         } else {
-            prop_assert_eq!(outcomes, vec![fate[n]]);
+            prop_assert_eq!(outcomes, vec![stored[n]]);
         }
     }
     for thread in 1..=THREADS {
-        let accepted: Vec<_> = sent.iter().filter(|(n, _, t)| *t == thread && fate[n]).collect();
+        let accepted: Vec<_> = sent.iter().filter(|(n, _, t)| *t == thread && stored[n]).collect();
         let expected: Vec<_> = accepted.iter().map(|(n, _, _)| n.to_string()).collect();
-        let shown: Vec<_> = heard
+        let shown: Vec<_> = received
             .iter()
-            .filter(|(to, f)| *to == watcher && f["type"] == "message" && f["threadId"] == thread)
+            .filter(|(to, f)| *to == observer && f["type"] == "message" && f["threadId"] == thread)
             .map(|(_, frame)| frame["message"].as_str().expect("text").to_owned())
             .collect();
         prop_assert_eq!(shown, expected);

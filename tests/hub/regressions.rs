@@ -1,5 +1,6 @@
-//! Histories in which something once went wrong: with frames that wait, late answers, outages, and
-//! users who come, go and change. The comment before each says what went wrong.
+//! Regression tests: held frames, late answers, outages, and users that come, go and change. The
+//! comment before each test describes the bug.
+
 use std::time::Duration;
 
 use buddyline::config::Trust;
@@ -11,7 +12,7 @@ use crate::support::harness::{HubHarness, settings, verified};
 
 const S: Duration = Duration::from_secs(1);
 
-/// As `server/setup.rs` makes them of the default settings.
+/// The hub settings that `server/setup.rs` derives from the default configuration.
 fn default_settings() -> Settings {
     Settings {
         trust: Trust::Verified,
@@ -40,15 +41,15 @@ fn send(thread: u64, id: &str) -> String {
     format!(r#"{{"type":"send_message","threadId":{thread},"message":"x","clientId":"{id}"}}"#)
 }
 
-fn of<'a>(
-    heard: &'a [(ConnId, serde_json::Value)],
+fn frames_to<'a>(
+    received: &'a [(ConnId, serde_json::Value)],
     conn: ConnId,
     kind: &str,
 ) -> Vec<&'a serde_json::Value> {
-    heard.iter().filter(|(to, f)| *to == conn && f["type"] == kind).map(|(_, f)| f).collect()
+    received.iter().filter(|(to, f)| *to == conn && f["type"] == kind).map(|(_, f)| f).collect()
 }
 
-// An answer that is older than COMPANY_LASTS when it comes asks again, for ever.
+// A list that was already too old for calls on arrival was queried again, forever.
 #[test]
 fn call_to_non_participant_has_outcome_despite_slow_list() {
     let mut harness = HubHarness::new(verified());
@@ -58,8 +59,8 @@ fn call_to_non_participant_has_outcome_despite_slow_list() {
     assert_outcome_despite_slow_lists(&mut harness);
 }
 
-// The same for joins when a list is older than it lasts when it comes (--membership-lasts 10s is
-// allowed beside --upstream-timeout 30s; the defaults allow 60s beside 5m).
+// The same for joins, when a list arrives after its lifetime (--membership-lasts 10s is allowed
+// beside --upstream-timeout 30s; the defaults allow 60s beside 5m).
 #[test]
 fn join_has_outcome_when_list_arrives_already_stale() {
     let lasts = 10 * S;
@@ -76,36 +77,37 @@ fn assert_outcome_despite_slow_lists(harness: &mut HubHarness) {
             harness.prove(proof, 2, None);
         }
         let Some((request, _)) = harness.try_next_list() else {
-            assert_eq!(harness.received().len(), 1, "outcome after {round} questions");
+            assert_eq!(harness.received().len(), 1, "outcome after {round} queries");
             return;
         };
         harness.advance(11 * S);
         harness.list(request, &[2, 3]);
     }
-    panic!("100 questions for one frame, and no outcome: {:?}", harness.received());
+    panic!("100 queries for one frame, and no outcome: {:?}", harness.received());
 }
 
-// Messages that flow and questions that overlap them: each answer is intersected with the one
-// before and keeps its age, so whoever came lately never gets in, and after 60 s nobody hears.
+// With a constant flow of messages and overlapping queries, each list was intersected with the one
+// before and kept its age: a new participant never got in, and after 60 s no subscriber received
+// anything.
 #[test]
 fn recently_added_participant_can_join_a_busy_thread() {
     let mut harness = HubHarness::new(verified());
     let alice = harness.open_member(0, 2, 1, &[2, 3]);
     let bob = harness.open_member(1, 3, 1, &[2, 3]);
     let carol = harness.open_proven(2, 4);
-    // A message is always on its way.
+    // One message is always in flight.
     harness.send(alice, &send(1, "first"));
     harness.send(alice, &send(1, "next"));
     let (mut post, _) = harness.next_post();
-    // Carol has just been taken into the thread on the site, and joins.
+    // The site has just added Carol to the thread, and she joins.
     harness.send(carol, &join(1));
     let (mut list, _) = harness.try_next_list().unwrap();
     let mut before = true;
-    let mut bobs = 0;
+    let mut received_by_bob = 0;
     let mut lists = 1;
     for round in 0..120 {
         harness.advance(S);
-        // The site answers: all three are in the thread, but for the one that saw it before.
+        // The site lists all three, except in the post that it processed before it added Carol.
         let users: &[u64] = if before { &[2, 3] } else { &[2, 3, 4] };
         before = false;
         harness.store_with_participants(post, 1, 2, Some(users));
@@ -117,40 +119,40 @@ fn recently_added_participant_can_join_a_busy_thread() {
                 (_, other) => panic!("{other:?}"),
             }
         }
-        post = posts.pop().expect("a message is always on its way");
+        post = posts.pop().expect("one message is always in flight");
         harness.advance(S / 2);
         harness.list(list, &[2, 3, 4]);
-        let heard = harness.received();
-        bobs += of(&heard, bob, "message").len();
-        if !of(&heard, carol, "thread_joined").is_empty() {
+        let received = harness.received();
+        received_by_bob += frames_to(&received, bob, "message").len();
+        if !frames_to(&received, carol, "thread_joined").is_empty() {
             println!("joined after {round} rounds");
             return;
         }
         list = match harness.try_next_list() {
             Some((request, _)) => request,
-            None => panic!("carol has no outcome and nobody asks: {heard:?}"),
+            None => panic!("carol has no outcome and no query is pending: {received:?}"),
         };
         lists += 1;
     }
     panic!(
-        "120 messages, {lists} lists: carol is not in, and bob has heard {bobs} of the messages"
+        "120 messages, {lists} lists: carol has not joined, and bob has received {received_by_bob} of the messages"
     );
 }
 
-// One user's failing question is the thread's outage.
+// One user's failed query counted as an outage for the whole thread.
 #[test]
 fn failed_query_by_non_participant_does_not_affect_thread() {
     let mut harness = HubHarness::new(verified());
     let alice = harness.open_proven(0, 2);
     let mallory = harness.open_proven(1, 7);
     harness.send(mallory, &join(1));
-    // To this member the site answers 403 with a word of some plugin (checks.rs: `unavailable`).
+    // The site answers this user's query with a 403 of some plugin (checks.rs: `unavailable`).
     let (request, _) = harness.try_next_list().unwrap();
     harness.fail(request, Failure::SiteUnavailable { retry_after_s: None });
     harness.received();
     harness.send(alice, &join(1));
-    let heard = harness.received();
-    assert!(heard.is_empty() && harness.pending_asks() == 1, "alice: {heard:?}");
+    let received = harness.received();
+    assert!(received.is_empty() && harness.pending_asks() == 1, "alice: {received:?}");
 }
 
 #[test]
@@ -158,20 +160,20 @@ fn removed_member_cannot_keep_a_stale_list_by_failing() {
     let mut harness = HubHarness::new(verified());
     let alice = harness.open_member(0, 2, 1, &[2, 7]);
     let mallory = harness.open_member(1, 7, 1, &[2, 7]);
-    // Now the site takes Mallory (7) out. It answers everyone but her within a moment.
+    // Now the site removes Mallory (7). It answers all queries but hers at once.
     let mut last = None;
     let start = harness.now.instant;
     for _ in 0..700 {
         harness.advance(S);
-        // Mallory first, each second: only what is not decided asks.
+        // Mallory sends first in each second: only an undecided list is queried.
         harness.send(mallory, &typing(1));
         if let Some((request, _)) = harness.try_next_list() {
             harness.fail(request, Failure::SiteUnavailable { retry_after_s: None });
         }
         harness.received();
         harness.send(alice, &typing(1));
-        let heard = harness.received();
-        if !of(&heard, mallory, "typing").is_empty() {
+        let received = harness.received();
+        if !frames_to(&received, mallory, "typing").is_empty() {
             last = Some(harness.now.instant - start);
         }
         if let Some((request, _)) = harness.try_next_list() {
@@ -179,10 +181,10 @@ fn removed_member_cannot_keep_a_stale_list_by_failing() {
         }
         harness.received();
     }
-    assert!(last.unwrap() <= 61 * S, "mallory hears alice type {last:?} after the list");
+    assert!(last.unwrap() <= 61 * S, "mallory receives alice's typing {last:?} after the list");
 }
 
-// A user who changes their name keeps the former one's inheritance.
+// A connection that changed its user still received the former user's outcomes.
 #[test]
 fn outcome_is_not_sent_after_connection_changes_user() {
     let mut harness = HubHarness::new(verified());
@@ -191,14 +193,14 @@ fn outcome_is_not_sent_after_connection_changes_user() {
     let (post, _) = harness.next_post();
     harness.close(first);
     let second = harness.open_proven(1, 2);
-    // Someone else signs in on the second one.
+    // Another user signs in on the second connection.
     harness.send(second, r#"{"type":"user_connected","userId":9,"token":"token-of-9"}"#);
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 9, None);
     harness.received();
     harness.store_with_participants(post, 1, 2, Some(&[2, 3]));
-    let heard = harness.received();
-    assert!(of(&heard, second, "message").is_empty(), "user 9 hears {heard:?}");
+    let received = harness.received();
+    assert!(frames_to(&received, second, "message").is_empty(), "user 9 receives {received:?}");
 }
 
 #[test]
@@ -216,11 +218,11 @@ fn outcome_survives_connection_that_changed_user_and_closed() {
     let third = harness.open_proven(2, 2);
     harness.received();
     harness.store_with_participants(post, 1, 2, Some(&[2, 3]));
-    let heard = harness.received();
-    assert_eq!(of(&heard, third, "message").len(), 1, "no outcome: {heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, third, "message").len(), 1, "no outcome: {received:?}");
 }
 
-// stop() and a condemned asker forget the heir.
+// stop() and the revocation of the querying connection lost the outcome of the next connection.
 #[test]
 fn stop_delivers_outcome_to_next_connection() {
     let mut harness = HubHarness::new(verified());
@@ -232,8 +234,8 @@ fn stop_delivers_outcome_to_next_connection() {
     harness.received();
     harness.hub.stop();
     harness.take_effects();
-    let heard = harness.received();
-    assert_eq!(of(&heard, second, "error").len(), 1, "no outcome: {heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, second, "error").len(), 1, "no outcome: {received:?}");
 }
 
 #[test]
@@ -249,8 +251,8 @@ fn stop_delivers_held_message_to_next_connection() {
     harness.received();
     harness.hub.stop();
     harness.take_effects();
-    let heard = harness.received();
-    assert_eq!(of(&heard, second, "message").len(), 1, "no outcome: {heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, second, "message").len(), 1, "no outcome: {received:?}");
 }
 
 #[test]
@@ -262,17 +264,17 @@ fn revoked_query_delivers_outcome_to_next_connection() {
     harness.store_with_participants(post, 1, 2, None);
     let (list, _) = harness.try_next_list().unwrap();
     harness.close(first);
-    // The same member with another token.
+    // The same user with another token.
     let second = harness.open_with(1, "fresh-token-of-2");
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 2, None);
     harness.received();
     harness.fail(list, Failure::TokenExpired);
-    let heard = harness.received();
-    assert_eq!(of(&heard, second, "message").len(), 1, "no outcome: {heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, second, "message").len(), 1, "no outcome: {received:?}");
 }
 
-// Others' lost outcomes are pushed out by who comes and goes.
+// Connections that came and went evicted the undelivered outcomes of others.
 #[test]
 fn reconnect_churn_does_not_evict_others_outcomes() {
     let mut harness = HubHarness::new(verified());
@@ -280,7 +282,7 @@ fn reconnect_churn_does_not_evict_others_outcomes() {
     harness.send(alice, &send(1, "m"));
     let (post, _) = harness.next_post();
     harness.close(alice);
-    // One message of Mallory's is held: the list of a large thread is being read.
+    // One message of Mallory is held while the list of a large thread is queried.
     let mallory = harness.open_proven(1, 7);
     harness.send(mallory, &send(5, "x"));
     let (own, _) = harness.next_post();
@@ -293,11 +295,11 @@ fn reconnect_churn_does_not_evict_others_outcomes() {
     harness.store_with_participants(post, 1, 2, Some(&[2, 3]));
     harness.received();
     let alice = harness.open_with(0, "token-of-2");
-    let heard = harness.received();
-    assert_eq!(of(&heard, alice, "message").len(), 1, "no outcome: {heard:?}");
+    let received = harness.received();
+    assert_eq!(frames_to(&received, alice, "message").len(), 1, "no outcome: {received:?}");
 }
 
-// Stored messages that wait for a list are bounded by nothing.
+// Stored messages that waited for a list were not bounded.
 #[test]
 fn held_stored_messages_are_bounded() {
     let mut harness = HubHarness::new(verified());
@@ -316,12 +318,16 @@ fn held_stored_messages_are_bounded() {
             }
         }
     }
-    let heard = harness.received();
-    let told = of(&heard, mallory, "error").len() + of(&heard, mallory, "message").len();
-    assert!(told > 0, "1000 stored messages (4 MB; bounds: 6 and 10 kB) wait, none has an outcome");
+    let received = harness.received();
+    let outcomes = frames_to(&received, mallory, "error").len()
+        + frames_to(&received, mallory, "message").len();
+    assert!(
+        outcomes > 0,
+        "1000 stored messages (4 MB; bounds: 6 and 10 kB) wait, none has an outcome"
+    );
 }
 
-// Questions outlive the connections that asked: one account fills the whole line.
+// Queries outlived the connections that caused them: one account could fill the whole queue.
 #[test]
 fn queries_of_a_departed_account_do_not_delay_others() {
     let mut harness = HubHarness::new(default_settings());
@@ -341,10 +347,10 @@ fn queries_of_a_departed_account_do_not_delay_others() {
     harness.received();
     let alice = harness.open_proven(1, 2);
     harness.send(alice, &join(1));
-    let heard = harness.received();
-    let mut asked = 0;
+    let received = harness.received();
+    let mut queries = 0;
     while let Some((request, thread)) = harness.try_next_list() {
-        asked += 1;
+        queries += 1;
         if thread == 1 {
             break;
         }
@@ -359,7 +365,9 @@ fn queries_of_a_departed_account_do_not_delay_others() {
             if let buddyline::hub::interface::Effect::Ask { request, ask } = effect {
                 if let Ask::Participants { thread, .. } = *ask {
                     if thread == 1 {
-                        panic!("alice waits behind {asked} questions of who has gone: {heard:?}");
+                        panic!(
+                            "alice waits behind {queries} queries of closed connections: {received:?}"
+                        );
                     }
                     harness.hub.handle(
                         buddyline::hub::interface::Input::Answered {
@@ -368,12 +376,15 @@ fn queries_of_a_departed_account_do_not_delay_others() {
                         },
                         harness.now,
                     );
-                    asked += 1;
+                    queries += 1;
                 }
             }
         }
     }
-    assert!(heard.is_empty() && asked < 100, "{asked} questions of who has gone: {heard:?}");
+    assert!(
+        received.is_empty() && queries < 100,
+        "{queries} queries of closed connections: {received:?}"
+    );
 }
 
 #[test]
@@ -387,7 +398,7 @@ fn one_account_cannot_exhaust_the_query_queue() {
         harness.close(mallory);
     }
     harness.received();
-    // Her questions are out; she has gone.
+    // Mallory's queries are in flight; her connection is closed.
     let alice = harness.open_with(1, "token-of-2");
     while let Some((request, ask)) = (harness.pending_asks() > 0).then(|| harness.next_ask()) {
         if let Ask::Prove(_) = ask {
@@ -396,12 +407,12 @@ fn one_account_cannot_exhaust_the_query_queue() {
     }
     harness.received();
     harness.send(alice, &join(1));
-    let heard = harness.received();
-    assert!(of(&heard, alice, "error").is_empty(), "alice: {heard:?}");
+    let received = harness.received();
+    assert!(frames_to(&received, alice, "error").is_empty(), "alice: {received:?}");
 }
 
-// A token that has expired proves for ever, while others are offered that the site does not
-// judge (a firewall's page, a 404, a time-out).
+// An expired token stayed valid forever while the client sent other tokens on which the site gave
+// no verdict (a firewall's page, a 404, a timeout).
 #[test]
 fn expired_token_loses_its_proof() {
     let mut harness = HubHarness::new(Settings { site_queries: 8, ..verified() });
@@ -415,15 +426,15 @@ fn expired_token_loses_its_proof() {
     harness.advance(90 * S);
     harness.received();
     let mut n = 0;
-    let mut more = |harness: &mut HubHarness| {
+    let mut offer_token = |harness: &mut HubHarness| {
         n += 1;
         harness.send(
             mallory,
             &format!(r#"{{"type":"user_connected","userId":7,"token":"waf-bait-{n}"}}"#),
         );
     };
-    more(&mut harness);
-    more(&mut harness);
+    offer_token(&mut harness);
+    offer_token(&mut harness);
     for minute in 0..60 {
         for _ in 0..3 {
             harness.advance(20 * S);
@@ -431,7 +442,7 @@ fn expired_token_loses_its_proof() {
                 assert!(minute <= 3, "{minute}");
                 return;
             }
-            more(&mut harness);
+            offer_token(&mut harness);
             while harness.pending_asks() > 0 {
                 match harness.next_ask() {
                     (request, Ask::Prove(credential)) if credential.secret() == "token-of-2" => {
@@ -447,7 +458,7 @@ fn expired_token_loses_its_proof() {
             }
         }
     }
-    // It has expired an hour ago. What may it do?
+    // The token expired an hour ago: report what the connection can still do.
     harness.received();
     harness.send(alice, &typing(1));
     while harness.pending_asks() > 0 {
@@ -459,10 +470,10 @@ fn expired_token_loses_its_proof() {
             _ => {}
         }
     }
-    let hears = of(&harness.received(), mallory, "typing").len();
+    let received = frames_to(&harness.received(), mallory, "typing").len();
     harness.send(mallory, &typing(1));
-    let speaks = of(&harness.received(), alice, "typing").len();
-    panic!("an hour after its end: hears {hears}, speaks {speaks}, open");
+    let sent = frames_to(&harness.received(), alice, "typing").len();
+    panic!("open an hour after expiry: typing received {received}, typing sent {sent}");
 }
 
 #[test]
@@ -485,10 +496,10 @@ fn anonymous_connection_times_out_without_token_verdicts() {
             return;
         }
     }
-    panic!("40 minutes without a proof, 60 tokens, open");
+    panic!("open after 40 minutes and 60 tokens without a proof");
 }
 
-// "Nobody new comes in" while the site is down, and one credential means two things at once.
+// During an outage one credential was accepted on one connection and refused on another.
 #[test]
 fn stale_proof_is_treated_alike_on_two_connections() {
     let mut harness = HubHarness::new(verified());
@@ -505,19 +516,19 @@ fn stale_proof_is_treated_alike_on_two_connections() {
     let second = harness.open_with(1, "Basic YWxpY2U6b3BlbiBzZXNhbWU=");
     let (request, _) = harness.next_proof();
     harness.fail(request, Failure::SiteUnavailable { retry_after_s: None });
-    let heard = harness.received();
-    let second_in = !of(&heard, second, "user_connected").is_empty();
+    let received = harness.received();
+    let second_in = !frames_to(&received, second, "user_connected").is_empty();
     harness.send(second, &join(1));
-    let told: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
+    let codes: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
     let third = harness.open_with(2, "Basic YWxpY2U6b3BlbiBzZXNhbWU=");
-    let third_in = !of(&harness.received(), third, "user_connected").is_empty();
-    assert_eq!(second_in, third_in, "second {second_in} (then told {told:?}), third {third_in}");
+    let third_in = !frames_to(&harness.received(), third, "user_connected").is_empty();
+    assert_eq!(second_in, third_in, "second {second_in} (then {codes:?}), third {third_in}");
 }
 
-// Depth.
+// Many held claims caused a recursion as deep.
 #[test]
 fn many_held_claims_do_not_recurse() {
-    // `thread` stack of 8 MiB, as the main thread has.
+    // The stack has 8 MiB, like that of the main thread.
     let n: usize = std::env::var("CLAIMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1064);
     let run = move || {
         let mut settings = default_settings();
@@ -537,12 +548,12 @@ fn many_held_claims_do_not_recurse() {
         harness.take_effects();
         let (proof, _) = harness.next_proof();
         harness.prove(proof, 2, None);
-        assert_eq!(of(&harness.received(), alice, "user_connected").len(), n + 1);
+        assert_eq!(frames_to(&harness.received(), alice, "user_connected").len(), n + 1);
     };
     std::thread::Builder::new().stack_size(8 << 20).spawn(run).unwrap().join().unwrap();
 }
 
-// The question is counted as asked before there is room for the message, and is never put.
+// The query was marked as sent although the message was refused for lack of space, and never sent.
 #[test]
 fn rejected_message_leaves_its_token_usable() {
     let held_frames = HeldFrameLimits { total: 1, ..settings().held_frames };
@@ -558,38 +569,38 @@ fn rejected_message_leaves_its_token_usable() {
     harness.fail(request, Failure::TokenRefused);
     harness.received();
     harness.advance(60 * S);
-    // On a new connection, an hour later, with a server that has nothing to do.
+    // On a new connection, later, with an idle server.
     let again = harness.open(2);
     harness.send(again, message);
     let (_, credential) = harness.next_proof();
     assert_eq!(credential.secret(), "alices");
 }
 
-// A question that its connection took back leaves its place in the line. When the thread is asked
-// about again, the second place dates anew what is with the site already.
+// A query whose connection closed kept its place in the queue. When the thread was queried again, the
+// second place reset the date of the query in flight.
 #[test]
 fn older_list_does_not_replace_a_newer_one() {
     let mut harness = HubHarness::new(verified());
     let alice = harness.open_proven(0, 3);
     let mallory = harness.open_proven(1, 4);
-    // The line stands: both questions are with the site.
+    // Both query slots are in use.
     harness.send(alice, &join(7));
     harness.send(alice, &join(8));
     let (seven, _) = harness.try_next_list().unwrap();
     let (eight, _) = harness.try_next_list().unwrap();
-    // Two places in the line for thread 1.
+    // Two places in the queue for thread 1.
     harness.send(mallory, &join(1));
     harness.close(mallory);
     let mallory = harness.open_proven(1, 4);
     harness.send(mallory, &join(1));
     harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("not asked") };
+    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
     harness.advance(S);
-    // Now Mallory is removed. Alice writes, and the site's answer has the new list.
+    // Now Mallory is removed. Alice sends a message, and the site's answer has the new list.
     harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x"}"#);
     let (post, _) = harness.next_post();
     harness.store_with_participants(post, 1, 3, Some(&[2, 3]));
-    // The second place in the line comes up, and only then the answer that is older than the post.
+    // The second place's turn comes, and then the list that was queried before the post.
     harness.list(eight, &[3]);
     harness.list(old, &[2, 3, 4]);
     harness.received();
@@ -603,7 +614,7 @@ fn older_list_does_not_replace_a_newer_one() {
     assert!(!leaked.iter().any(|(to, f)| *to == mallory && f["type"] == "message"), "{leaked:?}");
 }
 
-// The same makes a list younger than it is.
+// The same bug made a list look newer than it was.
 #[test]
 fn list_age_is_measured_from_the_query() {
     let mut harness = HubHarness::new(verified());
@@ -618,18 +629,22 @@ fn list_age_is_measured_from_the_query() {
     let mallory = harness.open_proven(1, 4);
     harness.send(mallory, &join(1));
     harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("not asked") };
+    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
     harness.advance(30 * S);
     harness.list(eight, &[3]);
     harness.list(old, &[3, 4]);
     harness.advance(40 * S);
     harness.received();
-    // 70 s after the site was asked, and lists hold for 60.
+    // This is 70 s after the query; a list is valid for 60.
     harness.send(mallory, &join(1));
-    assert!(harness.try_next_list().is_some(), "the site is asked again: {:?}", harness.received());
+    assert!(
+        harness.try_next_list().is_some(),
+        "the site is queried again: {:?}",
+        harness.received()
+    );
 }
 
-// A message that waits for its token's proof has no outcome when the server stops.
+// A message held for its token's proof had no outcome when the server stopped.
 #[test]
 fn stop_answers_frames_held_for_a_proof() {
     let mut harness = HubHarness::new(verified());
@@ -640,7 +655,7 @@ fn stop_answers_frames_held_for_a_proof() {
     assert_eq!(harness.received().len(), 1);
 }
 
-// Each message that was said while the site was asked counts as a token without a verdict.
+// Each message held during one unanswered query counted as a token without a verdict.
 #[test]
 fn one_unanswered_query_closes_no_connection() {
     let held_frames = HeldFrameLimits { per_connection: 1064, ..settings().held_frames };
@@ -656,7 +671,7 @@ fn one_unanswered_query_closes_no_connection() {
     assert_eq!(harness.closed(), []);
 }
 
-// What waits is asked about with the next user's credential, in the name of the one before.
+// A held frame was queried with the next user's credential, on behalf of the previous user.
 #[test]
 fn query_is_sent_with_its_own_users_token() {
     let mut harness = HubHarness::new(verified());
@@ -664,15 +679,15 @@ fn query_is_sent_with_its_own_users_token() {
     harness.advance(61 * S);
     let shared = harness.open_proven(1, 2);
     let phone = harness.open_member(2, 2, 9, &[2]);
-    // Carol's question is with the site when user 2 asks on a shared machine, and 6 takes over.
+    // Carol's query is in flight when user 2 joins on a shared machine, and user 6 signs in there.
     harness.send(carol, &join(1));
-    let (question, _) = harness.try_next_list().unwrap();
+    let (query, _) = harness.try_next_list().unwrap();
     harness.send(shared, &join(1));
     harness.send(shared, r#"{"type":"user_connected","userId":6,"token":"token-of-6"}"#);
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 6, None);
-    harness.fail(question, Failure::SiteUnavailable { retry_after_s: None });
-    // It is 6's question now, and says nothing of 2.
+    harness.fail(query, Failure::SiteUnavailable { retry_after_s: None });
+    // The query is user 6's now, and its failure does not concern user 2.
     let (request, _, secret) = harness.next_list();
     assert_eq!(secret, "token-of-6");
     harness.fail(request, Failure::NotParticipant);
@@ -681,7 +696,7 @@ fn query_is_sent_with_its_own_users_token() {
     assert_eq!(harness.next_list().2, "token-of-2");
 }
 
-// Places in the line stay when their connection goes, and nothing bounds them while the site hangs.
+// Closed connections kept their places in the queue, without a bound while the site hung.
 #[test]
 fn reconnect_churn_does_not_grow_the_thread_queue() {
     let mut harness = HubHarness::new(verified());
@@ -697,23 +712,23 @@ fn reconnect_churn_does_not_grow_the_thread_queue() {
     }
     let [frames, checks, _] = harness.hub.backlog();
     assert_eq!(frames, 2);
-    assert!(checks < 100, "{checks} in line");
+    assert!(checks < 100, "{checks} queued");
 }
 
-// The same for tokens, with their secrets.
+// The same for the queue of proofs, which holds token secrets.
 #[test]
 fn reconnect_churn_does_not_grow_the_proof_queue() {
     let mut harness = HubHarness::new(verified());
-    let _standing = [harness.open_with(0, "one"), harness.open_with(1, "two")];
+    let _in_flight = [harness.open_with(0, "one"), harness.open_with(1, "two")];
     for n in 0..1000 {
         let mallory = harness.open_with(2, &format!("garbage-{n}"));
         harness.close(mallory);
     }
     let [_, checks, _] = harness.hub.backlog();
-    assert!(checks < 100, "{checks} in line");
+    assert!(checks < 100, "{checks} queued");
 }
 
-// Whoever sent it, the outcome is kept for the user that the connection had in the end.
+// The outcome was kept for the connection's last user instead of the sender.
 #[test]
 fn outcome_is_kept_when_another_user_takes_the_connection() {
     let mut harness = HubHarness::new(verified());
@@ -728,11 +743,11 @@ fn outcome_is_kept_when_another_user_takes_the_connection() {
     let phone = harness.open_proven(1, 2);
     harness.received();
     harness.store_with_participants(post, 1, 2, Some(&[2, 3]));
-    let heard = harness.received();
-    assert!(heard.iter().any(|(to, f)| *to == phone && f["clientId"] == "a"), "{heard:?}");
+    let received = harness.received();
+    assert!(received.iter().any(|(to, f)| *to == phone && f["clientId"] == "a"), "{received:?}");
 }
 
-// For each frame that waits the whole line of its thread is made anew.
+// Closing rebuilt the queue of the thread once for each held frame.
 #[test]
 fn closing_is_fast_with_many_frames_held_in_a_thread() {
     let held_frames = HeldFrameLimits {
@@ -757,7 +772,8 @@ fn closing_is_fast_with_many_frames_held_in_a_thread() {
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
-// The heir goes, and the user's other connection, which came later as well, is passed over.
+// When the connection that took over an outcome closed, the user's other later connection was
+// skipped.
 #[test]
 fn outcome_moves_on_when_the_next_connection_closes() {
     let mut harness = HubHarness::new(verified());
@@ -765,11 +781,11 @@ fn outcome_moves_on_when_the_next_connection_closes() {
     harness.send(lost, r#"{"type":"send_message","threadId":1,"message":"x","clientId":"a"}"#);
     let (post, _) = harness.next_post();
     harness.close(lost);
-    let heir = harness.open_proven(1, 4);
+    let next = harness.open_proven(1, 4);
     let other = harness.open_proven(2, 4);
-    harness.close(heir);
+    harness.close(next);
     harness.received();
     harness.store_with_participants(post, 1, 4, Some(&[2, 4]));
-    let heard = harness.received();
-    assert!(heard.iter().any(|(to, f)| *to == other && f["clientId"] == "a"), "{heard:?}");
+    let received = harness.received();
+    assert!(received.iter().any(|(to, f)| *to == other && f["clientId"] == "a"), "{received:?}");
 }

@@ -1,4 +1,4 @@
-//! What clients say: mostly what an app would, and some nonsense.
+//! The frames that simulated clients send: mostly valid ones, and some invalid ones.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::script::Script;
 use crate::site::{SECRET, USERS, short};
 use crate::world::FRAME_MAX;
 
-/// How long the server remembers, and a little less: it counts from when it has accepted a message.
+/// How long dedup remembers a message, less a margin: the server counts from when it accepts it.
 const REMEMBERED: Duration = Duration::from_secs(400);
 
 impl Script<'_> {
@@ -19,13 +19,13 @@ impl Script<'_> {
         self.send_text(slot, &frame);
     }
 
-    /// Puts a text onto the network, whole or in fragments, and brings it, or some of it.
+    /// Sends a text frame, whole or in fragments, and delivers all or some of it to the server.
     pub fn send_text(&mut self, slot: usize, frame: &Value) {
         if self.world.link(slot).is_none() {
             return;
         }
-        let shown = short_frame(frame);
-        self.world.note(&format!("{slot} says {shown}"));
+        let summary = short_frame(frame);
+        self.world.note(&format!("{slot} sends {summary}"));
         let text = frame.to_string().into_bytes();
         let rng = &mut self.world.rng;
         if rng.chance(90) || text.len() < 4 {
@@ -48,13 +48,13 @@ impl Script<'_> {
 
     pub fn put(&mut self, slot: usize, bytes: Vec<u8>) {
         if let Some(link) = self.world.link(slot) {
-            link.up.extend(bytes);
+            link.to_server.extend(bytes);
         }
     }
 
     fn ping(&mut self, slot: usize) {
-        self.said += 1;
-        let payload = self.said.to_be_bytes().to_vec();
+        self.sent_count += 1;
+        let payload = self.sent_count.to_be_bytes().to_vec();
         self.put(slot, bytes::frame(bytes::PING, &payload));
         if let Some(link) = self.world.link(slot) {
             link.pinged.push_back(payload);
@@ -74,7 +74,7 @@ impl Script<'_> {
             (6, "user_connected"),
         ]);
         match kind {
-            "send_message" => self.again(slot).unwrap_or_else(|| self.message(slot)),
+            "send_message" => self.resend(slot).unwrap_or_else(|| self.message(slot)),
             "join_thread" => self.join(slot),
             "user_connected" => self.claim(slot),
             "call" => self.call(slot),
@@ -84,22 +84,24 @@ impl Script<'_> {
                 if self.world.rng.chance(40) {
                     frame["typing"] = json!(self.world.rng.chance(50));
                 }
-                self.name(frame)
+                self.add_client_id(frame)
             }
-            "online_users" if self.world.rng.chance(30) => self.name(json!({"type": kind})),
-            "ping" | "ice_servers" => self.name(json!({"type": kind})),
+            "online_users" if self.world.rng.chance(30) => {
+                self.add_client_id(json!({"type": kind}))
+            }
+            "ping" | "ice_servers" => self.add_client_id(json!({"type": kind})),
             kind => {
                 let thread = self.thread();
-                self.name(json!({"type": kind, "threadId": thread}))
+                self.add_client_id(json!({"type": kind, "threadId": thread}))
             }
         }
     }
 
-    /// Most frames have a name of their own.
-    fn name(&mut self, mut frame: Value) -> Value {
-        self.said += 1;
+    /// Gives most frames a clientId of their own.
+    fn add_client_id(&mut self, mut frame: Value) -> Value {
+        self.sent_count += 1;
         if self.world.rng.chance(75) {
-            frame["clientId"] = json!(format!("n{}", self.said));
+            frame["clientId"] = json!(format!("n{}", self.sent_count));
         }
         frame
     }
@@ -115,10 +117,10 @@ impl Script<'_> {
 
     pub fn join(&mut self, _slot: usize) -> Value {
         let thread = self.thread();
-        self.name(json!({"type": "join_thread", "threadId": thread}))
+        self.add_client_id(json!({"type": "join_thread", "threadId": thread}))
     }
 
-    /// Whose token somebody brings: mostly their own.
+    /// A token for a frame: mostly the client's own or none, sometimes another user's or a forged one.
     fn token(&mut self, slot: usize) -> Option<String> {
         let now = self.world.instant();
         let (user, own) = match self.world.link(slot) {
@@ -148,12 +150,12 @@ impl Script<'_> {
         if let Some(token) = self.token(slot) {
             frame["token"] = json!(token);
         }
-        self.name(frame)
+        self.add_client_id(frame)
     }
 
     fn message(&mut self, slot: usize) -> Value {
         let length = self.world.rng.pick(&[0, 5, 40, 300]);
-        let text = format!("m{}-{}", self.said, "é".repeat(length));
+        let text = format!("m{}-{}", self.sent_count, "é".repeat(length));
         let mut frame = json!({"type": "send_message", "message": text});
         if self.world.rng.chance(88) {
             frame["threadId"] = self.thread();
@@ -162,32 +164,32 @@ impl Script<'_> {
         if let Some(token) = self.token(slot) {
             frame["token"] = json!(token);
         }
-        let frame = self.name(frame);
+        let frame = self.add_client_id(frame);
         if let (Some(user), true) = (self.user(slot), frame["clientId"].is_string()) {
             let (now, server) = (self.world.instant(), self.world.restarts);
-            self.sent.push((user, now, server, frame.clone()));
+            self.resendable.push((user, now, server, frame.clone()));
         }
         frame
     }
 
-    /// Whom the server takes somebody for.
+    /// The user as which the server knows a connection.
     fn user(&mut self, slot: usize) -> Option<u64> {
         let conn = self.world.link(slot)?.id;
         self.world.oracle.conns.get(&conn)?.user
     }
 
-    /// Something that the same user has sent before, from wherever.
-    fn again(&mut self, slot: usize) -> Option<Value> {
+    /// A message that the same user has sent before, on any connection.
+    fn resend(&mut self, slot: usize) -> Option<Value> {
         if !self.world.rng.chance(20) {
             return None;
         }
-        // Whatever is under way may make them somebody else.
-        self.world.link(slot).filter(|link| link.up.is_empty())?;
+        // Frames on their way could change the connection's user.
+        self.world.link(slot).filter(|link| link.to_server.is_empty())?;
         let user = self.user(slot)?;
         let (now, server) = (self.world.instant(), self.world.restarts);
-        self.sent.retain(|(_, at, to, _)| now - *at < REMEMBERED && *to == server);
+        self.resendable.retain(|(_, at, to, _)| now - *at < REMEMBERED && *to == server);
         let own: Vec<Value> = self
-            .sent
+            .resendable
             .iter()
             .filter(|(by, .., frame)| *by == user && self.world.oracle.is_sent_only_by(frame, user))
             .map(|(.., frame)| frame.clone())
@@ -196,12 +198,12 @@ impl Script<'_> {
     }
 
     fn call(&mut self, slot: usize) -> Value {
-        let me = self.world.link(slot).map_or(1, |link| link.user);
+        let sender = self.world.link(slot).map_or(1, |link| link.user);
         let other = self.world.rng.range(1, USERS);
         let kind = self.world.rng.pick(&["call_initiated", "offer", "answer", "ice-candidate"]);
         let thread = self.thread();
         let mut frame = json!({
-            "type": kind, "senderId": me, "recipientId": other, "threadId": thread,
+            "type": kind, "senderId": sender, "recipientId": other, "threadId": thread,
         });
         match kind {
             "ice-candidate" => frame["candidate"] = json!({"c": 1}),
@@ -211,14 +213,14 @@ impl Script<'_> {
         if let Some(token) = self.token(slot) {
             frame["token"] = json!(token);
         }
-        self.name(frame)
+        self.add_client_id(frame)
     }
 
-    /// What no client should say.
+    /// Sends something that no client should send.
     pub fn send_invalid(&mut self) {
         let Some(slot) = self.pick_connection() else { return };
         let kind = self.world.rng.below(14);
-        self.world.note(&format!("{slot} says nonsense of kind {kind}"));
+        self.world.note(&format!("{slot} sends invalid input {kind}"));
         let bytes = match kind {
             0 => bytes::text("{"),
             1 => bytes::text("[1]"),
@@ -240,7 +242,7 @@ impl Script<'_> {
             12 => bytes::frame(0xf1, b"reserved"),
             _ => bytes::frame(bytes::CONTINUATION, b"of what?"),
         };
-        // What breaks the rules ends a connection: not too often.
+        // From 10 on the input is a protocol error, which closes the connection: send it less often.
         if kind < 10 || self.world.rng.chance(30) {
             self.put(slot, bytes);
             self.world.deliver_to_server(slot, usize::MAX);
@@ -248,7 +250,7 @@ impl Script<'_> {
     }
 }
 
-/// A frame to be read by people: long texts are cut.
+/// A frame for the trace, with long texts cut.
 fn short_frame(frame: &Value) -> String {
     let mut frame = frame.clone();
     if let Some(text) = frame["message"].as_str() {

@@ -1,4 +1,4 @@
-//! What a seed decides once: the server's settings, and how the site is.
+//! The settings that a seed decides once for a run: the server's, and the site's behavior.
 
 use std::time::Duration;
 
@@ -8,35 +8,37 @@ use buddyline::protocol::ice::{IceServers, TurnServers};
 
 use crate::rng::Rng;
 
-/// What a seed decides once.
+/// The server's settings.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     pub hub: Settings,
+    /// Above this many queued bytes a connection misses droppable frames.
     pub soft: usize,
+    /// Above this many queued bytes a connection is closed as too slow.
     pub hard: usize,
     pub per_second: usize,
     pub burst: usize,
     pub ping_every: Option<Duration>,
 }
 
-/// How the site is today.
+/// How the site behaves during a run.
 #[derive(Clone, Debug)]
 pub struct SiteBehavior {
-    /// Posts of a hundred that fail in some way.
+    /// The percentage of posts that fail in some way.
     pub post_failures_percent: u64,
-    /// Questions about people and threads of a hundred that are not answered.
+    /// The percentage of queries about users and threads that fail.
     pub query_failures_percent: u64,
-    /// Answers of a hundred that are not true.
+    /// The percentage of answers that are wrong.
     pub false_answers_percent: u64,
-    /// An answer takes up to this, in milliseconds.
+    /// The maximum latency of an answer, in milliseconds.
     pub latency_max_ms: u64,
-    /// Answers to posts of a hundred that hold all participants.
+    /// The percentage of post answers that contain all participants.
     pub full_lists_percent: u64,
-    /// Tokens expire.
+    /// Whether some tokens expire.
     pub tokens_expire: bool,
 }
 
-/// The settings of a server.
+/// Draws the settings of the server.
 pub fn draw_config(rng: &mut Rng) -> RunConfig {
     let scopes = [PresenceScope::All, PresenceScope::Threads, PresenceScope::Off];
     let wide = rng.chance(60);
@@ -77,7 +79,7 @@ pub fn draw_config(rng: &mut Rng) -> RunConfig {
     }
 }
 
-/// How its site is.
+/// Draws the behavior of the site.
 pub fn draw_site_behavior(rng: &mut Rng) -> SiteBehavior {
     SiteBehavior {
         post_failures_percent: rng.pick(&[0, 10, 40]),

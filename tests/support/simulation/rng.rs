@@ -1,6 +1,6 @@
-//! Chance that a seed decides: the same seed throws the same.
+//! Deterministic random numbers: the same seed gives the same sequence.
 
-/// splitmix64 (Steele, Lea and Flood, 2014): small, quick, and good enough to draw scripts.
+/// splitmix64 (Steele, Lea and Flood, 2014): small, fast, and good enough for random scripts.
 pub struct Rng(u64);
 
 impl Rng {
@@ -16,12 +16,12 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// 0 up to `n - 1`, and 0 where there is no choice.
+    /// A number from 0 to `n - 1`; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next_u64() % n.max(1)
     }
 
-    /// Both ends are among them.
+    /// A number from `least` to `most`, both included.
     pub fn range(&mut self, least: u64, most: u64) -> u64 {
         least + self.below(most - least + 1)
     }
@@ -34,7 +34,7 @@ impl Rng {
         from[self.below(from.len() as u64) as usize].clone()
     }
 
-    /// One of these, as often as its weight says.
+    /// One of these, with a probability in proportion to its weight.
     pub fn pick_weighted<T: Clone>(&mut self, from: &[(u64, T)]) -> T {
         let mut at = self.below(from.iter().map(|(weight, _)| weight).sum());
         for (weight, one) in from {

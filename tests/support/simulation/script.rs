@@ -1,4 +1,4 @@
-//! What happens in a run: drawn from its seed, step by step.
+//! The script of a run: random steps drawn from its seed.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use crate::world::World;
 
 /// Steps of a run.
 const STEPS: usize = 400;
-/// Connections at a time.
+/// The maximum number of connections at a time.
 const LINKS_MAX: usize = 9;
 
-/// What a run has seen.
+/// Statistics of a run, to see that it tests something.
 #[derive(Debug, Default)]
 pub struct RunStats {
     pub deliveries_to_others: usize,
@@ -31,14 +31,14 @@ pub struct RunStats {
 #[derive(Clone, Copy)]
 enum Step {
     Connect,
-    Say,
+    Send,
     Invalid,
     Deliver,
     Read,
     Leave,
     Change,
     Revoke,
-    Pass,
+    Advance,
     Suspend,
     SetClock,
     Drain,
@@ -46,17 +46,17 @@ enum Step {
     Kill,
 }
 
-/// Runs what this seed says. Panics when something is not right.
+/// Runs the script of this seed. Panics when a check fails.
 pub fn run(seed: u64, trace: &mut Trace) -> RunStats {
     let mut rng = Rng::new(seed);
-    let begun = Instant::now();
+    let start = Instant::now();
     let plan = draw_config(&mut rng);
-    let mood = draw_site_behavior(&mut rng);
-    trace.note(format!("{plan:?} {mood:?}"));
-    let site = Site::new(mood, begun, &mut rng);
-    let (ends, long_pauses) = (rng.chance(30), rng.chance(30));
-    let world = World::new(plan, site, rng, begun, trace);
-    let mut script = Script { world, said: 0, ends, long_pauses, sent: Vec::new() };
+    let behavior = draw_site_behavior(&mut rng);
+    trace.note(format!("{plan:?} {behavior:?}"));
+    let site = Site::new(behavior, start, &mut rng);
+    let (restarts, long_pauses) = (rng.chance(30), rng.chance(30));
+    let world = World::new(plan, site, rng, start, trace);
+    let mut script = Script { world, sent_count: 0, restarts, long_pauses, resendable: Vec::new() };
     for step in 0..STEPS {
         script.world.trace.steps = step;
         script.step();
@@ -74,39 +74,40 @@ pub fn run(seed: u64, trace: &mut Trace) -> RunStats {
 
 pub struct Script<'a> {
     pub world: World<'a>,
-    /// Counts what has been said.
-    pub said: u64,
-    /// The server ends now and then.
-    ends: bool,
-    /// Minutes go by in which little is said.
+    /// How many frames and pings clients have sent, for unique clientIds and payloads.
+    pub sent_count: u64,
+    /// Whether the server is stopped now and then.
+    restarts: bool,
+    /// Whether long pauses are frequent.
     long_pauses: bool,
-    /// Messages that may be sent again: by whom, when, to which server, and the frame.
-    pub sent: Vec<(u64, Instant, usize, Value)>,
+    /// Messages that may be sent again: the user, the time, the number of restarts before it, and the
+    /// frame.
+    pub resendable: Vec<(u64, Instant, usize, Value)>,
 }
 
 impl Script<'_> {
     fn step(&mut self) {
-        let end = u64::from(self.ends && self.world.rng.chance(40));
-        let few = self.world.links.iter().flatten().count() < 4;
+        let stop = u64::from(self.restarts && self.world.rng.chance(40));
+        let has_few = self.world.links.iter().flatten().count() < 4;
         let step = self.world.rng.pick_weighted(&[
-            (if few { 60 } else { 12 }, Step::Connect),
-            (70, Step::Say),
+            (if has_few { 60 } else { 12 }, Step::Connect),
+            (70, Step::Send),
             (6, Step::Invalid),
             (14, Step::Deliver),
             (12, Step::Read),
             (6, Step::Leave),
             (6, Step::Change),
             (1, Step::Revoke),
-            (40, Step::Pass),
+            (40, Step::Advance),
             (2, Step::Suspend),
             (1, Step::SetClock),
-            (2 * end, Step::Drain),
-            (end, Step::Stop),
-            (end, Step::Kill),
+            (2 * stop, Step::Drain),
+            (stop, Step::Stop),
+            (stop, Step::Kill),
         ]);
         match step {
             Step::Connect => self.connect(),
-            Step::Say => self.send(),
+            Step::Send => self.send(),
             Step::Invalid => self.send_invalid(),
             Step::Deliver => {
                 if let Some(slot) = self.pick_connection() {
@@ -126,7 +127,7 @@ impl Script<'_> {
                     self.world.site.revoke(&token);
                 }
             }
-            Step::Pass => {
+            Step::Advance => {
                 let rng = &mut self.world.rng;
                 let long = if self.long_pauses { 40 } else { 6 };
                 let ms = rng.pick_weighted(&[(60, 300), (30, 4_000), (long, 40_000), (1, 400_000)]);
@@ -136,7 +137,7 @@ impl Script<'_> {
             }
             Step::Suspend => {
                 let s = self.world.rng.range(1, SUSPENDED_MAX.as_secs());
-                self.world.note(&format!("the process stands still for {s} s"));
+                self.world.note(&format!("the process is suspended for {s} s"));
                 self.world.suspend(Duration::from_secs(s));
             }
             Step::SetClock => {
@@ -158,7 +159,7 @@ impl Script<'_> {
         }
     }
 
-    /// The slot of some connection.
+    /// The slot of a random connection.
     pub fn pick_connection(&mut self) -> Option<usize> {
         let links = self.world.links.iter().enumerate();
         let slots: Vec<usize> =
@@ -166,7 +167,7 @@ impl Script<'_> {
         (!slots.is_empty()).then(|| self.world.rng.pick(&slots))
     }
 
-    // ---- coming and going
+    // ---- connecting and disconnecting
 
     fn connect(&mut self) {
         if self.world.links.iter().flatten().count() >= LINKS_MAX {
@@ -189,7 +190,7 @@ impl Script<'_> {
         world.note(&format!("user {user} connects, token {token}, {how}"));
         world.connect(user, Some(token), head);
         let slot = world.links.iter().flatten().map(|link| link.id).max_by_key(|id| id.serial);
-        let slot = slot.expect("somebody has come").slot as usize;
+        let slot = slot.expect("a client has connected").slot as usize;
         let first = if world.rng.chance(85) { length } else { world.rng.below(100) as usize };
         world.deliver_to_server(slot, first);
         if world.rng.chance(60) {
@@ -206,7 +207,7 @@ impl Script<'_> {
             self.world.note(&format!("{slot} is cut off"));
             return self.world.cut(slot);
         }
-        self.world.note(&format!("{slot} says goodbye"));
+        self.world.note(&format!("{slot} sends a close frame"));
         self.put(slot, bytes::close(1000));
         self.world.deliver_to_server(slot, usize::MAX);
     }
@@ -221,7 +222,7 @@ impl Script<'_> {
             Reading::Nothing,
         ]);
         self.world.note(&format!("{slot} reads {reading:?}"));
-        self.world.link(slot).expect("it is there").reading = reading;
+        self.world.link(slot).expect("the slot is in use").reading = reading;
     }
 
     fn change(&mut self) {
@@ -229,29 +230,29 @@ impl Script<'_> {
         let threads = self.world.site.threads();
         let world = &mut self.world;
         let (thread, user) = (world.rng.pick(&threads), world.rng.range(1, USERS));
-        let mut people = world.site.people(thread);
+        let mut participants = world.site.participants(thread);
         if world.rng.chance(10) {
-            // The number comes to mean another thread.
-            people = (1..=USERS).filter(|_| world.rng.chance(40)).collect::<BTreeSet<u64>>();
-        } else if !people.remove(&user) {
-            people.insert(user);
+            // The site gives the number to another thread.
+            participants = (1..=USERS).filter(|_| world.rng.chance(40)).collect::<BTreeSet<u64>>();
+        } else if !participants.remove(&user) {
+            participants.insert(user);
         }
-        world.note(&format!("thread {thread} is of {people:?}"));
-        world.site.change(thread, people, now);
+        world.note(&format!("thread {thread} has the participants {participants:?}"));
+        world.site.change(thread, participants, now);
     }
 
-    // ---- the end
+    // ---- the end of the run
 
-    /// The site answers, everybody reads, and time passes: then nothing is pending.
+    /// Lets the site answer, all clients read and time pass; then checks that nothing is pending.
     fn settle(&mut self) {
         let world = &mut self.world;
-        world.note("all is well from now on");
-        let mood = &mut world.site.mood;
+        world.note("no failures from now on");
+        let behavior = &mut world.site.behavior;
         (
-            mood.post_failures_percent,
-            mood.query_failures_percent,
-            mood.false_answers_percent,
-            mood.latency_max_ms,
+            behavior.post_failures_percent,
+            behavior.query_failures_percent,
+            behavior.false_answers_percent,
+            behavior.latency_max_ms,
         ) = (0, 0, 0, 100);
         for slot in 0..world.links.len() {
             let Some(link) = world.link(slot) else { continue };
@@ -265,16 +266,20 @@ impl Script<'_> {
             }
         }
         if world.draining.is_some() {
-            panic!("a drain has no end");
+            panic!("the drain does not end");
         }
-        assert_eq!(world.hub.backlog(), [0; 3], "frames, questions, pending connections");
-        assert_eq!(world.hub.counts().deliveries, 0, "messages on their way");
-        assert_eq!(world.site.waiting(), 0, "questions without an answer");
+        assert_eq!(
+            world.hub.backlog(),
+            [0; 3],
+            "held frames, queries, connections awaiting a proof"
+        );
+        assert_eq!(world.hub.counts().deliveries, 0, "messages in flight");
+        assert_eq!(world.site.waiting(), 0, "unanswered queries");
         let open = world.links.iter().flatten().filter(|link| link.opened).count();
         assert_eq!(world.hub.counts().connections, open);
         for link in world.links.iter().flatten().filter(|link| link.opened) {
-            assert!(link.expected.is_empty(), "{:?} has not heard all", link.id);
-            assert!(link.is_silent() && !link.is_unanswered());
+            assert!(link.expected.is_empty(), "{:?} has not received all its frames", link.id);
+            assert!(link.is_drained() && !link.is_unanswered());
         }
         world.oracle.outcomes.check(&world.oracle.conns, &world.site);
         for slot in 0..world.links.len() {

@@ -1,4 +1,4 @@
-//! The end of the server, as in `server/drain.rs`, and the beginning of the next.
+//! Shutdown and restart of the simulated server, as in `server/drain.rs`.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ impl World<'_> {
         self.draining = Some(self.now.instant + DRAIN_LASTS);
     }
 
-    /// Sends somebody away, if there is somebody to be sent away; ends when nobody is left.
+    /// Closes one connection that awaits no outcome, while draining; stops the server when none is left
+    /// or the drain timeout has passed.
     pub fn drain_one(&mut self) {
         let Some(until) = self.draining else { return };
         let ready = |world: &Self, slot: usize| {
@@ -25,9 +26,9 @@ impl World<'_> {
             link.is_some_and(|link| link.opened && !world.hub.is_awaiting_outcome(link.id))
         };
         if let Some(slot) = (0..self.links.len()).find(|slot| ready(self, *slot)) {
-            let conn = self.links[slot].as_ref().expect("it is there").id;
+            let conn = self.links[slot].as_ref().expect("the slot is in use").id;
             if let Err(fault) = self.oracle.outcomes.check_outcomes_sent(conn) {
-                panic!("sent away too early: {fault}");
+                panic!("closed too early: {fault}");
             }
             self.close_with(slot, 1012, "the server is restarting");
             self.drain();
@@ -38,13 +39,13 @@ impl World<'_> {
         }
     }
 
-    /// The server stops, and another one starts.
+    /// Stops the server as after a drain, and starts another one.
     pub fn stop(&mut self) {
         self.note("the server stops");
-        self.oracle.stops = true;
+        self.oracle.is_stopping = true;
         self.hub.stop();
         self.drain();
-        assert_eq!(self.hub.counts().deliveries, 0, "nothing is on its way");
+        assert_eq!(self.hub.counts().deliveries, 0, "no message is in flight");
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_ref() else { continue };
             if link.opened {
@@ -59,7 +60,7 @@ impl World<'_> {
         self.kill_and_restart();
     }
 
-    /// The server is gone, whatever it was at, and another one starts.
+    /// Kills the server at whatever state it is in, and starts another one.
     pub fn kill_and_restart(&mut self) {
         self.note("another server starts");
         for slot in 0..self.links.len() {
@@ -67,7 +68,7 @@ impl World<'_> {
                 link.outbox.clear(&mut self.ledger);
             }
         }
-        assert_eq!(self.ledger.bytes(), 0, "nobody waits for anything");
+        assert_eq!(self.ledger.bytes(), 0, "no connection holds queued bytes");
         self.hub = Hub::new(self.plan.hub.clone());
         self.codec = bytes::codec_of(FRAME_MAX, false);
         self.site.forget_server();

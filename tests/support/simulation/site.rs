@@ -1,5 +1,5 @@
-//! A BuddyBoss site in virtual time: threads whose people change, a store of messages, and answers
-//! that are prompt, late, lost, wrong, or refused.
+//! A simulated BuddyBoss site in virtual time: threads whose participants change, a store of messages,
+//! and answers that are prompt, late, lost, wrong or errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,16 +14,16 @@ use buddyline::protocol::credential::Credential;
 use crate::plan::SiteBehavior;
 use crate::rng::Rng;
 
-/// Members are 1 to this.
+/// The users are 1 to this.
 pub const USERS: u64 = 5;
-/// Threads that there are from the beginning, 1 to this.
+/// The threads at the start are 1 to this.
 pub const THREADS: u64 = 4;
-/// What stands in every token and nowhere else.
+/// Part of every token, and of nothing else.
 pub const SECRET: &str = "sekret";
-/// How long a question may take.
+/// The server's timeout for a query.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A message as it is stored.
+/// A message in the site's store.
 pub struct StoredPost {
     pub id: u64,
     pub thread: u64,
@@ -32,7 +32,7 @@ pub struct StoredPost {
     at: Instant,
 }
 
-/// What the site has said of a message.
+/// The thread and the sender of a message, as the site has reported them.
 #[derive(Clone, Copy)]
 pub struct ReportedMessage {
     pub thread: u64,
@@ -41,18 +41,18 @@ pub struct ReportedMessage {
 
 struct Token {
     user: u64,
-    /// In seconds since 1970, by the site's clock.
+    /// In seconds since 1970 on the site's clock.
     expires_s: Option<u64>,
     revoked: bool,
 }
 
-/// What becomes of a question.
+/// How the site answers a query.
 #[derive(Clone, Debug)]
 enum AnswerPlan {
     Succeeds,
-    /// It is answered with this, and nothing is done.
+    /// The site answers with this failure, and changes nothing.
     Fails(Failure),
-    /// It is done, and answered with this.
+    /// The site carries out the query, and the server sees this failure.
     Lost(Failure),
     AnswersFalsely,
 }
@@ -61,41 +61,42 @@ struct PendingAsk {
     request: RequestId,
     ask: Ask,
     plan: AnswerPlan,
-    works: Instant,
-    answers: Instant,
-    /// What the site has made of it, once it has worked.
-    made: Option<Answer>,
-    told: bool,
+    processed_at: Instant,
+    answered_at: Instant,
+    /// The site's answer, once it has processed the query.
+    answer: Option<Answer>,
+    is_answered: bool,
 }
 
 pub struct Site {
-    pub mood: SiteBehavior,
-    begun: Instant,
+    pub behavior: SiteBehavior,
+    start: Instant,
     threads: BTreeMap<u64, Vec<(Instant, BTreeSet<u64>)>>,
     pub store: Vec<StoredPost>,
-    /// By text.
-    pub told: BTreeMap<String, ReportedMessage>,
-    /// Lies about who takes part, and when they were told.
+    /// Reports about messages, by text.
+    pub reported: BTreeMap<String, ReportedMessage>,
+    /// Wrong participants that the site has listed: thread, user, time.
     false_lists: Vec<(u64, u64, Instant)>,
-    /// When the site has last not said who takes part in a thread.
+    /// When the list of a thread last failed.
     failed_lists: BTreeMap<u64, Instant>,
     tokens: BTreeMap<String, Token>,
-    /// Whose tokens have been proven.
+    /// Proven tokens with their users.
     pub proven: BTreeSet<(String, u64)>,
+    /// The texts of all posts.
     pub posted: BTreeSet<String>,
     pending: Vec<PendingAsk>,
 }
 
-const BEGUN_S: u64 = 1_800_000_000;
+const START_S: u64 = 1_800_000_000;
 
 impl Site {
-    pub fn new(mood: SiteBehavior, begun: Instant, rng: &mut Rng) -> Site {
+    pub fn new(behavior: SiteBehavior, start: Instant, rng: &mut Rng) -> Site {
         let mut site = Site {
-            mood,
-            begun,
+            behavior,
+            start,
             threads: BTreeMap::new(),
             store: Vec::new(),
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             false_lists: Vec::new(),
             failed_lists: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -104,23 +105,23 @@ impl Site {
             pending: Vec::new(),
         };
         for thread in 1..=THREADS {
-            let people = (1..=USERS).filter(|_| rng.chance(70)).collect();
-            site.threads.insert(thread, vec![(begun, people)]);
+            let participants = (1..=USERS).filter(|_| rng.chance(70)).collect();
+            site.threads.insert(thread, vec![(start, participants)]);
         }
         site
     }
 
     /// The site's own clock, which does not jump.
     pub fn unix_s(&self, now: Instant) -> u64 {
-        BEGUN_S + (now - self.begun).as_secs()
+        START_S + (now - self.start).as_secs()
     }
 
     // ---- tokens
 
-    /// A fresh token of this user.
+    /// Issues a fresh token for this user.
     pub fn issue(&mut self, user: u64, now: Instant, rng: &mut Rng) -> String {
         let text = format!("{SECRET}-{user}-{:016x}", rng.next_u64());
-        let lasts = self.mood.tokens_expire && rng.chance(50);
+        let lasts = self.behavior.tokens_expire && rng.chance(50);
         let expires_s = lasts.then(|| self.unix_s(now) + rng.range(20, 900));
         self.tokens.insert(text.clone(), Token { user, expires_s, revoked: rng.chance(2) });
         text
@@ -145,62 +146,65 @@ impl Site {
 
     // ---- threads
 
-    pub fn people(&self, thread: u64) -> BTreeSet<u64> {
+    pub fn participants(&self, thread: u64) -> BTreeSet<u64> {
         let history = self.threads.get(&thread);
-        history.and_then(|h| h.last()).map(|(_, people)| people.clone()).unwrap_or_default()
+        history
+            .and_then(|h| h.last())
+            .map(|(_, participants)| participants.clone())
+            .unwrap_or_default()
     }
 
     pub fn threads(&self) -> Vec<u64> {
         self.threads.keys().copied().collect()
     }
 
-    /// The thread has these people from now on.
-    pub fn change(&mut self, thread: u64, people: BTreeSet<u64>, now: Instant) {
-        self.threads.entry(thread).or_default().push((now, people));
+    /// Sets the participants of a thread from now on.
+    pub fn change(&mut self, thread: u64, participants: BTreeSet<u64>, now: Instant) {
+        self.threads.entry(thread).or_default().push((now, participants));
     }
 
-    /// Whether a user took part in a thread at any time from `since` on, or the site has said so.
+    /// Whether a user was a participant of a thread at any time from `since` on, or was listed as one.
     pub fn took_part(&self, thread: u64, user: u64, since: Instant) -> bool {
         let history = self.threads.get(&thread).map_or(&[][..], Vec::as_slice);
-        let truly = history.iter().enumerate().any(|(n, (_, people))| {
+        let was_participant = history.iter().enumerate().any(|(n, (_, participants))| {
             let until = history.get(n + 1).map(|(at, _)| *at);
-            people.contains(&user) && until.is_none_or(|until| until >= since)
+            participants.contains(&user) && until.is_none_or(|until| until >= since)
         });
-        truly
+        was_participant
             || self.false_lists.iter().any(|(t, u, at)| (*t, *u) == (thread, user) && *at >= since)
     }
 
-    /// Whether the server may not know who takes part in a thread, so that a message there is shown
-    /// to its author alone.
+    /// Whether the server may have no valid list of a thread, so that it shows a message there to its
+    /// author alone.
     pub fn may_lack_list(&self, thread: u64, now: Instant) -> bool {
         let recent = |at: &Instant| now - *at < Duration::from_secs(700);
         self.failed_lists.get(&thread).is_some_and(recent)
             || self.false_lists.iter().any(|(t, _, at)| *t == thread && recent(at))
     }
 
-    // ---- questions
+    // ---- queries
 
     pub fn ask(&mut self, request: RequestId, ask: Ask, now: Instant, rng: &mut Rng) -> String {
         let plan = self.plan(&ask, rng);
         let takes = |rng: &mut Rng, ms| Duration::from_millis(rng.below(ms + 1));
-        let quick = if rng.chance(50) { 0 } else { self.mood.latency_max_ms };
-        let works = now + takes(rng, quick);
-        let answers = (works + takes(rng, quick)).min(now + TIMEOUT).max(works);
-        let (works, answers) = match &plan {
-            // The server has given up when the site gets to it.
+        let max_ms = if rng.chance(50) { 0 } else { self.behavior.latency_max_ms };
+        let processed_at = now + takes(rng, max_ms);
+        let answered_at = (processed_at + takes(rng, max_ms)).min(now + TIMEOUT).max(processed_at);
+        let (processed_at, answered_at) = match &plan {
+            // The site processes the query after the server's timeout.
             AnswerPlan::Lost(Failure::Unknown) if rng.chance(40) => {
                 (now + TIMEOUT + takes(rng, 20_000), now + TIMEOUT)
             }
-            _ => (works, answers),
+            _ => (processed_at, answered_at),
         };
-        let shown = format!("{} {plan:?}", question(&ask));
+        let summary = format!("{} {plan:?}", summary_of(&ask));
         if let Ask::Post(post) = &ask {
-            // What has certainly not been stored may be sent again, and nothing else.
-            let stored = self.store.iter().any(|kept| *kept.text == *post.text);
+            // Only a message that was certainly not stored may be posted again.
+            let stored = self.store.iter().any(|stored| *stored.text == *post.text);
             let pending = self
                 .pending
                 .iter()
-                .filter(|q| !q.told || q.made.is_none())
+                .filter(|q| !q.is_answered || q.answer.is_none())
                 .any(|q| matches!(&q.ask, Ask::Post(other) if other.text == post.text));
             assert!(!stored && !pending, "posted twice: {}", post.text);
             self.posted.insert(post.text.to_string());
@@ -209,17 +213,17 @@ impl Site {
             request,
             ask,
             plan,
-            works,
-            answers,
-            made: None,
-            told: false,
+            processed_at,
+            answered_at,
+            answer: None,
+            is_answered: false,
         });
-        shown
+        summary
     }
 
     fn plan(&mut self, ask: &Ask, rng: &mut Rng) -> AnswerPlan {
         let wait = Some(rng.below(30) as u32);
-        let gone = [
+        let unavailable = [
             Failure::SiteUnavailable { retry_after_s: None },
             Failure::SiteUnavailable { retry_after_s: wait },
             Failure::SiteBusy { retry_after_s: wait },
@@ -227,57 +231,59 @@ impl Site {
             Failure::Overloaded,
         ];
         match ask {
-            Ask::Post(_) if rng.chance(self.mood.post_failures_percent) => {
+            Ask::Post(_) if rng.chance(self.behavior.post_failures_percent) => {
                 let refused = [
                     Failure::NotStored,
                     Failure::RefusedBySite,
                     Failure::TooLarge,
                     Failure::CannotWrite,
                 ];
-                let nobody_knows = [Failure::Unknown, Failure::Unusable];
+                let uncertain = [Failure::Unknown, Failure::Unusable];
                 match rng.below(4) {
-                    0 => AnswerPlan::Fails(rng.pick(&gone)),
+                    0 => AnswerPlan::Fails(rng.pick(&unavailable)),
                     1 => AnswerPlan::Fails(rng.pick(&refused)),
-                    2 => AnswerPlan::Fails(rng.pick(&nobody_knows)),
-                    _ => AnswerPlan::Lost(rng.pick(&nobody_knows)),
+                    2 => AnswerPlan::Fails(rng.pick(&uncertain)),
+                    _ => AnswerPlan::Lost(rng.pick(&uncertain)),
                 }
             }
             Ask::Prove(_) | Ask::Participants { .. }
-                if rng.chance(self.mood.query_failures_percent) =>
+                if rng.chance(self.behavior.query_failures_percent) =>
             {
-                AnswerPlan::Fails(rng.pick(&gone))
+                AnswerPlan::Fails(rng.pick(&unavailable))
             }
-            Ask::Lookup(_) if rng.chance(self.mood.post_failures_percent) => {
-                AnswerPlan::Fails(rng.pick(&gone))
+            Ask::Lookup(_) if rng.chance(self.behavior.post_failures_percent) => {
+                AnswerPlan::Fails(rng.pick(&unavailable))
             }
-            _ if rng.chance(self.mood.false_answers_percent) => AnswerPlan::AnswersFalsely,
+            _ if rng.chance(self.behavior.false_answers_percent) => AnswerPlan::AnswersFalsely,
             _ => AnswerPlan::Succeeds,
         }
     }
 
-    /// When something happens next.
+    /// When the site next processes or answers a query.
     pub fn next_event(&self) -> Option<Instant> {
-        let works = self.pending.iter().filter(|q| q.made.is_none()).map(|q| q.works);
-        works.chain(self.pending.iter().filter(|q| !q.told).map(|q| q.answers)).min()
+        let processed = self.pending.iter().filter(|q| q.answer.is_none()).map(|q| q.processed_at);
+        let answered = self.pending.iter().filter(|q| !q.is_answered).map(|q| q.answered_at);
+        processed.chain(answered).min()
     }
 
-    /// How many questions have no answer.
+    /// How many queries are unanswered.
     pub fn waiting(&self) -> usize {
-        self.pending.iter().filter(|q| !q.told).count()
+        self.pending.iter().filter(|q| !q.is_answered).count()
     }
 
-    /// Does what is to be done by now, in order.
+    /// Processes the queries that are due, in order.
     pub fn work(&mut self, now: Instant, rng: &mut Rng) {
         loop {
-            // In the order in which they were asked, where it is the same time.
-            let due = |(_, q): &(usize, &mut PendingAsk)| q.made.is_none() && q.works <= now;
+            // Queries due at the same time are processed in the order in which they were sent.
+            let due =
+                |(_, q): &(usize, &mut PendingAsk)| q.answer.is_none() && q.processed_at <= now;
             let next = self.pending.iter_mut().enumerate().filter(due);
-            let Some((n, question)) = next.min_by_key(|(n, q)| (q.works, *n)) else { break };
-            let (at, plan) = (question.works, question.plan.clone());
-            // The question is taken out for as long as it is worked on.
-            let nothing = Ask::Participants { thread: 0, credential: nobody() };
-            let ask = std::mem::replace(&mut question.ask, nothing);
-            let made = match plan {
+            let Some((n, query)) = next.min_by_key(|(n, q)| (q.processed_at, *n)) else { break };
+            let (at, plan) = (query.processed_at, query.plan.clone());
+            // A placeholder stands in for the query while it is processed.
+            let placeholder = Ask::Participants { thread: 0, credential: placeholder_credential() };
+            let ask = std::mem::replace(&mut query.ask, placeholder);
+            let answer = match plan {
                 AnswerPlan::Fails(failure) => Answer::Failed(failure),
                 AnswerPlan::Succeeds => self.truth(&ask, at, rng),
                 AnswerPlan::AnswersFalsely => {
@@ -289,36 +295,36 @@ impl Site {
                     Answer::Failed(failure)
                 }
             };
-            (self.pending[n].made, self.pending[n].ask) = (Some(made), ask);
+            (self.pending[n].answer, self.pending[n].ask) = (Some(answer), ask);
         }
-        self.pending.retain(|question| question.made.is_none() || !question.told);
+        self.pending.retain(|query| query.answer.is_none() || !query.is_answered);
     }
 
-    /// The next answer that has arrived by now.
+    /// Takes the next answer that is due.
     pub fn answer(&mut self, now: Instant) -> Option<(RequestId, Answer)> {
-        let due = |q: &&mut PendingAsk| !q.told && q.answers <= now;
-        let next = self.pending.iter_mut().filter(due).min_by_key(|q| (q.answers, q.request));
-        let question = next?;
-        question.told = true;
-        let answer = question.made.clone().unwrap_or(Answer::Failed(Failure::Unknown));
-        let request = question.request;
-        let looked = match &answer {
+        let due = |q: &&mut PendingAsk| !q.is_answered && q.answered_at <= now;
+        let next = self.pending.iter_mut().filter(due).min_by_key(|q| (q.answered_at, q.request));
+        let query = next?;
+        query.is_answered = true;
+        let answer = query.answer.clone().unwrap_or(Answer::Failed(Failure::Unknown));
+        let request = query.request;
+        let found = match &answer {
             Answer::LookupResult(LookupResult::Match(stored)) => Some(stored),
             _ => None,
         };
-        match (&question.ask, &answer) {
-            (Ask::Lookup(look), _) => {
-                if let Some(stored) = looked {
+        match (&query.ask, &answer) {
+            (Ask::Lookup(lookup), _) => {
+                if let Some(stored) = found {
                     let sender = stored.sender.site_number().expect("the site has numbers");
-                    let told = ReportedMessage { thread: stored.thread, sender };
-                    self.told.insert(look.text.to_string(), told);
-                    self.proven.insert((look.credential.secret().to_owned(), sender));
+                    let report = ReportedMessage { thread: stored.thread, sender };
+                    self.reported.insert(lookup.text.to_string(), report);
+                    self.proven.insert((lookup.credential.secret().to_owned(), sender));
                 }
             }
             (Ask::Post(post), Answer::Stored(stored)) => {
                 let sender = stored.sender.site_number().expect("the site has numbers");
-                let told = ReportedMessage { thread: stored.thread, sender };
-                self.told.insert(post.text.to_string(), told);
+                let report = ReportedMessage { thread: stored.thread, sender };
+                self.reported.insert(post.text.to_string(), report);
                 let secret = post.credential.as_ref().map(|c| c.secret().to_owned());
                 self.proven.extend(secret.map(|secret| (secret, sender)));
             }
@@ -333,9 +339,9 @@ impl Site {
         Some((request, answer))
     }
 
-    /// The server that has asked is gone: what it has asked is done all the same.
+    /// Forgets a stopped server: its queries are still processed, but not answered.
     pub fn forget_server(&mut self) {
-        self.pending.iter_mut().for_each(|question| question.told = true);
+        self.pending.iter_mut().for_each(|query| query.is_answered = true);
     }
 
     // ---- answers
@@ -349,58 +355,58 @@ impl Site {
                 Err(failure) => Answer::Failed(failure),
             },
             Ask::Participants { thread, credential } => {
-                let people = self.people(*thread);
+                let participants = self.participants(*thread);
                 match self.caller(credential, at).map(|token| token.user) {
-                    // The last user is a moderator, who may see what they take no part in.
-                    Ok(user) if people.contains(&user) || user == USERS => {
-                        Answer::Participants(people.into_iter().collect())
+                    // The last user is a moderator, who may see threads without being a participant.
+                    Ok(user) if participants.contains(&user) || user == USERS => {
+                        Answer::Participants(participants.into_iter().collect())
                     }
                     Ok(_) => Answer::Failed(Failure::NotParticipant),
                     Err(failure) => Answer::Failed(failure),
                 }
             }
             Ask::Post(post) => self.post(post, at, rng).map_or_else(Answer::Failed, Answer::Stored),
-            Ask::Lookup(look) => {
-                self.look(look, at).map_or_else(Answer::Failed, Answer::LookupResult)
+            Ask::Lookup(lookup) => {
+                self.look_up(lookup, at).map_or_else(Answer::Failed, Answer::LookupResult)
             }
         }
     }
 
-    /// What the sender's newest message in the thread says, as `upstream/message_lookup.rs` reads it.
-    fn look(&self, look: &Lookup, at: Instant) -> Result<LookupResult, Failure> {
-        let token = self.caller(&look.credential, at)?;
-        let (me, expires_s) = (token.user, token.expires_s);
-        if look.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != me) {
+    /// Compares the sender's newest message in the thread, as `upstream/message_lookup.rs` does.
+    fn look_up(&self, lookup: &Lookup, at: Instant) -> Result<LookupResult, Failure> {
+        let token = self.caller(&lookup.credential, at)?;
+        let (user, expires_s) = (token.user, token.expires_s);
+        if lookup.sender.as_ref().and_then(Id::site_number).is_some_and(|sender| sender != user) {
             return Err(Failure::SiteUnavailable { retry_after_s: None });
         }
-        let thread = match look.target {
-            Target::Thread(thread) if self.people(thread).contains(&me) => thread,
+        let thread = match lookup.target {
+            Target::Thread(thread) if self.participants(thread).contains(&user) => thread,
             Target::Thread(_) => return Err(Failure::NotParticipant),
             Target::NewThread { recipient } => {
-                let two = BTreeSet::from([me, recipient]);
-                match self.threads.keys().find(|thread| self.people(**thread) == two) {
+                let two = BTreeSet::from([user, recipient]);
+                match self.threads.keys().find(|thread| self.participants(**thread) == two) {
                     Some(thread) => *thread,
-                    // A known limit: the two had a thread, and somebody has come or gone since.
-                    None if self.store.iter().any(|kept| *kept.text == *look.text) => {
+                    // A known limit: the participants of the two users' thread have changed since.
+                    None if self.store.iter().any(|stored| *stored.text == *lookup.text) => {
                         return Err(Failure::SiteUnavailable { retry_after_s: None });
                     }
                     None => return Ok(LookupResult::Absent),
                 }
             }
         };
-        let own = |kept: &&StoredPost| kept.thread == thread && kept.sender == me;
+        let own = |stored: &&StoredPost| stored.thread == thread && stored.sender == user;
         let Some(newest) = self.store.iter().rev().find(own) else {
             return Ok(LookupResult::Absent);
         };
-        let sender = Id::number(me);
-        if newest.at + Duration::from_secs(2) < look.posted {
+        let sender = Id::number(user);
+        if newest.at + Duration::from_secs(2) < lookup.posted {
             return Ok(LookupResult::Absent);
         }
-        if *newest.text != *look.text {
+        if *newest.text != *lookup.text {
             return Ok(LookupResult::Mismatch { thread, sender, message: newest.id });
         }
         let message = Some(stored_message(newest.id));
-        let participants = Some(self.people(thread).into_iter().collect());
+        let participants = Some(self.participants(thread).into_iter().collect());
         Ok(LookupResult::Match(Stored { thread, sender, message, participants, expires_s }))
     }
 
@@ -409,14 +415,14 @@ impl Site {
         let token = self.caller(credential, at)?;
         let (sender, expires_s) = (token.user, token.expires_s);
         let thread = match post.target {
-            Target::Thread(thread) if self.people(thread).contains(&sender) => thread,
+            Target::Thread(thread) if self.participants(thread).contains(&sender) => thread,
             Target::Thread(_) => return Err(Failure::NotParticipant),
             Target::NewThread { recipient } if recipient == sender || recipient > USERS => {
                 return Err(Failure::CannotWrite);
             }
             Target::NewThread { recipient } => {
                 let two = BTreeSet::from([sender, recipient]);
-                let found = self.threads.keys().find(|thread| self.people(**thread) == two);
+                let found = self.threads.keys().find(|thread| self.participants(**thread) == two);
                 let thread = found.copied().unwrap_or(1 + self.threads.len() as u64);
                 if found.is_none() {
                     self.change(thread, two, at);
@@ -428,53 +434,53 @@ impl Site {
         let text = post.text.to_string();
         self.store.push(StoredPost { id, thread, sender, text, at });
         let message = stored_message(id);
-        let all = self.people(thread).into_iter().collect();
+        let all = self.participants(thread).into_iter().collect();
         Ok(Stored {
             thread,
             sender: Id::number(sender),
             message: rng.chance(90).then_some(message),
-            participants: rng.chance(self.mood.full_lists_percent).then_some(all),
+            participants: rng.chance(self.behavior.full_lists_percent).then_some(all),
             expires_s,
         })
     }
 
-    /// The same answer, but for something.
+    /// Changes a true answer into a wrong one.
     fn falsify(&mut self, ask: &Ask, truth: Answer, at: Instant, rng: &mut Rng) -> Answer {
         match (ask, truth) {
-            (Ask::Participants { thread, .. }, Answer::Participants(people)) => {
-                Answer::Participants(self.falsify_list(*thread, &people, at, rng))
+            (Ask::Participants { thread, .. }, Answer::Participants(participants)) => {
+                Answer::Participants(self.falsify_list(*thread, &participants, at, rng))
             }
-            // One that names another thread is of no use to the upstream.
+            // The upstream cannot use an answer that names another thread.
             (_, Answer::Stored(_)) if rng.chance(30) => Answer::Failed(Failure::Unknown),
             (_, Answer::Stored(mut stored)) => {
-                let people = stored.participants.take();
-                stored.participants =
-                    people.map(|people| self.falsify_list(stored.thread, &people, at, rng));
+                let participants = stored.participants.take();
+                stored.participants = participants
+                    .map(|participants| self.falsify_list(stored.thread, &participants, at, rng));
                 Answer::Stored(stored)
             }
             (_, truth) => truth,
         }
     }
 
-    /// Someone is left out, or it is another thread's list.
+    /// A list with one user left out, or the list of another thread.
     fn falsify_list(
         &mut self,
         thread: u64,
-        people: &[u64],
+        participants: &[u64],
         at: Instant,
         rng: &mut Rng,
     ) -> Box<[u64]> {
         let other = rng.range(1, THREADS);
-        let told: Box<[u64]> = match rng.chance(50) && !people.is_empty() {
+        let wrong: Box<[u64]> = match rng.chance(50) && !participants.is_empty() {
             true => {
-                let without = rng.pick(people);
-                people.iter().copied().filter(|user| *user != without).collect()
+                let without = rng.pick(participants);
+                participants.iter().copied().filter(|user| *user != without).collect()
             }
-            false => self.people(other).into_iter().collect(),
+            false => self.participants(other).into_iter().collect(),
         };
-        // Also of a thread that is told to have nobody.
-        self.false_lists.extend(told.iter().chain([&0]).map(|user| (thread, *user, at)));
-        told
+        // User 0 stands for the list itself, which may be empty.
+        self.false_lists.extend(wrong.iter().chain([&0]).map(|user| (thread, *user, at)));
+        wrong
     }
 }
 
@@ -483,20 +489,20 @@ fn stored_message(id: u64) -> StoredMessage {
     StoredMessage { id, sent_at, html }
 }
 
-fn nobody() -> Credential {
-    Credential::parse("nobody").expect("a word is a credential")
+fn placeholder_credential() -> Credential {
+    Credential::parse("placeholder").expect("a word is a credential")
 }
 
-fn question(ask: &Ask) -> String {
+fn summary_of(ask: &Ask) -> String {
     match ask {
         Ask::Post(post) => format!("post {:?} {}", post.target, short(&post.text)),
         Ask::Prove(credential) => format!("prove {}", credential.secret()),
         Ask::Participants { thread, .. } => format!("list {thread}"),
-        Ask::Lookup(look) => format!("look {:?} {}", look.target, short(&look.text)),
+        Ask::Lookup(lookup) => format!("lookup {:?} {}", lookup.target, short(&lookup.text)),
     }
 }
 
-/// A text by its beginning, which is its name.
+/// The beginning of a message's text, which is unique.
 pub fn short(text: &str) -> &str {
     text.split('-').next().unwrap_or(text)
 }

@@ -1,8 +1,8 @@
-//! What has happened in a run, to be read when it fails and compared when it is repeated.
+//! The log of a run: printed when the run fails, and compared when it is repeated.
 
 use std::collections::VecDeque;
 
-/// The last lines of a run, and a sum over all of them.
+/// The last lines of a run, and a checksum of all lines.
 pub struct Trace {
     lines: VecDeque<String>,
     capacity: usize,
@@ -11,7 +11,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Keeps so many lines.
+    /// A trace that keeps at most `capacity` lines.
     pub fn new(capacity: usize) -> Trace {
         Trace { lines: VecDeque::new(), capacity, sum: 0xcbf2_9ce4_8422_2325, steps: 0 }
     }

@@ -1,6 +1,6 @@
-//! A server without sockets, its clients and its site, in virtual time. The hub, the wire and the
-//! outbox are the real ones; what `server.rs` and `server/connections.rs` do with sockets is done here
-//! with bytes in memory.
+//! The simulated world: a server without sockets, its clients and its site, in virtual time. The hub,
+//! the wire and the outbox are the real ones; this module does with bytes in memory what `server.rs`
+//! and `server/connections.rs` do with sockets.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ const PINGS_MAX: u8 = 2;
 const CLOSING_LASTS: Duration = Duration::from_secs(3);
 const HANDSHAKE_LASTS: Duration = Duration::from_secs(5);
 const UNFINISHED_LASTS: Duration = Duration::from_secs(60);
-/// How finely time passes.
+/// The longest step in which time passes.
 const TICK: Duration = Duration::from_secs(2);
 
 pub struct World<'a> {
@@ -38,15 +38,16 @@ pub struct World<'a> {
     pub ledger: Ledger,
     rate: RateLimit,
     serial: u32,
-    begun: Instant,
+    start: Instant,
     pub now: Now,
     pub site: Site,
     pub oracle: Oracle,
     pub rng: Rng,
     pub trace: &'a mut Trace,
-    /// Until when the server lets things finish.
+    /// While draining: when the drain times out.
     pub draining: Option<Instant>,
     pub overflowed: Vec<usize>,
+    /// Droppable frames that slow readers missed.
     pub missed: usize,
     pub restarts: usize,
 }
@@ -56,13 +57,13 @@ impl<'a> World<'a> {
         plan: RunConfig,
         site: Site,
         rng: Rng,
-        begun: Instant,
+        start: Instant,
         trace: &'a mut Trace,
     ) -> Self {
         use buddyline::config::{PresenceScope, Trust};
         let verified = plan.hub.trust == Trust::Verified;
         let off = plan.hub.presence == PresenceScope::Off;
-        let list_age_max = if site.mood.query_failures_percent > 0 { 600 } else { 60 };
+        let list_age_max = if site.behavior.query_failures_percent > 0 { 600 } else { 60 };
         let oracle = Oracle::new(verified, off, Duration::from_secs(list_age_max));
         World {
             hub: Hub::new(plan.hub.clone()),
@@ -72,8 +73,8 @@ impl<'a> World<'a> {
             rate: RateLimit::new(plan.per_second, plan.burst),
             plan,
             serial: 0,
-            begun,
-            now: Now { instant: begun, unix_s: site.unix_s(begun) },
+            start,
+            now: Now { instant: start, unix_s: site.unix_s(start) },
             site,
             oracle,
             rng,
@@ -85,8 +86,9 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Adds a line to the trace.
     pub fn note(&mut self, what: &str) {
-        let at = (self.now.instant - self.begun).as_millis();
+        let at = (self.now.instant - self.start).as_millis();
         self.trace.note(format!("{:>4} {:>9} {what}", self.trace.steps, at));
     }
 
@@ -100,7 +102,7 @@ impl<'a> World<'a> {
 
     // ---- clients
 
-    /// A client connects, and says this first.
+    /// Connects a client, whose request head waits in the network.
     pub fn connect(&mut self, user: u64, token: Option<String>, head: Vec<u8>) {
         let slot = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
         if slot == self.links.len() {
@@ -108,37 +110,37 @@ impl<'a> World<'a> {
         }
         self.serial += 1;
         let id = ConnId { slot: slot as u32, serial: self.serial };
-        let room = self.rng.range(50, 800) as usize;
-        let mut link = Link::new(id, user, token, room, self.now.instant);
-        link.up = head;
+        let kernel_buffer = self.rng.range(50, 800) as usize;
+        let mut link = Link::new(id, user, token, kernel_buffer, self.now.instant);
+        link.to_server = head;
         self.links[slot] = Some(link);
     }
 
-    /// The network brings the server so many bytes of what a client has said.
+    /// Delivers up to this many bytes that a client has sent to the server.
     pub fn deliver_to_server(&mut self, slot: usize, bytes: usize) {
         let now = self.now.instant;
         let Some(link) = self.link(slot) else { return };
-        let mut bytes: Vec<u8> = link.up.drain(..bytes.min(link.up.len())).collect();
+        let mut bytes: Vec<u8> = link.to_server.drain(..bytes.min(link.to_server.len())).collect();
         if bytes.is_empty() {
             return;
         }
-        (link.heard, link.pings) = (now, 0);
+        (link.last_received, link.pings) = (now, 0);
         if link.wire.is_between_messages() {
             link.since = now;
         }
         let events_max = bytes.len() + 2;
         let mut input = &mut *bytes;
-        // Each event takes at least a byte, except for the last two.
+        // Each event consumes at least a byte, except the last two.
         for _ in 0..events_max {
             if !self.process_event(slot, &mut input) {
                 self.flush_and_check(slot);
                 return self.drain();
             }
         }
-        panic!("no end of events");
+        panic!("the wire reports events without end");
     }
 
-    /// The client is gone, or its network.
+    /// Cuts a connection, as when the client or its network is gone.
     pub fn cut(&mut self, slot: usize) {
         self.report_closed(slot);
         if let Some(mut link) = self.links[slot].take() {
@@ -163,33 +165,35 @@ impl<'a> World<'a> {
                 link.opened = true;
                 let credential = opened.credential;
                 let token = credential.as_ref().and_then(|c| c.as_ref().ok());
-                self.oracle.opened(conn, token.map(|token| token.secret()));
+                self.oracle.record_open(conn, token.map(|token| token.secret()));
                 self.hub.handle(Input::Opened { conn, credential }, self.now);
             }
-            Event::CallStatusRequest(asked) => panic!("nobody asks for a call: {asked:?}"),
-            Event::OriginRefused { origin } => panic!("nobody names an origin: {origin}"),
+            Event::CallStatusRequest(request) => {
+                panic!("no client requests a call status: {request:?}")
+            }
+            Event::OriginRefused { origin } => panic!("no client sends an origin: {origin}"),
             Event::Text(text) => {
                 let text = &*text;
-                match self.check(slot) {
+                match self.check_rate(slot) {
                     RateVerdict::Accepted => {
-                        self.oracle.said(conn, text);
+                        self.oracle.record_sent(conn, text);
                         self.hub.handle(Input::Frame { conn, text }, self.now);
                     }
                     RateVerdict::Refused => {
-                        self.oracle.said(conn, text);
+                        self.oracle.record_sent(conn, text);
                         self.hub.handle(Input::RateLimited { conn, text: Some(text) }, self.now);
                     }
                     RateVerdict::Flood => return self.end_flood(slot),
                 }
             }
-            Event::Binary(_) => match self.check(slot) {
+            Event::Binary(_) => match self.check_rate(slot) {
                 RateVerdict::Accepted => self.hub.handle(Input::Binary { conn }, self.now),
                 RateVerdict::Refused => {
                     self.hub.handle(Input::RateLimited { conn, text: None }, self.now);
                 }
                 RateVerdict::Flood => return self.end_flood(slot),
             },
-            Event::Control => match self.check(slot) {
+            Event::Control => match self.check_rate(slot) {
                 RateVerdict::Accepted => return true,
                 RateVerdict::Refused => {
                     self.hub.handle(Input::RateLimited { conn, text: None }, self.now);
@@ -202,10 +206,10 @@ impl<'a> World<'a> {
         true
     }
 
-    fn check(&mut self, slot: usize) -> RateVerdict {
-        let since_start = self.now.instant - self.begun;
-        let link = self.links[slot].as_mut().expect("who speaks is there");
-        self.rate.check(&mut link.ahead, since_start)
+    fn check_rate(&mut self, slot: usize) -> RateVerdict {
+        let since_start = self.now.instant - self.start;
+        let link = self.links[slot].as_mut().expect("a sending client is connected");
+        self.rate.check(&mut link.rate_state, since_start)
     }
 
     fn end_flood(&mut self, slot: usize) -> bool {
@@ -216,7 +220,7 @@ impl<'a> World<'a> {
 
     // ---- the server's output
 
-    /// Carries out what the hub wants done.
+    /// Carries out the hub's effects.
     pub fn drain(&mut self) {
         loop {
             while let Some(effect) = self.hub.next_effect() {
@@ -230,10 +234,10 @@ impl<'a> World<'a> {
                     Effect::Ask { request, ask } => {
                         let now = self.now.instant;
                         if let Ask::Post(post) = &*ask {
-                            self.oracle.outcomes.posted(&post.text, post.target);
+                            self.oracle.outcomes.record_post(&post.text, post.target);
                         }
-                        let asked = self.site.ask(request, *ask, now, &mut self.rng);
-                        self.note(&format!("  asks {} {asked}", request.0));
+                        let query = self.site.ask(request, *ask, now, &mut self.rng);
+                        self.note(&format!("  queries {} {query}", request.0));
                     }
                     Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
                     Effect::Close { conn, code, reason } => {
@@ -251,20 +255,20 @@ impl<'a> World<'a> {
         self.oracle.end_round(&self.site, self.now.instant);
     }
 
-    fn deliver(&mut self, to: ConnId, frames: &EncodedFrame, hint: bool) {
+    fn deliver(&mut self, to: ConnId, frames: &EncodedFrame, droppable: bool) {
         let each = harness::frames::frames(frames);
         if each.len() == 1 {
-            // The very same for all, as who is slow holds it.
-            return self.deliver_one(to, EncodedFrame::clone(frames), hint);
+            // All receivers share the frame, so that the ledger counts it once.
+            return self.deliver_one(to, EncodedFrame::clone(frames), droppable);
         }
         for (frame, _) in each {
-            self.deliver_one(to, frame.into(), hint);
+            self.deliver_one(to, frame.into(), droppable);
         }
     }
 
-    fn deliver_one(&mut self, to: ConnId, frame: EncodedFrame, hint: bool) {
-        let heard = self.oracle.on_frame(to, &frame, hint, &self.site, self.now.instant);
-        self.note(&format!("  {heard}"));
+    fn deliver_one(&mut self, to: ConnId, frame: EncodedFrame, droppable: bool) {
+        let summary = self.oracle.on_frame(to, &frame, droppable, &self.site, self.now.instant);
+        self.note(&format!("  {summary}"));
         let (soft, hard) = (self.plan.soft, self.plan.hard);
         let slot = to.slot as usize;
         let Some(link) = self.links[slot].as_mut() else { return };
@@ -273,7 +277,7 @@ impl<'a> World<'a> {
         }
         if link.outbox.memory_bytes() > soft {
             link.flush(&mut self.ledger);
-            if hint && link.outbox.memory_bytes() > soft {
+            if droppable && link.outbox.memory_bytes() > soft {
                 self.missed += 1;
                 return;
             }
@@ -285,7 +289,7 @@ impl<'a> World<'a> {
         link.outbox.push(frame);
     }
 
-    /// A client's own pongs are bounded as well.
+    /// Flushes after input: queued pongs count against the hard limit as well.
     fn flush_and_check(&mut self, slot: usize) {
         let hard = self.plan.hard;
         let Some(link) = self.links[slot].as_mut() else { return };
@@ -296,7 +300,7 @@ impl<'a> World<'a> {
     }
 
     fn overflow(&mut self, slot: usize) {
-        let link = self.links[slot].as_mut().expect("it is there");
+        let link = self.links[slot].as_mut().expect("the slot is in use");
         if !std::mem::replace(&mut link.overflowed, true) {
             self.overflowed.push(slot);
         }
@@ -329,18 +333,18 @@ impl<'a> World<'a> {
         let Some(link) = self.links[slot].as_mut() else { return };
         if std::mem::take(&mut link.opened) {
             let conn = link.id;
-            self.oracle.closed(conn, self.now.instant);
+            self.oracle.record_close(conn, self.now.instant);
             self.hub.handle(Input::Closed { conn }, self.now);
         }
     }
 
     // ---- time
 
-    /// Everything that waits in the network moves on, and clients read what they want to.
+    /// Moves the bytes in the network on, lets clients read, and checks the queued bytes.
     pub fn transfer(&mut self) {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
-            // As often as there is something to read, but not for ever: who reads, answers.
+            // Bounded, since a client that reads may answer and get more to read.
             for _ in 0..1_000 {
                 link.flush(&mut self.ledger);
                 if link.read() == 0 {
@@ -350,28 +354,34 @@ impl<'a> World<'a> {
                     break;
                 }
             }
-            if link.is_closed_by_server || (link.wire.is_closing() && link.is_silent()) {
-                assert!(link.wire.is_closing(), "the server has said goodbye, and goes on");
+            if link.is_closed_by_server || (link.wire.is_closing() && link.is_drained()) {
+                assert!(
+                    link.wire.is_closing(),
+                    "the server keeps a connection after its close frame"
+                );
                 self.cut(slot);
             }
         }
         let waiting: Vec<usize> =
             self.links.iter().flatten().map(|l| l.outbox.memory_bytes()).collect();
-        // One frame of any size finds its place, and a relayed one is the largest.
+        // One frame may exceed the hard limit; the largest is a relayed one.
         let frame = FRAME_MAX + 1_000;
         let heaviest = waiting.iter().max().copied().unwrap_or(0);
-        assert!(heaviest <= self.plan.hard + frame, "{heaviest} wait for one");
-        // A frame that has begun to leave is held as a whole.
+        assert!(
+            heaviest <= self.plan.hard + frame,
+            "{heaviest} bytes are queued for one connection"
+        );
+        // A partly written frame is held as a whole.
         let slow = waiting.iter().filter(|weight| **weight > 0);
         let held = slow.map(|weight| weight + frame).sum::<usize>();
-        assert!(self.ledger.bytes() <= held, "{} are held", self.ledger.bytes());
+        assert!(self.ledger.bytes() <= held, "the ledger holds {} bytes", self.ledger.bytes());
     }
 
-    /// Time passes, and everything happens when it is due.
+    /// Lets time pass in small steps, so that everything happens when it is due.
     pub fn advance(&mut self, time: Duration) {
         let until = self.now.instant + time;
-        for turns in 0.. {
-            assert!(turns < 10_000, "no end of what happens");
+        for steps in 0.. {
+            assert!(steps < 10_000, "events without end");
             let tick = self.now.instant + TICK;
             let events = [self.site.next_event(), self.hub.next_deadline(), Some(tick)];
             let next = events.into_iter().flatten().min().unwrap_or(until);
@@ -383,12 +393,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Nothing happens for a while, and then all at once.
+    /// Lets time pass in one step, as if the process was suspended.
     pub fn suspend(&mut self, time: Duration) {
         self.advance_to(self.now.instant + time);
     }
 
-    /// Somebody sets the clock.
+    /// Sets the wall clock.
     pub fn set_clock(&mut self, unix_s: u64) {
         self.now.unix_s = unix_s;
     }
@@ -402,15 +412,15 @@ impl<'a> World<'a> {
         self.now.instant = next;
         self.now.unix_s += self.site.unix_s(next) - before;
         for answers in 0.. {
-            assert!(answers < 1_000, "no end of questions");
+            assert!(answers < 1_000, "queries without end");
             self.site.work(next, &mut self.rng);
             let Some((request, answer)) = self.site.answer(next) else { break };
-            let shown = format!("{answer:?}");
-            assert!(!shown.contains(SECRET), "answers have no tokens");
+            let printed = format!("{answer:?}");
+            assert!(!printed.contains(SECRET), "a token in {printed}");
             self.note(&format!(
                 "  answer {} {}",
                 request.0,
-                shown.split("message").next().unwrap()
+                printed.split("message").next().unwrap()
             ));
             self.hub.handle(Input::Answered { request, answer }, self.now);
             self.drain();
@@ -419,16 +429,16 @@ impl<'a> World<'a> {
         while self.hub.advance(self.now) {
             self.drain();
             due += 1;
-            assert!(due < 1_000, "no end of what is due");
+            assert!(due < 1_000, "deadlines without end");
         }
         let next = self.hub.next_deadline();
-        assert!(next.is_none_or(|next| next > self.now.instant), "what was due is done");
+        assert!(next.is_none_or(|next| next > self.now.instant), "everything due is done");
         self.check_timeouts();
         self.drain_one();
         self.transfer();
     }
 
-    /// As `server/timeouts.rs`.
+    /// Applies the timeouts of `server/timeouts.rs`.
     fn check_timeouts(&mut self) {
         let now = self.now.instant;
         for slot in 0..self.links.len() {
@@ -447,7 +457,7 @@ impl<'a> World<'a> {
                 self.close_with(slot, 1008, "the rest of a frame did not come");
                 self.drain();
             } else if let Some(every) = self.plan.ping_every {
-                if now - link.heard < every * (u32::from(link.pings) + 1) {
+                if now - link.last_received < every * (u32::from(link.pings) + 1) {
                     continue;
                 }
                 if link.pings < PINGS_MAX {
