@@ -337,8 +337,8 @@ impl Hub {
             Some(Failure::NotParticipant) => self.remove_user(thread, user, now),
             Some(failure) if failure.is_credential_rejection() => {
                 // Authors get their outcome before their connection is closed.
-                for stored in self.membership.release_own_messages(thread) {
-                    self.deliver_to_author(&stored.0, &stored.1);
+                for (pending, stored) in self.membership.release_own_messages(thread) {
+                    self.deliver_to_author(&pending, &stored);
                 }
                 self.revoke(&credential, failure, now);
             }

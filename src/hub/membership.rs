@@ -351,14 +351,11 @@ impl Membership {
     }
 
     /// Takes the stored messages for which this answer is the final one.
-    pub(super) fn release_own_messages(
-        &mut self,
-        thread: u64,
-    ) -> Vec<Box<(PendingMessage, Stored)>> {
+    pub(super) fn release_own_messages(&mut self, thread: u64) -> Vec<(PendingMessage, Stored)> {
         let mut own = Vec::new();
         for held in self.release_held(thread) {
             match held {
-                Held::Message { stored, is_final: true } => own.push(stored),
+                Held::Message { stored, is_final: true } => own.push(*stored),
                 other => self.hold(thread, other),
             }
         }
@@ -366,7 +363,7 @@ impl Membership {
     }
 
     /// Takes all held messages, ordered by thread.
-    pub(super) fn take_messages(&mut self) -> Vec<Box<(PendingMessage, Stored)>> {
+    pub(super) fn take_messages(&mut self) -> Vec<(PendingMessage, Stored)> {
         let mut threads: Vec<u64> = self.records.keys().copied().collect();
         // The order of a hash map differs between runs.
         threads.sort_unstable();
@@ -375,7 +372,7 @@ impl Membership {
             let Some(record) = self.records.get_mut(&thread) else { continue };
             for held in std::mem::take(&mut record.held) {
                 match held {
-                    Held::Message { stored, .. } => messages.push(stored),
+                    Held::Message { stored, .. } => messages.push(*stored),
                     frame => record.held.push_back(frame),
                 }
             }

@@ -124,8 +124,7 @@ impl Hub {
 
     /// Sends the held stored messages to their authors when the server stops.
     pub(super) fn flush_held_messages(&mut self) {
-        for stored in self.membership.take_messages() {
-            let (pending, stored) = *stored;
+        for (pending, stored) in self.membership.take_messages() {
             self.deliver_to_author(&pending, &stored);
         }
     }
