@@ -122,7 +122,7 @@ impl Failure {
         let (code, why) = self.reason();
         let what = match about {
             FailureContext::Message => "The message was not stored",
-            FailureContext::Token if self.is_credential_rejection() => "Identities failed",
+            FailureContext::Token if self.is_credential_rejection() => "Authentication failed",
             FailureContext::Token => "The token could not be checked",
             FailureContext::Thread => "Your membership in the thread could not be checked",
         };

@@ -282,8 +282,8 @@ impl Messages {
         self.delivery.get(post)?.credential.as_ref()
     }
 
-    /// Takes a message whose outcome is known; `None` if the drain has abandoned it. It counts until
-    /// [`Messages::release`], and its lane stands until [`Messages::next_in_lane`].
+    /// Takes a message whose outcome is known; `None` if the drain has abandoned it. It counts
+    /// until [`Messages::release`], and its lane stands until [`Messages::next_in_lane`].
     #[inline]
     pub(super) fn finish(
         &mut self,

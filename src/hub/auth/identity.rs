@@ -1,4 +1,4 @@
-//! Identities: the credential, claimed user, timeouts and held frames of each connection.
+//! Identity of each connection: its credential, claimed user, timeouts and held frames.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ impl Claim {
     }
 }
 
-/// Identities state of one connection.
+/// Authentication state of one connection.
 #[derive(Debug, Default)]
 struct ConnState {
     /// The credential that the client sent last.
