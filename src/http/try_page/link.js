@@ -81,6 +81,7 @@ const linkHandlers = {
     link.mayOffer = true;
     await pc.setLocalDescription();
     sendToPeer(link, 'answer', { answer: pc.localDescription, round: frame.round });
+    if (crossed) await reattachTracks(pc);
     markAgreed(link);
   },
 
@@ -97,6 +98,16 @@ const linkHandlers = {
     else if (link.early.length < MAX_EARLY) link.early.push(frame);
   },
 };
+
+/** After its own offer was rolled back, Chromium 148 feeds no sound into the sender until the track is set again. */
+async function reattachTracks(pc) {
+  for (const { sender } of pc.getTransceivers()) {
+    const { track } = sender;
+    if (!track) continue;
+    await sender.replaceTrack(null);
+    await sender.replaceTrack(track);
+  }
+}
 
 async function addEarlyCandidates(link) {
   for (const frame of link.early.splice(0)) await addCandidate(link, frame);
