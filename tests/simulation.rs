@@ -11,6 +11,12 @@
 //! BUDDYLINE_SIMULATION_SEED=17 cargo test --test simulation
 //! ```
 //!
+//! To run the seeds from 0 to 1,023, instead of the 256 of a test run:
+//!
+//! ```text
+//! BUDDYLINE_SIMULATION_SEEDS=1024 cargo test --release --test simulation
+//! ```
+//!
 //! To run new seeds until you stop it or a run fails:
 //!
 //! ```text
@@ -92,7 +98,9 @@ fn run_quarter(first: u64) -> RunStats {
         }
         return sum;
     }
-    for seed in (first..SEEDS).step_by(4) {
+    let seeds = std::env::var("BUDDYLINE_SIMULATION_SEEDS");
+    let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a count of seeds"));
+    for seed in (first..seeds).step_by(4) {
         add(&mut sum, run(seed, TRACE_LINES).0);
     }
     // Guards against scripts that hardly test anything.
