@@ -152,18 +152,18 @@ pub struct Config {
     pub upstream_timeout: Duration,
 
     /// How long a typing indicator lasts unless the client repeats it, 100ms to 1m. Then the server
-    /// sends that the user has stopped typing.
+    /// announces that the user has stopped.
     #[arg(long, env = "BUDDYLINE_TYPING_LASTS", value_name = "TIME", default_value = "3s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "100ms", "1m"))]
     pub typing_lasts: Duration,
 
     /// How long a user stays online after their last connection has closed, 0s to 10m. Then the
-    /// server sends that the user is offline.
+    /// server announces the user as offline.
     #[arg(long, env = "BUDDYLINE_PRESENCE_GRACE", value_name = "TIME", default_value = "5s",
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "10m"))]
     pub presence_grace: Duration,
 
-    /// Which clients receive presence, that is that another user is online or offline.
+    /// Which clients receive presence events (a user is online or offline).
     #[arg(
         long,
         env = "BUDDYLINE_PRESENCE",

@@ -7,7 +7,8 @@
 //! modules below it decide about one subject each and never call back into this file:
 //! [`session`] (authentication of a connection), [`access`] (rights in a thread),
 //! [`subscriptions`], [`typing`], [`online`] (presence), [`send`] and [`outcomes`] (messages),
-//! [`signalling`] (calls), [`call_status`], [`ice`] and [`draining`]. They emit through [`output`].
+//! [`signalling`] and [`call_events`] (calls), [`call_status`], [`ice`], [`site_requests`] (queries
+//! to the site) and [`draining`]. They emit through [`output`].
 //! All other modules are tables that answer questions and record facts; they emit nothing.
 
 mod access;
@@ -32,6 +33,7 @@ mod presence_batch;
 mod send;
 mod session;
 mod signalling;
+mod site_requests;
 mod stats;
 mod subscriptions;
 mod threads;
@@ -170,23 +172,36 @@ impl Hub {
         self.messages.forget_undelivered(now);
         // First, since the other timers may add to the batch.
         if self.flush_presence_batch(now) {
-        } else if let Some(typist) = self.threads.pop_typing_timeout(now.instant) {
+            return true;
+        }
+        if let Some(typist) = self.threads.pop_typing_timeout(now.instant) {
             self.announce_typing_stop(&typist);
-        } else if let Some(user) = self.presence.pop_departed(now.instant) {
+            return true;
+        }
+        if let Some(user) = self.presence.pop_departed(now.instant) {
             if !self.draining {
                 self.announce_offline(&user, now);
             }
-        } else if let Some((conn, due)) = self.auth.identity.pop_timeout(now) {
-            self.handle_auth_timeout(conn, due, now);
-        } else if self.calls.advance(now.instant) {
-            self.send_call_notifications();
-        } else if self.expire_waiting_message(now) {
-        } else if let Some((request, ask)) = self.messages.due_lookup(now) {
-            self.output.ask(request, ask);
-        } else {
-            return self.messages.forget_outcomes(now);
+            return true;
         }
-        true
+        if let Some((conn, due)) = self.auth.identity.pop_timeout(now) {
+            self.handle_auth_timeout(conn, due, now);
+            return true;
+        }
+        if self.calls.advance(now.instant) {
+            self.send_call_notifications();
+            return true;
+        }
+        if self.expire_waiting_message(now) {
+            return true;
+        }
+        if self.messages.is_lookup_due(now) {
+            if let Some((request, ask)) = self.messages.start_lookup(now) {
+                self.output.ask(request, ask);
+            }
+            return true;
+        }
+        self.messages.forget_outcomes(now)
     }
 
     // ---- frames
@@ -299,7 +314,7 @@ impl Hub {
         }
     }
 
-    /// Applies what the site has said of a credential to all connections that wait for it.
+    /// Applies the site's answer about a credential to the connections that wait for it.
     fn handle_proof(&mut self, proof: ProofIx, result: Result<Proven, Failure>, now: Now) {
         let waiting = self.auth.identity.record_answer(proof, result, now);
         if let Err(failure) = result {
@@ -325,7 +340,7 @@ impl Hub {
         }
     }
 
-    /// Applies what the site has said of a thread's participants.
+    /// Applies the site's answer about a thread's participants.
     fn handle_participants(&mut self, thread: u64, result: Result<Box<[u64]>, Failure>, now: Now) {
         let failure = result.as_ref().err().copied();
         let answered = self.membership.record_answer(thread, result, now.instant);
@@ -360,7 +375,7 @@ impl Hub {
                         self.query_participants(thread, conn, user, now);
                         continue;
                     }
-                    self.auth.held.remove(conn, Some(user), text.bytes());
+                    self.auth.release_for_thread(conn, user, &text);
                     self.resolved = asker.map(|asker| (thread, asker));
                     self.handle_frame(conn, text.as_str(), false, now);
                     self.resolved = None;

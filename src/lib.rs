@@ -23,6 +23,8 @@
 //! loop. `docs/ARCHITECTURE.md` follows one message through all of them.
 
 #![warn(unreachable_pub)]
+// The documentation is for engineers who change the server: it may link to private items.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
 pub mod config;

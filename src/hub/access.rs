@@ -74,7 +74,8 @@ impl Hub {
         text: &str,
         now: Now,
     ) -> Result<(), ClientError> {
-        if !self.auth.held.add(conn, Some(user), text.len(), &self.settings.held_frames) {
+        let limits = &self.settings.held_frames;
+        if !self.auth.reserve_for_thread(conn, user, text.len(), limits) {
             return Err(Failure::Overloaded.client_error(FailureContext::Thread));
         }
         self.membership.hold(thread, Held::Frame { conn, user, text: HeldText::new(text) });
@@ -82,8 +83,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether a connection may leave a thread now. A subscriber may, but not before its own held
-    /// frames.
+    /// Whether a connection may leave a thread now. A subscriber may leave at once, unless frames of
+    /// its own are held for this thread; then the leave is held behind them.
     pub(super) fn check_leave(
         &mut self,
         conn: ConnId,

@@ -9,13 +9,11 @@ pub(crate) mod proofs;
 pub(crate) mod site_queries;
 
 use super::Hub;
-use super::interface::{Ask, ConnId, Now};
-use super::messages::delivery::RequestTime;
+use super::interface::{ConnId, Now};
 use crate::config::Trust;
 use held_frames::{HeldFrameLimits, HeldFrames, HeldText};
 use identity::Identities;
-use proofs::ProofIx;
-use site_queries::{SiteQueries, SiteQuery};
+use site_queries::SiteQueries;
 
 /// The tables of authentication.
 #[derive(Debug, Default)]
@@ -43,6 +41,22 @@ impl Auth {
             self.identity.hold(conn, HeldText::new(text), first);
         }
         has_room
+    }
+
+    /// Reserves room for a frame that waits for a thread's participants; false if there is none.
+    pub(super) fn reserve_for_thread(
+        &mut self,
+        conn: ConnId,
+        user: u64,
+        bytes: usize,
+        limits: &HeldFrameLimits,
+    ) -> bool {
+        self.held.add(conn, Some(user), bytes, limits)
+    }
+
+    /// Releases the room of a frame that no longer waits for a thread's participants.
+    pub(super) fn release_for_thread(&mut self, conn: ConnId, user: u64, text: &HeldText) {
+        self.held.remove(conn, Some(user), text.bytes());
     }
 
     /// Takes the next held frame of a connection that waits for no answer.
@@ -80,30 +94,5 @@ impl Hub {
     /// believed.
     pub(super) fn requires_proof(&self) -> bool {
         self.settings.trust == Trust::Verified
-    }
-
-    /// Queues the query whose credential this is, and sends what may be sent.
-    pub(super) fn query_proof(&mut self, proof: ProofIx, now: Now) {
-        self.auth.queries.push_proof(proof);
-        self.send_site_queries(now);
-    }
-
-    /// Sends queued queries to the site, as many as may be in flight at once.
-    pub(super) fn send_site_queries(&mut self, now: Now) {
-        while let Some(query) = self.auth.queries.next(self.settings.site_queries) {
-            let request = self.messages.request_ids.allocate();
-            let ask = match query {
-                SiteQuery::Proof(proof) => self.auth.identity.begin_query(proof).map(Ask::Prove),
-                SiteQuery::Participants(thread) => {
-                    let asked_at = RequestTime { at: now.instant, request_id: request };
-                    let credential = self.membership.begin_query(thread, asked_at);
-                    credential.map(|credential| Ask::Participants { thread, credential })
-                }
-            };
-            if let Some(ask) = ask {
-                self.auth.queries.mark_in_flight(request, query);
-                self.output.ask(request, Box::new(ask));
-            }
-        }
     }
 }

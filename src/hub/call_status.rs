@@ -84,7 +84,7 @@ impl Hub {
         }
     }
 
-    /// Answers a request whose credential the site has checked, or has not.
+    /// Answers a request once its credential is verified or has failed.
     pub(super) fn finish_status_request(
         &mut self,
         conn: ConnId,

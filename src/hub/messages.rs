@@ -130,7 +130,7 @@ impl Messages {
         RequestTime { at: now.instant, request_id: self.request_ids.last() }
     }
 
-    /// Accepts a message. Returns the question to the site, or `None` while the message waits
+    /// Accepts a message. Returns the request to the site, or `None` while the message waits
     /// behind others of its lane.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Messages {
         Ok(question)
     }
 
-    /// Takes the question for the next message of a lane whose message is finished.
+    /// Starts the next message of a lane whose message is finished.
     pub(super) fn next_in_lane(&mut self, lane: Lane, now: Now) -> Option<PostRequest> {
         self.delivery.next(lane, &mut self.request_ids, now)
     }
@@ -194,9 +194,13 @@ impl Messages {
         }
     }
 
-    /// Takes the question about a message with an unknown outcome whose lookup is due.
-    pub(super) fn due_lookup(&mut self, now: Now) -> Option<PostRequest> {
-        self.unknown_outcomes.next_deadline().filter(|at| *at <= now.instant)?;
+    /// Whether the lookup of a message with an unknown outcome is due.
+    pub(super) fn is_lookup_due(&self, now: Now) -> bool {
+        self.unknown_outcomes.next_deadline().is_some_and(|at| at <= now.instant)
+    }
+
+    /// Starts the lookup that is due.
+    pub(super) fn start_lookup(&mut self, now: Now) -> Option<PostRequest> {
         let request = self.request_ids.allocate();
         let post = self.unknown_outcomes.take_due(now.instant, request);
         let pending = post.and_then(|post| self.delivery.get(post));
@@ -376,7 +380,7 @@ impl Messages {
         OutcomeReceivers { direct, repeaters }
     }
 
-    /// The later connection of a user one of whose repeating connections has closed.
+    /// The successor of a closed connection that had repeated the message.
     fn repeater_successor(
         &self,
         user: &IdKey,

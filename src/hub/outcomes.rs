@@ -50,7 +50,8 @@ impl Hub {
     }
 
     /// Delivers a stored message to its thread, or holds it until the site has listed the thread's
-    /// participants. If the query is `is_final` and failed, the author alone gets the message.
+    /// participants. `is_final` means that the list was requested for this message: if it is still
+    /// not current, the author alone gets the message.
     pub(super) fn deliver_or_hold(
         &mut self,
         mut pending: PendingMessage,
@@ -155,7 +156,7 @@ impl Hub {
     }
 }
 
-/// How a message names its thread and its sender: as the sender did, where they did.
+/// The ids of a message's thread and sender, in the sender's own spelling if the sender gave them.
 fn resolve_ids(pending: &PendingMessage, stored: &Stored) -> (Id, Id) {
     let thread = match &pending.reply.thread {
         Some(requested) if requested.key == IdKey::Number(stored.thread) => requested.clone(),

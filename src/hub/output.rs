@@ -131,6 +131,7 @@ impl Output {
         let at = subscribers.iter().position(|subscriber| subscriber.conn == author);
         let (before, after) = subscribers.split_at(at.unwrap_or(subscribers.len()));
         let after = after.get(1..).unwrap_or_default();
+        debug_assert!(after.iter().all(|s| s.conn != author), "a connection subscribes once");
         self.receivers.extend(before.iter().map(|subscriber| subscriber.conn));
         self.receivers.extend(after.iter().map(|subscriber| subscriber.conn));
         self.push_fan_out(start, &frame, droppable);

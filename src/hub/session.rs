@@ -57,7 +57,7 @@ impl Hub {
         self.auth.close(conn, now);
         let mut users = Vec::new();
         for (user, text) in self.membership.close(conn) {
-            self.auth.held.remove(conn, Some(user), text.bytes());
+            self.auth.release_for_thread(conn, user, &text);
             users.push(user);
         }
         users.dedup();
@@ -367,6 +367,11 @@ impl Hub {
             AuthState::Anonymous if self.auth.identity.can_retry(conn, now) => {
                 self.hold(conn, text, true)?;
                 if let Some(status) = self.auth.identity.reauthenticate(conn, None, now) {
+                    // The frame is held until the answer: a status without a query would strand it.
+                    debug_assert!(matches!(
+                        status,
+                        CredentialStatus::Ask(_) | CredentialStatus::Wait
+                    ));
                     self.apply_credential_status(conn, status, now);
                 }
                 Ok(true)

@@ -26,7 +26,8 @@ impl Hub {
                 return Err(ClientError::new(ErrorCode::TooManyThreads, text));
             }
             JoinResult::ServerFull => {
-                let text = "Too many threads are heard on this server. Try again in a moment.";
+                let text =
+                    "This server has reached its limit of joined threads. Try again in a moment.";
                 return Err(ClientError::new(ErrorCode::Overloaded, text));
             }
         }

@@ -27,8 +27,8 @@ const TIMERS_PER_TICK: usize = 64;
 /// Time budgets of a tick for answers and timers.
 const ANSWERS_BUDGET: Duration = Duration::from_millis(4);
 const TIMERS_BUDGET: Duration = Duration::from_millis(4);
-/// Deliveries that one connection may cause in one tick, exceeded by at most one frame's: leaves
-/// read time for the others.
+/// Deliveries that one connection may cause in one tick. One frame may exceed it. It leaves time to
+/// read the other connections.
 const DELIVERIES_PER_READ: u64 = 16_000;
 
 impl Server {

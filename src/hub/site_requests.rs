@@ -1,0 +1,34 @@
+//! Sends queued queries about credentials and participants to the site, a few at a time.
+
+use super::Hub;
+use super::auth::proofs::ProofIx;
+use super::auth::site_queries::SiteQuery;
+use super::interface::{Ask, Now};
+use super::messages::delivery::RequestTime;
+
+impl Hub {
+    /// Queues a query about this credential, and sends queued queries up to the limit.
+    pub(super) fn query_proof(&mut self, proof: ProofIx, now: Now) {
+        self.auth.queries.push_proof(proof);
+        self.send_site_queries(now);
+    }
+
+    /// Sends queued queries to the site, as many as may be in flight at once.
+    pub(super) fn send_site_queries(&mut self, now: Now) {
+        while let Some(query) = self.auth.queries.next(self.settings.site_queries) {
+            let request = self.messages.request_ids.allocate();
+            let ask = match query {
+                SiteQuery::Proof(proof) => self.auth.identity.begin_query(proof).map(Ask::Prove),
+                SiteQuery::Participants(thread) => {
+                    let asked_at = RequestTime { at: now.instant, request_id: request };
+                    let credential = self.membership.begin_query(thread, asked_at);
+                    credential.map(|credential| Ask::Participants { thread, credential })
+                }
+            };
+            if let Some(ask) = ask {
+                self.auth.queries.mark_in_flight(request, query);
+                self.output.ask(request, Box::new(ask));
+            }
+        }
+    }
+}
