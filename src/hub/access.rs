@@ -83,8 +83,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether a connection may leave a thread now. A subscriber may leave at once, unless frames of
-    /// its own are held for this thread; then the leave is held behind them.
+    /// Whether a connection may leave a thread now. A subscriber may leave at once, unless frames
+    /// of its own are held for this thread; then the leave is held behind them.
     pub(super) fn check_leave(
         &mut self,
         conn: ConnId,
