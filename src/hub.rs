@@ -348,7 +348,10 @@ impl Hub {
             return;
         };
         match failure {
-            None => self.remove_nonmembers(thread, now),
+            None => {
+                self.remove_nonmembers(thread, now);
+                self.ring_devices_of(thread, now);
+            }
             Some(Failure::NotParticipant) => self.remove_user(thread, user, now),
             Some(failure) if failure.is_credential_rejection() => {
                 // Authors get their outcome before their connection is closed.
@@ -420,6 +423,7 @@ impl Hub {
         let (thread, participants) = (stored.thread, stored.participants.take());
         if let Some(users) = participants {
             if self.learn_participants(thread, users, pending.posted_at, now) {
+                self.ring_devices_of(thread, now);
                 // Held frames and messages are older: they go first.
                 self.release_held(thread, None, now);
             }

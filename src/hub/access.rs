@@ -210,6 +210,38 @@ impl Hub {
         participants.map(|user| Id::number(*user)).collect()
     }
 
+    // ---- calls that ring already
+
+    /// Lets a device that has just connected ring for the calls of its user. Where the thread's
+    /// list has expired, the site is asked first, and [`Hub::ring_devices_of`] continues.
+    pub(super) fn ring_device(&mut self, conn: ConnId, user: &Id, now: Now) {
+        for (ix, thread) in self.calls.ringing_for(&user.key) {
+            if !self.enforces_membership() {
+                self.calls.ring_device(ix, &user.key, conn);
+                continue;
+            }
+            let thread = thread.as_ref().and_then(Id::site_number);
+            let Some((thread, number)) = thread.zip(user.site_number()) else { continue };
+            match self.membership.access(thread, number, now.instant, Duration::ZERO) {
+                Access::Member | Access::StaleMember => {
+                    self.calls.ring_device(ix, &user.key, conn);
+                }
+                Access::Unknown => self.query_participants(thread, conn, number, now),
+                Access::NonMember | Access::Failed(_) => {}
+            }
+        }
+    }
+
+    /// Lets the devices ring that connected while the list of this thread was expired.
+    pub(super) fn ring_devices_of(&mut self, thread: u64, now: Now) {
+        for (_, user) in self.calls.parties_in_thread(&IdKey::Number(thread)) {
+            for conn in self.presence.conns_of(&user.key).to_vec() {
+                self.ring_device(conn, &user, now);
+            }
+        }
+        self.send_call_notifications();
+    }
+
     // ---- changes of a list
 
     /// Takes over the participants that a post's answer lists; false if lists are not enforced.

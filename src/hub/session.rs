@@ -93,6 +93,7 @@ impl Hub {
             self.output.send(conn, frame);
         }
         self.calls.connect_device(conn, &user.key, now.instant);
+        self.ring_device(conn, user, now);
         self.send_call_notifications();
     }
 

@@ -659,6 +659,29 @@ fn verified_call_is_for_participants_and_ends_on_removal() {
     assert_eq!(harness.hub.counts().calls, [0, 0]);
 }
 
+#[test]
+fn device_connecting_on_an_expired_list_rings_after_the_next() {
+    for (participants, rings) in [(&[7, 8][..], true), (&[7], false)] {
+        let mut harness = HubHarness::new(verified());
+        let seven = harness.open_member(0, 7, 41, &[7, 8]);
+        harness.advance(40 * SECOND);
+        let mut offer = frame("offer", 7, 8, Some("c"));
+        offer["threadId"] = json!(41);
+        harness.send(seven, &offer.to_string());
+        harness.assert_error(seven, "recipient_offline");
+        // The list is 65 s old, and the call rings for 20 s more.
+        harness.advance(25 * SECOND);
+        let eight = harness.open_proven(1, 8);
+        let early = summaries(&mut harness);
+        assert!(early.iter().all(|(to, text)| *to != eight || !text.contains(" c")), "{early:?}");
+        let (request, ..) = harness.next_list();
+        harness.list(request, participants);
+        let received = summaries(&mut harness);
+        let has_rung = received.iter().any(|(to, text)| *to == eight && text.starts_with("offer"));
+        assert_eq!(has_rung, rings, "{received:?}");
+    }
+}
+
 // ---- late frames
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use super::call::PartyState;
 use super::{CallIx, CallSettings, CallTimer, Calls, Notification};
-use crate::protocol::IdKey;
+use crate::hub::capacity::SmallList;
+use crate::hub::interface::ConnId;
 use crate::protocol::server::{CallState, EncodedFrame, EndReason};
+use crate::protocol::{Id, IdKey};
 
 impl Calls {
     /// Sends the caller's repeated call frame or new offer to the ringing devices. A repeated call
@@ -27,6 +30,35 @@ impl Calls {
         let to = self.get(ix).ringing_devices();
         self.notifications.push(Notification::Frame { to, frame: EncodedFrame::clone(frame) });
         self.account_buffer(ix, |call, room| call.buffer_setup_frame(frame, is_offer, room));
+    }
+
+    /// Lets a connected device of a called user ring, unless it rings already or the user has
+    /// answered.
+    pub(crate) fn ring_device(&mut self, ix: CallIx, user: &IdKey, device: ConnId) {
+        let call = &mut self.calls[ix as usize];
+        let Some(party) = call.party(user).map(|at| &mut call.parties[at]) else { return };
+        let PartyState::Ringing(devices) = &mut party.state else { return };
+        if devices.contains(&device) {
+            return;
+        }
+        devices.push(device);
+        // This may be a device that lost its connection; it has missed nothing.
+        party.unnotified_devices = party.unnotified_devices.saturating_sub(1);
+        let frames = call.setup_frames().map(EncodedFrame::clone);
+        let to = SmallList::from_slice(&[device]);
+        let frames = frames.map(|frame| Notification::Frame { to: to.clone(), frame });
+        self.notifications.extend(frames);
+    }
+
+    /// The calls that ring for a user, with their threads.
+    pub(crate) fn ringing_for(&self, user: &IdKey) -> SmallList<(CallIx, Option<Id>)> {
+        let calls = self.by_user.get(user).into_iter().flatten().copied();
+        let ringing = calls.filter(|ix| {
+            let call = self.get(*ix);
+            let party = call.party(user).map(|at| &call.parties[at].state);
+            matches!(party, Some(PartyState::Ringing(_)))
+        });
+        ringing.map(|ix| (ix, self.get(ix).thread.clone())).collect()
     }
 
     /// Starts the ring timeout of a call, or starts it again.

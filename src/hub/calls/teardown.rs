@@ -7,7 +7,7 @@ use super::call::{Party, PartyState};
 use super::{CallEnd, CallIx, CallSettings, CallTimer, Calls, Notification};
 use crate::hub::capacity::SmallList;
 use crate::hub::interface::ConnId;
-use crate::protocol::server::{EncodedFrame, EndReason};
+use crate::protocol::server::EndReason;
 use crate::protocol::{Id, IdKey};
 
 impl Calls {
@@ -135,8 +135,9 @@ impl Calls {
         }
     }
 
-    /// A device of this user has connected: it begins to ring for the user's ringing calls, and is
-    /// notified of ended calls if another device of the user missed that.
+    /// A device of this user has connected: it takes the place of a device that lost its
+    /// connection, and is notified of ended calls if another device of the user missed that. It
+    /// does not ring yet ([`Calls::ring_device`]).
     pub(crate) fn connect_device(&mut self, device: ConnId, user: &IdKey, now: Instant) {
         let to = || SmallList::from_slice(&[device]);
         for ended in self.ended_calls.take_unnotified(user, now) {
@@ -147,14 +148,6 @@ impl Calls {
             let Some(at) = call.party(user) else { continue };
             let party = &mut call.parties[at];
             match &mut party.state {
-                PartyState::Ringing(devices) => {
-                    devices.push(device);
-                    // This may be a device that lost its connection; it has missed nothing.
-                    party.unnotified_devices = party.unnotified_devices.saturating_sub(1);
-                    let frames = call.setup_frames().map(EncodedFrame::clone);
-                    self.notifications
-                        .extend(frames.map(|frame| Notification::Frame { to: to(), frame }));
-                }
                 // This app does not support resuming: the next device to connect takes over.
                 PartyState::Disconnected(_) if !party.call_aware => {
                     let buffered = self.attach_device(ix, user, device);
@@ -168,7 +161,7 @@ impl Calls {
                     let end = call.answered_elsewhere();
                     self.notifications.push(Notification::Ended { to: to(), end });
                 }
-                PartyState::Disconnected(_) | PartyState::Joined(_) => {}
+                PartyState::Ringing(_) | PartyState::Disconnected(_) | PartyState::Joined(_) => {}
             }
         }
     }
