@@ -146,6 +146,8 @@ struct StoredMessage {
 struct ConnHistory {
     /// The users of the tokens that it has sent.
     users: BTreeSet<u64>,
+    /// Whether the hub has identified it: frames of an anonymous connection are dropped with it.
+    is_identified: bool,
     closed: Option<Instant>,
     /// The newest connection's serial when it closed.
     newest_at_close: u32,
@@ -404,6 +406,9 @@ impl World {
             self.queries.push((request, ask));
         }
         for (to, frame) in self.harness.received() {
+            if frame["type"] == "user_connected" {
+                self.histories.get_mut(&to).unwrap().is_identified = true;
+            }
             // A delivered offer has no other outcome.
             let arrived = frame["type"] == "offer";
             let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
@@ -438,7 +443,8 @@ impl World {
     /// Whether the user of this closed connection has a later one that must have got its outcomes.
     fn has_later_connection(&self, conn: ConnId) -> bool {
         let history = &self.histories[&conn];
-        let Some(closed) = history.closed.filter(|_| history.users.len() == 1) else {
+        let one_user = history.is_identified && history.users.len() == 1;
+        let Some(closed) = history.closed.filter(|_| one_user) else {
             return false;
         };
         let in_time = self.harness.now.instant - closed < UNDELIVERED_KEPT;
