@@ -129,6 +129,7 @@ struct SentFrame {
     conns: Vec<ConnId>,
     /// For a message: its text frame, and when it was first sent.
     message: Option<(String, Instant)>,
+    is_offer: bool,
     outcomes: Vec<(ConnId, Value)>,
 }
 
@@ -161,6 +162,8 @@ struct World {
     queries: Vec<(RequestId, Ask)>,
     /// The messages posted to the site.
     posted: BTreeSet<String>,
+    /// Connections that have received `call_ended`.
+    calls_ended: BTreeSet<ConnId>,
     /// Messages that the site has stored.
     stored: Vec<StoredMessage>,
     /// Messages that the site will store after its post has failed.
@@ -173,8 +176,19 @@ impl World {
     fn new() -> World {
         let harness = HubHarness::new(small());
         let (open, histories, sent, queries, posted) = Default::default();
-        let (stored, late, messages) = Default::default();
-        World { harness, open, histories, sent, queries, posted, stored, late, messages }
+        let (calls_ended, stored, late, messages) = Default::default();
+        World {
+            harness,
+            open,
+            histories,
+            sent,
+            queries,
+            posted,
+            calls_ended,
+            stored,
+            late,
+            messages,
+        }
     }
 
     fn run(&mut self, step: Step) {
@@ -274,11 +288,13 @@ impl World {
         frame["clientId"] = json!(id);
         let text = frame.to_string();
         let is_send = matches!(client_frame, ClientFrame::Send(..));
+        let is_offer = matches!(client_frame, ClientFrame::Offer(..));
         let message = is_send.then(|| (text.clone(), self.harness.now.instant));
         if is_send {
             self.messages.push(id.clone());
         }
-        self.sent.insert(id, SentFrame { conns: vec![conn], message, outcomes: Vec::new() });
+        self.sent
+            .insert(id, SentFrame { conns: vec![conn], message, is_offer, outcomes: Vec::new() });
         self.harness.send(conn, &text);
     }
 
@@ -409,6 +425,9 @@ impl World {
             if frame["type"] == "user_connected" {
                 self.histories.get_mut(&to).unwrap().is_identified = true;
             }
+            if frame["type"] == "call_ended" {
+                self.calls_ended.insert(to);
+            }
             // A delivered offer has no other outcome.
             let arrived = frame["type"] == "offer";
             let id = if arrived { &frame["offer"] } else { &frame["clientId"] };
@@ -457,14 +476,18 @@ impl World {
 
     fn check(&self) {
         for (id, sent) in &self.sent {
-            let SentFrame { conns, message, outcomes } = sent;
+            let SentFrame { conns, message, outcomes, .. } = sent;
             assert!(outcomes.len() <= conns.len(), "{id}, sent on {conns:?}, has {outcomes:?}");
             for conn in conns.iter().filter(|conn| self.histories[conn].closed.is_none()) {
                 let times = conns.iter().filter(|other| *other == conn).count();
                 let received = outcomes.iter().filter(|(to, _)| to == conn).count();
                 // A delivered offer is received by the callee.
                 let is_delivered_offer = outcomes.iter().any(|(_, f)| f["type"] == "offer");
-                let received = if is_delivered_offer { times } else { received };
+                // An offer that answers a caller who has lost the connection is kept for them. If
+                // they do not come back, the end of the call is all that its sender gets.
+                let has_call_ended = sent.is_offer && self.calls_ended.contains(conn);
+                let is_answered = is_delivered_offer || has_call_ended;
+                let received = if is_answered { times } else { received };
                 assert!(
                     received >= times,
                     "{id}, sent {times} times on {conn:?}, has {outcomes:?}"
