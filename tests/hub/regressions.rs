@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use buddyline::config::Trust;
 use buddyline::hub::interface::{
-    Answer, Ask, ConnId, DeliveryLimits, Failure, HeldFrameLimits, Settings,
+    Answer, Ask, ConnId, DeliveryLimits, Failure, HeldFrameLimits, RequestId, Settings,
 };
 
 use crate::support::harness::{HubHarness, settings, verified};
@@ -576,25 +576,44 @@ fn rejected_message_leaves_its_token_usable() {
     assert_eq!(credential.secret(), "alices");
 }
 
+/// Mallory (4) has joined thread 1, closed and joined again while both query slots were in use: the
+/// thread has been put in the queue twice, and the site is queried about it for the first place.
+struct QueuedTwice {
+    harness: HubHarness,
+    alice: ConnId,
+    mallory: ConnId,
+    /// The query about thread 8, which keeps the other slot.
+    eight: RequestId,
+    /// The query about thread 1.
+    old: RequestId,
+}
+
+impl QueuedTwice {
+    fn new() -> QueuedTwice {
+        let mut harness = HubHarness::new(verified());
+        let alice = harness.open_proven(0, 3);
+        let mallory = harness.open_proven(1, 4);
+        // Both query slots are in use.
+        harness.send(alice, &join(7));
+        harness.send(alice, &join(8));
+        let (seven, _) = harness.try_next_list().unwrap();
+        let (eight, _) = harness.try_next_list().unwrap();
+        // Two places in the queue for thread 1.
+        harness.send(mallory, &join(1));
+        harness.close(mallory);
+        let mallory = harness.open_proven(1, 4);
+        harness.send(mallory, &join(1));
+        harness.list(seven, &[3]);
+        let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
+        QueuedTwice { harness, alice, mallory, eight, old }
+    }
+}
+
 // A query whose connection closed kept its place in the queue. When the thread was queried again, the
 // second place reset the date of the query in flight.
 #[test]
 fn older_list_does_not_replace_a_newer_one() {
-    let mut harness = HubHarness::new(verified());
-    let alice = harness.open_proven(0, 3);
-    let mallory = harness.open_proven(1, 4);
-    // Both query slots are in use.
-    harness.send(alice, &join(7));
-    harness.send(alice, &join(8));
-    let (seven, _) = harness.try_next_list().unwrap();
-    let (eight, _) = harness.try_next_list().unwrap();
-    // Two places in the queue for thread 1.
-    harness.send(mallory, &join(1));
-    harness.close(mallory);
-    let mallory = harness.open_proven(1, 4);
-    harness.send(mallory, &join(1));
-    harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
+    let QueuedTwice { mut harness, alice, mallory, eight, old } = QueuedTwice::new();
     harness.advance(S);
     // Now Mallory is removed. Alice sends a message, and the site's answer has the new list.
     harness.send(alice, r#"{"type":"send_message","threadId":1,"message":"x"}"#);
@@ -617,19 +636,7 @@ fn older_list_does_not_replace_a_newer_one() {
 // The same bug made a list look newer than it was.
 #[test]
 fn list_age_is_measured_from_the_query() {
-    let mut harness = HubHarness::new(verified());
-    let alice = harness.open_proven(0, 3);
-    let mallory = harness.open_proven(1, 4);
-    harness.send(alice, &join(7));
-    harness.send(alice, &join(8));
-    let (seven, _) = harness.try_next_list().unwrap();
-    let (eight, _) = harness.try_next_list().unwrap();
-    harness.send(mallory, &join(1));
-    harness.close(mallory);
-    let mallory = harness.open_proven(1, 4);
-    harness.send(mallory, &join(1));
-    harness.list(seven, &[3]);
-    let (old, 1) = harness.try_next_list().unwrap() else { panic!("thread 1 is not queried") };
+    let QueuedTwice { mut harness, mallory, eight, old, .. } = QueuedTwice::new();
     harness.advance(30 * S);
     harness.list(eight, &[3]);
     harness.list(old, &[3, 4]);
