@@ -103,7 +103,13 @@ impl Cli {
     /// Returns the error text for the user; also the output of `--help` and `--version`.
     pub fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
         let Some(name) = find_env_file(arguments) else {
-            return Cli::try_parse_from(arguments);
+            let parsed = without_empty_variables(Cli::command()).try_get_matches_from(arguments);
+            return match parsed {
+                Ok(matches) => Cli::from_arg_matches(&matches),
+                // The help text names all variables.
+                Err(fault) if !fault.use_stderr() => Cli::try_parse_from(arguments),
+                Err(fault) => Err(fault),
+            };
         };
         let refuse = |fault: String| Cli::command().error(ErrorKind::ValueValidation, fault);
         let file = EnvFile::read(&name).map_err(refuse)?;
@@ -158,6 +164,19 @@ fn find_env_file(arguments: &[OsString]) -> Option<OsString> {
         }
     }
     std::env::var_os(env_file::VARIABLE).filter(|name| !name.is_empty())
+}
+
+/// Makes the command ignore empty environment variables: Compose files and unit files set those for
+/// settings without a value.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let ignore_empty = |argument: Arg| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        match value.is_some_and(|value| value.is_empty()) {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
+    };
+    command.mut_args(ignore_empty).mut_subcommands(|tool| tool.mut_args(ignore_empty))
 }
 
 /// Makes the command ignore environment variables for all settings except the settings file.

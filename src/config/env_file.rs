@@ -102,12 +102,13 @@ impl EnvFile {
 
 impl Config {
     /// Returns a variable that has no flag, from the environment file if there is one, else from
-    /// the environment.
+    /// the environment; `None` if it is empty.
     pub(super) fn variable(&self, name: &str) -> Result<Option<OsString>, String> {
-        match &self.env_file {
-            Some(file) => Ok(EnvFile::read(file)?.get_os(name)),
-            None => Ok(std::env::var_os(name)),
-        }
+        let value = match &self.env_file {
+            Some(file) => EnvFile::read(file)?.get_os(name),
+            None => std::env::var_os(name),
+        };
+        Ok(value.filter(|value| !value.is_empty()))
     }
 }
 

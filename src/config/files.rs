@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::ice::TurnSecret;
@@ -44,6 +44,11 @@ fn collect_warnings<T>(read: Option<(T, Vec<String>)>, warnings: &mut Vec<String
     let (read, others) = read?;
     warnings.extend(others);
     Some(read)
+}
+
+/// Returns the directory of systemd credentials (`LoadCredential=` in the unit), if there is one.
+pub(super) fn credentials_dir() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Opens a regular file. A pipe could block the event loop, and a device may have no end.

@@ -134,8 +134,7 @@ impl<'a> SecretSources<'a> {
         file: Option<&'a Path>,
         variable: Option<OsString>,
     ) -> SecretSources<'a> {
-        let credentials_dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        SecretSources::new(names, file, variable, credentials_dir)
+        SecretSources::new(names, file, variable, files::credentials_dir())
     }
 
     fn new(

@@ -41,7 +41,7 @@ impl TlsFiles {
         cert: Option<&Path>,
         key: Option<&Path>,
     ) -> Result<Option<TlsFiles>, String> {
-        TlsFiles::new(cert, key, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
+        TlsFiles::new(cert, key, files::credentials_dir())
     }
 
     fn new(

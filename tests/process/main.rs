@@ -8,6 +8,7 @@ mod support;
 mod clients;
 mod doctor;
 mod doctor_judgement;
+mod empty_variables;
 mod frames;
 mod hostile;
 mod journal;
