@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use buddyline::config::limits::HeadLimits;
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::connection::{ActiveTime, Connection, Flushed, Received, SendContext};
@@ -51,7 +52,7 @@ fn main() -> io::Result<()> {
         try_page: false,
         origins,
         proxies,
-        head_bytes_max: 8192,
+        head_limits: HeadLimits::default(),
     };
     let mut echo = Echo {
         codec: Codec::new(MESSAGE_BYTES_MAX, rules),

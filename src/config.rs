@@ -8,7 +8,7 @@ pub(crate) mod calls;
 pub mod env_file;
 pub mod files;
 pub(crate) mod ice;
-pub(crate) mod limits;
+pub mod limits;
 mod listen;
 pub mod origins;
 pub mod proxies;
@@ -469,6 +469,7 @@ mod tests {
             (["--anonymous-lasts", "1ms"], ["--anonymous-lasts", "1ms", "1s to 10m"]),
             (["--max-joins", "100001"], ["--max-joins", "100001", "1 to 100000, or 0"]),
             (["--max-head-bytes", "99"], ["--max-head-bytes", "99", "1024 to 65536, or 0"]),
+            (["--max-header-lines", "9"], ["--max-header-lines", "9", "10 to 1000, or 0"]),
             (["--drain-timeout", "11m"], ["--drain-timeout", "11m", "0s to 10m"]),
             (["--presence", "some"], ["--presence", "some", "threads"]),
         ] {

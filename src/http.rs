@@ -9,6 +9,7 @@
 pub(crate) mod call_status;
 pub mod handshake;
 mod headers;
+mod methods;
 pub(crate) mod metrics_endpoint;
 pub(crate) mod response;
 mod token;

@@ -284,7 +284,7 @@ impl Wire {
             input
         } else {
             // At most the limit for a head, plus the byte that shows that it is exceeded.
-            let max = codec.rules.head_bytes_max.saturating_add(1);
+            let max = codec.rules.head_limits.bytes.saturating_add(1);
             let room = max.saturating_sub(before).min(input.len());
             self.partial.extend_from_slice(&input[..room]);
             &self.partial

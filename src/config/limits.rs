@@ -16,6 +16,29 @@ pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60)
 /// The value of a limit that is off.
 pub(crate) const UNLIMITED: usize = usize::MAX;
 
+/// The largest request head while its limit is off: a head is parsed anew with each read, so it
+/// needs some bound.
+const HEAD_BYTES_BOUND: usize = 1 << 20;
+/// The most header lines while their limit is off; their table is allocated before the lines are
+/// parsed.
+const HEADER_LINES_BOUND: usize = 10_000;
+
+/// The largest request head that is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, up to the empty line.
+    pub bytes: usize,
+    /// Header lines.
+    pub lines: usize,
+}
+
+/// The defaults of the settings.
+impl Default for HeadLimits {
+    fn default() -> HeadLimits {
+        HeadLimits { bytes: 16_384, lines: 100 }
+    }
+}
+
 /// All limits. [`UNLIMITED`] or, for times, [`NEVER`] if a limit is off.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Limits")]
@@ -33,11 +56,17 @@ pub struct Limits {
           default_value = "1000", value_parser = |s: &str| parse_limit(s, 1, 1_000_000))]
     pub max_connections_per_address: usize,
 
-    /// Maximum size of an HTTP request head in bytes, 1024 to 65536. A larger one is refused with
-    /// 431. 0: no limit.
-    #[arg(long, env = "BUDDYLINE_MAX_HEAD_BYTES", value_name = "BYTES", default_value = "8192",
+    /// Maximum size of an HTTP request head in bytes, 1024 to 65536; it includes the cookies of the
+    /// site. A larger one is refused with 431. 0: 1048576.
+    #[arg(long, env = "BUDDYLINE_MAX_HEAD_BYTES", value_name = "BYTES", default_value = "16384",
           value_parser = |s: &str| parse_limit(s, 1024, 65_536))]
     pub max_head_bytes: usize,
+
+    /// Maximum number of header lines of an HTTP request, 10 to 1000. With more, the request is
+    /// refused with 431. 0: 10000.
+    #[arg(long, env = "BUDDYLINE_MAX_HEADER_LINES", value_name = "N", default_value = "100",
+          value_parser = |s: &str| parse_limit(s, 10, 1000))]
+    pub max_header_lines: usize,
 
     /// Maximum time from connecting to the end of the request head, 100ms to 1m. Then the
     /// connection is refused with 408. 0: no limit.
@@ -147,6 +176,7 @@ impl Limits {
             max_connections: UNLIMITED,
             max_connections_per_address: UNLIMITED,
             max_head_bytes: UNLIMITED,
+            max_header_lines: UNLIMITED,
             handshake_lasts: NEVER,
             max_frame_bytes: UNLIMITED,
             max_frames_per_second: UNLIMITED,
@@ -163,6 +193,16 @@ impl Limits {
             max_sending_bytes: UNLIMITED,
             message_turn_lasts: NEVER,
             no_limits: true,
+        }
+    }
+}
+
+impl Limits {
+    /// Returns the limits of a request head, which are finite even if both are off.
+    pub fn head_limits(&self) -> HeadLimits {
+        HeadLimits {
+            bytes: self.max_head_bytes.min(HEAD_BYTES_BOUND),
+            lines: self.max_header_lines.min(HEADER_LINES_BOUND),
         }
     }
 }

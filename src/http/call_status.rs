@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use super::handshake::{self, Handshake, Readiness, Rules};
 use super::response::{self, NO_STORE, RESTARTING};
-use super::{headers, token};
+use super::{headers, methods, token};
 use crate::protocol::credential::Credential;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, ID_BYTES_MAX, Id};
@@ -145,10 +145,9 @@ pub(super) fn accept(
             let response = response::page("200 OK", &format.headers(PREFLIGHT), "");
             return handshake::respond(response);
         }
-        _ => {
-            return handshake::respond(response::bad_request(
-                "Only GET and HEAD are answered here.",
-            ));
+        Some("OPTIONS") => return handshake::respond(methods::options("", rules.readiness)),
+        method => {
+            return handshake::respond(methods::unsupported(method.unwrap_or_default()));
         }
     }
     if rules.readiness == Readiness::Draining {

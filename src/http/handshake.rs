@@ -5,23 +5,25 @@
 //! upgrade are those of RFC 6455 section 4.2.1. Of a request only the client's address and its
 //! credential are kept.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
 use super::call_status::{self, CallStatusRequest, ResponseFormat};
 use super::headers::{has_header_token, header, header_values, single_header};
-use super::response::{bad_request, draining, healthz, page, readyz, text, without_body};
-use super::token;
+use super::response::{bad_request, draining, page, text, without_body};
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
+use super::{methods, token};
 use crate::config::Config;
+use crate::config::limits::HeadLimits;
 use crate::config::origins::Origins;
 use crate::config::proxies::TrustedProxies;
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
-/// Most header lines of a request; browsers and proxies send fewer.
-const HEADERS_MAX: usize = 64;
+/// Header lines that are parsed into an array on the stack; a higher limit takes an allocation.
+const HEADERS_ON_STACK: usize = 128;
 
 /// The subprotocol that clients may offer together with a token (`PROTOCOL.md` 3).
 pub(super) const SUBPROTOCOL: &str = "buddyline";
@@ -51,8 +53,8 @@ pub struct Rules {
     pub origins: Origins,
     /// The proxies whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
-    /// Largest request head, in bytes; it includes the cookies of a WordPress site.
-    pub head_bytes_max: usize,
+    /// The largest request head.
+    pub head_limits: HeadLimits,
 }
 
 impl Rules {
@@ -63,7 +65,7 @@ impl Rules {
             try_page: config.is_try_page_enabled(),
             origins: config.origins(),
             proxies: config.proxies(),
-            head_bytes_max: config.limits().max_head_bytes,
+            head_limits: config.limits().head_limits(),
         }
     }
 }
@@ -114,11 +116,20 @@ pub enum Handshake {
 
 /// Reads a request head from the first bytes of a connection. `peer` is the socket's other end.
 pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
+    let HeadLimits { bytes: bytes_max, lines: lines_max } = rules.head_limits;
+    let mut on_stack = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
+    let mut on_heap = Vec::new();
+    let headers = match on_stack.get_mut(..lines_max) {
+        Some(headers) => headers,
+        None => {
+            on_heap.resize_with(lines_max, MaybeUninit::uninit);
+            &mut on_heap[..]
+        }
+    };
+    let mut request = httparse::Request::new(&mut []);
     // Bytes beyond the limit are ignored: an error there must not depend on how reads are split.
-    let bytes = &bytes[..bytes.len().min(rules.head_bytes_max)];
-    match request.parse(bytes) {
+    let bytes = &bytes[..bytes.len().min(bytes_max)];
+    match request.parse_with_uninit_headers(bytes, headers) {
         Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
             Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
             Ok(Some(_)) if !is_origin_allowed(&request, &rules.origins) => refuse_origin(&request),
@@ -136,9 +147,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
             },
             Err(refusal) => respond(refusal),
         },
-        Ok(httparse::Status::Partial) if bytes.len() < rules.head_bytes_max => {
-            Handshake::Incomplete
-        }
+        Ok(httparse::Status::Partial) if bytes.len() < bytes_max => Handshake::Incomplete,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => respond(text(
             "431 Request Header Fields Too Large",
             "",
@@ -256,14 +265,14 @@ fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> Str
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let response = match (request.method, path) {
-        (Some("GET" | "HEAD"), "/healthz") => healthz(),
-        (Some("GET" | "HEAD"), "/readyz") => readyz(rules.readiness),
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")
         }
-        (Some("GET" | "HEAD"), _) => text("404 Not Found", "", "There is nothing at this path."),
-        _ => bad_request("Only GET and HEAD are answered here."),
+        (Some("GET" | "HEAD"), _) => methods::health_check(path, rules.readiness)
+            .unwrap_or_else(|| text("404 Not Found", "", "There is nothing at this path.")),
+        (Some("OPTIONS"), _) => methods::options(path, rules.readiness),
+        (method, _) => methods::unsupported(method.unwrap_or_default()),
     };
     if request.method == Some("HEAD") { without_body(response) } else { response }
 }

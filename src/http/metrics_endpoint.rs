@@ -3,7 +3,7 @@
 //! Each connection carries one request. Origins, tokens and proxies play no part here.
 
 use super::handshake::Readiness;
-use super::response;
+use super::{methods, response};
 use crate::metrics::page::MEDIA_TYPE;
 
 /// Largest request head, in bytes.
@@ -52,13 +52,12 @@ pub(crate) fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let head_only = request.method == Some("HEAD");
     let response = match (request.method, path) {
         (Some("GET" | "HEAD"), "/metrics") => return MetricsRequest::Metrics { head_only },
-        (Some("GET" | "HEAD"), "/healthz") => response::healthz(),
-        (Some("GET" | "HEAD"), "/readyz") => response::readyz(readiness),
-        (Some("GET" | "HEAD"), _) => {
+        (Some("GET" | "HEAD"), _) => methods::health_check(path, readiness).unwrap_or_else(|| {
             let paths = "Not found; this listener serves /metrics, /healthz and /readyz.";
             response::text("404 Not Found", "", paths)
-        }
-        _ => response::bad_request("Only GET and HEAD are answered here."),
+        }),
+        (Some("OPTIONS"), _) => methods::options(path, readiness),
+        (method, _) => methods::unsupported(method.unwrap_or_default()),
     };
     MetricsRequest::Respond(if head_only { response::without_body(response) } else { response })
 }
@@ -96,6 +95,8 @@ mod tests {
             (&b"GET /healthz HTTP/1.1\r\n\r\n"[..], "200", "ok\n"),
             (b"GET /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
             (b"HEAD /readyz HTTP/1.1\r\n\r\n", "503", ""),
+            (b"OPTIONS /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
+            (b"OPTIONS /healthz HTTP/1.0\r\n\r\n", "200", "ok\n"),
         ] {
             let (head, text) = respond(request);
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && text == body, "{head}");
@@ -109,7 +110,8 @@ mod tests {
         for (request, status) in [
             (&upgrade[..], "404"),
             (b"GET /metrics/ HTTP/1.1\r\n\r\n", "404"),
-            (b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "400"),
+            (b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "405"),
+            (b"BREW /metrics HTTP/1.1\r\n\r\n", "501"),
             (b"\x16\x03\x01\x02\x00", "400"),
         ] {
             let (head, _) = respond(request);

@@ -136,6 +136,7 @@ mod tests {
     use mio::net::TcpStream;
 
     use super::*;
+    use crate::config::limits::HeadLimits;
     use crate::config::origins::Origins;
     use crate::config::proxies::TrustedProxies;
     use crate::http::handshake::{Readiness, Rules};
@@ -171,8 +172,8 @@ mod tests {
     fn call_status_request_waits_ten_seconds_without_pings() {
         let (mut connection, mut outbox) = (connection(), Outbox::default());
         let (origins, proxies) = (Origins::any(), TrustedProxies::default());
-        let (readiness, try_page, head_bytes_max) = (Readiness::Ready, false, 8192);
-        let rules = Rules { readiness, try_page, origins, proxies, head_bytes_max };
+        let (readiness, try_page, head_limits) = (Readiness::Ready, false, HeadLimits::default());
+        let rules = Rules { readiness, try_page, origins, proxies, head_limits };
         let mut request = *b"GET /calls/c HTTP/1.1\r\n\r\n";
         let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
         connection.wire.next(&mut codec, &mut input, &mut outbox);

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use buddyline::config::limits::HeadLimits;
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::http::handshake::{Readiness, Rules};
@@ -24,7 +25,7 @@ use crate::support::site::Site;
 
 fn rules(origins: Origins) -> Rules {
     let (readiness, proxies) = (Readiness::Ready, TrustedProxies::default());
-    Rules { readiness, try_page: false, origins, proxies, head_bytes_max: 8192 }
+    Rules { readiness, try_page: false, origins, proxies, head_limits: HeadLimits::default() }
 }
 
 fn codec() -> Codec {
@@ -140,11 +141,14 @@ fn head_omits_the_body_and_other_methods_are_refused() {
     );
     assert!(get.starts_with("HTTP/1.1 404 ") && !body(&get).is_empty(), "{get}");
     assert_eq!(head, get.split_inclusive("\r\n\r\n").next().unwrap());
-    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+    for (method, status) in [("POST", "405"), ("PUT", "405"), ("DELETE", "405"), ("OPTIONS", "200")]
+    {
         let mut session = WireSession::default();
         session.feed(&mut codec(), &request(method, "/calls/c", ""));
         assert_eq!(session.take_events(), [Event::Closing], "{method}");
-        assert!(session.answer().starts_with("HTTP/1.1 400 "), "{method}");
+        let answer = session.answer();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method}: {answer}");
+        assert_eq!(header_of(&answer, "allow").as_deref(), Some("GET, HEAD, OPTIONS"));
     }
 }
 
@@ -577,7 +581,7 @@ fn open_server_reports_call_status() {
     let head = server.ask(&request("HEAD", "/calls/c", ""));
     assert!(head.starts_with("HTTP/1.1 200 OK") && body(&head).is_empty(), "{head}");
     let post = server.ask(&request("POST", "/calls/c", "Content-Length: 0\r\n"));
-    assert_eq!(line(&post), "HTTP/1.1 400 Bad Request");
+    assert_eq!(line(&post), "HTTP/1.1 405 Method Not Allowed");
 }
 
 /// A server whose site has thread 41 with the users 7 and 8, of whom 7 calls 8.

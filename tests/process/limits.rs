@@ -99,6 +99,28 @@ fn request_head_over_the_limit_gets_431() {
 }
 
 #[test]
+fn header_lines_over_the_limit_get_431() {
+    for (limit, room) in [("--max-header-lines=10", 10), ("--no-limits", 10_000)] {
+        let server = Server::start(&[limit]);
+        let lines = |lines: usize| {
+            let more = "X-More: 1\r\n".repeat(lines - 1);
+            format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{more}\r\n")
+        };
+        let answer = server.ask(lines(room).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{limit}: {answer}");
+        let answer = server.ask(lines(room + 1).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{limit}: {answer}");
+    }
+    // Without the limit of bytes, a head of 200 KB is accepted and one of more than a MiB is not.
+    let server = Server::start(&["--max-head-bytes=0"]);
+    for (bytes, status) in [(200_000, "200"), (1 << 20, "431")] {
+        let long = format!("GET /healthz HTTP/1.1\r\nCookie: {}\r\n\r\n", "c".repeat(bytes));
+        let answer = server.ask(long.as_bytes());
+        assert_eq!(answer.get(9..12), Some(status), "{bytes}: {answer}");
+    }
+}
+
+#[test]
 fn request_over_the_timeout_gets_408() {
     let server = Server::start(&["--handshake-lasts=300ms"]);
     let begun = Instant::now();

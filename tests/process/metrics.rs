@@ -546,7 +546,8 @@ fn oversized_or_invalid_monitor_request_gets_an_error() {
     for (request, expected) in [
         (long.as_bytes(), "431"),
         (b"GET / HTTP/1.1\r\n\r\n", "404"),
-        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "400"),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405"),
+        (b"OPTIONS / HTTP/1.0\r\n\r\n", "200"),
         (b"\x16\x03\x01\r\n\r\n", "400"),
     ] {
         assert_eq!(status(&ask(place, request)), expected);

@@ -414,7 +414,7 @@ impl LeakScenario {
         let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         let evil = "Origin: https://evil.example\r\n";
-        let long = format!("X-Long: {}\r\n", token.repeat(300));
+        let long = format!("X-Long: {}\r\n", token.repeat(400));
         let query = format!("?room={MARK}&token={token}");
         for (line, more, status) in [
             (format!("GET /{query} HTTP/1.1"), format!("{upgrade}{evil}"), "403"),
@@ -422,7 +422,9 @@ impl LeakScenario {
             (format!("GET /healthz{query} HTTP/1.1"), String::new(), "200"),
             (format!("GET /{query} HTTP/1.1"), String::new(), "404"),
             (format!("GET /{token}{query} HTTP/1.1"), String::new(), "404"),
-            (format!("POST /{query} HTTP/1.1"), String::new(), "400"),
+            (format!("POST /{query} HTTP/1.1"), String::new(), "405"),
+            (format!("OPTIONS /{query} HTTP/1.1"), String::new(), "200"),
+            (format!("BREW /{query} HTTP/1.1"), String::new(), "501"),
             (format!("GET /{query} HTTP/1.1"), long, "431"),
             (format!("GET /{query} HTTP/1.0"), upgrade.to_owned(), "400"),
             (format!("GET /{query} HTTP/1.1"), upgrade.replace("13", "12"), "426"),

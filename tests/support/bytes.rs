@@ -6,6 +6,7 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 
+use buddyline::config::limits::HeadLimits;
 use buddyline::config::origins::Origins;
 use buddyline::config::proxies::TrustedProxies;
 use buddyline::http::handshake::{Opened, Readiness, Rules};
@@ -46,7 +47,7 @@ pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     let readiness = Readiness::Ready;
     Codec::new(
         frame_bytes_max,
-        Rules { readiness, try_page, origins, proxies, head_bytes_max: 8192 },
+        Rules { readiness, try_page, origins, proxies, head_limits: HeadLimits::default() },
     )
 }
 

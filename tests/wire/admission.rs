@@ -1,5 +1,6 @@
 //! How the handshake determines a client: its credential, its origin and its address.
 
+use buddyline::config::limits::HeadLimits;
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::http::handshake::{self, Handshake, Opened, Readiness, Rules};
@@ -13,7 +14,7 @@ fn rules(origins: Origins, networks: &[&str]) -> Rules {
     let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
     let proxies = TrustedProxies::new(&networks);
     let readiness = Readiness::Ready;
-    Rules { readiness, try_page: true, origins, proxies, head_bytes_max: 8192 }
+    Rules { readiness, try_page: true, origins, proxies, head_limits: HeadLimits::default() }
 }
 
 fn respond(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {

@@ -1,7 +1,10 @@
 //! Responses to the first request of a connection: the upgrade, a page, or a refusal with a reason.
 
-use buddyline::http::handshake::Readiness;
-use buddyline::wire::Event;
+use buddyline::config::limits::HeadLimits;
+use buddyline::config::origins::Origins;
+use buddyline::config::proxies::TrustedProxies;
+use buddyline::http::handshake::{Readiness, Rules};
+use buddyline::wire::{Codec, Event};
 
 use crate::support::bytes::*;
 
@@ -62,8 +65,8 @@ fn browser_and_proxy_header_variants_are_upgraded() {
     upgraded(&changed("Upgrade: websocket", "UPGRADE: WebSocket"));
     upgraded(&request_with("Sec-WebSocket-Extensions: permessage-deflate\r\n"));
     upgraded(&request_with("Origin: https://community.example\r\n"));
-    upgraded(&request_with(&"X-More: 1\r\n".repeat(64 - 5)));
-    let cookies = format!("Cookie: {}\r\n", "c".repeat(7_900));
+    upgraded(&request_with(&"X-More: 1\r\n".repeat(100 - 5)));
+    let cookies = format!("Cookie: {}\r\n", "c".repeat(16_000));
     upgraded(&request_with(&cookies));
 }
 
@@ -107,13 +110,13 @@ fn invalid_upgrade_request_is_refused() {
 }
 
 #[test]
-fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
+fn a_head_over_sixteen_kibibytes_is_refused_however_it_arrives() {
     let head = |bytes: usize| {
         let padding = bytes - request().len() - "X: \r\n".len();
         request_with(&format!("X: {}\r\n", "p".repeat(padding)))
     };
-    let largest = head(8 * 1024);
-    assert_eq!(largest.len(), 8 * 1024);
+    let largest = head(16 * 1024);
+    assert_eq!(largest.len(), 16 * 1024);
     let endless = [b"GET / HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 100_000]].concat();
     let empty_lines = b"\r\n".repeat(10_000);
     for piece in [usize::MAX, 4_096, 1_000, 1] {
@@ -126,7 +129,7 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
             (session.take_events(), session.answer())
         };
         assert_eq!(in_pieces(&largest).0, [opened()], "in pieces of {piece}");
-        for large in [&head(8 * 1024 + 1), &head(20_000), &endless, &empty_lines] {
+        for large in [&head(16 * 1024 + 1), &head(20_000), &endless, &empty_lines] {
             let (events, answer) = in_pieces(large);
             assert_eq!(events, [Event::Closing], "in pieces of {piece}");
             assert!(answer.starts_with("HTTP/1.1 431 "), "in pieces of {piece}: {answer}");
@@ -136,7 +139,7 @@ fn a_head_over_eight_kibibytes_is_refused_however_it_arrives() {
 
 #[test]
 fn bytes_after_the_head_do_not_count_toward_its_limit() {
-    let line = format!("X-Long: {}\u{0}\r\n\r\n", "x".repeat(8_192));
+    let line = format!("X-Long: {}\u{0}\r\n\r\n", "x".repeat(16_384));
     let head = changed("\r\n\r\n", &format!("\r\n{line}"));
     let mut in_pieces = WireSession::default();
     let mut codec = codec_of(LIMIT, true);
@@ -146,9 +149,27 @@ fn bytes_after_the_head_do_not_count_toward_its_limit() {
 }
 
 #[test]
-fn more_than_64_headers_are_refused() {
-    assert_eq!(status(&request_with(&"X-More: 1\r\n".repeat(65 - 5))), "HTTP/1.1 431");
+fn more_header_lines_than_the_limit_are_refused() {
+    assert_eq!(status(&request_with(&"X-More: 1\r\n".repeat(101 - 5))), "HTTP/1.1 431");
     assert_eq!(status(&request_with(&"a:b\r\n".repeat(1_000))), "HTTP/1.1 431");
+    // Below, at and beyond the lines that need no allocation.
+    for lines in [10, 128, 129, 1_000, 10_000] {
+        let mut codec = Codec::new(
+            LIMIT,
+            Rules {
+                readiness: Readiness::Ready,
+                try_page: false,
+                origins: Origins::any(),
+                proxies: TrustedProxies::default(),
+                head_limits: HeadLimits { bytes: 1 << 20, lines },
+            },
+        );
+        for (more, expected) in [(lines - 5, "HTTP/1.1 101 "), (lines - 4, "HTTP/1.1 431 ")] {
+            let mut session = WireSession::default();
+            session.feed(&mut codec, &request_with(&"X-More: 1\r\n".repeat(more)));
+            assert!(session.answer().starts_with(expected), "{lines} {}", session.answer());
+        }
+    }
 }
 
 #[test]
@@ -189,8 +210,33 @@ fn try_page_is_served_when_enabled() {
 fn other_http_requests_get_an_explanation() {
     assert_eq!(status(b"GET /favicon.ico HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 404");
     assert_eq!(status(b"GET /healthz/x HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 404");
-    assert_eq!(status(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 400");
-    assert_eq!(status(b"DELETE /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 400");
+}
+
+#[test]
+fn options_is_answered_and_other_methods_get_405_with_allow() {
+    for (line, expected) in [
+        // HAProxy's default health check, and its variants.
+        ("OPTIONS / HTTP/1.0", "200"),
+        ("OPTIONS * HTTP/1.1", "200"),
+        ("OPTIONS /live HTTP/1.1", "200"),
+        ("OPTIONS /healthz HTTP/1.0", "200"),
+        ("OPTIONS /healthz?x HTTP/1.1", "200"),
+        ("OPTIONS /readyz HTTP/1.1", "200"),
+        ("POST / HTTP/1.1", "405"),
+        ("PUT /live HTTP/1.1", "405"),
+        ("DELETE /healthz HTTP/1.1", "405"),
+        ("PATCH /readyz HTTP/1.1", "405"),
+        ("TRACE / HTTP/1.0", "405"),
+        ("CONNECT live.example:443 HTTP/1.1", "405"),
+        ("PROPFIND / HTTP/1.1", "501"),
+        ("options / HTTP/1.1", "501"),
+    ] {
+        let request = format!("{line}\r\nHost: x\r\n\r\n");
+        assert_eq!(status(request.as_bytes()), format!("HTTP/1.1 {expected}"), "{line}");
+        let (_, answer) = send_request(request.as_bytes(), false);
+        let allowed = header_of(&answer, "allow");
+        assert_eq!(allowed.as_deref(), Some("GET, HEAD, OPTIONS"), "{line}");
+    }
 }
 
 #[test]
@@ -240,6 +286,15 @@ fn readiness_is_shown_to_health_checks_and_new_clients() {
         let health = answer_to(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(health.starts_with("HTTP/1.1 200 ") && body(&health) == "ok\n", "{health}");
         assert_eq!(header_of(&health, "cache-control").as_deref(), Some("no-store"));
+        let options = answer_to(b"OPTIONS /readyz HTTP/1.0\r\n\r\n");
+        assert!(options.starts_with(status) && body(&options) == page, "{options}");
+        // Whether new connections are welcome.
+        for target in ["/", "*"] {
+            let options = answer_to(format!("OPTIONS {target} HTTP/1.0\r\n\r\n").as_bytes());
+            let draining = readiness == Readiness::Draining;
+            let expected = if draining { "HTTP/1.1 503 " } else { "HTTP/1.1 200 " };
+            assert!(options.starts_with(expected), "{target}: {options}");
+        }
         let answer = answer_to(&request());
         assert!(answer.starts_with(upgrade), "{answer}");
         if readiness == Readiness::Draining {
@@ -248,5 +303,5 @@ fn readiness_is_shown_to_health_checks_and_new_clients() {
     }
     let posted =
         send_request(b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", true).1;
-    assert!(posted.starts_with("HTTP/1.1 400 "), "{posted}");
+    assert!(posted.starts_with("HTTP/1.1 405 "), "{posted}");
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use buddyline::config::limits::HeadLimits;
 use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::config::site_url::SiteUrl;
@@ -23,9 +24,9 @@ pub fn run(data: &[u8]) {
     let peer = peers[usize::from(peer_byte & 3)].parse().expect("an address");
 
     match receive(head, peer, &rules) {
-        Handshake::Incomplete => assert!(head.len() < rules.head_bytes_max),
+        Handshake::Incomplete => assert!(head.len() < rules.head_limits.bytes),
         Handshake::Upgrade { response, head_bytes, opened } => {
-            assert!(head_bytes <= head.len().min(rules.head_bytes_max));
+            assert!(head_bytes <= head.len().min(rules.head_limits.bytes));
             assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
             assert_ne!(rules.readiness, Readiness::Draining, "no new connections");
             check_answer(&response, head);
@@ -77,12 +78,12 @@ fn rules(which: u8) -> Rules {
         2 => Readiness::SiteUnavailable,
         _ => Readiness::Draining,
     };
-    let head_bytes_max = match which >> 6 {
-        0 | 1 => 8_192,
-        2 => 300,
-        _ => usize::MAX,
+    let head_limits = match which >> 6 {
+        0 | 1 => HeadLimits::default(),
+        2 => HeadLimits { bytes: 300, lines: 10 },
+        _ => HeadLimits { bytes: usize::MAX, lines: 10_000 },
     };
-    Rules { readiness, try_page: which & 1 == 1, origins, proxies, head_bytes_max }
+    Rules { readiness, try_page: which & 1 == 1, origins, proxies, head_limits }
 }
 
 /// Checks a response against RFC 9112 sections 4 to 6.
@@ -112,6 +113,7 @@ fn check_answer(response: &str, request: &[u8]) {
             "Retry-After",
             "WWW-Authenticate",
             "Vary",
+            "Allow",
             "Access-Control-Allow-Origin",
             "Access-Control-Allow-Methods",
             "Access-Control-Allow-Headers",
