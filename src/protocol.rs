@@ -11,6 +11,7 @@ pub(crate) mod frame_kind;
 pub mod ice;
 pub mod server;
 pub mod status;
+pub(crate) mod whole_number;
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -32,12 +33,13 @@ pub enum IdKey {
     Text(Box<str>),
 }
 
-/// An id with the JSON form in which its author wrote it; frames echo that form.
+/// An id with the JSON form in which its author wrote it, a string or a number; frames echo that
+/// form, but a number always as an integer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id {
     /// The value of the id; compare ids by this.
     pub key: IdKey,
-    /// Whether the id was written as a JSON string and not as a JSON integer.
+    /// Whether the id was written as a JSON string and not as a JSON number.
     pub quoted: bool,
 }
 
@@ -63,6 +65,19 @@ impl Id {
         match self.key {
             IdKey::Number(n) if (1..=SITE_ID_MAX).contains(&n) => Some(n),
             _ => None,
+        }
+    }
+
+    /// Says why the id is no BuddyBoss number; only for ids without [`Id::site_number`].
+    pub fn why_no_site_number(&self) -> &'static str {
+        match &self.key {
+            IdKey::Number(0) => "0",
+            IdKey::Number(_) => "a larger one",
+            IdKey::Text(_) if !self.quoted => "a negative one",
+            IdKey::Text(text) if text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
+                "a string with more than its digits"
+            }
+            IdKey::Text(_) => "a text",
         }
     }
 }
@@ -256,5 +271,23 @@ mod tests {
         assert_eq!(Id::number(SITE_ID_MAX).site_number(), Some(SITE_ID_MAX));
         assert_eq!(Id::number(SITE_ID_MAX + 1).site_number(), None);
         assert_eq!(Id::string("alice").site_number(), None);
+    }
+
+    #[test]
+    fn reason_for_no_site_number_depends_on_the_id() {
+        let negative = Id { key: IdKey::Text("-7".into()), quoted: false };
+        for (id, reason) in [
+            (Id::number(0), "0"),
+            (Id::string("0"), "0"),
+            (Id::number(SITE_ID_MAX + 1), "a larger one"),
+            (negative, "a negative one"),
+            (Id::string("7.0"), "a string with more than its digits"),
+            (Id::string(" 7"), "a string with more than its digits"),
+            (Id::string("07"), "a string with more than its digits"),
+            (Id::string("alice"), "a text"),
+            (Id::string("inf"), "a text"),
+        ] {
+            assert_eq!((id.site_number(), id.why_no_site_number()), (None, reason), "{id:?}");
+        }
     }
 }

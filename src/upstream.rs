@@ -19,6 +19,7 @@ pub(crate) mod probe_client;
 mod site;
 pub(crate) mod stats;
 pub mod url_style;
+mod whole_number;
 
 use std::collections::VecDeque;
 use std::io;

@@ -11,7 +11,7 @@ use super::membership::{Access, Held};
 use super::messages::delivery::RequestTime;
 use crate::config::Trust;
 use crate::protocol::server::{LeftReason, ServerFrame};
-use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
+use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
 
 impl Hub {
     /// Whether threads are open to participants only. In open trust every user may enter every
@@ -38,7 +38,14 @@ impl Hub {
             return Ok(true);
         }
         let not_participant = || Failure::NotParticipant.client_error(FailureContext::Thread);
-        let number = thread.site_number().ok_or_else(not_participant)?;
+        let number = thread.site_number().ok_or_else(|| {
+            let got = thread.why_no_site_number();
+            let text = format!(
+                "There is no such thread: threadId must be a whole number from 1 to \
+                 {SITE_ID_MAX}, not {got}."
+            );
+            ClientError::new(ErrorCode::NotParticipant, text)
+        })?;
         let user = self.presence.number_of(conn).ok_or_else(not_participant)?;
         let access = self.membership.access(number, user, now.instant, ahead);
         if self.resolved.is_none() {

@@ -107,7 +107,10 @@ impl Hub {
 
 fn site_number(id: &Id, field: &'static str) -> Result<u64, ClientError> {
     id.site_number().ok_or_else(|| {
-        let what = format!("{field} must be a whole number from 1 to {SITE_ID_MAX} to send to.");
+        let got = id.why_no_site_number();
+        let what = format!(
+            "{field} must be a whole number from 1 to {SITE_ID_MAX} to send to, not {got}."
+        );
         ClientError::new(ErrorCode::InvalidField, what)
     })
 }

@@ -130,8 +130,9 @@ impl CallFrame {
 }
 
 /// The JSON object of a call frame as other clients receive it: each field as its author wrote it,
-/// without `token` and `clientId`, which concern only the author and the server, and without a
-/// `userId` of another user, which would impersonate that user.
+/// except for ids written as doubles, which become integers. It has no `token` and `clientId`,
+/// which concern only the author and the server, and no `userId` of another user, which would
+/// impersonate that user.
 #[derive(Debug)]
 pub struct RelayedFrame {
     /// The object without its closing brace.
@@ -215,15 +216,29 @@ impl<'de> Visitor<'de> for RelayVisitor<'_> {
                 if out.text.len() > 1 {
                     out.text.push(',');
                 }
-                let key = serde_json::to_string(&key.0).map_err(serde::de::Error::custom)?;
-                out.text.push_str(&key);
+                let name = serde_json::to_string(&key.0).map_err(serde::de::Error::custom)?;
+                out.text.push_str(&name);
                 out.text.push(':');
-                out.text.push_str(value.get());
+                match integer_of_id(&key.0, value) {
+                    Some(integer) => out.text.push_str(&integer),
+                    None => out.text.push_str(value.get()),
+                }
             }
             seen.push(key);
         }
         Ok(out)
     }
+}
+
+/// The integer that a client has written as a double (`7.0`) in a field with an id: a receiver that
+/// keeps ids as integers could not read it. `None` for all other values.
+fn integer_of_id(field: &str, value: &RawValue) -> Option<String> {
+    let is_id = matches!(field, "userId" | "threadId" | "senderId" | "recipientId" | "callId");
+    if !is_id || value.get().starts_with('"') || !value.get().contains(['.', 'e', 'E']) {
+        return None;
+    }
+    let id = optional_id(Some(value.into()), "id").ok()??;
+    Some(id.to_json())
 }
 
 /// Most fields of a relayed frame. The protocol defines at most eight; apps may add their own.

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::call::{CallFrame, CallKind};
 use super::fields::{Fields, Raw};
+use super::whole_number::parse_whole_number;
 use super::{ClientError, ErrorCode, ID_BYTES_MAX, Id, IdKey};
 
 /// The `type` of a client's frame.
@@ -272,7 +273,10 @@ fn parse_send_message<'a>(
 
 /// Whether `threadId` is absent, null, empty or 0 (`PROTOCOL.md` 2.5).
 fn is_no_thread(raw: Option<Raw<'_>>) -> bool {
-    raw.is_none_or(|raw| matches!(raw.get(), "\"\"" | "0" | "\"0\""))
+    raw.is_none_or(|raw| match raw.is_number() {
+        true => parse_whole_number(raw.get()) == Ok(IdKey::Number(0)),
+        false => matches!(raw.get(), "\"\"" | "\"0\""),
+    })
 }
 
 fn parse_call<'a>(
@@ -307,7 +311,10 @@ fn id(raw: Option<Raw<'_>>, field: &'static str) -> Result<Id, ClientError> {
     require(optional_id(raw, field)?, field)
 }
 
-/// Parses an id (`PROTOCOL.md` 2.1): a string of 1 to 64 bytes, or an integer.
+const ID_EXPECTED: &str = "a string or a whole number of at most 64 bits";
+
+/// Parses an id (`PROTOCOL.md` 2.1): a string of 1 to 64 bytes, or an integer, also if its author
+/// wrote it as a double (`7.0`).
 ///
 /// # Errors
 ///
@@ -334,17 +341,15 @@ pub(super) fn optional_id(
             )),
         };
     }
-    let digits = raw.get();
-    if let Ok(n) = digits.parse::<u64>() {
-        Ok(Some(Id::number(n)))
-    } else if let Ok(n) = digits.parse::<i64>() {
-        let key = match u64::try_from(n) {
-            Ok(zero) => IdKey::Number(zero),
-            Err(_) => IdKey::Text(n.to_string().into()),
-        };
-        Ok(Some(Id { key, quoted: false }))
-    } else {
-        Err(wrong_type(field, "a string or a whole number of at most 64 bits", raw))
+    if !raw.is_number() {
+        return Err(wrong_type(field, ID_EXPECTED, raw));
+    }
+    match parse_whole_number(raw.get()) {
+        Ok(key) => Ok(Some(Id { key, quoted: false })),
+        Err(fault) => {
+            let text = format!("{field} must be {ID_EXPECTED}, not {fault}.");
+            Err(error(ErrorCode::InvalidField, text))
+        }
     }
 }
 
@@ -387,7 +392,6 @@ fn wrong_type(field: &'static str, expected: &str, got: Raw<'_>) -> ClientError 
         Some(b'[') => "an array",
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
-        _ if expected.contains("number") => "a number that is not valid here",
         _ => "a number",
     };
     error(ErrorCode::InvalidField, format!("{field} must be {expected}, not {got}."))

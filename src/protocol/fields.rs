@@ -18,6 +18,11 @@ impl<'a> Raw<'a> {
     pub(super) fn get(self) -> &'a str {
         self.0
     }
+
+    /// Whether the value is a JSON number.
+    pub(super) fn is_number(self) -> bool {
+        self.0.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+    }
 }
 
 impl<'a> From<&'a RawValue> for Raw<'a> {

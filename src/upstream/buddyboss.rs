@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::normalize::normalize_text;
 use super::url_style::UrlStyle;
+use super::whole_number::whole_number;
 use super::{checks, json, jwt};
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
@@ -268,8 +269,11 @@ pub(super) fn is_suspension_redirect(location: Option<&str>) -> bool {
 /// The parts of a thread object that are used (CONTRACT 3.3).
 #[derive(Deserialize)]
 pub(super) struct ThreadObject<'a> {
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
+    #[serde(deserialize_with = "whole_number")]
     pub message_id: u64,
+    #[serde(deserialize_with = "whole_number")]
     pub current_user: u64,
     /// Entries are parsed one by one: an unexpected one must not make the whole reply unusable.
     #[serde(borrow)]
@@ -278,7 +282,9 @@ pub(super) struct ThreadObject<'a> {
 
 #[derive(Deserialize)]
 pub(super) struct MessageObject {
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
+    #[serde(deserialize_with = "whole_number")]
     pub sender_id: u64,
     /// In UTC, without a time zone: `2026-11-22T11:00:38`.
     pub date_sent: String,
@@ -395,7 +401,7 @@ pub enum ProbeFinding {
 pub fn classify_probe_reply(reply: &Reply) -> ProbeFinding {
     #[derive(Deserialize)]
     struct Me {
-        #[serde(rename = "id")]
+        #[serde(rename = "id", deserialize_with = "whole_number")]
         _id: u64,
     }
     match reply.status {

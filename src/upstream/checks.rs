@@ -15,6 +15,7 @@ use super::buddyboss::{Reply, Request, is_id, is_suspension_redirect};
 use super::json::StrictObject;
 use super::jwt;
 use super::url_style::UrlStyle;
+use super::whole_number::whole_number;
 use crate::hub::interface::{Answer, Failure, Proven};
 use crate::protocol::credential::Credential;
 
@@ -37,6 +38,7 @@ pub fn prove_request(credential: &Credential, url_style: UrlStyle) -> Request<'_
 pub fn parse_prove_reply(credential: &Credential, reply: &Reply) -> Answer {
     #[derive(Deserialize)]
     struct Me {
+        #[serde(deserialize_with = "whole_number")]
         id: u64,
     }
     if reply.status != 200 {
@@ -147,10 +149,13 @@ pub(super) fn participants(reply: &Reply, sender: u64) -> Option<Box<[u64]>> {
 /// The participants in a thread object (CONTRACT 3.3).
 #[derive(Deserialize)]
 struct Page {
+    #[serde(deserialize_with = "whole_number")]
     id: u64,
     recipients: Recipients,
     /// Includes deleted accounts.
+    #[serde(deserialize_with = "whole_number")]
     recipients_count: u64,
+    #[serde(deserialize_with = "whole_number")]
     recipients_total_pages: u64,
 }
 
@@ -179,9 +184,10 @@ impl Users {
 
 #[derive(Deserialize)]
 struct Recipient {
+    #[serde(deserialize_with = "whole_number")]
     user_id: u64,
     /// 1 if the account is deleted; its row stays.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_number")]
     is_deleted: u64,
 }
 

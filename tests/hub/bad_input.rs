@@ -1,6 +1,6 @@
 //! Invalid input: the error that each invalid frame gets, and unusual frames that are valid.
 
-use buddyline::hub::interface::Input;
+use buddyline::hub::interface::{Input, Target};
 
 use crate::support::harness::HubHarness;
 
@@ -26,8 +26,20 @@ fn invalid_frame_gets_error_code_and_changes_nothing() {
         (r#"{"type":"user_connected"}"#, "missing_field", "userId"),
         (r#"{"type":"user_connected","userId":null}"#, "missing_field", "userId"),
         (r#"{"type":"user_connected","userId":""}"#, "invalid_field", "userId"),
-        (r#"{"type":"user_connected","userId":1.5}"#, "invalid_field", "whole number"),
-        (r#"{"type":"user_connected","userId":1e3}"#, "invalid_field", "whole number"),
+        (
+            r#"{"type":"user_connected","userId":1.5}"#,
+            "invalid_field",
+            "not a number with a fraction",
+        ),
+        (r#"{"type":"user_connected","userId":15e-1}"#, "invalid_field", "with a fraction"),
+        (r#"{"type":"user_connected","userId":9007199254740992.0}"#, "invalid_field", "rounded"),
+        (r#"{"type":"user_connected","userId":1e400}"#, "invalid_field", "rounded"),
+        (r#"{"type":"join_thread","threadId":1.5}"#, "invalid_field", "threadId must be"),
+        (r#"{"type":"ping","clientId":-0.5}"#, "invalid_field", "clientId must be"),
+        (r#"{"type":"send_message","threadId":0.5,"message":"x"}"#, "invalid_field", "a fraction"),
+        (r#"{"type":"call_hangup","callId":1e-1}"#, "invalid_field", "callId must be"),
+        (r#"{"type":"call_rejected","recipientId":1.5}"#, "invalid_field", "recipientId must be"),
+        (r#"{"type":"call_rejected","recipientId":1,"senderId":1.5}"#, "invalid_field", "senderId"),
         (r#"{"type":"user_connected","userId":18446744073709551616}"#, "invalid_field", "64 bits"),
         (r#"{"type":"user_connected","userId":true}"#, "invalid_field", "a boolean"),
         (r#"{"type":"user_connected","userId":{"id":1}}"#, "invalid_field", "an object"),
@@ -43,18 +55,29 @@ fn invalid_frame_gets_error_code_and_changes_nothing() {
         (r#"{"type":"send_message","threadId":1,"message":7}"#, "invalid_field", "message"),
         (r#"{"type":"send_message","threadId":1,"message":{"a":1}}"#, "invalid_field", "message"),
         (r#"{"type":"send_message","message":"x"}"#, "missing_field", "recipientId"),
-        (r#"{"type":"send_message","message":"x","threadId":"abc"}"#, "invalid_field", "threadId"),
-        (r#"{"type":"send_message","message":"x","threadId":-1}"#, "invalid_field", "threadId"),
+        (
+            r#"{"type":"send_message","message":"x","threadId":"abc"}"#,
+            "invalid_field",
+            "not a text",
+        ),
+        (
+            r#"{"type":"send_message","message":"x","threadId":-1}"#,
+            "invalid_field",
+            "not a negative",
+        ),
+        (r#"{"type":"send_message","message":"x","threadId":-1.0}"#, "invalid_field", "negative"),
+        (r#"{"type":"send_message","message":"x","threadId":"7.0"}"#, "invalid_field", "digits"),
+        (
+            r#"{"type":"send_message","message":"x","threadId":9007199254740992}"#,
+            "invalid_field",
+            "threadId must be a whole number from 1 to 9007199254740991 to send to, not a larger",
+        ),
         (
             r#"{"type":"send_message","message":"x","recipientId":"bob"}"#,
             "invalid_field",
             "recipientId",
         ),
-        (
-            r#"{"type":"send_message","message":"x","recipientId":0}"#,
-            "invalid_field",
-            "recipientId",
-        ),
+        (r#"{"type":"send_message","message":"x","recipientId":0}"#, "invalid_field", "not 0"),
         (
             r#"{"type":"send_message","message":"x","threadId":1,"token":7}"#,
             "invalid_field",
@@ -116,6 +139,11 @@ fn ids_are_echoed_in_the_senders_form() {
         (r#""7""#, r#""7""#),
         (r#""007""#, r#""007""#),
         ("-7", "-7"),
+        ("7.0", "7"),
+        ("7e0", "7"),
+        ("0.7E+1", "7"),
+        ("-7.0", "-7"),
+        ("-0.0", "0"),
         (r#""-7""#, r#""-7""#),
         ("-0", "0"),
         ("18446744073709551615", "18446744073709551615"),
@@ -125,6 +153,43 @@ fn ids_are_echoed_in_the_senders_form() {
         let echo = format!(r#"{{"type":"typing","threadId":{echo},"userId":"2","typing":false}}"#);
         harness.assert_received(&[(alice, &echo)]);
     }
+}
+
+#[test]
+fn client_that_writes_ids_as_doubles_is_served() {
+    let mut harness = HubHarness::default();
+    let bob = harness.open_in(0, "3", "12");
+    let alice = harness.open(1);
+    harness.send(alice, r#"{"type":"user_connected","userId":2.0,"clientId":1.0}"#);
+    harness.assert_received(&[
+        (bob, r#"{"type":"user_connected","userId":2}"#),
+        (alice, r#"{"type":"user_connected","userId":2,"clientId":1}"#),
+    ]);
+    harness.send(alice, r#"{"type":"join_thread","threadId":12.0,"clientId":2e0}"#);
+    let joined = r#"{"type":"thread_joined","threadId":12,"clientId":2}"#;
+    harness.assert_received(&[(alice, joined)]);
+    harness.send(alice, r#"{"type":"typing","threadId":1.2e1,"typing":false}"#);
+    let typing = r#"{"type":"typing","threadId":12,"userId":2,"typing":false}"#;
+    harness.assert_received(&[(alice, typing), (bob, typing)]);
+    // `0.0` starts a thread, as `0` does.
+    harness.send(
+        alice,
+        r#"{"type":"send_message","threadId":0.0,"recipientId":3.0,"message":"x","clientId":3.0}"#,
+    );
+    assert_eq!(harness.next_post().1.target, Target::NewThread { recipient: 3 });
+    // Receivers may keep ids as integers; other numbers in the frame are not touched.
+    harness.send(
+        alice,
+        r#"{"type":"call_initiated","callId":5.0,"senderId":2.0,"recipientId":3.0,"threadId":12.0,"userId":2.0,"x":1.0,"message":1.5}"#,
+    );
+    let call = r#"{"type":"call_initiated","callId":5,"senderId":2,"recipientId":3,"threadId":12,"userId":2,"x":1.0,"message":1.5}"#;
+    harness.assert_received(&[(bob, call)]);
+    harness.send(bob, r#"{"type":"call_ringing","callId":"5"}"#);
+    assert_eq!(harness.received()[0].1["callId"], "5");
+    harness.send(alice, r#"{"type":"call_cancelled","callId":50e-1}"#);
+    let received = harness.received();
+    let ended = received.iter().filter(|(_, frame)| frame["type"] == "call_ended").count();
+    assert_eq!(ended, 2, "{received:?}");
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use buddyline::hub::interface::{Answer, Failure as F, Post, Proven, Target};
-use buddyline::protocol::SITE_ID_MAX;
 use buddyline::protocol::credential::Credential;
+use buddyline::protocol::{Id, SITE_ID_MAX};
 use buddyline::upstream::buddyboss::{Reply, parse_post_reply};
 use buddyline::upstream::checks::{PAGES_MAX, PageProgress, ParticipantPages, parse_prove_reply};
 use serde_json::{Value, json};
@@ -244,7 +244,8 @@ fn proof_requires_an_object_with_a_valid_id() {
         json!({"id": -1}),
         json!({"id": SITE_ID_MAX + 1}),
         json!({"id": "2"}),
-        json!({"id": 2.0}),
+        json!({"id": 2.5}),
+        json!({"id": 1e16}),
         json!({"id": null}),
         json!({"id": [2]}),
         json!({}),
@@ -470,7 +471,7 @@ fn unreadable_reply_fails_the_list() {
     for value in [json!(null), json!(2), json!([2, 0]), json!({}), json!({"id": 2})] {
         odd("/recipients/2", value);
     }
-    for value in [json!(0), json!("2"), json!(-2), json!(2.0), json!(null), json!(SITE_ID_MAX + 1)]
+    for value in [json!(0), json!("2"), json!(-2), json!(2.5), json!(null), json!(SITE_ID_MAX + 1)]
     {
         odd("/recipients/2/user_id", value);
     }
@@ -484,6 +485,44 @@ fn unreadable_reply_fails_the_list() {
         body.as_object_mut().unwrap().remove(key);
         assert_eq!(read(&[body]), failed(UNAVAILABLE), "no {key}");
     }
+}
+
+#[test]
+fn numbers_written_as_doubles_are_read_like_integers() {
+    let as_doubles = |body: &Value| {
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let text = body.to_string();
+        // Each number follows a colon, and a comma or a brace ends it.
+        let parts = text.split(':').map(|part| match part.find([',', '}']) {
+            Some(end) if digits(&part[..end]) => format!("{}.0{}", &part[..end], &part[end..]),
+            _ => part.to_owned(),
+        });
+        let body = parts.collect::<Vec<_>>().join(":");
+        assert!(body.contains(".0"), "{body}");
+        Reply { body: Some(body.into_bytes()), ..reply(200, &json!(0)) }
+    };
+    let me = as_doubles(&json!({"id": SITE_ID_MAX}));
+    assert_eq!(parse_prove_reply(&token("secret"), &me), proven(SITE_ID_MAX));
+    let mut body = page(&[2, 3], 2, 1);
+    let PageProgress::Done(list, None) = ParticipantPages::new(1).add_page(&as_doubles(&body))
+    else {
+        panic!("no list");
+    };
+    assert_eq!(list, listed(&[2, 3]));
+    body["message_id"] = json!(99);
+    body["current_user"] = json!(2);
+    body["messages"] = json!([{
+        "id": 99, "sender_id": 2, "date_sent": "2026-11-22T11", "message": {"raw": "x"},
+    }]);
+    // `as_doubles` does not know strings with colons.
+    let mut reply = as_doubles(&body);
+    let text = String::from_utf8(reply.body.unwrap()).unwrap();
+    reply.body = Some(text.replace("2026-11-22T11", "2026-11-22T11:00:38").into_bytes());
+    let stored = parse_post_reply(&post(Target::Thread(1), "secret"), &reply);
+    let Answer::Stored(stored) = stored else { panic!("{stored:?}") };
+    assert_eq!((stored.thread, stored.sender), (1, Id::number(2)));
+    assert_eq!(stored.message.map(|message| message.id), Some(99));
+    assert_eq!(stored.participants.as_deref(), Some(&[2, 3][..]));
 }
 
 #[test]
