@@ -20,6 +20,7 @@ mod site;
 pub(crate) mod stats;
 pub mod url_style;
 mod whole_number;
+mod wrapped_json;
 
 use std::collections::VecDeque;
 use std::io;

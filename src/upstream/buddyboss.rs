@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::normalize::normalize_text;
 use super::url_style::UrlStyle;
 use super::whole_number::whole_number;
+use super::wrapped_json::{self, WrappedJson};
 use super::{checks, json, jwt};
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
@@ -122,35 +123,103 @@ pub struct Reply {
     pub age: Option<String>,
     /// The header `Location`.
     pub location: Option<String>,
-    /// The body, decompressed. `None` if it is not JSON, cut off, or beyond the limit.
+    /// The body, decompressed. `None` if it has no JSON, is cut off, or beyond the limit.
     pub body: Option<Vec<u8>>,
     /// Whether the connection ended before the body did. A body beyond the limit is not truncated.
     pub truncated: bool,
+    /// The JSON in the body, if it has other output around it ([`Reply::read_through`]).
+    pub wrapped: Option<WrappedJson>,
 }
 
 impl Reply {
     /// Whether `Content-Type` is JSON, with any parameters such as `charset`.
+    pub fn declares_json(&self) -> bool {
+        self.media_type().eq_ignore_ascii_case("application/json")
+    }
+
+    /// Whether the body may be JSON that is not declared as such: PHP declares HTML if a plugin has
+    /// printed something before WordPress sent its headers, and the status is then 200.
+    pub fn may_be_undeclared_json(&self) -> bool {
+        let media = self.media_type();
+        self.status == 200
+            && (media.is_empty()
+                || ["text/html", "text/plain"].iter().any(|it| media.eq_ignore_ascii_case(it)))
+    }
+
+    fn media_type(&self) -> &str {
+        self.content_type
+            .as_deref()
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+    }
+
+    /// Whether the reply has JSON: the header declares it, or it was found in other output.
     pub fn is_json(&self) -> bool {
-        let media = self.content_type.as_deref().unwrap_or_default().split(';').next();
-        media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
+        self.declares_json() || self.wrapped.is_some()
     }
 
-    /// Parses the body as an object of the expected shape, if the header declares JSON.
+    /// Finds JSON that has other output around it. The body stays only if it is JSON, or declared
+    /// as JSON.
+    #[must_use]
+    pub fn read_through(mut self) -> Reply {
+        let Some(body) = &self.body else { return self };
+        if self.declares_json() {
+            self.wrapped = wrapped_json::find(body);
+        } else if self.may_be_undeclared_json() {
+            self.wrapped = wrapped_json::find_undeclared(body);
+        }
+        if !self.is_json() {
+            self.body = None;
+        }
+        // PHP sends status 200 if output precedes WordPress' status. Its error has the true one.
+        let hidden = self.wrapped.as_ref().zip(self.body.as_deref());
+        let error = hidden.and_then(|(wrapped, body)| wrapped.error::<ErrorStatus>(body));
+        if let (200, Some(ErrorStatus { data: ErrorData { status }, .. })) = (self.status, error) {
+            if (400..=599).contains(&status) {
+                self.status = status;
+            }
+        }
+        self
+    }
+
+    /// Parses the body as an object of the expected shape, if the reply has JSON.
     pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        json::parse_object(self.body.as_deref().filter(|_| self.is_json())?)
+        let body = self.body.as_deref().filter(|_| self.is_json())?;
+        match &self.wrapped {
+            Some(wrapped) => wrapped.object(body),
+            None => json::parse_object(body),
+        }
     }
 
-    /// Whether the body is an empty list and the header declares JSON.
+    /// The entries of the body, if it is a list and the reply has JSON.
+    pub(super) fn list(&self) -> Option<Vec<&RawValue>> {
+        let body = self.body.as_deref().filter(|_| self.is_json())?;
+        let list = match &self.wrapped {
+            Some(wrapped) => wrapped.only_value(body)?,
+            None => body,
+        };
+        serde_json::from_slice(list).ok()
+    }
+
+    /// Whether the body is an empty list and the reply has JSON.
     pub(super) fn is_empty_list(&self) -> bool {
-        let body = self.body.as_deref().filter(|_| self.is_json());
-        body.is_some_and(|body| {
-            serde_json::from_slice::<Vec<&RawValue>>(body).is_ok_and(|list| list.is_empty())
-        })
+        self.list().is_some_and(|list| list.is_empty())
     }
 
     /// The error that WordPress reports, if the body is one of its error objects.
     pub(super) fn wp_error(&self) -> Option<WpError> {
-        self.json()
+        match (&self.wrapped, self.body.as_deref()) {
+            (Some(wrapped), Some(body)) => wrapped.error(body),
+            _ => self.json(),
+        }
+    }
+
+    /// Why the JSON has other output around it, if it has: a sentence for the operator.
+    pub fn noise(&self) -> Option<&str> {
+        self.wrapped.as_ref().map(|wrapped| &*wrapped.cause)
     }
 
     /// A description that is safe to log: the status, and WordPress' error code if it is harmless.
@@ -161,7 +230,7 @@ impl Reply {
         }
         match &self.body {
             Some(_) => format!("status {status}, JSON of an unexpected shape"),
-            None if self.truncated => format!("status {status}, JSON cut off"),
+            None if self.truncated && self.is_json() => format!("status {status}, JSON cut off"),
             None if self.is_json() => format!("status {status}, JSON too long or malformed"),
             None => format!("status {status}, not JSON"),
         }
@@ -216,6 +285,19 @@ impl WpError {
     }
 }
 
+/// The status in an error object of WordPress.
+#[derive(Deserialize)]
+struct ErrorStatus {
+    #[serde(rename = "code")]
+    _code: String,
+    data: ErrorData,
+}
+
+#[derive(Deserialize)]
+struct ErrorData {
+    status: u16,
+}
+
 /// Interprets the reply to [`post_request`] (CONTRACT 1 to 6).
 pub fn parse_post_reply(post: &Post, reply: &Reply) -> Answer {
     match reply.status {
@@ -255,7 +337,7 @@ fn failure(status: u16, reply: &Reply) -> Failure {
 /// The failure for a reply that does not show whether the message was stored. `Unusable` means that
 /// the reply is complete, so the site has finished the request.
 fn unusable_failure(reply: &Reply) -> Failure {
-    let truncated = reply.is_json() && reply.body.is_none();
+    let truncated = reply.truncated || (reply.is_json() && reply.body.is_none());
     if truncated { Failure::Unknown } else { Failure::Unusable }
 }
 

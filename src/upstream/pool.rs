@@ -176,6 +176,7 @@ impl Pool {
                     self.queue.finish(None);
                     self.stats.record_probe(&outcome, self.now);
                     self.record_health(outcome.health);
+                    self.warnings.warn_noise(outcome.noise.as_deref(), self.now);
                     self.apply_probe(&outcome);
                     None
                 }
@@ -183,6 +184,7 @@ impl Pool {
                     self.queue.finish(Some(kind));
                     self.stats.record_answer(request, &outcome.answer, self.now);
                     self.record_health(outcome.health);
+                    self.warnings.warn_noise(outcome.noise.as_deref(), self.now);
                     self.record_outcome(kind, log_request, url_style, &outcome);
                     Some((request, outcome.answer))
                 }

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::SiteSettings;
 use super::buddyboss::{self, Reply, Request, is_id};
@@ -113,8 +112,7 @@ pub(crate) fn parse_newest_thread(reply: &Reply) -> Option<Option<u64>> {
     struct Thread {
         id: u64,
     }
-    let body = reply.body.as_deref().filter(|_| reply.is_json() && reply.status == 200)?;
-    let list = serde_json::from_slice::<Vec<&RawValue>>(body).ok()?;
+    let list = reply.list().filter(|_| reply.status == 200)?;
     let Some(first) = list.first() else { return Some(None) };
     let thread: Thread = serde_json::from_str(first.get()).ok()?;
     is_id(thread.id).then_some(Some(thread.id))

@@ -20,6 +20,7 @@ use super::checks::{self, PageProgress, ParticipantPages};
 use super::health::Health;
 use super::message_lookup;
 use super::url_style::UrlStyle;
+use super::wrapped_json;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Lookup, Post};
@@ -31,6 +32,9 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// The largest response header, far more than WordPress sends; a larger one is an error.
 const HEADER_BYTES_MAX: usize = 32 << 10;
+
+/// How much of a body that is not declared as JSON is read to see whether it is an HTML page.
+const PAGE_START_BYTES: u64 = 1 << 10;
 
 /// A client for one site; clones share its connection pool.
 #[derive(Clone)]
@@ -54,6 +58,8 @@ pub(super) struct Outcome {
     pub suspect_url: bool,
     /// The site's health that it indicates.
     pub health: Health,
+    /// Why the JSON of the reply has other output around it, if it has.
+    pub noise: Option<String>,
 }
 
 /// The outcome of a probe.
@@ -62,6 +68,8 @@ pub(super) struct ProbeOutcome {
     pub found: Result<UrlStyle, ProbeFinding>,
     /// The site's health that it indicates.
     pub health: Health,
+    /// Why the JSON of the reply has other output around it, if it has.
+    pub noise: Option<String>,
 }
 
 /// The outcome of one HTTP request.
@@ -191,15 +199,12 @@ impl Site {
     /// Finds out under which URL style the API answers, if any, starting with `first`. Blocks for
     /// at most four times the connect timeout.
     pub(super) fn probe(&self, first: UrlStyle) -> ProbeOutcome {
-        let (finding, health) = self.probe_style(first);
-        let (url_style, (finding, health)) = match finding {
-            ProbeFinding::Api => (first, (finding, health)),
+        let outcome = self.probe_style(first);
+        match (&outcome.found, outcome.health) {
             // A failing site is not asked twice.
-            _ if matches!(health, Health::Failing { .. }) => (first, (finding, health)),
-            _ => (first.other(), self.probe_style(first.other())),
-        };
-        let found = if finding == ProbeFinding::Api { Ok(url_style) } else { Err(finding) };
-        ProbeOutcome { found, health }
+            (Ok(_), _) | (_, Health::Failing { .. }) => outcome,
+            _ => self.probe_style(first.other()),
+        }
     }
 
     /// Sends one request and returns the uninterpreted reply.
@@ -218,16 +223,18 @@ impl Site {
         }
     }
 
-    fn probe_style(&self, url_style: UrlStyle) -> (ProbeFinding, Health) {
+    fn probe_style(&self, url_style: UrlStyle) -> ProbeOutcome {
         // A shorter timeout, because messages wait while the probe occupies a worker.
         match self.send(&buddyboss::probe_request(url_style), self.probe_timeout) {
             HttpOutcome::Replied(reply) => {
                 let finding = buddyboss::classify_probe_reply(&reply);
                 let health = Health::from_reply(&reply, finding == ProbeFinding::Api);
-                (finding, health)
+                let found = if finding == ProbeFinding::Api { Ok(url_style) } else { Err(finding) };
+                ProbeOutcome { found, health, noise: reply.noise().map(str::to_owned) }
             }
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
-                (ProbeFinding::Unreachable(reason), Health::NO_REPLY)
+                let found = Err(ProbeFinding::Unreachable(reason));
+                ProbeOutcome { found, health: Health::NO_REPLY, noise: None }
             }
         }
     }
@@ -281,20 +288,24 @@ impl Site {
             date: header_text(&head.headers, "date"),
             age: header_text(&head.headers, "age"),
             location: header_text(&head.headers, "location"),
-            body: None,
-            truncated: false,
+            ..Reply::default()
         };
         // Only JSON bodies are read. Any other body stays unread, and its connection is not reused.
-        if reply.is_json() && !head.status.is_redirection() {
+        let is_undeclared = reply.may_be_undeclared_json();
+        if (reply.declares_json() && !head.status.is_redirection()) || is_undeclared {
             let mut bytes = Vec::new();
             // The limit counts decompressed bytes.
             let mut reader = body.into_with_config().limit(self.body_max).reader();
-            match reader.read_to_end(&mut bytes) {
+            let start = reader.by_ref().take(PAGE_START_BYTES).read_to_end(&mut bytes);
+            if is_undeclared && wrapped_json::is_page(&bytes) {
+                return reply;
+            }
+            match start.and_then(|_| reader.read_to_end(&mut bytes)) {
                 Ok(_) => reply.body = Some(bytes),
                 Err(error) => reply.truncated = is_truncation(&ureq::Error::from(error)),
             }
         }
-        reply
+        reply.read_through()
     }
 }
 
@@ -307,6 +318,7 @@ impl Outcome {
             suspect_url: misconfigured || (reply.status == 200 && !reply.is_json()),
             log_detail: failed.then(|| detail.map_or_else(|| reply.log_detail(), str::to_owned)),
             health: Health::from_reply(reply, !failed),
+            noise: reply.noise().map(str::to_owned),
             answer,
         }
     }
@@ -320,7 +332,8 @@ impl Outcome {
     pub(super) fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
         let health = log_detail.map_or(Health::Neutral, |_| Health::NO_REPLY);
         let log_detail = log_detail.map(str::to_owned);
-        Outcome { answer: Answer::Failed(failure), log_detail, suspect_url: false, health }
+        let answer = Answer::Failed(failure);
+        Outcome { answer, log_detail, suspect_url: false, health, noise: None }
     }
 }
 

@@ -128,8 +128,37 @@ fn log_explains_failures_without_secrets() {
     let warnings = lines().iter().filter(|(l, s)| *l == Level::Warn && s.contains(down)).count();
     assert_eq!(warnings, 1);
 
+    check_noise_log();
     check_query_log();
     check_outage_log();
+}
+
+/// Output around the JSON is warned of once, however much it differs, and is not quoted.
+fn check_noise_log() {
+    let site = Site::start();
+    lines();
+    site.always(Fault::Wrapped("text/html", "\u{feff}", ""));
+    let mut driver = PoolDriver::at(&site.url());
+    driver.await_answer();
+    assert_eq!(driver.pool.next_answer(), None);
+    for before in [
+        "Warning: pr1vate text in /srv/x.php on line 3\n",
+        "<!-- t0ken-7 -->",
+        "pr1vate text\n",
+        "t0ken-7\n",
+    ] {
+        site.always(Fault::Wrapped("application/json", before, ""));
+        driver.ask(post_as("t0ken-7", Target::Thread(1), "pr1vate text"));
+    }
+    let all = lines();
+    let noisy = |level| all.iter().filter(move |(l, s)| *l == level && s.contains("its JSON has"));
+    let warnings: Vec<&(Level, String)> = noisy(Level::Warn).collect();
+    assert_eq!(warnings.len(), 1, "{all:#?}");
+    assert!(warnings[0].1.contains("a byte order mark (EF BB BF) before it"), "{all:#?}");
+    assert_eq!(noisy(Level::Debug).count(), 4, "{all:#?}");
+    for (_, line) in noisy(Level::Debug) {
+        assert!(!line.contains("pr1vate") && !line.contains("t0ken"), "{line}");
+    }
 }
 
 fn check_outage_log() {

@@ -124,7 +124,7 @@ fn machine_seen(result: Result<(), ErrorKind>, files: u64) -> MachineObservation
 fn healthy_site_is_ok_on_every_line() {
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(healthy_site()), machine, public: None });
-    assert_eq!(findings.len(), 12);
+    assert_eq!(findings.len(), 13);
     for finding in findings {
         assert_eq!(finding.status, Good, "{finding:?}");
     }
@@ -238,6 +238,25 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             change(|s| s.probes = vec![(UrlStyle::Pretty, timed_out())]),
             Failed,
             &["takes too long", "PHP"],
+        ),
+        (
+            "clean JSON",
+            change(|s| {
+                let body = "\u{feff}{\"code\":\"rest_not_logged_in\",\"data\":{\"status\":401}}";
+                let undeclared = Reply { content_type: None, ..reply(200, body) };
+                s.probes = vec![(UrlStyle::Pretty, answered(undeclared.read_through()))];
+            }),
+            Warning,
+            &["byte order mark (EF BB BF)", "wp-config.php", "reads through it"],
+        ),
+        (
+            "clean JSON",
+            change(|s| {
+                let body = "Warning: x in /srv/x.php on line 3\n{\"id\":7}";
+                s.me = vec![answered(reply(200, body).read_through())];
+            }),
+            Warning,
+            &["Warning: … in /srv/x.php on line 3", "display_errors"],
         ),
         (
             "Messages component",
@@ -389,7 +408,7 @@ fn checks_after_a_failed_dependency_are_skipped() {
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(site), machine, public: None });
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
-    assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 9), "{findings:?}");
+    assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 10), "{findings:?}");
 }
 
 #[test]

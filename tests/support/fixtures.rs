@@ -39,6 +39,7 @@ impl Fixture {
             body: Some(self.body.clone()),
             ..Reply::default()
         }
+        .read_through()
     }
 
     /// A header of the response.

@@ -60,6 +60,9 @@ pub enum Fault {
     Html,
     /// The message is stored; status 200, JSON content type, and HTML before the JSON.
     HtmlBeforeJson,
+    /// The request is processed; status 200, this content type, and this text before and after the
+    /// JSON, as from PHP that has printed something before WordPress sent its headers.
+    Wrapped(&'static str, &'static str, &'static str),
     /// Bytes that are not HTTP.
     Garbage,
     /// A normal response, but the connection closes after it without `Connection: close`.
@@ -524,6 +527,10 @@ fn respond(
             let mut body = b"\n<br />\n<b>Warning</b>: Undefined variable<br />\n".to_vec();
             body.extend_from_slice(&good.body);
             json(body)
+        }
+        Some(Fault::Wrapped(kind, before, after)) => {
+            let body = [before.as_bytes(), &good.body, after.as_bytes()].concat();
+            Response { status: 200, headers: Vec::new(), body }.with("Content-Type", kind)
         }
         Some(Fault::Answer { status, headers, body }) => Response { status, headers, body },
     };

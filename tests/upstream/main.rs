@@ -16,3 +16,4 @@ mod pool;
 mod posts;
 mod requests;
 mod site_queries;
+mod wrapped;

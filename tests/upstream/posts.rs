@@ -136,7 +136,6 @@ fn failure_after_sending_is_unknown_and_never_retried() {
         Fault::Truncated,
         Fault::TruncatedChunks,
         Fault::Html,
-        Fault::HtmlBeforeJson,
         Fault::Garbage,
         Fault::status(204, &[]),
         Fault::status(500, &[]),
@@ -152,7 +151,7 @@ fn failure_after_sending_is_unknown_and_never_retried() {
         kept += usize::from(fault.stores());
         let name = format!("{fault:.40?}");
         let whole = match &fault {
-            Fault::Html | Fault::HtmlBeforeJson => true,
+            Fault::Html => true,
             Fault::Answer { status, headers, .. } => {
                 *status != 504 && !headers.iter().any(|(name, _)| name == "X-Long")
             }

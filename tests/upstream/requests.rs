@@ -237,7 +237,7 @@ fn probe_recognises_a_buddyboss_site() {
         ("url-rest-route-with-plain-permalinks", ProbeFinding::Api),
         ("url-no-such-route", ProbeFinding::NoRoute),
         ("url-wp-json-with-plain-permalinks-post", ProbeFinding::Other(200)),
-        ("fail-php-warning-before-json", ProbeFinding::Other(200)),
+        ("fail-php-warning-before-json", ProbeFinding::Api),
         ("fail-database-down", ProbeFinding::Other(500)),
         ("fail-maintenance", ProbeFinding::Other(503)),
         ("fail-bad-gateway", ProbeFinding::Other(502)),

@@ -89,7 +89,6 @@ fn failed_check_is_never_unknown_and_sent_once() {
         Fault::Close,
         Fault::Truncated,
         Fault::TruncatedChunks,
-        Fault::HtmlBeforeJson,
         Fault::Garbage,
         Fault::Padded(4 << 20),
         Fault::GzipBomb(64 << 20),

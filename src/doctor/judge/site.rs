@@ -8,7 +8,7 @@ use crate::doctor::finding::Finding;
 use crate::doctor::observations::{Observations, SecretCheck, SiteObservation, TimedReply};
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
-use crate::upstream::buddyboss::{self, ProbeFinding};
+use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
 use crate::upstream::jwt::SKEW_S;
 use crate::upstream::probe_client::{self, RestIndex};
 use crate::upstream::url_style::UrlStyle;
@@ -18,6 +18,7 @@ const NAMES: ReachabilityNames =
 
 const REDIRECTS: &str = "redirects";
 const REST: &str = "REST API";
+const JSON: &str = "clean JSON";
 const MESSAGES: &str = "Messages component";
 const HEADER: &str = "token header";
 const TOKEN: &str = "token";
@@ -50,7 +51,7 @@ pub fn judge(observations: &Observations) -> Vec<Finding> {
     };
     let (mut findings, is_reachable) =
         judge_reachability(&site.reachability, &NAMES, ["http://", "https://"]);
-    let rest = [MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
+    let rest = [JSON, MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
     if !is_reachable || site.probes.is_empty() {
         let reason = "the site is not reachable, or no time was left";
         let names = [REDIRECTS, REST].into_iter().chain(rest);
@@ -59,14 +60,15 @@ pub fn judge(observations: &Observations) -> Vec<Finding> {
     }
     findings.extend(judge_api(site));
     if url_style(site).is_none() {
-        let skipped = rest.into_iter().filter(|name| *name != CLOCK);
+        let skipped = rest.into_iter().filter(|name| ![JSON, CLOCK].contains(name));
         let reason = "the REST API does not answer";
         findings.extend(skipped.map(|name| Finding::skipped(name, reason)));
-        findings.push(judge_clock(site));
+        findings.extend([judge_json(site), judge_clock(site)]);
         return findings;
     }
     let index = site.index.iter().find_map(|call| probe_client::parse_index(call.reply()?));
     let owner = owner(site);
+    findings.push(judge_json(site));
     findings.push(judge_messages(site));
     findings.push(judge_header(site, index.as_ref(), owner));
     findings.push(judge_token(site, owner));
@@ -160,6 +162,22 @@ fn redirect_target(to: &str) -> Option<SiteUrl> {
     }
     let end = to.find("/wp-json").unwrap_or(to.len());
     SiteUrl::parse(&to[..end]).ok()
+}
+
+/// Judges whether replies have output around their JSON.
+fn judge_json(site: &SiteObservation) -> Finding {
+    let calls = site.probes.iter().map(|(_, call)| call);
+    let calls = calls.chain(&site.bad_token).chain(&site.me).chain(&site.messages);
+    let calls = calls.chain(&site.index).chain(&site.newest_thread).chain(&site.thread);
+    match calls.filter_map(TimedReply::reply).find_map(Reply::noise) {
+        Some(noise) => Finding::warning(
+            JSON,
+            noise,
+            "The server reads through it. Remove it all the same: other apps may not, and a reply \
+             in which the server cannot tell the JSON from the rest is lost.",
+        ),
+        None => Finding::ok(JSON, "nothing is printed around it"),
+    }
 }
 
 fn judge_messages(site: &SiteObservation) -> Finding {

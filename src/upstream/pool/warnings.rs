@@ -32,6 +32,8 @@ pub(super) struct Warnings {
     refused: Option<u32>,
     /// The URL style that was last logged as working.
     url_style: Option<UrlStyle>,
+    /// When other output around the site's JSON was last logged as a warning.
+    noise_at: Option<Instant>,
 }
 
 impl Warnings {
@@ -42,6 +44,7 @@ impl Warnings {
             failing_since: None,
             refused: Some(0),
             url_style: None,
+            noise_at: None,
         }
     }
 
@@ -123,6 +126,19 @@ impl Warnings {
         if self.url_style.replace(url_style) != Some(url_style) {
             let prefix = url_style.prefix();
             log::info!("{}: the BuddyBoss REST API answers at {prefix}", self.url);
+        }
+    }
+
+    /// Warns of other output around the site's JSON, which was read through. At most once a minute,
+    /// whatever the output is, because it may differ with each reply.
+    pub(super) fn warn_noise(&mut self, noise: Option<&str>, now: Instant) {
+        let Some(noise) = noise else { return };
+        let is_due = |at| now.saturating_duration_since(at) >= WARN_INTERVAL;
+        if self.noise_at.is_none_or(is_due) {
+            self.noise_at = Some(now);
+            log::warn!("{}: {noise}", self.url);
+        } else {
+            log::debug!("{}: {noise}", self.url);
         }
     }
 

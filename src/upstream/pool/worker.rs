@@ -128,6 +128,7 @@ fn panic_completion(task: &Task) -> Completion {
         Task::Probe(_) => Completion::ProbeOutcome(ProbeOutcome {
             found: Err(ProbeFinding::Unreachable(REASON)),
             health: Health::NO_REPLY,
+            noise: None,
         }),
     }
 }

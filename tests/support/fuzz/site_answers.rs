@@ -55,15 +55,18 @@ pub fn run(data: &[u8]) {
     let body = lines.next().unwrap_or_default();
     let no_body = first.ends_with('-');
     let status = first.trim_end_matches('-').parse().unwrap_or(200);
-    let reply = |body: &[u8]| Reply {
-        status,
-        content_type: content_type.clone(),
-        retry_after: retry_after.clone(),
-        date: date.clone(),
-        location: location.clone(),
-        body: (!no_body).then(|| body.to_vec()),
-        truncated: no_body && body.is_empty(),
-        age: None,
+    let reply = |body: &[u8]| {
+        Reply {
+            status,
+            content_type: content_type.clone(),
+            retry_after: retry_after.clone(),
+            date: date.clone(),
+            location: location.clone(),
+            body: (!no_body).then(|| body.to_vec()),
+            truncated: no_body && body.is_empty(),
+            ..Reply::default()
+        }
+        .read_through()
     };
     one_answer(&reply(body));
     pages(body.split(|byte| *byte == 0x1e).map(reply).collect());
@@ -97,6 +100,10 @@ fn one_answer(reply: &Reply) {
     assert_ne!(answer, Answer::Failed(Failure::Unknown));
     check(&answer);
     check_log(reply);
+    if let Some(noise) = reply.noise() {
+        let harmless = noise.chars().all(|c| c == '…' || matches!(c, ' '..='~'));
+        assert!(harmless && noise.len() < 500, "{noise:?}");
+    }
 }
 
 /// Parses the same reply as the result of looking up a message.
