@@ -141,6 +141,16 @@ pub struct PublicObservation {
     pub reachability: Reachability,
     /// The result of requesting a WebSocket there; `None` if that was not tried.
     pub upgrade: Option<Upgrade>,
+    /// The same with an origin; `None` if that was not tried.
+    pub app_origin: Option<AppOrigin>,
+}
+
+/// The result of requesting a WebSocket as React Native does.
+pub struct AppOrigin {
+    /// The `Origin` that it makes of the public address.
+    pub origin: String,
+    /// The result; without a ping.
+    pub upgrade: Upgrade,
 }
 
 /// The result of requesting a WebSocket.

@@ -313,6 +313,33 @@ fn headers_dropped_by_a_proxy_are_reported() {
 }
 
 #[test]
+fn proxy_that_hides_the_host_fails_the_origin_of_apps() {
+    let site = healthy_site();
+    let trusting = ["--buddyboss-url", &site.url(), "--trusted-proxy", "127.0.0.1"];
+    let allowing = ["--buddyboss-url", &site.url(), "--allowed-origin", "http://*.example"];
+    for (arguments, fault, status) in [
+        (&trusting[..2], ProxyFault::Good, "ok"),
+        (&trusting[..2], ProxyFault::OwnHost, "failed"),
+        (&trusting[..2], ProxyFault::OwnHostForwarded, "failed"),
+        (&trusting, ProxyFault::OwnHost, "failed"),
+        (&trusting, ProxyFault::OwnHostForwarded, "ok"),
+        (&allowing, ProxyFault::OwnHost, "failed"),
+    ] {
+        let server = Server::start(arguments);
+        let proxy = FaultyProxy::start(server.address(), fault);
+        let origin = format!("http://{}", proxy.address());
+        let url = format!("ws://{}/live", proxy.address());
+        let report = run_doctor(&site.url(), MEMBER, &["--public-url", &url]);
+        report.expect("public WebSocket", "ok", &[]);
+        let words: &[&str] = match status {
+            "failed" => &[&origin, "--allowed-origin", "X-Forwarded-Host", "$http_host"],
+            _ => &[&origin, "React Native"],
+        };
+        report.expect("public origin", status, words);
+    }
+}
+
+#[test]
 fn token_is_read_from_file_or_env_and_validated() {
     let site = healthy_site();
     let output = doctor(&site.url(), &["--json"]).env("BUDDYLINE_DOCTOR_TOKEN", MEMBER).output();

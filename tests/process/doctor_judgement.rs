@@ -10,7 +10,7 @@ use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
 use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
 use buddyline::doctor::observations::{
-    MachineObservation, Observations, PublicObservation, Reachability, SecretCheck,
+    AppOrigin, MachineObservation, Observations, PublicObservation, Reachability, SecretCheck,
     SiteObservation, TimedReply, Tls, Upgrade,
 };
 use buddyline::hub::interface::Failure;
@@ -462,7 +462,8 @@ fn missing_proxy_headers_are_named() {
         (answered(503, "The server is restarting; try again.\n"), Warning, "in a moment"),
         (Upgrade::NoReply("the connection is reset".to_owned()), Failed, "error log"),
     ] {
-        let seen = PublicObservation { reachability: healthy_path(true), upgrade: Some(upgrade) };
+        let (upgrade, app_origin) = (Some(upgrade), None);
+        let seen = PublicObservation { reachability: healthy_path(true), upgrade, app_origin };
         let findings = public::judge(Some(&seen));
         assert_eq!(findings.len(), 4);
         let finding = findings.last().unwrap();
@@ -470,6 +471,38 @@ fn missing_proxy_headers_are_named() {
         assert!(format!("{finding:?}").contains(word), "{word}: {finding:?}");
     }
     assert_eq!(public::judge(None)[0].status, Skipped);
+}
+
+#[test]
+fn origin_of_apps_is_judged_by_the_reply() {
+    let refused =
+        |status, body: &str| Upgrade::Answered { status, location: None, body: body.to_owned() };
+    let own = "Pages of this origin may not connect; the server's setting --allowed-origin …\n";
+    for (upgrade, status, words) in [
+        (Upgrade::Opened { good: true, pong: None }, Good, &["https://live.example connect"][..]),
+        (
+            refused(403, own),
+            Failed,
+            &["--allowed-origin https://live.example", "$http_host", "ProxyPreserveHost On"],
+        ),
+        (refused(403, "<html>"), Warning, &["status 403", "firewall"]),
+        (Upgrade::Opened { good: false, pong: None }, Warning, &["the reply is wrong"]),
+        (Upgrade::NoReply("the connection is reset".to_owned()), Warning, &["is reset"]),
+    ] {
+        let pong = Some(Duration::from_millis(3));
+        let seen = PublicObservation {
+            reachability: healthy_path(true),
+            upgrade: Some(Upgrade::Opened { good: true, pong }),
+            app_origin: Some(AppOrigin { origin: "https://live.example".to_owned(), upgrade }),
+        };
+        let findings = public::judge(Some(&seen));
+        let finding = findings.last().unwrap();
+        assert_eq!((findings.len(), finding.name), (5, "public origin"));
+        assert_eq!(finding.status, status, "{finding:?}");
+        for word in words {
+            assert!(format!("{finding:?}").contains(word), "{word}: {finding:?}");
+        }
+    }
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub enum ProxyFault {
     WithoutConnection,
     /// Forwards the headers over HTTP/1.0.
     Http10,
+    /// Names the server's own address in `Host`, as nginx does by default.
+    OwnHost,
+    /// The same, and names the client's `Host` in `X-Forwarded-Host`, as Apache does by default.
+    OwnHostForwarded,
     /// Responds with this status and forwards nothing.
     Answers(&'static str),
     /// Never responds.
@@ -169,6 +173,14 @@ fn rewrite_head(head: &str, fault: ProxyFault) -> String {
         ProxyFault::WithoutConnection => {
             drop_header("connection");
             lines.push("Connection: close".to_owned());
+        }
+        ProxyFault::OwnHost | ProxyFault::OwnHostForwarded => {
+            let host = head.lines().find_map(|line| line.strip_prefix("Host: ")).unwrap();
+            drop_header("host");
+            lines.push("Host: 127.0.0.1:8080".to_owned());
+            if let ProxyFault::OwnHostForwarded = fault {
+                lines.push(format!("X-Forwarded-Host: {host}"));
+            }
         }
         ProxyFault::Http10 => lines[0] = lines[0].replace("HTTP/1.1", "HTTP/1.0"),
         _ => {}

@@ -1,4 +1,5 @@
-//! Collects the observations of the public address: opens a WebSocket as an app does and pings.
+//! Collects the observations of the public address: opens a WebSocket as an app does and pings, and
+//! opens another one as React Native does.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tungstenite::protocol::{Role, WebSocket};
 use super::TimeBudget;
 use super::net::{self, Stream};
 use crate::config::public_url::PublicUrl;
-use crate::doctor::observations::{PublicObservation, Upgrade};
+use crate::doctor::observations::{AppOrigin, PublicObservation, Upgrade};
 use crate::upstream::buddyboss::redact_location;
 
 /// The largest reply header that is accepted.
@@ -21,19 +22,40 @@ const BODY_BYTES_MAX: usize = 2 << 10;
 /// The time limit of the answer to a ping.
 const PONG_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects as an app that is not a web page: without an origin, and without a token.
+/// Connects as an app that is not a web page, without a token: first without an origin, then with
+/// the one that React Native makes of the address.
 pub(super) fn collect(url: &PublicUrl, time: TimeBudget) -> PublicObservation {
     let (reachability, stream) = net::open_stream(&url.host, url.port, url.secure, time);
-    let upgrade = stream.and_then(|stream| Some(request_upgrade(url, stream, time.remaining()?)));
-    PublicObservation { reachability, upgrade }
+    let upgrade =
+        stream.and_then(|stream| Some(request_upgrade(url, None, stream, time.remaining()?)));
+    let is_buddyline = matches!(upgrade, Some(Upgrade::Opened { good: true, pong: Some(_) }));
+    let app_origin = is_buddyline.then(|| try_app_origin(url, time)).flatten();
+    PublicObservation { reachability, upgrade, app_origin }
 }
 
-fn request_upgrade(url: &PublicUrl, mut stream: Stream, timeout: Duration) -> Upgrade {
+/// Opens a WebSocket with the `Origin` that React Native sends. `None` if no time is left.
+fn try_app_origin(url: &PublicUrl, time: TimeBudget) -> Option<AppOrigin> {
+    let scheme = if url.secure { "https" } else { "http" };
+    let origin = format!("{scheme}://{}", url.authority);
+    let (_, stream) = net::open_stream(&url.host, url.port, url.secure, time);
+    let upgrade = request_upgrade(url, Some(&origin), stream?, time.remaining()?);
+    Some(AppOrigin { origin, upgrade })
+}
+
+/// Requests a WebSocket, and pings if it opens and there is no origin.
+fn request_upgrade(
+    url: &PublicUrl,
+    origin: Option<&str>,
+    mut stream: Stream,
+    timeout: Duration,
+) -> Upgrade {
     let deadline = Instant::now() + timeout;
+    let origin_line = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
     let key = generate_key();
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: buddyline-doctor/{}\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\
+         {origin_line}\r\n",
         url.path,
         url.authority,
         env!("CARGO_PKG_VERSION"),
@@ -61,7 +83,7 @@ fn request_upgrade(url: &PublicUrl, mut stream: Stream, timeout: Duration) -> Up
     }
     let good = head.upgrade_is_websocket && head.accept == Some(derive_accept_key(key.as_bytes()));
     let rest = bytes.split_off(head.length);
-    let pong = good.then(|| ping(stream, rest, deadline)).flatten();
+    let pong = (good && origin.is_none()).then(|| ping(stream, rest, deadline)).flatten();
     Upgrade::Opened { good, pong }
 }
 

@@ -2,15 +2,19 @@
 
 use super::{ReachabilityNames, judge_reachability, milliseconds};
 use crate::doctor::finding::Finding;
-use crate::doctor::observations::{PublicObservation, Upgrade};
+use crate::doctor::observations::{AppOrigin, PublicObservation, Upgrade};
 
 const NAME: &str = "public WebSocket";
+const ORIGIN_NAME: &str = "public origin";
 const NAMES: ReachabilityNames =
     ReachabilityNames { resolves: "public name", connects: "public connection", tls: "public TLS" };
 
 const UPGRADE_DROPPED: &str = "The proxy drops the upgrade. In its location for this path, nginx \
                          needs: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
                          proxy_set_header Connection \"upgrade\";";
+
+/// Begins buddyline's own refusal of an origin.
+const ORIGIN_REFUSED: &str = "Pages of this origin may not connect";
 
 /// Judges the public address; `None` means that none was given.
 pub fn judge(observation: Option<&PublicObservation>) -> Vec<Finding> {
@@ -24,7 +28,44 @@ pub fn judge(observation: Option<&PublicObservation>) -> Vec<Finding> {
         None => Finding::skipped(NAME, "the host is not reachable, or no time was left"),
         Some(upgrade) => judge_upgrade(upgrade),
     });
+    findings.extend(observation.app_origin.as_ref().map(judge_app_origin));
     findings
+}
+
+/// Judges whether an app connects whose library sends an origin made of the address.
+fn judge_app_origin(seen: &AppOrigin) -> Finding {
+    let origin = &seen.origin;
+    match &seen.upgrade {
+        Upgrade::Opened { good: true, .. } => {
+            Finding::ok(ORIGIN_NAME, format!("apps that send {origin} connect (React Native)"))
+        }
+        Upgrade::Answered { body, .. } if body.contains(ORIGIN_REFUSED) => Finding::failed(
+            ORIGIN_NAME,
+            format!(
+                "buddyline refuses the origin {origin}, which React Native makes of the address: \
+                 the proxy does not pass on the Host of the client"
+            ),
+            format!(
+                "Pass it on. nginx: proxy_set_header Host $http_host; Apache: ProxyPreserveHost \
+                 On. Or name the proxy in --trusted-proxy and let it send X-Forwarded-Host, which \
+                 Apache does by itself. Or set --allowed-origin {origin}."
+            ),
+        ),
+        other => Finding::warning(
+            ORIGIN_NAME,
+            format!(
+                "with the header Origin: {origin}, which React Native sends, the WebSocket does \
+                 not open: {}",
+                match other {
+                    Upgrade::Answered { status, .. } => format!("status {status}"),
+                    Upgrade::NoReply(reason) => reason.clone(),
+                    Upgrade::Opened { .. } => "the reply is wrong".to_owned(),
+                }
+            ),
+            "The proxy, or a firewall in front of it, treats requests with an Origin differently. \
+             Let them pass to buddyline, which checks the origin itself.",
+        ),
+    }
 }
 
 fn judge_upgrade(upgrade: &Upgrade) -> Finding {
@@ -86,7 +127,7 @@ fn judge_reply(status: u16, location: Option<&str>, body: &str) -> Finding {
             UPGRADE_DROPPED,
         );
     }
-    if says("Pages of this origin may not connect") {
+    if says(ORIGIN_REFUSED) {
         let remedy = "Remove the header Origin from the proxy's configuration.";
         return failed("the proxy adds an Origin that is not allowed", remedy);
     }
