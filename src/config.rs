@@ -98,8 +98,8 @@ pub struct Config {
           help_heading = "Network", value_parser = OriginPattern::parse)]
     pub allowed_origin: Vec<OriginPattern>,
 
-    /// Proxy whose X-Forwarded-For header is trusted: an IP address, or a network such as
-    /// 10.0.0.0/8. Repeat it, or separate with commas.
+    /// Proxy whose X-Forwarded-For and X-Forwarded-Host headers are trusted: an IP address, or a
+    /// network such as 10.0.0.0/8. Repeat it, or separate with commas.
     #[arg(long, env = "BUDDYLINE_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',',
           help_heading = "Network", value_parser = proxies::parse)]
     pub trusted_proxy: Vec<IpNet>,
@@ -337,7 +337,7 @@ impl Config {
         }
     }
 
-    /// Returns the proxies whose `X-Forwarded-For` is trusted.
+    /// Returns the proxies whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted.
     pub fn proxies(&self) -> TrustedProxies {
         TrustedProxies::new(&self.trusted_proxy)
     }

@@ -11,6 +11,8 @@ pub mod handshake;
 mod headers;
 mod methods;
 pub(crate) mod metrics_endpoint;
+mod origin;
+mod request;
 pub(crate) mod response;
 mod token;
 mod try_page;

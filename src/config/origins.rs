@@ -154,15 +154,16 @@ impl Origins {
         self.allowed.is_some()
     }
 
-    /// Whether a request with these `Origin` and `Host` headers is allowed. Requests without an
-    /// `Origin` do not come from web pages and need no check.
+    /// Whether a request with this `Origin` is allowed. `hosts` are the names of the server in that
+    /// request: its `Host`, and what trusted proxies forward as that of the client. Requests
+    /// without an `Origin` do not come from web pages and need no check.
     ///
     /// The server's own origin is always allowed, because React Native sends the origin of the
     /// server that it connects to. This is safe with verified trust: the server uses no cookies or
     /// other credentials that a browser adds by itself. With `--trust open`, where network access
     /// is the only protection, a page whose host name resolves to the server's address is allowed
     /// by this rule (DNS rebinding).
-    pub fn is_allowed(&self, origin: &str, host: Option<&str>) -> bool {
+    pub fn is_allowed<'a>(&self, origin: &str, hosts: impl IntoIterator<Item = &'a str>) -> bool {
         let Some(allowed) = &self.allowed else { return true };
         let parsed = match origin {
             "null" => None,
@@ -172,7 +173,7 @@ impl Origins {
             },
         };
         allowed.iter().any(|pattern| pattern.matches(parsed.as_ref()))
-            || parsed.zip(host).is_some_and(|(origin, host)| origin.matches_host(host))
+            || parsed.is_some_and(|origin| hosts.into_iter().any(|host| origin.matches_host(host)))
     }
 }
 

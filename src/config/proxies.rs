@@ -1,10 +1,10 @@
-//! Trusted proxies: finds the client's address in `X-Forwarded-For`.
+//! Trusted proxies: finds the client's address in `X-Forwarded-For`, and how many proxies wrote it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The proxies in front of the server whose `X-Forwarded-For` is trusted.
+/// The proxies in front of the server whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -26,22 +26,24 @@ impl TrustedProxies {
     /// that peer and may be forged by a client. So the search goes from right to left, and ends at
     /// the first address that is not a trusted proxy, or before the first entry that is not an
     /// address.
-    pub fn client<'a>(
+    ///
+    /// Also returns how many trusted proxies the request has passed: 0 if the peer is none.
+    pub fn client_and_hops<'a>(
         &self,
         peer: IpAddr,
         from_right: impl IntoIterator<Item = &'a [u8]>,
-    ) -> IpAddr {
+    ) -> (IpAddr, usize) {
         let mut client = peer;
-        for entry in from_right {
-            if !self.is_trusted(client) {
-                break;
-            }
-            match address(entry) {
+        let mut hops = 0;
+        let mut from_right = from_right.into_iter();
+        while self.is_trusted(client) {
+            hops += 1;
+            match from_right.next().and_then(address) {
                 Some(address) => client = address,
                 None => break,
             }
         }
-        client
+        (client, hops)
     }
 }
 
@@ -88,7 +90,7 @@ mod tests {
 
     fn client(trusted: &TrustedProxies, peer: &str, header: &[u8]) -> String {
         let peer: IpAddr = peer.parse().unwrap();
-        trusted.client(peer.to_canonical(), header.rsplit(|b| *b == b',')).to_string()
+        trusted.client_and_hops(peer.to_canonical(), header.rsplit(|b| *b == b',')).0.to_string()
     }
 
     #[test]
@@ -137,6 +139,25 @@ mod tests {
         // Bytes that are not UTF-8 end the search as well.
         assert_eq!(client(&trusted, "127.0.0.1", b"\xff\xfe, 203.0.113.9"), "203.0.113.9");
         assert_eq!(client(&trusted, "127.0.0.1", b"203.0.113.9, \xff"), "127.0.0.1");
+    }
+
+    #[test]
+    fn hops_are_the_trusted_proxies_up_to_the_client() {
+        let trusted = proxies(&["127.0.0.1", "10.0.0.0/8"]);
+        for (peer, header, expected) in [
+            ("203.0.113.9", "10.0.0.1", 0),
+            ("127.0.0.1", "", 1),
+            ("127.0.0.1", "203.0.113.9", 1),
+            ("127.0.0.1", "10.0.0.2, 203.0.113.9", 1),
+            ("127.0.0.1", "203.0.113.9, 10.0.0.1", 2),
+            ("127.0.0.1", "203.0.113.9, 10.0.0.2, 10.0.0.1", 3),
+            ("127.0.0.1", "unknown, 10.0.0.1", 2),
+            ("127.0.0.1", "10.0.0.1, unknown", 1),
+        ] {
+            let entries = header.as_bytes().rsplit(|b| *b == b',');
+            let (_, hops) = trusted.client_and_hops(peer.parse().unwrap(), entries);
+            assert_eq!(hops, expected, "{peer}: {header}");
+        }
     }
 
     #[test]

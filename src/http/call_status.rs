@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use percent_encoding::percent_decode_str;
 
 use super::handshake::{self, Handshake, Readiness, Rules};
+use super::origin::{self, OriginCheck};
+use super::request::{self, Head};
 use super::response::{self, NO_STORE, RESTARTING};
 use super::{headers, methods, token};
 use crate::protocol::credential::Credential;
@@ -121,23 +123,24 @@ impl ResponseFormat {
 /// The `callId` in the path of a request, still percent-encoded; `None` for other paths. As with
 /// upgrades, any prefix is allowed before `/calls/`, since proxies may pass on their own path.
 pub(super) fn call_id_in<'a>(request: &httparse::Request<'_, 'a>) -> Option<&'a str> {
-    let path = request.path?;
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let (prefix, call_id) = path.rsplit_once('/')?;
+    let (prefix, call_id) = request::path(request).rsplit_once('/')?;
     (prefix.ends_with("/calls") && !call_id.is_empty()).then_some(call_id)
 }
 
 /// Handles a request for the call with this id, which is still percent-encoded.
-pub(super) fn accept(
-    request: &httparse::Request<'_, '_>,
+pub(super) fn accept<'a>(
+    request: &httparse::Request<'_, 'a>,
+    head: Head<'a>,
     encoded_id: &str,
     peer: IpAddr,
     rules: &Rules,
 ) -> Handshake {
-    if !handshake::is_origin_allowed(request, &rules.origins) {
-        return handshake::refuse_origin(request);
+    let mut format = ResponseFormat::from_request(request);
+    match origin::check_origin(request, head, peer, rules) {
+        OriginCheck::Allowed => {}
+        OriginCheck::NotFromPage => format.origin = None,
+        OriginCheck::Refused => return origin::refuse_origin(request),
     }
-    let format = ResponseFormat::from_request(request);
     match request.method {
         Some("GET" | "HEAD") => {}
         // A CORS preflight: browsers ask before they send a token for a page.

@@ -11,7 +11,9 @@ use std::net::IpAddr;
 use tungstenite::handshake::derive_accept_key;
 
 use super::call_status::{self, CallStatusRequest, ResponseFormat};
-use super::headers::{has_header_token, header, header_values, single_header};
+use super::headers::{has_header_token, header_entries_from_right, single_header};
+use super::origin::{self, OriginCheck};
+use super::request::{self, Head, Invalid};
 use super::response::{bad_request, draining, page, text, without_body};
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
 use super::{methods, token};
@@ -27,9 +29,6 @@ const HEADERS_ON_STACK: usize = 128;
 
 /// The subprotocol that clients may offer together with a token (`PROTOCOL.md` 3).
 pub(super) const SUBPROTOCOL: &str = "buddyline";
-
-/// Longest logged part of a refused `Origin`, in characters.
-const ORIGIN_LOGGED_MAX: usize = 100;
 
 /// Whether the server can take work: what `GET /readyz` tells a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +50,7 @@ pub struct Rules {
     pub try_page: bool,
     /// The origins whose pages may connect.
     pub origins: Origins,
-    /// The proxies whose `X-Forwarded-For` is trusted.
+    /// The proxies whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted.
     pub proxies: TrustedProxies,
     /// The largest request head.
     pub head_limits: HeadLimits,
@@ -130,68 +129,51 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
     // Bytes beyond the limit are ignored: an error there must not depend on how reads are split.
     let bytes = &bytes[..bytes.len().min(bytes_max)];
     match request.parse_with_uninit_headers(bytes, headers) {
-        Ok(httparse::Status::Complete(head_bytes)) => match upgrade_key(&request) {
-            Ok(Some(_)) if rules.readiness == Readiness::Draining => respond(draining()),
-            Ok(Some(_)) if !is_origin_allowed(&request, &rules.origins) => refuse_origin(&request),
-            Ok(Some(key)) => Handshake::Upgrade {
-                response: switching_protocols(&request, key),
-                head_bytes,
-                opened: Opened {
-                    client: client(&request, peer, &rules.proxies),
-                    credential: token::credential(&request),
-                },
-            },
-            Ok(None) => match call_status::call_id_in(&request) {
-                Some(call) => call_status::accept(&request, call, peer, rules),
-                None => respond(respond_plain_http(&request, rules)),
-            },
-            Err(refusal) => respond(refusal),
-        },
+        Ok(httparse::Status::Complete(head_bytes)) => {
+            answer(&mut request, head_bytes, peer, rules).unwrap_or_else(respond)
+        }
         Ok(httparse::Status::Partial) if bytes.len() < bytes_max => Handshake::Incomplete,
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => respond(text(
-            "431 Request Header Fields Too Large",
-            "",
-            "The request head is too large.",
-        )),
-        Err(_) => respond(text("400 Bad Request", "", "This is not an HTTP/1.1 request.")),
-    }
-}
-
-/// Whether the request has an allowed `Origin`, or none because no page sent it.
-pub(super) fn is_origin_allowed(request: &httparse::Request<'_, '_>, origins: &Origins) -> bool {
-    if !origins.is_restricted() {
-        return true;
-    }
-    let mut found = header_values(request, "origin");
-    match (found.next(), found.next()) {
-        (None, _) => true,
-        (Some(origin), None) => match std::str::from_utf8(origin) {
-            Ok(origin) => origins.is_allowed(origin.trim(), single_header(request, "host")),
-            Err(_) => false,
+        Ok(httparse::Status::Partial) => respond(request::too_large(&request, bytes)),
+        Err(fault) => match request::judge_error(fault, &request, bytes) {
+            Invalid::NewerMinor(same) => receive(&same, peer, rules),
+            Invalid::Refused(response) => respond(response),
         },
-        // No browser sends two origins.
-        (Some(_), Some(_)) => false,
     }
 }
 
-/// Refuses a request because of its origin. The response names the setting and repeats nothing of
-/// the request.
-pub(super) fn refuse_origin(request: &httparse::Request<'_, '_>) -> Handshake {
-    let sanitized = |byte: u8| match byte {
-        b'"' | b'\'' | b'`' | b'\\' => '?',
-        b' '..=b'~' => char::from(byte),
-        _ => '?',
+/// Answers a request whose head is complete.
+///
+/// # Errors
+///
+/// The response to an invalid request.
+fn answer(
+    request: &mut httparse::Request<'_, '_>,
+    head_bytes: usize,
+    peer: IpAddr,
+    rules: &Rules,
+) -> Result<Handshake, String> {
+    let head = request::check(request)?;
+    let request = &*request;
+    let Some(key) = upgrade_key(request, head)? else {
+        return Ok(match call_status::call_id_in(request) {
+            Some(call) => call_status::accept(request, head, call, peer, rules),
+            None => respond(respond_plain_http(request, rules)),
+        });
     };
-    let mut origin = String::new();
-    for line in header_values(request, "origin") {
-        origin.extend((!origin.is_empty()).then_some(" and "));
-        let room = ORIGIN_LOGGED_MAX.saturating_sub(origin.len());
-        origin.extend(line.iter().take(room).map(|byte| sanitized(*byte)));
+    if rules.readiness == Readiness::Draining {
+        return Err(draining());
     }
-    origin.truncate(ORIGIN_LOGGED_MAX);
-    let line = "Pages of this origin may not connect; the server's setting --allowed-origin says \
-                which may.";
-    Handshake::RefuseOrigin { response: text("403 Forbidden", "", line), origin }
+    if origin::check_origin(request, head, peer, rules) == OriginCheck::Refused {
+        return Ok(origin::refuse_origin(request));
+    }
+    Ok(Handshake::Upgrade {
+        response: switching_protocols(request, key),
+        head_bytes,
+        opened: Opened {
+            client: client(request, peer, &rules.proxies),
+            credential: token::credential(request),
+        },
+    })
 }
 
 /// The client's address: the peer's, or the one that trusted proxies report.
@@ -200,10 +182,7 @@ pub(super) fn client(
     peer: IpAddr,
     proxies: &TrustedProxies,
 ) -> IpAddr {
-    // Several header lines form one list (RFC 9110 section 5.3), which is read from its end.
-    let headers = request.headers.iter().rev();
-    let values = headers.filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
-    proxies.client(peer, values.flat_map(|line| line.value.rsplit(|byte| *byte == b',')))
+    proxies.client_and_hops(peer, header_entries_from_right(request, "x-forwarded-for")).0
 }
 
 pub(super) fn respond(response: String) -> Handshake {
@@ -215,7 +194,10 @@ pub(super) fn respond(response: String) -> Handshake {
 /// # Errors
 ///
 /// The response to an invalid upgrade request.
-fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str>, String> {
+fn upgrade_key<'a>(
+    request: &httparse::Request<'_, 'a>,
+    head: Head<'_>,
+) -> Result<Option<&'a str>, String> {
     if !has_header_token(request, "upgrade", "websocket") {
         return Ok(None);
     }
@@ -229,11 +211,18 @@ fn upgrade_key<'a>(request: &httparse::Request<'_, 'a>) -> Result<Option<&'a str
             "The header Connection: Upgrade is missing; does a proxy drop it?",
         ));
     }
-    if header(request, "sec-websocket-version") != Some("13") {
+    // The WebSocket begins after the head: a body would be read as frames.
+    if head.has_body {
+        return Err(bad_request(
+            "A WebSocket handshake has no body, so no Content-Length and no Transfer-Encoding.",
+        ));
+    }
+    if single_header(request, "sec-websocket-version") != Some("13") {
         let version = "Sec-WebSocket-Version: 13\r\n";
         return Err(text("426 Upgrade Required", version, "WebSocket version 13 is needed."));
     }
-    match header(request, "sec-websocket-key") {
+    // RFC 6455 section 11.3.1: it may not occur more than once.
+    match single_header(request, "sec-websocket-key") {
         Some(key) if is_sixteen_bytes(key) => Ok(Some(key)),
         _ => Err(bad_request(
             "The header Sec-WebSocket-Key is missing or is not 16 bytes in base64.",
@@ -262,8 +251,7 @@ fn switching_protocols(request: &httparse::Request<'_, '_>, key: &str) -> String
 }
 
 fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
-    let path = request.path.unwrap_or_default();
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let path = request::path(request);
     let response = match (request.method, path) {
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {

@@ -1,10 +1,5 @@
 //! Looks up request headers, and the entries of comma-separated ones.
 
-/// The value of the first header line with this name, if it is UTF-8.
-pub(super) fn header<'a>(request: &httparse::Request<'_, 'a>, name: &str) -> Option<&'a str> {
-    std::str::from_utf8(header_values(request, name).next()?).ok().map(str::trim)
-}
-
 /// The value of a header that occurs exactly once, if it is UTF-8.
 pub(super) fn single_header<'a>(
     request: &httparse::Request<'_, 'a>,
@@ -22,6 +17,22 @@ pub(super) fn header_values<'a>(
 ) -> impl Iterator<Item = &'a [u8]> {
     let named = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
     named.map(|line| line.value)
+}
+
+/// Whether there is a header line with this name.
+pub(super) fn has_header(request: &httparse::Request<'_, '_>, name: &str) -> bool {
+    header_values(request, name).next().is_some()
+}
+
+/// The entries of a comma-separated header, from the last to the first. Several lines form one list
+/// (RFC 9110 section 5.3).
+pub(super) fn header_entries_from_right<'a>(
+    request: &httparse::Request<'_, 'a>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let lines = request.headers.iter().rev();
+    let values = lines.filter(move |line| line.name.eq_ignore_ascii_case(name));
+    values.flat_map(|line| line.value.rsplit(|byte| *byte == b','))
 }
 
 /// The entries of a comma-separated header, which may span several lines.

@@ -3,6 +3,7 @@
 //! Each connection carries one request. Origins, tokens and proxies play no part here.
 
 use super::handshake::Readiness;
+use super::request::{self, Invalid};
 use super::{methods, response};
 use crate::metrics::page::MEDIA_TYPE;
 
@@ -27,28 +28,28 @@ pub(crate) enum MetricsRequest {
 /// Reads a request from the first bytes of a connection.
 pub(crate) fn receive(bytes: &[u8], readiness: Readiness) -> MetricsRequest {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
+    let mut head = httparse::Request::new(&mut headers);
+    let bytes = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    match head.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => {
             return MetricsRequest::Incomplete;
         }
-        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            let status = "431 Request Header Fields Too Large";
-            return MetricsRequest::Respond(response::text(
-                status,
-                "",
-                "The request head is too large.",
-            ));
+        Ok(httparse::Status::Partial) => {
+            return MetricsRequest::Respond(request::too_large(&head, bytes));
         }
-        Err(_) => {
-            return MetricsRequest::Respond(response::bad_request(
-                "This is not an HTTP/1.1 request.",
-            ));
+        Err(fault) => {
+            return match request::judge_error(fault, &head, bytes) {
+                Invalid::NewerMinor(same) => receive(&same, readiness),
+                Invalid::Refused(response) => MetricsRequest::Respond(response),
+            };
         }
     }
-    let path = request.path.unwrap_or_default();
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    if let Err(response) = request::check(&mut head) {
+        return MetricsRequest::Respond(response);
+    }
+    let request = head;
+    let path = request::path(&request);
     let head_only = request.method == Some("HEAD");
     let response = match (request.method, path) {
         (Some("GET" | "HEAD"), "/metrics") => return MetricsRequest::Metrics { head_only },
@@ -90,12 +91,12 @@ mod tests {
         let metrics = |head_only| MetricsRequest::Metrics { head_only };
         assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(false));
         assert_eq!(parse(b"GET /metrics?x=y HTTP/1.0\r\n\r\n"), metrics(false));
-        assert_eq!(parse(b"HEAD /metrics HTTP/1.1\r\n\r\n"), metrics(true));
+        assert_eq!(parse(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), metrics(true));
         for (request, status, body) in [
-            (&b"GET /healthz HTTP/1.1\r\n\r\n"[..], "200", "ok\n"),
-            (b"GET /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
-            (b"HEAD /readyz HTTP/1.1\r\n\r\n", "503", ""),
-            (b"OPTIONS /readyz HTTP/1.1\r\n\r\n", "503", "draining\n"),
+            (&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], "200", "ok\n"),
+            (b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", "503", "draining\n"),
+            (b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n", "503", ""),
+            (b"OPTIONS /readyz HTTP/1.1\r\nHost: x\r\n\r\n", "503", "draining\n"),
             (b"OPTIONS /healthz HTTP/1.0\r\n\r\n", "200", "ok\n"),
         ] {
             let (head, text) = respond(request);
@@ -105,13 +106,13 @@ mod tests {
 
     #[test]
     fn unknown_paths_and_upgrades_are_refused() {
-        let upgrade = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         for (request, status) in [
             (&upgrade[..], "404"),
-            (b"GET /metrics/ HTTP/1.1\r\n\r\n", "404"),
-            (b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "405"),
-            (b"BREW /metrics HTTP/1.1\r\n\r\n", "501"),
+            (b"GET /metrics/ HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+            (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", "405"),
+            (b"BREW /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "501"),
             (b"\x16\x03\x01\x02\x00", "400"),
         ] {
             let (head, _) = respond(request);

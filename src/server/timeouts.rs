@@ -174,7 +174,7 @@ mod tests {
         let (origins, proxies) = (Origins::any(), TrustedProxies::default());
         let (readiness, try_page, head_limits) = (Readiness::Ready, false, HeadLimits::default());
         let rules = Rules { readiness, try_page, origins, proxies, head_limits };
-        let mut request = *b"GET /calls/c HTTP/1.1\r\n\r\n";
+        let mut request = *b"GET /calls/c HTTP/1.1\r\nHost: x\r\n\r\n";
         let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
         connection.wire.next(&mut codec, &mut input, &mut outbox);
         assert!(connection.wire.is_awaiting_status() && outbox.is_empty());

@@ -254,7 +254,11 @@ fn site_requests_are_counted_by_kind_and_timed() {
     assert_eq!(status(&get(&server, "/readyz")), "200");
     wait_until(LONG, "the server is unready", || status(&get(&server, "/readyz")) == "503");
     assert_eq!(scrape(&server).of("buddyline_ready"), 0.0);
-    assert!(server.ask(b"GET /readyz HTTP/1.1\r\n\r\n").ends_with("the site is unavailable\n"));
+    assert!(
+        server
+            .ask(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .ends_with("the site is unavailable\n")
+    );
 }
 
 #[test]
@@ -405,7 +409,7 @@ fn count_metrics(page: &scrape::MetricsPage, expression: &str) -> usize {
 fn metrics_are_unavailable_without_the_setting() {
     let server = Server::start(&[]);
     assert!(!server.log().iter().any(|line| line.contains("metrics")));
-    assert_eq!(status(&server.ask(b"GET /metrics HTTP/1.1\r\n\r\n")), "404");
+    assert_eq!(status(&server.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")), "404");
 }
 
 #[test]
@@ -464,7 +468,7 @@ fn slow_monitors_time_out_without_harm() {
     }
     // A monitor that gets its answer and does not close.
     let mut stays = TcpStream::connect(place).unwrap();
-    stays.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    stays.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     for _ in 0..20 {
         assert_eq!(status(&get(&server, "/healthz")), "200");
         client.drain();
@@ -542,22 +546,22 @@ fn abandoned_monitor_backlog_does_not_delay_the_next() {
 fn oversized_or_invalid_monitor_request_gets_an_error() {
     let server = start(&[]);
     let place = metrics_address(&server);
-    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(3 * 4_096));
+    let long = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(3 * 4_096));
     for (request, expected) in [
         (long.as_bytes(), "431"),
-        (b"GET / HTTP/1.1\r\n\r\n", "404"),
-        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "405"),
         (b"OPTIONS / HTTP/1.0\r\n\r\n", "200"),
         (b"\x16\x03\x01\r\n\r\n", "400"),
     ] {
         assert_eq!(status(&ask(place, request)), expected);
     }
-    let head = ask(place, b"HEAD /metrics HTTP/1.1\r\n\r\n");
+    let head = ask(place, b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     // A request with an endless body is closed.
     let mut endless = TcpStream::connect(place).unwrap();
     endless.set_write_timeout(Some(LONG)).unwrap();
-    endless.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    endless.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let refused = (0..100_000).any(|_| endless.write_all(&[b'x'; 1024]).is_err());
     assert!(refused, "the server has read a hundred megabytes");
 }

@@ -86,7 +86,7 @@ fn scanner_covers_both_output_streams_and_all_replies() {
     let recorder =
         RecordingProxy::before(site.url().strip_prefix("http://").unwrap().parse().unwrap());
     let mut socket = std::net::TcpStream::connect(recorder.address()).unwrap();
-    std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     std::io::Read::read_exact(&mut socket, &mut [0; 60]).unwrap();
     drop((socket, site));
     let received = recorder.all();

@@ -605,7 +605,7 @@ fn certificate_expiry_is_reported_everywhere() {
         let log = server.log();
         let line = log.iter().find_map(|line| line.split_once("metrics on http://")).unwrap().1;
         let address = line.strip_suffix("/metrics").unwrap().parse().unwrap();
-        let page = server::ask(address, b"GET /metrics HTTP/1.1\r\n\r\n");
+        let page = server::ask(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let name = "\nbuddyline_tls_certificate_not_after_seconds ";
         page.split_once(name).unwrap().1.lines().next().unwrap().parse::<u64>().unwrap()
     };

@@ -235,11 +235,134 @@ fn disallowed_origin_is_refused_before_the_upgrade() {
     }
     let twice = "Origin: https://app.example\r\nOrigin: https://app.example\r\n";
     assert_eq!(refused_origin(twice).unwrap(), "https://app.example and https://app.example");
-    // With two `Host` headers, neither counts as the server's own address.
-    let hosts = "Host: evil.example\r\nOrigin: http://evil.example\r\n";
-    assert_eq!(refused_origin(hosts).unwrap(), "http://evil.example");
-    let hosts = "Host: evil.example\r\nOrigin: http://localhost:8080\r\n";
-    assert_eq!(refused_origin(hosts).unwrap(), "http://localhost:8080");
+}
+
+/// Sends a handshake with this `Host` and these header lines from the proxy at 192.0.2.7, behind
+/// which 10.0.0.0/8 are proxies as well, to a server that allows no page. Returns whether it opens.
+fn opens_for(networks: &[&str], target: &str, host: &str, lines: &str) -> bool {
+    let request = String::from_utf8(request_with(lines)).unwrap();
+    let request = request.replace("localhost:8080", host).replace("/chat?x=1", target);
+    let (events, answer) = respond(rules(Origins::only(&[], None), networks), request.as_bytes());
+    match &events[..] {
+        [Event::Opened(_)] => true,
+        [Event::OriginRefused { .. }] => false,
+        other => panic!("{other:?}: {answer}"),
+    }
+}
+
+#[test]
+fn app_origin_may_be_the_host_that_a_trusted_proxy_forwards() {
+    let (none, one, chain) = (&[][..], &["192.0.2.0/24"][..], &["192.0.2.0/24", "10.0.0.0/8"][..]);
+    // React Native, with a proxy that names its backend in `Host`.
+    let app = "Origin: https://live.example\r\n";
+    let with = |more: &str| format!("{app}{more}\r\n");
+    let backend = "127.0.0.1:8080";
+    for (networks, lines, opens) in [
+        (one, app.to_owned(), false),
+        (one, with("X-Forwarded-Host: live.example"), true),
+        (one, with("x-forwarded-host:  LIVE.example:443 "), true),
+        (one, with("X-Forwarded-Host: live.example:8443"), false),
+        (one, with("X-Forwarded-Host: example"), false),
+        (one, with("X-Forwarded-Host: https://live.example"), false),
+        (one, with("X-Forwarded-Host: "), false),
+        (one, with("X-Forwarded-Server: live.example"), false),
+        // Only a trusted proxy is believed.
+        (none, with("X-Forwarded-Host: live.example"), false),
+        (&["10.0.0.0/8"], with("X-Forwarded-Host: live.example"), false),
+        // Each proxy appends one entry: the client's own is left of them.
+        (one, with("X-Forwarded-Host: live.example, other.example"), false),
+        (one, with("X-Forwarded-Host: live.example\r\nX-Forwarded-Host: other.example"), false),
+        (one, with("X-Forwarded-Host: other.example, live.example"), true),
+        (
+            chain,
+            with(
+                "X-Forwarded-For: 203.0.113.9, 10.0.0.1\r\n\
+                  X-Forwarded-Host: live.example, inner.example",
+            ),
+            true,
+        ),
+        (
+            chain,
+            with(
+                "X-Forwarded-For: 203.0.113.9, 10.0.0.1\r\n\
+                  X-Forwarded-Host: live.example, inner.example, inner.example",
+            ),
+            false,
+        ),
+        (
+            chain,
+            with(
+                "X-Forwarded-For: 10.0.0.1, 203.0.113.9\r\n\
+                  X-Forwarded-Host: live.example, inner.example",
+            ),
+            false,
+        ),
+        // An opaque origin and two origins match no host.
+        (one, "Origin: null\r\nX-Forwarded-Host: null\r\n".to_owned(), false),
+        (one, format!("{app}{app}X-Forwarded-Host: live.example\r\n"), false),
+    ] {
+        assert_eq!(opens_for(networks, "/", backend, &lines), opens, "{networks:?} {lines}");
+    }
+    // `Host` itself, unless the target is in absolute form (RFC 9112 section 3.2.2).
+    assert!(opens_for(none, "/", "live.example", app));
+    assert!(opens_for(none, "https://live.example/live", backend, app));
+    assert!(!opens_for(none, "https://other.example/live", "live.example", app));
+}
+
+#[test]
+fn bearer_header_of_an_app_needs_no_allowed_origin() {
+    let evil = "Origin: https://evil.example\r\n";
+    let opens = |more: &str| opens_for(&[], "/", "live.example", &format!("{evil}{more}"));
+    assert!(opens("Authorization: Bearer a.b.c\r\n"));
+    assert!(opens("authorization: bearer a.b.c\r\nOrigin: null\r\n"));
+    for more in [
+        "",
+        // A browser remembers Basic credentials, and sends them with the handshakes of any page.
+        "Authorization: Basic YWxpY2U6c2VjcmV0\r\n",
+        "Authorization: Digest username=\"alice\"\r\n",
+        "Authorization: Negotiate YWxpY2U6c2VjcmV0\r\n",
+        "Authorization: Bearer\r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Bearer a b\r\n",
+        "Authorization: a.b.c\r\n",
+        "Authorization: Basic YWxpY2U6c2VjcmV0\r\nAuthorization: Bearer a.b.c\r\n",
+        "Authorization: Bearer a.b.c\r\nAuthorization: Bearer a.b.c\r\n",
+        "Proxy-Authorization: Bearer a.b.c\r\n",
+        // The places that a page can choose.
+        "Sec-WebSocket-Protocol: buddyline, a.b.c\r\n",
+        "Cookie: Authorization=Bearer a.b.c\r\n",
+        // A browser's request, to which a proxy has added the header.
+        "Authorization: Bearer a.b.c\r\nSec-Fetch-Site: cross-site\r\n",
+        "Authorization: Bearer a.b.c\r\nSec-Fetch-Mode: websocket\r\n",
+        "Authorization: Bearer a.b.c\r\nsec-fetch-dest: empty\r\n",
+    ] {
+        assert!(!opens(more), "{more}");
+    }
+    assert!(!opens_for(&[], "/?token=a.b.c", "live.example", evil));
+}
+
+#[test]
+fn call_status_for_an_app_is_not_readable_by_its_origin() {
+    let ask = |method: &str, more: &str| {
+        let request = format!(
+            "{method} /calls/7 HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\n{more}\r\n"
+        );
+        let rules = rules(Origins::only(&[], None), &[]);
+        handshake::receive(request.as_bytes(), PEER, &rules)
+    };
+    let bearer = "Authorization: Bearer a.b.c\r\n";
+    let Handshake::CallStatusRequest { format, .. } = ask("GET", bearer) else {
+        panic!("refused");
+    };
+    let format = format!("{format:?}");
+    assert!(format.contains("origin: None") && !format.contains("evil"), "{format}");
+    let browser = format!("{bearer}Sec-Fetch-Mode: cors\r\n");
+    // A preflight request has no credentials; without it no page can send them.
+    let preflight = "Access-Control-Request-Headers: authorization\r\n";
+    for (method, more) in [("GET", ""), ("GET", &*browser), ("OPTIONS", preflight)] {
+        let answer = ask(method, more);
+        assert!(matches!(answer, Handshake::RefuseOrigin { .. }), "{method} {more}: {answer:?}");
+    }
 }
 
 #[test]

@@ -240,12 +240,12 @@ fn options_is_answered_and_other_methods_get_405_with_allow() {
 }
 
 #[test]
-fn non_http_input_is_answered_with_400() {
+fn non_http_input_is_refused() {
     // The first bytes of a TLS ClientHello, of SSH, of HTTP/2, and noise.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x5b\x00\x9c";
     assert_eq!(status(hello), "HTTP/1.1 400");
     assert_eq!(status(b"SSH-2.0-OpenSSH_9.2\r\n"), "HTTP/1.1 400");
-    assert_eq!(status(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "HTTP/1.1 400");
+    assert_eq!(status(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "HTTP/1.1 505");
     assert_eq!(status(b"\x00\x01\x02"), "HTTP/1.1 400");
     assert_eq!(status(b"GET / HTTP/1.1\r\nno colon here\r\n\r\n"), "HTTP/1.1 400");
     assert_eq!(status(b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n"), "HTTP/1.1 400");
@@ -255,7 +255,7 @@ fn non_http_input_is_answered_with_400() {
 fn input_after_a_refusal_is_ignored() {
     let mut codec = codec_of(LIMIT, true);
     let mut session = WireSession::default();
-    session.feed(&mut codec, b"GET /healthz HTTP/1.1\r\n\r\n");
+    session.feed(&mut codec, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let written = session.output.len();
     session.feed(&mut codec, &[request(), text("hello")].concat());
     assert_eq!(session.events, [Event::Closing]);

@@ -10,3 +10,4 @@ mod framing;
 mod handshake;
 mod origins;
 mod random_input;
+mod rfc9112;
