@@ -15,6 +15,7 @@ pub mod proxies;
 pub(crate) mod public_url;
 mod reload;
 pub mod secrets;
+pub mod site_trust;
 pub mod site_url;
 pub(crate) mod tls;
 pub mod token_header;
@@ -133,6 +134,11 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_JWT_ISSUER", value_name = "URL", help_heading = "Site",
           value_parser = SiteUrl::parse)]
     pub jwt_issuer: Option<SiteUrl>,
+
+    /// PEM file with certificate authorities that the server trusts for the site's certificate, in
+    /// addition to those of the system, or of the variables SSL_CERT_FILE and SSL_CERT_DIR.
+    #[arg(long, env = "BUDDYLINE_SITE_CA_FILE", value_name = "PATH", help_heading = "Site")]
+    pub site_ca_file: Option<PathBuf>,
 
     /// Maximum number of concurrent requests to the site, 1 to 64. Further requests are queued.
     #[arg(long, env = "BUDDYLINE_UPSTREAM_WORKERS", value_name = "N", default_value_t = 4,

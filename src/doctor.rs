@@ -38,9 +38,11 @@ pub struct ExamineOptions {
 /// A sentence that says why a secret cannot be read.
 pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
-    let validity = config.load_secrets()?.identity.and_then(|identity| identity.validity());
+    let secrets = config.load_secrets()?;
+    let validity = secrets.identity.and_then(|identity| identity.validity());
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
-    let observations = collect::collect_all(config, options, keys.map(|(keys, _)| keys));
+    let observations =
+        collect::collect_all(config, options, keys.map(|(keys, _)| keys), secrets.site_trust);
     let mut findings = judge::site::judge(&observations);
     findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
     findings.extend(check_calls(config)?);

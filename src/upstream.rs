@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
@@ -55,6 +56,8 @@ pub struct SiteSettings {
     pub body_max: u64,
     /// The header in which the site expects a member's token.
     pub token_header: TokenHeader,
+    /// The certificate authorities for the site's certificate.
+    pub trust: SiteTrust,
     /// Verifies tokens locally; `None` if the site's JWT secret is not configured.
     pub verifier: Option<Verifier>,
 }
@@ -71,6 +74,7 @@ impl SiteSettings {
             request_timeout: Duration::from_secs(30),
             body_max: 4 << 20,
             token_header: TokenHeader::default(),
+            trust: SiteTrust::built_in(),
             verifier: None,
         }
     }
@@ -109,6 +113,13 @@ impl Upstream {
     pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
         if let Upstream::Site(pool) = self {
             pool.set_verifier(verifier);
+        }
+    }
+
+    /// Trusts these authorities for the site's certificate from now on. Requests in flight go on.
+    pub fn set_trust(&mut self, trust: SiteTrust) {
+        if let Upstream::Site(pool) = self {
+            pool.set_trust(trust);
         }
     }
 

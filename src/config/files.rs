@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::ice::TurnSecret;
 use super::secrets::JwtKeys;
+use super::site_trust::SiteTrust;
 use super::tls::TlsIdentity;
 
 /// Secrets and certificates, kept apart from [`Config`], which may be printed.
@@ -20,6 +21,8 @@ pub struct Secrets {
     pub turn: Option<TurnSecret>,
     /// The certificate and the private key of the server; `None` without TLS.
     pub identity: Option<TlsIdentity>,
+    /// The certificate authorities for the site's certificate.
+    pub site_trust: SiteTrust,
     /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
@@ -29,14 +32,15 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`Config::jwt_keys`], [`Config::turn_secret`] and [`Config::tls`].
+    /// As [`Config::jwt_keys`], [`Config::turn_secret`], [`Config::tls`] and
+    /// [`Config::site_trust`].
     pub fn load_secrets(&self) -> Result<Secrets, String> {
         let mut warnings = Vec::new();
         let keys = collect_warnings(self.jwt_keys_with_warnings()?, &mut warnings);
         let turn = collect_warnings(self.turn_secret_with_warnings()?, &mut warnings);
         warnings.extend(turn.as_ref().and_then(|_| self.open_relay_warning()));
         let identity = collect_warnings(self.tls_with_warnings()?, &mut warnings);
-        Ok(Secrets { keys, turn, identity, warnings })
+        Ok(Secrets { keys, turn, identity, site_trust: self.site_trust()?, warnings })
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::ExamineOptions;
 use super::observations::{Keys, Observations};
 use crate::config::Config;
+use crate::config::site_trust::SiteTrust;
 
 /// The time limit of one step, however much of the whole is left.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -46,11 +47,17 @@ pub(super) fn now_s() -> u64 {
 
 /// Examines the machine first, which takes no time, then the public address and the site, so that a
 /// site that hangs does not use up the time of the other checks.
-pub(super) fn collect_all(config: &Config, options: &ExamineOptions, keys: Keys) -> Observations {
+pub(super) fn collect_all(
+    config: &Config,
+    options: &ExamineOptions,
+    keys: Keys,
+    trust: SiteTrust,
+) -> Observations {
     let time = TimeBudget::new(options.within, config.upstream_timeout);
     let machine = machine::collect(config);
     let public = options.public_url.as_ref().map(|url| public::collect(url, time));
     let site = config.buddyboss_url.as_ref();
-    let site = site.map(|url| site::collect(config, url, options.credential.as_ref(), keys, time));
+    let credential = options.credential.as_ref();
+    let site = site.map(|url| site::collect(config, url, credential, keys, trust, time));
     Observations { site, machine, public }
 }

@@ -121,8 +121,8 @@ fn judge_tls(
             name,
             format!("the certificate is not valid: {reason}"),
             "Install a certificate for this name from a public authority, with its whole chain \
-             (fullchain.pem, not cert.pem). For a site on the same machine, set \
-             http://127.0.0.1.",
+             (fullchain.pem, not cert.pem). For a private authority of the site, set \
+             --site-ca-file. For a site on the same machine, set http://127.0.0.1.",
         ),
         Tls::NoTls => Finding::failed(
             name,

@@ -85,6 +85,8 @@ pub struct SiteObservation {
     pub workers: u16,
     /// The setting `--upstream-timeout`.
     pub timeout: Duration,
+    /// The certificate authorities that the server trusts for it.
+    pub trust: String,
     /// Whether its host can be reached.
     pub reachability: Reachability,
     /// Anonymous requests for `members/me`, in one URL style and perhaps in the other.

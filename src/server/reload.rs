@@ -75,6 +75,7 @@ impl Server {
         self.codec.set_readiness(self.readiness(now.instant));
         self.hub.set_settings(hub_settings);
         self.upstream.set_verifier(verifier);
+        self.upstream.set_trust(secrets.site_trust);
         self.identity = identity;
         self.config = config;
         Ok(())

@@ -112,13 +112,18 @@ pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifie
     keys.map(|keys| Verifier::new(&keys, issuer.clone()))
 }
 
-/// Settings of the upstream. Fails if the JWT secret cannot be read.
+/// Settings of the upstream. Fails if a file that they name cannot be read.
 pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
+    let trust = config.site_trust().map_err(io::Error::other)?;
+    if url.as_str().starts_with("https:") {
+        log::info!("certificate authorities for the site: {trust}");
+    }
     Ok(SiteSettings {
         workers: config.upstream_workers.into(),
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
+        trust,
         verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })

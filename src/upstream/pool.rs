@@ -33,6 +33,7 @@ use super::jwt::Verifier;
 use super::site::{Outcome, ProbeOutcome, Site};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
 use super::url_style::UrlStyle;
+use crate::config::site_trust::SiteTrust;
 use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
 use crate::protocol::credential::Scheme;
 use queue::Queue;
@@ -48,9 +49,11 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// The loop's side of the pool. Dropping it ends the workers without waiting for them; requests in
 /// flight fail at once.
 pub struct Pool {
-    site: Site,
+    /// The client of the next task, and its settings, without the verifier.
+    site: Arc<Site>,
+    settings: SiteSettings,
     /// `None` once the pool is being dropped.
-    tasks: Option<Sender<Task>>,
+    tasks: Option<Sender<(Arc<Site>, Task)>>,
     completions: Receiver<Completion>,
     verifier: Option<Verifier>,
     queue: Queue,
@@ -87,17 +90,16 @@ impl Pool {
         let workers = settings.workers.max(1);
         let (tasks, task_receiver) = bounded(workers);
         let (completion_sender, completions) = bounded(workers);
-        let site = Site::new(settings);
         for n in 0..workers {
-            let (site, tasks) = (site.clone(), task_receiver.clone());
-            let (completions, waker) = (completion_sender.clone(), waker.clone());
-            let work = move || {
-                worker::run_worker(&tasks, &completions, &waker, |task| worker::run(&site, task))
-            };
+            let (tasks, completions) = (task_receiver.clone(), completion_sender.clone());
+            let waker = waker.clone();
+            let run = |site: &Arc<Site>, task: &Task| worker::run(site, task);
+            let work = move || worker::run_worker(&tasks, &completions, &waker, run);
             thread::Builder::new().name(format!("upstream-{n}")).spawn(work)?;
         }
         let mut pool = Pool {
-            site,
+            site: Arc::new(Site::new(settings)),
+            settings: SiteSettings { verifier: None, ..settings.clone() },
             tasks: Some(tasks),
             completions,
             verifier: settings.verifier.clone(),
@@ -212,6 +214,14 @@ impl Pool {
         self.verifier = verifier;
     }
 
+    /// Trusts these authorities from now on. Requests in flight keep their client until they end.
+    pub fn set_trust(&mut self, trust: SiteTrust) {
+        if self.settings.trust != trust {
+            self.settings.trust = trust;
+            self.site = Arc::new(Site::new(&self.settings));
+        }
+    }
+
     /// Whether tokens are verified locally, with the site's JWT secret.
     pub fn has_verifier(&self) -> bool {
         self.verifier.is_some()
@@ -276,6 +286,7 @@ impl Pool {
             self.stats.record_dispatch(&task, self.now);
             // The queue hands out at most one task per worker, and the channel has room for as
             // many. The workers' end of the channel outlives this one.
+            let task = (self.site.clone(), task);
             tasks.try_send(task).expect("the task channel has room for a free worker");
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::{self, HeaderMap, Response};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use super::SiteSettings;
@@ -21,6 +22,7 @@ use super::health::Health;
 use super::message_lookup;
 use super::url_style::UrlStyle;
 use super::wrapped_json;
+use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Lookup, Post};
@@ -36,8 +38,7 @@ const HEADER_BYTES_MAX: usize = 32 << 10;
 /// How much of a body that is not declared as JSON is read to see whether it is an HTML page.
 const PAGE_START_BYTES: u64 = 1 << 10;
 
-/// A client for one site; clones share its connection pool.
-#[derive(Clone)]
+/// A client for one site, with its connection pool.
 pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
@@ -93,6 +94,7 @@ impl Site {
             // ureq resolves names on a separate thread, which ends when the system's resolver does.
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
+            .tls_config(TlsConfig::builder().root_certs(root_certs(&settings.trust)).build())
             .user_agent(concat!("buddyline/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(HEADER_BYTES_MAX)
             .input_buffer_size(2 * HEADER_BYTES_MAX)
@@ -101,9 +103,8 @@ impl Site {
             .max_idle_connections_per_host(settings.workers.max(1))
             .max_idle_age(IDLE_MAX)
             .build();
-        let agent = Agent::new_with_config(config);
         Site {
-            agent,
+            agent: Agent::new_with_config(config),
             url: settings.url.clone(),
             token_header: settings.token_header.clone(),
             body_max: settings.body_max,
@@ -352,6 +353,11 @@ impl Read for TrackedBody<'_> {
         self.started = true;
         self.rest.read(buffer)
     }
+}
+
+fn root_certs(trust: &SiteTrust) -> RootCerts {
+    let Some(certificates) = trust.certificates() else { return RootCerts::WebPki };
+    RootCerts::from(certificates.iter().map(|der| Certificate::from_der(der).to_owned()))
 }
 
 fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {

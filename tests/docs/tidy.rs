@@ -168,6 +168,8 @@ fn each_library_is_named_only_where_it_belongs() {
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),
         ("webpki_roots::", &["doctor"]),
+        ("rustls_native_certs::", &["config"]),
+        ("openssl_probe::", &["config"]),
         ("x509_cert::", &["config"]),
         ("hdrhistogram::", &["load"]),
         ("clap::", &["cli", "config", "main", "load"]),

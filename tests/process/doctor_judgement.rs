@@ -81,6 +81,7 @@ fn healthy_site() -> SiteObservation {
         token_header: TokenHeader::default(),
         workers: 4,
         timeout: Duration::from_secs(30),
+        trust: "the system's authorities (140 certificates)".to_owned(),
         reachability: healthy_path(true),
         probes: vec![(UrlStyle::Pretty, anonymous_reply())],
         index: vec![answered(reply(200, index))],
@@ -162,7 +163,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "site TLS",
             change(|s| s.reachability.tls = Some(Tls::Certificate("it has expired".to_owned()))),
             Failed,
-            &["it has expired", "fullchain.pem"],
+            &["it has expired; trusted are the system's", "fullchain.pem", "--site-ca-file"],
         ),
         (
             "site TLS",

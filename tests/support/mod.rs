@@ -4,7 +4,8 @@
 //!   frames of calls from it.
 //! * [`bytes`]: both sides of a WebSocket as bytes in memory; [`strategies`]: random frames.
 //! * [`server`]: the built binary on a free port; [`client`], [`client_set`] and [`tls`] connect to
-//!   it, [`proxy`] and [`recorder`] stand in between, [`scrape`] reads its metrics.
+//!   it, [`proxy`] and [`recorder`] stand in between, [`scrape`] reads its metrics; [`tls_front`]
+//!   gives a site TLS.
 //! * [`site`]: a BuddyBoss site over HTTP that a test starts, breaks and inspects; [`site_model`]
 //!   holds its state, [`members`] its users; [`raw`]: a site that a test writes byte by byte.
 //! * [`driver`]: runs the pool of upstream workers as the event loop does.
@@ -38,3 +39,4 @@ pub mod site;
 pub mod site_model;
 pub mod strategies;
 pub mod tls;
+pub mod tls_front;

@@ -41,14 +41,16 @@ struct Lines {
 /// Standard output and standard error.
 const STREAMS: usize = 2;
 
-/// The server's command, without arguments and without `BUDDYLINE_` variables.
+/// The server's command, without arguments and without variables that it reads.
 pub fn binary() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_buddyline")))
 }
 
 fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BUDDYLINE_") {
+        let upper = name.to_string_lossy().to_ascii_uppercase();
+        let begins = ["BUDDYLINE_", "SSL_CERT_"].iter().any(|begin| upper.starts_with(begin));
+        if begins || upper.ends_with("_PROXY") {
             command.env_remove(name);
         }
     }

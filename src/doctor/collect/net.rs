@@ -14,6 +14,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConnection, Error, RootCertStore, StreamOwned};
 
 use super::{TimeBudget, now_s};
+use crate::config::site_trust::SiteTrust;
 use crate::doctor::observations::{Reachability, Tls};
 
 /// Warn about a certificate that expires within this time: Let's Encrypt certificates are renewed
@@ -104,6 +105,7 @@ pub(super) fn open_stream(
     host: &str,
     port: u16,
     secure: bool,
+    trust: &SiteTrust,
     time: TimeBudget,
 ) -> (Reachability, Option<Stream>) {
     let mut reachability =
@@ -132,12 +134,14 @@ pub(super) fn open_stream(
         );
     }
     let Some(left) = time.remaining() else { return (reachability, None) };
-    match tls_handshake(socket, host, left, root_store(), 0) {
+    match tls_handshake(socket, host, left, root_store(trust), 0) {
         Ok(stream) => {
             let version = stream.conn.protocol_version().and_then(|version| version.as_str());
             let version = version.unwrap_or("TLS").replace("TLSv1_", "TLSv1.");
-            reachability.tls =
-                Some(Tls::Works { version, expires_soon: expires_soon(&reachability, time) });
+            reachability.tls = Some(Tls::Works {
+                version,
+                expires_soon: expires_soon(&reachability, trust, time),
+            });
             (reachability, Some(Stream::Tls(Box::new(stream))))
         }
         Err(tls) => {
@@ -200,8 +204,13 @@ fn connect(
 }
 
 /// The certificate authorities that the server's own HTTP client trusts.
-fn root_store() -> RootCertStore {
-    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+fn root_store(trust: &SiteTrust) -> RootCertStore {
+    let Some(certificates) = trust.certificates() else {
+        return RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates.iter().cloned());
+    roots
 }
 
 /// Does a TLS handshake that checks certificates as if it were `later_s` seconds later.
@@ -248,12 +257,12 @@ fn handshake_step(stream: &mut StreamOwned<ClientConnection, DeadlineSocket>) ->
 }
 
 /// Whether the certificate expires within two weeks: repeats the handshake with the clock advanced.
-fn expires_soon(reachability: &Reachability, time: TimeBudget) -> bool {
+fn expires_soon(reachability: &Reachability, trust: &SiteTrust, time: TimeBudget) -> bool {
     let (Some(Ok((to, _))), Some(left)) = (&reachability.connected, time.remaining()) else {
         return false;
     };
     let Ok(socket) = TcpStream::connect_timeout(to, left) else { return false };
-    let later = tls_handshake(socket, &reachability.host, left, root_store(), EXPIRES_SOON_S);
+    let later = tls_handshake(socket, &reachability.host, left, root_store(trust), EXPIRES_SOON_S);
     matches!(later, Err(Tls::Certificate(reason)) if reason == EXPIRED)
 }
 
@@ -370,7 +379,7 @@ mod tests {
         assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
         assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
         assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), refused(EXPIRED));
-        let unknown = shake("localhost", root_store(), 0).unwrap_err();
+        let unknown = shake("localhost", root_store(&SiteTrust::built_in()), 0).unwrap_err();
         assert!(matches!(unknown, Tls::Certificate(reason) if reason.contains("authority")));
     }
 
@@ -380,7 +389,8 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let started = Instant::now();
         let timeout = Duration::from_millis(200);
-        let result = tls_handshake(socket, "localhost", timeout, root_store(), 0).map(drop);
+        let result =
+            tls_handshake(socket, "localhost", timeout, RootCertStore::empty(), 0).map(drop);
         assert!(started.elapsed() < LONG);
         assert_eq!(result, Err(Tls::Failed(describe_error(&ErrorKind::TimedOut.into()))));
     }

@@ -6,6 +6,7 @@ use http::Uri;
 
 use super::{TimeBudget, net, now_s};
 use crate::config::Config;
+use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::doctor::judge::site::{owner, url_style};
 use crate::doctor::observations::{Keys, SecretCheck, SiteObservation, TimedReply};
@@ -29,11 +30,12 @@ pub(super) fn collect(
     url: &SiteUrl,
     credential: Option<&Credential>,
     keys: Keys,
+    trust: SiteTrust,
     time: TimeBudget,
 ) -> SiteObservation {
     let issuer = config.jwt_issuer.clone().unwrap_or_else(|| url.clone());
     let (host, port, secure) = endpoint(url);
-    let (reachability, stream) = net::open_stream(&host, port, secure, time);
+    let (reachability, stream) = net::open_stream(&host, port, secure, &trust, time);
     // The requests use connections of their own, as the server's do.
     let is_reachable = stream.is_some();
     drop(stream);
@@ -43,6 +45,7 @@ pub(super) fn collect(
         workers: config.upstream_workers,
         timeout: config.upstream_timeout,
         reachability,
+        trust: trust.to_string(),
         probes: Vec::new(),
         index: Vec::new(),
         messages: None,
@@ -60,6 +63,7 @@ pub(super) fn collect(
             workers: 1,
             request_timeout: config.upstream_timeout,
             token_header: config.token_header.clone(),
+            trust,
             ..SiteSettings::new(url.clone())
         };
         send_requests(&mut observation, &ProbeClient::new(&settings), credential, time);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ReachabilityNames, judge_reachability, milliseconds};
 use crate::config::site_url::SiteUrl;
 use crate::doctor::finding::Finding;
-use crate::doctor::observations::{Observations, SecretCheck, SiteObservation, TimedReply};
+use crate::doctor::observations::{Observations, SecretCheck, SiteObservation, TimedReply, Tls};
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
@@ -51,6 +51,12 @@ pub fn judge(observations: &Observations) -> Vec<Finding> {
     };
     let (mut findings, is_reachable) =
         judge_reachability(&site.reachability, &NAMES, ["http://", "https://"]);
+    // Which authorities count decides about this line.
+    for finding in findings.iter_mut().filter(|finding| finding.name == NAMES.tls) {
+        if matches!(site.reachability.tls, Some(Tls::Works { .. } | Tls::Certificate(_))) {
+            finding.seen += &format!("; trusted are {}", site.trust);
+        }
+    }
     let rest = [JSON, MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
     if !is_reachable || site.probes.is_empty() {
         let reason = "the site is not reachable, or no time was left";

@@ -90,16 +90,17 @@ pub(super) fn run(site: &Site, task: &Task) -> Completion {
     }
 }
 
-/// Executes tasks until the pool is dropped. Each gets exactly one completion, even if it panics.
-pub(super) fn run_worker(
-    tasks: &Receiver<Task>,
+/// Executes tasks, each with its client, until the pool is dropped. Each gets exactly one
+/// completion, even if it panics.
+pub(super) fn run_worker<S>(
+    tasks: &Receiver<(S, Task)>,
     completions: &Sender<Completion>,
     waker: &mio::Waker,
-    run: impl Fn(&Task) -> Completion,
+    run: impl Fn(&S, &Task) -> Completion,
 ) {
-    for task in tasks {
+    for (site, task) in tasks {
         // Unwind safe: no state that `run` may leave half changed is used afterwards.
-        let completion = catch_unwind(AssertUnwindSafe(|| run(&task)))
+        let completion = catch_unwind(AssertUnwindSafe(|| run(&site, &task)))
             .unwrap_or_else(|_| panic_completion(&task));
         // The completion must be sent before the loop wakes, or the loop could miss it.
         if completions.send(completion).is_err() {
@@ -153,12 +154,12 @@ mod tests {
         for n in 1..=2 {
             let task =
                 Task::Ask { request: RequestId(n), ask: ask(), url_style: UrlStyle::RestRoute };
-            tasks.send(task).ok().unwrap();
+            tasks.send(((), task)).ok().unwrap();
         }
-        tasks.send(Task::Probe(UrlStyle::Pretty)).ok().unwrap();
+        tasks.send(((), Task::Probe(UrlStyle::Pretty))).ok().unwrap();
         drop(tasks);
         // `resume_unwind` panics without calling the panic hook.
-        let panics = |_: &Task| std::panic::resume_unwind(Box::new("on purpose"));
+        let panics = |(): &(), _: &Task| std::panic::resume_unwind(Box::new("on purpose"));
         run_worker(&task_receiver, &completion_sender, &waker, panics);
         drop(completion_sender);
         let requests: Vec<_> = completions
