@@ -101,7 +101,7 @@ fn healthy_site_passes_and_is_not_modified() {
     for finding in &report.findings {
         assert_eq!(finding["status"], "ok", "{finding}");
     }
-    assert_eq!((report.findings.len(), report.code), (20, 0), "{}", report.text);
+    assert_eq!((report.findings.len(), report.code), (21, 0), "{}", report.text);
     report.expect("token", "ok", &["member 7's"]);
     report.expect("speed", "ok", &["thread", "with 4 workers at most about"]);
     assert!(site.requests().iter().all(|request| request.method == "GET"));
