@@ -174,8 +174,8 @@ impl OriginWarnings {
         };
         log::log!(
             level,
-            "refused a web page of origin \"{origin}\": no --allowed-origin matches (logged once a \
-             minute for each origin)"
+            "refused a web page of origin \"{origin}\": no --allowed-origin matches, and it is not \
+             the Host of the request (logged once a minute for each origin)"
         );
     }
 }
