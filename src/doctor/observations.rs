@@ -73,6 +73,23 @@ impl TimedReply {
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref().ok()
     }
+
+    /// Whether it is what an endpoint of the REST API returns when all is well.
+    pub fn is_good(&self) -> bool {
+        self.reply().is_some_and(|reply| reply.status == 200 && reply.is_json())
+    }
+}
+
+/// Requests sent at once, by callers that each send the next when the last is answered.
+pub struct LoadObservation {
+    /// The number of callers.
+    pub callers: usize,
+    /// Whether the site was asked by fewer callers than the server has workers.
+    pub is_capped: bool,
+    /// The result of each request: its status, or the reason why there is no usable reply.
+    pub results: Vec<Result<u16, &'static str>>,
+    /// The time from the first request until the last reply.
+    pub took: Duration,
 }
 
 /// The observations of the site. A request that was not sent is `None` or missing in its list.
@@ -105,6 +122,8 @@ pub struct SiteObservation {
     pub newest_thread: Option<TimedReply>,
     /// Requests for that thread's participants, repeated for timing.
     pub thread: Vec<TimedReply>,
+    /// The same request, sent several times at once.
+    pub load: Option<LoadObservation>,
     /// The token's expiry, in seconds since 1970, if it has one.
     pub expires_s: Option<u64>,
     /// The result of verifying the token with the JWT secret.

@@ -12,7 +12,7 @@ use crate::support::jwt::{WEEK_S, token};
 use crate::support::proxy::{FaultyProxy, ProxyFault};
 use crate::support::server::{Server, binary};
 use crate::support::site::{Fault, Site};
-use crate::support::site_model::http_date;
+use crate::support::site_model::{Request, http_date};
 
 const SECRET: &str = "a secret of more than thirty-two bytes, as is advised";
 const MEMBER: &str = "s3cret-token-7";
@@ -103,9 +103,10 @@ fn healthy_site_passes_and_is_not_modified() {
     }
     assert_eq!((report.findings.len(), report.code), (21, 0), "{}", report.text);
     report.expect("token", "ok", &["member 7's"]);
-    report.expect("speed", "ok", &["thread", "with 4 workers at most about"]);
+    report.expect("speed", "ok", &["thread", "4 at once: ", " messages a second"]);
     assert!(site.requests().iter().all(|request| request.method == "GET"));
-    assert!(site.requests().len() < 20, "{}", site.requests().len());
+    // At most 14 one after the other, then at most ten for each of the four workers.
+    assert!((14 + 8..=14 + 40).contains(&site.requests().len()), "{}", site.requests().len());
 
     let lines = doctor(&site.url(), &["--listen", &listen]).output().unwrap();
     assert_eq!(lines.status.code(), Some(2), "an option is not given twice");
@@ -115,6 +116,47 @@ fn healthy_site_passes_and_is_not_modified() {
     assert!(lines.contains("\nok       port: buddyline already runs on "), "{lines}");
     assert!(!lines.contains('\x1b'), "no colours without a terminal");
     assert!(lines.lines().all(|line| line.chars().count() <= 80), "{lines}");
+}
+
+/// Whether it is a request for the participants of thread 41.
+fn is_for_thread(request: &Request) -> bool {
+    request.path.contains("/messages/41")
+}
+
+#[test]
+fn speed_is_what_a_site_with_one_core_reaches() {
+    const COST: Duration = Duration::from_millis(40);
+    let site = healthy_site();
+    // The site runs its rules one after the other.
+    site.fail_when(|_, request| {
+        if is_for_thread(request) {
+            thread::sleep(COST);
+        }
+        None
+    });
+    let report = run_doctor(&site.url(), MEMBER, &["--upstream-workers", "8"]);
+    let (status, text) = report.about("speed");
+    assert_eq!(status, "ok", "{text}");
+    let (_, rate) = text.split_once("8 at once: ").unwrap_or_else(|| panic!("{text}"));
+    let rate: f64 = rate.split(' ').next().unwrap().parse().unwrap();
+    // The latency of one request would promise 8 times 25 reads a second.
+    assert!((1.0..=26.0).contains(&rate), "{text}");
+}
+
+#[test]
+fn rate_limit_that_requests_at_once_exceed_is_a_warning() {
+    let site = healthy_site();
+    let mut requests = 0;
+    site.fail_when(move |_, request| {
+        requests += usize::from(is_for_thread(request));
+        (requests > 5 && is_for_thread(request)).then(|| Fault::status(429, &[]))
+    });
+    let report = run_doctor(&site.url(), MEMBER, &[]);
+    report.expect("speed", "warning", &["4 at once: ", "failed (status 429)", "rate limit"]);
+    assert!(report.failed().is_empty(), "{}", report.text);
+    // A caller whose request failed sends no other.
+    let sent = site.requests().iter().filter(|request| is_for_thread(request)).count();
+    assert!(sent <= 5 + 4, "{sent} requests");
 }
 
 #[test]

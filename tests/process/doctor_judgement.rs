@@ -10,8 +10,8 @@ use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
 use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
 use buddyline::doctor::observations::{
-    AppOrigin, MachineObservation, Observations, PublicObservation, Reachability, SecretCheck,
-    SiteObservation, TimedReply, Tls, Upgrade,
+    AppOrigin, LoadObservation, MachineObservation, Observations, PublicObservation, Reachability,
+    SecretCheck, SiteObservation, TimedReply, Tls, Upgrade,
 };
 use buddyline::hub::interface::Failure;
 use buddyline::protocol::credential::Scheme;
@@ -91,10 +91,15 @@ fn healthy_site() -> SiteObservation {
         me: vec![me(), me(), me()],
         newest_thread: Some(answered(reply(200, r#"[{"id":41}]"#))),
         thread: vec![answered(reply(200, r#"{"id":41}"#))],
+        load: Some(load(4, &[Ok(200); 20], Duration::from_secs(1))),
         expires_s: Some(NOW + 7 * 24 * 3600),
         secret: SecretCheck::Tried(Ok(7), None),
         issuer: url,
     }
+}
+
+fn load(callers: usize, results: &[Result<u16, &'static str>], took: Duration) -> LoadObservation {
+    LoadObservation { callers, is_capped: false, results: results.to_vec(), took }
 }
 
 /// Changes the observations of a healthy site; returns status and text of one finding.
@@ -345,13 +350,14 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "speed",
             change(|s| s.thread[0].took = Duration::from_secs(2)),
             Warning,
-            &["slow", "1.4 m"],
+            &["thread 2000 ms", "slow"],
         ),
         ("speed", change(|s| s.thread[0].took = Duration::from_secs(16)), Warning, &["half of"]),
         (
             "speed",
             change(|s| {
                 s.thread.clear();
+                s.load = None;
                 s.me.clear();
                 s.scheme = None;
             }),
@@ -369,11 +375,73 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
 }
 
 #[test]
-fn rate_is_computed_from_workers_and_latency() {
-    // 4 workers, 1.4 times 100 ms for a post.
-    let (status, text) = finding_of("speed", |_| ());
-    assert_eq!(status, Good);
-    assert!(text.contains("thread 100 ms; with 4 workers at most about 29 messages"), "{text}");
+fn message_rate_is_a_range_of_the_reads_measured_at_once() {
+    let second = Duration::from_secs(1);
+    for (observed, words) in [
+        (
+            load(4, &[Ok(200); 20], second),
+            "4 at once: 20 reads of the thread a second, so about 12 to 22 messages",
+        ),
+        // The rate is what the site reached, not what the latency of one request promises.
+        (
+            load(4, &[Ok(200); 20], 2 * second),
+            "10 reads of the thread a second, so about 6.2 to 11 messages",
+        ),
+        (
+            load(1, &[Ok(200); 2], 4 * second),
+            "1 at once: 0.5 reads of the thread a second, so about 0.3 to 0.6 messages",
+        ),
+        (load(4, &[Ok(200); 40], Duration::ZERO), "40000 reads"),
+        (load(4, &[], Duration::ZERO), "no time was left"),
+    ] {
+        let (status, text) = finding_of("speed", |s| s.load = Some(observed));
+        assert_eq!(status, Good, "{text}");
+        assert!(
+            text.starts_with("REST index 100 ms, members/me 100 ms, thread 100 ms; "),
+            "{text}"
+        );
+        assert!(text.contains(words), "no {words:?} in {text:?}");
+    }
+    let (_, text) = finding_of("speed", |s| {
+        s.workers = 40;
+        s.load = Some(LoadObservation { is_capped: true, ..load(16, &[Ok(200); 40], second) });
+    });
+    assert!(text.contains("16 at once (fewer than --upstream-workers): 40 reads"), "{text}");
+}
+
+#[test]
+fn failures_of_requests_at_once_are_a_warning() {
+    let second = Duration::from_secs(1);
+    for (results, words) in [
+        (vec![Ok(200), Ok(429), Ok(200), Ok(429)], "4 at once: 2 of 4 failed (status 429)"),
+        (vec![Ok(200), Err("it timed out")], "1 of 2 failed (it timed out)"),
+        (vec![Ok(302)], "1 of 1 failed (status 302)"),
+    ] {
+        let (status, text) = finding_of("speed", |s| s.load = Some(load(4, &results, second)));
+        assert_eq!(status, Warning, "{text}");
+        for word in [words, "rate limit", "--upstream-workers"] {
+            assert!(text.contains(word), "no {word:?} in {text:?}");
+        }
+        assert!(!text.contains("messages a second"), "{text}");
+    }
+}
+
+#[test]
+fn missing_message_rate_says_why() {
+    for (change, words) in [
+        (change(|s| s.thread.clear()), "needs a thread of the token's member"),
+        (
+            change(|s| s.thread.push(fault(503, "wp_die", "Maintenance"))),
+            "not all requests succeeded",
+        ),
+    ] {
+        let (status, text) = finding_of("speed", |s| {
+            s.load = None;
+            change(s);
+        });
+        assert_eq!(status, Good, "{text}");
+        assert!(text.contains(words), "no {words:?} in {text:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Collects the observations of the site: sends and times requests as the server's workers do.
 
+use std::ops::RangeInclusive;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use http::Uri;
@@ -9,7 +11,9 @@ use crate::config::Config;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::doctor::judge::site::{owner, url_style};
-use crate::doctor::observations::{Keys, SecretCheck, SiteObservation, TimedReply};
+use crate::doctor::observations::{
+    Keys, LoadObservation, SecretCheck, SiteObservation, TimedReply,
+};
 use crate::protocol::credential::{Credential, Scheme};
 use crate::upstream::SiteSettings;
 use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
@@ -19,12 +23,19 @@ use crate::upstream::url_style::UrlStyle;
 
 /// How often each of the three timed requests is sent.
 const REPEATS: usize = 3;
+/// The largest number of requests at once.
+const CALLERS_MAX: u16 = 16;
+/// After this time no caller sends another request, except its second.
+const LOAD_TIME: Duration = Duration::from_secs(1);
+/// The number of requests that each caller sends, unless one fails or no time is left.
+const LOAD_REPEATS: RangeInclusive<usize> = 2..=10;
 /// An invalid token: it has two segments, while a JWT has three.
 const BAD_TOKEN: &str = "this-is.no-token";
 /// A thread id that many sites have; only whether the route exists matters.
 const SAMPLE_THREAD: u64 = 1;
 
-/// Examines the site within the time budget, with at most 14 requests, all of them GETs.
+/// Examines the site within the time budget, with GETs only: at most 14 one after the other, then
+/// at most ten for each worker of the server, and never more at once than it has workers.
 pub(super) fn collect(
     config: &Config,
     url: &SiteUrl,
@@ -54,13 +65,14 @@ pub(super) fn collect(
         me: Vec::new(),
         newest_thread: None,
         thread: Vec::new(),
+        load: None,
         expires_s: credential.and_then(jwt::expiry),
         secret: check_secret(keys, credential, &issuer),
         issuer,
     };
     if is_reachable {
         let settings = SiteSettings {
-            workers: 1,
+            workers: usize::from(callers(config.upstream_workers)),
             request_timeout: config.upstream_timeout,
             token_header: config.token_header.clone(),
             trust,
@@ -106,6 +118,66 @@ fn send_requests(
     if let Some(thread) = newest.and_then(probe_client::parse_newest_thread).flatten() {
         let request = |timeout| client.participants(url_style, thread, Some(credential), timeout);
         observation.thread = repeat(time, request);
+        if observation.thread.len() == REPEATS && observation.thread.iter().all(TimedReply::is_good)
+        {
+            observation.load = Some(measure_load(observation.workers, time, request));
+        }
+    }
+}
+
+/// The number of requests that are sent at once to a site whose server has this many workers.
+fn callers(workers: u16) -> u16 {
+    workers.clamp(1, CALLERS_MAX)
+}
+
+/// Sends a request from as many callers at once as the server has workers.
+fn measure_load(
+    workers: u16,
+    time: TimeBudget,
+    request: impl Fn(Duration) -> ReplyResult + Sync,
+) -> LoadObservation {
+    let started = Instant::now();
+    let caller = || {
+        let mut results = Vec::new();
+        while results.len() < *LOAD_REPEATS.end() {
+            if results.len() >= *LOAD_REPEATS.start() && started.elapsed() >= LOAD_TIME {
+                break;
+            }
+            let Some(call) = call(time, &request) else { break };
+            let is_good = call.is_good();
+            // The lack of time is not the site's failure.
+            if !is_good && time.remaining().is_none() {
+                break;
+            }
+            results.push(match call.reply {
+                Ok(reply) if is_good || reply.status != 200 => Ok(reply.status),
+                Ok(_) => Err("status 200 without JSON"),
+                Err(reason) => Err(reason),
+            });
+            if !is_good {
+                break;
+            }
+        }
+        results
+    };
+    let mut results = Vec::new();
+    let mut running = 0;
+    thread::scope(|scope| {
+        // A caller whose thread cannot be started is missing; this thread is always one of them.
+        let others: Vec<_> = (1..callers(workers))
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, caller).ok())
+            .collect();
+        running = 1 + others.len();
+        results.extend(caller());
+        for other in others {
+            results.extend(other.join().unwrap_or_default());
+        }
+    });
+    LoadObservation {
+        callers: running,
+        is_capped: running < usize::from(workers),
+        results,
+        took: started.elapsed(),
     }
 }
 
