@@ -309,7 +309,7 @@ fn unreachable_site_is_reported_as_unavailable() {
     let mut client = Client::as_user(server.address(), 7);
     client.send(&post(41, "hello", 7, "a"));
     client.expect_error("site_unavailable");
-    assert!(server.ask(b"GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    assert!(server.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 "));
 }
 
 #[test]
