@@ -38,7 +38,17 @@ const LINES_MAX: usize = 64;
 const FRAMES_PER_EVENT_MAX: usize = 2_000;
 
 /// Frame types that the server relays from one client to another with the client's own fields.
-const RELAYED_TYPES: [&str; 4] = ["call_initiated", "offer", "answer", "ice-candidate"];
+const RELAYED_TYPES: [&str; 9] = [
+    "call_initiated",
+    "offer",
+    "answer",
+    "ice-candidate",
+    "call_ringing",
+    "call_rejected",
+    "call_cancelled",
+    "call_hangup",
+    "call_busy",
+];
 
 /// Checks that nothing panics, that the hub's invariants hold after each event, that each frame is
 /// complete, is JSON and follows `PROTOCOL.md` 2.2, that relayed frames have no token, and that the
@@ -366,6 +376,10 @@ fn check_text(text: &str) {
         "pong",
         "ice_servers",
         "error",
+        "call_ended",
+        "call_resumed",
+        "call_joined",
+        "call_left",
     ];
     assert!(known.contains(&kind), "{text}");
     // Only field names, the type and the reason are the server's own; values may hold any text.

@@ -29,6 +29,13 @@ pub fn run(data: &[u8]) {
             assert!(head_bytes <= head.len().min(rules.head_limits.bytes));
             assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
             assert_ne!(rules.readiness, Readiness::Draining, "no new connections");
+            let lines: Vec<_> = head[..head_bytes].split(|byte| *byte == b'\n').collect();
+            let named = |name: &[u8]| {
+                let starts = lines.iter().filter_map(|line| line.get(..name.len()));
+                starts.filter(|start| start.eq_ignore_ascii_case(name)).count()
+            };
+            assert_eq!(named(b"host:"), 1, "RFC 9112 section 3.2");
+            assert_eq!(named(b"transfer-encoding:"), 0, "a handshake has no body");
             check_answer(&response, head);
             check_opened(&opened, peer, &rules);
         }
