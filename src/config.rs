@@ -15,6 +15,7 @@ pub mod proxies;
 pub(crate) mod public_url;
 mod reload;
 pub mod secrets;
+pub mod site_proxy;
 pub mod site_trust;
 pub mod site_url;
 pub(crate) mod tls;
@@ -36,6 +37,7 @@ pub use listen::Listen;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
 use secrets::{JwtKeys, SecretSources};
+use site_proxy::ProxyText;
 use site_url::SiteUrl;
 use tls::TlsIdentity;
 use token_header::TokenHeader;
@@ -139,6 +141,13 @@ pub struct Config {
     /// addition to those of the system, or of the variables SSL_CERT_FILE and SSL_CERT_DIR.
     #[arg(long, env = "BUDDYLINE_SITE_CA_FILE", value_name = "PATH", help_heading = "Site")]
     pub site_ca_file: Option<PathBuf>,
+
+    /// Proxy through which the server reaches the site: http://HOST:PORT, or off for none. If it
+    /// is not set, the variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY count. A user name and a
+    /// password before the host are accepted in the variable only.
+    #[arg(long, env = "BUDDYLINE_SITE_PROXY", hide_env_values = true, value_name = "URL",
+          help_heading = "Site", value_parser = ProxyText::new)]
+    pub site_proxy: Option<ProxyText>,
 
     /// Maximum number of concurrent requests to the site, 1 to 64. Further requests are queued.
     #[arg(long, env = "BUDDYLINE_UPSTREAM_WORKERS", value_name = "N", default_value_t = 4,
@@ -308,6 +317,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        self.site_route()?;
         let (typing, membership) = (self.typing_lasts, self.membership_lasts);
         if membership < typing * 2 {
             let [typing, membership] = [typing, membership].map(humantime::format_duration);

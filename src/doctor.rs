@@ -41,8 +41,13 @@ pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>
     let secrets = config.load_secrets()?;
     let validity = secrets.identity.and_then(|identity| identity.validity());
     let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
-    let observations =
-        collect::collect_all(config, options, keys.map(|(keys, _)| keys), secrets.site_trust);
+    let observations = collect::collect_all(
+        config,
+        options,
+        keys.map(|(keys, _)| keys),
+        secrets.site_trust,
+        config.site_route()?,
+    );
     let mut findings = judge::site::judge(&observations);
     findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
     findings.extend(check_calls(config)?);

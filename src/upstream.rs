@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
@@ -58,6 +59,8 @@ pub struct SiteSettings {
     pub token_header: TokenHeader,
     /// The certificate authorities for the site's certificate.
     pub trust: SiteTrust,
+    /// The proxy for all requests, if there is one.
+    pub proxy: Option<SiteProxy>,
     /// Verifies tokens locally; `None` if the site's JWT secret is not configured.
     pub verifier: Option<Verifier>,
 }
@@ -75,6 +78,7 @@ impl SiteSettings {
             body_max: 4 << 20,
             token_header: TokenHeader::default(),
             trust: SiteTrust::built_in(),
+            proxy: None,
             verifier: None,
         }
     }

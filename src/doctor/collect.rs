@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::ExamineOptions;
 use super::observations::{Keys, Observations};
 use crate::config::Config;
+use crate::config::site_proxy::SiteRoute;
 use crate::config::site_trust::SiteTrust;
 
 /// The time limit of one step, however much of the whole is left.
@@ -52,12 +53,17 @@ pub(super) fn collect_all(
     options: &ExamineOptions,
     keys: Keys,
     trust: SiteTrust,
+    route: SiteRoute,
 ) -> Observations {
     let time = TimeBudget::new(options.within, config.upstream_timeout);
     let machine = machine::collect(config);
     let public = options.public_url.as_ref().map(|url| public::collect(url, time));
+    let proxy = match route {
+        SiteRoute::Proxy(proxy) => Some(proxy),
+        SiteRoute::Direct | SiteRoute::Excluded(_) => None,
+    };
     let site = config.buddyboss_url.as_ref();
     let credential = options.credential.as_ref();
-    let site = site.map(|url| site::collect(config, url, credential, keys, trust, time));
+    let site = site.map(|url| site::collect(config, url, credential, keys, trust, proxy, time));
     Observations { site, machine, public }
 }

@@ -30,21 +30,24 @@ fn judge_reachability(
     scheme: [&str; 2],
 ) -> (Vec<Finding>, bool) {
     let mut findings = Vec::new();
-    let host = &reachability.host;
+    // The name and the connection are those of the proxy, if there is one.
+    let proxy = reachability.proxy.as_ref();
+    let host = proxy.map_or(&reachability.host, |proxy| &proxy.host);
+    let subject = if proxy.is_some() { "the proxy " } else { "" };
     match &reachability.addresses {
         Some(Ok(all)) if all.iter().any(|address| address.to_string() == *host) => {
-            findings.push(Finding::ok(names.resolves, format!("{host} is an IP address")));
+            findings.push(Finding::ok(names.resolves, format!("{subject}{host} is an IP address")));
         }
         Some(Ok(all)) => {
             let list: Vec<String> = all.iter().take(4).map(IpAddr::to_string).collect();
             let more = if all.len() > 4 { ", …" } else { "" };
-            let seen = format!("{host} resolves to {}{more}", list.join(", "));
+            let seen = format!("{subject}{host} resolves to {}{more}", list.join(", "));
             findings.push(Finding::ok(names.resolves, seen));
         }
         Some(Err(reason)) => {
             findings.push(Finding::failed(
                 names.resolves,
-                format!("{host}: {reason}"),
+                format!("{subject}{}: {reason}", proxy.map_or(host, |proxy| &proxy.name)),
                 "Check the spelling of the name and this machine's resolver (/etc/resolv.conf, \
                  getent hosts).",
             ));
@@ -55,7 +58,12 @@ fn judge_reachability(
     let port = reachability.port;
     match &reachability.connected {
         Some(Ok((to, took))) => {
-            let seen = format!("to {to} in {}", milliseconds(*took));
+            let seen = match proxy {
+                Some(proxy) => {
+                    format!("through the proxy {}, in {}", proxy.name, milliseconds(*took))
+                }
+                None => format!("to {to} in {}", milliseconds(*took)),
+            };
             findings.push(if *took > SLOW_CONNECT {
                 let remedy = "The network path to this host is slow or loses packets; each new \
                               connection takes this long.";
@@ -63,6 +71,16 @@ fn judge_reachability(
             } else {
                 Finding::ok(names.connects, seen)
             });
+        }
+        Some(Err(reason)) if proxy.is_some() => {
+            let name = proxy.map_or("", |proxy| &proxy.name);
+            findings.push(Finding::failed(
+                names.connects,
+                format!("through the proxy {name}: {reason}"),
+                "Check --site-proxy, or the variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and \
+                 that the proxy allows CONNECT to the site. --site-proxy off connects directly.",
+            ));
+            return (findings, false);
         }
         Some(Err(reason)) => {
             findings.push(Finding::failed(
@@ -91,7 +109,7 @@ fn judge_plaintext(reachability: &Reachability, name: &'static str, scheme: [&st
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
     match &reachability.connected {
-        Some(Ok((to, _))) if is_private(to.ip()) => {
+        Some(Ok((to, _))) if is_private(to.ip()) && reachability.proxy.is_none() => {
             Finding::ok(name, format!("none ({}), on this machine or a private network", scheme[0]))
         }
         _ => Finding::warning(

@@ -31,12 +31,23 @@ pub struct Reachability {
     pub port: u16,
     /// Whether TLS is used.
     pub secure: bool,
+    /// The proxy, if there is one: the addresses and the connection are then its own.
+    pub proxy: Option<ProxySeen>,
     /// The addresses of the name, or the reason why there are none.
     pub addresses: Option<Result<Vec<IpAddr>, String>>,
     /// The address and how long connecting took, or the reason why it failed.
     pub connected: Option<Result<(SocketAddr, Duration), String>>,
     /// The result of the TLS handshake.
     pub tls: Option<Tls>,
+}
+
+/// A proxy between the server and a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySeen {
+    /// Its host, without brackets.
+    pub host: String,
+    /// Host and port, and the setting that names it; without its password.
+    pub name: String,
 }
 
 /// The result of a TLS handshake.

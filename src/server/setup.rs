@@ -10,6 +10,7 @@ use crate::config::calls::WhenBusy;
 use crate::config::ice::{IceUrl, TurnSecret};
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
+use crate::config::site_proxy::{SiteProxy, SiteRoute};
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
 use crate::protocol::ice::{IceServers, TurnServers};
@@ -112,6 +113,21 @@ pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifie
     keys.map(|keys| Verifier::new(&keys, issuer.clone()))
 }
 
+/// The proxy for the site. Logs it, because a variable may be set for other programs.
+fn site_proxy(config: &Config) -> io::Result<Option<SiteProxy>> {
+    match config.site_route().map_err(io::Error::other)? {
+        SiteRoute::Direct => Ok(None),
+        SiteRoute::Excluded(variable) => {
+            log::info!("{variable} is not used for the site: NO_PROXY excludes it");
+            Ok(None)
+        }
+        SiteRoute::Proxy(proxy) => {
+            log::info!("requests to the site go through the proxy {proxy}");
+            Ok(Some(proxy))
+        }
+    }
+}
+
 /// Settings of the upstream. Fails if a file that they name cannot be read.
 pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
     let trust = config.site_trust().map_err(io::Error::other)?;
@@ -124,6 +140,7 @@ pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSe
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
         trust,
+        proxy: site_proxy(config)?,
         verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use super::SiteSettings;
 use super::buddyboss::{self, Reply, Request, is_id};
 use super::checks;
-use super::site::Site;
+use super::site::{self, Site};
 use super::url_style::UrlStyle;
+use crate::config::site_proxy::SiteProxy;
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Credential;
 
@@ -93,6 +94,11 @@ impl ProbeClient {
     ) -> Result<Reply, &'static str> {
         self.site.request(&Request { method: "GET", path, token, body: None }, timeout)
     }
+}
+
+/// The header `Proxy-Authorization` for a proxy that has a user name and a password.
+pub(crate) fn proxy_authorization(proxy: &SiteProxy) -> Option<String> {
+    site::proxy_authorization(proxy)
 }
 
 /// WordPress' error code, such as `rest_no_route`, if the reply has one that is safe to show.

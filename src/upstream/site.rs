@@ -10,10 +10,12 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::{self, HeaderMap, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, SendBody, Timeout};
+use ureq::{Agent, Body, Proxy, SendBody, Timeout};
 
 use super::SiteSettings;
 use super::buddyboss::{self, ProbeFinding, Reply, Request};
@@ -22,6 +24,7 @@ use super::health::Health;
 use super::message_lookup;
 use super::url_style::UrlStyle;
 use super::wrapped_json;
+use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
@@ -38,11 +41,16 @@ const HEADER_BYTES_MAX: usize = 32 << 10;
 /// How much of a body that is not declared as JSON is read to see whether it is an HTML page.
 const PAGE_START_BYTES: u64 = 1 << 10;
 
+/// Any other error of a socket or of the resolver.
+const NETWORK_FAULT: &str = "the network fails, or the host name cannot be resolved";
+
 /// A client for one site, with its connection pool.
 pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
     token_header: TokenHeader,
+    /// Whether requests go through a proxy.
+    has_proxy: bool,
     body_max: u64,
     /// For all HTTP requests that answer one [`Ask`].
     request_timeout: Duration,
@@ -89,8 +97,8 @@ impl Site {
             // Following a redirect would turn a POST into a GET and send a token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // No proxy from the environment: a stray variable must not send tokens elsewhere.
-            .proxy(None)
+            // By default, ureq would take one from the environment.
+            .proxy(settings.proxy.as_ref().map(client_proxy))
             // ureq resolves names on a separate thread, which ends when the system's resolver does.
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
@@ -107,6 +115,7 @@ impl Site {
             agent: Agent::new_with_config(config),
             url: settings.url.clone(),
             token_header: settings.token_header.clone(),
+            has_proxy: settings.proxy.is_some(),
             body_max: settings.body_max,
             request_timeout: settings.request_timeout,
             probe_timeout: settings.request_timeout.min(2 * settings.connect_timeout),
@@ -263,7 +272,7 @@ impl Site {
                 self.agent.configure_request(request).timeout_global(Some(timeout)).build();
             return match self.agent.run(request) {
                 Ok(response) => HttpOutcome::Replied(self.read(response)),
-                Err(error) => HttpOutcome::Lost(describe_error(&error)),
+                Err(error) => HttpOutcome::Lost(self.describe_error(&error)),
             };
         };
         let mut tracked = TrackedBody { rest: body.as_bytes(), started: false };
@@ -275,8 +284,38 @@ impl Site {
         let request = self.agent.configure_request(request).timeout_global(Some(timeout)).build();
         match self.agent.run(request) {
             Ok(response) => HttpOutcome::Replied(self.read(response)),
-            Err(error) if tracked.started => HttpOutcome::Lost(describe_error(&error)),
-            Err(error) => HttpOutcome::NotSent(describe_error(&error)),
+            Err(error) if tracked.started => HttpOutcome::Lost(self.describe_error(&error)),
+            Err(error) => HttpOutcome::NotSent(self.describe_error(&error)),
+        }
+    }
+
+    /// Describes an error in fixed words. With a proxy, ureq resolves only its name and connects
+    /// only to it.
+    fn describe_error(&self, error: &ureq::Error) -> &'static str {
+        use io::ErrorKind as Kind;
+        match error {
+            ureq::Error::ConnectProxyFailed(reason) if reason.contains(" 407/") => {
+                "the proxy requires a user name and a password (407)"
+            }
+            ureq::Error::ConnectProxyFailed(reason) if reason.contains(" 403/") => {
+                "the proxy forbids connections to the site (403)"
+            }
+            ureq::Error::ConnectProxyFailed(_) => "the proxy does not connect to the site",
+            ureq::Error::HostNotFound if self.has_proxy => {
+                "the host name of the proxy cannot be resolved"
+            }
+            ureq::Error::Timeout(Timeout::Connect) if self.has_proxy => {
+                "connecting through the proxy takes too long"
+            }
+            ureq::Error::Io(fault) if self.has_proxy && fault.kind() == Kind::ConnectionRefused => {
+                "the proxy cannot be reached: the connection is refused"
+            }
+            _ => match describe_error(error) {
+                NETWORK_FAULT if self.has_proxy => {
+                    "the network fails, or the host name of the proxy cannot be resolved"
+                }
+                other => other,
+            },
         }
     }
 
@@ -355,6 +394,19 @@ impl Read for TrackedBody<'_> {
     }
 }
 
+/// The same proxy for ureq, which asks it for a tunnel with CONNECT.
+fn client_proxy(proxy: &SiteProxy) -> Proxy {
+    Proxy::new(proxy.url()).expect("the URL was checked when it was parsed")
+}
+
+/// The header `Proxy-Authorization` for a proxy with a password, as ureq sends it.
+pub(super) fn proxy_authorization(proxy: &SiteProxy) -> Option<String> {
+    let proxy = client_proxy(proxy);
+    let (user, password) = (proxy.username(), proxy.password());
+    let pair = format!("{}:{}", user.unwrap_or_default(), password.unwrap_or_default());
+    user.or(password).map(|_| format!("Basic {}", STANDARD.encode(pair)))
+}
+
 fn root_certs(trust: &SiteTrust) -> RootCerts {
     let Some(certificates) = trust.certificates() else { return RootCerts::WebPki };
     RootCerts::from(certificates.iter().map(|der| Certificate::from_der(der).to_owned()))
@@ -404,7 +456,7 @@ fn describe_error(error: &ureq::Error) -> &'static str {
             Kind::NotConnected => "the server is stopping",
             // rustls' errors arrive wrapped in this kind.
             Kind::InvalidData => "TLS failed, or the answer is not HTTP",
-            _ => "the network fails, or the host name cannot be resolved",
+            _ => NETWORK_FAULT,
         },
         _ => "the request fails",
     }

@@ -65,6 +65,7 @@ fn healthy_path(secure: bool) -> Reachability {
         host: "community.example".to_owned(),
         port: 443,
         secure,
+        proxy: None,
         addresses: Some(Ok(vec![to.ip()])),
         connected: Some(Ok((to, Duration::from_millis(20)))),
         tls: secure.then(|| Tls::Works { version: "TLSv1.3".to_owned(), expires_soon: false }),

@@ -23,6 +23,7 @@ mod restarts;
 mod secrets;
 mod server;
 mod site;
+mod site_proxy;
 mod site_tls;
 mod supervised;
 mod tls;

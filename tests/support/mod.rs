@@ -5,7 +5,7 @@
 //! * [`bytes`]: both sides of a WebSocket as bytes in memory; [`strategies`]: random frames.
 //! * [`server`]: the built binary on a free port; [`client`], [`client_set`] and [`tls`] connect to
 //!   it, [`proxy`] and [`recorder`] stand in between, [`scrape`] reads its metrics; [`tls_front`]
-//!   gives a site TLS.
+//!   gives a site TLS, [`connect_proxy`] stands before it.
 //! * [`site`]: a BuddyBoss site over HTTP that a test starts, breaks and inspects; [`site_model`]
 //!   holds its state, [`members`] its users; [`raw`]: a site that a test writes byte by byte.
 //! * [`driver`]: runs the pool of upstream workers as the event loop does.
@@ -20,6 +20,7 @@ pub mod bytes;
 pub mod call_frames;
 pub mod client;
 pub mod client_set;
+pub mod connect_proxy;
 pub mod diagram;
 pub mod driver;
 pub mod files;

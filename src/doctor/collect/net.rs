@@ -14,12 +14,16 @@ use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConnection, Error, RootCertStore, StreamOwned};
 
 use super::{TimeBudget, now_s};
+use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
-use crate::doctor::observations::{Reachability, Tls};
+use crate::doctor::observations::{ProxySeen, Reachability, Tls};
+use crate::upstream::probe_client;
 
 /// Warn about a certificate that expires within this time: Let's Encrypt certificates are renewed
 /// 30 days before expiry.
 const EXPIRES_SOON_S: u64 = 14 * 24 * 60 * 60;
+/// The largest reply header of a proxy that is accepted.
+const TUNNEL_HEAD_BYTES_MAX: usize = 16 << 10;
 /// The longest part of a library's error text that is reported, in characters.
 const ERROR_TEXT_MAX: usize = 160;
 
@@ -100,24 +104,40 @@ impl Write for Stream {
     }
 }
 
+/// How to reach a host.
+pub(super) struct Route<'a> {
+    /// The authorities for its certificate.
+    pub trust: &'a SiteTrust,
+    /// The proxy, if there is one.
+    pub proxy: Option<&'a SiteProxy>,
+}
+
 /// Resolves, connects and does the TLS handshake; returns the stream if all steps succeed.
 pub(super) fn open_stream(
     host: &str,
     port: u16,
     secure: bool,
-    trust: &SiteTrust,
+    route: &Route<'_>,
     time: TimeBudget,
 ) -> (Reachability, Option<Stream>) {
     let mut reachability =
         Reachability { host: host.to_owned(), port, secure, ..Reachability::default() };
+    reachability.proxy = route
+        .proxy
+        .map(|proxy| ProxySeen { host: proxy.host().to_owned(), name: proxy.to_string() });
     let Some(left) = time.remaining() else { return (reachability, None) };
-    let addresses = resolve(host, port, left);
+    let (next_host, next_port) =
+        route.proxy.map_or((host, port), |proxy| (proxy.host(), proxy.port()));
+    let addresses = resolve(next_host, next_port, left);
     let targets = addresses.clone();
     reachability.addresses = Some(addresses.map(|all| all.iter().map(SocketAddr::ip).collect()));
     let (Ok(targets), Some(left)) = (targets, time.remaining()) else {
         return (reachability, None);
     };
-    let socket = match connect(&targets, left) {
+    let connected = connect(&targets, left).and_then(|(socket, to, took)| {
+        Ok((open_tunnel(socket, host, port, route.proxy, left)?, to, took))
+    });
+    let socket = match connected {
         Ok((socket, to, took)) => {
             reachability.connected = Some(Ok((to, took)));
             socket
@@ -134,13 +154,13 @@ pub(super) fn open_stream(
         );
     }
     let Some(left) = time.remaining() else { return (reachability, None) };
-    match tls_handshake(socket, host, left, root_store(trust), 0) {
+    match tls_handshake(socket, host, left, root_store(route.trust), 0) {
         Ok(stream) => {
             let version = stream.conn.protocol_version().and_then(|version| version.as_str());
             let version = version.unwrap_or("TLS").replace("TLSv1_", "TLSv1.");
             reachability.tls = Some(Tls::Works {
                 version,
-                expires_soon: expires_soon(&reachability, trust, time),
+                expires_soon: expires_soon(&reachability, route, time),
             });
             (reachability, Some(Stream::Tls(Box::new(stream))))
         }
@@ -203,6 +223,43 @@ fn connect(
     Err(reason)
 }
 
+/// Asks the proxy, if there is one, for a tunnel to the host, as the server's own HTTP client does.
+fn open_tunnel(
+    socket: TcpStream,
+    host: &str,
+    port: u16,
+    proxy: Option<&SiteProxy>,
+    timeout: Duration,
+) -> Result<TcpStream, String> {
+    let Some(proxy) = proxy else { return Ok(socket) };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
+    if let Some(authorization) = probe_client::proxy_authorization(proxy) {
+        request += &format!("Proxy-Authorization: {authorization}\r\n");
+    }
+    let mut stream = DeadlineSocket { socket, deadline: Instant::now() + timeout };
+    let head = stream.write_all(format!("{request}\r\n").as_bytes()).and_then(|()| {
+        let mut head = Vec::new();
+        // Byte by byte: the bytes after the head belong to the tunnel.
+        while !head.ends_with(b"\r\n\r\n") && head.len() < TUNNEL_HEAD_BYTES_MAX {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        Ok(head)
+    });
+    let head = head.map_err(|error| format!("the proxy: {}", describe_error(&error)))?;
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let is_http = response.parse(&head).is_ok();
+    match response.code.filter(|_| is_http) {
+        Some(200) => Ok(stream.socket),
+        Some(407) => Err("the proxy requires a user name and a password (407)".to_owned()),
+        Some(status) => Err(format!("the proxy refuses the tunnel with status {status}")),
+        None => Err("the answer of the proxy is not HTTP".to_owned()),
+    }
+}
+
 /// The certificate authorities that the server's own HTTP client trusts.
 fn root_store(trust: &SiteTrust) -> RootCertStore {
     let Some(certificates) = trust.certificates() else {
@@ -257,12 +314,14 @@ fn handshake_step(stream: &mut StreamOwned<ClientConnection, DeadlineSocket>) ->
 }
 
 /// Whether the certificate expires within two weeks: repeats the handshake with the clock advanced.
-fn expires_soon(reachability: &Reachability, trust: &SiteTrust, time: TimeBudget) -> bool {
+fn expires_soon(reachability: &Reachability, route: &Route<'_>, time: TimeBudget) -> bool {
     let (Some(Ok((to, _))), Some(left)) = (&reachability.connected, time.remaining()) else {
         return false;
     };
     let Ok(socket) = TcpStream::connect_timeout(to, left) else { return false };
-    let later = tls_handshake(socket, &reachability.host, left, root_store(trust), EXPIRES_SOON_S);
+    let Reachability { host, port, .. } = reachability;
+    let Ok(socket) = open_tunnel(socket, host, *port, route.proxy, left) else { return false };
+    let later = tls_handshake(socket, host, left, root_store(route.trust), EXPIRES_SOON_S);
     matches!(later, Err(Tls::Certificate(reason)) if reason == EXPIRED)
 }
 

@@ -10,10 +10,9 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket};
 
 use super::TimeBudget;
-use super::net::{self, Stream};
+use super::net::{self, Route, Stream};
 use crate::config::Config;
 use crate::config::public_url::PublicUrl;
-use crate::config::site_trust::SiteTrust;
 use crate::doctor::observations::{AppOrigin, PublicObservation, Upgrade};
 use crate::upstream::buddyboss::redact_location;
 
@@ -27,21 +26,22 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connects as an app that is not a web page, without a token: first without an origin, then with
 /// the one that React Native makes of the address.
 pub(super) fn collect(url: &PublicUrl, time: TimeBudget) -> PublicObservation {
-    // Apps do not know the authorities that are set for the site.
+    // Apps know neither the authorities nor the proxy that are set for the site.
     let trust = Config::system_trust();
-    let (reachability, stream) = net::open_stream(&url.host, url.port, url.secure, &trust, time);
+    let route = Route { trust: &trust, proxy: None };
+    let (reachability, stream) = net::open_stream(&url.host, url.port, url.secure, &route, time);
     let upgrade =
         stream.and_then(|stream| Some(request_upgrade(url, None, stream, time.remaining()?)));
     let is_buddyline = matches!(upgrade, Some(Upgrade::Opened { good: true, pong: Some(_) }));
-    let app_origin = is_buddyline.then(|| try_app_origin(url, &trust, time)).flatten();
+    let app_origin = is_buddyline.then(|| try_app_origin(url, &route, time)).flatten();
     PublicObservation { reachability, upgrade, app_origin }
 }
 
 /// Opens a WebSocket with the `Origin` that React Native sends. `None` if no time is left.
-fn try_app_origin(url: &PublicUrl, trust: &SiteTrust, time: TimeBudget) -> Option<AppOrigin> {
+fn try_app_origin(url: &PublicUrl, route: &Route<'_>, time: TimeBudget) -> Option<AppOrigin> {
     let scheme = if url.secure { "https" } else { "http" };
     let origin = format!("{scheme}://{}", url.authority);
-    let (_, stream) = net::open_stream(&url.host, url.port, url.secure, trust, time);
+    let (_, stream) = net::open_stream(&url.host, url.port, url.secure, route, time);
     let upgrade = request_upgrade(url, Some(&origin), stream?, time.remaining()?);
     Some(AppOrigin { origin, upgrade })
 }

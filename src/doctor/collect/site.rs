@@ -8,6 +8,7 @@ use http::Uri;
 
 use super::{TimeBudget, net, now_s};
 use crate::config::Config;
+use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::doctor::judge::site::{owner, url_style};
@@ -42,11 +43,13 @@ pub(super) fn collect(
     credential: Option<&Credential>,
     keys: Keys,
     trust: SiteTrust,
+    proxy: Option<SiteProxy>,
     time: TimeBudget,
 ) -> SiteObservation {
     let issuer = config.jwt_issuer.clone().unwrap_or_else(|| url.clone());
     let (host, port, secure) = endpoint(url);
-    let (reachability, stream) = net::open_stream(&host, port, secure, &trust, time);
+    let route = net::Route { trust: &trust, proxy: proxy.as_ref() };
+    let (reachability, stream) = net::open_stream(&host, port, secure, &route, time);
     // The requests use connections of their own, as the server's do.
     let is_reachable = stream.is_some();
     drop(stream);
@@ -76,6 +79,7 @@ pub(super) fn collect(
             request_timeout: config.upstream_timeout,
             token_header: config.token_header.clone(),
             trust,
+            proxy,
             ..SiteSettings::new(url.clone())
         };
         send_requests(&mut observation, &ProbeClient::new(&settings), credential, time);
