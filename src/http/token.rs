@@ -3,8 +3,9 @@
 //! A token may be in one of three places, because no client can use all of them: the
 //! `Authorization` header, which browsers cannot set; an entry beside `buddyline` among the
 //! subprotocols; `token` in the query, which ends up in the logs of proxies. The first place that
-//! has a token counts. An empty token counts as none; an invalid one becomes an error that the
-//! client receives once the WebSocket is open.
+//! has a token counts, except that `Basic` in the header counts last: a browser adds it to every
+//! request if the web server in front asks for a password. An empty token counts as none; an
+//! invalid one becomes an error that the client receives once the WebSocket is open.
 
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
@@ -12,22 +13,30 @@ use zeroize::Zeroizing;
 use super::handshake::SUBPROTOCOL;
 use super::headers::{has_header_token, header_tokens, header_values};
 use crate::protocol::ClientError;
-use crate::protocol::credential::Credential;
+use crate::protocol::credential::{Credential, Scheme};
 
 type ParsedCredential = Result<Credential, ClientError>;
 
 /// The credential of a request, or what is wrong with it.
 pub(super) fn credential(request: &httparse::Request<'_, '_>) -> Option<ParsedCredential> {
-    from_authorization(request)
+    from_authorization(request, Scheme::Bearer)
         .or_else(|| from_subprotocols(request))
         .or_else(|| from_query(request.path.unwrap_or_default()))
+        .or_else(|| from_authorization(request, Scheme::Basic))
 }
 
-fn from_authorization(request: &httparse::Request<'_, '_>) -> Option<ParsedCredential> {
-    header_values(request, "authorization").find_map(|value| match std::str::from_utf8(value) {
-        Ok(text) => Credential::from_authorization(text.trim()),
-        // Treated like any other character that is not allowed in a token.
-        Err(_) => Credential::from_authorization(String::from_utf8_lossy(value).trim()),
+/// The first credential of this scheme in the header.
+fn from_authorization(
+    request: &httparse::Request<'_, '_>,
+    scheme: Scheme,
+) -> Option<ParsedCredential> {
+    header_values(request, "authorization").find_map(|value| {
+        // Bytes that are not UTF-8 are treated like other characters that no token may have.
+        let text = String::from_utf8_lossy(value);
+        let text = text.trim();
+        (Credential::scheme_of(text) == Some(scheme))
+            .then(|| Credential::from_authorization(text))
+            .flatten()
     })
 }
 

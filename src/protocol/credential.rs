@@ -70,6 +70,12 @@ impl Credential {
         strip_scheme(value, "Basic").map(Credential::basic)
     }
 
+    /// The scheme of an `Authorization` header, if something follows it.
+    pub fn scheme_of(value: &str) -> Option<Scheme> {
+        let bearer = strip_scheme(value, "Bearer").map(|_| Scheme::Bearer);
+        bearer.or_else(|| strip_scheme(value, "Basic").map(|_| Scheme::Basic))
+    }
+
     fn bearer(text: &str) -> Result<Credential, ClientError> {
         let printable = text.bytes().all(|b| b.is_ascii_graphic());
         if !printable || text.is_empty() || text.len() > Self::BYTES_MAX {

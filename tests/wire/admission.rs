@@ -149,6 +149,18 @@ fn credential_precedence_is_header_first_and_query_last() {
     assert_eq!(credential_in(query, header), "bearer one");
     assert_eq!(credential_in(query, protocol), "bearer two");
     assert_eq!(credential_in(query, "Sec-WebSocket-Protocol: two\r\n"), "bearer three");
+    // The password that a proxy in front has asked for hides no token.
+    for basic in [format!("Authorization: Basic {PAIR}\r\n"), "Authorization: Basic *\r\n".into()] {
+        assert_eq!(credential_in(query, &format!("{basic}{protocol}")), "bearer two");
+        assert_eq!(credential_in("/", &format!("{basic}{protocol}")), "bearer two");
+        assert_eq!(credential_in(query, &basic), "bearer three");
+        assert_eq!(credential_in("/", &format!("{basic}{header}")), "bearer one");
+        assert_eq!(credential_in("/", &format!("{header}{basic}")), "bearer one");
+        let unreadable = "Sec-WebSocket-Protocol: buddyline, a b\r\n";
+        assert_eq!(credential_in("/", &format!("{basic}{unreadable}")), "unreadable");
+        let both = format!("{basic}Authorization: Bearer a b\r\n{protocol}");
+        assert_eq!(credential_in("/", &both), "unreadable");
+    }
     // An empty credential counts as none; an unreadable one is an error, not skipped.
     let nothing = "Authorization: Bearer \r\nSec-WebSocket-Protocol: buddyline,\r\n";
     assert_eq!(credential_in(query, nothing), "bearer three");
