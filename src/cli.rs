@@ -195,7 +195,9 @@ fn without_environment(command: clap::Command, settings: &clap::Command) -> clap
 /// Whether a variable is one of the server's settings, or has another program's prefix.
 fn is_known(settings: &clap::Command, name: &str) -> bool {
     !name.starts_with("BUDDYLINE_")
-        || [secrets::JWT, secrets::TURN].iter().any(|secret| name == secret.variable)
+        || [secrets::JWT, secrets::TURN, secrets::SITE_PASSWORD]
+            .iter()
+            .any(|secret| name == secret.variable)
         || settings.get_arguments().any(|setting| setting.get_env() == Some(OsStr::new(name)))
 }
 

@@ -8,18 +8,22 @@ pub(crate) mod calls;
 pub mod env_file;
 pub mod files;
 pub(crate) mod ice;
+pub mod jwt_issuer;
 pub mod limits;
 mod listen;
 pub mod origins;
 pub mod proxies;
+pub mod public_keys;
 pub(crate) mod public_url;
 mod reload;
 pub mod secrets;
+pub mod site_password;
 pub mod site_proxy;
 pub mod site_trust;
 pub mod site_url;
 pub(crate) mod tls;
 pub mod token_header;
+pub mod token_keys;
 pub(crate) mod validity;
 
 use std::ffi::OsString;
@@ -32,11 +36,11 @@ use log::LevelFilter;
 
 use calls::CallOptions;
 use ice::IceSettings;
+use jwt_issuer::IssuerList;
 use limits::Limits;
 pub use listen::Listen;
 use origins::{OriginPattern, Origins};
 use proxies::TrustedProxies;
-use secrets::{JwtKeys, SecretSources};
 use site_proxy::ProxyText;
 use site_url::SiteUrl;
 use tls::TlsIdentity;
@@ -132,10 +136,42 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_JWT_SECRET_FILE", value_name = "PATH", help_heading = "Site")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// Issuer (iss) in the tokens of the site, if it differs from --buddyboss-url.
-    #[arg(long, env = "BUDDYLINE_JWT_ISSUER", value_name = "URL", help_heading = "Site",
-          value_parser = SiteUrl::parse)]
-    pub jwt_issuer: Option<SiteUrl>,
+    /// File with the public key of the site for tokens that are signed with RS256 or ES256: PEM, or
+    /// a JSON Web Key Set (JWKS), with at most 16 keys. With it, the server verifies such tokens
+    /// without a request to the site. SIGHUP reads it again.
+    #[arg(long, env = "BUDDYLINE_JWT_KEY_FILE", value_name = "PATH", help_heading = "Site")]
+    pub jwt_key_file: Option<PathBuf>,
+
+    /// Issuer (iss) in the tokens of the site, if it differs from --buddyboss-url: any text. Repeat
+    /// it, or separate with commas, if the site has several; a comma in an issuer is written \,. An
+    /// empty one accepts tokens without an issuer.
+    #[arg(long, env = "BUDDYLINE_JWT_ISSUER", value_name = "TEXT", help_heading = "Site",
+          value_parser = IssuerList::parse)]
+    pub jwt_issuer: Vec<IssuerList>,
+
+    /// Tokens without an expiry (exp) that a key of the site has signed: accept asks the site about
+    /// them, and again every ten minutes, as about other credentials without an end; refuse refuses
+    /// them.
+    #[arg(
+        long,
+        env = "BUDDYLINE_JWT_WITHOUT_EXP",
+        value_name = "MODE",
+        default_value = "accept",
+        help_heading = "Site"
+    )]
+    pub jwt_without_exp: TokensWithoutExp,
+
+    /// File with the login and password that the web server of the site asks for (HTTP Basic
+    /// authentication), as login:password on one line. They are sent in Authorization with each
+    /// request that needs no such header for a member's token: see --token-header. Instead of a
+    /// file, BUDDYLINE_SITE_BASIC_AUTH may hold them.
+    #[arg(
+        long,
+        env = "BUDDYLINE_SITE_BASIC_AUTH_FILE",
+        value_name = "PATH",
+        help_heading = "Site"
+    )]
+    pub site_basic_auth_file: Option<PathBuf>,
 
     /// PEM file with certificate authorities that the server trusts for the site's certificate, in
     /// addition to those of the system, or of the variables SSL_CERT_FILE and SSL_CERT_DIR.
@@ -268,6 +304,15 @@ pub enum Trust {
     Verified,
 }
 
+/// Treatment of tokens without an expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokensWithoutExp {
+    /// The site is asked about them, again and again.
+    Accept,
+    /// They are refused.
+    Refuse,
+}
+
 /// Which clients receive presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PresenceScope {
@@ -358,39 +403,6 @@ impl Config {
         TrustedProxies::new(&self.trusted_proxy)
     }
 
-    /// Reads the JWT secrets of the site from the file, the variable or the credential; `None` if
-    /// none is set. Logs warnings. The secrets are not a field of `Config`, because `Debug` would
-    /// print them.
-    ///
-    /// # Errors
-    ///
-    /// A message that names the source and what is wrong, without the secret.
-    pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
-        let Some((keys, warnings)) = self.jwt_keys_with_warnings()? else { return Ok(None) };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(keys))
-    }
-
-    /// Like [`Config::jwt_keys`], but returns the warnings instead of logging them.
-    ///
-    /// # Errors
-    ///
-    /// As [`Config::jwt_keys`].
-    pub fn jwt_keys_with_warnings(&self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
-        let variable = self.variable(secrets::JWT.variable)?;
-        let file = self.jwt_secret_file.as_deref();
-        let sources = SecretSources::from_process(&secrets::JWT, file, variable);
-        let Some((keys, warnings)) = sources.read()? else { return Ok(None) };
-        if self.buddyboss_url.is_none() {
-            return Err(
-                "a JWT secret is set and --buddyboss-url is not: set it to the address of \
-                        the site that issues the tokens"
-                    .to_owned(),
-            );
-        }
-        Ok(Some((keys, warnings)))
-    }
-
     /// Returns the number of descriptors that are not available to clients: those of the server
     /// itself, of monitoring and of the upstream workers.
     pub fn reserved_descriptors(&self) -> usize {
@@ -477,7 +489,7 @@ mod tests {
             (["--log-format", "xml"], ["--log-format", "xml", "json"]),
             (["--try-page", "maybe"], ["--try-page", "maybe", "auto"]),
             (["--token-header", "Host"], ["--token-header", "Host", "another meaning"]),
-            (["--jwt-issuer", "example"], ["--jwt-issuer", "example", "https"]),
+            (["--jwt-without-exp", "maybe"], ["--jwt-without-exp", "maybe", "refuse"]),
             (["--buddyboss-url", "ftp://x"], ["--buddyboss-url", "ftp://x", "http"]),
             (["--allowed-origin", "a.example"], ["--allowed-origin", "a.example", "https://"]),
             (["--trusted-proxy", "nginx"], ["--trusted-proxy", "nginx", "10.0.0.0/8"]),

@@ -19,6 +19,8 @@ use crate::protocol::credential::Credential;
 use finding::Finding;
 
 const JWT_SECRET: &str = "JWT secret file";
+const JWT_KEY: &str = "JWT key file";
+const SITE_PASSWORD: &str = "site password file";
 const TURN_SECRET: &str = "TURN secret file";
 
 /// The subjects to examine besides the settings.
@@ -40,7 +42,6 @@ pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>
     let keys = config.jwt_keys_with_warnings()?;
     let secrets = config.load_secrets()?;
     let validity = secrets.identity.and_then(|identity| identity.validity());
-    let warnings = keys.as_ref().map(|(_, warnings)| warnings.clone());
     let observations = collect::collect_all(
         config,
         options,
@@ -49,7 +50,9 @@ pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>
         config.site_route()?,
     );
     let mut findings = judge::site::judge(&observations);
-    findings.extend(judge::secret_file(JWT_SECRET, warnings.as_deref()));
+    // Without a site, its finding says the same.
+    findings.extend(config.buddyboss_url.as_ref().map(|_| judge::trust(config)));
+    findings.extend(check_site_files(config)?);
     findings.extend(check_calls(config)?);
     findings.extend(validity.map(|validity| judge::certificate(validity, collect::now_s())));
     findings.extend(judge::machine(&observations.machine, false));
@@ -65,12 +68,28 @@ pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>
 /// As for [`examine`].
 pub fn check_machine(config: &Config) -> Result<Vec<Finding>, String> {
     let keys = config.jwt_keys_with_warnings()?;
-    let warnings = keys.map(|(_, warnings)| warnings);
     let validity = config.load_secrets()?.identity.and_then(|identity| identity.validity());
-    let mut findings = judge::secret_file(JWT_SECRET, warnings.as_deref());
+    let mut findings = vec![judge::trust(config)];
+    findings.extend(judge::missing_key(config, keys.is_some()));
+    findings.extend(check_site_files(config)?);
+    if config.site_password_with_warnings()?.is_some() {
+        findings.push(judge::site_password(&config.token_header));
+    }
     findings.extend(check_calls(config)?);
     findings.extend(validity.map(|validity| judge::certificate(validity, collect::now_s())));
     findings.extend(judge::machine(&collect::machine::collect(config), true));
+    Ok(findings)
+}
+
+/// Checks the files of the site's keys and of its password.
+fn check_site_files(config: &Config) -> Result<Vec<Finding>, String> {
+    let secret = config.jwt_secret_with_warnings()?.map(|(_, warnings)| warnings);
+    let mut findings = judge::secret_file(JWT_SECRET, secret.as_deref());
+    if let Some((keys, warnings)) = config.public_keys_with_warnings()? {
+        findings.extend(judge::key_file(JWT_KEY, &keys, &warnings));
+    }
+    let password = config.site_password_with_warnings()?.map(|(_, warnings)| warnings);
+    findings.extend(judge::secret_file(SITE_PASSWORD, password.as_deref()));
     Ok(findings)
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use buddyline::cli::{self, Cli, Command, DoctorOptions};
 use buddyline::config::files::Secrets;
+use buddyline::config::site_password::CONFLICT_REMEDY;
 use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
@@ -156,7 +157,8 @@ fn run(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> R
     let mut server = Server::start(config, sockets).map_err(to_text)?;
     server.install_signal_handlers().map_err(to_text)?;
     server.set_config_source(Box::new(CommandLine { arguments }));
-    log_banner(config, &server);
+    let has_password = config.site_password_with_warnings()?.is_some();
+    log_banner(config, &server, has_password);
     server.run().map_err(to_text)
 }
 
@@ -214,26 +216,28 @@ fn redact_passwords(text: &str) -> String {
     clean
 }
 
-fn log_banner(config: &Config, server: &Server) {
+fn log_banner(config: &Config, server: &Server, has_password: bool) {
     log::info!("buddyline {}", env!("CARGO_PKG_VERSION"));
     match &config.buddyboss_url {
         Some(url) => {
             log::info!("messages are stored by the BuddyBoss site {url}");
-            match config.trust_mode() {
-                Trust::Open => {
+            match (config.trust_mode(), server.verifier()) {
+                (Trust::Open, _) => {
                     log::warn!("--trust open: the server believes any userId that a client claims")
                 }
-                Trust::Verified if server.has_verifier() => {
-                    let issuer = config.jwt_issuer.as_ref().unwrap_or(url);
-                    log::info!(
-                        "--trust verified: tokens are checked with the site's JWT secret (issuer \
-                         {issuer}), Application Passwords by asking the site"
-                    );
-                }
-                Trust::Verified => log::info!(
-                    "--trust verified: tokens are checked by asking the site, once per token; \
-                     --jwt-secret-file avoids these requests"
+                (Trust::Verified, Some(verifier)) => log::info!(
+                    "--trust verified: tokens are checked with the site's {} (issuer {}), \
+                     Application Passwords by asking the site",
+                    verifier.key_names(),
+                    verifier.issuers()
                 ),
+                (Trust::Verified, None) => log::info!(
+                    "--trust verified: tokens are checked by asking the site, once per token; \
+                     --jwt-secret-file or --jwt-key-file avoids these requests"
+                ),
+            }
+            if let (true, Some(conflict)) = (has_password, config.site_password_conflict()) {
+                log::warn!("{conflict}. {CONFLICT_REMEDY}");
             }
         }
         None => log::info!(

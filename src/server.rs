@@ -39,9 +39,11 @@ use crate::connection::rate::RateLimit;
 use crate::http::handshake::Rules;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
+use crate::protocol::credential::Credential;
 use crate::protocol::frame_kind::ServerFrameKind;
 use crate::protocol::status::CallStatusReply;
 use crate::upstream::Upstream;
+use crate::upstream::jwt::Verifier;
 use crate::wire::Codec;
 use admission::{Admission, OriginWarnings};
 use budget::{ActiveClock, SlowTicks, TickWork, TimeBudget};
@@ -111,6 +113,8 @@ pub struct Server {
     /// The part of the read budget for TLS handshakes.
     tls_budget: TimeBudget,
     identity: Option<TlsIdentity>,
+    /// The password of the site's web server, which proves no member.
+    site_password: Option<Credential>,
     last_sweep: Instant,
     /// The next slot to check, while a sweep of timeouts is in progress.
     sweep_next: Option<usize>,
@@ -194,6 +198,7 @@ impl Server {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
         };
+        let site_password = config.site_password_with_warnings().map_err(io::Error::other)?;
         let turn_secret = config.turn_secret().map_err(io::Error::other)?;
         Ok(Server {
             events: Events::with_capacity(EVENTS_PER_TICK),
@@ -223,6 +228,7 @@ impl Server {
             read_budget: TimeBudget::new(READ_BUDGET, 0),
             tls_budget: TimeBudget::new(TLS_HANDSHAKE_BUDGET, 0),
             identity: config.tls().map_err(io::Error::other)?,
+            site_password: site_password.and_then(|(read, _)| setup::site_credential(&read)),
             last_sweep: started,
             sweep_next: None,
             config: config.clone(),
@@ -238,9 +244,9 @@ impl Server {
         self.listeners.addresses()
     }
 
-    /// Whether tokens are checked with the site's JWT secret.
-    pub fn has_verifier(&self) -> bool {
-        self.upstream.has_verifier()
+    /// Verifies tokens with the site's keys; `None` if the site is asked.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.upstream.verifier()
     }
 
     /// The event counts so far.

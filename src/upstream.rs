@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
@@ -57,11 +58,13 @@ pub struct SiteSettings {
     pub body_max: u64,
     /// The header in which the site expects a member's token.
     pub token_header: TokenHeader,
+    /// The login and password that the site's web server asks for.
+    pub password: Option<SitePassword>,
     /// The certificate authorities for the site's certificate.
     pub trust: SiteTrust,
     /// The proxy for all requests, if there is one.
     pub proxy: Option<SiteProxy>,
-    /// Verifies tokens locally; `None` if the site's JWT secret is not configured.
+    /// Verifies tokens locally; `None` if no key of the site is set.
     pub verifier: Option<Verifier>,
 }
 
@@ -77,6 +80,7 @@ impl SiteSettings {
             request_timeout: Duration::from_secs(30),
             body_max: 4 << 20,
             token_header: TokenHeader::default(),
+            password: None,
             trust: SiteTrust::built_in(),
             proxy: None,
             verifier: None,
@@ -108,9 +112,12 @@ impl Upstream {
         Upstream::Embedded(Box::default(), VecDeque::new())
     }
 
-    /// Whether tokens are verified locally, with the site's JWT secret.
-    pub fn has_verifier(&self) -> bool {
-        matches!(self, Upstream::Site(pool) if pool.has_verifier())
+    /// Verifies tokens locally; `None` if the site is asked.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        match self {
+            Upstream::Site(pool) => pool.verifier(),
+            Upstream::Embedded(..) => None,
+        }
     }
 
     /// Verifies tokens with `verifier` from now on; with `None`, the site is asked.

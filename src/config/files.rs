@@ -15,7 +15,7 @@ use super::tls::TlsIdentity;
 /// Secrets and certificates, kept apart from [`Config`], which may be printed.
 #[derive(Debug)]
 pub struct Secrets {
-    /// The JWT secrets of the site, if set.
+    /// The keys of the site's tokens, if set.
     pub keys: Option<JwtKeys>,
     /// The secret shared with the TURN servers, if there are any.
     pub turn: Option<TurnSecret>,
@@ -32,11 +32,14 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`Config::jwt_keys`], [`Config::turn_secret`], [`Config::tls`] and
-    /// [`Config::site_trust`].
+    /// As [`Config::jwt_keys`], [`Config::site_password`], [`Config::turn_secret`], [`Config::tls`]
+    /// and [`Config::site_trust`].
     pub fn load_secrets(&self) -> Result<Secrets, String> {
         let mut warnings = Vec::new();
         let keys = collect_warnings(self.jwt_keys_with_warnings()?, &mut warnings);
+        // Used at the start only, but a file that cannot be read would keep the next start from
+        // succeeding.
+        collect_warnings(self.site_password_with_warnings()?, &mut warnings);
         let turn = collect_warnings(self.turn_secret_with_warnings()?, &mut warnings);
         warnings.extend(turn.as_ref().and_then(|_| self.open_relay_warning()));
         let identity = collect_warnings(self.tls_with_warnings()?, &mut warnings);

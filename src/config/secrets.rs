@@ -1,4 +1,5 @@
-//! Reads secrets: the JWT secret of the site, and the secret of the TURN servers.
+//! Reads secrets: the JWT secret of the site, the password of its web server, and the secret of the
+//! TURN servers.
 //!
 //! A secret comes from a file, an environment variable or a systemd credential, never from an
 //! argument, which every process on the machine can read. `Debug` does not print secrets, and their
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::files;
+use super::public_keys::PublicKey;
 
 /// The names under which a secret is set.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ pub struct SecretNames {
     pub credential: &'static str,
     /// Maximum number of secrets: two where the old and the new one are valid during a rotation.
     secrets_max: usize,
-    /// The data from which an attacker can guess a short secret.
-    signs: &'static str,
+    /// The data from which an attacker can guess a short secret; `None` if it signs nothing.
+    signs: Option<&'static str>,
 }
 
 /// The site's JWT secret.
@@ -36,7 +38,7 @@ pub const JWT: SecretNames = SecretNames {
     variable: "BUDDYLINE_JWT_SECRET",
     credential: "jwt-secret",
     secrets_max: 2,
-    signs: "any token",
+    signs: Some("any token"),
 };
 
 /// The secret shared with the TURN servers. Only one: the server cannot know which of two a TURN
@@ -46,7 +48,16 @@ pub const TURN: SecretNames = SecretNames {
     variable: "BUDDYLINE_TURN_SECRET",
     credential: "turn-secret",
     secrets_max: 1,
-    signs: "any credential that it signs",
+    signs: Some("any credential that it signs"),
+};
+
+/// The login and password with which the site's web server lets requests through.
+pub const SITE_PASSWORD: SecretNames = SecretNames {
+    flag: "--site-basic-auth-file",
+    variable: "BUDDYLINE_SITE_BASIC_AUTH",
+    credential: "site-basic-auth",
+    secrets_max: 1,
+    signs: None,
 };
 
 /// Maximum size of a file of secrets. A larger file is not one.
@@ -57,10 +68,11 @@ const BYTES_ADVISED: usize = 32;
 /// Secrets, one per line of the source; zeroed on drop.
 pub(super) type SecretLines = Vec<Zeroizing<Vec<u8>>>;
 
-/// The JWT secrets of the site: one, or two during a rotation.
-#[derive(Clone)]
+/// The keys of the site's tokens: one secret, or two during a rotation, and public keys.
+#[derive(Clone, Default)]
 pub struct JwtKeys {
     secrets: SecretLines,
+    public: Vec<PublicKey>,
 }
 
 impl JwtKeys {
@@ -71,18 +83,29 @@ impl JwtKeys {
     ///
     /// A message that says what is wrong, without the content.
     pub fn parse(bytes: &[u8]) -> Result<JwtKeys, String> {
-        parse_lines(bytes, JWT.secrets_max).map(|secrets| JwtKeys { secrets })
+        let secrets = parse_lines(bytes, JWT.secrets_max)?;
+        Ok(JwtKeys { secrets, public: Vec::new() })
+    }
+
+    /// Adds public keys.
+    pub fn with_public(self, public: Vec<PublicKey>) -> JwtKeys {
+        JwtKeys { public, ..self }
     }
 
     /// Returns the secrets as in `JWT_AUTH_SECRET_KEY` of the site.
     pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
         self.secrets.iter().map(|secret| &***secret)
     }
+
+    /// Returns the public keys.
+    pub fn public(&self) -> &[PublicKey] {
+        &self.public
+    }
 }
 
 impl fmt::Debug for JwtKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JwtKeys({} of them)", self.secrets.len())
+        write!(f, "JwtKeys({} secrets, {} public)", self.secrets.len(), self.public.len())
     }
 }
 
@@ -92,6 +115,9 @@ fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> 
         return Err("it begins with a byte order mark or contains zero bytes: save it as plain \
                     text in UTF-8, without a byte order mark"
             .to_owned());
+    }
+    if let Some(fault) = describe_other_file(bytes) {
+        return Err(fault);
     }
     let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let lines: Vec<&[u8]> = text
@@ -106,6 +132,60 @@ fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> 
         return Err("it is empty or has an empty line: expected one secret per line".into());
     }
     Ok(lines.into_iter().map(|line| line.to_vec().into()).collect())
+}
+
+/// Describes what a text is that holds more than the secret, or a key that is none.
+///
+/// A public key as the secret would let anyone sign tokens who has the key.
+fn describe_other_file(bytes: &[u8]) -> Option<String> {
+    const NAMES: [&str; 5] = [
+        "JWT_AUTH_SECRET_KEY",
+        JWT.variable,
+        TURN.variable,
+        SITE_PASSWORD.variable,
+        "static-auth-secret",
+    ];
+    let is_php = |line: &[u8]| {
+        let rest = strip_prefix_of_any_case(line, "define").map(<[u8]>::trim_ascii_start);
+        rest.is_some_and(|rest| rest.starts_with(b"(")) || line.starts_with(b"<?php")
+    };
+    let set_name = |line: &[u8]| {
+        let line = strip_prefix_of_any_case(line, "export ").unwrap_or(line).trim_ascii_start();
+        NAMES.into_iter().find(|name| {
+            let rest = strip_prefix_of_any_case(line, name).map(<[u8]>::trim_ascii_start);
+            rest.is_some_and(|rest| rest.starts_with(b"=") || rest.starts_with(b":"))
+        })
+    };
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    if lines.clone().any(is_php) {
+        return Some(
+            "it has a line of PHP: expected the value alone, that is, of define('…', 'value'); \
+             only the text between the last two quotes"
+                .to_owned(),
+        );
+    }
+    if let Some(name) = lines.clone().find_map(set_name) {
+        return Some(format!("it has a line {name}=…: expected the value alone, without the name"));
+    }
+    if lines.any(|line| line.starts_with(b"-----BEGIN ")) {
+        return Some(
+            "it has a key in PEM: a public key of the site belongs into --jwt-key-file, and a \
+             secret is the value alone"
+                .to_owned(),
+        );
+    }
+    let is_object = bytes.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    is_object.then(|| {
+        "it has JSON: a JSON Web Key Set of the site belongs into --jwt-key-file, and a secret is \
+         the value alone"
+            .to_owned()
+    })
+}
+
+fn strip_prefix_of_any_case<'a>(line: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
+    let (first, rest) = line.split_at_checked(prefix.len())?;
+    first.eq_ignore_ascii_case(prefix.as_bytes()).then_some(rest)
 }
 
 /// The sources that a secret may come from.
@@ -150,7 +230,8 @@ impl<'a> SecretSources<'a> {
     /// Reads the JWT secrets, like [`SecretSources::read_lines`].
     pub(super) fn read(self) -> Result<Option<(JwtKeys, Vec<String>)>, String> {
         let read = self.read_lines()?;
-        Ok(read.map(|(secrets, warnings)| (JwtKeys { secrets }, warnings)))
+        let keys = |secrets| JwtKeys { secrets, public: Vec::new() };
+        Ok(read.map(|(secrets, warnings)| (keys(secrets), warnings)))
     }
 
     /// Reads the secrets, and returns them with warnings for the operator; `None` if none is set. A
@@ -190,7 +271,7 @@ impl<'a> SecretSources<'a> {
                  value alone"
             ));
         }
-        if let Some(shortest) = lines.iter().map(|secret| secret.len()).min() {
+        if let (Some(shortest), Some(signs)) = (lines.iter().map(|line| line.len()).min(), signs) {
             if shortest < BYTES_ADVISED {
                 warnings.push(format!(
                     "{place}: a secret of {shortest} bytes can be guessed from {signs}: use at \
@@ -388,6 +469,27 @@ mod tests {
         }
         for text in [&b"it's"[..], b"'", b"\"x'"] {
             assert!(!looks_wrapped(text));
+        }
+    }
+
+    #[test]
+    fn text_around_a_secret_or_a_public_key_is_refused() {
+        for (text, part) in [
+            ("define('JWT_AUTH_SECRET_KEY', 's3cret, long enough for all tests');", "PHP"),
+            ("  DEFINE ( \"JWT_AUTH_SECRET_KEY\", \"s3cret\" );\r\n", "PHP"),
+            ("<?php\ndefine('A', 's3cret');\ndefine('B', 's3cret');\n", "PHP"),
+            ("JWT_AUTH_SECRET_KEY=s3cret", "JWT_AUTH_SECRET_KEY"),
+            ("export jwt_auth_secret_key = 's3cret'", "JWT_AUTH_SECRET_KEY"),
+            ("BUDDYLINE_JWT_SECRET=s3cret\n", "BUDDYLINE_JWT_SECRET"),
+            ("static-auth-secret=s3cret", "static-auth-secret"),
+            ("-----BEGIN PUBLIC KEY-----\ns3cret\n-----END PUBLIC KEY-----\n", "--jwt-key-file"),
+            ("{\"keys\":[{\"kty\":\"RSA\",\"n\":\"s3cret\"}]}", "--jwt-key-file"),
+        ] {
+            let fault = JwtKeys::parse(text.as_bytes()).unwrap_err();
+            assert!(fault.contains(part) && !fault.contains("s3cret"), "{text}: {fault}");
+        }
+        for text in ["defined(x)", "define", "a=b", "{not json", "=", "x JWT_AUTH_SECRET_KEY=y"] {
+            assert!(JwtKeys::parse(text.as_bytes()).is_ok(), "{text}");
         }
     }
 

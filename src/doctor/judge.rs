@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use super::finding::Finding;
 use super::observations::{MachineObservation, Reachability, Tls};
-use crate::config::Trust;
 use crate::config::ice::{IceSettings, IceUrl};
+use crate::config::public_keys::PublicKey;
+use crate::config::site_password;
+use crate::config::token_header::TokenHeader;
 use crate::config::validity::{Validity, format_date};
+use crate::config::{Config, Trust};
 
 /// Warn if connecting takes longer than this.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -156,6 +159,64 @@ fn judge_tls(
             "Enable TLS 1.2 or 1.3 with the ciphers that current browsers use.",
         ),
     }
+}
+
+/// Judges the trust mode, which decides how users prove who they are.
+pub fn trust(config: &Config) -> Finding {
+    const NAME: &str = "trust";
+    match (config.trust_mode(), config.buddyboss_url.is_some()) {
+        (Trust::Verified, _) => Finding::ok(NAME, "verified: a token of the site proves the user"),
+        (Trust::Open, true) => Finding::warning(
+            NAME,
+            "open: the server believes any userId that a client claims",
+            "Remove --trust open, unless this is a trusted network.",
+        ),
+        (Trust::Open, false) => Finding::warning(
+            NAME,
+            "open, because no site is set: the server uses its stand-in and believes any userId",
+            "Set --buddyboss-url for a community; for a trial, nothing needs to be done.",
+        ),
+    }
+}
+
+/// Says what it means that no key of the site's tokens is set.
+pub fn missing_key(config: &Config, has_key: bool) -> Option<Finding> {
+    const NAME: &str = "JWT secret";
+    let is_used = config.trust_mode() == Trust::Verified;
+    match (is_used, has_key) {
+        (true, false) => Some(Finding::skipped(
+            NAME,
+            "none is set: each new token costs a request to the site (--jwt-secret-file or \
+             --jwt-key-file)",
+        )),
+        (false, true) => Some(Finding::warning(
+            NAME,
+            "not used: with --trust open, no token is verified",
+            "Set --trust verified, or remove the secret.",
+        )),
+        _ => None,
+    }
+}
+
+/// Judges whether the site's password and the tokens of members get in each other's way.
+pub fn site_password(token_header: &TokenHeader) -> Finding {
+    const NAME: &str = "site password";
+    match token_header.is_authorization() {
+        true => Finding::warning(NAME, site_password::CONFLICT, site_password::CONFLICT_REMEDY),
+        false => Finding::ok(
+            NAME,
+            format!("sent in Authorization; the tokens of members are sent in {token_header}"),
+        ),
+    }
+}
+
+/// Judges the file of public keys.
+pub fn key_file(name: &'static str, keys: &[PublicKey], warnings: &[String]) -> Vec<Finding> {
+    let list: Vec<String> = keys.iter().map(PublicKey::to_string).collect();
+    let mut findings = vec![Finding::ok(name, list.join(", "))];
+    let remedy = "Remove what is not used from the file, and let only its owner change it.";
+    findings.extend(warnings.iter().map(|seen| Finding::warning(name, seen.clone(), remedy)));
+    findings
 }
 
 /// Judges a secret's file by the warnings of its reader; `None` means that no secret is set.

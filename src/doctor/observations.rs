@@ -4,12 +4,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::config::jwt_issuer::Issuer;
 use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
-use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::Reply;
+use crate::upstream::jwt::Refusal;
 use crate::upstream::url_style::UrlStyle;
 
 /// All observations of an examination.
@@ -137,20 +138,24 @@ pub struct SiteObservation {
     pub load: Option<LoadObservation>,
     /// The token's expiry, in seconds since 1970, if it has one.
     pub expires_s: Option<u64>,
-    /// The result of verifying the token with the JWT secret.
+    /// The result of verifying the token with the site's keys.
     pub secret: SecretCheck,
-    /// The issuer that tokens must name.
-    pub issuer: SiteUrl,
+    /// The name of the finding about the keys: `JWT secret`, or `JWT key` for public keys only.
+    pub key_finding: &'static str,
+    /// The issuers of which tokens must name one.
+    pub issuers: Vec<Issuer>,
+    /// Whether the site's web server gets a password.
+    pub has_password: bool,
 }
 
-/// The result of verifying a token with the JWT secret.
+/// The result of verifying a token with the JWT secret and the public keys.
 pub enum SecretCheck {
-    /// No secret is set.
+    /// No key is set.
     None,
-    /// A secret is set, but there is no token to verify.
+    /// A key is set, but there is no token to verify.
     Untried,
-    /// The token's user or the failure, and a detail for the operator.
-    Tried(Result<u64, Failure>, Option<String>),
+    /// The token's user or the refusal, and its explanation for the operator.
+    Tried(Result<u64, Refusal>, Option<String>),
 }
 
 /// The observations of this machine.
@@ -208,5 +213,5 @@ pub enum Upgrade {
     NoReply(String),
 }
 
-/// The JWT secrets, if set.
+/// The keys of the site's tokens, if set.
 pub type Keys = Option<JwtKeys>;

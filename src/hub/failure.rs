@@ -10,6 +10,8 @@ pub enum Failure {
     /// The site knows no user for this token: it is forged, revoked, of another site, or its user
     /// was deleted.
     TokenRefused,
+    /// The token has a fault that this server found itself.
+    TokenInvalid(TokenFault),
     /// The token has expired.
     TokenExpired,
     /// The user is suspended.
@@ -47,6 +49,25 @@ pub enum Failure {
     /// Sent, and a complete but unusable answer arrived. The site has finished, and the message may
     /// be stored.
     Unusable,
+}
+
+/// The fault of a token that is verified without the site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenFault {
+    /// It is no JWT.
+    Layout,
+    /// It is signed by the site, and one of its claims has not the expected type.
+    Claims,
+    /// It is signed with an algorithm or a key that the server does not have.
+    Algorithm,
+    /// The signature is not the site's.
+    Signature,
+    /// It names another issuer, or none.
+    Issuer,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It never expires, and the server accepts no such tokens.
+    NoExpiry,
 }
 
 /// The purpose of a failed request.
@@ -101,7 +122,13 @@ impl Failure {
 
     /// Whether the site has rejected the credential, as opposed to not having decided.
     pub fn is_credential_rejection(&self) -> bool {
-        matches!(self, Failure::TokenRefused | Failure::TokenExpired | Failure::Suspended)
+        matches!(
+            self,
+            Failure::TokenRefused
+                | Failure::TokenInvalid(_)
+                | Failure::TokenExpired
+                | Failure::Suspended
+        )
     }
 
     /// Returns the error for the client: what happened and what to do.
@@ -148,6 +175,7 @@ impl Failure {
             Failure::TokenRefused => {
                 (Code::TokenRefused, "the token is not accepted; sign in again.")
             }
+            Failure::TokenInvalid(fault) => (Code::TokenRefused, fault.reason()),
             Failure::TokenExpired => (Code::TokenExpired, "the token has expired; sign in again."),
             Failure::Suspended => (Code::Suspended, "the site has suspended this account."),
             Failure::NotParticipant => {
@@ -186,6 +214,38 @@ impl Failure {
             }
             Failure::Unknown | Failure::Unusable => {
                 (Code::SiteUnavailable, "the site gave no usable answer.")
+            }
+        }
+    }
+}
+
+impl TokenFault {
+    fn reason(self) -> &'static str {
+        match self {
+            TokenFault::Layout => {
+                "the token is not accepted: it is not a signed JWT. Sign in again."
+            }
+            TokenFault::Claims => {
+                "the token is not accepted: one of its claims (iss, exp, nbf) is not as RFC 7519 \
+                 wants it. Tell the server's operator."
+            }
+            TokenFault::Algorithm => {
+                "the token is not accepted: this server has no key for its algorithm (alg, kid). \
+                 Sign in again, or tell the server's operator."
+            }
+            TokenFault::Signature => {
+                "the token is not accepted: its signature is not the site's. Sign in again."
+            }
+            TokenFault::Issuer => {
+                "the token is not accepted: this server does not expect its issuer (iss). Tell the \
+                 server's operator."
+            }
+            TokenFault::NotYetValid => {
+                "the token is not accepted: it is not valid yet (nbf). Tell the server's operator."
+            }
+            TokenFault::NoExpiry => {
+                "the token is not accepted: it has no expiry (exp). Sign in again, or tell the \
+                 server's operator."
             }
         }
     }

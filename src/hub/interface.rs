@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 pub use super::auth::held_frames::HeldFrameLimits;
 pub use super::calls::CallSettings;
-pub use super::failure::{Failure, FailureContext};
+pub use super::failure::{Failure, FailureContext, TokenFault};
 use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;

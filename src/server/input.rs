@@ -16,6 +16,8 @@ use crate::http::call_status::CallStatusRequest;
 use crate::http::handshake::Opened;
 use crate::http::response;
 use crate::hub::interface::{ConnId, Input, Now};
+use crate::protocol::ClientError;
+use crate::protocol::credential::Credential;
 use crate::wire;
 
 /// Connections accepted in one tick.
@@ -241,6 +243,7 @@ impl Server {
     fn handle_open(&mut self, slot: u32, Opened { client, credential }: Opened, now: Now) {
         let Some(conn) = self.admit(slot, client) else { return };
         log::debug!(connection = conn.serial; "open from {client}");
+        let credential = self.without_site_password(credential);
         self.hub.handle(Input::Opened { conn, credential }, now);
     }
 
@@ -249,8 +252,21 @@ impl Server {
         let CallStatusRequest { client, credential, call } = status_request;
         if let Some(conn) = self.admit(slot, client) {
             log::debug!(connection = conn.serial; "call status request from {client}");
+            let credential = self.without_site_password(credential);
             self.hub.handle(Input::CallStatusRequest { conn, credential, call }, now);
         }
+    }
+
+    /// Drops the password of the site's web server, which a browser sends along if the proxy in front
+    /// asks for it: it is no member's.
+    fn without_site_password(
+        &self,
+        credential: Option<Result<Credential, ClientError>>,
+    ) -> Option<Result<Credential, ClientError>> {
+        credential.filter(|credential| match (credential, &self.site_password) {
+            (Ok(credential), Some(password)) => credential != password,
+            _ => true,
+        })
     }
 
     /// Counts a connection against its client's address and marks it as known to the hub. If the

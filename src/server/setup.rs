@@ -10,9 +10,11 @@ use crate::config::calls::WhenBusy;
 use crate::config::ice::{IceUrl, TurnSecret};
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
+use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::{SiteProxy, SiteRoute};
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
+use crate::protocol::credential::Credential;
 use crate::protocol::ice::{IceServers, TurnServers};
 use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
@@ -107,10 +109,15 @@ fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
     IceServers { stun_urls: urls(&ice.stun_url), turn }
 }
 
-/// Verifier of the site's tokens; `None` if the JWT secret is not known.
+/// Verifier of the site's tokens; `None` if no key of the site is known.
 pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifier> {
-    let issuer = config.jwt_issuer.as_ref().or(config.buddyboss_url.as_ref())?;
-    keys.map(|keys| Verifier::new(&keys, issuer.clone()))
+    let verifier = Verifier::new(&keys?, config.jwt_issuers());
+    Some(verifier.require_expiry(config.requires_jwt_expiry()))
+}
+
+/// The password of the site's web server as a client would present it.
+pub(super) fn site_credential(password: &SitePassword) -> Option<Credential> {
+    Credential::from_authorization(password.header())?.ok()
 }
 
 /// The proxy for the site. Logs it, because a variable may be set for other programs.
@@ -139,6 +146,7 @@ pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSe
         queue: config.upstream_queue as usize,
         request_timeout: config.upstream_timeout,
         token_header: config.token_header.clone(),
+        password: config.site_password().map_err(io::Error::other)?,
         trust,
         proxy: site_proxy(config)?,
         verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),

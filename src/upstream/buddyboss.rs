@@ -15,6 +15,7 @@ use super::url_style::UrlStyle;
 use super::whole_number::whole_number;
 use super::wrapped_json::{self, WrappedJson};
 use super::{checks, json, jwt};
+use crate::config::site_password::SitePassword;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
 use crate::protocol::credential::{Credential, Scheme};
@@ -40,8 +41,13 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// The request's headers, without those that HTTP itself needs. A token is sent in the header
-    /// that the site expects, an Application Password always in `Authorization`.
-    pub fn headers<'h>(&self, token_header: &'h TokenHeader) -> Vec<(&'h str, String)> {
+    /// that the site expects, an Application Password always in `Authorization`. If neither needs
+    /// that header, it has the password of the site's web server.
+    pub fn headers<'h>(
+        &self,
+        token_header: &'h TokenHeader,
+        site_password: Option<&SitePassword>,
+    ) -> Vec<(&'h str, String)> {
         // Without `Accept` WordPress reports errors as HTML (CONTRACT 6).
         let mut headers = vec![("Accept", "application/json".to_owned())];
         if let Some(token) = self.token {
@@ -54,6 +60,11 @@ impl Request<'_> {
                 }
                 Scheme::Bearer => (token_header.name(), secret.to_owned()),
             });
+        }
+        if let Some(password) = site_password {
+            if headers.iter().all(|(name, _)| *name != "Authorization") {
+                headers.push(("Authorization", password.header().to_owned()));
+            }
         }
         if self.body.is_some() {
             headers.push(("Content-Type", "application/json".to_owned()));

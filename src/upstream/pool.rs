@@ -29,12 +29,12 @@ use super::SiteSettings;
 use super::breaker::{Breaker, Transition};
 use super::buddyboss::precheck;
 use super::health::Health;
-use super::jwt::Verifier;
+use super::jwt::{Refusal, Verifier};
 use super::site::{Outcome, ProbeOutcome, Site};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
 use super::url_style::UrlStyle;
 use crate::config::site_trust::SiteTrust;
-use crate::hub::interface::{Answer, Ask, Failure, Now, RequestId};
+use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId};
 use crate::protocol::credential::Scheme;
 use queue::Queue;
 use warnings::Warnings;
@@ -222,9 +222,9 @@ impl Pool {
         }
     }
 
-    /// Whether tokens are verified locally, with the site's JWT secret.
-    pub fn has_verifier(&self) -> bool {
-        self.verifier.is_some()
+    /// Verifies tokens locally; `None` if the site is asked.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_ref()
     }
 
     /// The URL style of the next request.
@@ -254,24 +254,35 @@ impl Pool {
         }
     }
 
-    /// Answers a request that need not go to the site: an invalid one, or a token check if the JWT
-    /// secret is known.
+    /// Answers a request that need not go to the site: an invalid one, or a token check if a key of
+    /// the site is known.
     fn answer_locally(&mut self, ask: &Ask, now: Now) -> Option<Answer> {
         if let Some(failure) = precheck(ask) {
             return Some(Answer::Failed(failure));
         }
-        match (ask, &self.verifier) {
-            (Ask::Prove(credential), Some(verifier)) if credential.scheme() == Scheme::Bearer => {
-                let result = verifier.verify(credential.secret(), now.unix_s);
-                self.stats.record_verification(result.is_ok());
-                if result == Err(Failure::TokenRefused) {
-                    if let Some(log_detail) = verifier.log_detail(credential.secret()) {
-                        self.warnings.log_once(log::Level::Warn, None, log_detail, self.now);
-                    }
-                }
-                Some(result.map_or_else(Answer::Failed, Answer::Proven))
+        let (Ask::Prove(credential), Some(verifier)) = (ask, &self.verifier) else { return None };
+        if credential.scheme() != Scheme::Bearer {
+            return None;
+        }
+        let result = verifier.verify(credential.secret(), now.unix_s);
+        // The site has signed the token, and only the site can say whose it is.
+        let is_for_the_site = matches!(result, Err(Refusal::NoUser));
+        self.stats.record_verification(result.is_ok() || is_for_the_site);
+        if let Err(refusal) = &result {
+            let level = match refusal.may_be_a_wrong_setting() {
+                true => log::Level::Warn,
+                false => log::Level::Info,
+            };
+            if let Some(line) = verifier.explain(refusal) {
+                self.warnings.log_once(level, None, line, self.now);
             }
-            _ => None,
+        }
+        match result {
+            // A token without an end is like an Application Password: the site is asked now, and
+            // again as long as it is in use.
+            Ok(Proven { expires_s: None, .. }) | Err(Refusal::NoUser) => None,
+            Ok(proven) => Some(Answer::Proven(proven)),
+            Err(refusal) => Some(Answer::Failed(refusal.failure())),
         }
     }
 

@@ -24,6 +24,7 @@ use super::health::Health;
 use super::message_lookup;
 use super::url_style::UrlStyle;
 use super::wrapped_json;
+use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
@@ -49,6 +50,7 @@ pub(super) struct Site {
     agent: Agent,
     url: SiteUrl,
     token_header: TokenHeader,
+    password: Option<SitePassword>,
     /// Whether requests go through a proxy.
     has_proxy: bool,
     body_max: u64,
@@ -115,6 +117,7 @@ impl Site {
             agent: Agent::new_with_config(config),
             url: settings.url.clone(),
             token_header: settings.token_header.clone(),
+            password: settings.password.clone(),
             has_proxy: settings.proxy.is_some(),
             body_max: settings.body_max,
             request_timeout: settings.request_timeout,
@@ -253,7 +256,7 @@ impl Site {
         let mut builder = http::Request::builder()
             .method(request.method)
             .uri(format!("{}{}", self.url, request.path));
-        for (name, value) in request.headers(&self.token_header) {
+        for (name, value) in request.headers(&self.token_header, self.password.as_ref()) {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_str(&value);
             let (Ok(name), Ok(mut value)) = (name, value) else {

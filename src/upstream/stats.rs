@@ -52,6 +52,7 @@ impl OutcomeKind {
         match failure {
             Failure::TokenMissing
             | Failure::TokenRefused
+            | Failure::TokenInvalid(_)
             | Failure::TokenExpired
             | Failure::Suspended
             | Failure::NotParticipant

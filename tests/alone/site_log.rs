@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use log::{Level, LevelFilter, Metadata, Record};
 
+use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::secrets::JwtKeys;
 use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
@@ -274,7 +275,7 @@ fn check_query_log() {
     let keys = JwtKeys::parse(KEY.as_bytes()).unwrap();
     let mut driver = PoolDriver::ready(&site, |s| {
         s.token_header = TokenHeader::parse("accessToken").unwrap();
-        s.verifier = Some(Verifier::new(&keys, url));
+        s.verifier = Some(Verifier::new(&keys, vec![Issuer::from(&url)]));
         log::debug!("{s:?} {keys:?}");
     });
     let now = driver.now();

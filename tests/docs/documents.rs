@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use buddyline::config::Config;
 use buddyline::config::secrets;
-use buddyline::hub::interface::{ConnId, Failure, FailureContext, Input, Settings};
+use buddyline::hub::interface::{ConnId, Failure, FailureContext, Input, Settings, TokenFault};
 use buddyline::protocol::call::RelayedFrame;
 use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
 use buddyline::protocol::server::{
@@ -410,6 +410,13 @@ fn errors_sent() -> BTreeSet<(String, String)> {
     let failures = [
         Failure::TokenMissing,
         Failure::TokenRefused,
+        Failure::TokenInvalid(TokenFault::Layout),
+        Failure::TokenInvalid(TokenFault::Claims),
+        Failure::TokenInvalid(TokenFault::Algorithm),
+        Failure::TokenInvalid(TokenFault::Signature),
+        Failure::TokenInvalid(TokenFault::Issuer),
+        Failure::TokenInvalid(TokenFault::NotYetValid),
+        Failure::TokenInvalid(TokenFault::NoExpiry),
         Failure::TokenExpired,
         Failure::Suspended,
         Failure::NotParticipant,

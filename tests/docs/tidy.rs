@@ -179,7 +179,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("log::", &["server", "upstream", "main", "config", "journal"]),
         ("ring::", &["protocol", "upstream", "config"]),
         ("rustls::", &["config", "connection", "doctor"]),
-        ("base64::", &["protocol", "upstream"]),
+        ("base64::", &["protocol", "upstream", "config"]),
         ("itoa::", &["protocol"]),
         ("zeroize::", &["protocol", "config", "http", "hub", "load", "doctor"]),
         ("Instant::now", &["server", "upstream", "journal", "load", "doctor"]),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 
 use crate::support::files::SecretFile;
-use crate::support::jwt::{WEEK_S, token};
+use crate::support::jwt::{Signer, WEEK_S, token};
 use crate::support::proxy::{FaultyProxy, ProxyFault};
 use crate::support::server::{Server, binary};
 use crate::support::site::{Fault, Site};
@@ -101,7 +101,7 @@ fn healthy_site_passes_and_is_not_modified() {
     for finding in &report.findings {
         assert_eq!(finding["status"], "ok", "{finding}");
     }
-    assert_eq!((report.findings.len(), report.code), (21, 0), "{}", report.text);
+    assert_eq!((report.findings.len(), report.code), (23, 0), "{}", report.text);
     report.expect("token", "ok", &["member 7's"]);
     report.expect("speed", "ok", &["thread", "4 at once: ", " messages a second"]);
     assert!(site.requests().iter().all(|request| request.method == "GET"));
@@ -245,7 +245,59 @@ fn wrong_jwt_secret_and_issuer_are_reported() {
     let other = ["--jwt-secret-file", right.path(), "--jwt-issuer", "https://www.example.org"];
     let report = run_doctor(&site.url(), &member, &other);
     report.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {}.", site.url())]);
-    report.expect("JWT secret", "failed", &["names the issuer"]);
+    report.expect("JWT secret", "ok", &["it is the site's"]);
+    assert_eq!(report.failed(), ["JWT issuer"]);
+}
+
+#[test]
+fn true_reason_is_found_for_each_fault_of_a_signed_token() {
+    let site = healthy_site();
+    let secret = SecretFile::with(&[SECRET]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let run = |name: &str, value: serde_json::Value| {
+        let member = token(SECRET, &site.url(), 7, now, |_, claims| claims[name] = value);
+        site.add_member(&member, 7);
+        run_doctor(&site.url(), &member, &["--jwt-secret-file", secret.path()])
+    };
+    for (name, value, status, words) in [
+        ("exp", (now + 9999).to_string().into(), "failed", "exp is not a number"),
+        ("exp", (now as f64 + 9999.5).into(), "ok", "as expected"),
+        ("nbf", (now + 999).into(), "failed", "(nbf)"),
+        ("data", serde_json::Value::Null, "warning", "data.user.id"),
+    ] {
+        let report = run(name, value);
+        report.expect("JWT claims", status, &[words]);
+        report.expect("JWT secret", "ok", &["signed with it"]);
+        report.expect("JWT issuer", "ok", &[&site.url()]);
+    }
+    for iss in ["https://site.example/?lang=pt-br", "https://bücher.example", "my-app"] {
+        let report = run("iss", iss.into());
+        report.expect("JWT issuer", "failed", &[&format!("Set --jwt-issuer {iss}.")]);
+        report.expect("JWT secret", "ok", &["signed with it"]);
+    }
+    run("iss", serde_json::Value::Null).expect("JWT issuer", "failed", &["names none", "''"]);
+}
+
+#[test]
+fn public_key_of_the_site_is_checked_like_a_secret() {
+    let site = healthy_site();
+    let signer = Signer::rs256();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({
+        "iss": site.url(), "exp": now + WEEK_S, "data": {"user": {"id": 7}},
+    });
+    let member = signer.sign(&serde_json::json!({"alg": "RS256"}), &claims);
+    site.add_member(&member, 7);
+    let right = SecretFile::with(&[&signer.pem()]);
+    let report = run_doctor(&site.url(), &member, &["--jwt-key-file", right.path()]);
+    report.expect("JWT key", "ok", &["signed with it"]);
+    report.expect("JWT key file", "ok", &["RSA with 2048 bits for RS256"]);
+    let wrong = SecretFile::with(&[&Signer::es256().pem()]);
+    let report = run_doctor(&site.url(), &member, &["--jwt-key-file", wrong.path()]);
+    report.expect("JWT key", "failed", &["RS256", "--jwt-key-file"]);
+    let secret = SecretFile::with(&[SECRET]);
+    let report = run_doctor(&site.url(), &member, &["--jwt-secret-file", secret.path()]);
+    report.expect("JWT secret", "failed", &["RS256", "--jwt-key-file"]);
 }
 
 #[test]
@@ -314,7 +366,7 @@ fn low_descriptor_limit_is_a_warning_not_a_failure() {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.starts_with("warning  open files: 1024 allowed, room for 1008 "), "{text}");
+    assert!(text.contains("\nwarning  open files: 1024 allowed, room for 1008 "), "{text}");
     assert!(text.ends_with("\nthe settings are good\n"), "{text}");
 }
 
@@ -431,9 +483,30 @@ fn check_config_needs_no_network() {
     let (code, text) = check(&[&free[..], &[short.path()]].concat());
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("warning  JWT secret file: ") && text.contains("5 bytes"), "{text}");
+    assert!(text.contains("ok       trust: verified"), "{text}");
     let (code, text) = check(&[&free[..], &["/nowhere/secret"]].concat());
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("/nowhere/secret"), "{text}");
+    let php = SecretFile::with(&["define('JWT_AUTH_SECRET_KEY', 's3cret');"]);
+    let (code, text) = check(&[&free[..], &[php.path()]].concat());
+    assert_eq!(code, 2, "{text}");
+    assert!(
+        text.contains("PHP") && text.contains(php.path()) && !text.contains("s3cret"),
+        "{text}"
+    );
+    let (code, text) = check(&["--listen", "127.0.0.1:0"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("skipped  JWT secret: none is set"), "{text}");
+    let (code, text) = check(&["--listen", "127.0.0.1:0", "--trust", "open"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning  trust: open") && !text.contains("JWT secret"), "{text}");
+    let password = SecretFile::with(&["staging:s3cret"]);
+    let site_password = ["--listen", "127.0.0.1:0", "--site-basic-auth-file", password.path()];
+    let (code, text) = check(&site_password);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning  site password: ") && !text.contains("s3cret"), "{text}");
+    let (_, text) = check(&[&site_password[..], &["--token-header", "accessToken"]].concat());
+    assert!(text.contains("ok       site password: "), "{text}");
     // No machine has an address of the documentation networks (RFC 5737).
     let (code, text) = check(&["--listen", "192.0.2.1:8080"]);
     assert_eq!(code, 1, "{text}");

@@ -4,18 +4,19 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
 use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
-use buddyline::doctor::judge::{ice, machine, public, secret_file, site};
+use buddyline::doctor::judge::{ice, key_file, machine, public, secret_file, site, trust};
 use buddyline::doctor::observations::{
     AppOrigin, LoadObservation, MachineObservation, Observations, PublicObservation, Reachability,
     SecretCheck, SiteObservation, TimedReply, Tls, Upgrade,
 };
-use buddyline::hub::interface::Failure;
 use buddyline::protocol::credential::Scheme;
 use buddyline::upstream::buddyboss::Reply;
+use buddyline::upstream::jwt::{Algorithm, Refusal};
 use buddyline::upstream::url_style::UrlStyle;
 use clap::Parser;
 
@@ -95,7 +96,9 @@ fn healthy_site() -> SiteObservation {
         load: Some(load(4, &[Ok(200); 20], Duration::from_secs(1))),
         expires_s: Some(NOW + 7 * 24 * 3600),
         secret: SecretCheck::Tried(Ok(7), None),
-        issuer: url,
+        key_finding: "JWT secret",
+        issuers: vec![Issuer::from(&url)],
+        has_password: false,
     }
 }
 
@@ -131,7 +134,7 @@ fn machine_seen(result: Result<(), ErrorKind>, files: u64) -> MachineObservation
 fn healthy_site_is_ok_on_every_line() {
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(healthy_site()), machine, public: None });
-    assert_eq!(findings.len(), 13);
+    assert_eq!(findings.len(), 14);
     for finding in findings {
         assert_eq!(finding.status, Good, "{finding:?}");
     }
@@ -331,7 +334,8 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "JWT secret",
             change(|s| {
                 let why = "a token has a wrong signature".to_owned();
-                s.secret = SecretCheck::Tried(Err(Failure::TokenRefused), Some(why));
+                let refusal = Refusal::Signature { names_issuer: true };
+                s.secret = SecretCheck::Tried(Err(refusal), Some(why));
             }),
             Failed,
             &["wrong signature", "wp-config.php"],
@@ -341,6 +345,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         (
             "JWT issuer",
             change(|s| {
+                s.secret = SecretCheck::Untried;
                 let index = r#"{"home":"https://www.community.example","namespaces":[]}"#;
                 s.index = vec![answered(reply(200, index))];
             }),
@@ -478,7 +483,7 @@ fn checks_after_a_failed_dependency_are_skipped() {
     let machine = machine_seen(Ok(()), 100_000);
     let findings = site::judge(&Observations { site: Some(site), machine, public: None });
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
-    assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 10), "{findings:?}");
+    assert_eq!((count(Good), count(Failed), count(Skipped)), (1, 1, 11), "{findings:?}");
 }
 
 #[test]
@@ -541,6 +546,112 @@ fn missing_proxy_headers_are_named() {
         assert!(format!("{finding:?}").contains(word), "{word}: {finding:?}");
     }
     assert_eq!(public::judge(None)[0].status, Skipped);
+}
+
+/// The findings about the keys, the issuer and the claims, for a token that is refused.
+fn judge_refusal(refusal: Refusal, change: impl Fn(&mut SiteObservation)) -> [(Status, String); 3] {
+    ["JWT secret", "JWT issuer", "JWT claims"].map(|name| {
+        finding_of(name, |s| {
+            s.secret = SecretCheck::Tried(Err(refusal.clone()), Some("because of it".to_owned()));
+            change(s);
+        })
+    })
+}
+
+#[test]
+fn only_what_is_wrong_with_a_token_is_blamed() {
+    let signature = Refusal::Signature { names_issuer: true };
+    let [secret, issuer, claims] = judge_refusal(signature, |_| ());
+    assert_eq!((secret.0, issuer.0, claims.0), (Failed, Good, Skipped));
+    assert!(secret.1.contains("because of it") && secret.1.contains("wp-config.php"));
+
+    for (iss, words) in [
+        (Some("https://bücher.example"), "Set --jwt-issuer https://bücher.example."),
+        (Some("my-app"), "Set --jwt-issuer my-app."),
+        (Some(""), "empty --jwt-issuer"),
+        (None, "empty --jwt-issuer"),
+    ] {
+        let refusal = Refusal::Issuer(iss.map(str::to_owned));
+        let [secret, issuer, claims] = judge_refusal(refusal, |_| ());
+        assert_eq!((secret.0, issuer.0, claims.0), (Good, Failed, Skipped), "{iss:?}");
+        assert!(issuer.1.contains(words), "{}", issuer.1);
+    }
+
+    for (refusal, status) in [
+        (Refusal::Claims("exp is not a number"), Failed),
+        (Refusal::NotYetValid(99), Failed),
+        (Refusal::NoExpiry, Failed),
+        (Refusal::NoUser, Warning),
+        (Refusal::Expired, Skipped),
+    ] {
+        let [secret, issuer, claims] = judge_refusal(refusal.clone(), |_| ());
+        assert_eq!((secret.0, issuer.0, claims.0), (Good, Good, status), "{refusal:?}");
+        let says_why = ["because of it", "another 99 s"].iter().any(|part| claims.1.contains(part));
+        assert!(status == Skipped || says_why, "{}", claims.1);
+    }
+
+    let algorithm = Refusal::NoKey { algorithm: Algorithm::Rs256, names_issuer: true };
+    let [secret, _, claims] = judge_refusal(algorithm, |_| ());
+    assert_eq!((secret.0, claims.0), (Failed, Skipped));
+    assert!(secret.1.contains("--jwt-key-file for RS256"), "{}", secret.1);
+
+    // The site accepts tokens that are no JWTs: then the secret is of no use.
+    let [secret, ..] = judge_refusal(Refusal::NotJwt("it has not three parts"), |_| ());
+    assert!(secret.0 == Failed && secret.1.contains("Remove --jwt-secret-file"), "{}", secret.1);
+    let refused = |s: &mut SiteObservation| s.me = vec![fault(403, "jwt_auth_invalid_token", "")];
+    let [secret, ..] = judge_refusal(Refusal::NotJwt("it has not three parts"), refused);
+    assert!(secret.0 == Skipped && secret.1.contains("three parts"), "{}", secret.1);
+}
+
+#[test]
+fn token_without_end_is_said_to_cost_requests() {
+    let (status, text) = finding_of("JWT claims", |s| s.expires_s = None);
+    assert!(status == Good && text.contains("every ten minutes"), "{text}");
+    assert_eq!(finding_of("JWT claims", |s| s.secret = SecretCheck::None).0, Skipped);
+    assert_eq!(finding_of("JWT claims", |s| s.secret = SecretCheck::Untried).0, Skipped);
+}
+
+#[test]
+fn site_password_that_cannot_go_with_tokens_is_a_warning() {
+    let (status, text) = finding_of("site password", |s| s.has_password = true);
+    assert!(status == Warning && text.contains("--token-header"), "{text}");
+    let (status, text) = finding_of("site password", |s| {
+        s.has_password = true;
+        s.token_header = TokenHeader::parse("accessToken").unwrap();
+    });
+    assert!(status == Good && text.contains("accesstoken"), "{text}");
+    let html = || answered(Reply { status: 401, ..Reply::default() });
+    for (has_password, words) in [(false, "Set --site-basic-auth-file"), (true, "Correct login")] {
+        let (status, text) = finding_of("REST API", |s| {
+            s.has_password = has_password;
+            s.probes = vec![(UrlStyle::Pretty, html()), (UrlStyle::RestRoute, html())];
+        });
+        assert!(status == Failed && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn trust_mode_is_named_and_open_trust_warned_of() {
+    let of = |arguments: &[&str]| {
+        trust(&Config::try_parse_from([&["buddyline"], arguments].concat()).unwrap())
+    };
+    let site = "--buddyboss-url=https://community.example";
+    for (arguments, status, word) in [
+        (&[site][..], Good, "verified"),
+        (&[site, "--trust=open"], Warning, "any userId"),
+        (&[], Warning, "no site is set"),
+    ] {
+        let finding = of(arguments);
+        assert_eq!(finding.status, status, "{finding:?}");
+        assert!(finding.seen.contains(word), "{finding:?}");
+    }
+}
+
+#[test]
+fn key_file_check_lists_keys_and_repeats_warnings() {
+    let findings = key_file("x", &[], &["it is open".to_owned()]);
+    assert_eq!(findings.len(), 2);
+    assert_eq!((findings[0].status, findings[1].status), (Good, Warning));
 }
 
 #[test]

@@ -171,6 +171,63 @@ fn app_password_in_any_form_becomes_basic_auth() {
 }
 
 #[test]
+fn basic_header_of_a_proxy_hides_no_token() {
+    let site = two_member_site();
+    let server = start_server(&site, &[]);
+    let basic = ("Authorization", "Basic c3RhZ2luZzpwdw==");
+    let list = ("Sec-WebSocket-Protocol", "buddyline, token-7");
+    for (path, lines) in [("/", &[basic, list][..]), ("/?token=token-7", &[basic])] {
+        let mut client = Client::at(server.address(), path, lines);
+        assert_eq!(client.expect_type("user_connected")["userId"], 7);
+    }
+    // With a token in a frame only, the site is asked about the header first, and refuses it.
+    let mut client = Client::at(server.address(), "/", &[basic]);
+    client.expect_error("token_refused");
+    client.send(&json!({"type": "user_connected", "userId": 7, "token": "token-7"}));
+    assert_eq!(client.expect_type("user_connected")["userId"], 7);
+}
+
+#[test]
+fn site_password_is_sent_to_the_site_and_proves_no_member() {
+    let site = two_member_site();
+    site.set_token_header("accessToken");
+    site.set_web_password("Basic c3RhZ2luZzpwdw==");
+    let file = SecretFile::with(&["staging:pw"]);
+    let arguments = ["--site-basic-auth-file", file.path(), "--token-header", "accessToken"];
+    let server = start_server(&site, &arguments);
+    let mut client =
+        Client::at(server.address(), "/", &[("Authorization", "Basic c3RhZ2luZzpwdw==")]);
+    client.send(&json!({"type": "user_connected", "userId": 7, "token": "token-7"}));
+    // Not an error first: the header is known to be none of a member.
+    assert_eq!(client.next()["type"], "user_connected");
+    client.join(41);
+    let requests = site.requests();
+    assert!(requests.len() >= 3);
+    for request in requests {
+        assert_eq!(request.header("authorization"), Some("Basic c3RhZ2luZzpwdw=="));
+    }
+    let proofs = site.proof_requests();
+    assert_eq!((proofs.len(), proofs[0].header("accesstoken")), (1, Some("token-7")));
+}
+
+#[test]
+fn site_password_that_cannot_go_with_tokens_is_warned_of_at_the_start() {
+    let site = two_member_site();
+    let file = SecretFile::with(&["staging:pw"]);
+    let server = start_server(&site, &["--site-basic-auth-file", file.path()]);
+    let is_warning = |line: &String| line.contains("WARN") && line.contains("--token-header");
+    server.wait_for_log(|lines| lines.iter().any(is_warning));
+    member(&server, 7);
+    let authorizations: Vec<_> = site
+        .requests()
+        .iter()
+        .map(|request| request.header("authorization").unwrap().to_owned())
+        .collect();
+    assert!(authorizations.contains(&"Basic c3RhZ2luZzpwdw==".to_owned()), "the probe");
+    assert!(authorizations.contains(&"Bearer token-7".to_owned()));
+}
+
+#[test]
 fn custom_header_receives_bare_tokens() {
     let site = two_member_site();
     site.set_token_header("accessToken");
@@ -391,8 +448,8 @@ fn jwt_secret_verifies_tokens_without_the_site() {
         (good(&|header, _| header["alg"] = json!("HS512")), "token_refused"),
         (jwt::token(SECRET, "https://other.example", 7, now, |_, _| ()), "token_refused"),
         (good(&|_, claims| claims["nbf"] = json!(now + 600)), "token_refused"),
-        (good(&|_, claims| claims["data"]["user"]["id"] = json!("7 ")), "token_refused"),
-        (good(&|_, claims| claims["exp"] = Value::Null), "token_refused"),
+        (good(&|_, claims| claims["exp"] = json!((now + 600).to_string())), "token_refused"),
+        (good(&|_, claims| claims["iss"] = Value::Null), "token_refused"),
         // A signature from another token.
         (mine.replace(&signature_of(&mine), &signature_of(&yours)), "token_refused"),
         // A token that is not signed cannot be verified locally.
@@ -411,6 +468,97 @@ fn jwt_secret_verifies_tokens_without_the_site() {
     site.add_member(&format!("Basic {PAIR}"), 8);
     Client::proven(server.address(), 8, &format!("Basic {PAIR}"));
     assert_eq!(site.proof_requests().len(), 1);
+}
+
+#[test]
+fn error_text_names_the_true_reason_of_a_refusal() {
+    let site = two_member_site();
+    site.set_jwt_secret(SECRET);
+    let file = SecretFile::with(&[SECRET]);
+    let arguments = ["--jwt-secret-file", file.path(), "--jwt-without-exp", "refuse"];
+    let server = start_server(&site, &arguments);
+    let (now, url) = (now_s(), site.url());
+    let good = |change: &dyn Fn(&mut Value, &mut Value)| {
+        jwt::token(SECRET, &url, 7, now, |header, claims| change(header, claims))
+    };
+    let line = "a token with a valid signature";
+    for (token, told, logged) in [
+        (
+            jwt::token("guessed", &url, 7, now, |_, _| ()),
+            "its signature is not the site's",
+            "wrong signature",
+        ),
+        (good(&|_, claims| claims["iss"] = json!("my-app")), "its issuer (iss)", "my-app"),
+        (good(&|_, claims| claims["iss"] = Value::Null), "its issuer (iss)", "names no issuer"),
+        (good(&|_, claims| claims["nbf"] = json!(now + 999)), "not valid yet (nbf)", "(nbf)"),
+        (
+            good(&|_, claims| claims["exp"] = json!("1")),
+            "its claims (iss, exp, nbf)",
+            "exp is not a number",
+        ),
+        (good(&|_, claims| claims["exp"] = Value::Null), "no expiry (exp)", "--jwt-without-exp"),
+        (good(&|header, _| header["alg"] = json!("RS256")), "its algorithm", "--jwt-key-file"),
+        ("opaque".to_owned(), "not a signed JWT", "not a signed JWT"),
+    ] {
+        let mut client = Client::connect(server.address());
+        client.send(&json!({"type": "user_connected", "userId": 7, "token": token}));
+        let error = client.expect_error("token_refused");
+        let text = error["message"].as_str().unwrap();
+        assert!(text.contains(told), "{text}");
+        server.wait_for_log(|lines| lines.iter().any(|line| line.contains(logged)));
+    }
+    server.wait_for_log(|lines| lines.iter().filter(|one| one.contains(line)).count() >= 5);
+    assert_eq!(site.proof_requests().len(), 0);
+}
+
+#[test]
+fn token_without_exp_is_accepted_if_the_site_accepts_it() {
+    let site = two_member_site();
+    let file = SecretFile::with(&[SECRET]);
+    let server = start_server(&site, &["--jwt-secret-file", file.path()]);
+    let no_exp = |_: &mut Value, claims: &mut Value| claims["exp"] = Value::Null;
+    let token = jwt::token(SECRET, &site.url(), 7, now_s(), no_exp);
+    site.add_member(&token, 7);
+    for (method, mut client) in open_each_way(server.address(), &token, 7) {
+        assert_eq!(client.expect_type("user_connected")["userId"], 7, "{method}");
+    }
+    assert_eq!(site.proof_requests().len(), 1, "once in ten minutes");
+    // A forged one is refused without a request.
+    let forged = jwt::token("guessed", &site.url(), 8, now_s(), no_exp);
+    for (_, mut client) in open_each_way(server.address(), &forged, 8) {
+        client.expect_error("token_refused");
+    }
+    assert_eq!(site.proof_requests().len(), 1);
+}
+
+#[test]
+fn public_key_file_is_read_again_at_a_reload() {
+    let site = two_member_site();
+    let (old, new) = (jwt::Signer::rs256(), jwt::Signer::es256());
+    let claims = json!({
+        "iss": site.url(), "exp": now_s() + 600, "data": {"user": {"id": 7}},
+    });
+    let token = |signer: &jwt::Signer| signer.sign(&json!({"alg": signer.algorithm()}), &claims);
+    let file = SecretFile::with(&[&old.pem()]);
+    let server = start_server(&site, &["--jwt-key-file", file.path()]);
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("site's public key")));
+    Client::proven(server.address(), 7, &token(&old));
+    let mut client = Client::connect(server.address());
+    client.send(&json!({"type": "user_connected", "userId": 7, "token": token(&new)}));
+    client.expect_error("token_refused");
+    let set = json!({"keys": [new.jwk(Some("new"))]}).to_string();
+    std::fs::write(file.path(), set).unwrap();
+    server.signal("HUP");
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("settings reloaded")));
+    let header = json!({"alg": "ES256", "kid": "new"});
+    Client::proven(server.address(), 7, &new.sign(&header, &claims));
+    assert_eq!(site.proof_requests().len(), 0);
+    // A file that cannot be used changes nothing.
+    std::fs::write(file.path(), "{}").unwrap();
+    server.signal("HUP");
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("not a JSON Web Key Set")));
+    let claims = json!({"iss": site.url(), "exp": now_s() + 601, "data": {"user": {"id": 7}}});
+    Client::proven(server.address(), 7, &new.sign(&header, &claims));
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub struct Members {
     pub moderators: BTreeSet<u64>,
     /// The header with the bare token; `None` means `Authorization`, after `Bearer`.
     pub token_header: Option<String>,
+    /// The `Authorization` that the web server asks for; it is no member's.
+    pub web_password: Option<String>,
     /// If set, tokens of three segments are verified with it, as the JWT plugin does.
     pub jwt_secret: Option<String>,
     /// The issuer of the site's tokens: its own address.
@@ -28,7 +30,10 @@ impl Members {
     /// The request's credential: a bare token, or `Basic …`.
     pub fn credential<'a>(&self, request: &'a Request) -> Option<&'a str> {
         let usual = request.header("authorization");
-        if let Some(basic) = usual.filter(|value| value.starts_with("Basic ")) {
+        let is_of_member = |value: &&str| {
+            value.starts_with("Basic ") && self.web_password.as_deref() != Some(value)
+        };
+        if let Some(basic) = usual.filter(is_of_member) {
             return Some(basic);
         }
         match &self.token_header {

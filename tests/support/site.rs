@@ -194,6 +194,16 @@ impl Site {
         self.shared.lock().site_model.members.tokens.insert(token.to_owned(), id);
     }
 
+    /// Lets the web server refuse requests without this `Authorization`.
+    pub fn set_web_password(&self, value: &'static str) {
+        self.shared.lock().site_model.members.web_password = Some(value.to_owned());
+        self.fail_when(move |_, request| {
+            let is_right = request.header("authorization") == Some(value);
+            (!is_right)
+                .then(|| Fault::status(401, &[("WWW-Authenticate", "Basic realm=\"staging\"")]))
+        });
+    }
+
     /// Suspends a member.
     pub fn suspend(&self, id: u64) {
         self.shared.lock().site_model.members.suspended.insert(id);

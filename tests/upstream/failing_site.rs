@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::secrets::JwtKeys;
-use buddyline::config::site_url::SiteUrl;
-use buddyline::hub::interface::{Answer, Ask, Failure, Now, Post, RequestId, Target};
+use buddyline::hub::interface::{Answer, Ask, Failure, Now, Post, RequestId, Target, TokenFault};
 use buddyline::upstream::jwt::Verifier;
 
 use crate::support::driver::{
@@ -379,14 +379,14 @@ fn requests_needing_no_site_work_while_open() {
     let site = Site::start();
     let mut driver = PoolDriver::ready(&site, |s| {
         let keys = JwtKeys::parse(SECRET.as_bytes()).unwrap();
-        s.verifier = Some(Verifier::new(&keys, SiteUrl::parse(&site.url()).unwrap()));
+        s.verifier = Some(Verifier::new(&keys, vec![Issuer::new(&site.url())]));
     });
     open(&mut driver, &site);
     let token = jwt::token(SECRET, &site.url(), 7, driver.now().unix_s, |_, _| ());
     assert_eq!(proven(ask_without_waiting(&mut driver, prove(&token), 0.0)).user, 7);
     assert_eq!(
         failed(ask_without_waiting(&mut driver, prove("forged"), 0.0)),
-        Failure::TokenRefused
+        Failure::TokenInvalid(TokenFault::Layout)
     );
     let target = Target::Thread(1);
     let bare = Ask::Post(Post { credential: None, target, text: "x".into(), claimed: None });

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use buddyline::config::site_password::SitePassword;
 use buddyline::config::token_header::TokenHeader;
 use buddyline::hub::interface::{Ask, Failure as F, Lookup, Post, RequestId, Target};
 use buddyline::protocol::SITE_ID_MAX;
@@ -39,7 +40,19 @@ fn headers(request: &Request<'_>) -> Vec<(String, String)> {
 }
 
 fn headers_in(request: &Request<'_>, header: &TokenHeader) -> Vec<(String, String)> {
-    request.headers(header).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    headers_with(request, header, None)
+}
+
+fn headers_with(
+    request: &Request<'_>,
+    header: &TokenHeader,
+    password: Option<&SitePassword>,
+) -> Vec<(String, String)> {
+    request
+        .headers(header, password)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn pair(name: &str, value: &str) -> (String, String) {
@@ -128,6 +141,34 @@ fn participant_list_is_requested_page_by_page() {
     // This is exactly the request that was recorded.
     let recorded = load("thread-get-31-participants-page-2").path;
     assert_eq!(list_request(12, 2, &credential, UrlStyle::Pretty).path, recorded);
+}
+
+#[test]
+fn site_password_is_sent_where_the_token_leaves_room() {
+    let password = SitePassword::parse(b"staging:pw").unwrap();
+    let (own, usual) = (TokenHeader::parse("accessToken").unwrap(), TokenHeader::default());
+    let basic = "Basic c3RhZ2luZzpwdw==";
+    for (credential, header, authorization, more) in [
+        (None, &usual, basic, None),
+        (Some("secret"), &own, basic, Some("secret")),
+        // These need the header themselves.
+        (Some("secret"), &usual, "Bearer secret", None),
+        (Some("Basic YTpi"), &own, "Basic YTpi", None),
+        (Some("Basic YTpi"), &usual, "Basic YTpi", None),
+    ] {
+        let credential = credential.map(token);
+        let request = match &credential {
+            Some(credential) => prove_request(credential, UrlStyle::Pretty),
+            None => probe_request(UrlStyle::Pretty),
+        };
+        let headers = headers_with(&request, header, Some(&password));
+        let values = |name: &str| -> Vec<&str> {
+            let named = headers.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
+            named.map(|(_, value)| &**value).collect()
+        };
+        assert_eq!(values("authorization"), [authorization]);
+        assert_eq!(values("accesstoken"), more.into_iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]

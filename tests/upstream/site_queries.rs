@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::secrets::JwtKeys;
-use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
-use buddyline::hub::interface::{Answer, Ask, Failure, Now, Proven};
+use buddyline::hub::interface::{Answer, Ask, Failure, Now, Proven, TokenFault};
 use buddyline::protocol::credential::Credential;
 use buddyline::upstream::SiteSettings;
 use buddyline::upstream::jwt::Verifier;
@@ -284,9 +284,9 @@ fn post_reply_includes_participants_when_they_fit() {
 // ---------------------------------------------------------------- with the site's secret
 
 fn verifying(site: &Site) -> impl FnOnce(&mut SiteSettings) + use<> {
-    let issuer = SiteUrl::parse(&site.url()).unwrap();
+    let issuers = vec![Issuer::new(&site.url())];
     let keys = JwtKeys::parse(SECRET.as_bytes()).unwrap();
-    move |settings| settings.verifier = Some(Verifier::new(&keys, issuer))
+    move |settings| settings.verifier = Some(Verifier::new(&keys, issuers))
 }
 
 #[test]
@@ -311,8 +311,12 @@ fn jwt_secret_makes_proof_requests_unnecessary() {
     let later = Now { unix_s: now.unix_s + jwt::WEEK_S, ..now };
     assert_eq!(failed(at_once(&mut driver, &good, later)), Failure::TokenExpired);
     let forged = jwt::token("guess", &site.url(), 7, now.unix_s, |_, _| ());
-    for token in [&*forged, "user-7", "opaque"] {
-        assert_eq!(failed(at_once(&mut driver, token, now)), Failure::TokenRefused);
+    for (token, fault) in [
+        (&*forged, TokenFault::Signature),
+        ("user-7", TokenFault::Layout),
+        ("opaque", TokenFault::Layout),
+    ] {
+        assert_eq!(failed(at_once(&mut driver, token, now)), Failure::TokenInvalid(fault));
     }
     assert_eq!(site.requests().len(), before, "a request was sent to the site");
     let mut events = mio::Events::with_capacity(4);
@@ -355,6 +359,8 @@ fn site_and_local_verification_agree() {
                     assert!(expires_s.is_some_and(|s| s.abs_diff(unix_s + 600) < 9));
                     Ok(user)
                 }
+                // The site does not tell its reasons apart.
+                Answer::Failed(Failure::TokenInvalid(_)) => Err(Failure::TokenRefused),
                 Answer::Failed(failure) => Err(failure),
                 other => panic!("{other:?}"),
             };
@@ -370,6 +376,32 @@ fn site_and_local_verification_agree() {
         let (answered, answer) = local.next();
         (answered, proven(answer).user)
     });
+}
+
+#[test]
+fn site_is_asked_about_signed_tokens_without_end_or_user() {
+    let site = Site::start();
+    let mut driver = PoolDriver::ready(&site, verifying(&site));
+    let now = driver.now();
+    let without = |claim: &'static str| {
+        jwt::token(SECRET, &site.url(), 7, now.unix_s, move |_, claims| {
+            claims.as_object_mut().unwrap().remove(claim);
+        })
+    };
+    let expires_s = now.unix_s + jwt::WEEK_S;
+    for (token, expires_s) in [(without("exp"), None), (without("data"), Some(expires_s))] {
+        assert!(matches!(driver.ask(prove(&token)), Answer::Failed(_)), "the site decides");
+        site.add_member(&token, 7);
+        let Answer::Proven(proven) = driver.ask(prove(&token)) else { panic!() };
+        assert_eq!(proven, Proven { user: 7, expires_s });
+        // It is asked again each time: the answer is not kept here.
+        driver.ask(prove(&token));
+    }
+    assert_eq!(site.proof_requests().len(), 6);
+    // Forged ones are refused without a request.
+    let forged = without("exp").replace('.', ".x");
+    assert!(matches!(driver.ask(prove(&forged)), Answer::Failed(Failure::TokenInvalid(_))));
+    assert_eq!(site.proof_requests().len(), 6);
 }
 
 // ---------------------------------------------------------------- the URL style

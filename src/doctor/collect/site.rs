@@ -46,7 +46,13 @@ pub(super) fn collect(
     proxy: Option<SiteProxy>,
     time: TimeBudget,
 ) -> SiteObservation {
-    let issuer = config.jwt_issuer.clone().unwrap_or_else(|| url.clone());
+    let verifier = keys.as_ref().map(|keys| {
+        let verifier = Verifier::new(keys, config.jwt_issuers());
+        verifier.require_expiry(config.requires_jwt_expiry())
+    });
+    // Its warnings are a finding of their own.
+    let password = config.site_password_with_warnings().ok().flatten().map(|(read, _)| read);
+    let only_public = keys.as_ref().is_some_and(|keys| keys.secrets().next().is_none());
     let (host, port, secure) = endpoint(url);
     let route = net::Route { trust: &trust, proxy: proxy.as_ref() };
     let (reachability, stream) = net::open_stream(&host, port, secure, &route, time);
@@ -70,14 +76,17 @@ pub(super) fn collect(
         thread: Vec::new(),
         load: None,
         expires_s: credential.and_then(jwt::expiry),
-        secret: check_secret(keys, credential, &issuer),
-        issuer,
+        secret: check_secret(verifier.as_ref(), credential),
+        key_finding: if only_public { "JWT key" } else { "JWT secret" },
+        issuers: config.jwt_issuers(),
+        has_password: password.is_some(),
     };
     if is_reachable {
         let settings = SiteSettings {
             workers: usize::from(callers(config.upstream_workers)),
             request_timeout: config.upstream_timeout,
             token_header: config.token_header.clone(),
+            password,
             trust,
             proxy,
             ..SiteSettings::new(url.clone())
@@ -209,16 +218,18 @@ fn repeat(time: TimeBudget, request: impl Fn(Duration) -> ReplyResult) -> Vec<Ti
     calls
 }
 
-fn check_secret(keys: Keys, credential: Option<&Credential>, issuer: &SiteUrl) -> SecretCheck {
-    let Some(keys) = keys else { return SecretCheck::None };
+fn check_secret(verifier: Option<&Verifier>, credential: Option<&Credential>) -> SecretCheck {
+    let Some(verifier) = verifier else { return SecretCheck::None };
     let Some(credential) = credential.filter(|it| it.scheme() == Scheme::Bearer) else {
         return SecretCheck::Untried;
     };
-    let verifier = Verifier::new(&keys, issuer.clone());
-    let token = credential.secret();
-    let user = verifier.verify(token, now_s()).map(|proven| proven.user);
-    let log_detail = if user.is_err() { verifier.log_detail(token) } else { None };
-    SecretCheck::Tried(user, log_detail)
+    match verifier.verify(credential.secret(), now_s()) {
+        Ok(proven) => SecretCheck::Tried(Ok(proven.user), None),
+        Err(refusal) => {
+            let explanation = verifier.explain(&refusal);
+            SecretCheck::Tried(Err(refusal), explanation)
+        }
+    }
 }
 
 /// Host (without brackets), port, and whether TLS is used.

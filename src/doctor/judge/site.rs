@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ReachabilityNames, judge_reachability, milliseconds};
+use crate::config::jwt_issuer::{self, Issuer};
 use crate::config::site_url::SiteUrl;
 use crate::doctor::finding::Finding;
 use crate::doctor::observations::{
@@ -11,7 +12,7 @@ use crate::doctor::observations::{
 use crate::hub::interface::Failure;
 use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
-use crate::upstream::jwt::SKEW_S;
+use crate::upstream::jwt::{Refusal, SKEW_S};
 use crate::upstream::probe_client::{self, RestIndex};
 use crate::upstream::url_style::UrlStyle;
 
@@ -24,8 +25,8 @@ const JSON: &str = "clean JSON";
 const MESSAGES: &str = "Messages component";
 const HEADER: &str = "token header";
 const TOKEN: &str = "token";
-const SECRET: &str = "JWT secret";
 const ISSUER: &str = "JWT issuer";
+const CLAIMS: &str = "JWT claims";
 const CLOCK: &str = "clock";
 const SPEED: &str = "speed";
 
@@ -60,7 +61,8 @@ pub fn judge(observations: &Observations) -> Vec<Finding> {
             finding.seen += &format!("; trusted are {}", site.trust);
         }
     }
-    let rest = [JSON, MESSAGES, HEADER, TOKEN, SECRET, ISSUER, CLOCK, SPEED];
+    findings.extend(site.has_password.then(|| super::site_password(&site.token_header)));
+    let rest = [JSON, MESSAGES, HEADER, TOKEN, site.key_finding, ISSUER, CLAIMS, CLOCK, SPEED];
     if !is_reachable || site.probes.is_empty() {
         let reason = "the site is not reachable, or no time was left";
         let names = [REDIRECTS, REST].into_iter().chain(rest);
@@ -83,6 +85,7 @@ pub fn judge(observations: &Observations) -> Vec<Finding> {
     findings.push(judge_token(site, owner));
     findings.push(judge_secret(site, owner));
     findings.push(judge_issuer(site, index.as_ref()));
+    findings.push(judge_claims(site));
     findings.push(judge_clock(site));
     findings.push(judge_speed(site));
     findings
@@ -149,6 +152,15 @@ fn judge_api(site: &SiteObservation) -> [Finding; 2] {
         );
     }
     match replies().next() {
+        Some(reply) if reply.status == 401 && !site.has_password => failed(
+            format!("the web server asks for a password: {}", reply.log_detail()),
+            "Set --site-basic-auth-file to a file with login:password, or let the web server ask \
+             this machine for none.",
+        ),
+        Some(reply) if reply.status == 401 => failed(
+            format!("the web server refuses the site's password: {}", reply.log_detail()),
+            "Correct login and password in the file of --site-basic-auth-file.",
+        ),
         Some(reply) => failed(
             format!("the reply is not from a REST API: {}", reply.log_detail()),
             "Check that this is WordPress' address. A firewall, a password in front of the site or \
@@ -300,61 +312,177 @@ fn judge_token(site: &SiteObservation, owner: Option<u64>) -> Finding {
     }
 }
 
+/// Judges the keys by the signature of the token alone: whatever else is wrong with a token that is
+/// signed with them, they are the site's.
 fn judge_secret(site: &SiteObservation, owner: Option<u64>) -> Finding {
-    match (&site.secret, site.scheme, owner) {
-        (SecretCheck::None, _, _) => Finding::skipped(
-            SECRET,
-            "none is set: each new token costs a request to the site (--jwt-secret-file)",
+    let name = site.key_finding;
+    let (result, explanation) = match (&site.secret, site.scheme) {
+        (SecretCheck::None, _) => {
+            return Finding::skipped(
+                name,
+                "none is set: each new token costs a request to the site (--jwt-secret-file or \
+                 --jwt-key-file)",
+            );
+        }
+        (_, Some(Scheme::Basic)) => {
+            return Finding::skipped(name, "an Application Password is not signed with it");
+        }
+        (SecretCheck::Untried, _) => {
+            let reason = "set a member's token to check it with (--token-file)";
+            return Finding::skipped(name, reason);
+        }
+        (SecretCheck::Tried(result, explanation), _) => (result, explanation),
+    };
+    let refusal = match (result, owner) {
+        (Ok(user), Some(owner)) if *user == owner => {
+            return Finding::ok(name, "it is the site's: the token is signed with it");
+        }
+        (Ok(user), Some(owner)) => {
+            return Finding::failed(
+                name,
+                format!(
+                    "the token names member {user}, but the site takes it for member {owner}'s"
+                ),
+                "Remove --jwt-secret-file and --jwt-key-file: something on the site maps tokens to \
+                 other members.",
+            );
+        }
+        (Ok(user), None) => {
+            return Finding::warning(
+                name,
+                format!(
+                    "the token of member {user} is signed with it, but the site refuses the token"
+                ),
+                "See the line about the token. The key may be an old one of the site.",
+            );
+        }
+        (Err(refusal), _) => refusal,
+    };
+    let seen = explanation.clone().unwrap_or_default();
+    match refusal {
+        Refusal::Expired => Finding::ok(name, "the token is signed with it, but has expired"),
+        refusal if refusal.is_signed() => {
+            Finding::ok(name, "it is the site's: the token is signed with it")
+        }
+        Refusal::NotJwt(why) if owner.is_none() => {
+            Finding::skipped(name, format!("the token is not a signed JWT: {why}"))
+        }
+        Refusal::NotJwt(_) => Finding::failed(
+            name,
+            seen,
+            "Remove --jwt-secret-file and --jwt-key-file: the site accepts this token, so it does \
+             not sign its tokens as JWTs.",
         ),
-        (_, Some(Scheme::Basic), _) => {
-            Finding::skipped(SECRET, "an Application Password is not signed with the secret")
-        }
-        (SecretCheck::Untried, ..) => {
-            Finding::skipped(SECRET, "set a member's token to check the secret with (--token-file)")
-        }
-        (SecretCheck::Tried(Ok(user), _), _, Some(owner)) if *user == owner => {
-            Finding::ok(SECRET, "it is the site's: the token is signed with it")
-        }
-        (SecretCheck::Tried(Ok(user), _), _, Some(owner)) => Finding::failed(
-            SECRET,
-            format!("the token names member {user}, but the site takes it for member {owner}'s"),
-            "Remove --jwt-secret-file: something on the site maps tokens to other members.",
+        Refusal::NoKey { .. } => Finding::failed(
+            name,
+            seen,
+            "Set the key that the site signs with: --jwt-secret-file for HS256, --jwt-key-file for \
+             RS256 and ES256. Or remove both, and the site is asked.",
         ),
-        (SecretCheck::Tried(Ok(user), _), _, None) => Finding::warning(
-            SECRET,
-            format!("the token of member {user} is signed with it, but the site refuses the token"),
-            "See the line about the token. The secret may be an old one of the site.",
-        ),
-        (SecretCheck::Tried(Err(Failure::TokenExpired), _), ..) => {
-            Finding::ok(SECRET, "the token is signed with it, but has expired")
-        }
-        (SecretCheck::Tried(Err(_), detail), ..) => Finding::failed(
-            SECRET,
-            match detail {
-                Some(detail) => detail.clone(),
-                None => "the token is not a valid one of this site and this secret".to_owned(),
-            },
-            "Compare the file with JWT_AUTH_SECRET_KEY in wp-config.php: only the value, without \
-             quotes. Or remove --jwt-secret-file.",
+        _ => Finding::failed(
+            name,
+            seen,
+            "Compare the file with JWT_AUTH_SECRET_KEY in wp-config.php (only the value, without \
+             quotes), or with the public key of the site's plugin. Or remove --jwt-secret-file or \
+             --jwt-key-file.",
         ),
     }
 }
 
-/// Judges the issuer. No token is needed: the issuer is the site's own URL, which is in its index.
+/// Judges the issuer: that of the token if it is signed by the site, else the site's own address,
+/// which is in its index and which the usual plugin writes into its tokens.
 fn judge_issuer(site: &SiteObservation, index: Option<&RestIndex>) -> Finding {
     if matches!(site.secret, SecretCheck::None) {
-        return Finding::skipped(ISSUER, "not used without a JWT secret");
+        return Finding::skipped(ISSUER, "not used without a JWT secret or key");
     }
-    let home = index.and_then(|index| SiteUrl::parse(index.home.as_deref()?).ok());
-    let expected = &site.issuer;
-    match home {
-        Some(home) if home == *expected => Finding::ok(ISSUER, format!("{home}")),
-        Some(home) => Finding::failed(
-            ISSUER,
-            format!("the site's own address is {home}, but tokens of {expected} are expected"),
-            format!("Set --jwt-issuer {home}."),
-        ),
+    let expected: Vec<String> = site.issuers.iter().map(Issuer::to_string).collect();
+    let expected = expected.join(", ");
+    match &site.secret {
+        SecretCheck::Tried(Err(Refusal::Issuer(Some(iss))), _) if !iss.is_empty() => {
+            let iss = jwt_issuer::printable(iss);
+            return Finding::failed(
+                ISSUER,
+                format!("the token, which this site signed, names {iss}: expected {expected}"),
+                format!("Set --jwt-issuer {iss}. It may be repeated if the site has several."),
+            );
+        }
+        SecretCheck::Tried(Err(Refusal::Issuer(_)), _) => {
+            return Finding::failed(
+                ISSUER,
+                format!("the token, which this site signed, names none: expected {expected}"),
+                "Add an empty --jwt-issuer ('') to accept tokens without an issuer.",
+            );
+        }
+        SecretCheck::Tried(Ok(_), _) => {
+            return Finding::ok(ISSUER, format!("the token names an expected one: {expected}"));
+        }
+        SecretCheck::Tried(Err(refusal), _)
+            if refusal.is_signed() && !matches!(refusal, Refusal::Claims(_)) =>
+        {
+            return Finding::ok(ISSUER, format!("the token names an expected one: {expected}"));
+        }
+        _ => {}
+    }
+    match index.and_then(|index| index.home.as_deref()).filter(|home| !home.is_empty()) {
+        Some(home) if site.issuers.iter().any(|issuer| issuer.is_of(Some(home))) => {
+            Finding::ok(ISSUER, Issuer::new(home).to_string())
+        }
+        Some(home) => {
+            let home = Issuer::new(home);
+            Finding::failed(
+                ISSUER,
+                format!("the site's own address is {home}, but tokens of {expected} are expected"),
+                format!("Set --jwt-issuer {home}."),
+            )
+        }
         None => Finding::skipped(ISSUER, "the site does not report its own address"),
+    }
+}
+
+/// Judges the other claims of a token that the site has signed.
+fn judge_claims(site: &SiteObservation) -> Finding {
+    let (result, explanation) = match &site.secret {
+        SecretCheck::None => {
+            return Finding::skipped(CLAIMS, "not read without a JWT secret or key");
+        }
+        SecretCheck::Untried => {
+            return Finding::skipped(CLAIMS, "set a member's token to read them (--token-file)");
+        }
+        SecretCheck::Tried(result, explanation) => (result, explanation),
+    };
+    let seen = explanation.clone().unwrap_or_default();
+    match result {
+        Ok(_) if site.expires_s.is_none() => Finding::ok(
+            CLAIMS,
+            "as expected, without an expiry (exp): the site is asked about such a token, and again \
+             every ten minutes",
+        ),
+        Ok(_) => Finding::ok(CLAIMS, "user, expiry and other times are as expected"),
+        Err(Refusal::Issuer(_)) => Finding::skipped(CLAIMS, "the issuer is not an expected one"),
+        Err(Refusal::Expired) => Finding::skipped(CLAIMS, "the token has expired"),
+        Err(Refusal::NoUser) => Finding::warning(
+            CLAIMS,
+            seen,
+            "That works, at the cost of a request for each new token. To avoid it, let the site's \
+             plugin write the user id into data.user.id.",
+        ),
+        Err(Refusal::NotYetValid(wait_s)) => Finding::failed(
+            CLAIMS,
+            format!("the token, which this site signed, is not valid for another {wait_s} s (nbf)"),
+            "Synchronise both clocks (timedatectl set-ntp true).",
+        ),
+        Err(Refusal::NoExpiry) => Finding::failed(
+            CLAIMS,
+            seen,
+            "Set --jwt-without-exp accept, or an expiry in the site's plugin.",
+        ),
+        Err(Refusal::Claims(_)) => Finding::failed(
+            CLAIMS,
+            seen,
+            "Correct what the site's plugin or a filter of it writes into tokens. Or remove \
+             --jwt-secret-file and --jwt-key-file, and the site is asked.",
+        ),
+        Err(_) => Finding::skipped(CLAIMS, "the token is not known to be the site's"),
     }
 }
 
