@@ -1,4 +1,4 @@
-//! The site's own login and password, for a web server that asks for them (`--site-basic-auth-file`).
+//! The login and password that the site's web server asks for (`--site-basic-auth-file`).
 //!
 //! They are for the web server in front of WordPress, as on a staging site, and say nothing about a
 //! member.

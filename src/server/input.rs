@@ -257,8 +257,8 @@ impl Server {
         }
     }
 
-    /// Drops the password of the site's web server, which a browser sends along if the proxy in front
-    /// asks for it: it is no member's.
+    /// Drops the password of the site's web server, which a browser sends along if the proxy in
+    /// front asks for it: it is no member's.
     fn without_site_password(
         &self,
         credential: Option<Result<Credential, ClientError>>,

@@ -1,5 +1,5 @@
-//! Verifies the site's JSON Web Tokens (JWT) with its secret or its public key, without a request to
-//! the site (RFC 7515, 7519; CONTRACT 2).
+//! Verifies the site's JSON Web Tokens (JWT) with its secret or its public key, without a request
+//! to the site (RFC 7515, 7519; CONTRACT 2).
 //!
 //! A valid signature proves that the site issued the token. It does not show whether the member has
 //! been deleted or suspended since: only the site knows that.

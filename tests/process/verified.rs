@@ -490,7 +490,11 @@ fn error_text_names_the_true_reason_of_a_refusal() {
         ),
         (good(&|_, claims| claims["iss"] = json!("my-app")), "its issuer (iss)", "my-app"),
         (good(&|_, claims| claims["iss"] = Value::Null), "its issuer (iss)", "names no issuer"),
-        (good(&|_, claims| claims["nbf"] = json!(now + 999)), "not valid yet (nbf)", "(nbf)"),
+        (
+            good(&|_, claims| claims["nbf"] = json!(now + 999)),
+            "not valid yet (nbf)",
+            "nbf is more than",
+        ),
         (
             good(&|_, claims| claims["exp"] = json!("1")),
             "its claims (iss, exp, nbf)",
