@@ -56,7 +56,7 @@ use interface::{
 };
 use membership::{Access, Held, Membership};
 use messages::delivery::PendingMessage;
-use messages::{Messages, PostEnd};
+use messages::{LookupStep, Messages, PostEnd};
 use output::Output;
 use presence::Presence;
 use presence_batch::PresenceBatch;
@@ -140,6 +140,7 @@ impl Hub {
             }
             Input::Closed { conn } => self.handle_close(conn, now),
             Input::Answered { request, answer } => self.handle_answer(request, answer, now),
+            Input::SiteAvailable(available) => self.messages.set_site_available(available, now),
         }
     }
 
@@ -195,9 +196,10 @@ impl Hub {
         if self.expire_waiting_message(now) {
             return true;
         }
-        if self.messages.is_lookup_due(now) {
-            if let Some((request, ask)) = self.messages.start_lookup(now) {
-                self.output.ask(request, ask);
+        if let Some(step) = self.messages.take_due_lookup(now) {
+            match step {
+                LookupStep::Ask((request, ask)) => self.output.ask(request, ask),
+                LookupStep::End(end) => self.finish_post(end, now),
             }
             return true;
         }

@@ -96,6 +96,8 @@ pub struct Server {
     codec: Codec,
     hub: Hub,
     upstream: Upstream,
+    /// Whether requests reach the site, as the hub knows.
+    site_available: bool,
     read_batch: ReadBatch,
     origin_warnings: OriginWarnings,
     metrics_listener: MetricsListener,
@@ -214,6 +216,7 @@ impl Server {
             codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
             hub: Hub::new(setup::hub_settings(config, turn_secret)),
             upstream,
+            site_available: true,
             read_batch: ReadBatch::new(),
             origin_warnings: OriginWarnings::default(),
             metrics_listener,
@@ -295,6 +298,7 @@ impl Server {
         self.accept();
         self.upstream.advance(now.instant);
         self.collect_answers(now);
+        self.notice_availability(now);
         self.run_timers(now);
         // A connection that overflowed with its own pongs caused no effect above.
         self.apply_effects(now);

@@ -91,6 +91,8 @@ pub enum Input<'a> {
         /// The answer.
         answer: Answer,
     },
+    /// Whether requests reach the site has changed; at first they do.
+    SiteAvailable(bool),
 }
 
 /// A list of connections that get the same frame: a range in the hub's own list, which
@@ -331,11 +333,16 @@ impl Answer {
 /// The result of looking up a message in its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupResult {
-    /// The sender's newest message has the same text and is not older than the post. It may belong
-    /// to another post, which the hub decides. [`Stored::message`] is set.
-    Match(Stored),
-    /// The sender's newest message may be newer than the post but has another text, or it would
-    /// match except for its time.
+    /// A message of the sender has the same text and is not older than the post. It may belong to
+    /// another post, which the hub decides.
+    Match {
+        /// The newest such message. [`Stored::message`] is set.
+        stored: Stored,
+        /// The site's number for the sender's newest message in the thread, of any text.
+        newest: u64,
+    },
+    /// No message of the sender since the post has the same text: the newest one has another, or a
+    /// message matches except for its time.
     Mismatch {
         /// The thread of that message.
         thread: u64,

@@ -25,7 +25,7 @@ use delivery::{
 };
 use settled::{Settled, SettledWhen};
 use undelivered::Undelivered;
-use unknown_outcomes::UnknownOutcomes;
+use unknown_outcomes::{DueStep, UnknownOutcomes};
 
 /// Seconds by which the monotonic and the wall clock may differ over the life of a post. It is less
 /// than the age in which a lookup cannot tell two equal texts apart.
@@ -62,6 +62,15 @@ pub(super) struct PostEnd {
     pub(super) result: Result<Stored, ClientError>,
     /// Why the site has rejected the sender's credential, if it has.
     pub(super) rejection: Option<Failure>,
+}
+
+/// What is due for a message with an unknown outcome.
+#[derive(Debug)]
+pub(super) enum LookupStep {
+    /// Send this lookup to the site.
+    Ask(PostRequest),
+    /// The outcome stays unknown.
+    End(PostEnd),
 }
 
 /// The connections that get an outcome.
@@ -194,19 +203,23 @@ impl Messages {
         }
     }
 
-    /// Whether the lookup of a message with an unknown outcome is due.
-    pub(super) fn is_lookup_due(&self, now: Now) -> bool {
-        self.unknown_outcomes.next_deadline().is_some_and(|at| at <= now.instant)
+    /// Takes what is due for a message with an unknown outcome.
+    pub(super) fn take_due_lookup(&mut self, now: Now) -> Option<LookupStep> {
+        self.unknown_outcomes.next_deadline().filter(|at| *at <= now.instant)?;
+        let request = self.request_ids.allocate();
+        match self.unknown_outcomes.take_due(now.instant, request)? {
+            DueStep::Lookup(post) => {
+                let ask = self.delivery.get(post).and_then(PendingMessage::lookup_request);
+                debug_assert!(ask.is_some(), "a message that is looked up has a credential");
+                ask.map(|ask| LookupStep::Ask((request, ask)))
+            }
+            DueStep::GiveUp(post) => Some(LookupStep::End(PostEnd::failed(post, Failure::Unknown))),
+        }
     }
 
-    /// Starts the lookup that is due.
-    pub(super) fn start_lookup(&mut self, now: Now) -> Option<PostRequest> {
-        let request = self.request_ids.allocate();
-        let post = self.unknown_outcomes.take_due(now.instant, request);
-        let pending = post.and_then(|post| self.delivery.get(post));
-        let ask = pending.and_then(PendingMessage::lookup_request);
-        debug_assert!(ask.is_some(), "a message that is looked up is in flight, with a credential");
-        ask.map(|ask| (request, ask))
+    /// Records whether requests reach the site.
+    pub(super) fn set_site_available(&mut self, available: bool, now: Now) {
+        self.unknown_outcomes.set_site_available(available, now.instant);
     }
 
     fn record_lookup(
@@ -239,7 +252,11 @@ impl Messages {
             (LookupVerdict::Unclear, SiteState::Finished) => {
                 Some(PostEnd::failed(post, Failure::Unusable))
             }
-            (LookupVerdict::Failed | LookupVerdict::NotStored | LookupVerdict::Unclear, _) => {
+            (LookupVerdict::Failed, _) => {
+                let is_scheduled = self.unknown_outcomes.schedule_retry(post, now.instant);
+                (!is_scheduled).then(|| PostEnd::failed(post, Failure::Unknown))
+            }
+            (LookupVerdict::NotStored | LookupVerdict::Unclear, _) => {
                 let is_scheduled = self.unknown_outcomes.schedule_next(post, now.instant);
                 (!is_scheduled).then(|| PostEnd::failed(post, Failure::Unknown))
             }
@@ -250,25 +267,30 @@ impl Messages {
         let settled_when = |thread, sender: &Id, message| {
             self.settled.settled_when(thread, &sender.key, message, post)
         };
-        let (settled_when, stored) = match result {
+        let newest_settled = match result {
             // The worker compared ages by a clock that stops while the machine is suspended.
             LookupResult::Absent if self.is_clock_consistent_since(post, now) => {
                 return LookupVerdict::NotStored;
             }
             LookupResult::Absent => return LookupVerdict::Unclear,
             LookupResult::Mismatch { thread, sender, message } => {
-                (settled_when(thread, &sender, message), None)
+                settled_when(thread, &sender, message)
             }
-            LookupResult::Match(stored) => {
+            LookupResult::Match { stored, newest } => {
                 let Some(message) = &stored.message else { return LookupVerdict::Unclear };
-                (settled_when(stored.thread, &stored.sender, message.id), Some(stored))
+                match settled_when(stored.thread, &stored.sender, message.id) {
+                    SettledWhen::Never => return LookupVerdict::Stored(Box::new(stored)),
+                    // The equal text belongs to an earlier post. The site may have changed the text
+                    // of this one, so a newer message may still be it.
+                    SettledWhen::BeforePost => settled_when(stored.thread, &stored.sender, newest),
+                    SettledWhen::AfterPost => return LookupVerdict::Unclear,
+                }
             }
         };
-        match (settled_when, stored) {
+        match newest_settled {
             // The sender's newest message is older than this post.
-            (SettledWhen::BeforePost, _) => LookupVerdict::NotStored,
-            (SettledWhen::Never, Some(stored)) => LookupVerdict::Stored(Box::new(stored)),
-            (SettledWhen::Never | SettledWhen::AfterPost, _) => LookupVerdict::Unclear,
+            SettledWhen::BeforePost => LookupVerdict::NotStored,
+            SettledWhen::Never | SettledWhen::AfterPost => LookupVerdict::Unclear,
         }
     }
 

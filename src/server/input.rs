@@ -305,6 +305,14 @@ impl Server {
         }
     }
 
+    /// Tells the hub when the site becomes available or unavailable.
+    pub(super) fn notice_availability(&mut self, now: Now) {
+        let available = self.upstream.is_available();
+        if std::mem::replace(&mut self.site_available, available) != available {
+            self.hub.handle(Input::SiteAvailable(available), now);
+        }
+    }
+
     pub(super) fn run_timers(&mut self, now: Now) {
         let mut budget = TimeBudget::new(TIMERS_BUDGET, self.connections.sent);
         for _ in 0..TIMERS_PER_TICK {

@@ -56,7 +56,7 @@ impl AnswerLog {
         let summary = match answer {
             Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
             Answer::Proven(proven) => format!("{proven:?}"),
-            Answer::LookupResult(LookupResult::Match(stored)) => {
+            Answer::LookupResult(LookupResult::Match { stored, .. }) => {
                 format!("found in thread {}", stored.thread)
             }
             Answer::LookupResult(LookupResult::Mismatch { thread, .. }) => {

@@ -165,16 +165,17 @@ impl Store {
         };
         let elapsed_s = now.instant.saturating_duration_since(lookup.posted).as_secs();
         let posted_s = now.unix_s.min(UNIX_S_MAX).saturating_sub(elapsed_s + 1);
-        let newest = thread.and_then(|thread| {
-            let newest = self.messages(thread).filter(|m| m.sender.key == sender.key).last();
-            newest.filter(|m| m.unix_s >= posted_s).map(|message| (thread, message))
-        });
-        let Some((thread, message)) = newest else { return LookupResult::Absent };
-        if message.html != to_html(&lookup.text) {
-            return LookupResult::Mismatch { thread, sender, message: message.id };
-        }
+        let Some(thread) = thread else { return LookupResult::Absent };
+        let since_post = self.messages(thread).filter(|m| m.sender.key == sender.key);
+        let since_post: Vec<_> = since_post.filter(|m| m.unix_s >= posted_s).collect();
+        let Some(newest) = since_post.last().map(|m| m.id) else { return LookupResult::Absent };
+        let html = to_html(&lookup.text);
+        let Some(message) = since_post.into_iter().rfind(|m| m.html == html) else {
+            return LookupResult::Mismatch { thread, sender, message: newest };
+        };
         let message = Some(message.to_stored_message());
-        LookupResult::Match(Stored { thread, sender, message, participants: None, expires_s: None })
+        let stored = Stored { thread, sender, message, participants: None, expires_s: None };
+        LookupResult::Match { stored, newest }
     }
 
     /// The thread of exactly these two users, created if there is none (CONTRACT 3.1).
@@ -441,7 +442,8 @@ mod tests {
         };
         let other = LookupResult::Mismatch { thread: 1, sender: Id::number(2), message: 1 };
         for target in [Target::Thread(1), Target::NewThread { recipient: 3 }] {
-            assert_eq!(lookup(target, 2, "1 < 2", 0), LookupResult::Match(first.clone()));
+            let alike = LookupResult::Match { stored: first.clone(), newest: 1 };
+            assert_eq!(lookup(target, 2, "1 < 2", 0), alike);
             assert_eq!(lookup(target, 2, "1 < 2", 5), LookupResult::Absent);
             assert_eq!(lookup(target, 2, "2 > 1", 0), other);
             assert_eq!(lookup(target, 4, "1 < 2", 0), LookupResult::Absent);

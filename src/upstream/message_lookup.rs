@@ -1,8 +1,9 @@
 //! Looks up whether a message was stored after its post had no usable reply: request and parsing.
 //!
 //! Pure functions, as in [`super::buddyboss`]. The thread is requested with the sender's own token,
-//! and the sender's newest message decides. A message counts as the post's only if it is provably
-//! the sender's and no older than the post; otherwise the outcome stays unknown.
+//! and all messages in the reply are compared: the sender may have written on the site's pages
+//! since. A message counts as the post's only if it is provably the sender's, has the same text and
+//! is no older than the post.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -77,8 +78,11 @@ fn match_lookup(lookup: &Lookup, reply: &Reply, elapsed: Duration) -> Option<Loo
         thread.messages.iter().map(|raw| MessageObject::read(raw)).collect();
     let messages = messages?;
     let posted_ms = posted_ms(reply, elapsed);
-    let newest = messages.iter().filter(|m| m.sender_id == user).max_by_key(|m| m.id);
-    let Some(newest) = newest else {
+    let own = messages.iter().filter(|m| m.sender_id == user);
+    let own: Option<Vec<(&MessageObject, u64)>> =
+        own.map(|m| Some((m, parse_date_s(&m.date_sent)? * 1_000))).collect();
+    let own = own?;
+    let Some((newest, newest_ms)) = own.iter().copied().max_by_key(|(m, _)| m.id) else {
         let oldest_ms =
             messages.iter().filter_map(|m| parse_date_s(&m.date_sent)).min().map(|s| s * 1_000);
         let is_whole_thread = messages.len() < MESSAGES_PER_PAGE;
@@ -88,28 +92,32 @@ fn match_lookup(lookup: &Lookup, reply: &Reply, elapsed: Duration) -> Option<Loo
             .is_some_and(|(oldest, posted)| oldest + CLOCK_SLACK_MS < posted);
         return (is_whole_thread || reaches_back).then_some(LookupResult::Absent);
     };
-    let mismatch =
-        LookupResult::Mismatch { thread: thread.id, sender: Id::number(user), message: newest.id };
-    let sent_ms = parse_date_s(&newest.date_sent)? * 1_000;
+    let mismatch = |message| {
+        let (thread, sender) = (thread.id, Id::number(user));
+        Some(LookupResult::Mismatch { thread, sender, message })
+    };
+    let Some(posted_ms) = posted_ms else { return mismatch(newest.id) };
+    let is_since_post = |sent_ms: u64, slack_ms| sent_ms + slack_ms >= posted_ms;
     let sent = normalize_text(&lookup.text);
-    let has_same_text = newest.raw().is_some_and(|raw| normalize_text(raw) == sent);
-    Some(match posted_ms {
-        None => mismatch,
-        Some(posted_ms) if sent_ms + CLOCK_SLACK_MS < posted_ms => {
-            let uncertain = has_same_text && sent_ms + UNCERTAIN_MS >= posted_ms;
-            if uncertain { mismatch } else { LookupResult::Absent }
-        }
+    let has_same_text = |m: &MessageObject| m.raw().is_some_and(|raw| normalize_text(raw) == sent);
+    let alike = own.into_iter().filter(|(m, _)| has_same_text(m)).max_by_key(|(m, _)| m.id);
+    match alike {
         // An empty normalized text proves nothing: a picture without a text looks like a text that
         // consists of tags only.
-        Some(_) if has_same_text && !sent.is_empty() => LookupResult::Match(Stored {
-            thread: thread.id,
-            sender: Id::number(user),
-            message: Some(newest.to_stored_message()),
-            participants,
-            expires_s: jwt::expiry(&lookup.credential),
-        }),
-        Some(_) => mismatch,
-    })
+        Some((alike, sent_ms)) if is_since_post(sent_ms, CLOCK_SLACK_MS) && !sent.is_empty() => {
+            let stored = Stored {
+                thread: thread.id,
+                sender: Id::number(user),
+                message: Some(alike.to_stored_message()),
+                participants,
+                expires_s: jwt::expiry(&lookup.credential),
+            };
+            Some(LookupResult::Match { stored, newest: newest.id })
+        }
+        _ if is_since_post(newest_ms, CLOCK_SLACK_MS) => mismatch(newest.id),
+        Some((alike, sent_ms)) if is_since_post(sent_ms, UNCERTAIN_MS) => mismatch(alike.id),
+        _ => Some(LookupResult::Absent),
+    }
 }
 
 /// When the post started, by the site's own clock, in milliseconds since 1970. `None` if the reply

@@ -367,12 +367,9 @@ impl World {
                     None => LookupResult::Absent,
                     Some(kept) if *kept.text == *lookup.text => {
                         let participants = (n % 2 == 0).then(|| participants(thread));
-                        LookupResult::Match(harness::stored(
-                            thread,
-                            user,
-                            kept.id,
-                            participants.as_deref(),
-                        ))
+                        let participants = participants.as_deref();
+                        let stored = harness::stored(thread, user, kept.id, participants);
+                        LookupResult::Match { stored, newest: kept.id }
                     }
                     Some(kept) => LookupResult::Mismatch {
                         thread,

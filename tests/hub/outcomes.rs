@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use buddyline::hub::interface::{
-    Answer, ConnId, DeliveryLimits, Failure, LookupResult, RequestId, Settings, Target,
+    Answer, ConnId, DeliveryLimits, Failure, Input, LookupResult, RequestId, Settings, Target,
 };
 use buddyline::protocol::Id;
 use serde_json::Value;
 
-use crate::support::harness::{HubHarness, settings, stored, verified};
+use crate::support::harness::{HubHarness, matching, settings, stored, verified};
 
 const S: Duration = Duration::from_secs(1);
 const UNAVAILABLE: Failure = Failure::SiteUnavailable { retry_after_s: None };
@@ -138,21 +138,89 @@ fn late_stored_message_is_found_by_next_lookup() {
 }
 
 #[test]
-fn failed_lookup_counts_as_an_attempt() {
+fn unanswered_lookups_repeat_for_thirty_seconds() {
     for failure in [Failure::Unknown, Failure::Unusable] {
         let (mut harness, alice, post) = one_sent();
         harness.fail(post, failure);
-        for n in 1..=3 {
-            harness.assert_nothing_received();
-            while harness.pending_asks() == 0 {
-                harness.advance(S / 2);
+        let mut waited = Duration::ZERO;
+        let answered_s = loop {
+            harness.advance(S / 2);
+            waited += S / 2;
+            if harness.pending_asks() > 0 {
+                let (request, _) = harness.next_lookup();
+                harness.fail(request, UNAVAILABLE);
             }
-            let (request, _) = harness.next_lookup();
-            // While the site hangs, the look-ups that became due are skipped.
-            harness.advance(if n == 2 { S } else { Duration::ZERO });
-            harness.fail(request, UNAVAILABLE);
-        }
-        harness.assert_error(alice, "unknown_outcome");
+            let received = harness.received();
+            if !received.is_empty() {
+                assert_eq!(received[0].1["code"], "unknown_outcome", "{received:?}");
+                assert_eq!(received[0].0, alice);
+                break waited.as_secs();
+            }
+        };
+        assert!((30..=32).contains(&answered_s), "{answered_s} s");
+        harness.advance(60 * S);
+        assert_eq!(harness.pending_asks(), 0);
+    }
+}
+
+#[test]
+fn lookup_waits_for_the_site_and_goes_when_it_is_back() {
+    for failure in [Failure::Unknown, Failure::Unusable] {
+        let (mut harness, alice, post) = one_sent();
+        harness.fail(post, failure);
+        harness.handle(Input::SiteAvailable(false));
+        harness.advance(20 * S);
+        assert_eq!(harness.pending_asks(), 0, "an open breaker would answer each at once");
+        harness.handle(Input::SiteAvailable(true));
+        harness.advance(Duration::ZERO);
+        let (request, _) = harness.next_lookup();
+        harness.found(request, 7, 2, 10);
+        assert_eq!(outcomes(&mut harness, alice, "a")[0]["messageId"], 10);
+    }
+}
+
+#[test]
+fn outcome_is_unknown_if_the_site_stays_away() {
+    let (mut harness, alice, post) = one_sent();
+    harness.send(alice, &send(7, "next", "b"));
+    harness.handle(Input::SiteAvailable(false));
+    harness.fail(post, Failure::Unusable);
+    harness.advance(30 * S - S / 1000);
+    harness.assert_nothing_received();
+    harness.advance(S / 1000);
+    let error = harness.assert_error(alice, "unknown_outcome");
+    assert_eq!(error["clientId"], "a");
+    assert_eq!(&*harness.next_post().1.text, "next", "its lane continues");
+    harness.handle(Input::SiteAvailable(true));
+    harness.advance(60 * S);
+    assert_eq!(harness.pending_asks(), 0);
+}
+
+#[test]
+fn message_from_the_web_page_hides_no_outcome() {
+    let (mut harness, alice, post) = one_sent();
+    harness.fail(post, Failure::Unusable);
+    harness.advance(S / 2);
+    let (request, _) = harness.next_lookup();
+    let found = LookupResult::Match { stored: stored(7, 2, 10, None), newest: 11 };
+    harness.answer(request, Answer::LookupResult(found));
+    assert_eq!(outcomes(&mut harness, alice, "a")[0]["messageId"], 10);
+}
+
+#[test]
+fn equal_text_of_an_earlier_post_leaves_a_newer_message_open() {
+    let (mut harness, alice, post) = one_sent();
+    harness.store(post, 7, 2);
+    let first = outcomes(&mut harness, alice, "a")[0]["messageId"].as_u64().unwrap();
+    for (newest, code) in [(first, "not_stored"), (first + 1, "unknown_outcome")] {
+        harness.send(alice, &send(7, "ok", code));
+        let (post, _) = harness.next_post();
+        harness.fail(post, Failure::Unusable);
+        harness.advance(S / 2);
+        let (request, _) = harness.next_lookup();
+        let found = LookupResult::Match { stored: stored(7, 2, first, None), newest };
+        harness.answer(request, Answer::LookupResult(found));
+        harness.assert_error(alice, code);
     }
 }
 
@@ -264,10 +332,7 @@ fn lookup_result_supplies_participants() {
     harness.advance(S / 2);
     let (request, lookup) = harness.next_lookup();
     assert_eq!(lookup.credential.secret(), "token-of-2");
-    harness.answer(
-        request,
-        Answer::LookupResult(LookupResult::Match(stored(1, 2, 10, Some(&[2, 3])))),
-    );
+    harness.answer(request, matching(stored(1, 2, 10, Some(&[2, 3]))));
     let received = harness.received();
     assert!(
         received.iter().any(|(to, f)| *to == carol && f["type"] == "thread_left"),

@@ -316,8 +316,7 @@ impl HubHarness {
 
     /// Answers a lookup: the thread has the message, as this one.
     pub fn found(&mut self, request: RequestId, thread: u64, sender: u64, message: u64) {
-        let stored = stored(thread, sender, message, None);
-        self.answer(request, Answer::LookupResult(LookupResult::Match(stored)));
+        self.answer(request, matching(stored(thread, sender, message, None)));
     }
 
     /// Answers a lookup: the thread does not have the message.
@@ -396,4 +395,10 @@ pub fn json(frame: &[u8]) -> Value {
 fn jsons(bytes: &[u8]) -> impl Iterator<Item = Value> {
     let json = |(_, text)| serde_json::from_str(text).expect("a frame is JSON");
     frames(bytes).into_iter().map(json)
+}
+
+/// The answer to a lookup: this is the sender's newest message, and it has the same text.
+pub fn matching(stored: Stored) -> Answer {
+    let newest = stored.message.as_ref().expect("a match has its message").id;
+    Answer::LookupResult(LookupResult::Match { stored, newest })
 }

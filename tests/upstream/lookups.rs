@@ -42,7 +42,7 @@ const INCONCLUSIVE: Answer = Answer::Failed(UNAVAILABLE);
 /// The id of the message that was found.
 fn matched_id(answer: Answer) -> Option<u64> {
     match answer {
-        Answer::LookupResult(LookupResult::Match(stored)) => stored.message.map(|m| m.id),
+        Answer::LookupResult(LookupResult::Match { stored, .. }) => stored.message.map(|m| m.id),
         _ => None,
     }
 }
@@ -85,7 +85,8 @@ fn lookup_finds_the_senders_newest_message() {
     // 11:00:44 in thread 4: "csv" by member 2.
     let lookup = ask(Target::Thread(4), Some(2), "csv");
     let reply = at("thread-get-recipients-pagination", "11:00:50");
-    let Answer::LookupResult(LookupResult::Match(stored)) = read(&lookup, &reply, 7 * S) else {
+    let Answer::LookupResult(LookupResult::Match { stored, .. }) = read(&lookup, &reply, 7 * S)
+    else {
         panic!()
     };
     assert_eq!((stored.thread, stored.sender), (4, Id::number(2)));
@@ -256,11 +257,26 @@ fn lookup_among(messages: &[Value]) -> Answer {
 }
 
 #[test]
-fn only_the_senders_newest_message_counts() {
-    let found = lookup_among(&[entry(8, 2, "old", 1), entry(9, 2, "x", 30), entry(10, 3, "x", 31)]);
-    assert_eq!(matched_id(found), Some(9));
-    assert_eq!(lookup_among(&[entry(8, 2, "x", 30), entry(9, 2, "y", 31)]), mismatch(1, 2, 9));
-    assert_eq!(lookup_among(&[entry(9, 2, "y", 31), entry(8, 2, "x", 30)]), mismatch(1, 2, 9));
+fn newest_own_message_with_the_text_matches_behind_others() {
+    let found = |messages: &[Value]| match lookup_among(messages) {
+        Answer::LookupResult(LookupResult::Match { stored, newest }) => {
+            (stored.message.unwrap().id, newest)
+        }
+        other => panic!("{other:?}"),
+    };
+    let (old, other_users) = (entry(7, 2, "old", 1), entry(10, 3, "x", 31));
+    assert_eq!(found(&[old.clone(), entry(9, 2, "x", 30), other_users.clone()]), (9, 9));
+    // The sender wrote on the site's pages as well, before and after.
+    let (before, post, after) = (entry(8, 2, "y", 30), entry(9, 2, "x", 30), entry(11, 2, "z", 38));
+    assert_eq!(found(&[old.clone(), before, post.clone(), other_users, after.clone()]), (9, 11));
+    assert_eq!(found(&[after, post, old.clone()]), (9, 11), "in any order");
+    // Of two equal texts the newest counts; the hub knows whether the other has a post of its own.
+    assert_eq!(found(&[entry(8, 2, "x", 30), entry(9, 2, "x", 30)]), (9, 9));
+    // An equal text from before the post does not hide that a newer message may be the post's.
+    assert_eq!(lookup_among(&[entry(8, 2, "x", 1), entry(9, 2, "y", 31)]), mismatch(1, 2, 9));
+    // An equal text shortly before the post is uncertain, whatever older message follows it.
+    assert_eq!(lookup_among(&[entry(8, 2, "x", 20), entry(9, 2, "y", 21)]), mismatch(1, 2, 8));
+    assert_eq!(lookup_among(&[old, entry(8, 2, "y", 21)]), NOT_STORED);
 }
 
 #[test]
@@ -313,7 +329,8 @@ fn failed_post_is_looked_up_at_the_site() {
     assert_eq!(lookup_result(driver.ask(lookup(thread, "hi", S))), LookupResult::Absent);
     site.fail_next(Fault::FatalAfterStoring);
     assert_eq!(failed(driver.ask(post(1, "hi"))), F::Unusable);
-    let LookupResult::Match(stored) = lookup_result(driver.ask(lookup(thread, "hi", S))) else {
+    let LookupResult::Match { stored, .. } = lookup_result(driver.ask(lookup(thread, "hi", S)))
+    else {
         panic!()
     };
     assert_eq!((stored.thread, stored.message.unwrap().id), (1, 1));
@@ -342,7 +359,7 @@ fn new_thread_is_looked_up_by_its_recipient() {
         failed(driver.ask(crate::support::driver::post_as("user-7", to_nine, "hi"))),
         F::Unknown
     );
-    let LookupResult::Match(stored) = lookup_result(driver.ask(with(9))) else { panic!() };
+    let LookupResult::Match { stored, .. } = lookup_result(driver.ask(with(9))) else { panic!() };
     assert_eq!(stored.thread, 50);
 }
 

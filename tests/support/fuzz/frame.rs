@@ -237,13 +237,15 @@ impl FuzzRun {
                         sent_at: "2026-11-22T11:00:38Z".to_owned(),
                         html: "<p>html</p>".to_owned(),
                     };
-                    Answer::LookupResult(LookupResult::Match(Stored {
+                    let stored = Stored {
                         thread,
                         sender: Id::number(id(Some(sender))),
                         message: Some(message),
                         participants: (numbers.len() > 2).then(|| sorted(numbers)),
                         expires_s: None,
-                    }))
+                    };
+                    let newest = id(numbers.last());
+                    Answer::LookupResult(LookupResult::Match { stored, newest })
                 }
             },
             Ask::Post(post) => {

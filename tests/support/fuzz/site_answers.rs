@@ -120,7 +120,7 @@ fn lookup(target: Target, credential: &Credential, reply: &Reply) {
         let answer = parse_lookup_reply(&lookup, reply, Duration::from_secs(after));
         check(&answer);
         match &answer {
-            Answer::LookupResult(LookupResult::Match(stored)) => {
+            Answer::LookupResult(LookupResult::Match { stored, .. }) => {
                 assert!(target != Target::Thread(THREAD) || stored.thread == THREAD);
                 assert_eq!(
                     stored.sender.site_number(),
@@ -164,7 +164,7 @@ fn check(answer: &Answer) {
             assert!(is_id(*user) && expires_s.is_none_or(|at| at <= SITE_ID_MAX));
         }
         Answer::Participants(people) => check_people(people),
-        Answer::LookupResult(LookupResult::Match(stored)) => check_stored(stored),
+        Answer::LookupResult(LookupResult::Match { stored, .. }) => check_stored(stored),
         Answer::LookupResult(LookupResult::Mismatch { thread, message, .. }) => {
             assert!(is_id(*thread) && is_id(*message));
         }

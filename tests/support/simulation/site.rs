@@ -309,7 +309,7 @@ impl Site {
         let answer = query.answer.clone().unwrap_or(Answer::Failed(Failure::Unknown));
         let request = query.request;
         let found = match &answer {
-            Answer::LookupResult(LookupResult::Match(stored)) => Some(stored),
+            Answer::LookupResult(LookupResult::Match { stored, .. }) => Some(stored),
             _ => None,
         };
         match (&query.ask, &answer) {
@@ -372,7 +372,7 @@ impl Site {
         }
     }
 
-    /// Compares the sender's newest message in the thread, as `upstream/message_lookup.rs` does.
+    /// Compares the sender's messages in the thread, as `upstream/message_lookup.rs` does.
     fn look_up(&self, lookup: &Lookup, at: Instant) -> Result<LookupResult, Failure> {
         let token = self.caller(&lookup.credential, at)?;
         let (user, expires_s) = (token.user, token.expires_s);
@@ -402,12 +402,15 @@ impl Site {
         if newest.at + Duration::from_secs(2) < lookup.posted {
             return Ok(LookupResult::Absent);
         }
-        if *newest.text != *lookup.text {
+        let since_post = |stored: &&StoredPost| stored.at + Duration::from_secs(2) >= lookup.posted;
+        let alike = self.store.iter().rev().filter(own).filter(since_post);
+        let Some(alike) = { alike }.find(|stored| *stored.text == *lookup.text) else {
             return Ok(LookupResult::Mismatch { thread, sender, message: newest.id });
-        }
-        let message = Some(stored_message(newest.id));
+        };
+        let message = Some(stored_message(alike.id));
         let participants = Some(self.participants(thread).into_iter().collect());
-        Ok(LookupResult::Match(Stored { thread, sender, message, participants, expires_s }))
+        let stored = Stored { thread, sender, message, participants, expires_s };
+        Ok(LookupResult::Match { stored, newest: newest.id })
     }
 
     fn post(&mut self, post: &Post, at: Instant, rng: &mut Rng) -> Result<Stored, Failure> {
