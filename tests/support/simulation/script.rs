@@ -41,6 +41,7 @@ enum Step {
     Advance,
     Suspend,
     SetClock,
+    Breaker,
     Drain,
     Stop,
     Kill,
@@ -101,6 +102,7 @@ impl Script<'_> {
             (40, Step::Advance),
             (2, Step::Suspend),
             (1, Step::SetClock),
+            (2, Step::Breaker),
             (2 * stop, Step::Drain),
             (stop, Step::Stop),
             (stop, Step::Kill),
@@ -145,6 +147,10 @@ impl Script<'_> {
                 self.world.note(&format!("the clock jumps by {by} s"));
                 let unix_s = self.world.unix_s().saturating_add_signed(by);
                 self.world.set_clock(unix_s);
+            }
+            Step::Breaker => {
+                let available = !self.world.site_available;
+                self.world.set_site_available(available);
             }
             Step::Drain if self.world.draining.is_none() => {
                 self.world.note("the server drains");
@@ -254,6 +260,7 @@ impl Script<'_> {
             behavior.false_answers_percent,
             behavior.latency_max_ms,
         ) = (0, 0, 0, 100);
+        world.set_site_available(true);
         for slot in 0..world.links.len() {
             let Some(link) = world.link(slot) else { continue };
             link.reading = Reading::All;

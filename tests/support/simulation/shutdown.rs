@@ -70,6 +70,7 @@ impl World<'_> {
         }
         assert_eq!(self.ledger.bytes(), 0, "no connection holds queued bytes");
         self.hub = Hub::new(self.plan.hub.clone());
+        self.site_available = true;
         self.codec = bytes::codec_of(FRAME_MAX, false);
         self.site.forget_server();
         self.oracle.forget_server(self.now.instant);

@@ -46,6 +46,8 @@ pub struct World<'a> {
     pub trace: &'a mut Trace,
     /// While draining: when the drain times out.
     pub draining: Option<Instant>,
+    /// Whether the hub was told that requests reach the site.
+    pub site_available: bool,
     pub overflowed: Vec<usize>,
     /// Droppable frames that slow readers missed.
     pub missed: usize,
@@ -80,6 +82,7 @@ impl<'a> World<'a> {
             rng,
             trace,
             draining: None,
+            site_available: true,
             overflowed: Vec::new(),
             missed: 0,
             restarts: 0,
@@ -233,6 +236,8 @@ impl<'a> World<'a> {
                     }
                     Effect::Ask { request, ask } => {
                         let now = self.now.instant;
+                        let is_lookup = matches!(&*ask, Ask::Lookup(_));
+                        assert!(!is_lookup || self.site_available, "an open breaker is not asked");
                         if let Ask::Post(post) = &*ask {
                             self.oracle.outcomes.record_post(&post.text, post.target);
                         }
@@ -396,6 +401,14 @@ impl<'a> World<'a> {
     /// Lets time pass in one step, as if the process was suspended.
     pub fn suspend(&mut self, time: Duration) {
         self.advance_to(self.now.instant + time);
+    }
+
+    /// Tells the hub whether the breaker lets requests through.
+    pub fn set_site_available(&mut self, available: bool) {
+        self.note(&format!("the site is available: {available}"));
+        self.site_available = available;
+        self.hub.handle(Input::SiteAvailable(available), self.now);
+        self.drain();
     }
 
     /// Sets the wall clock.
