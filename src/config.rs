@@ -230,6 +230,21 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
+    /// How often the site is asked again about each connected user, 0s to 24h, so that a suspended
+    /// user is disconnected even if they only listen and their token is verified without the site.
+    /// One such request is in flight at a time. With 0s, only credentials without an expiry are
+    /// asked about, every 10m.
+    #[arg(long, env = "BUDDYLINE_USER_RECHECK_EVERY", value_name = "TIME", default_value = "10m",
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "24h"))]
+    pub user_recheck_every: Duration,
+
+    /// How long an answer of the site about a user suffices for typing and calls, 0s to 24h. The
+    /// first such frame afterwards waits until the site has confirmed the user. With 0s, no frame
+    /// waits.
+    #[arg(long, env = "BUDDYLINE_USER_PROOF_LASTS", value_name = "TIME", default_value = "5m",
+          help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "0s", "24h"))]
+    pub user_proof_lasts: Duration,
+
     /// Maximum time for a graceful stop, 0s to 10m: messages in flight get their outcome, and
     /// connections are closed gradually with 1012. With 0s, everything ends at once.
     #[arg(long, env = "BUDDYLINE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "25s",

@@ -46,6 +46,7 @@ use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::ServerFrame;
 use crate::protocol::{ClientError, ErrorCode};
 use auth::Auth;
+use auth::call_permissions::CallPair;
 use auth::proofs::ProofIx;
 use auth::site_queries::SiteQuery;
 use call_status::StatusRequests;
@@ -82,6 +83,9 @@ pub struct Hub {
     /// The thread and the user about whom the site has just answered. Frames that were held for
     /// that answer are decided by it, and never ask again.
     resolved: Option<(u64, u64)>,
+    /// The call about which the site has just failed to answer, and why. The frame that was held
+    /// for that answer never asks again.
+    unanswered_call: Option<(CallPair, Failure)>,
 }
 
 impl Hub {
@@ -90,6 +94,8 @@ impl Hub {
         let index_users = settings.presence == PresenceScope::Threads;
         let membership = Membership::new(settings.membership_lasts, index_users);
         let messages = Messages::new(settings.message_turn_lasts);
+        let mut auth = Auth::default();
+        auth.identity.set_recheck_every(settings.user_recheck_every);
         Hub {
             settings,
             output: Output::default(),
@@ -97,13 +103,14 @@ impl Hub {
             presence_batch: PresenceBatch::default(),
             threads: Threads::default(),
             messages,
-            auth: Auth::default(),
+            auth,
             membership,
             calls: Calls::default(),
             status_requests: StatusRequests::default(),
             stats: HubStats::default(),
             draining: false,
             resolved: None,
+            unanswered_call: None,
         }
     }
 
@@ -112,6 +119,7 @@ impl Hub {
     pub fn set_settings(&mut self, settings: Settings) {
         let Settings { trust, presence, message_turn_lasts, .. } = self.settings;
         self.membership.set_list_ttl(settings.membership_lasts);
+        self.auth.identity.set_recheck_every(settings.user_recheck_every);
         self.settings = Settings { trust, presence, message_turn_lasts, ..settings };
     }
 
@@ -295,11 +303,17 @@ impl Hub {
         }
         if let Some(query) = self.auth.queries.finish(request) {
             match (query, answer) {
-                (SiteQuery::Proof(proof), Answer::Proven(proven)) => {
-                    self.handle_proof(proof, Ok(proven), now);
+                (SiteQuery::Proof(proof) | SiteQuery::Recheck(proof), answer) => match answer {
+                    Answer::Proven(proven) => self.handle_proof(proof, Ok(proven), true, now),
+                    Answer::Verified(proven) => self.handle_proof(proof, Ok(proven), false, now),
+                    Answer::Failed(failure) => self.handle_proof(proof, Err(failure), true, now),
+                    answer => debug_assert!(false, "{answer:?} answers no proof"),
+                },
+                (SiteQuery::CallPermission(pair), Answer::CallPermission(is_allowed)) => {
+                    self.handle_call_permission(pair, Ok(is_allowed), now);
                 }
-                (SiteQuery::Proof(proof), Answer::Failed(failure)) => {
-                    self.handle_proof(proof, Err(failure), now);
+                (SiteQuery::CallPermission(pair), Answer::Failed(failure)) => {
+                    self.handle_call_permission(pair, Err(failure), now);
                 }
                 (SiteQuery::Participants(thread), Answer::Participants(users)) => {
                     self.handle_participants(thread, Ok(users), now);
@@ -317,8 +331,14 @@ impl Hub {
     }
 
     /// Applies the site's answer about a credential to the connections that wait for it.
-    fn handle_proof(&mut self, proof: ProofIx, result: Result<Proven, Failure>, now: Now) {
-        let waiting = self.auth.identity.record_answer(proof, result, now);
+    fn handle_proof(
+        &mut self,
+        proof: ProofIx,
+        result: Result<Proven, Failure>,
+        by_site: bool,
+        now: Now,
+    ) {
+        let waiting = self.auth.identity.record_answer(proof, result, by_site, now);
         if let Err(failure) = result {
             if failure.is_credential_rejection() {
                 let conns = self.auth.identity.connections_proven_by(proof);
@@ -328,6 +348,9 @@ impl Hub {
         for conn in waiting {
             if self.status_requests.has(conn) {
                 self.finish_status_request(conn, result, now);
+            } else if !self.auth.identity.is_pending_on(conn, proof) {
+                self.auth.identity.end_wait(conn);
+                self.resume_held_frames(conn, now);
             } else if self.auth.identity.take_message_credential(conn, now) {
                 // The message that brought the credential is the first held frame; it is answered
                 // by that frame's own check.
@@ -338,6 +361,25 @@ impl Hub {
             } else {
                 self.apply_proof(conn, result, now);
                 self.resume_held_frames(conn, now);
+            }
+        }
+    }
+
+    /// Applies the site's answer whether a user may call in a thread.
+    fn handle_call_permission(&mut self, pair: CallPair, result: Result<bool, Failure>, now: Now) {
+        let mut waiting = self.auth.calls.record_answer(pair, result, now.instant);
+        waiting.retain(|conn| self.output.is_open(*conn));
+        if let (Err(failure), Some(conn)) = (result, waiting.first()) {
+            let credential = self.auth.identity.proven_credential(*conn).cloned();
+            if let Some(credential) = credential.filter(|_| failure.is_credential_rejection()) {
+                self.revoke(&credential, failure, now);
+            }
+        }
+        for conn in waiting {
+            if self.auth.identity.end_wait(conn) {
+                self.unanswered_call = result.err().map(|failure| (pair, failure));
+                self.resume_held_frames(conn, now);
+                self.unanswered_call = None;
             }
         }
     }
@@ -458,7 +500,7 @@ impl Hub {
 
     /// Numbers of held frames, queries, and connections without a proof: all wait for the site.
     pub fn backlog(&self) -> [usize; 3] {
-        let Auth { identity, queries, held } = &self.auth;
+        let Auth { identity, queries, held, .. } = &self.auth;
         [held.frames(), queries.count(), identity.pending_count()]
     }
 

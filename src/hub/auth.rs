@@ -1,8 +1,10 @@
 //! Authentication as one unit: credentials of connections, queries to the site, held frames.
 //!
 //! [`Identities`] knows what each connection has presented and what it proves, [`SiteQueries`]
-//! is the queue of queries, and [`HeldFrames`] counts the frames that wait for an answer.
+//! is the queue of queries, [`HeldFrames`] counts the frames that wait for an answer, and
+//! [`CallPermissions`] remembers who may call whom.
 
+pub(crate) mod call_permissions;
 pub(crate) mod held_frames;
 pub(crate) mod identity;
 pub(crate) mod proofs;
@@ -11,6 +13,7 @@ pub(crate) mod site_queries;
 use super::Hub;
 use super::interface::{ConnId, Now};
 use crate::config::Trust;
+use call_permissions::CallPermissions;
 use held_frames::{HeldFrameLimits, HeldFrames, HeldText};
 use identity::Identities;
 use site_queries::SiteQueries;
@@ -24,6 +27,8 @@ pub(crate) struct Auth {
     pub(super) queries: SiteQueries,
     /// How many frames wait for the site, and their bytes.
     pub(super) held: HeldFrames,
+    /// Who may call in which thread.
+    pub(super) calls: CallPermissions,
 }
 
 impl Auth {
@@ -86,6 +91,7 @@ impl Auth {
     /// Asserts that the tables agree with each other.
     pub(super) fn check_invariants(&self) {
         self.identity.check_invariants();
+        self.calls.check_invariants();
     }
 }
 

@@ -69,7 +69,7 @@ impl Hub {
             CredentialStatus::Failed(failure) => {
                 self.answer_status_request(conn, &call, Err(failure), now)
             }
-            CredentialStatus::Ask(_) | CredentialStatus::Wait
+            CredentialStatus::Ask(_) | CredentialStatus::Wait(_)
                 if self.status_requests.count() >= STATUS_REQUESTS_MAX =>
             {
                 self.answer_status_request(conn, &call, Err(Failure::Overloaded), now);
@@ -78,8 +78,10 @@ impl Hub {
                 self.status_requests.calls.insert(conn, call);
                 self.query_proof(proof, now);
             }
-            CredentialStatus::Wait => {
+            CredentialStatus::Wait(proof) => {
+                self.auth.queries.promote(proof);
                 self.status_requests.calls.insert(conn, call);
+                self.send_site_queries(now);
             }
         }
     }

@@ -173,6 +173,11 @@ pub struct Settings {
     pub presence: PresenceScope,
     /// How long the participant list of a thread is valid.
     pub membership_lasts: Duration,
+    /// How often the site is asked again about each user; `None` for never.
+    pub user_recheck_every: Option<Duration>,
+    /// How old the site's word about a user may be when others see a frame of that user; `None` for
+    /// any age.
+    pub user_proof_lasts: Option<Duration>,
     /// How long a connection may stay anonymous.
     pub anonymous_lasts: Duration,
     /// Queries about credentials and participants in flight at the same time, at least 1.
@@ -230,6 +235,17 @@ pub enum Ask {
     Post(Post),
     /// Verify a credential and return its user (CONTRACT 2). Answers: `Proven`, `Failed`.
     Prove(Credential),
+    /// Ask the site for the user of a credential even if its signature is known to be good: the user
+    /// may have been suspended. Answers: `Proven`, `Failed`.
+    Recheck(Credential),
+    /// Ask whether a user may write to the other participant of a thread (`can_send_message`,
+    /// CONTRACT 3.3). Answers: `CallPermission`, `Failed`.
+    CallPermission {
+        /// The thread, by the site's number.
+        thread: u64,
+        /// The user's credential.
+        credential: Credential,
+    },
     /// List the participants of a thread (CONTRACT 3.2). Answers: `Participants`, `Failed`.
     Participants {
         /// The thread, by the site's number.
@@ -302,6 +318,10 @@ pub enum Answer {
     Stored(Stored),
     /// The credential belongs to this user.
     Proven(Proven),
+    /// The credential's signature is good, and it names this user. The site was not asked.
+    Verified(Proven),
+    /// Whether the user may write to the other participant of the thread.
+    CallPermission(bool),
     /// All participants of the thread by the site's numbers, ascending, without deleted accounts.
     /// The user who asked may be missing (CONTRACT 3.2).
     Participants(Box<[u64]>),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::Hub;
 use super::auth::identity::{AuthState, AuthTimeout, Claim, REFUSALS_MAX, UNANSWERED_MAX};
-use super::auth::proofs::CredentialStatus;
+use super::auth::proofs::{CredentialStatus, PROOF_TTL, Renewal};
 use super::interface::{ConnId, Failure, FailureContext, Now, Proven};
+use crate::protocol::call::CallKind;
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
 use crate::protocol::credential::Credential;
 use crate::protocol::server::{LeftReason, ServerFrame};
@@ -216,7 +217,10 @@ impl Hub {
             CredentialStatus::Valid(proven) => self.accept_proof(conn, proven, now),
             CredentialStatus::Failed(failure) => self.reject_proof(conn, failure, now),
             CredentialStatus::Ask(proof) => self.query_proof(proof, now),
-            CredentialStatus::Wait => {}
+            CredentialStatus::Wait(proof) => {
+                self.auth.queries.promote(proof);
+                self.send_site_queries(now);
+            }
         }
     }
 
@@ -342,6 +346,11 @@ impl Hub {
         let is_user_connected = match frame {
             // A pong reveals nothing to others.
             ClientFrame::Ping => return Ok(false),
+            // Earlier frames go first.
+            _ if self.auth.identity.is_waiting(conn) => {
+                self.hold(conn, text, false)?;
+                return Ok(true);
+            }
             ClientFrame::SendMessage(message) => {
                 return self.hold_message_for_proof(conn, message, text, now);
             }
@@ -360,8 +369,11 @@ impl Hub {
         }
         match auth_state {
             _ if is_user_connected => Ok(false),
+            AuthState::Proven if self.is_shown_to_others(conn, frame) => {
+                self.hold_for_recheck(conn, text, now)
+            }
             AuthState::Proven => {
-                self.renew_if_stale(conn, now);
+                self.renew_if_stale(conn, PROOF_TTL, now);
                 Ok(false)
             }
             AuthState::Expired => Err(token_expired()),
@@ -371,7 +383,7 @@ impl Hub {
                     // The frame is held until the answer: a status without a query would strand it.
                     debug_assert!(matches!(
                         status,
-                        CredentialStatus::Ask(_) | CredentialStatus::Wait
+                        CredentialStatus::Ask(_) | CredentialStatus::Wait(_)
                     ));
                     self.apply_credential_status(conn, status, now);
                 }
@@ -438,7 +450,7 @@ impl Hub {
                 self.start_auth_timeout(conn, now);
                 Err(failure.client_error(FailureContext::Message))
             }
-            CredentialStatus::Ask(_) | CredentialStatus::Wait => {
+            CredentialStatus::Ask(_) | CredentialStatus::Wait(_) => {
                 self.hold(conn, text, true)?;
                 self.apply_credential_status(conn, status, now);
                 Ok(true)
@@ -446,10 +458,73 @@ impl Hub {
         }
     }
 
-    /// Asks the site again about a stale proof, without holding any frame.
-    fn renew_if_stale(&mut self, conn: ConnId, now: Now) {
-        if let Some(proof) = self.auth.identity.begin_renewal(conn, now) {
-            self.query_proof(proof, now);
+    /// Whether a frame shows its user to others, without the site having stored it: typing, and the
+    /// begin of a call. A frame within a call must not wait.
+    fn is_shown_to_others(&self, conn: ConnId, frame: &ClientFrame<'_>) -> bool {
+        match frame {
+            ClientFrame::Typing { typing, .. } => *typing,
+            ClientFrame::Call(call) => {
+                let begins = matches!(call.kind, CallKind::Initiated | CallKind::Offer);
+                let id = call.call.as_ref().map(|id| &id.key);
+                let is_in_call = |me: Id| self.calls.find(&me.key, None, id).is_some();
+                begins && !self.presence.user_of(conn).is_some_and(is_in_call)
+            }
+            _ => false,
+        }
+    }
+
+    /// Holds a frame that others see while the site is asked whether its user is still welcome;
+    /// false if the site said so recently, or does not answer.
+    fn hold_for_recheck(
+        &mut self,
+        conn: ConnId,
+        text: &str,
+        now: Now,
+    ) -> Result<bool, ClientError> {
+        let Some(max_age) = self.settings.user_proof_lasts else {
+            self.renew_if_stale(conn, PROOF_TTL, now);
+            return Ok(false);
+        };
+        // Check for room first: a query without its frame would let the frame pass unchecked.
+        if !self.auth.held.has_room(conn, None, text.len(), &self.settings.held_frames) {
+            return Err(Failure::Overloaded.client_error(FailureContext::Token));
+        }
+        // A site that does not answer delays one frame, and not all that follow.
+        let has_failed = self.auth.identity.has_failed_renewal(conn);
+        let renewal = self.auth.identity.renew(conn, max_age, true, now);
+        if has_failed {
+            if let Renewal::Ask(proof) = renewal {
+                self.recheck_proof(proof, now);
+            }
+            return Ok(false);
+        }
+        let (Renewal::Ask(proof) | Renewal::Wait(proof)) = renewal else { return Ok(false) };
+        self.hold_behind_query(conn, text)?;
+        match renewal {
+            Renewal::Ask(_) => self.query_proof(proof, now),
+            _ => {
+                self.auth.queries.promote(proof);
+                self.send_site_queries(now);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Holds a frame of a proven user, and all further ones behind it, until the site has answered.
+    pub(super) fn hold_behind_query(
+        &mut self,
+        conn: ConnId,
+        text: &str,
+    ) -> Result<(), ClientError> {
+        self.hold(conn, text, true)?;
+        self.auth.identity.begin_wait(conn);
+        Ok(())
+    }
+
+    /// Asks the site again about a proof that is older than `max_age`, without holding any frame.
+    fn renew_if_stale(&mut self, conn: ConnId, max_age: Duration, now: Now) {
+        if let Renewal::Ask(proof) = self.auth.identity.renew(conn, max_age, false, now) {
+            self.recheck_proof(proof, now);
         }
     }
 
@@ -471,7 +546,7 @@ impl Hub {
                 let code = if refused { CLOSE_TOKEN } else { CLOSE_POLICY };
                 self.close(conn, code, "nothing has proven who you are");
             }
-            AuthTimeout::Recheck => self.renew_if_stale(conn, now),
+            AuthTimeout::Recheck => self.renew_if_stale(conn, Duration::ZERO, now),
             AuthTimeout::Expired => {
                 self.output.send_error(conn, &ReplyTo::default(), &token_expired())
             }

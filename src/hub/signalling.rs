@@ -77,6 +77,10 @@ impl Hub {
             if !continues_call && !self.authorize_call_frame(conn, thread, other, text, now)? {
                 return Ok(());
             }
+            let rings = other.is_some() && self.begins_to_ring(found, &call);
+            if rings && !self.check_call_permission(conn, thread, text, now)? {
+                return Ok(());
+            }
         }
         let relayed = RelayedFrame::read(text, &me.key)?;
         let request = CallRequest { conn, me, call, other, reply, relayed, now };
@@ -91,6 +95,15 @@ impl Hub {
         outcome
     }
 
+    /// Whether a frame makes the devices of the other party ring.
+    fn begins_to_ring(&self, found: Option<CallIx>, call: &CallFrame) -> bool {
+        match call.kind {
+            CallKind::Initiated => true,
+            CallKind::Offer => found.is_none_or(|ix| self.is_new_call(ix)),
+            _ => false,
+        }
+    }
+
     /// Whether a frame within a call may use the thread's last list of participants. A frame that
     /// rings needs a current list.
     fn continues_call(
@@ -102,11 +115,7 @@ impl Hub {
         other: Option<&Id>,
         now: Now,
     ) -> bool {
-        let is_ringing = match call.kind {
-            CallKind::Initiated => true,
-            CallKind::Offer => self.is_new_call(ix),
-            _ => false,
-        };
+        let is_ringing = self.begins_to_ring(Some(ix), call);
         let its = self.calls.get(ix).thread.as_ref().map(|thread| &thread.key);
         match thread.filter(|thread| !is_ringing && its == Some(&thread.key)).zip(other) {
             Some((thread, other)) => self.check_stale_access(conn, thread, other, now),

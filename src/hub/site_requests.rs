@@ -13,12 +13,41 @@ impl Hub {
         self.send_site_queries(now);
     }
 
+    /// Queues a query about this credential for whose answer nobody waits.
+    pub(super) fn recheck_proof(&mut self, proof: ProofIx, now: Now) {
+        self.auth.queries.push_recheck(proof);
+        self.send_site_queries(now);
+    }
+
     /// Sends queued queries to the site, as many as may be in flight at once.
     pub(super) fn send_site_queries(&mut self, now: Now) {
         while let Some(query) = self.auth.queries.next(self.settings.site_queries) {
             let request = self.messages.request_ids.allocate();
             let ask = match query {
-                SiteQuery::Proof(proof) => self.auth.identity.begin_query(proof).map(Ask::Prove),
+                SiteQuery::Proof(proof) | SiteQuery::Recheck(proof) => {
+                    self.auth.identity.begin_query(proof).map(|(credential, by_site)| match by_site
+                    {
+                        true => Ask::Recheck(credential),
+                        false => Ask::Prove(credential),
+                    })
+                }
+                SiteQuery::CallPermission(pair) => {
+                    let waiting = self.auth.calls.waiting(pair).iter();
+                    let open = waiting.copied().find(|conn| {
+                        self.output.is_open(*conn)
+                            && self.presence.number_of(*conn) == Some(pair.user)
+                    });
+                    let credential =
+                        open.and_then(|conn| self.auth.identity.proven_credential(conn));
+                    if credential.is_none() {
+                        // The connections that waited have closed.
+                        self.auth.calls.forget_waiting(pair);
+                    }
+                    credential.map(|credential| {
+                        let credential = credential.clone();
+                        Ask::CallPermission { thread: pair.thread, credential }
+                    })
+                }
                 SiteQuery::Participants(thread) => {
                     let asked_at = RequestTime { at: now.instant, request_id: request };
                     let credential = self.membership.begin_query(thread, asked_at);

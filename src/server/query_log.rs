@@ -25,6 +25,10 @@ pub(super) fn log_query(hub: &Hub, request: RequestId, ask: &Ask) {
         },
         Ask::Lookup(_) => log::debug!(request; "looking up the message in its thread"),
         Ask::Prove(_) => log::debug!(request; "checking a token"),
+        Ask::Recheck(_) => log::debug!(request; "checking a token again"),
+        Ask::CallPermission { thread, .. } => {
+            log::debug!(request; "asking who may write in thread {thread}");
+        }
         Ask::Participants { thread, .. } => {
             log::debug!(request; "reading the participants of thread {thread}")
         }
@@ -55,7 +59,9 @@ impl AnswerLog {
         }
         let summary = match answer {
             Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
-            Answer::Proven(proven) => format!("{proven:?}"),
+            Answer::Proven(proven) | Answer::Verified(proven) => format!("{proven:?}"),
+            Answer::CallPermission(true) => "the user may write".to_owned(),
+            Answer::CallPermission(false) => "the user may not write".to_owned(),
             Answer::LookupResult(LookupResult::Match { stored, .. }) => {
                 format!("found in thread {}", stored.thread)
             }

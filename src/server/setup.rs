@@ -67,6 +67,8 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
         trust: config.trust_mode(),
         presence: config.presence,
         membership_lasts: config.membership_lasts,
+        user_recheck_every: Some(config.user_recheck_every).filter(|every| !every.is_zero()),
+        user_proof_lasts: Some(config.user_proof_lasts).filter(|lasts| !lasts.is_zero()),
         anonymous_lasts: limits.anonymous_lasts,
         // Messages use the other half of the workers.
         site_queries: usize::from(config.upstream_workers / 2).max(1),

@@ -96,9 +96,11 @@ pub fn precheck(ask: &Ask) -> Option<Failure> {
             }
         }
         // A message that is looked up has passed this check when it was posted.
-        Ask::Prove(_) | Ask::Lookup(_) => None,
+        Ask::Prove(_) | Ask::Recheck(_) | Ask::Lookup(_) => None,
         // There is no such thread; the site reports the same for a thread that does not exist.
-        Ask::Participants { thread, .. } => (!is_id(*thread)).then_some(Failure::NotParticipant),
+        Ask::Participants { thread, .. } | Ask::CallPermission { thread, .. } => {
+            (!is_id(*thread)).then_some(Failure::NotParticipant)
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::buddyboss::{Reply, Request, is_id, is_suspension_redirect};
 use super::json::StrictObject;
@@ -50,6 +51,55 @@ pub fn parse_prove_reply(credential: &Credential, reply: &Reply) -> Answer {
         }
         _ => Answer::Failed(Failure::SiteUnavailable { retry_after_s: None }),
     }
+}
+
+// ---- permission to call
+
+/// The errors in `can_send_message` that keep one person from another (CONTRACT 3.3). The other
+/// errors concern the thread, such as an archived one.
+const BARRED: [&str; 4] = [
+    "bp_rest_user_blocked",
+    "bp_rest_user_suspended",
+    "bp_rest_friendship_required",
+    "bp_rest_deleted_unset",
+];
+
+/// Builds the request whether a member may write to the other participant of a thread.
+pub fn call_permission_request(
+    thread: u64,
+    credential: &Credential,
+    url_style: UrlStyle,
+) -> Request<'_> {
+    let path = Cow::Owned(url_style.write_permission(thread));
+    Request { method: "GET", path, token: Some(credential), body: None }
+}
+
+/// Interprets the reply to [`call_permission_request`].
+pub fn parse_call_permission_reply(thread: u64, reply: &Reply) -> Answer {
+    #[derive(Deserialize)]
+    struct Thread<'a> {
+        id: u64,
+        /// `true` or an object with errors; older versions have no such field.
+        #[serde(default, borrow)]
+        can_send_message: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: BTreeMap<String, IgnoredAny>,
+    }
+    if reply.status != 200 {
+        return Answer::Failed(failure(reply, Failure::NotParticipant));
+    }
+    let Some(found) = reply.json::<Thread<'_>>().filter(|found| found.id == thread) else {
+        return Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
+    };
+    let errors = found
+        .can_send_message
+        .and_then(|value| serde_json::from_str::<StrictObject<Errors>>(value.get()).ok());
+    let is_barred = errors.is_some_and(|StrictObject(Errors { errors })| {
+        errors.keys().any(|code| BARRED.contains(&code.as_str()))
+    });
+    Answer::CallPermission(!is_barred)
 }
 
 // ---- participant list

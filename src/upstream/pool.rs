@@ -281,7 +281,7 @@ impl Pool {
             // A token without an end is like an Application Password: the site is asked now, and
             // again as long as it is in use.
             Ok(Proven { expires_s: None, .. }) | Err(Refusal::NoUser) => None,
-            Ok(proven) => Some(Answer::Proven(proven)),
+            Ok(proven) => Some(Answer::Verified(proven)),
             Err(refusal) => Some(Answer::Failed(refusal.failure())),
         }
     }

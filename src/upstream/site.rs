@@ -137,7 +137,10 @@ impl Site {
         }
         match ask {
             Ask::Post(post) => self.post(post, url_style),
-            Ask::Prove(credential) => self.prove(credential, url_style),
+            Ask::Prove(credential) | Ask::Recheck(credential) => self.prove(credential, url_style),
+            Ask::CallPermission { thread, credential } => {
+                self.call_permission(*thread, credential, url_style)
+            }
             Ask::Participants { thread, credential } => self.list(*thread, credential, url_style),
             Ask::Lookup(lookup) => self.lookup(lookup, url_style),
         }
@@ -159,6 +162,24 @@ impl Site {
         match self.send(&request, self.request_timeout) {
             HttpOutcome::Replied(reply) => {
                 Outcome::from_reply(checks::parse_prove_reply(credential, &reply), &reply, None)
+            }
+            HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
+                Outcome::unavailable(reason)
+            }
+        }
+    }
+
+    fn call_permission(
+        &self,
+        thread: u64,
+        credential: &Credential,
+        url_style: UrlStyle,
+    ) -> Outcome {
+        let request = checks::call_permission_request(thread, credential, url_style);
+        match self.send(&request, self.request_timeout) {
+            HttpOutcome::Replied(reply) => {
+                let answer = checks::parse_call_permission_reply(thread, &reply);
+                Outcome::from_reply(answer, &reply, None)
             }
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
                 Outcome::unavailable(reason)

@@ -20,8 +20,8 @@ static BOUNDS: [u64; 12] = [
 ];
 
 /// The metric label of each request kind, in the order of `AskKind`; the pool's own probe is last.
-pub(crate) const KINDS: [&str; 5] = ["message", "token", "list", "look", "probe"];
-const PROBE: usize = 4;
+pub(crate) const KINDS: [&str; 6] = ["message", "token", "list", "look", "call", "probe"];
+const PROBE: usize = 5;
 
 /// The outcome of a request, reduced to a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn labels_are_ordered_by_discriminant() {
         assert_eq!(
-            (AskKind::Message as usize, AskKind::Look as usize, PROBE),
-            (0, 3, KINDS.len() - 1)
+            (AskKind::Message as usize, AskKind::Call as usize, PROBE),
+            (0, 4, KINDS.len() - 1)
         );
         assert_eq!(KINDS[AskKind::Token as usize], "token");
         assert_eq!(KINDS[AskKind::List as usize], "list");

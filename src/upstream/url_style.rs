@@ -76,6 +76,15 @@ impl UrlStyle {
         )
     }
 
+    /// Whether the authenticated user may write in a thread.
+    pub fn write_permission(self, thread: u64) -> String {
+        let (messages, separator) = (self.messages(), self.query_separator());
+        format!(
+            "{messages}/{thread}{separator}recipients_pagination=true&recipients_page=1\
+             &_fields=id,can_send_message"
+        )
+    }
+
     /// A thread's newest messages and its first page of participants.
     pub fn newest_messages(self, thread: u64) -> String {
         let (messages, separator) = (self.messages(), self.query_separator());

@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod basics;
+mod call_permission;
 mod call_status;
 mod calls;
 mod calls_documented;
@@ -22,4 +23,5 @@ mod membership;
 mod outcomes;
 mod privacy;
 mod properties;
+mod rechecks;
 mod regressions;

@@ -163,7 +163,8 @@ impl Site {
     fn work(&mut self, ask: &Ask, at: Instant, holds_all: bool) -> Answer {
         let user = |credential: &Credential| credential.secret()[1..].parse::<u64>().unwrap();
         match ask {
-            Ask::Prove(credential) => {
+            Ask::CallPermission { .. } => Answer::CallPermission(true),
+            Ask::Prove(credential) | Ask::Recheck(credential) => {
                 Answer::Proven(Proven { user: user(credential), expires_s: None })
             }
             Ask::Participants { thread, credential } => {

@@ -27,6 +27,8 @@ pub fn settings() -> Settings {
     Settings {
         trust: Trust::Open,
         presence: PresenceScope::All,
+        user_recheck_every: Some(Duration::from_secs(600)),
+        user_proof_lasts: Some(Duration::from_secs(300)),
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
         site_queries: 2,
@@ -64,6 +66,8 @@ pub struct HubHarness {
     pub woken: Vec<CallEvent>,
     /// The replies to call status requests, by connection.
     pub call_status_replies: Vec<(ConnId, CallStatusReply)>,
+    /// Whether the site lets every participant write, without a request in `next_ask`.
+    pub lets_everyone_call: bool,
     next_message: u64,
 }
 
@@ -87,6 +91,7 @@ impl HubHarness {
             closed,
             woken,
             call_status_replies,
+            lets_everyone_call: true,
             next_message: 1,
         }
     }
@@ -189,9 +194,13 @@ impl HubHarness {
                         self.frames_sent.extend(jsons(&frame).map(|json| (*to, json)));
                     }
                 }
-                Effect::Ask { request, ask } => {
-                    self.site_requests.push_back((request, *ask));
-                }
+                Effect::Ask { request, ask } => match *ask {
+                    Ask::CallPermission { .. } if self.lets_everyone_call => {
+                        let answer = Answer::CallPermission(true);
+                        self.hub.handle(Input::Answered { request, answer }, self.now);
+                    }
+                    ask => self.site_requests.push_back((request, ask)),
+                },
                 Effect::Wake(event) => self.woken.push(*event),
                 Effect::SendCallStatus { conn, reply } => {
                     self.call_status_replies.push((conn, *reply));
@@ -263,7 +272,7 @@ impl HubHarness {
     /// The oldest request to the site, if it is an authentication.
     pub fn try_next_proof(&mut self) -> Option<RequestId> {
         match self.site_requests.front()? {
-            (request, Ask::Prove(_)) => {
+            (request, Ask::Prove(_) | Ask::Recheck(_)) => {
                 let request = *request;
                 self.site_requests.pop_front();
                 Some(request)
@@ -276,7 +285,7 @@ impl HubHarness {
     #[track_caller]
     pub fn next_proof(&mut self) -> (RequestId, Credential) {
         match self.next_ask() {
-            (request, Ask::Prove(credential)) => (request, credential),
+            (request, Ask::Prove(credential) | Ask::Recheck(credential)) => (request, credential),
             other => panic!("{other:?}"),
         }
     }

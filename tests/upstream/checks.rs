@@ -7,7 +7,9 @@ use buddyline::hub::interface::{Answer, Failure as F, Post, Proven, Target};
 use buddyline::protocol::credential::Credential;
 use buddyline::protocol::{Id, SITE_ID_MAX};
 use buddyline::upstream::buddyboss::{Reply, parse_post_reply};
-use buddyline::upstream::checks::{PAGES_MAX, PageProgress, ParticipantPages, parse_prove_reply};
+use buddyline::upstream::checks::{
+    PAGES_MAX, PageProgress, ParticipantPages, parse_call_permission_reply, parse_prove_reply,
+};
 use serde_json::{Value, json};
 
 use crate::support::fixtures::{self, load};
@@ -573,5 +575,54 @@ fn malformed_list_in_post_reply_is_ignored_and_stored() {
         let mut body = good.clone();
         body.as_object_mut().unwrap().remove(key);
         assert_eq!(participants(&body), None, "no {key}");
+    }
+}
+
+// ---------------------------------------------------------------- permission to call
+
+#[test]
+fn recorded_threads_tell_who_may_call() {
+    for (name, thread, answer) in [
+        ("thread-get-recipients-pagination", 4, Answer::CallPermission(true)),
+        ("thread-get-blocker", 5, Answer::CallPermission(false)),
+        ("thread-get-not-connected", 1, Answer::CallPermission(false)),
+        ("thread-get-non-participant", 4, failed(F::NotParticipant)),
+        ("thread-get-expired-token", 4, failed(F::TokenExpired)),
+        ("fail-maintenance", 4, failed(CLOSED)),
+        ("me-ok", 4, failed(UNAVAILABLE)),
+    ] {
+        let reply = load(name).reply();
+        assert_eq!(parse_call_permission_reply(thread, &reply), answer, "{name}");
+    }
+    // The reply is about another thread.
+    let reply = load("thread-get-recipients-pagination").reply();
+    assert_eq!(parse_call_permission_reply(5, &reply), failed(UNAVAILABLE));
+}
+
+#[test]
+fn only_errors_between_two_people_forbid_a_call() {
+    let permission = |value: Value| {
+        let body = json!({"id": 4, "can_send_message": value}).to_string();
+        parse_call_permission_reply(
+            4,
+            &Reply {
+                status: 200,
+                content_type: Some("application/json".to_owned()),
+                body: Some(body.into_bytes()),
+                ..Reply::default()
+            },
+        )
+    };
+    let errors = |code: &str| json!({"errors": {code: ["text"]}, "error_data": {code: {}}});
+    for code in [
+        "bp_rest_user_blocked",
+        "bp_rest_user_suspended",
+        "bp_rest_friendship_required",
+        "bp_rest_deleted_unset",
+    ] {
+        assert_eq!(permission(errors(code)), Answer::CallPermission(false), "{code}");
+    }
+    for value in [json!(true), json!(null), json!(false), errors("bp_rest_archived_conversation")] {
+        assert_eq!(permission(value.clone()), Answer::CallPermission(true), "{value}");
     }
 }

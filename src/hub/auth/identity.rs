@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::held_frames::HeldText;
-use super::proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER};
+use super::proofs::{CredentialStatus, PROOF_TTL, ProofIx, Proofs, RETRY_AFTER, Renewal};
 use crate::hub::deadlines::{DeadlineKey, Deadlines};
 use crate::hub::failure::Failure;
 use crate::hub::interface::{ConnId, Now, Proven};
@@ -22,6 +22,9 @@ pub(crate) const UNANSWERED_MAX: u8 = 10;
 /// Maximum delay of a timer. When it fires, the wall clock is read again, since it may have been
 /// set.
 const TIMER_MAX: Duration = Duration::from_secs(3600);
+
+/// How long to wait before a recheck that the site did not answer is due again.
+const RECHECK_RETRY: Duration = Duration::from_secs(60);
 
 /// A `user_connected` frame whose user has not been proven.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ struct ConnState {
     claim: Option<Claim>,
     /// Whether the presented credential came with a message.
     from_message: bool,
+    /// Whether a frame of the proven user waits for the site: whether it is still welcome, or may
+    /// call.
+    waiting: bool,
     /// Frames held until the site has answered.
     held: VecDeque<HeldText>,
     refusals: u8,
@@ -99,9 +105,16 @@ pub(crate) struct Identities {
     /// By slot; a connection has an entry once it has sent a credential or a claim.
     states: Vec<Option<Box<ConnState>>>,
     timeouts: Deadlines<ConnId>,
+    /// How often the site is asked again about each user; `None` for never.
+    recheck_every: Option<Duration>,
 }
 
 impl Identities {
+    /// Changes how often the site is asked again about each user.
+    pub(crate) fn set_recheck_every(&mut self, recheck_every: Option<Duration>) {
+        self.recheck_every = recheck_every;
+    }
+
     /// Adds a connection, which takes no memory until it authenticates.
     pub(crate) fn open(&mut self, conn: ConnId) {
         debug_assert!(self.get(conn).is_none(), "a new slot is empty");
@@ -194,7 +207,7 @@ impl Identities {
 
     fn check(&mut self, conn: ConnId, ix: ProofIx, now: Now) -> CredentialStatus {
         let status = self.proofs.check(ix, now);
-        if matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait) {
+        if matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait(_)) {
             let state = self.state(conn);
             state.pending = true;
             // Waiting for the site does not count against the client. A proven user's timeout
@@ -206,8 +219,9 @@ impl Identities {
         status
     }
 
-    /// Returns the credential for a query; `None` if no connection waits for it any more.
-    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
+    /// Returns the credential for a query, and whether the site itself must answer; `None` if no
+    /// connection waits for it any more.
+    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<(Credential, bool)> {
         self.proofs.begin_query(ix)
     }
 
@@ -216,25 +230,65 @@ impl Identities {
         self.proofs.take_cancelled()
     }
 
-    /// Records the site's answer for a credential and returns the connections that wait for it.
+    /// Records the answer for a credential and returns the connections that wait for it. `by_site`
+    /// is false if the token's signature alone was checked.
     pub(crate) fn record_answer(
         &mut self,
         ix: ProofIx,
         result: Result<Proven, Failure>,
+        by_site: bool,
         now: Now,
     ) -> Vec<ConnId> {
-        self.proofs.record_answer(ix, result, now.instant);
+        self.proofs.record_answer(ix, result, by_site, now.instant);
         let waits = |conn: &ConnId| {
-            self.get(*conn).is_some_and(|state| state.pending && state.presented == Some(ix))
+            self.get(*conn).is_some_and(|state| {
+                (state.pending && state.presented == Some(ix))
+                    || (state.waiting && state.proven == Some(ix))
+            })
         };
         self.proofs.conns(ix).iter().copied().filter(waits).collect()
     }
 
-    /// Returns the proof of the connection's user if it is old enough to ask the site again, and
-    /// marks the query as pending.
-    pub(crate) fn begin_renewal(&mut self, conn: ConnId, now: Now) -> Option<ProofIx> {
-        let ix = self.get(conn)?.proven?;
-        self.proofs.begin_renewal(ix, now.instant).then_some(ix)
+    /// Checks whether the site is to be asked again about the connection's user, as
+    /// [`Proofs::renew`] does.
+    pub(crate) fn renew(
+        &mut self,
+        conn: ConnId,
+        max_age: Duration,
+        unconfirmed: bool,
+        now: Now,
+    ) -> Renewal {
+        match self.get(conn).and_then(|state| state.proven) {
+            Some(ix) => self.proofs.renew(ix, max_age, unconfirmed, now.instant),
+            None => Renewal::NotDue,
+        }
+    }
+
+    /// Whether the last attempt to ask the site again about the connection's user got no answer.
+    pub(crate) fn has_failed_renewal(&self, conn: ConnId) -> bool {
+        let proven = self.get(conn).and_then(|state| state.proven);
+        proven.is_some_and(|ix| self.proofs.has_failed_renewal(ix))
+    }
+
+    /// Marks that a frame of the connection's user waits for the site: its further frames are held
+    /// behind it until [`Identities::end_wait`].
+    pub(crate) fn begin_wait(&mut self, conn: ConnId) {
+        self.state(conn).waiting = true;
+    }
+
+    /// Whether a frame of the connection's user waits for the site.
+    pub(crate) fn is_waiting(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|state| state.waiting)
+    }
+
+    /// Whether the connection has presented this credential and waits for the answer about it.
+    pub(crate) fn is_pending_on(&self, conn: ConnId, ix: ProofIx) -> bool {
+        self.get(conn).is_some_and(|state| state.pending && state.presented == Some(ix))
+    }
+
+    /// Ends the wait; false if the connection does not wait.
+    pub(crate) fn end_wait(&mut self, conn: ConnId) -> bool {
+        self.get_mut(conn).is_some_and(|state| std::mem::take(&mut state.waiting))
     }
 
     /// Records a user whom the site has named for a credential without a query.
@@ -283,6 +337,8 @@ impl Identities {
         let state = self.state(conn);
         let previous = std::mem::replace(&mut state.proven, state.presented);
         state.pending = false;
+        // A recheck of the former credential no longer concerns this connection.
+        state.waiting = false;
         state.from_message = false;
         state.unanswered = 0;
         state.grace = None;
@@ -291,7 +347,8 @@ impl Identities {
         if let Some(ix) = previous.filter(|ix| Some(*ix) != current) {
             self.proofs.detach(conn, ix, now.instant);
         }
-        self.set_timeout(conn, Some(next_check(proven.expires_s, now)));
+        let next = self.next_check(conn, self.recheck_at(conn), now);
+        self.set_timeout(conn, Some(next));
         claim
     }
 
@@ -403,7 +460,7 @@ impl Identities {
 
     /// Takes the next held frame, unless the connection still waits.
     pub(crate) fn next_held(&mut self, conn: ConnId) -> Option<HeldText> {
-        self.get_mut(conn).filter(|state| !state.pending)?.held.pop_front()
+        self.get_mut(conn).filter(|state| !state.pending && !state.waiting)?.held.pop_front()
     }
 
     // ---- timeouts
@@ -437,20 +494,43 @@ impl Identities {
                 self.set_timeout(conn, Some(now.instant + RETRY_AFTER));
                 continue;
             }
-            match state.expires_s {
-                Some(at) if at <= now.unix_s => {
-                    self.expire(conn, now);
-                    return Some((conn, AuthTimeout::Expired));
-                }
-                // The wall clock and the timer disagree.
-                expires_s @ Some(_) => self.set_timeout(conn, Some(next_check(expires_s, now))),
-                None => {
-                    self.set_timeout(conn, Some(next_check(None, now)));
-                    return Some((conn, AuthTimeout::Recheck));
-                }
+            if state.expires_s.is_some_and(|at| at <= now.unix_s) {
+                self.expire(conn, now);
+                return Some((conn, AuthTimeout::Expired));
             }
+            let recheck_at = self.recheck_at(conn);
+            if recheck_at.is_some_and(|at| at <= now.instant) {
+                // If the site does not answer, the recheck is due again.
+                let retry_at = now.instant + RECHECK_RETRY;
+                let next = self.next_check(conn, Some(retry_at), now);
+                self.set_timeout(conn, Some(next));
+                return Some((conn, AuthTimeout::Recheck));
+            }
+            // The wall clock and the timer disagree, or the user was confirmed meanwhile.
+            let next = self.next_check(conn, recheck_at, now);
+            self.set_timeout(conn, Some(next));
         }
         None
+    }
+
+    /// When the site is to be asked again about the connection's user; `None` for never.
+    fn recheck_at(&self, conn: ConnId) -> Option<Instant> {
+        let state = self.get(conn)?;
+        let every = match state.expires_s {
+            Some(_) => self.recheck_every?,
+            // A proof without an end must not last for ever.
+            None => self.recheck_every.map_or(PROOF_TTL, |every| every.min(PROOF_TTL)),
+        };
+        Some(self.proofs.site_since(state.proven?)? + every)
+    }
+
+    /// When the proof of the connection's user expires or is to be checked again.
+    fn next_check(&self, conn: ConnId, recheck_at: Option<Instant>, now: Now) -> Instant {
+        let expires_s = self.get(conn).and_then(|state| state.expires_s);
+        let left = |at: u64| Duration::from_secs(at.saturating_sub(now.unix_s)).min(TIMER_MAX);
+        let expires = expires_s.map(|at| now.instant + left(at));
+        let next = expires.into_iter().chain(recheck_at).min();
+        next.unwrap_or(now.instant + PROOF_TTL)
     }
 
     fn set_timeout(&mut self, conn: ConnId, at: Option<Instant>) {
@@ -512,14 +592,8 @@ impl Identities {
         let states = self.states.iter().flatten();
         assert_eq!(states.clone().filter(|s| s.deadline.is_some()).count(), self.timeouts.count());
         for state in states {
-            assert!(state.held.is_empty() || state.pending);
+            assert!(state.held.is_empty() || state.pending || state.waiting);
             assert!(state.pending || state.proven.is_none() || state.proven == state.presented);
         }
     }
-}
-
-/// Returns when to check again whether a credential is still valid.
-fn next_check(expires_s: Option<u64>, now: Now) -> Instant {
-    let left = |at: u64| Duration::from_secs(at.saturating_sub(now.unix_s)).min(TIMER_MAX);
-    now.instant + expires_s.map_or(PROOF_TTL, left)
 }

@@ -34,6 +34,10 @@ enum ProofOutcome {
     Known {
         proven: Proven,
         since: Instant,
+        /// When the site itself named the user last; if it never has, when the proof began.
+        site_since: Instant,
+        /// Whether the site itself has named the user, and not only the token's signature.
+        confirmed: bool,
     },
     Refused {
         failure: Failure,
@@ -57,6 +61,8 @@ struct Proof {
     query_pending: bool,
     /// Whether the pending query has been sent, so that it is no longer queued.
     query_sent: bool,
+    /// Whether the site itself must answer the pending query.
+    query_site: bool,
     conns: Vec<ConnId>,
     /// When the entry is dropped, while no connection uses it.
     forget: Option<DeadlineKey>,
@@ -72,7 +78,18 @@ pub(crate) enum CredentialStatus {
     /// The site has to be asked: the caller queues the query.
     Ask(ProofIx),
     /// A query is pending already.
-    Wait,
+    Wait(ProofIx),
+}
+
+/// Whether the site is to be asked again about a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// The proof is recent enough, or the site has not answered a moment ago.
+    NotDue,
+    /// The caller queues the query.
+    Ask(ProofIx),
+    /// A query is pending already.
+    Wait(ProofIx),
 }
 
 /// All credentials, with the connections that use each.
@@ -102,6 +119,7 @@ impl Proofs {
             backoff: None,
             query_pending: false,
             query_sent: false,
+            query_site: false,
             conns: Vec::new(),
             forget: None,
         };
@@ -131,7 +149,7 @@ impl Proofs {
         if let Some(proof) = self.proofs.get_mut(ix as usize) {
             proof.conns.retain(|other| *other != conn);
             if proof.conns.is_empty() && proof.query_pending && !proof.query_sent {
-                proof.query_pending = false;
+                (proof.query_pending, proof.query_site) = (false, false);
                 self.cancelled.push(ix);
             }
             self.forget_if_idle(ix, now);
@@ -141,14 +159,14 @@ impl Proofs {
     /// Checks a credential that a connection presents, and counts whether the outcome was known.
     pub(crate) fn check(&mut self, ix: ProofIx, now: Now) -> CredentialStatus {
         let status = self.evaluate(ix, now);
-        self.hits.record(!matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait));
+        self.hits.record(!matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait(_)));
         status
     }
 
     fn evaluate(&mut self, ix: ProofIx, now: Now) -> CredentialStatus {
         let proof = &mut self.proofs[ix as usize];
         match proof.outcome {
-            Some(ProofOutcome::Known { proven, since }) => {
+            Some(ProofOutcome::Known { proven, since, .. }) => {
                 if proven.expires_s.is_some_and(|at| at <= now.unix_s) {
                     return CredentialStatus::Failed(Failure::TokenExpired);
                 }
@@ -170,7 +188,7 @@ impl Proofs {
         }
         match std::mem::replace(&mut proof.query_pending, true) {
             false => CredentialStatus::Ask(ix),
-            true => CredentialStatus::Wait,
+            true => CredentialStatus::Wait(ix),
         }
     }
 
@@ -190,25 +208,54 @@ impl Proofs {
         }
     }
 
-    /// Whether a proof is old enough to ask the site again; if so, marks the query as pending.
-    pub(crate) fn begin_renewal(&mut self, ix: ProofIx, now: Instant) -> bool {
+    /// Whether the site itself must be asked again about a proof, because it named the user longer
+    /// than `max_age` ago or, if `unconfirmed` counts, never. If so, marks the query as pending.
+    pub(crate) fn renew(
+        &mut self,
+        ix: ProofIx,
+        max_age: Duration,
+        unconfirmed: bool,
+        now: Instant,
+    ) -> Renewal {
         let proof = &mut self.proofs[ix as usize];
-        let Some(ProofOutcome::Known { since, .. }) = proof.outcome else {
-            return false;
+        let Some(ProofOutcome::Known { site_since, confirmed, .. }) = proof.outcome else {
+            return Renewal::NotDue;
         };
-        let old = now.saturating_duration_since(since) >= PROOF_TTL;
-        let backoff = proof.backoff.is_some_and(|(_, until)| until > now);
-        old && !backoff && !std::mem::replace(&mut proof.query_pending, true)
+        let is_old = now.saturating_duration_since(site_since) >= max_age;
+        let is_due = is_old || (unconfirmed && !confirmed);
+        if !is_due || proof.backoff.is_some_and(|(_, until)| until > now) {
+            return Renewal::NotDue;
+        }
+        match std::mem::replace(&mut proof.query_pending, true) {
+            true => Renewal::Wait(ix),
+            false => {
+                proof.query_site = true;
+                Renewal::Ask(ix)
+            }
+        }
     }
 
-    /// Marks a query as sent and returns its credential; `None` if no connection waits for it any
-    /// more.
-    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<Credential> {
+    /// Whether the last attempt to renew a proof got no answer.
+    pub(crate) fn has_failed_renewal(&self, ix: ProofIx) -> bool {
+        self.proofs.get(ix as usize).is_some_and(|proof| proof.backoff.is_some())
+    }
+
+    /// When the site named the user of a proof last.
+    pub(crate) fn site_since(&self, ix: ProofIx) -> Option<Instant> {
+        match self.proofs.get(ix as usize)?.outcome {
+            Some(ProofOutcome::Known { site_since, .. }) => Some(site_since),
+            _ => None,
+        }
+    }
+
+    /// Marks a query as sent and returns its credential, and whether the site itself must answer;
+    /// `None` if no connection waits for it any more.
+    pub(crate) fn begin_query(&mut self, ix: ProofIx) -> Option<(Credential, bool)> {
         let proof = self.proofs.get_mut(ix as usize)?;
         if !proof.query_pending || std::mem::replace(&mut proof.query_sent, true) {
             return None;
         }
-        proof.credential.clone()
+        Some((proof.credential.clone()?, proof.query_site))
     }
 
     /// Takes the queued credentials for which no connection waits any more.
@@ -216,20 +263,27 @@ impl Proofs {
         std::mem::take(&mut self.cancelled)
     }
 
-    /// Records the site's answer to a query.
+    /// Records the answer to a query; `by_site` is false if the token's signature alone was checked.
     pub(crate) fn record_answer(
         &mut self,
         ix: ProofIx,
         result: Result<Proven, Failure>,
+        by_site: bool,
         now: Instant,
     ) {
         let Some(proof) = self.proofs.get_mut(ix as usize) else {
             debug_assert!(false, "a credential stays in the table while its query is pending");
             return;
         };
-        (proof.query_pending, proof.query_sent) = (false, false);
+        (proof.query_pending, proof.query_sent, proof.query_site) = (false, false, false);
+        proof.backoff = None;
         proof.outcome = Some(match (result, proof.outcome) {
-            (Ok(proven), _) => ProofOutcome::Known { proven, since: now },
+            (Ok(proven), Some(ProofOutcome::Known { site_since, confirmed, .. })) if !by_site => {
+                ProofOutcome::Known { proven, since: now, site_since, confirmed }
+            }
+            (Ok(proven), _) => {
+                ProofOutcome::Known { proven, since: now, site_since: now, confirmed: by_site }
+            }
             (Err(failure), _) if failure.is_credential_rejection() => {
                 ProofOutcome::Refused { failure, until: now + REFUSAL_TTL }
             }
@@ -246,7 +300,9 @@ impl Proofs {
     /// Records what the site has said about a credential without a query.
     pub(crate) fn record(&mut self, ix: ProofIx, result: Result<Proven, Failure>, now: Instant) {
         self.proofs[ix as usize].outcome = Some(match result {
-            Ok(proven) => ProofOutcome::Known { proven, since: now },
+            Ok(proven) => {
+                ProofOutcome::Known { proven, since: now, site_since: now, confirmed: true }
+            }
             Err(failure) => ProofOutcome::Refused { failure, until: now + REFUSAL_TTL },
         });
         self.forget_if_idle(ix, now);

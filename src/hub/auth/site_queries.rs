@@ -2,10 +2,13 @@
 //!
 //! When many clients connect at once, their queries wait here and not in the upstream's queue,
 //! where messages would have to wait behind them. Credentials and threads take turns, and so do the
-//! users who ask about threads, so that a flood of one kind does not delay the others.
+//! users who ask about threads, so that a flood of one kind does not delay the others. Rechecks, for
+//! which nobody waits, are sent one at a time while nothing else is queued: their number grows with
+//! the members online, and must cost the site no more than one request at a time.
 
 use std::collections::{HashMap, VecDeque};
 
+use super::call_permissions::CallPair;
 use super::proofs::ProofIx;
 use crate::hub::interface::RequestId;
 
@@ -14,6 +17,10 @@ use crate::hub::interface::RequestId;
 pub(crate) enum SiteQuery {
     /// The user of this credential.
     Proof(ProofIx),
+    /// The user of this credential, once more.
+    Recheck(ProofIx),
+    /// Whether this user may write to the other participant of a thread.
+    CallPermission(CallPair),
     /// The participants of this thread.
     Participants(u64),
 }
@@ -23,18 +30,42 @@ pub(crate) enum SiteQuery {
 #[derive(Debug, Default)]
 pub(crate) struct SiteQueries {
     proofs: VecDeque<ProofIx>,
+    /// Credentials that nobody waits for.
+    rechecks: VecDeque<ProofIx>,
+    /// Callers who wait to ring.
+    calls: VecDeque<CallPair>,
     /// The threads queued by each user. Users take turns, so one account cannot fill the queue.
     threads: HashMap<u64, VecDeque<u64>>,
     users: VecDeque<u64>,
     /// Whether the next query is about a credential, if one is queued.
     proofs_first: bool,
     in_flight: HashMap<RequestId, SiteQuery>,
+    /// Whether one of the queries in flight is a recheck.
+    is_rechecking: bool,
 }
 
 impl SiteQueries {
     /// Queues a query about a credential.
     pub(crate) fn push_proof(&mut self, proof: ProofIx) {
         self.proofs.push_back(proof);
+    }
+
+    /// Queues a query about a credential for whose answer nobody waits.
+    pub(crate) fn push_recheck(&mut self, proof: ProofIx) {
+        self.rechecks.push_back(proof);
+    }
+
+    /// Moves a queued recheck to the queries that are waited for.
+    pub(crate) fn promote(&mut self, proof: ProofIx) {
+        if let Some(at) = self.rechecks.iter().position(|other| *other == proof) {
+            self.rechecks.remove(at);
+            self.proofs.push_back(proof);
+        }
+    }
+
+    /// Queues a query whether a user may call.
+    pub(crate) fn push_call(&mut self, pair: CallPair) {
+        self.calls.push_back(pair);
     }
 
     /// Queues a query for the participants of a thread, on behalf of this user.
@@ -48,8 +79,10 @@ impl SiteQueries {
 
     /// Removes a queued credential for which no connection waits any more.
     pub(crate) fn remove_proof(&mut self, proof: ProofIx) {
-        if let Some(at) = self.proofs.iter().position(|other| *other == proof) {
-            self.proofs.remove(at);
+        for queue in [&mut self.proofs, &mut self.rechecks] {
+            if let Some(at) = queue.iter().position(|other| *other == proof) {
+                queue.remove(at);
+            }
         }
     }
 
@@ -81,29 +114,43 @@ impl SiteQueries {
         if self.in_flight.len() >= max_in_flight {
             return None;
         }
+        // A caller waits for it, and calls are rare.
+        if let Some(pair) = self.calls.pop_front() {
+            return Some(SiteQuery::CallPermission(pair));
+        }
         self.proofs_first = !self.proofs_first;
         let proof = |this: &mut Self| this.proofs.pop_front().map(SiteQuery::Proof);
         let list = |this: &mut Self| this.next_thread().map(SiteQuery::Participants);
-        match self.proofs_first {
+        let next = match self.proofs_first {
             true => proof(self).or_else(|| list(self)),
             false => list(self).or_else(|| proof(self)),
-        }
+        };
+        let recheck = |this: &mut Self| {
+            let proof = (!this.is_rechecking).then(|| this.rechecks.pop_front()).flatten();
+            proof.map(SiteQuery::Recheck)
+        };
+        next.or_else(|| recheck(self))
     }
 
     /// Records that a query has been sent.
     pub(crate) fn mark_in_flight(&mut self, request: RequestId, query: SiteQuery) {
+        self.is_rechecking |= matches!(query, SiteQuery::Recheck(_));
         self.in_flight.insert(request, query);
     }
 
     /// Takes a query that was answered; `None` if there is no such request.
     pub(crate) fn finish(&mut self, request: RequestId) -> Option<SiteQuery> {
-        self.in_flight.remove(&request)
+        let query = self.in_flight.remove(&request)?;
+        self.is_rechecking &= !matches!(query, SiteQuery::Recheck(_));
+        Some(query)
     }
 
     /// Returns how many queries are queued or in flight.
     pub(crate) fn count(&self) -> usize {
         self.in_flight.len()
             + self.proofs.len()
+            + self.rechecks.len()
+            + self.calls.len()
             + self.threads.values().map(VecDeque::len).sum::<usize>()
     }
 }

@@ -42,13 +42,15 @@ pub(crate) enum AskKind {
     Token,
     List,
     Look,
+    Call,
 }
 
 impl AskKind {
     pub(crate) fn from_ask(ask: &Ask) -> AskKind {
         match ask {
             Ask::Post(_) => AskKind::Message,
-            Ask::Prove(_) => AskKind::Token,
+            Ask::Prove(_) | Ask::Recheck(_) => AskKind::Token,
+            Ask::CallPermission { .. } => AskKind::Call,
             Ask::Participants { .. } => AskKind::List,
             Ask::Lookup(_) => AskKind::Look,
         }
@@ -56,7 +58,7 @@ impl AskKind {
 
     /// Whether it goes to the queue for checks; posts and lookups of messages share the other one.
     pub(crate) fn is_check(self) -> bool {
-        matches!(self, AskKind::Token | AskKind::List)
+        matches!(self, AskKind::Token | AskKind::List | AskKind::Call)
     }
 }
 
@@ -67,6 +69,7 @@ impl fmt::Display for AskKind {
             AskKind::Token => "token check",
             AskKind::List => "participant list",
             AskKind::Look => "message lookup",
+            AskKind::Call => "permission to call",
         })
     }
 }

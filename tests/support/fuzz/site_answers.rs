@@ -160,7 +160,9 @@ fn check_log(reply: &Reply) {
 fn check(answer: &Answer) {
     match answer {
         Answer::Stored(stored) => check_stored(stored),
-        Answer::Proven(Proven { user, expires_s }) => {
+        Answer::CallPermission(_) => {}
+        Answer::Proven(Proven { user, expires_s })
+        | Answer::Verified(Proven { user, expires_s }) => {
             assert!(is_id(*user) && expires_s.is_none_or(|at| at <= SITE_ID_MAX));
         }
         Answer::Participants(people) => check_people(people),

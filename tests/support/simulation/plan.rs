@@ -47,6 +47,8 @@ pub fn draw_config(rng: &mut Rng) -> RunConfig {
     let hub = Settings {
         trust: if rng.chance(60) { Trust::Verified } else { Trust::Open },
         presence: rng.pick(&scopes),
+        user_recheck_every: rng.pick(&[None, Some(20), Some(600)]).map(Duration::from_secs),
+        user_proof_lasts: rng.pick(&[None, Some(1), Some(300)]).map(Duration::from_secs),
         membership_lasts: Duration::from_secs(60),
         anonymous_lasts: Duration::from_secs(30),
         site_queries: rng.range(1, 3) as usize,

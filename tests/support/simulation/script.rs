@@ -272,6 +272,13 @@ impl Script<'_> {
                 world.deliver_to_server(slot, usize::MAX);
             }
         }
+        // A recheck of a user may be in flight at any time, but not at all times.
+        for _ in 0..40 {
+            if world.hub.backlog() == [0; 3] {
+                break;
+            }
+            world.advance(Duration::from_millis(50));
+        }
         if world.draining.is_some() {
             panic!("the drain does not end");
         }

@@ -246,7 +246,10 @@ impl Site {
                     _ => AnswerPlan::Lost(rng.pick(&uncertain)),
                 }
             }
-            Ask::Prove(_) | Ask::Participants { .. }
+            Ask::Prove(_)
+            | Ask::Recheck(_)
+            | Ask::CallPermission { .. }
+            | Ask::Participants { .. }
                 if rng.chance(self.behavior.query_failures_percent) =>
             {
                 AnswerPlan::Fails(rng.pick(&unavailable))
@@ -331,7 +334,10 @@ impl Site {
             (Ask::Participants { thread, .. }, Answer::Failed(_)) => {
                 self.failed_lists.insert(*thread, now);
             }
-            (Ask::Prove(credential), Answer::Proven(proven)) => {
+            (
+                Ask::Prove(credential) | Ask::Recheck(credential),
+                Answer::Proven(proven) | Answer::Verified(proven),
+            ) => {
                 self.proven.insert((credential.secret().to_owned(), proven.user));
             }
             _ => {}
@@ -348,12 +354,25 @@ impl Site {
 
     fn truth(&mut self, ask: &Ask, at: Instant, rng: &mut Rng) -> Answer {
         match ask {
-            Ask::Prove(credential) => match self.caller(credential, at) {
-                Ok(Token { user, expires_s, .. }) => {
-                    Answer::Proven(Proven { user: *user, expires_s: *expires_s })
+            Ask::Prove(credential) | Ask::Recheck(credential) => {
+                let is_local = matches!(ask, Ask::Prove(_)) && rng.chance(30);
+                match self.caller(credential, at) {
+                    Ok(Token { user, expires_s, .. }) => {
+                        let proven = Proven { user: *user, expires_s: *expires_s };
+                        if is_local { Answer::Verified(proven) } else { Answer::Proven(proven) }
+                    }
+                    Err(failure) => Answer::Failed(failure),
                 }
-                Err(failure) => Answer::Failed(failure),
-            },
+            }
+            Ask::CallPermission { thread, credential } => {
+                match self.caller(credential, at).map(|token| token.user) {
+                    Ok(user) if self.participants(*thread).contains(&user) => {
+                        Answer::CallPermission(rng.chance(80))
+                    }
+                    Ok(_) => Answer::Failed(Failure::NotParticipant),
+                    Err(failure) => Answer::Failed(failure),
+                }
+            }
             Ask::Participants { thread, credential } => {
                 let participants = self.participants(*thread);
                 match self.caller(credential, at).map(|token| token.user) {
@@ -500,6 +519,8 @@ fn summary_of(ask: &Ask) -> String {
     match ask {
         Ask::Post(post) => format!("post {:?} {}", post.target, short(&post.text)),
         Ask::Prove(credential) => format!("prove {}", credential.secret()),
+        Ask::Recheck(credential) => format!("recheck {}", credential.secret()),
+        Ask::CallPermission { thread, .. } => format!("permission to call in {thread}"),
         Ask::Participants { thread, .. } => format!("list {thread}"),
         Ask::Lookup(lookup) => format!("lookup {:?} {}", lookup.target, short(&lookup.text)),
     }
