@@ -14,6 +14,7 @@
 mod access;
 mod auth;
 mod call_events;
+mod call_permission;
 mod call_status;
 mod calls;
 mod capacity;

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use super::Hub;
-use super::auth::call_permissions::{CallPair, CallPermission};
 use super::auth::held_frames::HeldText;
 use super::interface::{ConnId, Failure, FailureContext, Now};
 use super::membership::{Access, Held};
@@ -17,7 +16,7 @@ use crate::protocol::{ClientError, ErrorCode, Id, IdKey, SITE_ID_MAX};
 impl Hub {
     /// Whether threads are open to participants only. In open trust every user may enter every
     /// thread.
-    fn enforces_membership(&self) -> bool {
+    pub(super) fn enforces_membership(&self) -> bool {
         self.settings.trust == Trust::Verified
     }
 
@@ -153,52 +152,6 @@ impl Hub {
             Ok(false)
         } else {
             Err(not_participant())
-        }
-    }
-
-    /// Whether a call may ring: in a thread of two the site must let the caller write to the other
-    /// participant. If it has to be asked, the frame is held and this is false.
-    ///
-    /// # Errors
-    ///
-    /// The site does not let the caller write, or does not answer.
-    pub(super) fn check_call_permission(
-        &mut self,
-        conn: ConnId,
-        thread: Option<&Id>,
-        text: &str,
-        now: Now,
-    ) -> Result<bool, ClientError> {
-        let thread = thread.and_then(Id::site_number);
-        let Some((thread, user)) = thread.zip(self.presence.number_of(conn)) else {
-            return Ok(true);
-        };
-        // The site checks blocks and connections only there (CONTRACT 3.1).
-        if !self.enforces_membership() || self.membership.participants(thread).len() != 2 {
-            return Ok(true);
-        }
-        let pair = CallPair { thread, user };
-        match self.auth.calls.get(pair, now.instant) {
-            CallPermission::Allowed => Ok(true),
-            CallPermission::Refused => Err(ClientError::new(
-                ErrorCode::CannotWrite,
-                "The site does not let you write to this person, so you cannot call them. \
-                 Calling again will not help.",
-            )),
-            CallPermission::Unknown => {
-                match self.unanswered_call.filter(|(asked, _)| *asked == pair) {
-                    Some(_) if self.auth.calls.is_allowed_in_outage(pair, now.instant) => Ok(true),
-                    Some((_, failure)) => Err(failure.client_error(FailureContext::Thread)),
-                    None => {
-                        self.hold_behind_query(conn, text)?;
-                        if self.auth.calls.wait(pair, conn) {
-                            self.auth.queries.push_call(pair);
-                            self.send_site_queries(now);
-                        }
-                        Ok(false)
-                    }
-                }
-            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Identities`] knows what each connection has presented and what it proves, [`SiteQueries`]
 //! is the queue of queries, [`HeldFrames`] counts the frames that wait for an answer, and
-//! [`CallPermissions`] remembers who may call whom.
+//! [`CallPermissions`] remembers which users may call in a thread.
 
 pub(crate) mod call_permissions;
 pub(crate) mod held_frames;
@@ -27,7 +27,7 @@ pub(crate) struct Auth {
     pub(super) queries: SiteQueries,
     /// How many frames wait for the site, and their bytes.
     pub(super) held: HeldFrames,
-    /// Who may call in which thread.
+    /// The users who may call in a thread.
     pub(super) calls: CallPermissions,
 }
 

@@ -235,8 +235,8 @@ pub enum Ask {
     Post(Post),
     /// Verify a credential and return its user (CONTRACT 2). Answers: `Proven`, `Failed`.
     Prove(Credential),
-    /// Ask the site for the user of a credential even if its signature is known to be good: the user
-    /// may have been suspended. Answers: `Proven`, `Failed`.
+    /// Ask the site for the user of a credential, whatever its signature says: the user may be
+    /// suspended by now. Answers: `Proven`, `Failed`.
     Recheck(Credential),
     /// Ask whether a user may write to the other participant of a thread (`can_send_message`,
     /// CONTRACT 3.3). Answers: `CallPermission`, `Failed`.

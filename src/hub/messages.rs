@@ -64,7 +64,7 @@ pub(super) struct PostEnd {
     pub(super) rejection: Option<Failure>,
 }
 
-/// What is due for a message with an unknown outcome.
+/// The next step for a message with an unknown outcome.
 #[derive(Debug)]
 pub(super) enum LookupStep {
     /// Send this lookup to the site.

@@ -51,7 +51,7 @@ fn every_kind_of_reply_is_read_through() {
         assert_eq!((message.thread, message.sender.site_number()), (1, Some(7)), "{before:?}");
         assert!(message.message.is_some_and(|it| it.html.contains("hello")), "{before:?}");
         let found = lookup_result(driver.ask(lookup(Target::Thread(1), "hello", Duration::ZERO)));
-        assert!(matches!(found, LookupResult::Match(_)), "{found:?} {before:?}");
+        assert!(matches!(found, LookupResult::Match { .. }), "{found:?} {before:?}");
         // The status is 200 for these as well: the error object has the true one.
         assert_eq!(failed(driver.ask(prove("nobody"))), Failure::TokenRefused, "{before:?}");
         assert_eq!(failed(driver.ask(prove("expired"))), Failure::TokenExpired, "{before:?}");

@@ -25,7 +25,7 @@ pub(crate) struct CallPair {
     pub user: u64,
 }
 
-/// What is known of a call.
+/// The permission to call, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallPermission {
     /// The site lets the user write.

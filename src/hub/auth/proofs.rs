@@ -263,7 +263,7 @@ impl Proofs {
         std::mem::take(&mut self.cancelled)
     }
 
-    /// Records the answer to a query; `by_site` is false if the token's signature alone was checked.
+    /// Records the answer to a query; `by_site` is false if only the token's signature was checked.
     pub(crate) fn record_answer(
         &mut self,
         ix: ProofIx,

@@ -2,9 +2,10 @@
 //!
 //! When many clients connect at once, their queries wait here and not in the upstream's queue,
 //! where messages would have to wait behind them. Credentials and threads take turns, and so do the
-//! users who ask about threads, so that a flood of one kind does not delay the others. Rechecks, for
-//! which nobody waits, are sent one at a time while nothing else is queued: their number grows with
-//! the members online, and must cost the site no more than one request at a time.
+//! users who ask about threads, so that a flood of one kind does not delay the others.
+//!
+//! Nobody waits for a recheck, and their number grows with the members online. So they are sent one
+//! at a time, and only while nothing else is queued.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -36,7 +36,7 @@ struct Unresolved {
     due: Option<DeadlineKey>,
 }
 
-/// What is due for a message with an unknown outcome.
+/// The next step for a message with an unknown outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DueStep {
     /// The lookup of this post.
@@ -176,7 +176,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// What is due until `end`, with its time in milliseconds; each lookup gets no answer.
+    /// Runs all steps until `end` and returns the time of each in milliseconds, and whether it is a
+    /// lookup; no lookup gets an answer.
     fn run_unanswered(
         outcomes: &mut UnknownOutcomes,
         start: Instant,
