@@ -167,7 +167,7 @@ pub fn list(thread: u64, token: &str) -> Ask {
 /// The successful answer to [`prove`]; panics on any other.
 pub fn proven(answer: Answer) -> Proven {
     match answer {
-        Answer::Proven(proven) => proven,
+        Answer::Proven(proven) | Answer::Verified(proven) => proven,
         other => panic!("{other:?}"),
     }
 }

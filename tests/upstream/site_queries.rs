@@ -307,7 +307,7 @@ fn jwt_secret_makes_proof_requests_unnecessary() {
     };
     let good = jwt::token(SECRET, &site.url(), 7, now.unix_s, |_, _| ());
     let expires_s = Some(now.unix_s + jwt::WEEK_S);
-    assert_eq!(at_once(&mut driver, &good, now), Answer::Proven(Proven { user: 7, expires_s }));
+    assert_eq!(at_once(&mut driver, &good, now), Answer::Verified(Proven { user: 7, expires_s }));
     let later = Now { unix_s: now.unix_s + jwt::WEEK_S, ..now };
     assert_eq!(failed(at_once(&mut driver, &good, later)), Failure::TokenExpired);
     let forged = jwt::token("guess", &site.url(), 7, now.unix_s, |_, _| ());
@@ -355,7 +355,8 @@ fn site_and_local_verification_agree() {
             let (answered, answer) = driver.next();
             assert_eq!(answered, request);
             let got = match answer {
-                Answer::Proven(Proven { user, expires_s }) => {
+                Answer::Proven(Proven { user, expires_s })
+                | Answer::Verified(Proven { user, expires_s }) => {
                     assert!(expires_s.is_some_and(|s| s.abs_diff(unix_s + 600) < 9));
                     Ok(user)
                 }
