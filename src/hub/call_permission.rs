@@ -2,7 +2,7 @@
 
 use super::Hub;
 use super::auth::call_permissions::{CallPair, CallPermission};
-use super::interface::{ConnId, FailureContext, Now};
+use super::interface::{ConnId, Failure, FailureContext, Now};
 use crate::protocol::{ClientError, ErrorCode, Id};
 
 impl Hub {
@@ -11,7 +11,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// The site does not let the caller write, or does not answer.
+    /// The site does not let the caller write, or the question about it failed.
     pub(super) fn check_call_permission(
         &mut self,
         conn: ConnId,
@@ -29,26 +29,33 @@ impl Hub {
         }
         let pair = CallPair { thread, user };
         match self.auth.calls.get(pair, now.instant) {
-            CallPermission::Allowed => Ok(true),
-            CallPermission::Refused => Err(ClientError::new(
-                ErrorCode::CannotWrite,
-                "The site does not let you write to this person, so you cannot call them. \
-                 Calling again will not help.",
-            )),
-            CallPermission::Unknown => {
-                match self.unanswered_call.filter(|(asked, _)| *asked == pair) {
-                    Some(_) if self.auth.calls.is_allowed_in_outage(pair, now.instant) => Ok(true),
-                    Some((_, failure)) => Err(failure.client_error(FailureContext::Thread)),
-                    None => {
-                        self.hold_behind_query(conn, text)?;
-                        if self.auth.calls.wait(pair, conn) {
-                            self.auth.queries.push_call(pair);
-                            self.send_site_queries(now);
-                        }
-                        Ok(false)
-                    }
+            CallPermission::Allowed => return Ok(true),
+            CallPermission::Refused => return Err(may_not_call()),
+            CallPermission::Unknown => {}
+        }
+        match self.unanswered_call.filter(|(asked, _)| *asked == pair) {
+            Some(_) if self.auth.calls.is_refused_in_outage(pair, now.instant) => {
+                Err(may_not_call())
+            }
+            // Calls go on while the site is down.
+            Some((_, Failure::SiteUnavailable { .. })) => Ok(true),
+            Some((_, failure)) => Err(failure.client_error(FailureContext::Thread)),
+            None => {
+                self.hold_behind_query(conn, text)?;
+                if self.auth.calls.wait(pair, conn) {
+                    self.auth.queries.push_call(pair);
+                    self.send_site_queries(now);
                 }
+                Ok(false)
             }
         }
     }
+}
+
+fn may_not_call() -> ClientError {
+    ClientError::new(
+        ErrorCode::CannotWrite,
+        "The site does not let you write to this person, so you cannot call them. \
+         Calling again will not help.",
+    )
 }

@@ -111,17 +111,18 @@ fn calls_in_larger_threads_ask_nobody() {
 }
 
 #[test]
-fn unanswered_question_fails_the_call_unless_it_was_allowed_recently() {
+fn call_rings_while_the_site_is_down_unless_refused_before() {
     let (mut harness, seven, eight) = fixture(&[7, 8]);
     harness.send(seven, &call("offer", "c"));
     let request = next_permission(&mut harness);
     harness.fail(request, DOWN);
-    harness.assert_error(seven, "site_unavailable");
+    assert_eq!(types_to(&mut harness, eight), ["offer"]);
+    harness.send(seven, r#"{"type":"call_hangup","callId":"c"}"#);
+    harness.received();
     harness.send(seven, &call("offer", "d"));
     let request = next_permission(&mut harness);
-    harness.answer(request, Answer::CallPermission(true));
-    assert_eq!(types_to(&mut harness, eight), ["offer"]);
-    harness.send(seven, r#"{"type":"call_hangup","callId":"d"}"#);
+    harness.answer(request, Answer::CallPermission(false));
+    harness.assert_error(seven, "cannot_write");
     harness.advance(61 * SECOND);
     harness.received();
     harness.send(seven, &call("offer", "e"));
@@ -130,7 +131,18 @@ fn unanswered_question_fails_the_call_unless_it_was_allowed_recently() {
     }
     let request = next_permission(&mut harness);
     harness.fail(request, DOWN);
-    assert_eq!(types_to(&mut harness, eight), ["offer"]);
+    harness.assert_error(seven, "cannot_write");
+    assert_eq!(types_to(&mut harness, eight), [""; 0]);
+}
+
+#[test]
+fn full_queue_does_not_let_a_call_ring_unchecked() {
+    let (mut harness, seven, eight) = fixture(&[7, 8]);
+    harness.send(seven, &call("offer", "c"));
+    let request = next_permission(&mut harness);
+    harness.fail(request, Failure::Overloaded);
+    harness.assert_error(seven, "overloaded");
+    assert_eq!(types_to(&mut harness, eight), [""; 0]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, of_type};
+use crate::support::client::{Client, LONG, of_type};
 use crate::support::server::Server;
 use crate::support::site::{Fault, Site};
 
@@ -26,7 +26,8 @@ fn post(thread: u64, client_id: &str) -> Value {
 }
 
 fn outcome(client: &mut Client, client_id: &str) -> Value {
-    client.expect(|frame| {
+    // While the site fails, an outcome may take fifteen seconds.
+    client.expect_within(2 * LONG, |frame| {
         (frame["type"] == "message" || frame["type"] == "error") && frame["clientId"] == client_id
     })
 }

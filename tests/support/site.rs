@@ -336,6 +336,7 @@ impl Site {
     pub fn list_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|r| r.method == "GET" && r.path.contains("/messages/") && !is_lookup(r));
+        requests.retain(|r| !r.path.contains("can_send_message"));
         requests
     }
 

@@ -11,7 +11,7 @@ use crate::hub::interface::ConnId;
 
 /// How long an answer is used.
 const PERMISSION_TTL: Duration = Duration::from_secs(60);
-/// How long an answer is used while the site does not answer.
+/// How long a refusal is used while the site does not answer.
 const OUTAGE_MAX_AGE: Duration = Duration::from_secs(600);
 /// Answers that are remembered; beyond it, the oldest is dropped.
 const KNOWN_MAX: usize = 10_000;
@@ -64,10 +64,10 @@ impl CallPermissions {
         }
     }
 
-    /// Whether a user may call although the site has just failed to answer.
-    pub(crate) fn is_allowed_in_outage(&self, pair: CallPair, now: Instant) -> bool {
+    /// Whether the site has refused a call recently enough to count while it does not answer.
+    pub(crate) fn is_refused_in_outage(&self, pair: CallPair, now: Instant) -> bool {
         self.known.get(&pair).is_some_and(|known| {
-            known.is_allowed && now.saturating_duration_since(known.since) <= OUTAGE_MAX_AGE
+            !known.is_allowed && now.saturating_duration_since(known.since) <= OUTAGE_MAX_AGE
         })
     }
 
@@ -136,8 +136,8 @@ mod tests {
         assert_eq!(permissions.get(pair(11), now), CallPermission::Refused);
         let later = now + PERMISSION_TTL;
         assert_eq!(permissions.get(pair(10), later), CallPermission::Unknown);
-        assert!(permissions.is_allowed_in_outage(pair(10), later));
-        assert!(!permissions.is_allowed_in_outage(pair(11), later));
-        assert!(!permissions.is_allowed_in_outage(pair(10), now + 11 * PERMISSION_TTL));
+        assert!(!permissions.is_refused_in_outage(pair(10), later));
+        assert!(permissions.is_refused_in_outage(pair(11), later));
+        assert!(!permissions.is_refused_in_outage(pair(11), now + 11 * PERMISSION_TTL));
     }
 }

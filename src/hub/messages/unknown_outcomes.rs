@@ -25,7 +25,7 @@ const DELAYS_WHEN_RUNNING: [Duration; 3] =
 /// The time between a lookup without an answer and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// The outcome stays unknown if no lookup was answered in this time since the failure.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 struct Unresolved {
@@ -206,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_lookups_repeat_until_thirty_seconds() {
+    fn unanswered_lookups_repeat_until_fifteen_seconds() {
         let (mut outcomes, start) = (UnknownOutcomes::default(), Instant::now());
         outcomes.begin(RequestId(1), SiteState::Finished, start);
         let steps = run_unanswered(&mut outcomes, start, 90_000);
-        let expected: Vec<_> = (0..=15).map(|n| (500 + 2_000 * n, true)).collect();
+        let expected: Vec<_> = (0..=8).map(|n| (500 + 2_000 * n, true)).collect();
         assert_eq!(steps, expected);
         assert_eq!(outcomes.next_deadline(), None);
     }
@@ -221,7 +221,7 @@ mod tests {
         outcomes.begin(RequestId(1), SiteState::Finished, start);
         outcomes.set_site_available(false, start + 100 * MS);
         outcomes.begin(RequestId(2), SiteState::MayBeRunning, start + 200 * MS);
-        assert_eq!(run_unanswered(&mut outcomes, start, 29_999), []);
+        assert_eq!(run_unanswered(&mut outcomes, start, 14_999), []);
         let back = start + 3_000 * MS;
         outcomes.set_site_available(true, back);
         let due = |outcomes: &mut UnknownOutcomes, n| outcomes.take_due(back, RequestId(n));
@@ -233,6 +233,6 @@ mod tests {
         outcomes.set_site_available(false, back);
         let (post, _) = outcomes.finish_lookup(RequestId(11)).unwrap();
         assert!(outcomes.schedule_retry(post, back + 100 * MS));
-        assert_eq!(run_unanswered(&mut outcomes, start, 90_000), [(30_200, false)]);
+        assert_eq!(run_unanswered(&mut outcomes, start, 90_000), [(15_200, false)]);
     }
 }
