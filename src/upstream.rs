@@ -134,6 +134,13 @@ impl Upstream {
         }
     }
 
+    /// Sends this login and password to the site's web server from now on.
+    pub fn set_password(&mut self, password: Option<SitePassword>) {
+        if let Upstream::Site(pool) = self {
+            pool.set_password(password);
+        }
+    }
+
     /// Submits a request. It never blocks and never fails: a request that cannot be sent gets a
     /// failure as its answer.
     pub fn submit(&mut self, request: RequestId, ask: Ask, now: Now) {

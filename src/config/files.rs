@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::ice::TurnSecret;
 use super::secrets::JwtKeys;
+use super::site_password::SitePassword;
 use super::site_trust::SiteTrust;
 use super::tls::TlsIdentity;
 
@@ -17,6 +18,8 @@ use super::tls::TlsIdentity;
 pub struct Secrets {
     /// The keys of the site's tokens, if set.
     pub keys: Option<JwtKeys>,
+    /// The login and password of the site's web server, if set.
+    pub site_password: Option<SitePassword>,
     /// The secret shared with the TURN servers, if there are any.
     pub turn: Option<TurnSecret>,
     /// The certificate and the private key of the server; `None` without TLS.
@@ -37,13 +40,18 @@ impl Config {
     pub fn load_secrets(&self) -> Result<Secrets, String> {
         let mut warnings = Vec::new();
         let keys = collect_warnings(self.jwt_keys_with_warnings()?, &mut warnings);
-        // Used at the start only, but a file that cannot be read would keep the next start from
-        // succeeding.
-        collect_warnings(self.site_password_with_warnings()?, &mut warnings);
+        let site_password = collect_warnings(self.site_password_with_warnings()?, &mut warnings);
         let turn = collect_warnings(self.turn_secret_with_warnings()?, &mut warnings);
         warnings.extend(turn.as_ref().and_then(|_| self.open_relay_warning()));
         let identity = collect_warnings(self.tls_with_warnings()?, &mut warnings);
-        Ok(Secrets { keys, turn, identity, site_trust: self.site_trust()?, warnings })
+        Ok(Secrets {
+            keys,
+            site_password,
+            turn,
+            identity,
+            site_trust: self.site_trust()?,
+            warnings,
+        })
     }
 }
 

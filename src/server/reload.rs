@@ -76,6 +76,8 @@ impl Server {
         self.hub.set_settings(hub_settings);
         self.upstream.set_verifier(verifier);
         self.upstream.set_trust(secrets.site_trust);
+        self.site_password = secrets.site_password.as_ref().and_then(setup::site_credential);
+        self.upstream.set_password(secrets.site_password);
         self.identity = identity;
         self.config = config;
         Ok(())

@@ -33,6 +33,7 @@ use super::jwt::{Refusal, Verifier};
 use super::site::{Outcome, ProbeOutcome, Site};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
 use super::url_style::UrlStyle;
+use crate::config::site_password::SitePassword;
 use crate::config::site_trust::SiteTrust;
 use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId};
 use crate::protocol::credential::Scheme;
@@ -218,6 +219,14 @@ impl Pool {
     pub fn set_trust(&mut self, trust: SiteTrust) {
         if self.settings.trust != trust {
             self.settings.trust = trust;
+            self.site = Arc::new(Site::new(&self.settings));
+        }
+    }
+
+    /// Sends this login and password to the site's web server from now on.
+    pub fn set_password(&mut self, password: Option<SitePassword>) {
+        if self.settings.password != password {
+            self.settings.password = password;
             self.site = Arc::new(Site::new(&self.settings));
         }
     }

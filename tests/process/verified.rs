@@ -208,6 +208,12 @@ fn site_password_is_sent_to_the_site_and_proves_no_member() {
     }
     let proofs = site.proof_requests();
     assert_eq!((proofs.len(), proofs[0].header("accesstoken")), (1, Some("token-7")));
+    // A reload takes a new password.
+    site.set_web_password("Basic c3RhZ2luZzpuZXc=");
+    std::fs::write(file.path(), "staging:new\n").unwrap();
+    server.signal("HUP");
+    server.wait_for_log(|lines| lines.iter().any(|line| line.contains("settings reloaded")));
+    member(&server, 8).join(41);
 }
 
 #[test]

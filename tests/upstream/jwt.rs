@@ -415,6 +415,25 @@ proptest! {
     }
 
     #[test]
+    fn random_key_files_do_not_panic(
+        bytes: Vec<u8>,
+        at: prop::sample::Index,
+        with: u8,
+        is_rsa: bool,
+    ) {
+        let signer = if is_rsa { Signer::rs256() } else { Signer::es256() };
+        let set = serde_json::json!({"keys": [signer.jwk(Some("a"))]}).to_string();
+        let _ = public_keys::parse(&bytes);
+        for text in [signer.pem(), set] {
+            let mut bytes = text.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            let _ = public_keys::parse(&bytes);
+            let _ = public_keys::parse(&bytes[..at]);
+        }
+    }
+
+    #[test]
     fn random_tokens_do_not_panic(text in ".{0,60}", header: Vec<u8>, claims: Vec<u8>) {
         prop_assert!(verify(&text).is_err());
         prop_assert!(verify(&signed(SECRET, &header, &claims)).is_err());
