@@ -7,6 +7,7 @@
 pub(crate) mod calls;
 pub mod env_file;
 pub mod files;
+pub mod health_url;
 pub(crate) mod ice;
 pub mod jwt_issuer;
 pub mod limits;
@@ -24,12 +25,14 @@ pub mod site_url;
 pub(crate) mod tls;
 pub mod token_header;
 pub mod token_keys;
+pub mod unix_socket;
 pub(crate) mod validity;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use log::LevelFilter;
@@ -45,6 +48,7 @@ use site_proxy::ProxyText;
 use site_url::SiteUrl;
 use tls::TlsIdentity;
 use token_header::TokenHeader;
+use unix_socket::{SocketFile, SocketMode, SocketOwner};
 
 /// Descriptors for the process itself: standard streams, poll, waker, signals, listeners.
 const DESCRIPTORS_RESERVED: usize = 16;
@@ -68,16 +72,36 @@ pub struct Config {
     )]
     pub env_file: Option<OsString>,
 
-    /// Address and port to listen on. A host name listens on each of its addresses.
+    /// Address and port to listen on, or a Unix socket as unix:PATH. A host name listens on each of
+    /// its addresses; [::]:PORT takes IPv4 connections as well. Repeat it, or separate with commas.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
-          help_heading = "Network", value_parser = Listen::parse)]
-    pub listen: Listen,
+          value_delimiter = ',', help_heading = "Network", value_parser = Listen::parse)]
+    pub listen: Vec<Listen>,
 
-    /// Address and port of a separate listener for monitoring: GET /metrics, /healthz and /readyz.
-    /// If it is not set, /metrics is not served. There is no password: prefer 127.0.0.1:PORT.
-    #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT",
+    /// Address of a separate listener for monitoring, as for --listen: GET /metrics, /healthz and
+    /// /readyz. If it is not set, /metrics is not served. There is no password: prefer
+    /// 127.0.0.1:PORT. Repeat it, or separate with commas.
+    #[arg(long, env = "BUDDYLINE_METRICS_LISTEN", value_name = "HOST:PORT", value_delimiter = ',',
           help_heading = "Network", value_parser = Listen::parse)]
-    pub metrics_listen: Option<Listen>,
+    pub metrics_listen: Vec<Listen>,
+
+    /// Take only IPv6 connections on [::]:PORT.
+    #[arg(long, env = "BUDDYLINE_IPV6_ONLY", help_heading = "Network",
+          value_parser = FalseyValueParser::new())]
+    pub ipv6_only: bool,
+
+    /// Permissions of the Unix sockets of --listen and --metrics-listen, in octal. A proxy needs
+    /// read and write permission.
+    #[arg(long, env = "BUDDYLINE_UNIX_SOCKET_MODE", value_name = "MODE", default_value = "660",
+          help_heading = "Network", value_parser = SocketMode::parse)]
+    pub unix_socket_mode: SocketMode,
+
+    /// Owner of these sockets: USER, USER:GROUP or :GROUP, such as :www-data. If it is not set, the
+    /// user and group of the server. Only root may give a socket away; another user may set one of
+    /// its own groups.
+    #[arg(long, env = "BUDDYLINE_UNIX_SOCKET_OWNER", value_name = "OWNER", help_heading = "Network",
+          value_parser = SocketOwner::parse)]
+    pub unix_socket_owner: Option<SocketOwner>,
 
     /// PEM file with the server's certificate first, followed by the intermediate certificates.
     /// With --tls-cert and --tls-key, the server accepts TLS connections only.
@@ -110,6 +134,19 @@ pub struct Config {
     #[arg(long, env = "BUDDYLINE_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',',
           help_heading = "Network", value_parser = proxies::parse)]
     pub trusted_proxy: Vec<IpNet>,
+
+    /// Whether trusted proxies send a PROXY protocol header (version 1 or 2) first, as HAProxy does
+    /// with send-proxy, and load balancers that pass on TCP. With on, each connection of a trusted
+    /// proxy or through a Unix socket must begin with one, and the address in it is that of the
+    /// client; other connections must not.
+    #[arg(
+        long,
+        env = "BUDDYLINE_PROXY_PROTOCOL",
+        value_name = "WHEN",
+        default_value = "off",
+        help_heading = "Network"
+    )]
+    pub proxy_protocol: ProxyProtocol,
 
     /// URL of the BuddyBoss site: https://, a host, and optionally a port and a path. If it is not
     /// set, the server uses an embedded stand-in that keeps threads and messages in memory.
@@ -299,6 +336,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether trusted proxies send a PROXY protocol header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyProtocol {
+    /// They must.
+    On,
+    /// They must not.
+    Off,
+}
+
 /// When the try-it page is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TryPage {
@@ -349,10 +395,15 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         // The warnings are logged where the secrets are used.
         self.load_secrets()?;
-        let listens =
-            [("--listen", Some(&self.listen)), ("--metrics-listen", self.metrics_listen.as_ref())];
-        for (flag, listen) in listens {
-            listen.map(Listen::resolve).transpose().map_err(|fault| format!("{flag} {fault}"))?;
+        for (flag, listens) in
+            [("--listen", &self.listen), ("--metrics-listen", &self.metrics_listen)]
+        {
+            for listen in listens {
+                listen.resolve().map_err(|fault| format!("{flag} {fault}"))?;
+            }
+        }
+        if let Some(owner) = &self.unix_socket_owner {
+            owner.look_up().map_err(|fault| format!("--unix-socket-owner {owner}: {fault}"))?;
         }
         self.check_combinations()
     }
@@ -413,6 +464,11 @@ impl Config {
         }
     }
 
+    /// Returns the mode and the owner of Unix sockets.
+    pub fn socket_file(&self) -> SocketFile {
+        SocketFile { mode: self.unix_socket_mode, owner: self.unix_socket_owner.clone() }
+    }
+
     /// Returns the proxies whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted.
     pub fn proxies(&self) -> TrustedProxies {
         TrustedProxies::new(&self.trusted_proxy)
@@ -422,8 +478,10 @@ impl Config {
     /// itself, of monitoring and of the upstream workers.
     pub fn reserved_descriptors(&self) -> usize {
         let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
-        let monitors = self.metrics_listen.as_ref().map_or(0, |_| DESCRIPTORS_FOR_MONITORING);
-        DESCRIPTORS_RESERVED + monitors + workers * DESCRIPTORS_PER_WORKER
+        let monitors = if self.metrics_listen.is_empty() { 0 } else { DESCRIPTORS_FOR_MONITORING };
+        // Some listeners are part of the reserve.
+        let listeners = (self.listen.len() + self.metrics_listen.len()).saturating_sub(2);
+        DESCRIPTORS_RESERVED + listeners + monitors + workers * DESCRIPTORS_PER_WORKER
     }
 
     /// Reads the certificate and the private key of the server; `None` without TLS. Logs warnings.
@@ -440,6 +498,21 @@ impl Config {
     fn tls_with_warnings(&self) -> Result<Option<(TlsIdentity, Vec<String>)>, String> {
         let files = tls::TlsFiles::from_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
         files.map(|files| files.read()).transpose()
+    }
+
+    /// Whether the server uses TLS, without reading the files.
+    ///
+    /// # Errors
+    ///
+    /// Only one of the two files is set.
+    pub fn has_tls(&self) -> Result<bool, String> {
+        let files = tls::TlsFiles::from_process(self.tls_cert.as_deref(), self.tls_key.as_deref())?;
+        Ok(files.is_some())
+    }
+
+    /// Whether trusted proxies must send a PROXY protocol header.
+    pub fn is_proxy_protocol_on(&self) -> bool {
+        self.proxy_protocol == ProxyProtocol::On
     }
 
     /// Whether the server serves the try-it page at `GET /`.
@@ -485,7 +558,9 @@ mod tests {
     #[test]
     fn defaults_match_the_documentation() {
         let config = read(&[]).unwrap();
-        assert!(config.listen.addresses.iter().all(|a| a.port() == 8080 && a.ip().is_loopback()));
+        assert!(
+            config.listen[0].addresses.iter().all(|a| a.port() == 8080 && a.ip().is_loopback())
+        );
         assert!(config.is_try_page_enabled());
         assert_eq!(config.upstream_workers, 4);
         assert_eq!(config.upstream_timeout, Duration::from_secs(30));

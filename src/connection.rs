@@ -1,22 +1,23 @@
 //! One client connection: its socket, WebSocket state, outbox and TLS session.
 
+pub mod proxy_header;
 pub mod rate;
+mod stream;
 mod tls;
 mod tls_io;
 
-use std::io::{self, IoSlice, Write};
-use std::net::{IpAddr, Shutdown};
+use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use mio::net::TcpStream;
-use rustix::net::{RecvFlags, SendFlags};
-
+use crate::config::proxies::Peer;
 use crate::config::tls::TlsIdentity;
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::Wire;
 use crate::wire::outbox::{Ledger, Outbox};
+use proxy_header::{HEADER_BYTES_MAX, ProxyHeader};
 use rate::RateState;
+pub use stream::Stream;
 use tls::TlsSession;
 pub use tls_io::RecvContext;
 
@@ -101,8 +102,8 @@ impl ActiveTime {
 pub struct Connection {
     /// The id by which the hub knows it.
     pub id: ConnId,
-    /// The client's address: the peer's or, once open, the one that trusted proxies forward.
-    pub client: IpAddr,
+    /// The client: the peer or, once open, the one that trusted proxies forward.
+    pub client: Peer,
     /// The HTTP and WebSocket state.
     pub wire: Wire,
     /// Frames waiting to be sent.
@@ -136,9 +137,19 @@ pub struct Connection {
     pub blocked: bool,
     /// Whether the write side is shut down and the peer's end of stream is awaited.
     half_closed: bool,
-    socket: TcpStream,
+    socket: Stream,
     /// The TLS session, if the server uses TLS.
     tls: Option<Box<TlsSession>>,
+}
+
+/// Repeats a system call that a signal has interrupted.
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Result of a flush.
@@ -167,7 +178,13 @@ pub enum Received {
 
 impl Connection {
     /// Creates a connection for a socket that was just accepted from `peer`.
-    pub fn new(id: ConnId, socket: TcpStream, peer: IpAddr, now: ActiveTime) -> Connection {
+    pub fn new(
+        id: ConnId,
+        socket: impl Into<Stream>,
+        peer: impl Into<Peer>,
+        now: ActiveTime,
+    ) -> Connection {
+        let peer = peer.into();
         Connection {
             id,
             client: peer,
@@ -187,7 +204,7 @@ impl Connection {
             doomed: false,
             blocked: false,
             half_closed: false,
-            socket,
+            socket: socket.into(),
             tls: None,
         }
     }
@@ -203,14 +220,41 @@ impl Connection {
     }
 
     /// The socket, to register it with the poll.
-    pub fn socket(&mut self) -> &mut TcpStream {
+    pub fn socket(&mut self) -> &mut Stream {
         &mut self.socket
+    }
+
+    /// Reads the PROXY protocol header that must come first. Only a complete header is taken from
+    /// the socket: until then an event announces each further part, and afterwards TLS or HTTP
+    /// begins as on any other connection.
+    ///
+    /// `None` at the end of the stream.
+    pub fn receive_proxy_header(&mut self) -> Option<ProxyHeader> {
+        let mut first = [0; HEADER_BYTES_MAX];
+        let peeked = retry(|| self.socket.peek(&mut first));
+        let header = match peeked {
+            Ok(0) => return None,
+            Ok(bytes) => ProxyHeader::parse(&first[..bytes]),
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => ProxyHeader::Incomplete,
+            Err(_) => return None,
+        };
+        if let ProxyHeader::Complete { bytes, client } = header {
+            let mut taken = 0;
+            while taken < bytes {
+                match retry(|| self.socket.recv(&mut first[taken..bytes])) {
+                    Ok(0) | Err(_) => return None,
+                    Ok(more) => taken += more,
+                }
+            }
+            self.wire.note_proxy_header(client.map(Peer::Address));
+        }
+        Some(header)
     }
 
     /// Reads with one `recv`.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
         loop {
-            return match recv(&self.socket, buffer) {
+            return match self.socket.recv(buffer) {
                 Ok(0) => Received::End,
                 Ok(bytes) => Received::Bytes(bytes),
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
@@ -258,7 +302,7 @@ impl Connection {
         if self.wire.is_closing() && !self.half_closed {
             self.half_closed = true;
             // Fails if the peer is gone already, which ends the connection as well.
-            if self.socket.shutdown(Shutdown::Write).is_err() {
+            if self.socket.shut_down_write().is_err() {
                 return Flushed::Gone;
             }
         }
@@ -269,27 +313,15 @@ impl Connection {
     fn write(&mut self, copy_cache: &mut CopyCache) -> (usize, io::Result<usize>) {
         // A vectored write of one frame costs the kernel more than its bytes.
         if let Some(bytes) = self.outbox.only() {
-            return (bytes.len(), send(&self.socket, bytes));
+            return (bytes.len(), self.socket.send(bytes));
         }
         if self.outbox.bytes() <= COPY_FRAME_BYTES_MAX * self.outbox.count() {
             let bytes = copy_cache.coalesce(&self.outbox);
-            return (bytes.len(), send(&self.socket, bytes));
+            return (bytes.len(), self.socket.send(bytes));
         }
         let mut slices = [IoSlice::new(&[]); IOVEC_MAX];
         let filled = self.outbox.gather(&mut slices);
         let slices = &slices[..filled];
-        (slices.iter().map(|slice| slice.len()).sum(), self.socket.write_vectored(slices))
+        (slices.iter().map(|slice| slice.len()).sum(), self.socket.send_vectored(slices))
     }
-}
-
-// rustix makes these calls without the C library, where they are thread cancellation points: in a
-// process with threads that is a good part of a call's cost in user space.
-
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
-}
-
-fn recv(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let (bytes, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
-    Ok(bytes)
 }

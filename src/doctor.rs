@@ -6,6 +6,7 @@
 
 mod collect;
 pub mod finding;
+pub mod health;
 pub mod judge;
 pub mod observations;
 pub mod report;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::net::TcpListener;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
@@ -13,7 +12,7 @@ use buddyline::config::{Config, LogFormat, Trust};
 use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
 use buddyline::load;
-use buddyline::server::{ConfigSource, Server};
+use buddyline::server::{ConfigSource, InheritedSocket, Server};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use listenfd::ListenFd;
@@ -163,10 +162,25 @@ fn run(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) -> R
 }
 
 /// Takes the listening sockets that the service manager has passed to this process.
-fn inherited_sockets(inherited: &mut ListenFd) -> io::Result<Vec<TcpListener>> {
-    let all: io::Result<Vec<_>> =
-        (0..inherited.len()).map(|number| inherited.take_tcp_listener(number)).collect();
-    let all: Vec<TcpListener> = all?.into_iter().flatten().collect();
+fn inherited_sockets(inherited: &mut ListenFd) -> io::Result<Vec<InheritedSocket>> {
+    let mut all = Vec::new();
+    for number in 0..inherited.len() {
+        // A socket of the wrong kind stays where it is.
+        let socket = match inherited.take_tcp_listener(number) {
+            Ok(socket) => socket.map(InheritedSocket::Tcp),
+            Err(_) => inherited
+                .take_unix_listener(number)
+                .map_err(|_| {
+                    io::Error::other(format!(
+                        "socket {} of the service manager (LISTEN_FDS) is neither a TCP nor a Unix \
+                         stream socket: expected ListenStream=",
+                        number + 1
+                    ))
+                })?
+                .map(InheritedSocket::Unix),
+        };
+        all.extend(socket);
+    }
     if !all.is_empty() {
         log::info!("using {} sockets from the service manager; --listen is ignored", all.len());
     }
@@ -256,11 +270,17 @@ fn log_banner(config: &Config, server: &Server, has_password: bool) {
     for address in server.addresses() {
         log::info!("listening on {ws}://{address}");
     }
+    for path in server.socket_paths() {
+        log::info!("listening on unix:{}", path.display());
+    }
     if config.is_try_page_enabled() {
         if let Some(address) = server.addresses().first() {
             // A browser cannot open the unspecified address.
-            let host =
-                if address.ip().is_unspecified() { "localhost" } else { config.listen.host() };
+            let written = config.listen.iter().find(|listen| listen.unix_path().is_none());
+            let host = match written {
+                Some(listen) if !address.ip().is_unspecified() => listen.host(),
+                _ => "localhost",
+            };
             let port = address.port();
             log::info!("try it: open {http}://{host}:{port}/ in two browser tabs");
         }

@@ -14,6 +14,7 @@ mod input;
 mod listeners;
 mod metrics_listener;
 mod metrics_page;
+mod proxy_headers;
 mod query_log;
 mod read_batch;
 mod reload;
@@ -23,9 +24,11 @@ mod signals;
 mod stats;
 mod timeouts;
 mod tls;
+mod unix_socket;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -49,7 +52,8 @@ use admission::{Admission, OriginWarnings};
 use budget::{ActiveClock, SlowTicks, TickWork, TimeBudget};
 use connections::Connections;
 use drain::Drain;
-use listeners::{BACKLOG, Listeners};
+pub use listeners::InheritedSocket;
+use listeners::{BACKLOG, BindOptions, Listeners};
 use metrics_listener::MetricsListener;
 use read_batch::ReadBatch;
 pub use reload::ConfigSource;
@@ -100,6 +104,7 @@ pub struct Server {
     site_available: bool,
     read_batch: ReadBatch,
     origin_warnings: OriginWarnings,
+    proxy_header_warned: Option<Instant>,
     metrics_listener: MetricsListener,
     counts: ServerCounters,
     stats: ServerStats,
@@ -140,6 +145,8 @@ pub struct ServerCounters {
     pub refused_address: u64,
     /// Requests that did not arrive within the handshake timeout.
     pub late: u64,
+    /// Connections of trusted proxies without a valid PROXY protocol header.
+    pub bad_proxy_headers: u64,
     /// Connections of web pages whose origin is not allowed.
     pub refused_pages: u64,
     /// Failed `accept` calls, for example when descriptors run out.
@@ -181,7 +188,7 @@ impl Server {
     /// # Errors
     ///
     /// As for [`Server::bind`].
-    pub fn start(config: &Config, inherited: Vec<TcpListener>) -> io::Result<Server> {
+    pub fn start(config: &Config, inherited: Vec<InheritedSocket>) -> io::Result<Server> {
         let limits = config.limits();
         let now = clock();
         let started = now.instant;
@@ -189,13 +196,12 @@ impl Server {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let listeners = match inherited.is_empty() {
             true => {
-                let addresses = config.listen.resolve().map_err(io::Error::other)?;
-                Listeners::bind(&addresses, BACKLOG, poll.registry(), LISTENER_TOKENS)?
+                let options = BindOptions::new(config, BACKLOG);
+                Listeners::bind(&config.listen, &options, poll.registry(), LISTENER_TOKENS)?
             }
             false => Listeners::inherit(inherited, poll.registry(), LISTENER_TOKENS)?,
         };
-        let metrics_listener =
-            MetricsListener::bind(config.metrics_listen.as_ref(), poll.registry())?;
+        let metrics_listener = MetricsListener::bind(config, poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
             Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
@@ -219,6 +225,7 @@ impl Server {
             site_available: true,
             read_batch: ReadBatch::new(),
             origin_warnings: OriginWarnings::default(),
+            proxy_header_warned: None,
             metrics_listener,
             counts: ServerCounters::default(),
             stats: ServerStats::new(now),
@@ -245,6 +252,11 @@ impl Server {
     /// The addresses that the server listens on, with the port that the system chose for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.addresses()
+    }
+
+    /// The Unix sockets that the server listens on.
+    pub fn socket_paths(&self) -> Vec<PathBuf> {
+        self.listeners.paths()
     }
 
     /// Verifies tokens with the site's keys; `None` if the site is asked.

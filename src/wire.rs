@@ -13,13 +13,13 @@ pub mod outbox;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
 
 use tungstenite::protocol::WebSocketContext;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::{Bytes, Error};
 
+use crate::config::proxies::Peer;
 use crate::http::call_status::{CallStatusRequest, ResponseFormat};
 use crate::http::handshake::{self, Handshake, Opened, Readiness, Rules};
 use crate::http::response;
@@ -119,8 +119,10 @@ pub struct Wire {
 
 enum WireState {
     Handshake {
-        /// The address of the socket's other end, which may be a proxy.
-        peer: IpAddr,
+        /// The socket's other end, which may be a proxy.
+        peer: Peer,
+        /// A PROXY protocol header must come first, even before TLS.
+        awaits_proxy_header: bool,
     },
     /// The client has requested the status of a call; the response will have this format.
     AwaitingStatus(Box<ResponseFormat>),
@@ -146,9 +148,30 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Starts in the handshake. `peer` is the address of the socket's other end, perhaps a proxy.
-    pub fn new(peer: IpAddr) -> Wire {
-        Wire { state: WireState::Handshake { peer }, partial: Vec::new() }
+    /// Starts in the handshake. `peer` is the socket's other end, perhaps a proxy.
+    pub fn new(peer: impl Into<Peer>) -> Wire {
+        let state = WireState::Handshake { peer: peer.into(), awaits_proxy_header: false };
+        Wire { state, partial: Vec::new() }
+    }
+
+    /// Makes the connection begin with a PROXY protocol header, which the caller reads.
+    pub fn expect_proxy_header(&mut self) {
+        if let WireState::Handshake { awaits_proxy_header, .. } = &mut self.state {
+            *awaits_proxy_header = true;
+        }
+    }
+
+    /// Whether a PROXY protocol header must come next.
+    pub fn is_awaiting_proxy_header(&self) -> bool {
+        matches!(self.state, WireState::Handshake { awaits_proxy_header: true, .. })
+    }
+
+    /// Goes on with the request after a PROXY protocol header, which may replace the peer.
+    pub fn note_proxy_header(&mut self, client: Option<Peer>) {
+        if let WireState::Handshake { peer, awaits_proxy_header } = &mut self.state {
+            *peer = client.unwrap_or(*peer);
+            *awaits_proxy_header = false;
+        }
     }
 
     /// Consumes `input` up to the next event. Call it until it returns [`Event::NeedsInput`] or the
@@ -160,7 +183,7 @@ impl Wire {
         outbox: &mut Outbox,
     ) -> Event<'a> {
         match self.state {
-            WireState::Handshake { peer } => self.handshake(peer, codec, input, outbox),
+            WireState::Handshake { peer, .. } => self.handshake(peer, codec, input, outbox),
             WireState::Open | WireState::Fragments(..) => self.frames(codec, input, outbox),
             WireState::AwaitingStatus(_) | WireState::Closing => {
                 *input = &mut [];
@@ -274,7 +297,7 @@ impl Wire {
 
     fn handshake<'a>(
         &mut self,
-        peer: IpAddr,
+        peer: Peer,
         codec: &Codec,
         input: &mut &mut [u8],
         outbox: &mut Outbox,

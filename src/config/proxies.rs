@@ -1,8 +1,33 @@
 //! Trusted proxies: finds the client's address in `X-Forwarded-For`, and how many proxies wrote it.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A host with this address.
+    Address(IpAddr),
+    /// A process of this machine, which may be any user's: it has opened a Unix socket.
+    Unix,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Peer {
+        Peer::Address(address)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::Unix => f.write_str("a Unix socket"),
+        }
+    }
+}
 
 /// The proxies in front of the server whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,12 +39,16 @@ impl TrustedProxies {
         TrustedProxies(networks.to_vec())
     }
 
-    /// Whether this is the address of a trusted proxy.
-    pub fn is_trusted(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&address))
+    /// Whether this is a trusted proxy. A peer on a Unix socket is one: it has no address, and the
+    /// mode of the socket decides who may connect.
+    pub fn is_trusted(&self, peer: impl Into<Peer>) -> bool {
+        match peer.into() {
+            Peer::Address(address) => self.0.iter().any(|network| network.contains(&address)),
+            Peer::Unix => true,
+        }
     }
 
-    /// Returns the address of the client: the peer of the socket or, if that is a trusted proxy,
+    /// Returns the client: the peer of the socket or, if that is a trusted proxy,
     /// the address found in the entries of `X-Forwarded-For`, given from right to left.
     ///
     /// Each proxy appends the address of its peer at the right; everything left of it came from
@@ -30,16 +59,16 @@ impl TrustedProxies {
     /// Also returns how many trusted proxies the request has passed: 0 if the peer is none.
     pub fn client_and_hops<'a>(
         &self,
-        peer: IpAddr,
+        peer: impl Into<Peer>,
         from_right: impl IntoIterator<Item = &'a [u8]>,
-    ) -> (IpAddr, usize) {
-        let mut client = peer;
+    ) -> (Peer, usize) {
+        let mut client = peer.into();
         let mut hops = 0;
         let mut from_right = from_right.into_iter();
         while self.is_trusted(client) {
             hops += 1;
             match from_right.next().and_then(address) {
-                Some(address) => client = address,
+                Some(address) => client = Peer::Address(address),
                 None => break,
             }
         }
@@ -155,9 +184,24 @@ mod tests {
             ("127.0.0.1", "10.0.0.1, unknown", 1),
         ] {
             let entries = header.as_bytes().rsplit(|b| *b == b',');
-            let (_, hops) = trusted.client_and_hops(peer.parse().unwrap(), entries);
+            let (_, hops) = trusted.client_and_hops(peer.parse::<IpAddr>().unwrap(), entries);
             assert_eq!(hops, expected, "{peer}: {header}");
         }
+    }
+
+    #[test]
+    fn unix_peer_is_trusted_without_a_setting() {
+        let none = TrustedProxies::default();
+        let client =
+            |header: &[u8]| none.client_and_hops(Peer::Unix, header.rsplit(|b| *b == b',')).0;
+        assert_eq!(client(b"198.51.100.1, 203.0.113.9").to_string(), "203.0.113.9");
+        assert_eq!(client(b"203.0.113.9, unknown"), Peer::Unix);
+        assert_eq!(client(b""), Peer::Unix);
+        // Another proxy in front of it is trusted only by the setting.
+        let trusted = proxies(&["10.0.0.0/8"]);
+        let entries = [&b"10.0.0.1"[..], b"203.0.113.9"];
+        let (client, hops) = trusted.client_and_hops(Peer::Unix, entries);
+        assert_eq!((&*client.to_string(), hops), ("203.0.113.9", 2));
     }
 
     #[test]

@@ -9,6 +9,9 @@ impl Config {
         let differs = [
             ("--listen", self.listen != other.listen),
             ("--metrics-listen", self.metrics_listen != other.metrics_listen),
+            ("--ipv6-only", self.ipv6_only != other.ipv6_only),
+            ("--unix-socket-mode", self.unix_socket_mode != other.unix_socket_mode),
+            ("--unix-socket-owner", self.unix_socket_owner != other.unix_socket_owner),
             ("--buddyboss-url", self.buddyboss_url != other.buddyboss_url),
             ("--trust", self.trust_mode() != other.trust_mode()),
             ("--presence", self.presence != other.presence),
@@ -29,6 +32,9 @@ impl Config {
         Config {
             listen: other.listen.clone(),
             metrics_listen: other.metrics_listen.clone(),
+            ipv6_only: other.ipv6_only,
+            unix_socket_mode: other.unix_socket_mode,
+            unix_socket_owner: other.unix_socket_owner.clone(),
             buddyboss_url: other.buddyboss_url.clone(),
             trust: Some(other.trust_mode()),
             presence: other.presence,

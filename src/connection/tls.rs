@@ -6,11 +6,10 @@
 use std::fmt;
 use std::io;
 
-use mio::net::TcpStream;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
-use super::recv;
+use super::stream::Stream;
 use super::tls_io::{RECORD_PLAINTEXT_MAX, TlsRead};
 use crate::config::tls::TlsIdentity;
 
@@ -102,7 +101,7 @@ impl TlsSession {
     /// than its record, and more than one record is read only where there is room for all.
     pub(super) fn receive(
         &mut self,
-        socket: &TcpStream,
+        socket: &Stream,
         encrypted: &mut Vec<u8>,
         plain: &mut [u8],
     ) -> io::Result<TlsRead> {
@@ -124,7 +123,7 @@ impl TlsSession {
             self.fail("a handshake message is too long");
             return Ok(eof);
         }
-        let received = recv(socket, &mut encrypted[held..end])?;
+        let received = socket.recv(&mut encrypted[held..end])?;
         if received == 0 {
             return Ok(eof);
         }

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{Connection, Flushed, Received, SendContext, send};
+use super::{Connection, Flushed, Received, SendContext};
 
 /// Plain bytes encrypted at a time: the maximum of a record (RFC 8446 section 5.1).
 pub(super) const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
@@ -157,7 +157,7 @@ impl Connection {
                 self.outbox.charge(&mut send_context.ledger);
                 return Flushed::Blocked;
             }
-            match send(&self.socket, pending) {
+            match self.socket.send(pending) {
                 Ok(0) => return Flushed::Gone,
                 Ok(bytes) if bytes < pending.len() => {
                     pending.drain(..bytes);
@@ -193,7 +193,7 @@ impl Connection {
         let record = &encrypted[..written];
         self.outbox.consume(length, ledger);
         let sent = loop {
-            match send(&self.socket, record) {
+            match self.socket.send(record) {
                 Ok(0) => return None,
                 Ok(bytes) => break bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}

@@ -7,6 +7,8 @@ mod site;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub(super) use net::{REFUSED, describe_error};
+
 use super::ExamineOptions;
 use super::observations::{Keys, Observations};
 use crate::config::Config;

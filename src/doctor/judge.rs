@@ -320,6 +320,19 @@ fn judge_port(machine: &MachineObservation, may_be_replaced: bool) -> Finding {
             }
         };
     }
+    let is_unix = |address: &str| address.starts_with("unix:");
+    let sockets = machine.listens.iter().filter(|(address, _)| is_unix(address));
+    for (address, result) in sockets {
+        let seen = match result {
+            Ok(()) => continue,
+            Err(ErrorKind::NotFound) => format!("{address}: its folder does not exist"),
+            Err(ErrorKind::AlreadyExists) => format!("{address} is a file that is not a socket"),
+            Err(kind) => format!("{address}: {kind}"),
+        };
+        let remedy = "Set a path in a folder that the server may write to, such as /run/buddyline \
+                      (RuntimeDirectory=buddyline in the systemd unit).";
+        return Finding::failed(NAME, seen, remedy);
+    }
     if !free.is_empty() {
         return Finding::ok(NAME, format!("{} is free", free.join(", ")));
     }

@@ -161,7 +161,7 @@ pub enum SecretCheck {
 /// The observations of this machine.
 pub struct MachineObservation {
     /// Each address to listen on, and the result of binding to it.
-    pub listens: Vec<(SocketAddr, Result<(), io::ErrorKind>)>,
+    pub listens: Vec<(String, Result<(), io::ErrorKind>)>,
     /// Whether the program that occupies an address is a buddyline server.
     pub is_ours: bool,
     /// The hard limit of open files, or the reason why it is unknown.

@@ -5,7 +5,6 @@
 //! first. Until then the connection waits in a state of its own and ignores further input.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 
@@ -14,6 +13,7 @@ use super::origin::{self, OriginCheck};
 use super::request::{self, Head};
 use super::response::{self, NO_STORE, RESTARTING};
 use super::{headers, methods, token};
+use crate::config::proxies::Peer;
 use crate::protocol::credential::Credential;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, ID_BYTES_MAX, Id};
@@ -30,8 +30,8 @@ const PREFLIGHT: &str = "Access-Control-Allow-Methods: GET, HEAD\r\n\
 /// A request for the status of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CallStatusRequest {
-    /// The client's address; behind trusted proxies the one that they report.
-    pub client: IpAddr,
+    /// The client; behind trusted proxies the address that they report.
+    pub client: Peer,
     /// The credential of the request, or what is wrong with it; `None` if it has none.
     pub credential: Option<Result<Credential, ClientError>>,
     /// The call.
@@ -132,7 +132,7 @@ pub(super) fn accept<'a>(
     request: &httparse::Request<'_, 'a>,
     head: Head<'a>,
     encoded_id: &str,
-    peer: IpAddr,
+    peer: Peer,
     rules: &Rules,
 ) -> Handshake {
     let mut format = ResponseFormat::from_request(request);

@@ -6,7 +6,6 @@
 //! credential are kept.
 
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 
 use tungstenite::handshake::derive_accept_key;
 
@@ -20,7 +19,7 @@ use super::{methods, token};
 use crate::config::Config;
 use crate::config::limits::HeadLimits;
 use crate::config::origins::Origins;
-use crate::config::proxies::TrustedProxies;
+use crate::config::proxies::{Peer, TrustedProxies};
 use crate::protocol::ClientError;
 use crate::protocol::credential::Credential;
 
@@ -72,8 +71,8 @@ impl Rules {
 /// The client that opened a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The client's address; behind trusted proxies the one that they report.
-    pub client: IpAddr,
+    /// The client; behind trusted proxies the address that they report.
+    pub client: Peer,
     /// The credential of the request, or what is wrong with it; `None` if it has none.
     pub credential: Option<Result<Credential, ClientError>>,
 }
@@ -114,7 +113,8 @@ pub enum Handshake {
 }
 
 /// Reads a request head from the first bytes of a connection. `peer` is the socket's other end.
-pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
+pub fn receive(bytes: &[u8], peer: impl Into<Peer>, rules: &Rules) -> Handshake {
+    let peer = peer.into();
     let HeadLimits { bytes: bytes_max, lines: lines_max } = rules.head_limits;
     let mut on_stack = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
     let mut on_heap = Vec::new();
@@ -149,7 +149,7 @@ pub fn receive(bytes: &[u8], peer: IpAddr, rules: &Rules) -> Handshake {
 fn answer(
     request: &mut httparse::Request<'_, '_>,
     head_bytes: usize,
-    peer: IpAddr,
+    peer: Peer,
     rules: &Rules,
 ) -> Result<Handshake, String> {
     let head = request::check(request)?;
@@ -179,9 +179,9 @@ fn answer(
 /// The client's address: the peer's, or the one that trusted proxies report.
 pub(super) fn client(
     request: &httparse::Request<'_, '_>,
-    peer: IpAddr,
+    peer: Peer,
     proxies: &TrustedProxies,
-) -> IpAddr {
+) -> Peer {
     proxies.client_and_hops(peer, header_entries_from_right(request, "x-forwarded-for")).0
 }
 

@@ -1,11 +1,10 @@
 //! Decides whether the page or app that sent a request may connect, by the request's `Origin`.
 
-use std::net::IpAddr;
-
 use super::handshake::{Handshake, Rules};
 use super::headers::{has_header, header_entries_from_right, header_values};
 use super::request::Head;
 use super::response::text;
+use crate::config::proxies::Peer;
 use crate::protocol::credential::{Credential, Scheme};
 
 /// Longest logged part of a refused `Origin`, in characters.
@@ -26,7 +25,7 @@ pub(super) enum OriginCheck {
 pub(super) fn check_origin<'a>(
     request: &httparse::Request<'_, 'a>,
     head: Head<'a>,
-    peer: IpAddr,
+    peer: Peer,
     rules: &Rules,
 ) -> OriginCheck {
     if !rules.origins.is_restricted() {
@@ -53,7 +52,7 @@ pub(super) fn check_origin<'a>(
 /// right, as with `X-Forwarded-For`, or replaces the header.
 fn forwarded_hosts<'a>(
     request: &httparse::Request<'_, 'a>,
-    peer: IpAddr,
+    peer: Peer,
     rules: &Rules,
 ) -> impl Iterator<Item = &'a str> {
     let chain = header_entries_from_right(request, "x-forwarded-for");

@@ -67,6 +67,11 @@ pub(crate) fn too_many_from_address() -> String {
     text("429 Too Many Requests", "Retry-After: 60\r\n", line)
 }
 
+/// Refuses a connection of a trusted proxy without a PROXY protocol header.
+pub(crate) fn proxy_header_expected() -> String {
+    bad_request("A PROXY protocol header is expected first; does the proxy send one?")
+}
+
 /// The response to a request head that was not complete in time.
 pub(crate) fn request_timeout() -> String {
     text("408 Request Timeout", "", "The request took too long.")

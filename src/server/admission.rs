@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use crate::config::proxies::TrustedProxies;
+use crate::config::proxies::{Peer, TrustedProxies};
 
 /// Counts connections and decides whether to accept more.
 #[derive(Debug)]
@@ -108,8 +108,9 @@ impl Admission {
         }
     }
 
-    /// Counts a connection from this address. Returns false if the address is at its limit.
-    pub(super) fn admit(&mut self, address: IpAddr) -> bool {
+    /// Counts a connection of this client. Returns false if its address is at its limit.
+    pub(super) fn admit(&mut self, client: impl Into<Peer>) -> bool {
+        let Peer::Address(address) = client.into() else { return true };
         let count = self.addresses.entry(address_key(address)).or_default();
         let has_room = *count < self.per_address_max;
         if has_room {
@@ -118,14 +119,23 @@ impl Admission {
         has_room
     }
 
-    /// Whether connections from this address count against the limit. Those of trusted proxies and
-    /// of this machine, where a proxy may run, do not: they belong to many clients.
-    pub(super) fn is_counted(&self, address: IpAddr) -> bool {
-        !address.is_loopback() && !self.proxies.is_trusted(address)
+    /// Whether connections of this client count against the limit of its address. Those of trusted
+    /// proxies and of this machine, where a proxy may run, do not: they belong to many clients.
+    pub(super) fn is_counted(&self, client: impl Into<Peer>) -> bool {
+        match client.into() {
+            Peer::Address(address) => !address.is_loopback() && !self.proxies.is_trusted(address),
+            Peer::Unix => false,
+        }
+    }
+
+    /// Whether this peer is a trusted proxy.
+    pub(super) fn is_proxy(&self, peer: Peer) -> bool {
+        self.proxies.is_trusted(peer)
     }
 
     /// Uncounts a connection that [`Admission::admit`] has counted.
-    pub(super) fn release(&mut self, address: IpAddr) {
+    pub(super) fn release(&mut self, client: impl Into<Peer>) {
+        let Peer::Address(address) = client.into() else { return };
         let key = address_key(address);
         if let Some(count) = self.addresses.get_mut(&key) {
             *count -= 1;

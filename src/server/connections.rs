@@ -4,17 +4,18 @@ mod shed;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::time::Instant;
 
-use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use super::budget::TimeBudget;
 use super::fanout_queue::{FanoutQueue, FlushStats};
+use crate::config::proxies::Peer;
 use crate::config::tls::TlsIdentity;
-use crate::connection::{ActiveTime, Connection, Flushed, Received, RecvContext, SendContext};
+use crate::connection::{
+    ActiveTime, Connection, Flushed, Received, RecvContext, SendContext, Stream,
+};
 use crate::hub::interface::ConnId;
 use crate::protocol::server::EncodedFrame;
 use crate::wire::outbox::Ledger;
@@ -156,12 +157,13 @@ impl Connections {
     /// Adds a socket and registers it for readability; `flush_connection` adds writability.
     pub(super) fn add(
         &mut self,
-        mut socket: TcpStream,
-        peer: IpAddr,
+        socket: impl Into<Stream>,
+        peer: impl Into<Peer>,
         counts_for_address: bool,
         identity: Option<&TlsIdentity>,
         now: ActiveTime,
-    ) -> io::Result<()> {
+    ) -> io::Result<&mut Connection> {
+        let mut socket = socket.into();
         let entry = self.slab.vacant_entry();
         self.registry.register(&mut socket, Token(entry.key()), Interest::READABLE)?;
         self.serial = self.serial.wrapping_add(1);
@@ -171,8 +173,7 @@ impl Connections {
         if let Some(identity) = identity {
             connection.enable_tls(identity).map_err(io::Error::other)?;
         }
-        entry.insert(connection);
-        Ok(())
+        Ok(entry.insert(connection))
     }
 
     // ---- input
@@ -564,6 +565,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
     use mio::Poll;
+    use mio::net::TcpStream;
 
     use super::*;
     use crate::config::limits::UNLIMITED;

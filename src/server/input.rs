@@ -1,6 +1,5 @@
 //! Input of a tick: events, new connections, reads, answers of the site, and the hub's timers.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use mio::Token;
@@ -10,6 +9,7 @@ use super::budget::TimeBudget;
 use super::query_log::AnswerLog;
 use super::read_batch::{READ_BYTES, ReadChunk};
 use super::{LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, Server, WAKER, listeners};
+use crate::config::proxies::Peer;
 use crate::connection::Received;
 use crate::connection::rate::RateVerdict;
 use crate::http::call_status::CallStatusRequest;
@@ -80,25 +80,28 @@ impl Server {
             let plain = self.identity.is_none();
             if open >= self.admission.connections_max {
                 self.counts.refused += 1;
-                listeners::refuse(socket, plain.then(response::too_many_connections));
+                listeners::refuse(&socket, plain.then(response::too_many_connections));
                 continue;
             }
             let counted = self.admission.is_counted(peer);
             if counted && !self.admission.admit(peer) {
                 self.counts.refused += 1;
                 self.counts.refused_address += 1;
-                listeners::refuse(socket, plain.then(response::too_many_from_address));
+                listeners::refuse(&socket, plain.then(response::too_many_from_address));
                 continue;
             }
             self.counts.accepted += 1;
             self.work.accepted += 1;
+            let awaits_proxy_header = self.expects_proxy_header(peer);
             let identity = self.identity.as_ref();
-            if let Err(fault) =
-                self.connections.add(socket, peer, counted, identity, self.active_now)
-            {
-                log::warn!("cannot register a connection: {fault}");
-                if counted {
-                    self.admission.release(peer);
+            match self.connections.add(socket, peer, counted, identity, self.active_now) {
+                Ok(connection) if awaits_proxy_header => connection.wire.expect_proxy_header(),
+                Ok(_) => {}
+                Err(fault) => {
+                    log::warn!("cannot register a connection: {fault}");
+                    if counted {
+                        self.admission.release(peer);
+                    }
                 }
             }
         }
@@ -113,6 +116,11 @@ impl Server {
         }
         if self.read_budget.was_exhausted() || self.is_handshake_deferred(slot) {
             return self.connections.defer_read(slot);
+        }
+        let awaits_proxy_header =
+            self.connections.get(slot).is_some_and(|reader| reader.wire.is_awaiting_proxy_header());
+        if awaits_proxy_header && !self.read_proxy_header(slot, now) {
+            return;
         }
         let room = self.read_batch.spare();
         let unread = self.connections.take_unread(slot, room);
@@ -271,7 +279,7 @@ impl Server {
 
     /// Counts a connection against its client's address and marks it as known to the hub. If the
     /// address is at its limit, refuses the connection and returns `None`.
-    fn admit(&mut self, slot: u32, client: IpAddr) -> Option<ConnId> {
+    fn admit(&mut self, slot: u32, client: Peer) -> Option<ConnId> {
         let connection = self.connections.get(slot)?;
         // A socket whose peer is a proxy was not counted when it was accepted.
         let counts = !connection.counts_for_address && self.admission.is_counted(client);

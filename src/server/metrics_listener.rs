@@ -4,16 +4,15 @@
 //! even when `--max-connections` is reached. Its use of resources is bounded: a few connections at
 //! a time, a limited request head, a few seconds each, and one metrics page per tick.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use super::listeners::Listeners;
+use super::listeners::{BindOptions, Listeners};
 use super::{METRICS_TOKENS, Server};
-use crate::config::Listen;
+use crate::config::Config;
+use crate::connection::Stream;
 use crate::http::handshake::Readiness;
 use crate::http::metrics_endpoint::{self, HEAD_BYTES_MAX, MetricsRequest};
 use crate::hub::interface::Now;
@@ -44,7 +43,7 @@ pub(super) struct MetricsListener {
 
 /// Connection of one monitor.
 struct MetricsConnection {
-    socket: TcpStream,
+    socket: Stream,
     since: Instant,
     /// Its socket has an event that is not handled yet.
     has_event: bool,
@@ -65,18 +64,18 @@ enum State {
 }
 
 impl MetricsListener {
-    /// Listens, if an address is given.
+    /// Listens on `--metrics-listen`, if it is set.
     ///
     /// # Errors
     ///
     /// The address cannot be bound.
-    pub(super) fn bind(
-        listen: Option<&Listen>,
-        registry: &Registry,
-    ) -> io::Result<MetricsListener> {
-        let addresses = listen.map(Listen::resolve).transpose().map_err(io::Error::other)?;
-        let addresses = addresses.unwrap_or_default();
-        let listeners = Listeners::bind(&addresses, METRICS_BACKLOG, registry, LISTENER_TOKENS)?;
+    pub(super) fn bind(config: &Config, registry: &Registry) -> io::Result<MetricsListener> {
+        let options = BindOptions::new(config, METRICS_BACKLOG);
+        let listeners =
+            Listeners::bind(&config.metrics_listen, &options, registry, LISTENER_TOKENS)?;
+        for path in listeners.paths() {
+            log::info!("metrics on unix:{}", path.display());
+        }
         for address in listeners.addresses() {
             log::info!("metrics on http://{address}/metrics");
             if !address.ip().is_loopback() {
@@ -194,7 +193,7 @@ impl MetricsConnection {
     fn read(&mut self, readiness: Readiness) -> bool {
         let mut piece = [0; 1024];
         loop {
-            let bytes = match self.socket.read(&mut piece) {
+            let bytes = match self.socket.recv(&mut piece) {
                 Ok(0) => return matches!(self.state, State::Ready { .. } | State::Writing(..)),
                 Ok(bytes) => bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
@@ -229,7 +228,7 @@ impl MetricsConnection {
     fn write(&mut self) -> bool {
         let State::Writing(response, sent) = &mut self.state else { return true };
         while *sent < response.len() {
-            match self.socket.write(&response[*sent..]) {
+            match self.socket.send(&response[*sent..]) {
                 Ok(0) => return false,
                 Ok(bytes) => *sent += bytes,
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
@@ -239,7 +238,7 @@ impl MetricsConnection {
         self.state = State::Lingering(0);
         // Its end of stream may have arrived already, without being read.
         self.has_event = true;
-        self.socket.shutdown(Shutdown::Write).is_ok()
+        self.socket.shut_down_write().is_ok()
     }
 }
 

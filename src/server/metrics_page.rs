@@ -81,8 +81,9 @@ impl Server {
             Counter,
             "buddyline_connections_refused_total",
             "Connections refused: at the limit of all connections (full) or of one address \
-             (address), for a web page whose origin is not allowed (page), for a request that did \
-             not arrive in time (late), or for a TLS error (tls).",
+             (address), for a web page whose origin is not allowed (page), without the PROXY \
+             protocol header of a trusted proxy (proxy), for a request that did not arrive in time \
+             (late), or for a TLS error (tls).",
         )
         .samples(
             "cause",
@@ -90,6 +91,7 @@ impl Server {
                 ("full", counts.refused - counts.refused_address),
                 ("address", counts.refused_address),
                 ("page", counts.refused_pages),
+                ("proxy", counts.bad_proxy_headers),
                 ("late", counts.late),
                 ("tls", counts.tls_faults),
             ],

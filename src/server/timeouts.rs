@@ -17,6 +17,9 @@ const PARTIAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a call status request may wait for its answer: an app woken by a push notification has
 /// less time than the site may take.
 const CALL_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a proxy may take for its PROXY protocol header. The protocol's specification advises at
+/// least three seconds, since the packet may be lost once.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a closing connection may take to read its last bytes and close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Unanswered pings before the connection is closed.
@@ -51,6 +54,9 @@ impl Timeouts {
     fn overdue(&self, connection: &Connection, now: ActiveTime) -> Option<Overdue> {
         let elapsed = now.since(connection.since);
         let wire = &connection.wire;
+        if wire.is_awaiting_proxy_header() {
+            return (elapsed >= PROXY_HEADER_TIMEOUT).then_some(Overdue::Handshake);
+        }
         if wire.is_in_handshake() {
             return (elapsed >= self.handshake_lasts).then_some(Overdue::Handshake);
         }
@@ -166,6 +172,15 @@ mod tests {
         assert_eq!(TIMEOUTS.overdue(&connection, at(15)), Some(Overdue::Handshake));
         let never = Timeouts { handshake_lasts: crate::config::limits::NEVER, ..TIMEOUTS };
         assert_eq!(never.overdue(&connection, at(1_000_000)), None);
+    }
+
+    #[test]
+    fn proxy_header_has_four_seconds_even_without_limits() {
+        let never = Timeouts { handshake_lasts: crate::config::limits::NEVER, ..TIMEOUTS };
+        let mut connection = connection();
+        connection.wire.expect_proxy_header();
+        assert_eq!(never.overdue(&connection, at(13)), None);
+        assert_eq!(never.overdue(&connection, at(14)), Some(Overdue::Handshake));
     }
 
     #[test]

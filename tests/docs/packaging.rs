@@ -41,6 +41,7 @@ fn unit_files_and_server_agree_on_names() {
     // Switching to socket activation must not change the address.
     let socket = read("systemd/buddyline.socket");
     let listen = Config::try_parse_from(["buddyline"]).expect("the defaults are good").listen;
+    let [listen] = &listen[..] else { panic!("one address") };
     let address = value_of(&socket, "ListenStream").parse().expect("an address");
     assert!(listen.addresses.contains(&address), "{address}");
 }

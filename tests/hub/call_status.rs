@@ -101,7 +101,7 @@ fn request_waits_for_its_answer_and_ignores_more_input() {
     session.feed(&mut codec, rest);
     let events = session.take_events();
     let [Event::CallStatusRequest(status_request)] = &events[..] else { panic!("{events:?}") };
-    assert_eq!(status_request.client, PEER);
+    assert_eq!(status_request.client, PEER.into());
     let secret = status_request.credential.as_ref().unwrap().as_ref().unwrap().secret();
     assert_eq!(secret, "s3cr3t");
     assert!(!format!("{events:?}{:?}", session.wire).contains("s3cr3t"), "{events:?}");

@@ -53,7 +53,7 @@ pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
 
 /// The event that a valid request without a token causes.
 pub fn opened() -> Event<'static> {
-    Event::Opened(Opened { client: PEER, credential: None })
+    Event::Opened(Opened { client: PEER.into(), credential: None })
 }
 
 /// A valid upgrade request with additional header lines.

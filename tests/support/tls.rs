@@ -125,7 +125,11 @@ pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// Connects and completes the TLS handshake.
 pub fn stream(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Stream> {
-    let mut socket = TcpStream::connect(address)?;
+    stream_over(TcpStream::connect(address)?, config)
+}
+
+/// Completes the TLS handshake on a socket that the test has connected.
+pub fn stream_over(mut socket: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Stream> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(LONG))?;
     socket.set_write_timeout(Some(LONG))?;

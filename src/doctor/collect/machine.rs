@@ -1,32 +1,39 @@
 //! Collects the observations of this machine: ports and limits.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::time::Duration;
 
+use super::REFUSED;
 use crate::config::Config;
 use crate::config::limits::UNLIMITED;
+use crate::doctor::health::HealthTarget;
 use crate::doctor::observations::MachineObservation;
 
-/// The time limit of each step of a request to this machine.
+/// The time limit of a request to this machine.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Far more than the reply to `GET /healthz`.
-const REPLY_BYTES_MAX: usize = 4 << 10;
 
 /// Examines the machine. A free port is occupied for a moment; no connection is accepted on it.
 pub(crate) fn collect(config: &Config) -> MachineObservation {
-    let listens: Vec<(SocketAddr, Result<(), ErrorKind>)> = config
-        .listen
-        .resolve()
+    let mut listens = Vec::new();
+    let mut is_ours = false;
+    for listen in &config.listen {
+        if let Some(path) = listen.unix_path() {
+            let result = check_path(path).map_err(|error| error.kind());
+            is_ours |=
+                result == Err(ErrorKind::AddrInUse) && is_ours_at(&HealthTarget::socket(path));
+            listens.push((listen.name.clone(), result));
+        }
         // A name that cannot be resolved has ended the program before.
-        .unwrap_or_default()
-        .iter()
-        .map(|address| {
+        for address in listen.resolve().unwrap_or_default() {
             let result = TcpListener::bind(address).map(drop).map_err(|error| error.kind());
-            (*address, result)
-        })
-        .collect();
-    let taken = listens.iter().find(|(_, result)| *result == Err(ErrorKind::AddrInUse));
+            is_ours |= result == Err(ErrorKind::AddrInUse) && is_our_port(address);
+            listens.push((address.to_string(), result));
+        }
+    }
     let reserved = config.reserved_descriptors() as u64;
     let connections = config.limits().max_connections;
     let wanted = (connections != UNLIMITED).then_some(connections as u64 + reserved);
@@ -34,7 +41,7 @@ pub(crate) fn collect(config: &Config) -> MachineObservation {
     let limit = rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(_, hard)| hard);
     let limit = limit.map(|hard| config.nofile.map_or(hard, |wanted| hard.min(wanted)));
     MachineObservation {
-        is_ours: taken.is_some_and(|(address, _)| is_ours(*address)),
+        is_ours,
         listens,
         files: limit.map_err(|error| error.to_string()),
         files_wanted: wanted,
@@ -42,8 +49,25 @@ pub(crate) fn collect(config: &Config) -> MachineObservation {
     }
 }
 
-/// Whether the reply to `GET /healthz` at this address is that of a buddyline server.
-fn is_ours(address: SocketAddr) -> bool {
+/// Whether a Unix socket can be created: its folder exists, and nothing else has its name.
+fn check_path(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            fs::metadata(folder.unwrap_or(Path::new("."))).map(drop)
+        }
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(ErrorKind::AlreadyExists.into()),
+        // A server without a clean end may have left it; then a new one replaces it.
+        Ok(_) => match HealthTarget::socket(path).ask(LOCAL_TIMEOUT) {
+            Err(reason) if reason == REFUSED => Ok(()),
+            _ => Err(ErrorKind::AddrInUse.into()),
+        },
+    }
+}
+
+/// Whether a buddyline server answers at this address.
+fn is_our_port(address: SocketAddr) -> bool {
     let mut to = address;
     if to.ip().is_unspecified() {
         to.set_ip(match to.ip() {
@@ -51,18 +75,10 @@ fn is_ours(address: SocketAddr) -> bool {
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let request = || {
-        let mut socket = TcpStream::connect_timeout(&to, LOCAL_TIMEOUT)?;
-        socket.set_read_timeout(Some(LOCAL_TIMEOUT))?;
-        socket.set_write_timeout(Some(LOCAL_TIMEOUT))?;
-        socket
-            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        // A single read: a server that sends one byte a second must not hold up the check.
-        let mut reply = vec![0; REPLY_BYTES_MAX];
-        let length = socket.read(&mut reply)?;
-        reply.truncate(length);
-        Ok::<_, std::io::Error>(reply)
-    };
-    request()
-        .is_ok_and(|reply| reply.starts_with(b"HTTP/1.1 200 ") && reply.ends_with(b"\r\n\r\nok\n"))
+    is_ours_at(&HealthTarget::local(to))
+}
+
+/// Whether the response to `GET /healthz` is that of a buddyline server.
+fn is_ours_at(target: &HealthTarget) -> bool {
+    target.ask(LOCAL_TIMEOUT).is_ok_and(|(status, line)| status == 200 && line == "ok")
 }

@@ -350,11 +350,14 @@ fn classify_tls_error(error: &io::Error) -> Tls {
     }
 }
 
+/// Nothing listens there.
+pub(crate) const REFUSED: &str = "the connection is refused";
+
 /// Describes an error of a socket.
-pub(super) fn describe_error(error: &io::Error) -> String {
+pub(crate) fn describe_error(error: &io::Error) -> String {
     use io::ErrorKind as Kind;
     match error.kind() {
-        Kind::ConnectionRefused => "the connection is refused".into(),
+        Kind::ConnectionRefused => REFUSED.into(),
         Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
             "the connection is reset".into()
         }

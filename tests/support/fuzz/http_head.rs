@@ -150,7 +150,7 @@ fn check_answer(response: &str, request: &[u8]) {
 }
 
 fn check_opened(opened: &Opened, peer: IpAddr, rules: &Rules) {
-    assert!(opened.client == peer || rules.proxies.is_trusted(peer), "{opened:?}");
+    assert!(opened.client == peer.into() || rules.proxies.is_trusted(peer), "{opened:?}");
     match &opened.credential {
         None => {}
         Some(Ok(credential)) => {
