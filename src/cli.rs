@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::env_file::{self, EnvFile};
+use crate::config::health_url::HealthUrl;
 use crate::config::public_url::PublicUrl;
 use crate::config::{self, Config, secrets};
 use crate::load;
@@ -68,6 +69,38 @@ pub enum Command {
         #[command(flatten)]
         options: DoctorOptions,
     },
+    /// Ask a running server whether it works, for health checks of images without curl.
+    ///
+    /// Without --url, the server of these settings is asked on this machine. Prints one line. Exit
+    /// code 0 if the answer is 200, 1 if it is not or none comes, 2 for a bad setting.
+    Health {
+        /// The settings of the server.
+        #[command(flatten)]
+        config: Box<Config>,
+        /// The address to ask.
+        #[command(flatten)]
+        options: HealthOptions,
+    },
+}
+
+/// Options of the health check alone.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Health check")]
+pub struct HealthOptions {
+    /// URL to ask, such as http://127.0.0.1:8080/healthz, or a Unix socket as unix:PATH. If it is
+    /// not set, /healthz at the first address of --listen. Certificates are not verified.
+    #[arg(long, value_name = "URL", value_parser = HealthUrl::parse)]
+    pub url: Option<HealthUrl>,
+
+    /// Ask /readyz instead of /healthz: fails as well while the site is unavailable or the server
+    /// drains.
+    #[arg(long)]
+    pub ready: bool,
+
+    /// Time limit of the check, 100ms to 1m.
+    #[arg(long, value_name = "TIME", default_value = "3s",
+          value_parser = |s: &str| config::parse_duration(s, "100ms", "1m"))]
+    pub within: Duration,
 }
 
 /// Options of the doctor alone.

@@ -5,10 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-use buddyline::cli::{self, Cli, Command, DoctorOptions};
+use buddyline::cli::{self, Cli, Command, DoctorOptions, HealthOptions};
 use buddyline::config::files::Secrets;
 use buddyline::config::site_password::CONFLICT_REMEDY;
 use buddyline::config::{Config, LogFormat, Trust};
+use buddyline::doctor::health::HealthTarget;
 use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
 use buddyline::load;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig { config }) => check_config(&config),
         Some(Command::Bench { options }) => bench(&options),
         Some(Command::Doctor { config, options }) => run_doctor(&config, options),
+        Some(Command::Health { config, options }) => check_health(&config, &options),
     }
 }
 
@@ -123,6 +125,25 @@ fn run_doctor(config: &Config, options: DoctorOptions) -> ExitCode {
             print_report(&text, report::has_no_failures(&findings))
         }
         Err(fault) => report_bad_setting(&fault),
+    }
+}
+
+/// Asks a server whether it works, and prints its answer in one line. Reads no secrets, so that
+/// another user than the server's can run it.
+fn check_health(config: &Config, options: &HealthOptions) -> ExitCode {
+    let path = if options.ready { "/readyz" } else { "/healthz" };
+    let target = match &options.url {
+        Some(url) => Ok(HealthTarget::from_url(url, path)),
+        None => HealthTarget::from_config(config, path),
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(fault) => return report_bad_setting(&fault),
+    };
+    match target.ask(options.within) {
+        Ok((200, line)) => print_report(&format!("ok: {target}: {line}\n"), true),
+        Ok((status, line)) => print_report(&format!("failed: {target}: {status} {line}\n"), false),
+        Err(reason) => print_report(&format!("failed: {target}: {reason}\n"), false),
     }
 }
 

@@ -10,6 +10,7 @@ mod doctor;
 mod doctor_judgement;
 mod empty_variables;
 mod frames;
+mod health;
 mod hostile;
 mod journal;
 mod lifecycle;
