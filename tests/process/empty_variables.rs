@@ -15,7 +15,11 @@ fn variables() -> Vec<String> {
     let command = Config::command();
     let settings = command.get_arguments().map(|argument| argument.get_env().expect("a variable"));
     let mut all: Vec<String> = settings.map(|name| name.to_str().unwrap().to_owned()).collect();
-    all.extend([secrets::JWT.variable, secrets::TURN.variable].map(String::from));
+    all.extend(
+        [secrets::JWT, secrets::TURN, secrets::SITE_PASSWORD]
+            .map(|secret| secret.variable)
+            .map(String::from),
+    );
     assert!(all.len() > 50, "{all:?}");
     all
 }
