@@ -10,6 +10,7 @@ pub mod files;
 pub mod health_url;
 pub(crate) mod ice;
 pub mod jwt_issuer;
+mod key_kind;
 pub mod limits;
 mod listen;
 pub mod origins;

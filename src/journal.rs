@@ -23,6 +23,7 @@ use simple_logger::SimpleLogger;
 
 use crate::config::LogFormat;
 use crate::metrics::LOG_LINES_LOST;
+use crate::process;
 use format::Format;
 use writer::{Entry, LogCommand};
 
@@ -54,7 +55,8 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     let (entries, received) = bounded(LINES_MAX);
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || writer::write_all(&received, format, &mut io::stderr()))?;
+        .spawn(move || writer::write_all(&received, format, &mut io::stderr()))
+        .map_err(|fault| io::Error::other(process::explain_thread_fault("its thread", &fault)))?;
     let journal = Journal { levels: levels(), format, entries, lost: AtomicU64::new(0) };
     log::set_boxed_logger(Box::new(journal)).map_err(io::Error::other)?;
     set_level(level);
@@ -78,18 +80,21 @@ fn levels() -> SimpleLogger {
 }
 
 /// Prints why the process exits, as an error, at any log level and even without a logger. Gives up
-/// after a second if standard error does not take it.
+/// after a second if standard error does not take it, unless no thread can be started.
 pub fn print_error(format: LogFormat, text: &str) {
     log::logger().flush();
     let text = Format::of(format).final_error(text);
     let (written, done) = bounded(1);
+    let in_thread = text.clone();
     let writer = thread::Builder::new().spawn(move || {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(in_thread.as_bytes());
         let _ = written.send(());
     });
-    if writer.is_ok() {
-        let _ = done.recv_timeout(FLUSH_TIMEOUT);
-    }
+    let _ = match writer {
+        Ok(_) => done.recv_timeout(FLUSH_TIMEOUT).map_err(io::Error::other),
+        // The limit of threads may be the reason that is to be printed.
+        Err(_) => io::stderr().write_all(text.as_bytes()),
+    };
 }
 
 impl Journal {

@@ -132,7 +132,9 @@ pub fn run(options: &Options) -> Result<Report, String> {
     });
     let tokens = tokens.transpose()?.unwrap_or_default();
     if let Some(pid) = options.pid {
-        process::resident_kib(pid).map_err(|fault| format!("--pid {pid}: {fault}"))?;
+        process::resident_kib(pid).map_err(|fault| {
+            format!("--pid {pid}: there is no such process, or /proc cannot be read: {fault}")
+        })?;
     }
     // 16 more for the standard streams, the poll and /proc.
     let wanted = u64::from(options.connections) + 16;

@@ -6,6 +6,14 @@ use std::time::Duration;
 
 use procfs::process::Process;
 
+/// Says what to do if the system starts no further thread.
+pub(crate) fn explain_thread_fault(what: &str, fault: &io::Error) -> String {
+    format!(
+        "{what} cannot be started: {fault}. Raise the limit of processes and threads (ulimit -u, \
+         TasksMax= of the unit, pids of a container) or of memory"
+    )
+}
+
 /// Returns the processor time that all threads have used so far, in user and system mode.
 ///
 /// # Errors

@@ -204,7 +204,7 @@ impl Server {
         let metrics_listener = MetricsListener::bind(config, poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => Upstream::site(&setup::site_settings(config, url)?, waker, started)?,
+            Some(url) => setup::upstream(config, url, waker, started)?,
         };
         let site_password = config.site_password_with_warnings().map_err(io::Error::other)?;
         let turn_secret = config.turn_secret().map_err(io::Error::other)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::validity::Validity;
-use super::{files, secrets};
+use super::{files, key_kind, secrets};
 
 /// The names of the systemd credentials, files in `$CREDENTIALS_DIRECTORY`.
 pub(crate) const CREDENTIALS: [&str; 2] = ["tls-cert", "tls-key"];
@@ -126,7 +126,10 @@ mod identity {
     use rustls::version::{TLS12, TLS13};
     use rustls::{Error, InconsistentKeys, ServerConfig};
 
-    use super::Validity;
+    use super::{Validity, key_kind};
+
+    /// In the first line of an encrypted key.
+    const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
     /// The certificate, its key and the TLS configuration that all connections share.
     #[derive(Clone)]
@@ -159,7 +162,13 @@ mod identity {
                 ));
             }
             let validity = chain.first().and_then(|own| Validity::from_der(own));
+            let kind = chain.first().and_then(|own| key_kind::of_certificate(own));
+            let is_encrypted = key.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED);
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| match fault {
+                _ if is_encrypted => format!(
+                    "{key_name}: it is encrypted, and the server cannot ask for its password: \
+                     decrypt it with openssl pkey -in KEY -out NEW_KEY"
+                ),
                 pem::Error::NoItemsFound => format!(
                     "{key_name}: it contains no key: expected PEM, not encrypted, with BEGIN \
                      PRIVATE KEY, BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE KEY"
@@ -172,8 +181,15 @@ mod identity {
                     format!("{key_name}: it is not the key of the certificate in {cert_name}")
                 }
                 Error::InvalidCertificate(fault) => format!("{cert_name}: {fault:?}"),
-                Error::General(fault) => {
-                    format!("{key_name}: {fault}: expected an RSA, ECDSA or Ed25519 key")
+                // The library says no more than that it cannot use the key.
+                Error::General(_) => {
+                    let of_kind =
+                        kind.map_or_else(String::new, |kind| format!(" ({kind}, by {cert_name})"));
+                    let expected = key_kind::SUPPORTED;
+                    format!(
+                        "{key_name}: the key is damaged or of a kind that is not \
+                         supported{of_kind}: expected {expected}"
+                    )
                 }
                 fault => format!("{cert_name}, {key_name}: {fault}"),
             })?;

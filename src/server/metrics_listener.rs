@@ -16,6 +16,7 @@ use crate::connection::Stream;
 use crate::http::handshake::Readiness;
 use crate::http::metrics_endpoint::{self, HEAD_BYTES_MAX, MetricsRequest};
 use crate::hub::interface::Now;
+use crate::process;
 
 /// Concurrent monitors. A further one replaces the oldest once that is [`EVICT_AFTER`] old, and
 /// waits in the kernel's queue until then.
@@ -73,6 +74,13 @@ impl MetricsListener {
         let options = BindOptions::new(config, METRICS_BACKLOG);
         let listeners =
             Listeners::bind(&config.metrics_listen, &options, registry, LISTENER_TOKENS)?;
+        let own = process::resident_kib(std::process::id());
+        if let (Err(fault), false) = (own, config.metrics_listen.is_empty()) {
+            log::warn!(
+                "/proc cannot be read ({fault}): the metrics process_resident_memory_bytes and \
+                 process_cpu_seconds_total have no values"
+            );
+        }
         for path in listeners.paths() {
             log::info!("metrics on unix:{}", path.display());
         }

@@ -1,6 +1,8 @@
 //! Translation of the settings into the parameters of the server's parts.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::admission::Admission;
 use super::connections::BufferLimits;
@@ -14,10 +16,11 @@ use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::{SiteProxy, SiteRoute};
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
+use crate::process;
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::{IceServers, TurnServers};
-use crate::upstream::SiteSettings;
 use crate::upstream::jwt::Verifier;
+use crate::upstream::{SiteSettings, Upstream};
 
 /// Connection limits. Raises the limit on open files as far as the system allows, and reserves some
 /// for requests to the site: otherwise idle clients could take the descriptors that messages need.
@@ -122,6 +125,20 @@ pub(super) fn site_credential(password: &SitePassword) -> Option<Credential> {
     Credential::from_authorization(password.header())?.ok()
 }
 
+/// The upstream for a site, with its worker threads.
+pub(super) fn upstream(
+    config: &Config,
+    url: &SiteUrl,
+    waker: Arc<mio::Waker>,
+    started: Instant,
+) -> io::Result<Upstream> {
+    let settings = site_settings(config, url)?;
+    Upstream::site(&settings, waker, started).map_err(|fault| {
+        let what = format!("a thread for requests to the site (of {})", settings.workers);
+        io::Error::other(process::explain_thread_fault(&what, &fault))
+    })
+}
+
 /// The proxy for the site. Logs it, because a variable may be set for other programs.
 fn site_proxy(config: &Config) -> io::Result<Option<SiteProxy>> {
     match config.site_route().map_err(io::Error::other)? {
@@ -138,7 +155,7 @@ fn site_proxy(config: &Config) -> io::Result<Option<SiteProxy>> {
 }
 
 /// Settings of the upstream. Fails if a file that they name cannot be read.
-pub(super) fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
+fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
     let trust = config.site_trust().map_err(io::Error::other)?;
     if url.as_str().starts_with("https:") {
         log::info!("certificate authorities for the site: {trust}");

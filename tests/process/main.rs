@@ -28,6 +28,7 @@ mod server;
 mod site;
 mod site_proxy;
 mod site_tls;
+mod start_faults;
 mod supervised;
 mod tls;
 mod verified;

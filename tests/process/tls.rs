@@ -712,7 +712,7 @@ fn unusable_tls_files_are_named_with_the_reason() {
         (Some(&nothing), Some(&key), ["--tls-cert", "contains no certificate"]),
         (Some(&key), Some(&key), ["--tls-cert", "contains no certificate"]),
         (Some(&cert), Some(&cert), ["--tls-key", "contains no key"]),
-        (Some(&cert), Some(&locked), ["--tls-key", "not encrypted"]),
+        (Some(&cert), Some(&locked), ["--tls-key", "it is encrypted"]),
         (Some(&garbage), Some(&key), ["--tls-cert", "not valid PEM"]),
         (Some(&wrong), Some(&key), ["--tls-cert", "BadEncoding"]),
         (Some(&cert), Some(&stranger.key()), ["--tls-key", "not the key of the certificate"]),
