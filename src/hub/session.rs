@@ -11,7 +11,7 @@ use super::auth::proofs::{CredentialStatus, PROOF_TTL, Renewal};
 use super::interface::{ConnId, Failure, FailureContext, Now, Proven};
 use crate::protocol::call::CallKind;
 use crate::protocol::client::{ClientFrame, ReplyTo, SendMessage};
-use crate::protocol::credential::Credential;
+use crate::protocol::credential::{Credential, Scheme};
 use crate::protocol::server::{LeftReason, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id};
 
@@ -21,6 +21,9 @@ const CLOSE_POLICY: u16 = 1008;
 const CLOSE_TRY_AGAIN: u16 = 1013;
 /// Token refused or expired (`PROTOCOL.md` 3).
 const CLOSE_TOKEN: u16 = 4401;
+
+/// How long the check of `Basic` in a handshake waits for a token in a frame.
+const BASIC_DEFERRED: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Opens a connection, with the credential of its handshake or what is wrong with that.
@@ -35,6 +38,12 @@ impl Hub {
         self.threads.open(conn);
         self.auth.identity.open(conn);
         match credential {
+            Some(Ok(credential))
+                if self.requires_proof() && self.may_be_of_a_proxy(&credential) =>
+            {
+                let until = now.instant + BASIC_DEFERRED;
+                self.auth.identity.defer_credential(conn, credential, until, now.instant);
+            }
             Some(Ok(credential)) if self.requires_proof() => {
                 let status = self.auth.identity.authenticate(conn, credential, None, now);
                 self.apply_credential_status(conn, status, now);
@@ -48,6 +57,12 @@ impl Hub {
             }
             None => self.start_auth_timeout(conn, now),
         }
+    }
+
+    /// Whether a handshake's credential may be the password of a proxy, which browsers send along:
+    /// `Basic`, and not known to be a member's.
+    fn may_be_of_a_proxy(&self, credential: &Credential) -> bool {
+        credential.scheme() == Scheme::Basic && !self.auth.identity.has_proof_of(credential)
     }
 
     /// Closes a connection: ends its typing and subscriptions, and drops what it has waiting.
@@ -357,6 +372,9 @@ impl Hub {
             ClientFrame::UserConnected { .. } => true,
             _ => false,
         };
+        if !is_user_connected && self.auth.identity.is_deferred(conn) {
+            self.check_deferred(conn, now);
+        }
         let auth_state = self.auth.identity.auth_state(conn);
         if let Some(claim) = self.auth.identity.pending(conn) {
             let known = self.presence.user_of(conn).map(|known| known.key);
@@ -528,6 +546,13 @@ impl Hub {
         }
     }
 
+    /// Checks the credential of a handshake that was deferred.
+    fn check_deferred(&mut self, conn: ConnId, now: Now) {
+        if let Some(status) = self.auth.identity.reauthenticate(conn, None, now) {
+            self.apply_credential_status(conn, status, now);
+        }
+    }
+
     fn hold(&mut self, conn: ConnId, text: &str, first: bool) -> Result<(), ClientError> {
         match self.auth.hold(conn, text, first, &self.settings.held_frames) {
             true => Ok(()),
@@ -538,6 +563,7 @@ impl Hub {
     /// Acts when the time of a connection's authentication is up.
     pub(super) fn handle_auth_timeout(&mut self, conn: ConnId, due: AuthTimeout, now: Now) {
         match due {
+            AuthTimeout::Deferred => self.check_deferred(conn, now),
             AuthTimeout::Anonymous { unanswered: true, .. } => {
                 self.close(conn, CLOSE_TRY_AGAIN, "the site does not answer");
             }

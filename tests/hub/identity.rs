@@ -148,6 +148,73 @@ fn refused_token_gets_reason_and_third_closes() {
     }
 }
 
+/// `staging:pw`, as a browser sends it.
+const BASIC: &str = "Basic c3RhZ2luZzpwdw==";
+
+#[test]
+fn token_in_a_frame_comes_before_basic_of_the_handshake() {
+    let mut harness = harness();
+    let conn = harness.open_with(0, BASIC);
+    assert_eq!(harness.pending_asks(), 0, "it may be the password of a proxy");
+    harness.send(conn, &claim(7, "user-7"));
+    let (request, credential) = harness.next_proof();
+    assert_eq!(credential.secret(), "user-7");
+    harness.prove(request, 7, None);
+    let kinds: Vec<_> = harness.received().iter().map(|(_, frame)| frame["type"].clone()).collect();
+    assert_eq!(kinds, ["user_connected"]);
+    harness.advance(2 * SECOND);
+    assert_eq!(harness.pending_asks(), 0, "the password is never asked about");
+    harness.assert_nothing_received();
+}
+
+#[test]
+fn basic_of_the_handshake_is_checked_when_needed_or_after_a_second() {
+    type Need = dyn Fn(&mut HubHarness, ConnId);
+    let needs: [&Need; 4] = [
+        &|harness, _| harness.advance(SECOND),
+        &|harness, conn| harness.send(conn, JOIN),
+        &|harness, conn| harness.send(conn, r#"{"type":"user_connected","userId":7}"#),
+        &|harness, conn| {
+            let text = r#"{"type":"send_message","threadId":41,"recipientId":"","message":"x"}"#;
+            harness.send(conn, text);
+        },
+    ];
+    for need in needs {
+        let mut harness = harness();
+        let conn = harness.open_with(0, BASIC);
+        harness.send(conn, r#"{"type":"ping"}"#);
+        harness.advance(SECOND - Duration::from_millis(1));
+        assert_eq!(harness.pending_asks(), 0);
+        harness.received();
+        need(&mut harness, conn);
+        let (request, credential) = harness.next_proof();
+        assert_eq!(format!("Basic {}", credential.secret()), BASIC);
+        harness.prove(request, 7, None);
+        let received = harness.received();
+        assert!(received.iter().any(|(_, frame)| frame["type"] == "user_connected"));
+        // Once the site has named its user, the next connection need not wait.
+        harness.open_with(1, BASIC);
+        let received = harness.received();
+        assert!(received.iter().any(|(_, frame)| frame["type"] == "user_connected"));
+    }
+    // A refusal is told as for any other credential, and the time of anonymous connections runs.
+    let mut harness = harness();
+    let conn = harness.open_with(0, BASIC);
+    harness.advance(SECOND);
+    let (request, _) = harness.next_proof();
+    harness.fail(request, Failure::TokenRefused);
+    harness.assert_error(conn, "token_refused");
+    let again = harness.open_with(1, BASIC);
+    harness.assert_nothing_received();
+    harness.send(again, JOIN);
+    let codes: Vec<_> = harness.received().iter().map(|(_, frame)| frame["code"].clone()).collect();
+    assert_eq!(codes, ["token_refused", "token_required"]);
+    harness.advance(60 * SECOND);
+    let mut closed = harness.closed();
+    closed.sort_by_key(|(conn, _)| conn.slot);
+    assert_eq!(closed, [(conn, 4401), (again, 4401)]);
+}
+
 #[test]
 fn token_refusal_is_cached_for_a_minute() {
     let mut harness = harness();

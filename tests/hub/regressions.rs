@@ -266,6 +266,7 @@ fn revoked_query_delivers_outcome_to_next_connection() {
     harness.close(first);
     // The same user with another token.
     let second = harness.open_with(1, "fresh-token-of-2");
+    harness.advance(S);
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 2, None);
     harness.received();
@@ -504,6 +505,7 @@ fn anonymous_connection_times_out_without_token_verdicts() {
 fn stale_proof_is_treated_alike_on_two_connections() {
     let mut harness = HubHarness::new(verified());
     let _first = harness.open_with(0, "Basic YWxpY2U6b3BlbiBzZXNhbWU=");
+    harness.advance(S);
     let (proof, _) = harness.next_proof();
     harness.prove(proof, 2, None);
     harness.advance(700 * S);
@@ -521,6 +523,7 @@ fn stale_proof_is_treated_alike_on_two_connections() {
     harness.send(second, &join(1));
     let codes: Vec<_> = harness.received().iter().map(|(_, f)| f["code"].clone()).collect();
     let third = harness.open_with(2, "Basic YWxpY2U6b3BlbiBzZXNhbWU=");
+    harness.advance(S);
     let third_in = !frames_to(&harness.received(), third, "user_connected").is_empty();
     assert_eq!(second_in, third_in, "second {second_in} (then {codes:?}), third {third_in}");
 }

@@ -508,7 +508,7 @@ impl LeakScenario {
         }));
         one.send(&json!({"type": "join_thread", "threadId": 60}));
         let mut others =
-            [eight.open(self.address(), "header", 8), late.open(self.address(), "query", 9)];
+            [eight.open(self.address(), "frame", 8), late.open(self.address(), "query", 9)];
         for client in others.iter_mut().chain([&mut one]) {
             client.drain();
         }

@@ -65,6 +65,8 @@ struct ConnState {
     /// The deadline for renewing a token that has expired.
     grace: Option<Instant>,
     deadline: Option<DeadlineKey>,
+    /// Whether the presented credential is checked when a frame needs it, or at the deadline.
+    deferred: bool,
     /// Whether the connection is being closed.
     closing: bool,
 }
@@ -83,6 +85,8 @@ pub(crate) enum AuthState {
 /// Reason for an authentication timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthTimeout {
+    /// The presented credential was deferred, and must be checked now.
+    Deferred,
     /// The connection has not proven a user in time.
     Anonymous {
         /// Whether a credential was refused.
@@ -138,6 +142,30 @@ impl Identities {
     pub(crate) fn store_credential(&mut self, conn: ConnId, credential: Credential, now: Instant) {
         let ix = self.proofs.intern(credential);
         self.set_presented(conn, ix, now);
+    }
+
+    /// Whether the site has named the user of a credential.
+    pub(crate) fn has_proof_of(&self, credential: &Credential) -> bool {
+        self.proofs.is_known(credential)
+    }
+
+    /// Whether the check of a connection's credential is deferred.
+    pub(crate) fn is_deferred(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|state| state.deferred)
+    }
+
+    /// Stores a connection's credential, which is checked when a frame needs it, or at this time if
+    /// no other one replaces it.
+    pub(crate) fn defer_credential(
+        &mut self,
+        conn: ConnId,
+        credential: Credential,
+        until: Instant,
+        now: Instant,
+    ) {
+        self.store_credential(conn, credential, now);
+        self.state(conn).deferred = true;
+        self.set_timeout(conn, Some(until));
     }
 
     /// Checks a credential that a client sends, with the claim that it is to prove.
@@ -206,6 +234,9 @@ impl Identities {
     }
 
     fn check(&mut self, conn: ConnId, ix: ProofIx, now: Now) -> CredentialStatus {
+        if std::mem::take(&mut self.state(conn).deferred) {
+            self.set_timeout(conn, None);
+        }
         let status = self.proofs.check(ix, now);
         if matches!(status, CredentialStatus::Ask(_) | CredentialStatus::Wait(_)) {
             let state = self.state(conn);
@@ -479,6 +510,9 @@ impl Identities {
                 continue;
             };
             state.deadline = None;
+            if std::mem::take(&mut state.deferred) {
+                return Some((conn, AuthTimeout::Deferred));
+            }
             if state.proven.is_none() {
                 let refused = state.refusals > 0;
                 return Some((

@@ -133,6 +133,12 @@ impl Proofs {
         self.index.get(&credential.fingerprint()).copied()
     }
 
+    /// Whether the site has named the user of a credential.
+    pub(crate) fn is_known(&self, credential: &Credential) -> bool {
+        let proof = self.find(credential).and_then(|ix| self.proofs.get(ix as usize));
+        proof.is_some_and(|proof| matches!(proof.outcome, Some(ProofOutcome::Known { .. })))
+    }
+
     /// Adds a connection to those that use a credential.
     pub(crate) fn attach(&mut self, conn: ConnId, ix: ProofIx) {
         let proof = &mut self.proofs[ix as usize];
