@@ -14,11 +14,13 @@ mod json;
 pub mod jwt;
 pub mod message_lookup;
 pub mod normalize;
+mod page;
 pub mod pool;
 pub(crate) mod probe_client;
 mod site;
 pub(crate) mod stats;
 pub mod url_style;
+pub mod usability;
 mod whole_number;
 mod wrapped_json;
 
@@ -178,10 +180,13 @@ impl Upstream {
     }
 
     /// Whether this server should receive new clients: the site is available, or worked within the
-    /// last seconds, so that a load balancer does not switch away on each pause of a second.
+    /// last seconds, so that a load balancer does not switch away on each pause of a second; and it
+    /// does not answer everyone with something that no member can use.
     pub fn is_ready(&self, now: Instant) -> bool {
         match self {
-            Upstream::Site(pool) => pool.is_available() || pool.has_recent_success(now),
+            Upstream::Site(pool) => {
+                (pool.is_available() || pool.has_recent_success(now)) && !pool.is_unusable(now)
+            }
             Upstream::Embedded(..) => true,
         }
     }

@@ -14,7 +14,7 @@ use super::normalize::normalize_text;
 use super::url_style::UrlStyle;
 use super::whole_number::whole_number;
 use super::wrapped_json::{self, WrappedJson};
-use super::{checks, json, jwt};
+use super::{checks, json, jwt, page};
 use crate::config::site_password::SitePassword;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
@@ -116,9 +116,15 @@ pub fn post_request(post: &Post, url_style: UrlStyle) -> Request<'_> {
     Request { method: "POST", path, token, body: Some(body) }
 }
 
-/// Builds the probe: `members/me` without a token.
-pub fn probe_request(url_style: UrlStyle) -> Request<'static> {
-    Request { method: "GET", path: Cow::Borrowed(url_style.me()), token: None, body: None }
+/// Builds the probe: `members/me`, without a token or with that of a member.
+pub fn probe_request(url_style: UrlStyle, token: Option<&Credential>) -> Request<'_> {
+    Request { method: "GET", path: Cow::Borrowed(url_style.me()), token, body: None }
+}
+
+/// Builds the probe whether BuddyBoss' routes for messages exist. Without a token, WordPress refuses
+/// it if they do.
+pub fn messages_probe_request(url_style: UrlStyle) -> Request<'static> {
+    Request { method: "GET", path: Cow::Owned(url_style.newest_thread()), token: None, body: None }
 }
 
 /// The parts of the site's reply that this module reads.
@@ -138,6 +144,8 @@ pub struct Reply {
     pub location: Option<String>,
     /// The body, decompressed. `None` if it has no JSON, is cut off, or beyond the limit.
     pub body: Option<Vec<u8>>,
+    /// The title of the page, if the reply to a GET is one instead of JSON.
+    pub title: Option<String>,
     /// Whether the connection ended before the body did. A body beyond the limit is not truncated.
     pub truncated: bool,
     /// The JSON in the body, if it has other output around it ([`Reply::read_through`]).
@@ -247,6 +255,23 @@ impl Reply {
             None if self.is_json() => format!("status {status}, JSON too long or malformed"),
             None => format!("status {status}, not JSON"),
         }
+    }
+
+    /// As [`Reply::log_detail`], and for a page its media type and title.
+    pub fn describe(&self) -> String {
+        let detail = self.log_detail();
+        match self.body.is_none() && !self.is_json() {
+            true => {
+                let page = page::describe(self.content_type.as_deref(), self.title.as_deref());
+                format!("{detail} ({page})")
+            }
+            false => detail,
+        }
+    }
+
+    /// Whether WordPress itself reports that the route does not exist.
+    pub(super) fn is_no_route(&self) -> bool {
+        self.wp_error().is_some_and(|error| error.code == "rest_no_route")
     }
 
     /// The pause that the site asks for in `Retry-After`, given in seconds or as a date: at least 1
@@ -484,6 +509,8 @@ pub enum ProbeFinding {
     Api,
     /// WordPress' REST API without this route: BuddyBoss is not active.
     NoRoute,
+    /// BuddyBoss without its routes for messages: the component is switched off.
+    NoMessages,
     /// A redirect; host and path of its target, safe to log.
     Redirect(String),
     /// A reply that is not from a REST API; its status.

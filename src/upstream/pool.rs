@@ -13,6 +13,7 @@
 //! While it is not closed, new requests fail at once; when it opens, queued requests fail as well.
 //! None of them was sent. Requests that can be answered without the site still are.
 
+mod outage;
 mod queue;
 mod warnings;
 pub(crate) mod worker;
@@ -30,13 +31,14 @@ use super::breaker::{Breaker, Transition};
 use super::buddyboss::precheck;
 use super::health::Health;
 use super::jwt::{Refusal, Verifier};
-use super::site::{Outcome, ProbeOutcome, Site};
+use super::site::{Outcome, ProbeOutcome, ProbePlan, Site};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
 use super::url_style::UrlStyle;
+use super::usability::{Evidence, Usability};
 use crate::config::site_password::SitePassword;
 use crate::config::site_trust::SiteTrust;
 use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId};
-use crate::protocol::credential::Scheme;
+use crate::protocol::credential::{Credential, Scheme};
 use queue::Queue;
 use warnings::Warnings;
 use worker::{AskKind, Completion, Task};
@@ -66,6 +68,8 @@ pub struct Pool {
     /// The URL style of the next request: `RestRoute`, which works on every site, until a probe
     /// finds a better one.
     url_style: UrlStyle,
+    /// The URL style under which a probe last found the API.
+    found_style: Option<UrlStyle>,
     /// The style that the next probe tries first.
     probe_first: UrlStyle,
     /// Whether the URL style must be probed again.
@@ -73,6 +77,14 @@ pub struct Pool {
     probed_at: Option<Instant>,
     /// When a reply last caused a recheck of the URL style.
     rechecked_at: Option<Instant>,
+    usability: Usability,
+    /// Whether the site was unusable when that was last looked at.
+    was_unusable: bool,
+    /// The last unusable reply, for the log.
+    unusable_detail: Option<String>,
+    /// The credential of a member whom the site has accepted last, for probes while the site may be
+    /// unusable.
+    accepted: Option<Credential>,
     warnings: Warnings,
     stats: UpstreamStats,
     /// The time of the site's last success.
@@ -108,10 +120,15 @@ impl Pool {
             breaker: Breaker::default(),
             ready: VecDeque::new(),
             url_style: UrlStyle::RestRoute,
+            found_style: None,
             probe_first: UrlStyle::Pretty,
             probe_wanted: true,
             probed_at: None,
             rechecked_at: None,
+            usability: Usability::default(),
+            was_unusable: false,
+            unusable_detail: None,
+            accepted: None,
             warnings: Warnings::new(settings.url.clone()),
             stats: UpstreamStats::default(),
             last_success: None,
@@ -153,14 +170,24 @@ impl Pool {
     /// Records the time and starts a probe of a failing site if one is due. Never blocks.
     pub fn advance(&mut self, now: Instant) {
         self.now = now;
-        if self.breaker.deadline().is_some_and(|deadline| deadline <= now) {
+        self.warnings.log_recovery(now);
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.next_deadline()) {
             self.probe_if_due();
         }
+        self.note_usability();
     }
 
     /// The time at which [`Pool::advance`] must be called even if no event arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.breaker.deadline()
+        let usability = self.usability.deadline(self.now).filter(|_| self.breaker.is_closed());
+        let deadlines = [self.breaker.deadline(), self.warnings.deadline(), usability];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether the site answers everyone with something that no member can use.
+    pub fn is_unusable(&self, now: Instant) -> bool {
+        self.usability.is_unusable(now)
     }
 
     /// Whether requests go to the site.
@@ -183,8 +210,16 @@ impl Pool {
                     self.apply_probe(&outcome);
                     None
                 }
-                Completion::AskOutcome { request, log_request, kind, url_style, outcome } => {
+                Completion::AskOutcome {
+                    request,
+                    log_request,
+                    kind,
+                    url_style,
+                    outcome,
+                    accepted,
+                } => {
                     self.queue.finish(Some(kind));
+                    self.accepted = accepted.or(self.accepted.take());
                     self.stats.record_answer(request, &outcome.answer, self.now);
                     self.record_health(outcome.health);
                     self.warnings.warn_noise(outcome.noise.as_deref(), self.now);
@@ -311,16 +346,33 @@ impl Pool {
         }
     }
 
-    /// Starts a probe if one is due: for the breaker, or for the URL style at most once a minute.
+    /// Starts a probe if one is due: for the breaker, while the site may be unusable, or for the URL
+    /// style at most once a minute.
     fn probe_if_due(&mut self) {
         let interval_over =
             self.probed_at.is_none_or(|at| self.elapsed_since(at) >= PROBE_INTERVAL);
-        if self.breaker.try_start_probe(self.probe_wanted && interval_over, self.now) {
+        let suspects = self.breaker.is_closed() && self.usability.take_due_probe(self.now);
+        let wanted = (self.probe_wanted && interval_over) || suspects;
+        if self.breaker.try_start_probe(wanted, self.now) {
             self.probe_wanted = false;
             self.probed_at = Some(self.now);
-            self.queue.push_probe(self.probe_first);
+            self.queue.push_probe(ProbePlan {
+                first: self.probe_first,
+                member: self.accepted.clone().filter(|_| suspects),
+                messages: self.usability.suspects_messages(),
+            });
             self.dispatch();
         }
+    }
+
+    /// Logs once that the site has become unusable.
+    fn note_usability(&mut self) {
+        let is_unusable = self.usability.is_unusable(self.now);
+        if is_unusable && !self.was_unusable {
+            let detail = self.unusable_detail.as_deref().unwrap_or("it gives no usable reply");
+            self.warnings.warn_unusable(detail, self.now);
+        }
+        self.was_unusable = is_unusable;
     }
 
     fn elapsed_since(&self, at: Instant) -> Duration {
@@ -328,15 +380,22 @@ impl Pool {
     }
 
     fn apply_probe(&mut self, outcome: &ProbeOutcome) {
+        let (evidence, is_certain) = (outcome.evidence(), outcome.is_certain());
+        self.usability.record_probe(evidence, outcome.kind, is_certain, self.now);
         let problem = match &outcome.found {
             Ok(url_style) => {
                 self.url_style = *url_style;
+                self.found_style = Some(*url_style);
                 self.warnings.log_url_style(*url_style);
                 None
             }
             Err(finding) => {
                 self.probe_wanted = true;
-                Some(Warnings::describe_probe(finding))
+                // Neither style works: a site that had one keeps it.
+                self.probe_first = self.found_style.unwrap_or(self.probe_first);
+                let problem = Warnings::describe_probe(finding, outcome.detail.as_deref());
+                self.unusable_detail = Some(problem.clone());
+                Some(problem)
             }
         };
         let was_closed = self.breaker.is_closed();
@@ -352,7 +411,7 @@ impl Pool {
                 log::debug!("the site still fails, next probe in {pause_s} s: {problem}");
             }
             (Some(Transition::Closed), problem) => {
-                self.warnings.log_recovery(self.now);
+                self.warnings.record_success(self.now);
                 problem.inspect(|problem| self.warnings.warn(problem, self.now));
             }
             (_, Some(problem)) if was_closed => self.warnings.warn(&problem, self.now),
@@ -369,6 +428,15 @@ impl Pool {
         outcome: &Outcome,
     ) {
         self.warnings.track_token(&outcome.answer, self.now);
+        let evidence = match outcome.evidence {
+            // Without the route that checks tokens, BuddyBoss is not there at all.
+            Evidence::MessagesMissing if kind == AskKind::Token => Evidence::Unusable,
+            evidence => evidence,
+        };
+        if matches!(evidence, Evidence::Unusable | Evidence::MessagesMissing) {
+            self.unusable_detail.clone_from(&outcome.log_detail);
+        }
+        self.usability.record_reply(evidence, kind != AskKind::Token, self.now);
         let was_closed = self.breaker.is_closed();
         match self.breaker.record(outcome.health, self.now) {
             Some(Transition::Opened { pause }) => {
@@ -377,15 +445,16 @@ impl Pool {
                 self.fail_queued();
             }
             Some(Transition::Closed) => {
-                self.warnings.log_recovery(self.now);
+                self.warnings.record_success(self.now);
                 self.warnings.warn_outcome(kind, request, outcome, self.now);
             }
             _ if was_closed => self.warnings.warn_outcome(kind, request, outcome, self.now),
-            _ => self.warnings.debug_outcome(kind, request, outcome),
+            _ => self.warnings.debug_outcome(kind, request, outcome, self.now),
         }
         if outcome.suspect_url && url_style == self.url_style {
             self.recheck_url_style(kind);
         }
+        self.probe_if_due();
     }
 
     /// Fails all queued requests; none of them was sent.

@@ -51,7 +51,7 @@ impl ProbeClient {
     ) -> Result<Reply, &'static str> {
         let request = match credential {
             Some(credential) => checks::prove_request(credential, url_style),
-            None => buddyboss::probe_request(url_style),
+            None => buddyboss::probe_request(url_style, None),
         };
         self.site.request(&request, timeout)
     }

@@ -23,7 +23,8 @@ use super::checks::{self, PageProgress, ParticipantPages};
 use super::health::Health;
 use super::message_lookup;
 use super::url_style::UrlStyle;
-use super::wrapped_json;
+use super::usability::{Evidence, ProbeKind};
+use super::{page, wrapped_json};
 use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
@@ -69,23 +70,70 @@ pub(super) struct Outcome {
     pub suspect_url: bool,
     /// The site's health that it indicates.
     pub health: Health,
+    /// Whether it shows that the site can serve members.
+    pub evidence: Evidence,
     /// Why the JSON of the reply has other output around it, if it has.
     pub noise: Option<String>,
+}
+
+/// A probe to send.
+pub(crate) struct ProbePlan {
+    /// The URL style that is tried first.
+    pub first: UrlStyle,
+    /// The credential of a member whom the site has accepted before, if the site may be unusable.
+    pub member: Option<Credential>,
+    /// Whether to ask for the routes of messages as well.
+    pub messages: bool,
 }
 
 /// The outcome of a probe.
 pub(super) struct ProbeOutcome {
     /// The URL style under which the API answers, or what the probe found instead.
     pub found: Result<UrlStyle, ProbeFinding>,
+    /// The reply that was found instead, for the log.
+    pub detail: Option<String>,
+    /// The kind of probe that was sent.
+    pub kind: ProbeKind,
     /// The site's health that it indicates.
     pub health: Health,
     /// Why the JSON of the reply has other output around it, if it has.
     pub noise: Option<String>,
 }
 
+impl ProbeOutcome {
+    /// The outcome of a probe without a reply.
+    pub(super) fn unreachable(reason: &'static str, kind: ProbeKind) -> ProbeOutcome {
+        ProbeOutcome {
+            found: Err(ProbeFinding::Unreachable(reason)),
+            detail: None,
+            kind,
+            health: Health::NO_REPLY,
+            noise: None,
+        }
+    }
+
+    /// Whether the probe shows that the site can serve members.
+    pub(super) fn evidence(&self) -> Evidence {
+        match &self.found {
+            Ok(_) => Evidence::Usable,
+            Err(ProbeFinding::NoMessages) => Evidence::MessagesMissing,
+            // The circuit breaker decides about failures.
+            Err(_) if matches!(self.health, Health::Failing { .. }) => Evidence::Nothing,
+            Err(_) => Evidence::Unusable,
+        }
+    }
+
+    /// Whether a request with a token would have met the same. A firewall may refuse anonymous
+    /// requests only.
+    pub(super) fn is_certain(&self) -> bool {
+        let refused = matches!(self.found, Err(ProbeFinding::Other(401 | 403)));
+        self.kind == ProbeKind::Member || !refused
+    }
+}
+
 /// The outcome of one HTTP request.
 enum HttpOutcome {
-    Replied(Reply),
+    Replied(Box<Reply>),
     /// It failed before any of the body was sent: the site cannot have stored anything.
     NotSent(&'static str),
     /// It failed later.
@@ -230,14 +278,18 @@ impl Site {
         }
     }
 
-    /// Finds out under which URL style the API answers, if any, starting with `first`. Blocks for
-    /// at most four times the connect timeout.
-    pub(super) fn probe(&self, first: UrlStyle) -> ProbeOutcome {
-        let outcome = self.probe_style(first);
+    /// Finds out under which URL style the API answers, if any. Blocks for at most six times the
+    /// connect timeout.
+    pub(super) fn probe(&self, plan: &ProbePlan) -> ProbeOutcome {
+        let outcome = self.probe_style(plan.first, plan);
         match (&outcome.found, outcome.health) {
             // A failing site is not asked twice.
-            (Ok(_), _) | (_, Health::Failing { .. }) => outcome,
-            _ => self.probe_style(first.other()),
+            (Ok(_) | Err(ProbeFinding::NoMessages), _) | (_, Health::Failing { .. }) => outcome,
+            _ => {
+                let other = self.probe_style(plan.first.other(), plan);
+                // If neither works, the log shows the reply that members get.
+                if other.found.is_ok() { other } else { outcome }
+            }
         }
     }
 
@@ -252,25 +304,38 @@ impl Site {
         timeout: Duration,
     ) -> Result<Reply, &'static str> {
         match self.send(request, timeout) {
-            HttpOutcome::Replied(reply) => Ok(reply),
+            HttpOutcome::Replied(reply) => Ok(*reply),
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => Err(reason),
         }
     }
 
-    fn probe_style(&self, url_style: UrlStyle) -> ProbeOutcome {
+    fn probe_style(&self, url_style: UrlStyle, plan: &ProbePlan) -> ProbeOutcome {
+        let kind = if plan.member.is_some() { ProbeKind::Member } else { ProbeKind::Anonymous };
+        let request = buddyboss::probe_request(url_style, plan.member.as_ref());
         // A shorter timeout, because messages wait while the probe occupies a worker.
-        match self.send(&buddyboss::probe_request(url_style), self.probe_timeout) {
-            HttpOutcome::Replied(reply) => {
-                let finding = buddyboss::classify_probe_reply(&reply);
-                let health = Health::from_reply(&reply, finding == ProbeFinding::Api);
-                let found = if finding == ProbeFinding::Api { Ok(url_style) } else { Err(finding) };
-                ProbeOutcome { found, health, noise: reply.noise().map(str::to_owned) }
-            }
+        let reply = match self.send(&request, self.probe_timeout) {
+            HttpOutcome::Replied(reply) => reply,
             HttpOutcome::NotSent(reason) | HttpOutcome::Lost(reason) => {
-                let found = Err(ProbeFinding::Unreachable(reason));
-                ProbeOutcome { found, health: Health::NO_REPLY, noise: None }
+                return ProbeOutcome::unreachable(reason, kind);
             }
-        }
+        };
+        let noise = reply.noise().map(str::to_owned);
+        let finding = buddyboss::classify_probe_reply(&reply);
+        let health = Health::from_reply(&reply, finding == ProbeFinding::Api);
+        let (found, detail) = match finding {
+            ProbeFinding::Api if plan.messages && self.has_no_messages(url_style) => {
+                (Err(ProbeFinding::NoMessages), None)
+            }
+            ProbeFinding::Api => (Ok(url_style), None),
+            finding => (Err(finding), Some(reply.describe())),
+        };
+        ProbeOutcome { found, detail, kind, health, noise }
+    }
+
+    fn has_no_messages(&self, url_style: UrlStyle) -> bool {
+        let request = buddyboss::messages_probe_request(url_style);
+        let outcome = self.send(&request, self.probe_timeout);
+        matches!(outcome, HttpOutcome::Replied(reply) if reply.is_no_route())
     }
 
     fn send(&self, request: &Request<'_>, timeout: Duration) -> HttpOutcome {
@@ -289,13 +354,14 @@ impl Site {
             builder = builder.header(name, value);
         }
         let Some(body) = &request.body else {
+            let token = Some(request.token.map_or("", Credential::secret));
             let Ok(request) = builder.body(()) else {
                 return HttpOutcome::NotSent("not a valid request");
             };
             let request =
                 self.agent.configure_request(request).timeout_global(Some(timeout)).build();
             return match self.agent.run(request) {
-                Ok(response) => HttpOutcome::Replied(self.read(response)),
+                Ok(response) => HttpOutcome::Replied(Box::new(self.read(response, token))),
                 Err(error) => HttpOutcome::Lost(self.describe_error(&error)),
             };
         };
@@ -307,7 +373,7 @@ impl Site {
         };
         let request = self.agent.configure_request(request).timeout_global(Some(timeout)).build();
         match self.agent.run(request) {
-            Ok(response) => HttpOutcome::Replied(self.read(response)),
+            Ok(response) => HttpOutcome::Replied(Box::new(self.read(response, None))),
             Err(error) if tracked.started => HttpOutcome::Lost(self.describe_error(&error)),
             Err(error) => HttpOutcome::NotSent(self.describe_error(&error)),
         }
@@ -343,7 +409,9 @@ impl Site {
         }
     }
 
-    fn read(&self, response: Response<Body>) -> Reply {
+    /// Reads a reply. For a GET, the title of a page is read as well, unless it repeats the token of
+    /// the request; `token` is empty if there was none, and `None` for a POST.
+    fn read(&self, response: Response<Body>, token: Option<&str>) -> Reply {
         let (head, body) = response.into_parts();
         let mut reply = Reply {
             status: head.status.as_u16(),
@@ -354,7 +422,12 @@ impl Site {
             location: header_text(&head.headers, "location"),
             ..Reply::default()
         };
-        // Only JSON bodies are read. Any other body stays unread, and its connection is not reused.
+        let title_of = |html: &[u8]| {
+            let repeats =
+                |title: &String| token.is_some_and(|t| !t.is_empty() && title.contains(t));
+            page::title(html).filter(|title| token.is_some() && !repeats(title))
+        };
+        // Only JSON bodies are read to their end. The connection of any other is not reused.
         let is_undeclared = reply.may_be_undeclared_json();
         if (reply.declares_json() && !head.status.is_redirection()) || is_undeclared {
             let mut bytes = Vec::new();
@@ -362,12 +435,19 @@ impl Site {
             let mut reader = body.into_with_config().limit(self.body_max).reader();
             let start = reader.by_ref().take(PAGE_START_BYTES).read_to_end(&mut bytes);
             if is_undeclared && wrapped_json::is_page(&bytes) {
+                let _ = reader.take(page::TITLE_WITHIN_BYTES).read_to_end(&mut bytes);
+                reply.title = title_of(&bytes);
                 return reply;
             }
             match start.and_then(|_| reader.read_to_end(&mut bytes)) {
                 Ok(_) => reply.body = Some(bytes),
                 Err(error) => reply.truncated = is_truncation(&ureq::Error::from(error)),
             }
+        } else if token.is_some() && !head.status.is_redirection() {
+            let mut bytes = Vec::new();
+            let reader = body.into_with_config().limit(self.body_max).reader();
+            let _ = reader.take(page::TITLE_WITHIN_BYTES).read_to_end(&mut bytes);
+            reply.title = title_of(&bytes);
         }
         reply.read_through()
     }
@@ -378,10 +458,23 @@ impl Outcome {
     fn from_reply(answer: Answer, reply: &Reply, detail: Option<&'static str>) -> Outcome {
         let failed = matches!(answer, Answer::Failed(_));
         let misconfigured = answer == Answer::Failed(Failure::SiteMisconfigured);
+        let health = Health::from_reply(reply, !failed);
+        let evidence = match &answer {
+            _ if reply.is_no_route() => Evidence::MessagesMissing,
+            // The web server's limit concerns this text only.
+            Answer::Failed(Failure::TooLarge) => Evidence::Nothing,
+            _ if health == Health::Alive || answer.is_from_site() => Evidence::Usable,
+            // The circuit breaker decides about failures.
+            _ if matches!(health, Health::Failing { .. }) => Evidence::Nothing,
+            _ => Evidence::Unusable,
+        };
         Outcome {
-            suspect_url: misconfigured || (reply.status == 200 && !reply.is_json()),
-            log_detail: failed.then(|| detail.map_or_else(|| reply.log_detail(), str::to_owned)),
-            health: Health::from_reply(reply, !failed),
+            // Where WordPress itself knows no such route, the URL style is right.
+            suspect_url: (misconfigured && !reply.is_no_route())
+                || (reply.status == 200 && !reply.is_json()),
+            log_detail: failed.then(|| detail.map_or_else(|| reply.describe(), str::to_owned)),
+            health,
+            evidence,
             noise: reply.noise().map(str::to_owned),
             answer,
         }
@@ -395,9 +488,10 @@ impl Outcome {
     /// one, the site was not asked.
     pub(super) fn failed(failure: Failure, log_detail: Option<&'static str>) -> Outcome {
         let health = log_detail.map_or(Health::Neutral, |_| Health::NO_REPLY);
+        let evidence = Evidence::Nothing;
         let log_detail = log_detail.map(str::to_owned);
         let answer = Answer::Failed(failure);
-        Outcome { answer, log_detail, suspect_url: false, health, noise: None }
+        Outcome { answer, log_detail, suspect_url: false, health, evidence, noise: None }
     }
 }
 

@@ -31,4 +31,5 @@ mod site_tls;
 mod start_faults;
 mod supervised;
 mod tls;
+mod unusable_site;
 mod verified;

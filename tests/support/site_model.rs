@@ -171,6 +171,7 @@ impl SiteModel {
                     None => Response::json(200, &json!([])),
                 }
             }
+            ("GET", "messages", _, None) => not_allowed(401, "perform this action"),
             ("GET", "messages", _, Some(id)) => {
                 let theirs = |t: &&Thread| t.participants.contains(&id);
                 let newest = self.threads.iter().rev().find(|(_, t)| theirs(t));

@@ -7,9 +7,10 @@ use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::secrets::JwtKeys;
 use buddyline::hub::interface::{Answer, Ask, Failure, Now, Post, RequestId, Target, TokenFault};
 use buddyline::upstream::jwt::Verifier;
+use buddyline::upstream::url_style::UrlStyle;
 
 use crate::support::driver::{
-    LONG, PoolDriver, failed, list, post, post_as, prove, proven, stored,
+    LONG, PoolDriver, failed, list, listed, post, post_as, prove, proven, stored,
 };
 use crate::support::fixtures::load;
 use crate::support::jwt;
@@ -45,7 +46,6 @@ fn open(driver: &mut PoolDriver, site: &Site) {
     site.always(Fault::status(502, &[]));
     for n in 0..5 {
         assert!(driver.pool.is_available(), "after {n} failures");
-        assert_eq!(driver.pool.next_deadline(), None);
         submit_at(driver, post(1, "lost"), 0.0);
         assert_eq!(failed(driver.next().1), Failure::Unusable);
     }
@@ -391,4 +391,96 @@ fn requests_needing_no_site_work_while_open() {
     let target = Target::Thread(1);
     let bare = Ask::Post(Post { credential: None, target, text: "x".into(), claimed: None });
     assert_eq!(failed(ask_without_waiting(&mut driver, bare, 0.0)), Failure::TokenMissing);
+}
+
+// ---------------------------------------------------------------- a site that serves nobody
+
+/// Collects the replies to probes until the pool has decided about this time.
+fn settle(driver: &mut PoolDriver, seconds: f64) {
+    driver.pool.advance(at(driver, seconds));
+    std::thread::sleep(Duration::from_millis(60));
+    while driver.pool.next_answer().is_some() {}
+    driver.pool.advance(at(driver, seconds));
+}
+
+fn page(status: u16, kind: &str, body: &str) -> Fault {
+    let headers = vec![("Content-Type".to_owned(), kind.to_owned())];
+    Fault::Answer { status, headers, body: body.as_bytes().to_vec() }
+}
+
+#[test]
+fn site_that_answers_everyone_with_a_page_is_unusable_in_five_seconds() {
+    let html = "text/html; charset=UTF-8";
+    for (name, fault) in [
+        ("firewall", page(403, html, "<title>Attention Required!</title>")),
+        ("coming soon", page(200, html, "<html><title>Coming soon</title>")),
+        ("not found", page(404, html, "<title>404</title>")),
+        ("login redirect", Fault::status(302, &[("Location", "/wp-login.php")])),
+        ("maintenance page", page(200, html, "<!doctype html><title>Maintenance</title>")),
+        ("other JSON", page(200, "application/json", r#"{"ok":true}"#)),
+    ] {
+        let site = Site::start();
+        let mut driver = PoolDriver::ready(&site, |_| ());
+        assert_eq!(proven(driver.ask(prove("user-7"))).user, 7);
+        site.always(fault);
+        submit_at(&mut driver, prove("user-8"), 1.0);
+        assert!(matches!(driver.next().1, Answer::Failed(_)), "{name}");
+        for s in [1.1, 2.5, 4.5] {
+            assert!(!driver.pool.is_unusable(at(&driver, 3.9)), "{name}");
+            settle(&mut driver, s);
+        }
+        assert!(driver.pool.is_unusable(at(&driver, 5.0)), "{name}");
+        assert!(driver.pool.is_available(), "members' requests still go to the site: {name}");
+        // A probe with the credential of a member notices by itself that it works again.
+        site.always(Fault::Delay(Duration::ZERO));
+        for s in 6..17 {
+            settle(&mut driver, f64::from(s));
+        }
+        assert!(!driver.pool.is_unusable(at(&driver, 17.0)), "{name}");
+        assert_eq!(driver.pool.next_deadline(), None, "{name}");
+    }
+}
+
+#[test]
+fn page_for_one_member_leaves_the_site_usable() {
+    let site = Site::start();
+    let mut driver = PoolDriver::ready(&site, |_| ());
+    assert_eq!(proven(driver.ask(prove("user-7"))).user, 7);
+    site.fail_when(|_, r| {
+        let theirs = r.header("authorization").is_some_and(|token| token.contains("user-8"));
+        theirs.then(|| page(403, "text/html", "<title>Blocked</title>"))
+    });
+    for s in 1..20 {
+        submit_at(&mut driver, prove("user-8"), f64::from(s));
+        assert!(matches!(driver.next().1, Answer::Failed(_)));
+        settle(&mut driver, f64::from(s));
+        assert!(!driver.pool.is_unusable(at(&driver, f64::from(s))), "{s}");
+    }
+}
+
+#[test]
+fn messages_switched_off_make_the_site_unusable_until_they_are_on() {
+    let site = Site::start();
+    let mut driver = PoolDriver::ready(&site, |_| ());
+    let no_route = || {
+        let body = r#"{"code":"rest_no_route","message":"x","data":{"status":404}}"#;
+        page(404, "application/json", body)
+    };
+    site.fail_when(move |_, r| r.path.contains("/messages").then(no_route));
+    submit_at(&mut driver, list(1, "user-7"), 1.0);
+    assert_eq!(failed(driver.next().1), Failure::SiteMisconfigured);
+    for s in 1..6 {
+        // Tokens are still good: that does not hide it.
+        submit_at(&mut driver, prove("user-7"), f64::from(s));
+        assert_eq!(proven(driver.next().1).user, 7);
+        settle(&mut driver, f64::from(s));
+    }
+    assert!(driver.pool.is_unusable(at(&driver, 6.0)));
+    assert_eq!(driver.pool.url_style(), UrlStyle::Pretty, "the URL style is not to blame");
+    site.fail_when(|_, _| None);
+    for s in 7..18 {
+        settle(&mut driver, f64::from(s));
+    }
+    assert!(!driver.pool.is_unusable(at(&driver, 18.0)));
+    assert_eq!(listed(driver.ask(list(1, "user-7"))), [7, 8]);
 }

@@ -159,7 +159,7 @@ fn site_password_is_sent_where_the_token_leaves_room() {
         let credential = credential.map(token);
         let request = match &credential {
             Some(credential) => prove_request(credential, UrlStyle::Pretty),
-            None => probe_request(UrlStyle::Pretty),
+            None => probe_request(UrlStyle::Pretty, None),
         };
         let headers = headers_with(&request, header, Some(&password));
         let values = |name: &str| -> Vec<&str> {
@@ -261,7 +261,7 @@ fn probe_requests_me_without_a_token() {
         (UrlStyle::Pretty, "/wp-json/buddyboss/v1/members/me?_fields=id"),
         (UrlStyle::RestRoute, "/?rest_route=/buddyboss/v1/members/me&_fields=id"),
     ] {
-        let request = probe_request(url_style);
+        let request = probe_request(url_style, None);
         assert_eq!((request.method, &*request.path), ("GET", path));
         assert_eq!(headers(&request), [pair("Accept", "application/json")]);
         assert!(request.body.is_none());

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::worker::{AskKind, Task};
 use crate::hub::interface::{Ask, RequestId};
+use crate::upstream::site::ProbePlan;
 use crate::upstream::url_style::UrlStyle;
 
 /// Both queues, the waiting probe, and how many workers are busy.
@@ -17,8 +18,8 @@ pub(super) struct Queue {
     busy: usize,
     /// The checks among them.
     busy_checks: usize,
-    /// The URL style that the waiting probe tries first; `None` if no probe waits.
-    probe: Option<UrlStyle>,
+    /// The probe that waits, if one does.
+    probe: Option<ProbePlan>,
     messages: Fifo,
     checks: Fifo,
 }
@@ -57,8 +58,8 @@ impl Queue {
     }
 
     /// Queues a probe before everything else. There is at most one.
-    pub(super) fn push_probe(&mut self, first: UrlStyle) {
-        self.probe = Some(first);
+    pub(super) fn push_probe(&mut self, plan: ProbePlan) {
+        self.probe = Some(plan);
     }
 
     /// Takes the next task for a free worker, which then counts as busy until [`Queue::finish`].
@@ -67,7 +68,7 @@ impl Queue {
             return None;
         }
         let task = match self.probe.take() {
-            Some(first) => Task::Probe(first),
+            Some(plan) => Task::Probe(plan),
             None => {
                 let share = (self.workers / 2).max(1);
                 let checks_first = self.busy_checks < share || self.messages.waiting.is_empty();
@@ -157,7 +158,7 @@ mod tests {
         assert_eq!(dispatch(&mut queue), "m", "checks occupy their half already");
         queue.finish(Some(AskKind::Token));
         assert_eq!(dispatch(&mut queue), "c");
-        queue.push_probe(UrlStyle::Pretty);
+        queue.push_probe(ProbePlan { first: UrlStyle::Pretty, member: None, messages: false });
         for _ in 0..2 {
             queue.finish(Some(AskKind::Message));
         }

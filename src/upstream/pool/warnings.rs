@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::outage::Outages;
 use super::worker::AskKind;
 use crate::config::site_url::SiteUrl;
 use crate::hub::interface::{Answer, Failure, RequestId};
@@ -26,8 +27,7 @@ pub(super) struct Warnings {
     url: SiteUrl,
     /// The lines of the last minute and their times, the oldest first.
     recent: VecDeque<(String, Instant)>,
-    /// Since when the site has been failing, if it is.
-    failing_since: Option<Instant>,
+    outages: Outages,
     /// The number of refused tokens; `None` once the site has accepted one.
     refused: Option<u32>,
     /// The URL style that was last logged as working.
@@ -41,7 +41,7 @@ impl Warnings {
         Warnings {
             url,
             recent: VecDeque::new(),
-            failing_since: None,
+            outages: Outages::default(),
             refused: Some(0),
             url_style: None,
             noise_at: None,
@@ -68,12 +68,12 @@ impl Warnings {
         now: Instant,
     ) {
         if outcome.answer.is_from_site() {
-            self.log_recovery(now);
+            self.outages.record_success(now);
         }
         let Answer::Failed(failure) = &outcome.answer else { return };
         let Some(line) = Warnings::describe(kind, outcome) else { return };
         if !outcome.answer.is_from_site() {
-            self.failing_since = self.failing_since.or(Some(now));
+            self.begin_outage(now);
             self.warn_for(request, &line, now);
         } else if matches!(failure, Failure::ThreadTooLarge | Failure::NotStored) {
             self.warn_for(request, &line, now);
@@ -84,7 +84,16 @@ impl Warnings {
     }
 
     /// Logs a failed request while the breaker is not closed: the outage was logged when it began.
-    pub(super) fn debug_outcome(&mut self, kind: AskKind, request: RequestId, outcome: &Outcome) {
+    pub(super) fn debug_outcome(
+        &mut self,
+        kind: AskKind,
+        request: RequestId,
+        outcome: &Outcome,
+        now: Instant,
+    ) {
+        if outcome.log_detail.is_some() && !outcome.answer.is_from_site() {
+            self.outages.record_failure(now);
+        }
         if let Some(line) = Warnings::describe(kind, outcome) {
             log::debug!(request = request.0; "{}: {line}", self.url);
         }
@@ -103,7 +112,7 @@ impl Warnings {
         pause: Duration,
         now: Instant,
     ) {
-        self.failing_since = self.failing_since.or(Some(now));
+        self.begin_outage(now);
         let pause = pause.as_secs();
         let line = match health {
             Health::Failing { retry_after: Some(_) } => format!("it asks for a pause ({problem})"),
@@ -112,12 +121,36 @@ impl Warnings {
         self.warn(&format!("{line}; next probe in {pause} s"), now);
     }
 
-    /// Logs that the site works again, if it was failing.
+    /// Logs that the site answers everyone with something that no member can use.
+    pub(super) fn warn_unusable(&mut self, detail: &str, now: Instant) {
+        self.begin_outage(now);
+        let line = format!(
+            "nobody can authenticate or send: {detail}. GET /readyz says so until that changes"
+        );
+        self.warn(&line, now);
+    }
+
+    /// Records that the site has answered well. That ends an outage after a while.
+    pub(super) fn record_success(&mut self, now: Instant) {
+        self.outages.record_success(now);
+    }
+
+    /// Records a failure. The first of an outage is logged, even if an earlier outage had the same.
+    fn begin_outage(&mut self, now: Instant) {
+        if self.outages.record_failure(now) {
+            self.recent.clear();
+        }
+    }
+
+    /// When [`Warnings::log_recovery`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.outages.deadline()
+    }
+
+    /// Logs that an outage is over, if it is.
     pub(super) fn log_recovery(&mut self, now: Instant) {
-        if let Some(since) = self.failing_since.take() {
-            let outage_s = now.saturating_duration_since(since).as_secs();
-            let line = format!("{}: it answers again, after {outage_s} s", self.url);
-            self.log_once(log::Level::Info, None, line, now);
+        if let Some(lasted) = self.outages.take_end(now) {
+            log::info!("{}: it answers again, after {} s", self.url, lasted.as_secs());
         }
     }
 
@@ -142,8 +175,8 @@ impl Warnings {
         }
     }
 
-    /// Describes what a probe found instead of the API.
-    pub(super) fn describe_probe(finding: &ProbeFinding) -> String {
+    /// Describes what a probe found instead of the API; `detail` describes the reply.
+    pub(super) fn describe_probe(finding: &ProbeFinding, detail: Option<&str>) -> String {
         match finding {
             ProbeFinding::Redirect(to) => {
                 format!("it redirects to {to}; set --buddyboss-url to the address it redirects to")
@@ -151,9 +184,14 @@ impl Warnings {
             ProbeFinding::NoRoute => {
                 "WordPress answers, but the BuddyBoss REST API is not there".to_owned()
             }
-            ProbeFinding::Other(status) => {
-                format!("it answers with status {status} and not as a REST API")
+            ProbeFinding::NoMessages => {
+                "BuddyBoss' messages are not there: activate the component Private Messaging"
+                    .to_owned()
             }
+            ProbeFinding::Other(status) => match detail {
+                Some(detail) => format!("it answers not as a REST API: {detail}"),
+                None => format!("it answers with status {status} and not as a REST API"),
+            },
             ProbeFinding::Unreachable(reason) => format!("it cannot be reached: {reason}"),
             ProbeFinding::Api => "the probe failed".to_owned(),
         }

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::hub::interface::{Ask, Failure, RequestId};
-use crate::upstream::buddyboss::ProbeFinding;
+use crate::hub::interface::{Answer, Ask, Failure, RequestId};
+use crate::protocol::credential::Credential;
 use crate::upstream::health::Health;
-use crate::upstream::site::{Outcome, ProbeOutcome, Site};
+use crate::upstream::site::{Outcome, ProbeOutcome, ProbePlan, Site};
 use crate::upstream::url_style::UrlStyle;
+use crate::upstream::usability::ProbeKind;
 
 /// A task for a worker.
 pub(crate) enum Task {
@@ -18,8 +19,8 @@ pub(crate) enum Task {
         ask: Ask,
         url_style: UrlStyle,
     },
-    /// Find the URL style of the REST API, starting with this one.
-    Probe(UrlStyle),
+    /// Find the URL style of the REST API.
+    Probe(ProbePlan),
 }
 
 /// The outcome of a task.
@@ -31,6 +32,8 @@ pub(super) enum Completion {
         kind: AskKind,
         url_style: UrlStyle,
         outcome: Outcome,
+        /// The member's credential, if the site has just accepted it.
+        accepted: Option<Credential>,
     },
     ProbeOutcome(ProbeOutcome),
 }
@@ -86,10 +89,20 @@ pub(super) fn run(site: &Site, task: &Task) -> Completion {
                 log_request,
                 kind: AskKind::from_ask(ask),
                 url_style,
+                accepted: accepted_credential(ask, &outcome.answer).cloned(),
                 outcome,
             }
         }
-        Task::Probe(first) => Completion::ProbeOutcome(site.probe(*first)),
+        Task::Probe(plan) => Completion::ProbeOutcome(site.probe(plan)),
+    }
+}
+
+/// The credential of a request that the site has answered for its user.
+fn accepted_credential<'a>(ask: &'a Ask, answer: &Answer) -> Option<&'a Credential> {
+    match (ask, answer) {
+        (Ask::Prove(credential) | Ask::Recheck(credential), Answer::Proven(_)) => Some(credential),
+        (Ask::Participants { credential, .. }, Answer::Participants(_)) => Some(credential),
+        _ => None,
     }
 }
 
@@ -127,20 +140,28 @@ fn panic_completion(task: &Task) -> Completion {
             let outcome =
                 Outcome { health: Health::Neutral, ..Outcome::failed(failure, Some(REASON)) };
             let (request, log_request) = (*request, ask.log_request(*request));
-            Completion::AskOutcome { request, log_request, kind, url_style: *url_style, outcome }
+            let url_style = *url_style;
+            Completion::AskOutcome {
+                request,
+                log_request,
+                kind,
+                url_style,
+                outcome,
+                accepted: None,
+            }
         }
-        Task::Probe(_) => Completion::ProbeOutcome(ProbeOutcome {
-            found: Err(ProbeFinding::Unreachable(REASON)),
-            health: Health::NO_REPLY,
-            noise: None,
-        }),
+        Task::Probe(_) => {
+            let outcome = ProbeOutcome::unreachable(REASON, ProbeKind::Anonymous);
+            Completion::ProbeOutcome(outcome)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::interface::{Answer, Post, Target};
+    use crate::hub::interface::{Post, Target};
+    use crate::upstream::buddyboss::ProbeFinding;
     use crossbeam_channel::bounded;
 
     fn ask() -> Ask {
@@ -159,7 +180,13 @@ mod tests {
                 Task::Ask { request: RequestId(n), ask: ask(), url_style: UrlStyle::RestRoute };
             tasks.send(((), task)).ok().unwrap();
         }
-        tasks.send(((), Task::Probe(UrlStyle::Pretty))).ok().unwrap();
+        tasks
+            .send((
+                (),
+                Task::Probe(ProbePlan { first: UrlStyle::Pretty, member: None, messages: false }),
+            ))
+            .ok()
+            .unwrap();
         drop(tasks);
         // `resume_unwind` panics without calling the panic hook.
         let panics = |(): &(), _: &Task| std::panic::resume_unwind(Box::new("on purpose"));

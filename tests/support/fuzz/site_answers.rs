@@ -153,6 +153,7 @@ fn check_log(reply: &Reply) {
             assert!(!place.contains('@'), "user information may contain a secret: {place}");
         }
         ProbeFinding::Unreachable(_) => panic!("a site that has replied is reachable"),
+        ProbeFinding::NoMessages => panic!("the reply to one request cannot show it"),
         ProbeFinding::Api | ProbeFinding::NoRoute | ProbeFinding::Other(_) => {}
     }
 }
