@@ -121,8 +121,8 @@ pub fn probe_request(url_style: UrlStyle, token: Option<&Credential>) -> Request
     Request { method: "GET", path: Cow::Borrowed(url_style.me()), token, body: None }
 }
 
-/// Builds the probe whether BuddyBoss' routes for messages exist. Without a token, WordPress refuses
-/// it if they do.
+/// Builds the probe whether BuddyBoss' routes for messages exist. It has no token, so WordPress
+/// refuses it if they do.
 pub fn messages_probe_request(url_style: UrlStyle) -> Request<'static> {
     Request { method: "GET", path: Cow::Owned(url_style.newest_thread()), token: None, body: None }
 }

@@ -346,8 +346,8 @@ impl Pool {
         }
     }
 
-    /// Starts a probe if one is due: for the breaker, while the site may be unusable, or for the URL
-    /// style at most once a minute.
+    /// Starts a probe if one is due: for the breaker, while the site may be unusable, or for the
+    /// URL style at most once a minute.
     fn probe_if_due(&mut self) {
         let interval_over =
             self.probed_at.is_none_or(|at| self.elapsed_since(at) >= PROBE_INTERVAL);
@@ -386,6 +386,9 @@ impl Pool {
             Ok(url_style) => {
                 self.url_style = *url_style;
                 self.found_style = Some(*url_style);
+                if self.usability.is_unsuspected() {
+                    self.warnings.record_success(self.now);
+                }
                 self.warnings.log_url_style(*url_style);
                 None
             }

@@ -423,9 +423,9 @@ impl Site {
             ..Reply::default()
         };
         let title_of = |html: &[u8]| {
-            let repeats =
+            let has_token =
                 |title: &String| token.is_some_and(|t| !t.is_empty() && title.contains(t));
-            page::title(html).filter(|title| token.is_some() && !repeats(title))
+            page::title(html).filter(|title| token.is_some() && !has_token(title))
         };
         // Only JSON bodies are read to their end. The connection of any other is not reused.
         let is_undeclared = reply.may_be_undeclared_json();

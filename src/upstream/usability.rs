@@ -128,6 +128,11 @@ impl Usability {
         })
     }
 
+    /// Whether nothing speaks against the site.
+    pub fn is_unsuspected(&self) -> bool {
+        self.suspicion.is_none()
+    }
+
     /// Whether the site's routes for messages are suspected to be missing, so that a probe must ask
     /// for them.
     pub fn suspects_messages(&self) -> bool {

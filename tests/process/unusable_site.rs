@@ -64,7 +64,8 @@ fn each_short_outage_has_a_first_and_a_last_line() {
     let server = Server::start(&["--buddyboss-url", &site.url(), "--trust", "open"]);
     server.wait_for_log(|lines| lines.iter().any(|line| line.contains("REST API answers")));
     let mut seven = Client::as_user(server.address(), 7);
-    let count = |words: &str| server.log().iter().filter(|line| line.contains(words)).count();
+    let count =
+        |lines: &[String], words: &str| lines.iter().filter(|line| line.contains(words)).count();
     for outage in 1..=3 {
         site.fail_next(Fault::status(503, &[]));
         for n in 0..2 {
@@ -74,7 +75,8 @@ fn each_short_outage_has_a_first_and_a_last_line() {
             }));
             seven.expect(|frame| frame["clientId"] == format!("{outage}-{n}"));
         }
-        server.wait_for_log(|_| count("it answers again, after") == outage);
-        assert_eq!(count("request failed (message): status 503"), outage, "{:#?}", server.log());
+        server.wait_for_log(|lines| count(lines, "it answers again, after") == outage);
+        let log = server.log();
+        assert_eq!(count(&log, "request failed (message): status 503"), outage, "{log:#?}");
     }
 }

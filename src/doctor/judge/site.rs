@@ -147,22 +147,22 @@ fn judge_api(site: &SiteObservation) -> [Finding; 2] {
     let replies = || site.probes.iter().filter_map(|(_, call)| call.reply());
     if let Some(reply) = replies().find(|reply| matches!(reply.status, 500..=599)) {
         return failed(
-            format!("the site fails: {}", reply.log_detail()),
+            format!("the site fails: {}", reply.describe()),
             "Maintenance, a database that is down, or a PHP error: read the site's own log.",
         );
     }
     match replies().next() {
         Some(reply) if reply.status == 401 && !site.has_password => failed(
-            format!("the web server asks for a password: {}", reply.log_detail()),
+            format!("the web server asks for a password: {}", reply.describe()),
             "Set --site-basic-auth-file to a file with login:password, or let the web server ask \
              this machine for none.",
         ),
         Some(reply) if reply.status == 401 => failed(
-            format!("the web server refuses the site's password: {}", reply.log_detail()),
+            format!("the web server refuses the site's password: {}", reply.describe()),
             "Correct login and password in the file of --site-basic-auth-file.",
         ),
         Some(reply) => failed(
-            format!("the reply is not from a REST API: {}", reply.log_detail()),
+            format!("the reply is not from a REST API: {}", reply.describe()),
             "Check that this is WordPress' address. A firewall, a password in front of the site or \
              a plugin that disables the REST API also answers like this.",
         ),
@@ -217,7 +217,7 @@ fn judge_messages(site: &SiteObservation) -> Finding {
         }
         _ => Finding::warning(
             MESSAGES,
-            format!("not certain: {}", reply.log_detail()),
+            format!("not certain: {}", reply.describe()),
             "Set a member's token (--token-file): this site refuses anonymous requests.",
         ),
     }
@@ -259,7 +259,7 @@ fn judge_header(site: &SiteObservation, index: Option<&RestIndex>, owner: Option
         ),
         _ => Finding::warning(
             HEADER,
-            format!("not certain whether {name} reaches WordPress: {}", reply.log_detail()),
+            format!("not certain whether {name} reaches WordPress: {}", reply.describe()),
             "Set a member's token with --token-file.",
         ),
     }
@@ -301,12 +301,12 @@ fn judge_token(site: &SiteObservation, owner: Option<u64>) -> Finding {
              Application Password is revoked.",
         ),
         Failure::TokenRefused => refused(
-            &format!("refused: {}", reply.log_detail()),
+            &format!("refused: {}", reply.describe()),
             "Use a complete token that this site has issued, on one line. Tokens become invalid \
              when the site's JWT_AUTH_SECRET_KEY changes.",
         ),
         _ => refused(
-            &format!("the site neither accepts nor refuses it: {}", reply.log_detail()),
+            &format!("the site neither accepts nor refuses it: {}", reply.describe()),
             "Read the site's log.",
         ),
     }
