@@ -409,8 +409,8 @@ impl Site {
         }
     }
 
-    /// Reads a reply. For a GET, the title of a page is read as well, unless it repeats the token of
-    /// the request; `token` is empty if there was none, and `None` for a POST.
+    /// Reads a reply. For a GET, the title of a page is read as well, unless it repeats the token
+    /// of the request; `token` is empty if there was none, and `None` for a POST.
     fn read(&self, response: Response<Body>, token: Option<&str>) -> Reply {
         let (head, body) = response.into_parts();
         let mut reply = Reply {
