@@ -10,6 +10,7 @@ mod fields;
 pub(crate) mod frame_kind;
 pub mod ice;
 pub mod server;
+pub mod site_event;
 pub mod status;
 pub(crate) mod whole_number;
 
