@@ -28,6 +28,11 @@ final class Buddyline_Rest {
 	const MAX_BODY = 524288;
 
 	/**
+	 * Caching of tickets.
+	 */
+	const NO_STORE = 'no-store, private';
+
+	/**
 	 * Error code of a request without a valid signature.
 	 */
 	const UNAUTHORIZED = 'buddyline_unauthorized';
@@ -38,6 +43,13 @@ final class Buddyline_Rest {
 	 * @var Buddyline_Queue
 	 */
 	private $queue;
+
+	/**
+	 * The request that was verified last, and the result.
+	 *
+	 * @var array{0: WP_REST_Request|null, 1: true|WP_Error}
+	 */
+	private $verified = array( null, true );
 
 	/**
 	 * Keeps the queue.
@@ -154,8 +166,21 @@ final class Buddyline_Rest {
 				'url'     => $url,
 			)
 		);
-		$response->header( 'Cache-Control', 'no-store, private' );
+		// WordPress sends its own header for members after that of the response, in old versions without
+		// "no-store".
+		$response->header( 'Cache-Control', self::NO_STORE );
+		add_filter( 'nocache_headers', array( __CLASS__, 'forbid_storing' ), 99 );
 		return $response;
+	}
+
+	/**
+	 * Forbids caches to store a ticket.
+	 *
+	 * @param mixed $headers Headers against caching.
+	 * @return array
+	 */
+	public static function forbid_storing( $headers ) {
+		return array( 'Cache-Control' => self::NO_STORE ) + ( is_array( $headers ) ? $headers : array() );
 	}
 
 	/**
@@ -261,12 +286,40 @@ final class Buddyline_Rest {
 	}
 
 	/**
-	 * Verifies the signature of a request, and that it comes for the first time.
+	 * Whether the server has signed a request.
+	 *
+	 * WordPress asks again for the Allow header of its response, and for other methods of the route: the
+	 * first answer counts, because the id is accepted only once.
 	 *
 	 * @param WP_REST_Request $request Request.
 	 * @return true|WP_Error
 	 */
 	public function is_signed( $request ) {
+		if ( 'POST' !== $request->get_method() ) {
+			return self::unauthorized();
+		}
+		if ( $request !== $this->verified[0] ) {
+			$this->verified = array( $request, self::verify( $request ) );
+		}
+		return $this->verified[1];
+	}
+
+	/**
+	 * The error without a reason.
+	 *
+	 * @return WP_Error
+	 */
+	private static function unauthorized() {
+		return new WP_Error( self::UNAUTHORIZED, 'unauthorized', array( 'status' => 401 ) );
+	}
+
+	/**
+	 * Verifies the signature of a request, and that it comes for the first time.
+	 *
+	 * @param WP_REST_Request $request Request.
+	 * @return true|WP_Error
+	 */
+	private static function verify( $request ) {
 		$now    = time();
 		$reason = '';
 		$body   = (string) $request->get_body();
@@ -293,7 +346,7 @@ final class Buddyline_Rest {
 		}
 		if ( '' !== $reason ) {
 			self::note_refusal( $reason, $now );
-			return new WP_Error( self::UNAUTHORIZED, 'unauthorized', array( 'status' => 401 ) );
+			return self::unauthorized();
 		}
 		if ( ! empty( $json['self'] ) ) {
 			// The plugin's own connection test says nothing about the server.

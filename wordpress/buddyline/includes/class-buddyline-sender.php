@@ -189,6 +189,10 @@ final class Buddyline_Sender {
 		$error  = '';
 		$pause  = 0;
 		$sent   = 0;
+		if ( $bodies && $state['missed'] > 0 ) {
+			// The resync in front stands for events that were counted before.
+			--$bodies[0]['count'];
+		}
 		foreach ( $bodies as $body ) {
 			if ( '' !== $error || microtime( true ) - $start > self::TIME_LIMIT ) {
 				$missed += $body['count'];
