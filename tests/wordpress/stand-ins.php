@@ -94,10 +94,14 @@ class WP_REST_Response {
 }
 
 class WP_REST_Request {
-	private $headers, $body;
-	public function __construct( $body, $headers ) {
+	private $headers, $body, $method;
+	public function __construct( $body, $headers, $method = 'POST' ) {
 		$this->body    = $body;
 		$this->headers = $headers;
+		$this->method  = $method;
+	}
+	public function get_method() {
+		return $this->method;
 	}
 	public function get_body() {
 		return $this->body;

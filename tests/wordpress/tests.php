@@ -100,14 +100,20 @@ function request( $body, $options = array() ) {
 	return new WP_REST_Request( $body, array( 'buddyline_signature' => array_key_exists( 'header', $options ) ? $options['header'] : $header ) );
 }
 
-/** Calls a route as WordPress does: permission first. */
+/** Calls a route as WordPress does: permission first, and once more for the Allow header. */
 function call( $route, $request = null ) {
 	$route  = World::$routes[ $route ];
-	$result = '__return_true' === $route['permission_callback'] ? true : call_user_func( $route['permission_callback'], $request );
+	$result = may_call( $route, $request );
 	if ( true === $result ) {
 		$result = call_user_func( $route['callback'], $request );
 	}
-	return apply_filters( 'rest_request_after_callbacks', $result );
+	$result = apply_filters( 'rest_request_after_callbacks', $result );
+	may_call( $route, $request );
+	return $result;
+}
+
+function may_call( $route, $request ) {
+	return '__return_true' === $route['permission_callback'] ? true : call_user_func( $route['permission_callback'], $request );
 }
 
 function state( $name ) {
@@ -826,6 +832,24 @@ test(
 );
 
 test(
+	'failure: a resync that fails is owed once, and not counted as an event',
+	function () {
+		$queue          = start();
+		World::$answer  = answer( 500, '' );
+		World::$options['buddyline_missed'] = '5';
+		replay( 'messages_message_sent', 0 );
+		sent();
+		same( '6', state( 'missed' ) );
+		World::reset();
+		$queue         = start();
+		World::$answer = answer( 500, '' );
+		$queue->put( 'resync', array( 'type' => 'resync' ) );
+		sent();
+		same( '1', state( 'missed' ), 'a resync of its own' );
+	}
+);
+
+test(
 	'failure: the pause grows to a minute',
 	function () {
 		same( array( 2, 4, 8, 16, 32, 60, 60, 60 ), array_map( array( 'Buddyline_State', 'pause' ), array( 1, 2, 3, 4, 5, 6, 7, 1000 ) ) );
@@ -1184,7 +1208,7 @@ test(
 			$again = request( array( 'users' => array(), 'events' => array(), 'token' => 'x' ) );
 			call( "POST buddyline/v1/$route", $again );
 			$bad = array(
-				'replayed'       => $again,
+				'replayed'       => clone $again,
 				'no header'      => request( array(), array( 'header' => null ) ),
 				'other secret'   => request( array(), array( 'secret' => str_repeat( 'x', 64 ) ) ),
 				'events key'     => request( array(), array( 'key' => 'events' ) ),
@@ -1210,6 +1234,18 @@ test(
 			}
 		}
 		same( array(), array_merge( World::$notified, World::$activity ) );
+	}
+);
+
+test(
+	'signed routes: questions for the Allow header are no refusals',
+	function () {
+		start();
+		$request = request( array() );
+		truth( isset( call( 'POST buddyline/v1/status', $request )['features'] ), 'accepted' );
+		truth( is_wp_error( may_call( World::$routes['POST buddyline/v1/status'], new WP_REST_Request( '', array(), 'GET' ) ) ), 'GET' );
+		same( null, state( 'refused_at' ) );
+		same( 1, count( Stand_In_Wpdb::ids() ) );
 	}
 );
 
