@@ -45,3 +45,14 @@ fn unit_files_and_server_agree_on_names() {
     let address = value_of(&socket, "ListenStream").parse().expect("an address");
     assert!(listen.addresses.contains(&address), "{address}");
 }
+
+#[test]
+fn plugin_has_the_servers_version() {
+    let plugin = read("wordpress/buddyline/buddyline.php");
+    let readme = read("wordpress/buddyline/readme.txt");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(plugin.contains(&format!("\n * Version:           {version}\n")));
+    assert!(plugin.contains(&format!("'BUDDYLINE_VERSION', '{version}'")));
+    assert!(readme.contains(&format!("\nStable tag: {version}\n")));
+    assert!(readme.contains(&format!("\n= {version} =\n")));
+}
