@@ -21,6 +21,7 @@ mod reload;
 pub mod secrets;
 pub mod site_password;
 pub mod site_proxy;
+pub mod site_secret;
 pub mod site_trust;
 pub mod site_url;
 pub(crate) mod tls;
@@ -55,6 +56,10 @@ use unix_socket::{SocketFile, SocketMode, SocketOwner};
 const DESCRIPTORS_RESERVED: usize = 16;
 /// Descriptors for the metrics listeners and their connections.
 const DESCRIPTORS_FOR_MONITORING: usize = 10;
+/// Descriptors for connections of the site's plugin on its own listener.
+const DESCRIPTORS_FOR_SITE: usize = SITE_CONNECTIONS_MAX + 2;
+/// Connections of the site's plugin on its own listener.
+pub const SITE_CONNECTIONS_MAX: usize = 32;
 /// Descriptors for each upstream worker: a kept-alive connection to the site, one that is being
 /// opened, and a DNS lookup.
 const DESCRIPTORS_PER_WORKER: usize = 3;
@@ -86,12 +91,19 @@ pub struct Config {
           help_heading = "Network", value_parser = Listen::parse)]
     pub metrics_listen: Vec<Listen>,
 
+    /// Address of a separate listener for the site's plugin, as for --listen: POST /site/events,
+    /// without TLS. With it, the addresses of --listen do not answer that path. Needs
+    /// --site-secret-file. Repeat it, or separate with commas.
+    #[arg(long, env = "BUDDYLINE_SITE_LISTEN", value_name = "HOST:PORT", value_delimiter = ',',
+          help_heading = "Network", value_parser = Listen::parse)]
+    pub site_listen: Vec<Listen>,
+
     /// Take only IPv6 connections on [::]:PORT.
     #[arg(long, env = "BUDDYLINE_IPV6_ONLY", help_heading = "Network",
           value_parser = FalseyValueParser::new())]
     pub ipv6_only: bool,
 
-    /// Permissions of the Unix sockets of --listen and --metrics-listen, in octal. A proxy needs
+    /// Permissions of the Unix sockets of the three listeners, in octal. A proxy needs
     /// read and write permission.
     #[arg(long, env = "BUDDYLINE_UNIX_SOCKET_MODE", value_name = "MODE", default_value = "660",
           help_heading = "Network", value_parser = SocketMode::parse)]
@@ -198,6 +210,14 @@ pub struct Config {
         help_heading = "Site"
     )]
     pub jwt_without_exp: TokensWithoutExp,
+
+    /// File with the secret that the site's plugin shares with this server: the text that its
+    /// settings page shows. With it, the server takes the plugin's events at POST /site/events, and
+    /// its tickets as tokens. While the site changes the secret, the file may have the new and the
+    /// old one on two lines; the first one signs. Instead of a file, BUDDYLINE_SITE_SECRET may hold
+    /// the secret itself. SIGHUP reads it again.
+    #[arg(long, env = "BUDDYLINE_SITE_SECRET_FILE", value_name = "PATH", help_heading = "Site")]
+    pub site_secret_file: Option<PathBuf>,
 
     /// File with the login and password that the web server of the site asks for (HTTP Basic
     /// authentication), as login:password on one line. They are sent in Authorization with each
@@ -396,9 +416,11 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         // The warnings are logged where the secrets are used.
         self.load_secrets()?;
-        for (flag, listens) in
-            [("--listen", &self.listen), ("--metrics-listen", &self.metrics_listen)]
-        {
+        for (flag, listens) in [
+            ("--listen", &self.listen),
+            ("--metrics-listen", &self.metrics_listen),
+            ("--site-listen", &self.site_listen),
+        ] {
             for listen in listens {
                 listen.resolve().map_err(|fault| format!("{flag} {fault}"))?;
             }
@@ -480,9 +502,11 @@ impl Config {
     pub fn reserved_descriptors(&self) -> usize {
         let workers = self.buddyboss_url.as_ref().map_or(0, |_| self.upstream_workers.into());
         let monitors = if self.metrics_listen.is_empty() { 0 } else { DESCRIPTORS_FOR_MONITORING };
+        let plugin = if self.site_listen.is_empty() { 0 } else { DESCRIPTORS_FOR_SITE };
         // Some listeners are part of the reserve.
-        let listeners = (self.listen.len() + self.metrics_listen.len()).saturating_sub(2);
-        DESCRIPTORS_RESERVED + listeners + monitors + workers * DESCRIPTORS_PER_WORKER
+        let listeners = (self.listen.len() + self.metrics_listen.len() + self.site_listen.len())
+            .saturating_sub(2);
+        DESCRIPTORS_RESERVED + listeners + monitors + plugin + workers * DESCRIPTORS_PER_WORKER
     }
 
     /// Reads the certificate and the private key of the server; `None` without TLS. Logs warnings.

@@ -21,6 +21,7 @@ use finding::Finding;
 
 const JWT_SECRET: &str = "JWT secret file";
 const JWT_KEY: &str = "JWT key file";
+const SITE_SECRET: &str = "site secret file";
 const SITE_PASSWORD: &str = "site password file";
 const TURN_SECRET: &str = "TURN secret file";
 
@@ -89,6 +90,8 @@ fn check_site_files(config: &Config) -> Result<Vec<Finding>, String> {
     if let Some((keys, warnings)) = config.public_keys_with_warnings()? {
         findings.extend(judge::key_file(JWT_KEY, &keys, &warnings));
     }
+    let secret = config.site_secret_with_warnings()?.map(|(_, warnings)| warnings);
+    findings.extend(judge::secret_file(SITE_SECRET, secret.as_deref()));
     let password = config.site_password_with_warnings()?.map(|(_, warnings)| warnings);
     findings.extend(judge::secret_file(SITE_PASSWORD, password.as_deref()));
     Ok(findings)

@@ -1,7 +1,8 @@
 //! The JSON protocol between clients and server: ids, error codes and frames (`docs/PROTOCOL.md`).
 //!
 //! [`client`] parses the frames of clients, [`server`] encodes the frames of the server, and
-//! [`call`] relays call frames between clients. Nothing here has state.
+//! [`call`] relays call frames between clients. The site's plugin speaks [`site_event`], with a
+//! [`signature`]. Nothing here has state.
 
 pub mod call;
 pub mod client;
@@ -10,6 +11,7 @@ mod fields;
 pub(crate) mod frame_kind;
 pub mod ice;
 pub mod server;
+pub mod signature;
 pub mod site_event;
 pub mod status;
 pub(crate) mod whole_number;

@@ -10,6 +10,7 @@ use super::Config;
 use super::ice::TurnSecret;
 use super::secrets::JwtKeys;
 use super::site_password::SitePassword;
+use super::site_secret::SiteSecret;
 use super::site_trust::SiteTrust;
 use super::tls::TlsIdentity;
 
@@ -20,6 +21,8 @@ pub struct Secrets {
     pub keys: Option<JwtKeys>,
     /// The login and password of the site's web server, if set.
     pub site_password: Option<SitePassword>,
+    /// The secret shared with the site's plugin, if set.
+    pub site_secret: Option<SiteSecret>,
     /// The secret shared with the TURN servers, if there are any.
     pub turn: Option<TurnSecret>,
     /// The certificate and the private key of the server; `None` without TLS.
@@ -35,18 +38,20 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`Config::jwt_keys`], [`Config::site_password`], [`Config::turn_secret`], [`Config::tls`]
-    /// and [`Config::site_trust`].
+    /// As [`Config::jwt_keys`], [`Config::site_password`], [`Config::site_secret`],
+    /// [`Config::turn_secret`], [`Config::tls`] and [`Config::site_trust`].
     pub fn load_secrets(&self) -> Result<Secrets, String> {
         let mut warnings = Vec::new();
         let keys = collect_warnings(self.jwt_keys_with_warnings()?, &mut warnings);
         let site_password = collect_warnings(self.site_password_with_warnings()?, &mut warnings);
+        let site_secret = collect_warnings(self.site_secret_with_warnings()?, &mut warnings);
         let turn = collect_warnings(self.turn_secret_with_warnings()?, &mut warnings);
         warnings.extend(turn.as_ref().and_then(|_| self.open_relay_warning()));
         let identity = collect_warnings(self.tls_with_warnings()?, &mut warnings);
         Ok(Secrets {
             keys,
             site_password,
+            site_secret,
             turn,
             identity,
             site_trust: self.site_trust()?,

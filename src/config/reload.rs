@@ -9,6 +9,7 @@ impl Config {
         let differs = [
             ("--listen", self.listen != other.listen),
             ("--metrics-listen", self.metrics_listen != other.metrics_listen),
+            ("--site-listen", self.site_listen != other.site_listen),
             ("--ipv6-only", self.ipv6_only != other.ipv6_only),
             ("--unix-socket-mode", self.unix_socket_mode != other.unix_socket_mode),
             ("--unix-socket-owner", self.unix_socket_owner != other.unix_socket_owner),
@@ -32,6 +33,7 @@ impl Config {
         Config {
             listen: other.listen.clone(),
             metrics_listen: other.metrics_listen.clone(),
+            site_listen: other.site_listen.clone(),
             ipv6_only: other.ipv6_only,
             unix_socket_mode: other.unix_socket_mode,
             unix_socket_owner: other.unix_socket_owner.clone(),

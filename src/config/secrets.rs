@@ -1,5 +1,5 @@
-//! Reads secrets: the JWT secret of the site, the password of its web server, and the secret of the
-//! TURN servers.
+//! Reads secrets: the JWT secret of the site, the secret of its plugin, the password of its web
+//! server, and the secret of the TURN servers.
 //!
 //! A secret comes from a file, an environment variable or a systemd credential, never from an
 //! argument, which every process on the machine can read. `Debug` does not print secrets, and their
@@ -39,6 +39,15 @@ pub const JWT: SecretNames = SecretNames {
     credential: "jwt-secret",
     secrets_max: 2,
     signs: Some("any token"),
+};
+
+/// The secret shared with the site's plugin. Its shortest length is checked with the rest of it.
+pub const SITE: SecretNames = SecretNames {
+    flag: "--site-secret-file",
+    variable: "BUDDYLINE_SITE_SECRET",
+    credential: "site-secret",
+    secrets_max: 2,
+    signs: None,
 };
 
 /// The secret shared with the TURN servers. Only one: the server cannot know which of two a TURN
@@ -138,8 +147,10 @@ fn parse_lines(bytes: &[u8], secrets_max: usize) -> Result<SecretLines, String> 
 ///
 /// A public key as the secret would let anyone sign tokens who has the key.
 fn describe_other_file(bytes: &[u8]) -> Option<String> {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 7] = [
         "JWT_AUTH_SECRET_KEY",
+        "BUDDYLINE_SECRET",
+        SITE.variable,
         JWT.variable,
         TURN.variable,
         SITE_PASSWORD.variable,
