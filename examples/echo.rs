@@ -53,6 +53,7 @@ fn main() -> io::Result<()> {
         origins,
         proxies,
         head_limits: HeadLimits::default(),
+        site_events: false,
     };
     let mut echo = Echo {
         codec: Codec::new(MESSAGE_BYTES_MAX, rules),
@@ -174,6 +175,10 @@ fn echo_next(connection: &mut Connection, codec: &mut Codec, input: &mut &mut [u
         Event::Opened(_)
         | Event::CallStatusRequest(_)
         | Event::OriginRefused { .. }
+        | Event::EventsAnnounced
+        | Event::EventsReceived { .. }
+        | Event::TestArrival { .. }
+        | Event::SiteRefused { .. }
         | Event::Control
         | Event::Closing => {
             return true;

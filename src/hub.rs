@@ -149,6 +149,7 @@ impl Hub {
             }
             Input::Closed { conn } => self.handle_close(conn, now),
             Input::Answered { request, answer } => self.handle_answer(request, answer, now),
+            Input::SiteEvents(events) => drop(events),
             Input::SiteAvailable(available) => self.messages.set_site_available(available, now),
         }
     }

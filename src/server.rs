@@ -18,9 +18,11 @@ mod proxy_headers;
 mod query_log;
 mod read_batch;
 mod reload;
+mod replay_memory;
 mod service_manager;
 mod setup;
 mod signals;
+mod site_requests;
 mod stats;
 mod timeouts;
 mod tls;
@@ -39,7 +41,6 @@ use crate::config::Config;
 use crate::config::tls::TlsIdentity;
 use crate::connection::ActiveTime;
 use crate::connection::rate::RateLimit;
-use crate::http::handshake::Rules;
 use crate::hub::Hub;
 use crate::hub::interface::{ConnId, Effect, Input, Now};
 use crate::protocol::credential::Credential;
@@ -58,6 +59,7 @@ use metrics_listener::MetricsListener;
 use read_batch::ReadBatch;
 pub use reload::ConfigSource;
 use service_manager::ServiceManager;
+use site_requests::SiteRequests;
 use stats::ServerStats;
 use timeouts::{SWEEP_INTERVAL, Timeouts};
 
@@ -86,6 +88,8 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 const LISTENER_TOKENS: usize = usize::MAX - 2;
 /// The tokens from here to `LISTENER_TOKENS` belong to the metrics listener.
 const METRICS_TOKENS: usize = usize::MAX - 4_096;
+/// Listener number n for the site's plugin has the token `SITE_LISTENER_TOKENS - n`.
+const SITE_LISTENER_TOKENS: usize = METRICS_TOKENS - 1;
 
 /// The server. The one thread that runs it owns all its state.
 pub struct Server {
@@ -106,6 +110,7 @@ pub struct Server {
     origin_warnings: OriginWarnings,
     proxy_header_warned: Option<Instant>,
     metrics_listener: MetricsListener,
+    site_requests: SiteRequests,
     counts: ServerCounters,
     stats: ServerStats,
     slow_ticks: SlowTicks,
@@ -202,6 +207,8 @@ impl Server {
             false => Listeners::inherit(inherited, poll.registry(), LISTENER_TOKENS)?,
         };
         let metrics_listener = MetricsListener::bind(config, poll.registry())?;
+        let site_keys = setup::site_keys(config.site_secret().map_err(io::Error::other)?.as_ref());
+        let site_requests = SiteRequests::bind(config, site_keys, poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
             Some(url) => setup::upstream(config, url, waker, started)?,
@@ -219,7 +226,7 @@ impl Server {
             admission: setup::admission(config)?,
             timeouts: setup::timeouts(&limits),
             rate: RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst),
-            codec: Codec::new(limits.max_frame_bytes, Rules::new(config)),
+            codec: setup::codec(config, site_requests.is_public()),
             hub: Hub::new(setup::hub_settings(config, turn_secret)),
             upstream,
             site_available: true,
@@ -227,6 +234,7 @@ impl Server {
             origin_warnings: OriginWarnings::default(),
             proxy_header_warned: None,
             metrics_listener,
+            site_requests,
             counts: ServerCounters::default(),
             stats: ServerStats::new(now),
             slow_ticks: SlowTicks::default(),
@@ -308,6 +316,7 @@ impl Server {
         self.events = events;
         self.process_reads(now);
         self.accept();
+        self.accept_site();
         self.upstream.advance(now.instant);
         self.collect_answers(now);
         self.notice_availability(now);

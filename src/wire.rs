@@ -21,8 +21,9 @@ use tungstenite::{Bytes, Error};
 
 use crate::config::proxies::Peer;
 use crate::http::call_status::{CallStatusRequest, ResponseFormat};
-use crate::http::handshake::{self, Handshake, Opened, Readiness, Rules};
+use crate::http::handshake::{self, Handshake, Listener, Opened, Readiness, Rules};
 use crate::http::response;
+use crate::http::site_events::{EventsHead, SiteRefusal};
 use crate::protocol::server::EncodedFrame;
 use crate::protocol::status::CallStatusReply;
 use context::{Received, context, read_frame};
@@ -76,6 +77,26 @@ pub enum Event<'a> {
     },
     /// The client requests the status of a call; reply with [`Wire::send_call_status`].
     CallStatusRequest(CallStatusRequest),
+    /// The site's plugin is about to send events: call [`Wire::accept_events`] or
+    /// [`Wire::answer_site`].
+    EventsAnnounced,
+    /// The site's plugin has sent events; reply with [`Wire::answer_site`].
+    EventsReceived {
+        /// The header with the signature.
+        signature: String,
+        /// The whole body.
+        body: Vec<u8>,
+    },
+    /// The doctor asks whether a test event has arrived; reply with [`Wire::answer_site`].
+    TestArrival {
+        /// The token of the test.
+        token: String,
+    },
+    /// A request of the site's plugin is refused. Otherwise as [`Event::Closing`].
+    SiteRefused {
+        /// Why.
+        cause: SiteRefusal,
+    },
     /// A text message; usually borrowed from the input.
     Text(Cow<'a, str>),
     /// A binary message.
@@ -102,6 +123,10 @@ impl Event<'_> {
             Event::Opened(opened) => Event::Opened(opened),
             Event::CallStatusRequest(status_request) => Event::CallStatusRequest(status_request),
             Event::OriginRefused { origin } => Event::OriginRefused { origin },
+            Event::EventsAnnounced => Event::EventsAnnounced,
+            Event::EventsReceived { signature, body } => Event::EventsReceived { signature, body },
+            Event::TestArrival { token } => Event::TestArrival { token },
+            Event::SiteRefused { cause } => Event::SiteRefused { cause },
             Event::Binary(bytes) => Event::Binary(bytes),
             Event::Control => Event::Control,
             Event::Closing => Event::Closing,
@@ -121,6 +146,7 @@ enum WireState {
     Handshake {
         /// The socket's other end, which may be a proxy.
         peer: Peer,
+        listener: Listener,
         /// A PROXY protocol header must come first, even before TLS.
         awaits_proxy_header: bool,
     },
@@ -129,7 +155,17 @@ enum WireState {
     Open,
     /// Open, with a message in fragments: its context, and the payload bytes that context holds.
     Fragments(Box<WebSocketContext>, usize),
+    /// The site's plugin sends events: what has arrived of them.
+    Events(Box<Events>),
+    /// A request of the site's plugin is complete and is answered at once.
+    AwaitingSiteAnswer,
     Closing,
+}
+
+/// A request with events whose body is not complete.
+struct Events {
+    head: EventsHead,
+    body: Vec<u8>,
 }
 
 /// Shows only the length of partial input: it may be a token or a message text.
@@ -138,6 +174,8 @@ impl fmt::Debug for Wire {
         let state = match &self.state {
             WireState::Handshake { .. } => "Handshake",
             WireState::AwaitingStatus(_) => "AwaitingStatus",
+            WireState::Events(_) => "Events",
+            WireState::AwaitingSiteAnswer => "AwaitingSiteAnswer",
             WireState::Open => "Open",
             WireState::Fragments(..) => "Fragments",
             WireState::Closing => "Closing",
@@ -150,8 +188,16 @@ impl fmt::Debug for Wire {
 impl Wire {
     /// Starts in the handshake. `peer` is the socket's other end, perhaps a proxy.
     pub fn new(peer: impl Into<Peer>) -> Wire {
-        let state = WireState::Handshake { peer: peer.into(), awaits_proxy_header: false };
+        let (peer, listener) = (peer.into(), Listener::Public);
+        let state = WireState::Handshake { peer, listener, awaits_proxy_header: false };
         Wire { state, partial: Vec::new() }
+    }
+
+    /// Answers as the listener for the site's plugin.
+    pub fn serve_site(&mut self) {
+        if let WireState::Handshake { listener, .. } = &mut self.state {
+            *listener = Listener::Site;
+        }
     }
 
     /// Makes the connection begin with a PROXY protocol header, which the caller reads.
@@ -168,7 +214,7 @@ impl Wire {
 
     /// Goes on with the request after a PROXY protocol header, which may replace the peer.
     pub fn note_proxy_header(&mut self, client: Option<Peer>) {
-        if let WireState::Handshake { peer, awaits_proxy_header } = &mut self.state {
+        if let WireState::Handshake { peer, awaits_proxy_header, .. } = &mut self.state {
             *peer = client.unwrap_or(*peer);
             *awaits_proxy_header = false;
         }
@@ -183,9 +229,12 @@ impl Wire {
         outbox: &mut Outbox,
     ) -> Event<'a> {
         match self.state {
-            WireState::Handshake { peer, .. } => self.handshake(peer, codec, input, outbox),
+            WireState::Handshake { peer, listener, .. } => {
+                self.handshake(listener, peer, codec, input, outbox)
+            }
+            WireState::Events(_) => self.events(input),
             WireState::Open | WireState::Fragments(..) => self.frames(codec, input, outbox),
-            WireState::AwaitingStatus(_) | WireState::Closing => {
+            WireState::AwaitingStatus(_) | WireState::AwaitingSiteAnswer | WireState::Closing => {
                 *input = &mut [];
                 Event::NeedsInput
             }
@@ -204,6 +253,7 @@ impl Wire {
             outbox.push(bytes.into());
         }
         self.fail_call_status(true, outbox);
+        self.fail_events(SiteRefusal::Draining, outbox);
         self.state = WireState::Closing;
         self.partial = Vec::new();
     }
@@ -215,6 +265,7 @@ impl Wire {
             outbox.push(response::request_timeout().into_bytes().into());
         }
         self.fail_call_status(false, outbox);
+        self.fail_events(SiteRefusal::Late, outbox);
         self.state = WireState::Closing;
         self.partial = Vec::new();
     }
@@ -234,18 +285,21 @@ impl Wire {
 
     /// Bytes of memory held for incomplete input.
     pub fn held_bytes(&self) -> usize {
-        let fragments = match self.state {
-            WireState::Fragments(_, bytes) => bytes,
+        let more = match &self.state {
+            WireState::Fragments(_, bytes) => *bytes,
+            WireState::Events(events) => events.body.capacity(),
             _ => 0,
         };
-        self.partial.len() + fragments
+        self.partial.len() + more
     }
 
     /// Drops incomplete input; the caller reads nothing more from this connection.
     pub fn forget_held(&mut self) {
         self.partial = Vec::new();
-        if matches!(self.state, WireState::Fragments(..)) {
-            self.state = WireState::Open;
+        match self.state {
+            WireState::Fragments(..) => self.state = WireState::Open,
+            WireState::Events(_) => self.state = WireState::AwaitingSiteAnswer,
+            _ => {}
         }
     }
 
@@ -254,9 +308,50 @@ impl Wire {
         matches!(self.state, WireState::Handshake { .. })
     }
 
+    /// Whether the first request has no response yet.
+    pub fn is_before_response(&self) -> bool {
+        !matches!(self.state, WireState::Open | WireState::Fragments(..) | WireState::Closing)
+    }
+
     /// Whether the client has requested the status of a call and has no response yet.
     pub fn is_awaiting_status(&self) -> bool {
         matches!(self.state, WireState::AwaitingStatus(_))
+    }
+
+    /// Whether the events of the site's plugin are arriving.
+    pub fn is_receiving_events(&self) -> bool {
+        matches!(self.state, WireState::Events(_))
+    }
+
+    /// Whether the connection belongs to the site's plugin, on its own listener, and has sent no
+    /// complete request.
+    pub fn is_awaiting_site(&self) -> bool {
+        matches!(self.state, WireState::Handshake { listener: Listener::Site, .. })
+    }
+
+    /// The header with the signature of events that are arriving.
+    pub fn announced_signature(&self) -> Option<&str> {
+        match &self.state {
+            WireState::Events(events) => Some(&events.head.signature),
+            _ => None,
+        }
+    }
+
+    /// Lets the site's plugin send the body that it has announced.
+    pub fn accept_events(&mut self, outbox: &mut Outbox) {
+        if let WireState::Events(events) = &mut self.state {
+            if std::mem::take(&mut events.head.expects_continue) {
+                outbox.push(response::CONTINUE.into());
+            }
+        }
+    }
+
+    /// Sends a response to the site's plugin, and closes.
+    pub fn answer_site(&mut self, response: String, outbox: &mut Outbox) {
+        if matches!(self.state, WireState::Events(_) | WireState::AwaitingSiteAnswer) {
+            outbox.push(response.into_bytes().into());
+            self.state = WireState::Closing;
+        }
     }
 
     /// Sends the status of a call, and closes.
@@ -272,9 +367,11 @@ impl Wire {
         match self.state {
             WireState::Open => !self.partial.is_empty(),
             WireState::Fragments(..) => true,
-            WireState::Handshake { .. } | WireState::AwaitingStatus(_) | WireState::Closing => {
-                false
-            }
+            WireState::Handshake { .. }
+            | WireState::AwaitingStatus(_)
+            | WireState::Events(_)
+            | WireState::AwaitingSiteAnswer
+            | WireState::Closing => false,
         }
     }
 
@@ -295,8 +392,37 @@ impl Wire {
         }
     }
 
+    /// Answers a request of the site's plugin whose body is not complete.
+    fn fail_events(&mut self, cause: SiteRefusal, outbox: &mut Outbox) {
+        if let WireState::Events(_) | WireState::AwaitingSiteAnswer = &self.state {
+            outbox.push(cause.response("").into_bytes().into());
+        }
+    }
+
+    /// Collects the body of the events.
+    fn events<'a>(&mut self, input: &mut &mut [u8]) -> Event<'a> {
+        let WireState::Events(events) = &mut self.state else { return Event::NeedsInput };
+        let missing = events.head.body_bytes - events.body.len();
+        let piece = take(input, missing.min(input.len()));
+        if events.body.capacity() - events.body.len() < piece.len() {
+            // Doubled at most: a client cannot make the server hold more than twice what it sent.
+            let room = events.body.len().max(piece.len()).min(missing);
+            events.body.reserve_exact(room.max(piece.len()));
+        }
+        events.body.extend_from_slice(piece);
+        if events.body.len() < events.head.body_bytes {
+            return Event::NeedsInput;
+        }
+        let signature = std::mem::take(&mut events.head.signature);
+        let body = std::mem::take(&mut events.body);
+        self.state = WireState::AwaitingSiteAnswer;
+        *input = &mut [];
+        Event::EventsReceived { signature, body }
+    }
+
     fn handshake<'a>(
         &mut self,
+        listener: Listener,
         peer: Peer,
         codec: &Codec,
         input: &mut &mut [u8],
@@ -312,7 +438,8 @@ impl Wire {
             self.partial.extend_from_slice(&input[..room]);
             &self.partial
         };
-        let (response, state, event) = match handshake::receive(received, peer, &codec.rules) {
+        let handshake = handshake::receive_on(listener, received, peer, &codec.rules);
+        let (response, state, event) = match handshake {
             Handshake::Incomplete => {
                 if before == 0 {
                     self.partial.extend_from_slice(input);
@@ -329,6 +456,21 @@ impl Wire {
                 self.partial = Vec::new();
                 self.state = WireState::AwaitingStatus(Box::new(format));
                 return Event::CallStatusRequest(status_request);
+            }
+            Handshake::Events { head_bytes, events: head } => {
+                take(input, head_bytes - before);
+                self.partial = Vec::new();
+                self.state = WireState::Events(Box::new(Events { head, body: Vec::new() }));
+                return Event::EventsAnnounced;
+            }
+            Handshake::TestArrival { token } => {
+                *input = &mut [];
+                self.partial = Vec::new();
+                self.state = WireState::AwaitingSiteAnswer;
+                return Event::TestArrival { token };
+            }
+            Handshake::RefuseSite { response, cause } => {
+                (response, WireState::Closing, Event::SiteRefused { cause })
             }
             Handshake::Respond { response } => (response, WireState::Closing, Event::Closing),
             Handshake::RefuseOrigin { response, origin } => {

@@ -14,8 +14,9 @@ use super::headers::{has_header_token, header_entries_from_right, single_header}
 use super::origin::{self, OriginCheck};
 use super::request::{self, Head, Invalid};
 use super::response::{bad_request, draining, page, text, without_body};
+use super::site_events::{EventsHead, SiteRefusal};
 use super::try_page::{TRY_PAGE, TRY_PAGE_HEADERS};
-use super::{methods, token};
+use super::{methods, site_events, token};
 use crate::config::Config;
 use crate::config::limits::HeadLimits;
 use crate::config::origins::Origins;
@@ -53,10 +54,12 @@ pub struct Rules {
     pub proxies: TrustedProxies,
     /// The largest request head.
     pub head_limits: HeadLimits,
+    /// Whether the public listeners take the events of the site's plugin.
+    pub site_events: bool,
 }
 
 impl Rules {
-    /// Takes the rules from the settings; readiness starts as ready.
+    /// Takes the rules from the settings; readiness starts as ready, without the path of events.
     pub fn new(config: &Config) -> Rules {
         Rules {
             readiness: Readiness::Ready,
@@ -64,6 +67,7 @@ impl Rules {
             origins: config.origins(),
             proxies: config.proxies(),
             head_limits: config.limits().head_limits(),
+            site_events: false,
         }
     }
 }
@@ -98,6 +102,25 @@ pub enum Handshake {
         /// The format of the response.
         format: ResponseFormat,
     },
+    /// The site's plugin sends events: the body follows the head.
+    Events {
+        /// Length of the request head.
+        head_bytes: usize,
+        /// The head.
+        events: EventsHead,
+    },
+    /// The doctor asks whether the test event with this token has arrived.
+    TestArrival {
+        /// The token.
+        token: String,
+    },
+    /// Send this response to the site's plugin and close.
+    RefuseSite {
+        /// The whole response.
+        response: String,
+        /// The cause, for the metrics.
+        cause: SiteRefusal,
+    },
     /// Send this response and close.
     Respond {
         /// The whole response.
@@ -114,7 +137,20 @@ pub enum Handshake {
 
 /// Reads a request head from the first bytes of a connection. `peer` is the socket's other end.
 pub fn receive(bytes: &[u8], peer: impl Into<Peer>, rules: &Rules) -> Handshake {
-    let peer = peer.into();
+    receive_on(Listener::Public, bytes, peer.into(), rules)
+}
+
+/// The listener on which a request arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// That of the clients (`--listen`).
+    Public,
+    /// That of the site's plugin (`--site-listen`).
+    Site,
+}
+
+/// As [`receive`], on either listener.
+pub(crate) fn receive_on(listener: Listener, bytes: &[u8], peer: Peer, rules: &Rules) -> Handshake {
     let HeadLimits { bytes: bytes_max, lines: lines_max } = rules.head_limits;
     let mut on_stack = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
     let mut on_heap = Vec::new();
@@ -130,12 +166,12 @@ pub fn receive(bytes: &[u8], peer: impl Into<Peer>, rules: &Rules) -> Handshake 
     let bytes = &bytes[..bytes.len().min(bytes_max)];
     match request.parse_with_uninit_headers(bytes, headers) {
         Ok(httparse::Status::Complete(head_bytes)) => {
-            answer(&mut request, head_bytes, peer, rules).unwrap_or_else(respond)
+            answer(&mut request, head_bytes, listener, peer, rules).unwrap_or_else(respond)
         }
         Ok(httparse::Status::Partial) if bytes.len() < bytes_max => Handshake::Incomplete,
         Ok(httparse::Status::Partial) => respond(request::too_large(&request, bytes)),
         Err(fault) => match request::judge_error(fault, &request, bytes) {
-            Invalid::NewerMinor(same) => receive(&same, peer, rules),
+            Invalid::NewerMinor(same) => receive_on(listener, &same, peer, rules),
             Invalid::Refused(response) => respond(response),
         },
     }
@@ -149,11 +185,19 @@ pub fn receive(bytes: &[u8], peer: impl Into<Peer>, rules: &Rules) -> Handshake 
 fn answer(
     request: &mut httparse::Request<'_, '_>,
     head_bytes: usize,
+    listener: Listener,
     peer: Peer,
     rules: &Rules,
 ) -> Result<Handshake, String> {
     let head = request::check(request)?;
     let request = &*request;
+    let is_for_site = site_events::is_site_path(request::path(request));
+    if is_for_site && (rules.site_events || listener == Listener::Site) {
+        return Ok(site_events::answer(request, head, head_bytes, rules.readiness));
+    }
+    if listener == Listener::Site {
+        return Ok(site_events::answer_elsewhere(request, rules.readiness));
+    }
     let Some(key) = upgrade_key(request, head)? else {
         return Ok(match call_status::call_id_in(request) {
             Some(call) => call_status::accept(request, head, call, peer, rules),
@@ -253,6 +297,10 @@ fn switching_protocols(request: &httparse::Request<'_, '_>, key: &str) -> String
 fn respond_plain_http(request: &httparse::Request<'_, '_>, rules: &Rules) -> String {
     let path = request::path(request);
     let response = match (request.method, path) {
+        // The plugin tells a server without its secret by this status.
+        (Some("POST"), _) if site_events::is_site_path(path) => {
+            text("404 Not Found", "", "There is nothing at this path.")
+        }
         (Some("GET" | "HEAD"), "/") if rules.try_page => page("200 OK", TRY_PAGE_HEADERS, TRY_PAGE),
         (Some("GET" | "HEAD"), "/") => {
             text("404 Not Found", "", "buddyline speaks WebSocket here.")

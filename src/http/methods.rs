@@ -40,3 +40,11 @@ pub(super) fn unsupported(method: &str) -> String {
         false => text("501 Not Implemented", ALLOWED, line),
     }
 }
+
+/// The response on a path that supports only one method.
+pub(super) fn only(allowed: &str, method: &str) -> String {
+    let is_known = UNSUPPORTED.contains(&method) || ["GET", "HEAD", "OPTIONS"].contains(&method);
+    let status = if is_known { "405 Method Not Allowed" } else { "501 Not Implemented" };
+    let line = format!("Only {allowed} is answered here.");
+    text(status, &format!("Allow: {allowed}\r\n"), &line)
+}

@@ -12,6 +12,9 @@ pub(super) const RESTARTING: &str = "The server is restarting; try again.";
 
 const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
 
+/// Lets a client send the body that it has announced (RFC 9110 section 15.2.1).
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// The response to a HEAD request: the head alone.
 pub(super) fn without_body(mut response: String) -> String {
     let head = response.find("\r\n\r\n").map_or(response.len(), |end| end + 4);

@@ -12,6 +12,7 @@ use crate::config::{PresenceScope, Trust};
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::IceServers;
 use crate::protocol::server::EncodedFrame;
+use crate::protocol::site_event::SiteEvent;
 use crate::protocol::status::CallStatusReply;
 use crate::protocol::{ClientError, Id};
 
@@ -93,6 +94,8 @@ pub enum Input<'a> {
     },
     /// Whether requests reach the site has changed; at first they do.
     SiteAvailable(bool),
+    /// What has happened on the site, as its plugin reports it.
+    SiteEvents(Vec<SiteEvent>),
 }
 
 /// A list of connections that get the same frame: a range in the hub's own list, which

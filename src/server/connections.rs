@@ -476,6 +476,13 @@ impl Connections {
         });
     }
 
+    /// Sends a response to the site's plugin, and closes.
+    pub(super) fn answer_site(&mut self, slot: u32, response: String, now: ActiveTime) {
+        self.begin_close(slot, now, |connection, _| {
+            connection.wire.answer_site(response, &mut connection.outbox);
+        });
+    }
+
     /// Answers a request that has timed out, and closes.
     pub(super) fn time_out(&mut self, slot: u32, now: ActiveTime) {
         self.begin_close(slot, now, |connection, _| {
@@ -536,7 +543,7 @@ impl Connections {
         for (_, connection) in &self.slab {
             let state = if connection.wire.is_closing() {
                 &mut stats.closing
-            } else if connection.wire.is_in_handshake() || connection.wire.is_awaiting_status() {
+            } else if connection.wire.is_before_response() {
                 &mut stats.handshakes
             } else {
                 &mut stats.open

@@ -8,7 +8,9 @@ use mio::event::Event;
 use super::budget::TimeBudget;
 use super::query_log::AnswerLog;
 use super::read_batch::{READ_BYTES, ReadChunk};
-use super::{LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, Server, WAKER, listeners};
+use super::{
+    LISTENER_TOKENS, METRICS_TOKENS, SIGNALS, SITE_LISTENER_TOKENS, Server, WAKER, listeners,
+};
 use crate::config::proxies::Peer;
 use crate::connection::Received;
 use crate::connection::rate::RateVerdict;
@@ -43,6 +45,9 @@ impl Server {
                 self.listeners.note_ready(LISTENER_TOKENS - listener);
             }
             Token(token) if token >= METRICS_TOKENS => self.metrics_listener.handle_event(token),
+            Token(token) if token > SITE_LISTENER_TOKENS - self.site_requests.listeners.len() => {
+                self.site_requests.listeners.note_ready(SITE_LISTENER_TOKENS - token);
+            }
             Token(slot) => {
                 let slot = slot as u32;
                 if event.is_writable() {
@@ -133,6 +138,7 @@ impl Server {
             Received::Nothing => return,
             Received::End => {
                 self.note_tls_fault(slot);
+                self.note_truncated_events(slot);
                 return self.connections.mark_doomed(slot);
             }
         };
@@ -233,6 +239,12 @@ impl Server {
                 self.counts.refused_pages += 1;
                 self.origin_warnings.note(&origin, now.instant);
             }
+            (wire::Event::EventsAnnounced, _) => self.admit_events(slot, now),
+            (wire::Event::EventsReceived { signature, body }, _) => {
+                self.handle_events(slot, &signature, &body, now);
+            }
+            (wire::Event::TestArrival { token }, _) => self.answer_test_arrival(slot, &token),
+            (wire::Event::SiteRefused { cause }, _) => self.note_site_refusal(slot, cause),
             (wire::Event::Closing, _) => self.notify_closed(slot, now),
         }
         self.apply_effects(now);

@@ -25,6 +25,7 @@ impl Server {
         self.write_output(&mut page);
         self.write_ticks(&mut page);
         self.write_upstream(&mut page);
+        self.write_site_requests(&mut page);
         page.into_text()
     }
 
@@ -242,6 +243,27 @@ impl Server {
             family.sample(&[("cache", cache), ("result", "hit")], hits);
             family.sample(&[("cache", cache), ("result", "miss")], misses);
         }
+    }
+
+    fn write_site_requests(&self, page: &mut Page) {
+        let stats = &self.site_requests.stats;
+        page.family(
+            Counter,
+            "buddyline_site_events_total",
+            "Events of the site's plugin by type. test: of the doctor; ignored: of unknown types, \
+             or malformed.",
+        )
+        .samples("type", stats.events_by_type());
+        page.family(
+            Counter,
+            "buddyline_site_requests_refused_total",
+            "Requests to /site/events that were refused: the time of the signature is too far from \
+             this machine's (clock), the signature is not valid (signature), the id was accepted \
+             before (replay), another form (format), too large (size), too many in a second \
+             (rate), the server stops (draining), too many bodies at the same time (busy), the \
+             body came too slowly (late), or the connection ended before it (truncated).",
+        )
+        .samples("cause", stats.refusals());
     }
 
     fn write_upstream(&self, page: &mut Page) {

@@ -1,6 +1,6 @@
 //! Reload of the settings at SIGHUP, without a restart.
 
-use super::{Codec, RateLimit, Rules, Server, setup};
+use super::{RateLimit, Server, setup};
 use crate::config::Config;
 use crate::config::files::Secrets;
 use crate::config::limits::Limits;
@@ -71,7 +71,8 @@ impl Server {
         self.timeouts = setup::timeouts(&limits);
         self.rate = RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst);
         // The codec has no state between messages; a fragmented message is kept by its connection.
-        self.codec = Codec::new(limits.max_frame_bytes, Rules::new(&config));
+        self.site_requests.set_keys(setup::site_keys(secrets.site_secret.as_ref()));
+        self.codec = setup::codec(&config, self.site_requests.is_public());
         self.codec.set_readiness(self.readiness(now.instant));
         self.hub.set_settings(hub_settings);
         self.upstream.set_verifier(verifier);

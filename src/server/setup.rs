@@ -14,13 +14,17 @@ use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
 use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::{SiteProxy, SiteRoute};
+use crate::config::site_secret::SiteSecret;
 use crate::config::site_url::SiteUrl;
+use crate::http::handshake::Rules;
 use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
 use crate::process;
 use crate::protocol::credential::Credential;
 use crate::protocol::ice::{IceServers, TurnServers};
+use crate::protocol::signature::SiteKeys;
 use crate::upstream::jwt::Verifier;
 use crate::upstream::{SiteSettings, Upstream};
+use crate::wire::Codec;
 
 /// Connection limits. Raises the limit on open files as far as the system allows, and reserves some
 /// for requests to the site: otherwise idle clients could take the descriptors that messages need.
@@ -118,6 +122,17 @@ fn ice_servers(config: &Config, secret: Option<TurnSecret>) -> IceServers {
 pub(super) fn verifier(config: &Config, keys: Option<JwtKeys>) -> Option<Verifier> {
     let verifier = Verifier::new(&keys?, config.jwt_issuers());
     Some(verifier.require_expiry(config.requires_jwt_expiry()))
+}
+
+/// The keys that are derived from the secret of the site's plugin.
+pub(super) fn site_keys(secret: Option<&SiteSecret>) -> Option<SiteKeys> {
+    secret.map(|secret| SiteKeys::new(secret.secrets()))
+}
+
+/// The codec of all connections.
+pub(super) fn codec(config: &Config, site_events: bool) -> Codec {
+    let rules = Rules { site_events, ..Rules::new(config) };
+    Codec::new(config.limits().max_frame_bytes, rules)
 }
 
 /// The password of the site's web server as a client would present it.

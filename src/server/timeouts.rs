@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Server;
+use super::site_requests::BODY_TIMEOUT;
 use crate::connection::{ActiveTime, Connection};
 use crate::hub::interface::Now;
 
@@ -39,6 +40,8 @@ enum Overdue {
     Handshake,
     /// The call status request has no answer.
     CallStatus,
+    /// The body of the site's plugin is not complete.
+    Events,
     /// The peer has not closed its side.
     Close,
     /// The rest of a frame or message is missing.
@@ -56,6 +59,13 @@ impl Timeouts {
         let wire = &connection.wire;
         if wire.is_awaiting_proxy_header() {
             return (elapsed >= PROXY_HEADER_TIMEOUT).then_some(Overdue::Handshake);
+        }
+        if wire.is_awaiting_site() {
+            return (elapsed >= self.handshake_lasts.min(BODY_TIMEOUT))
+                .then_some(Overdue::Handshake);
+        }
+        if wire.is_receiving_events() {
+            return (elapsed >= BODY_TIMEOUT).then_some(Overdue::Events);
         }
         if wire.is_in_handshake() {
             return (elapsed >= self.handshake_lasts).then_some(Overdue::Handshake);
@@ -117,6 +127,7 @@ impl Server {
                 self.connections.time_out(slot, active_now);
                 self.notify_closed(slot, now);
             }
+            Some(Overdue::Events) => self.time_out_events(slot, now),
             Some(Overdue::Close) => self.connections.mark_doomed(slot),
             Some(Overdue::PartialMessage) => {
                 self.close_slot(slot, 1008, "the rest of a frame did not come", now);
@@ -188,7 +199,8 @@ mod tests {
         let (mut connection, mut outbox) = (connection(), Outbox::default());
         let (origins, proxies) = (Origins::any(), TrustedProxies::default());
         let (readiness, try_page, head_limits) = (Readiness::Ready, false, HeadLimits::default());
-        let rules = Rules { readiness, try_page, origins, proxies, head_limits };
+        let rules =
+            Rules { readiness, try_page, origins, proxies, head_limits, site_events: false };
         let mut request = *b"GET /calls/c HTTP/1.1\r\nHost: x\r\n\r\n";
         let (mut codec, mut input) = (Codec::new(1024, rules), &mut request[..]);
         connection.wire.next(&mut codec, &mut input, &mut outbox);

@@ -162,7 +162,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("percent_encoding::", &["http"]),
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
-        ("httpdate::", &["upstream"]),
+        ("httpdate::", &["server", "upstream"]),
         ("procfs::", &["process"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal", "doctor"]),

@@ -25,7 +25,14 @@ use crate::support::site::Site;
 
 fn rules(origins: Origins) -> Rules {
     let (readiness, proxies) = (Readiness::Ready, TrustedProxies::default());
-    Rules { readiness, try_page: false, origins, proxies, head_limits: HeadLimits::default() }
+    Rules {
+        readiness,
+        try_page: false,
+        origins,
+        proxies,
+        head_limits: HeadLimits::default(),
+        site_events: false,
+    }
 }
 
 fn codec() -> Codec {

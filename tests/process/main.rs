@@ -26,6 +26,7 @@ mod restarts;
 mod secrets;
 mod server;
 mod site;
+mod site_events;
 mod site_proxy;
 mod site_tls;
 mod start_faults;

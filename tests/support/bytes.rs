@@ -47,7 +47,14 @@ pub fn codec_of(frame_bytes_max: usize, try_page: bool) -> Codec {
     let readiness = Readiness::Ready;
     Codec::new(
         frame_bytes_max,
-        Rules { readiness, try_page, origins, proxies, head_limits: HeadLimits::default() },
+        Rules {
+            readiness,
+            try_page,
+            origins,
+            proxies,
+            head_limits: HeadLimits::default(),
+            site_events: false,
+        },
     )
 }
 

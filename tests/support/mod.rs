@@ -8,6 +8,7 @@
 //!   gives a site TLS, [`connect_proxy`] stands before it.
 //! * [`site`]: a BuddyBoss site over HTTP that a test starts, breaks and inspects; [`site_model`]
 //!   holds its state, [`members`] its users; [`raw`]: a site that a test writes byte by byte.
+//! * [`plugin`]: signs and sends what the site's plugin sends.
 //! * [`driver`]: runs the pool of upstream workers as the event loop does.
 //! * [`fixtures`]: exchanges recorded from a live site; [`jwt`]: valid and invalid tokens.
 //! * [`files`], [`gzip`], [`markdown`], [`scanner`]: temporary files, compression, documents, and the
@@ -30,6 +31,7 @@ pub mod harness;
 pub mod jwt;
 pub mod markdown;
 pub mod members;
+pub mod plugin;
 pub mod proxy;
 pub mod raw;
 pub mod recorder;

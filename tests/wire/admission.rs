@@ -14,7 +14,14 @@ fn rules(origins: Origins, networks: &[&str]) -> Rules {
     let networks: Vec<_> = networks.iter().map(|text| proxies::parse(text).unwrap()).collect();
     let proxies = TrustedProxies::new(&networks);
     let readiness = Readiness::Ready;
-    Rules { readiness, try_page: true, origins, proxies, head_limits: HeadLimits::default() }
+    Rules {
+        readiness,
+        try_page: true,
+        origins,
+        proxies,
+        head_limits: HeadLimits::default(),
+        site_events: false,
+    }
 }
 
 fn respond(rules: Rules, request: &[u8]) -> (Vec<Event<'static>>, String) {

@@ -162,6 +162,7 @@ fn more_header_lines_than_the_limit_are_refused() {
                 origins: Origins::any(),
                 proxies: TrustedProxies::default(),
                 head_limits: HeadLimits { bytes: 1 << 20, lines },
+                site_events: false,
             },
         );
         for (more, expected) in [(lines - 5, "HTTP/1.1 101 "), (lines - 4, "HTTP/1.1 431 ")] {

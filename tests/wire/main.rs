@@ -11,3 +11,4 @@ mod handshake;
 mod origins;
 mod random_input;
 mod rfc9112;
+mod site_events;

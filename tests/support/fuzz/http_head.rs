@@ -11,6 +11,7 @@ use buddyline::config::origins::{OriginPattern, Origins};
 use buddyline::config::proxies::{self, TrustedProxies};
 use buddyline::config::site_url::SiteUrl;
 use buddyline::http::handshake::{Handshake, Opened, Readiness, Rules, receive};
+use buddyline::http::site_events::{BODY_BYTES_MAX, TEST_TOKEN_BYTES_MAX};
 use buddyline::wire::outbox::Outbox;
 use buddyline::wire::{Codec, Event, Wire};
 
@@ -46,6 +47,19 @@ pub fn run(data: &[u8]) {
                 peer,
                 &rules,
             );
+        }
+        Handshake::Events { head_bytes, events } => {
+            assert!(rules.site_events && rules.readiness != Readiness::Draining);
+            assert!(head_bytes <= head.len().min(rules.head_limits.bytes));
+            assert!((1..=BODY_BYTES_MAX).contains(&events.body_bytes));
+        }
+        Handshake::TestArrival { token } => {
+            assert!(rules.site_events && (1..=TEST_TOKEN_BYTES_MAX).contains(&token.len()));
+        }
+        Handshake::RefuseSite { response, .. } => {
+            assert!(rules.site_events);
+            assert!([" 4", " 503"].iter().any(|status| response[8..].starts_with(status)));
+            check_answer(&response, head);
         }
         Handshake::Respond { response } => {
             assert!(!response.starts_with("HTTP/1.1 1"), "{response}");
@@ -90,7 +104,14 @@ fn rules(which: u8) -> Rules {
         2 => HeadLimits { bytes: 300, lines: 10 },
         _ => HeadLimits { bytes: usize::MAX, lines: 10_000 },
     };
-    Rules { readiness, try_page: which & 1 == 1, origins, proxies, head_limits }
+    Rules {
+        readiness,
+        try_page: which & 1 == 1,
+        origins,
+        proxies,
+        head_limits,
+        site_events: which & 2 == 2,
+    }
 }
 
 /// Checks a response against RFC 9112 sections 4 to 6.

@@ -175,6 +175,10 @@ impl<'a> World<'a> {
                 panic!("no client requests a call status: {request:?}")
             }
             Event::OriginRefused { origin } => panic!("no client sends an origin: {origin}"),
+            Event::EventsAnnounced
+            | Event::EventsReceived { .. }
+            | Event::TestArrival { .. }
+            | Event::SiteRefused { .. } => panic!("no client is the site's plugin"),
             Event::Text(text) => {
                 let text = &*text;
                 match self.check_rate(slot) {
