@@ -94,7 +94,7 @@ pub enum Input<'a> {
     },
     /// Whether requests reach the site has changed; at first they do.
     SiteAvailable(bool),
-    /// What has happened on the site, as its plugin reports it.
+    /// Events of the site, as its plugin reports them, in order.
     SiteEvents(Vec<SiteEvent>),
 }
 
