@@ -72,7 +72,7 @@ final class Buddyline_Check {
 			return self::row( 'ok', $title, Buddyline_Options::is_secret_constant() ? __( 'BUDDYLINE_SECRET in wp-config.php is used.', 'buddyline' ) : __( 'The plugin has a secret.', 'buddyline' ) );
 		}
 		if ( Buddyline_Options::is_secret_constant() ) {
-			return self::row( 'error', $title, __( 'BUDDYLINE_SECRET in wp-config.php is not valid: it needs 32 to 512 printable ASCII characters.', 'buddyline' ) );
+			return self::row( 'error', $title, __( 'BUDDYLINE_SECRET in wp-config.php is not valid: it needs 32 to 512 printable ASCII characters without spaces.', 'buddyline' ) );
 		}
 		return self::row( 'error', $title, __( 'The plugin has no secret. Make one below.', 'buddyline' ) );
 	}

@@ -68,13 +68,14 @@ final class Buddyline_Options {
 	}
 
 	/**
-	 * Whether a text can be a secret: 32 to 512 printable ASCII characters.
+	 * Whether a text can be a secret: 32 to 512 printable ASCII characters without
+	 * spaces, as in the server.
 	 *
 	 * @param mixed $secret Text.
 	 * @return bool
 	 */
 	public static function is_secret( $secret ) {
-		return is_string( $secret ) && 1 === preg_match( '/^[\x20-\x7e]{32,512}$/D', trim( $secret ) );
+		return is_string( $secret ) && 1 === preg_match( '/^[\x21-\x7e]{32,512}$/D', trim( $secret ) );
 	}
 
 	/**
@@ -192,7 +193,8 @@ final class Buddyline_Options {
 	}
 
 	/**
-	 * The address to which events are posted, or an empty text.
+	 * The address to which events are posted, or an empty text. The server takes them below any path, so
+	 * that a proxy needs no other rule for them than for browsers.
 	 *
 	 * @return string
 	 */
@@ -200,16 +202,9 @@ final class Buddyline_Options {
 		$url  = defined( 'BUDDYLINE_EVENTS_URL' ) ? BUDDYLINE_EVENTS_URL : self::get( 'events_url' );
 		$base = self::clean_url( $url, array( 'http', 'https' ) );
 		if ( '' === $base ) {
-			$parts = wp_parse_url( self::url() );
-			if ( ! is_array( $parts ) || empty( $parts['host'] ) ) {
-				return '';
-			}
-			$base = ( 'wss' === $parts['scheme'] ? 'https://' : 'http://' ) . $parts['host'];
-			if ( isset( $parts['port'] ) ) {
-				$base .= ':' . $parts['port'];
-			}
+			$base = self::clean_url( self::url(), array( 'http', 'https' ) );
 		}
-		return untrailingslashit( $base ) . '/site/events';
+		return '' === $base ? '' : untrailingslashit( $base ) . '/site/events';
 	}
 
 	/**

@@ -34,6 +34,11 @@ final class Buddyline_Sender {
 	const MAX_EVENTS = 1000;
 
 	/**
+	 * How much is left of the text of a message that is too long, in bytes.
+	 */
+	const CUT_TEXT = 65536;
+
+	/**
 	 * The queue.
 	 *
 	 * @var Buddyline_Queue
@@ -250,8 +255,7 @@ final class Buddyline_Sender {
 	/**
 	 * Encodes events into bodies of at most MAX_BODY bytes and MAX_EVENTS events.
 	 *
-	 * A message that is too long for a body of its own goes without its text; other events of that
-	 * size are dropped.
+	 * A message that is too long for a body of its own is cut; other events of that size are dropped.
 	 *
 	 * @param array[] $events Events.
 	 * @return array{bodies: array[], dropped: int}
@@ -265,10 +269,7 @@ final class Buddyline_Sender {
 		foreach ( $events as $event ) {
 			$json = self::encode( $event );
 			if ( is_string( $json ) && strlen( $json ) > $room && 'message' === $event['type'] ) {
-				unset( $event['text'], $event['html'], $event['subject'] );
-				$event['omitted'] = true;
-
-				$json = self::encode( $event );
+				$json = self::encode( self::cut( $event ) );
 			}
 			if ( ! is_string( $json ) || strlen( $json ) > $room ) {
 				++$dropped;
@@ -295,6 +296,26 @@ final class Buddyline_Sender {
 			'bodies'  => $bodies,
 			'dropped' => $dropped,
 		);
+	}
+
+	/**
+	 * Cuts the text of a message. Its tags go first, so that none is cut in two.
+	 *
+	 * @param array $event Message.
+	 * @return array
+	 */
+	private static function cut( $event ) {
+		$text = str_replace( '<', '&lt;', wp_strip_all_tags( isset( $event['text'] ) ? (string) $event['text'] : '' ) );
+		if ( strlen( $text ) > self::CUT_TEXT ) {
+			$text = substr( $text, 0, self::CUT_TEXT );
+			// Neither a character nor an entity is cut in two.
+			$text = preg_replace( '/(?:[\xc0-\xff][\x80-\xbf]*|&[#\w]{0,31})$/D', '', $text ) . '…';
+		}
+		$event['text'] = $text;
+		$event['html'] = '<p>' . $text . '</p>';
+		unset( $event['subject'] );
+		$event['truncated'] = true;
+		return $event;
 	}
 
 	/**

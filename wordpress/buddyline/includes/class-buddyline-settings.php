@@ -272,7 +272,7 @@ final class Buddyline_Settings {
 	private function print_secret() {
 		echo '<h2>' . esc_html__( 'Secret', 'buddyline' ) . '</h2>';
 		if ( Buddyline_Options::is_secret_constant() ) {
-			echo '<p>' . esc_html( '' === Buddyline_Options::secret() ? __( 'BUDDYLINE_SECRET in wp-config.php is not valid: it needs 32 to 512 printable ASCII characters.', 'buddyline' ) : __( 'wp-config.php sets the secret.', 'buddyline' ) ) . '</p>';
+			echo '<p>' . esc_html( '' === Buddyline_Options::secret() ? __( 'BUDDYLINE_SECRET in wp-config.php is not valid: it needs 32 to 512 printable ASCII characters without spaces.', 'buddyline' ) : __( 'wp-config.php sets the secret.', 'buddyline' ) ) . '</p>';
 			return;
 		}
 		if ( '' !== $this->shown['secret'] ) {
