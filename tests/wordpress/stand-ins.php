@@ -415,6 +415,9 @@ function rest_get_authenticated_app_password() {
 function wp_unslash( $text ) {
 	return stripslashes( $text );
 }
+function wp_strip_all_tags( $text ) {
+	return trim( strip_tags( preg_replace( '@<(script|style)[^>]*?>.*?</\\1>@si', '', $text ) ) );
+}
 function wp_cache_delete( $key, $group ) {
 }
 function bp_notifications_add_notification( $arguments ) {

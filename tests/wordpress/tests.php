@@ -750,11 +750,11 @@ test(
 );
 
 test(
-	'sending: without an internal address events go to the origin of the public one',
+	'sending: without an internal address events go below the public one',
 	function () {
 		World::$options['buddyline_events_url'] = '';
-		same( 'https://community.example/site/events', Buddyline_Options::events_url() );
-		World::$options['buddyline_url'] = 'ws://127.0.0.1:9000/live';
+		same( 'https://community.example/live/site/events', Buddyline_Options::events_url() );
+		World::$options['buddyline_url'] = 'ws://127.0.0.1:9000/';
 		same( 'http://127.0.0.1:9000/site/events', Buddyline_Options::events_url() );
 	}
 );
@@ -953,33 +953,38 @@ test(
 );
 
 test(
-	'bodies: a message that is too long goes without its text, others are dropped',
+	'bodies: a message that is too long is cut, others are dropped',
 	function () {
-		$split = Buddyline_Sender::split(
-			array(
+		$cut = function ( $text ) {
+			$split = Buddyline_Sender::split(
 				array(
-					'type'     => 'message',
-					'threadId' => 1,
-					'text'     => str_repeat( 'x', 600000 ),
-					'html'     => '',
-				),
-				array(
-					'type' => 'other',
-					'text' => str_repeat( 'x', 600000 ),
-				),
-			)
-		);
-		same( 1, $split['dropped'] );
-		same(
-			array(
-				array(
-					'type'     => 'message',
-					'threadId' => 1,
-					'omitted'  => true,
-				),
-			),
-			json_decode( $split['bodies'][0]['json'], true )['events']
-		);
+					array(
+						'type'     => 'message',
+						'threadId' => 1,
+						'text'     => $text,
+						'html'     => "<p>$text</p>",
+					),
+					array(
+						'type' => 'other',
+						'text' => str_repeat( 'x', 600000 ),
+					),
+				)
+			);
+			same( 1, $split['dropped'] );
+			return json_decode( $split['bodies'][0]['json'], true )['events'][0];
+		};
+		$event = $cut( '<b>' . str_repeat( 'x', 600000 ) . '</b>' );
+		same( array( 'message', 1, true ), array( $event['type'], $event['threadId'], $event['truncated'] ) );
+		same( str_repeat( 'x', 65536 ) . '…', $event['text'] );
+		same( '<p>' . $event['text'] . '</p>', $event['html'] );
+		foreach ( array( "\u{1f600}", '&amp;', '&#x1f600;', "\u{fc}" ) as $piece ) {
+			for ( $shift = 0; $shift < 9; $shift++ ) {
+				$text = $cut( str_repeat( 'x', $shift ) . str_repeat( $piece, intdiv( 400000, strlen( $piece ) ) ) )['text'];
+				same( str_repeat( 'x', $shift ) . '…', str_replace( $piece, '', $text ), "whole pieces of $piece" );
+				truth( strlen( $text ) > 65500, 'no more is cut' );
+			}
+		}
+		truth( false === strpos( $cut( str_repeat( 'a < b <script>alert(1)</script> ', 40000 ) )['html'], '<script' ), 'no tags' );
 	}
 );
 
@@ -1466,7 +1471,7 @@ test(
 test(
 	'secrets: 32 to 512 printable characters; white space around does not count',
 	function () {
-		same( array( false, true, true, false, false, false ), array_map( array( 'Buddyline_Options', 'is_secret' ), array( str_repeat( 'a', 31 ), str_repeat( 'a', 32 ) . "\n", str_repeat( '~', 512 ), str_repeat( 'a', 513 ), str_repeat( "\u{fc}", 40 ), null ) ) );
+		same( array( false, false, true, true, false, false, false ), array_map( array( 'Buddyline_Options', 'is_secret' ), array( str_repeat( 'a ', 20 ),  str_repeat( 'a', 31 ), str_repeat( 'a', 32 ) . "\n", str_repeat( '~', 512 ), str_repeat( 'a', 513 ), str_repeat( "\u{fc}", 40 ), null ) ) );
 		World::$options['buddyline_secret'] = '';
 		Buddyline_Options::ensure_secret();
 		truth( 1 === preg_match( '/^[0-9a-f]{64}$/D', Buddyline_Options::secret() ), 'made at activation' );
