@@ -56,6 +56,9 @@ fn encoding(criterion: &mut Criterion) {
                 message_id: Some(42),
                 sent_at: Some("2026-11-22T11:00:38Z"),
                 html: Some("<p>Hello, this is a message.</p>\n"),
+                attachments: None,
+                notice: None,
+                inbox: false,
                 client_id: None,
             })))
         });

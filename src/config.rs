@@ -288,6 +288,17 @@ pub struct Config {
           help_heading = "Behaviour", value_parser = |s: &str| parse_duration(s, "10s", "10m"))]
     pub membership_lasts: Duration,
 
+    /// Whether the participants of a thread hear how far others have read it (`thread_read`). Needs
+    /// the plugin of the site.
+    #[arg(
+        long,
+        env = "BUDDYLINE_READ_RECEIPTS",
+        value_name = "MODE",
+        default_value = "off",
+        help_heading = "Behaviour"
+    )]
+    pub read_receipts: ReadReceipts,
+
     /// How often the site is asked again about each connected user, 0s to 24h, so that a suspended
     /// user is disconnected even if they only listen and their token is verified without the site.
     /// One such request is in flight at a time. With 0s, only credentials without an expiry are
@@ -363,6 +374,15 @@ pub enum ProxyProtocol {
     /// They must.
     On,
     /// They must not.
+    Off,
+}
+
+/// Whether participants hear how far others have read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReadReceipts {
+    /// They do.
+    On,
+    /// They do not.
     Off,
 }
 

@@ -22,6 +22,8 @@ mod deadlines;
 mod draining;
 mod failure;
 mod ice;
+mod inbox;
+mod inboxes;
 mod index;
 pub mod interface;
 mod membership;
@@ -34,6 +36,7 @@ mod presence_batch;
 mod send;
 mod session;
 mod signalling;
+mod site_events;
 mod site_requests;
 mod stats;
 mod subscriptions;
@@ -45,6 +48,7 @@ use std::time::{Duration, Instant};
 use crate::config::PresenceScope;
 use crate::protocol::client::{ClientFrame, ReplyTo, parse};
 use crate::protocol::server::ServerFrame;
+use crate::protocol::site_event::{SiteEvent, SiteMessage};
 use crate::protocol::{ClientError, ErrorCode};
 use auth::Auth;
 use auth::call_permissions::CallPair;
@@ -52,12 +56,13 @@ use auth::proofs::ProofIx;
 use auth::site_queries::SiteQuery;
 use call_status::StatusRequests;
 use calls::Calls;
+use inboxes::Inboxes;
 use interface::{
     Answer, ConnId, Effect, Failure, HubCounts, Input, Now, Proven, Receivers, RequestId, Settings,
     Stored,
 };
 use membership::{Access, Held, Membership};
-use messages::delivery::PendingMessage;
+use messages::delivery::{PendingMessage, RequestTime};
 use messages::{LookupStep, Messages, PostEnd};
 use output::Output;
 use presence::Presence;
@@ -78,15 +83,13 @@ pub struct Hub {
     membership: Membership,
     calls: Calls,
     status_requests: StatusRequests,
+    inboxes: Inboxes,
     stats: HubStats,
     /// The server is draining: new messages are refused.
     draining: bool,
     /// The thread and the user about whom the site has just answered. Frames that were held for
     /// that answer are decided by it, and never ask again.
     resolved: Option<(u64, u64)>,
-    /// The call about which the site has just failed to answer, and why. The frame that was held
-    /// for that answer never asks again.
-    unanswered_call: Option<(CallPair, Failure)>,
 }
 
 impl Hub {
@@ -108,10 +111,10 @@ impl Hub {
             membership,
             calls: Calls::default(),
             status_requests: StatusRequests::default(),
+            inboxes: Inboxes::default(),
             stats: HubStats::default(),
             draining: false,
             resolved: None,
-            unanswered_call: None,
         }
     }
 
@@ -149,7 +152,17 @@ impl Hub {
             }
             Input::Closed { conn } => self.handle_close(conn, now),
             Input::Answered { request, answer } => self.handle_answer(request, answer, now),
-            Input::SiteEvents(events) => drop(events),
+            Input::SiteEvents(events) => {
+                for event in events {
+                    match event {
+                        SiteEvent::Message(message) => match self.messages.hold_event(message) {
+                            Ok(()) => {}
+                            Err(message) => self.handle_site_message(&message, now),
+                        },
+                        event => self.handle_site_event(event, now),
+                    }
+                }
+            }
             Input::SiteAvailable(available) => self.messages.set_site_available(available, now),
         }
     }
@@ -285,6 +298,8 @@ impl Hub {
                 }
             }
             ClientFrame::Ping => self.output.reply(conn, &ServerFrame::Pong { client_id }),
+            ClientFrame::JoinInbox { content } => self.join_inbox(conn, content, client_id)?,
+            ClientFrame::LeaveInbox => self.leave_inbox(conn, client_id),
             ClientFrame::IceServers => self.send_ice_servers(conn, client_id, now)?,
         }
         Ok(())
@@ -307,7 +322,17 @@ impl Hub {
             match (query, answer) {
                 (SiteQuery::Proof(proof) | SiteQuery::Recheck(proof), answer) => match answer {
                     Answer::Proven(proven) => self.handle_proof(proof, Ok(proven), true, now),
+                    Answer::Verified(proven)
+                        if self.auth.tickets.was_revoked(proven.user, now.unix_s) =>
+                    {
+                        self.auth.identity.require_site(proof);
+                        self.auth.queries.push_proof(proof);
+                    }
                     Answer::Verified(proven) => self.handle_proof(proof, Ok(proven), false, now),
+                    Answer::Ticket(ticket) => {
+                        let result = self.accept_ticket(proof, &ticket);
+                        self.handle_proof(proof, result, true, now);
+                    }
                     Answer::Failed(failure) => self.handle_proof(proof, Err(failure), true, now),
                     answer => debug_assert!(false, "{answer:?} answers no proof"),
                 },
@@ -379,9 +404,9 @@ impl Hub {
         }
         for conn in waiting {
             if self.auth.identity.end_wait(conn) {
-                self.unanswered_call = result.err().map(|failure| (pair, failure));
+                self.auth.unanswered_call = result.err().map(|failure| (pair, failure));
                 self.resume_held_frames(conn, now);
-                self.unanswered_call = None;
+                self.auth.unanswered_call = None;
             }
         }
     }
@@ -457,6 +482,24 @@ impl Hub {
         if let Some((credential, failure)) = rejected {
             self.revoke(&credential, failure, now);
         }
+        for message in self.messages.release_events(post) {
+            self.handle_site_message(&message, now);
+        }
+    }
+
+    /// Learns the participants of a thread from an event about a message, and delivers it.
+    fn handle_site_message(&mut self, message: &SiteMessage, now: Now) {
+        let mut users = message.recipients.to_vec();
+        users.push(message.sender);
+        users.sort_unstable();
+        users.dedup();
+        let at = RequestTime { at: now.instant, request_id: self.messages.request_ids.last() };
+        if self.learn_from_event(message.thread, users.clone().into(), at, now) {
+            self.ring_devices_of(message.thread, now);
+            // Frames and messages that were held are older: they go first.
+            self.release_held(message.thread, None, now);
+        }
+        self.deliver_site_message(message, users);
     }
 
     /// Learns from a stored message who its sender is and who takes part in its thread, and
@@ -514,5 +557,6 @@ impl Hub {
         self.calls.check_invariants();
         self.auth.check_invariants();
         self.membership.check_invariants();
+        self.inboxes.check_invariants(|conn, user| self.presence.number_of(conn) == Some(user));
     }
 }

@@ -404,6 +404,7 @@ impl Server {
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                     Effect::SendCallStatus { conn, reply } => self.send_call_status(conn, &reply),
+                    Effect::Missed(event) => query_log::log_missed_call(&event),
                     Effect::Wake(event) => {
                         self.stats.offline_callees += 1;
                         query_log::log_offline_callee(&event);

@@ -88,7 +88,8 @@ impl HubUnderTest {
             self.received += match effect {
                 Effect::Send { .. } => 1,
                 Effect::FanOut { to, .. } => self.hub.receivers(to).len() as u32,
-                Effect::Ask { .. } | Effect::Close { .. } | Effect::Wake(_) => 0,
+                Effect::Ask { .. } | Effect::Close { .. } => 0,
+                Effect::Wake(_) | Effect::Missed(_) => 0,
                 Effect::SendCallStatus { .. } => 0,
             };
         }

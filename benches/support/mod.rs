@@ -187,7 +187,9 @@ impl BenchHub {
                 Effect::SendCallStatus { reply, .. } => {
                     panic!("no status was requested: {reply:?}")
                 }
-                Effect::Wake(event) => panic!("no call was started: {event:?}"),
+                Effect::Wake(event) | Effect::Missed(event) => {
+                    panic!("no call was started: {event:?}")
+                }
                 Effect::Close { reason, .. } => panic!("no connection is closed: {reason}"),
             }
         }

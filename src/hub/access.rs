@@ -64,6 +64,8 @@ impl Hub {
                 let failure = Failure::SiteUnavailable { retry_after_s: None };
                 Err(failure.client_error(FailureContext::Thread))
             }
+            // The site has signed that the user takes part.
+            Access::Unknown if self.auth.tickets.lists(user, number, now.unix_s) => Ok(true),
             Access::Unknown => {
                 self.hold_for_participants(number, conn, user, text, now)?;
                 Ok(false)
@@ -267,6 +269,23 @@ impl Hub {
         enforced
     }
 
+    /// Takes over the participants that an event about a message lists; false if lists are not
+    /// enforced.
+    pub(super) fn learn_from_event(
+        &mut self,
+        thread: u64,
+        users: Box<[u64]>,
+        at: RequestTime,
+        now: Now,
+    ) -> bool {
+        let enforced = self.enforces_membership();
+        if enforced {
+            self.membership.set_event_list(thread, users, at);
+            self.remove_nonmembers(thread, now);
+        }
+        enforced
+    }
+
     /// Removes one user from a thread and its calls.
     pub(super) fn remove_user(&mut self, thread: u64, user: u64, now: Now) {
         let key = IdKey::Number(user);
@@ -300,12 +319,17 @@ impl Hub {
     }
 
     fn remove_connections(&mut self, thread: u64, conns: &[ConnId]) {
+        self.unsubscribe(thread, conns, LeftReason::NotParticipant);
+    }
+
+    /// Ends subscriptions of a thread for a reason that the clients did not ask for.
+    pub(super) fn unsubscribe(&mut self, thread: u64, conns: &[ConnId], reason: LeftReason) {
         let id = Id::number(thread);
         let mut typists = Vec::new();
         for conn in conns {
             typists.extend(self.threads.stop_typing_here(*conn, &id.key));
             if self.threads.leave(*conn, &id.key) {
-                let reason = Some(LeftReason::NotParticipant);
+                let reason = Some(reason);
                 self.output.reply(
                     *conn,
                     &ServerFrame::ThreadLeft { thread_id: &id, reason, client_id: None },

@@ -4,19 +4,24 @@
 //! is the queue of queries, [`HeldFrames`] counts the frames that wait for an answer, and
 //! [`CallPermissions`] remembers which users may call in a thread.
 
+pub(crate) mod blocks;
 pub(crate) mod call_permissions;
 pub(crate) mod held_frames;
 pub(crate) mod identity;
 pub(crate) mod proofs;
 pub(crate) mod site_queries;
+pub(crate) mod tickets;
 
 use super::Hub;
+use super::failure::Failure;
 use super::interface::{ConnId, Now};
 use crate::config::Trust;
-use call_permissions::CallPermissions;
+use blocks::Blocks;
+use call_permissions::{CallPair, CallPermissions};
 use held_frames::{HeldFrameLimits, HeldFrames, HeldText};
 use identity::Identities;
 use site_queries::SiteQueries;
+use tickets::Tickets;
 
 /// The tables of authentication.
 #[derive(Debug, Default)]
@@ -29,6 +34,13 @@ pub(crate) struct Auth {
     pub(super) held: HeldFrames,
     /// The users who may call in a thread.
     pub(super) calls: CallPermissions,
+    /// The threads that tickets list, and the events that count more.
+    pub(super) tickets: Tickets,
+    /// The blocks between users.
+    pub(super) blocks: Blocks,
+    /// The call about which the site has just failed to answer, and why. The frame that was held
+    /// for that answer never asks again.
+    pub(super) unanswered_call: Option<(CallPair, Failure)>,
 }
 
 impl Auth {
@@ -92,6 +104,8 @@ impl Auth {
     pub(super) fn check_invariants(&self) {
         self.identity.check_invariants();
         self.calls.check_invariants();
+        self.tickets.check_invariants();
+        self.blocks.check_invariants();
     }
 }
 

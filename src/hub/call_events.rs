@@ -2,7 +2,7 @@
 
 use super::Hub;
 use super::calls::{CallEnd, CallIx, Notification};
-use super::interface::Now;
+use super::interface::{CallEvent, Effect, Now};
 use crate::protocol::Id;
 use crate::protocol::server::{EndReason, ServerFrame};
 
@@ -15,6 +15,10 @@ impl Hub {
                 Notification::Ended { to, end } => {
                     let frame = self.output.encode(&call_ended_frame(&end));
                     self.output.fan_out(to, &frame, false);
+                }
+                Notification::Missed { call, thread, caller, called } => {
+                    let event = CallEvent { call, thread, caller, called };
+                    self.output.push(Effect::Missed(Box::new(event)));
                 }
                 Notification::Left { ix, to, user, end } => {
                     let (call_id, thread_id, reason) = (&end.id, end.thread.as_ref(), end.reason);

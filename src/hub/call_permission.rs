@@ -16,13 +16,17 @@ impl Hub {
         &mut self,
         conn: ConnId,
         thread: Option<&Id>,
+        other: Option<&Id>,
         text: &str,
         now: Now,
     ) -> Result<bool, ClientError> {
         let thread = thread.and_then(Id::site_number);
-        let Some((thread, user)) = thread.zip(self.presence.number_of(conn)) else {
-            return Ok(true);
-        };
+        let user = self.presence.number_of(conn);
+        let other = other.and_then(Id::site_number);
+        if user.zip(other).is_some_and(|(user, other)| self.auth.blocks.is_between(user, other)) {
+            return Err(may_not_call());
+        }
+        let Some((thread, user)) = thread.zip(user) else { return Ok(true) };
         // The site checks blocks and connections only there (CONTRACT 3.1).
         if !self.enforces_membership() || self.membership.participants(thread).len() != 2 {
             return Ok(true);
@@ -33,7 +37,7 @@ impl Hub {
             CallPermission::Refused => return Err(may_not_call()),
             CallPermission::Unknown => {}
         }
-        match self.unanswered_call.filter(|(asked, _)| *asked == pair) {
+        match self.auth.unanswered_call.filter(|(asked, _)| *asked == pair) {
             Some(_) if self.auth.calls.is_refused_in_outage(pair, now.instant) => {
                 Err(may_not_call())
             }

@@ -86,6 +86,17 @@ pub(super) enum Notification {
         /// The call and the reason.
         end: CallEnd,
     },
+    /// A user has missed a call.
+    Missed {
+        /// The call.
+        call: Id,
+        /// The thread of the call.
+        thread: Option<Id>,
+        /// The user who called.
+        caller: Id,
+        /// The user who missed it.
+        called: Id,
+    },
     /// A user has left a group call.
     Left {
         /// The call, which may have ended at the same time.

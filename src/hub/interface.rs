@@ -152,9 +152,11 @@ pub enum Effect {
     },
     /// A user without a connection is called: the site or a push service may wake the user's phone.
     Wake(Box<CallEvent>),
+    /// A user has missed a call: the site may leave a notification.
+    Missed(Box<CallEvent>),
 }
 
-/// A call for a user who is offline.
+/// A call for a user who is offline, or who has missed it.
 #[derive(Debug)]
 pub struct CallEvent {
     /// The `callId`.
@@ -187,6 +189,8 @@ pub struct Settings {
     pub site_queries: usize,
     /// How long a message may wait in its lane; `None` means without a limit.
     pub message_turn_lasts: Option<Duration>,
+    /// Whether participants hear how far others have read.
+    pub read_receipts: bool,
     /// How long `typing` lasts unless it is repeated.
     pub typing_lasts: Duration,
     /// How long a user stays online without a connection.
@@ -323,6 +327,8 @@ pub enum Answer {
     Proven(Proven),
     /// The credential's signature is good, and it names this user. The site was not asked.
     Verified(Proven),
+    /// The credential is a ticket of the site's plugin.
+    Ticket(Ticket),
     /// Whether the user may write to the other participant of the thread.
     CallPermission(bool),
     /// All participants of the thread by the site's numbers, ascending, without deleted accounts.
@@ -392,6 +398,23 @@ pub struct Stored {
     pub participants: Option<Box<[u64]>>,
     /// When the sender's token expires, in seconds since 1970, if it says so.
     pub expires_s: Option<u64>,
+}
+
+/// A ticket of the site's plugin, whose signature is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The user, by the site's number.
+    pub user: u64,
+    /// When it was issued, in seconds since 1970.
+    pub issued_s: u64,
+    /// When it expires, in seconds since 1970.
+    pub expires_s: u64,
+    /// The session in which it was issued.
+    pub session: Option<String>,
+    /// Threads in which the user takes part.
+    pub threads: Box<[u64]>,
+    /// Users whom the user blocks, or who block the user.
+    pub blocked: Box<[u64]>,
 }
 
 /// The user of a credential, according to the site.

@@ -18,7 +18,7 @@ use super::interface::{ConnId, Stored};
 use super::messages::delivery::{PendingMessage, RequestTime};
 use crate::protocol::credential::Credential;
 pub(super) use participants::Held;
-use participants::{ParticipantList, ParticipantQuery, TOO_LARGE_TTL, ThreadRecord};
+use participants::{CHANGES_MAX, ParticipantList, ParticipantQuery, TOO_LARGE_TTL, ThreadRecord};
 
 /// Maximum age of a list that is used while the site does not answer.
 const OUTAGE_MAX_AGE: Duration = Duration::from_secs(600);
@@ -253,6 +253,82 @@ impl Membership {
         }
     }
 
+    /// Records that the site has added users to a thread or removed them. Lists that the site may
+    /// have made before are corrected when they arrive.
+    pub(super) fn change(&mut self, thread: u64, users: &[u64], is_added: bool, at: RequestTime) {
+        let record = self.record(thread);
+        for user in users {
+            record.changes.retain(|(other, ..)| other != user);
+            record.changes.push_back((*user, is_added, at));
+            if is_added {
+                record.refused.retain(|(other, _)| other != user);
+            }
+        }
+        let overflows = record.changes.len() > CHANGES_MAX;
+        if overflows {
+            record.changes.clear();
+        }
+        match (record.list.take(), overflows) {
+            (Some(list), false) => {
+                let (before, asked_at) = (list.users.clone(), list.asked_at);
+                record.list = Some(list);
+                let mut changed: Vec<u64> =
+                    before.iter().copied().filter(|user| !users.contains(user)).collect();
+                if is_added {
+                    changed.extend(users);
+                }
+                changed.sort_unstable();
+                changed.dedup();
+                self.replace_list(thread, changed.into(), asked_at);
+            }
+            (Some(list), true) => {
+                record.list = Some(list);
+                self.drop_list(thread);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Forgets the list of a thread: it no longer exists, and its number may be used again.
+    pub(super) fn forget_thread(&mut self, thread: u64) {
+        if let Some(record) = self.records.get_mut(&thread) {
+            record.changes.clear();
+            record.too_large = None;
+            record.refused.clear();
+        }
+        self.drop_list(thread);
+    }
+
+    /// Forgets all lists: the site may have changed them unnoticed.
+    pub(super) fn forget_lists(&mut self) {
+        let mut threads: Vec<u64> = self.records.keys().copied().collect();
+        // The order of a hash map differs between runs.
+        threads.sort_unstable();
+        for thread in threads {
+            self.drop_list(thread);
+        }
+    }
+
+    fn drop_list(&mut self, thread: u64) {
+        let Some(list) = self.records.get_mut(&thread).and_then(|record| record.list.take()) else {
+            return;
+        };
+        self.participants -= list.users.len();
+        if let Some(threads_of) = &mut self.threads_of {
+            for user in &list.users {
+                unindex(threads_of, *user, thread);
+            }
+        }
+    }
+
+    /// Stores the list in an event about a message.
+    pub(super) fn set_event_list(&mut self, thread: u64, users: Box<[u64]>, at: RequestTime) {
+        let record = self.record(thread);
+        record.too_large = None;
+        let users = record.correct_event(users, at.at);
+        self.replace_list(thread, users, at);
+    }
+
     /// Stores a list that was valid at `asked_at` or later. It is ignored if the current list was
     /// requested later.
     pub(super) fn set_list(&mut self, thread: u64, users: Box<[u64]>, asked_at: RequestTime) {
@@ -261,6 +337,12 @@ impl Membership {
         if record.list.as_ref().is_some_and(|list| list.asked_at.request_id > asked_at.request_id) {
             return;
         }
+        let users = record.correct(users, asked_at);
+        self.replace_list(thread, users, asked_at);
+    }
+
+    fn replace_list(&mut self, thread: u64, users: Box<[u64]>, asked_at: RequestTime) {
+        let record = self.record(thread);
         record.refused.retain(|(user, _)| users.binary_search(user).is_err());
         record.failed.retain(|(user, ..)| users.binary_search(user).is_err());
         let before = record.list.take();

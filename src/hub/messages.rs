@@ -4,7 +4,9 @@
 //! return what is to be sent; they emit nothing.
 
 pub(crate) mod dedup;
+pub(crate) mod delivered;
 pub(crate) mod delivery;
+pub(crate) mod held_events;
 pub(crate) mod settled;
 pub(crate) mod undelivered;
 pub(crate) mod unknown_outcomes;
@@ -18,11 +20,14 @@ use super::interface::{
 };
 use crate::protocol::credential::Credential;
 use crate::protocol::server::EncodedFrame;
+use crate::protocol::site_event::SiteMessage;
 use crate::protocol::{ClientError, Id, IdKey};
 use dedup::{Dedup, DedupKey, DedupResult, Sender};
+use delivered::Delivered;
 use delivery::{
     Delivery, Lane, PendingMessage, PostRequest, RequestIds, RequestTime, waited_too_long,
 };
+use held_events::HeldEvents;
 use settled::{Settled, SettledWhen};
 use undelivered::Undelivered;
 use unknown_outcomes::{DueStep, UnknownOutcomes};
@@ -39,6 +44,9 @@ pub(crate) struct Messages {
     settled: Settled,
     dedup: Dedup,
     undelivered: Undelivered,
+    /// Messages that were delivered, by an answer or an event.
+    pub(super) delivered: Delivered,
+    held_events: HeldEvents,
     /// Names of the requests to the site, in the order in which they are sent.
     pub(super) request_ids: RequestIds,
 }
@@ -101,6 +109,8 @@ impl Messages {
             settled: Settled::default(),
             dedup: Dedup::default(),
             undelivered: Undelivered::default(),
+            delivered: Delivered::default(),
+            held_events: HeldEvents::default(),
             request_ids: RequestIds::default(),
         }
     }
@@ -340,6 +350,27 @@ impl Messages {
         self.delivery.abandon()
     }
 
+    // ---- events about messages
+
+    /// Holds an event about a message that may be the answer to a post in flight, or that follows
+    /// such an event in its thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns the event, which is to be handled now.
+    pub(super) fn hold_event(&mut self, message: Box<SiteMessage>) -> Result<(), Box<SiteMessage>> {
+        let posts = self.delivery.posts_that_may_be(&message);
+        if posts.is_empty() && !self.held_events.has_thread(message.thread) {
+            return Err(message);
+        }
+        self.held_events.hold(message, posts)
+    }
+
+    /// Takes the events that have waited for a post that is finished.
+    pub(super) fn release_events(&mut self, post: RequestId) -> Vec<SiteMessage> {
+        self.held_events.finish(post)
+    }
+
     // ---- who gets an outcome
 
     /// The connection that gets the outcome of a message: its sender's, or, once that has closed,
@@ -481,6 +512,7 @@ impl Messages {
         self.settled.check_invariants();
         self.dedup.check_invariants();
         self.undelivered.check_invariants();
+        self.delivered.check_invariants();
     }
 }
 

@@ -38,8 +38,22 @@ impl Hub {
         newcomer: Option<ConnId>,
         now: Now,
     ) {
+        let number = user.site_number().filter(|user| self.auth.blocks.involves(*user));
         match self.settings.presence {
             PresenceScope::Off => {}
+            // The batch is for everyone.
+            PresenceScope::All if number.is_some() => {
+                let (to_all, presence, blocks) =
+                    (!self.requires_proof(), &self.presence, &self.auth.blocks);
+                self.output.broadcast(frame, |conn| {
+                    let other = presence.number_of(conn);
+                    let is_blocked =
+                        number.zip(other).is_some_and(|(one, other)| blocks.is_between(one, other));
+                    (to_all || presence.is_identified(conn))
+                        && Some(conn) != newcomer
+                        && !is_blocked
+                });
+            }
             PresenceScope::All => {
                 let receivers = self.presence.count();
                 match self.presence_batch.push(frame, receivers, now.instant) {
@@ -57,6 +71,10 @@ impl Hub {
                 conns.sort_unstable();
                 conns.dedup();
                 conns.retain(|conn| Some(*conn) != newcomer);
+                if let Some(number) = number {
+                    let is_blocked = |other| self.auth.blocks.is_between(number, other);
+                    conns.retain(|conn| !self.presence.number_of(*conn).is_some_and(is_blocked));
+                }
                 self.output.fan_out(conns, frame, true);
             }
         }
@@ -99,6 +117,12 @@ impl Hub {
                 self.presence.users_among(subscribers.iter().map(|subscriber| subscriber.conn))
             }
         };
+        let mut user_ids = user_ids;
+        if let Some(me) = self.presence.number_of(conn).filter(|me| self.auth.blocks.involves(*me))
+        {
+            let is_blocked = |other| self.auth.blocks.is_between(me, other);
+            user_ids.retain(|user| !user.site_number().is_some_and(is_blocked));
+        }
         let frame = ServerFrame::OnlineUsers { thread_id: thread, user_ids: &user_ids, client_id };
         self.output.reply(conn, &frame);
     }

@@ -3,6 +3,7 @@
 use super::Hub;
 use super::interface::{ConnId, Now, Stored, Target};
 use super::membership::Held;
+use super::messages::delivered::DeliveredTo;
 use super::messages::delivery::PendingMessage;
 use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
@@ -104,9 +105,21 @@ impl Hub {
             None => EncodedFrame::clone(&for_others),
         };
         let already_sent = self.send_outcome(pending, own, true);
+        let number = stored.message.as_ref().map(|message| message.id);
+        // The site's event about this message has reached the thread already.
+        let before = number.and_then(|number| self.messages.delivered.get(number));
+        if !before.is_none_or(|to| matches!(to, DeliveredTo::Author(_))) {
+            return self.messages.release(pending);
+        }
+        number.map(|number| self.messages.delivered.note(number, DeliveredTo::Thread));
         let subscribers = self.threads.subscribers(&thread.key).iter();
         let others = subscribers.map(|subscriber| subscriber.conn);
         let others = others.filter(|conn| *conn != pending.conn && !already_sent.contains(conn));
+        let hides = |conn: &ConnId| self.is_hidden_by_block(*conn, &sender);
+        let others: Vec<ConnId> = match self.auth.blocks.is_empty() {
+            true => others.collect(),
+            false => others.filter(|conn| !hides(conn)).collect(),
+        };
         self.output.fan_out(others, &for_others, false);
         let over_limit = over_limit.into_iter().filter(|to| !already_sent.contains(to));
         self.output.fan_out(over_limit, &for_others, false);
@@ -120,7 +133,18 @@ impl Hub {
         let frame = message_frame(pending, stored, &thread, &sender, client_id);
         let frame = self.output.encode(&frame);
         self.send_outcome(pending, frame, true);
+        let number = stored.message.as_ref().map(|message| message.id);
+        let is_new = |number: &u64| self.messages.delivered.get(*number).is_none();
+        if let Some(number) = number.filter(is_new) {
+            self.messages.delivered.note(number, DeliveredTo::Author(pending.conn));
+        }
         self.messages.release(pending);
+    }
+
+    /// Whether a block stands between a connection's user and a sender.
+    fn is_hidden_by_block(&self, conn: ConnId, sender: &Id) -> bool {
+        let users = self.presence.number_of(conn).zip(sender.site_number());
+        users.is_some_and(|(user, sender)| self.auth.blocks.is_between(user, sender))
     }
 
     /// Sends the held stored messages to their authors when the server stops.
@@ -185,6 +209,9 @@ fn message_frame<'a>(
         message_id: message.map(|message| message.id),
         sent_at: message.map(|message| message.sent_at.as_str()),
         html: message.map(|message| message.html.as_str()),
+        attachments: None,
+        notice: None,
+        inbox: false,
         client_id,
     })
 }

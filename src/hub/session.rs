@@ -65,6 +65,11 @@ impl Hub {
         credential.scheme() == Scheme::Basic && !self.auth.identity.has_proof_of(credential)
     }
 
+    /// Closes a connection whose credential the site no longer accepts.
+    pub(super) fn close_revoked(&mut self, conn: ConnId) {
+        self.close(conn, CLOSE_TOKEN, "token refused");
+    }
+
     /// Closes a connection: ends its typing and subscriptions, and drops what it has waiting.
     pub(super) fn handle_close(&mut self, conn: ConnId, now: Now) {
         self.output.close(conn);
@@ -87,8 +92,11 @@ impl Hub {
     }
 
     /// Keeps what a user has under way on a connection that is no longer theirs: open outcomes for
-    /// the next connection, and the place in a call.
+    /// the next connection, and the place in a call. Their inbox ends.
     fn detach_user(&mut self, conn: ConnId, user: &Id, now: Now) {
+        if let Some(number) = user.site_number() {
+            self.inboxes.leave(number, conn);
+        }
         self.messages.register_lost(conn, &user.key, now);
         self.calls.disconnect_device(conn, &user.key, &self.settings.calls, now.instant);
     }

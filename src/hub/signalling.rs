@@ -78,7 +78,7 @@ impl Hub {
                 return Ok(());
             }
             let rings = other.is_some() && self.begins_to_ring(found, &call);
-            if rings && !self.check_call_permission(conn, thread, text, now)? {
+            if rings && !self.check_call_permission(conn, thread, other, text, now)? {
                 return Ok(());
             }
         }

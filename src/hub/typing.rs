@@ -22,7 +22,7 @@ impl Hub {
         let cached = if typing { self.threads.renew_typing(conn, thread, until) } else { None };
         let cached = match (cached, client_id) {
             // The hot path, a repeat: the cached frame goes to the subscribers.
-            (Some((thread_ix, frame)), None) => {
+            (Some((thread_ix, frame)), None) if self.auth.blocks.is_empty() => {
                 let subscribers = self.threads.subscribers_at(thread_ix);
                 return self.output.send_to_thread(subscribers, conn, None, frame, true);
             }
@@ -48,7 +48,14 @@ impl Hub {
         let own = client_id.map(|id| self.encode_typing(thread, user, true, Some(id)));
         // The typist's entry keeps the thread in the table, so `thread_ix` is still valid.
         let subscribers = self.threads.subscribers_at(thread_ix);
-        self.output.send_to_thread(subscribers, conn, own, frame, true);
+        let number = user.and_then(Id::site_number).filter(|user| self.auth.blocks.involves(*user));
+        let Some(number) = number else {
+            return self.output.send_to_thread(subscribers, conn, own, frame, true);
+        };
+        let is_blocked = |other| self.auth.blocks.is_between(number, other);
+        let mut open = subscribers.to_vec();
+        open.retain(|to| !self.presence.number_of(to.conn).is_some_and(is_blocked));
+        self.output.send_to_thread(&open, conn, own, frame, true);
     }
 
     fn send_typing_stop(

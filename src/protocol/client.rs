@@ -57,11 +57,15 @@ pub enum FrameType {
     Ping,
     /// Requests STUN and TURN servers.
     IceServers,
+    /// Subscribes to everything that concerns the user.
+    JoinInbox,
+    /// Ends that subscription.
+    LeaveInbox,
 }
 
 impl FrameType {
     /// Every type with its name in the protocol.
-    pub const ALL: [(FrameType, &'static str); 20] = [
+    pub const ALL: [(FrameType, &'static str); 22] = [
         (FrameType::UserConnected, "user_connected"),
         (FrameType::JoinThread, "join_thread"),
         (FrameType::LeaveThread, "leave_thread"),
@@ -82,6 +86,8 @@ impl FrameType {
         (FrameType::OnlineUsers, "online_users"),
         (FrameType::Ping, "ping"),
         (FrameType::IceServers, "ice_servers"),
+        (FrameType::JoinInbox, "join_inbox"),
+        (FrameType::LeaveInbox, "leave_inbox"),
     ];
 
     fn from_name(word: &str) -> Option<FrameType> {
@@ -129,6 +135,23 @@ pub enum ClientFrame<'a> {
     Ping,
     /// Requests STUN and TURN servers.
     IceServers,
+    /// Subscribes to everything that concerns the user.
+    JoinInbox {
+        /// How much of a message the connection receives.
+        content: InboxContent,
+    },
+    /// Ends that subscription.
+    LeaveInbox,
+}
+
+/// How much of a message an inbox receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxContent {
+    /// The whole `message` frame.
+    Full,
+    /// The ids: the client fetches what it shows from the site.
+    Ids,
 }
 
 /// A `send_message` frame.
@@ -242,6 +265,17 @@ fn parse_into<'a>(text: &'a str, reply: &mut ReplyTo) -> Result<ClientFrame<'a>,
         FrameType::OnlineUsers => ClientFrame::OnlineUsers { thread },
         FrameType::Ping => ClientFrame::Ping,
         FrameType::IceServers => ClientFrame::IceServers,
+        FrameType::JoinInbox => ClientFrame::JoinInbox {
+            content: match optional_text(fields.content, "content")?.as_deref() {
+                None | Some("full") => InboxContent::Full,
+                Some("ids") => InboxContent::Ids,
+                Some(_) => {
+                    let text = r#"content must be "full" or "ids"."#;
+                    return Err(error(ErrorCode::InvalidField, text));
+                }
+            },
+        },
+        FrameType::LeaveInbox => ClientFrame::LeaveInbox,
     })
 }
 

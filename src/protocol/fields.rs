@@ -49,6 +49,7 @@ pub(super) struct Fields<'a> {
     pub(super) answer: Option<Raw<'a>>,
     /// Here `null` is a value: it ends the candidates (W3C WebRTC, RTCPeerConnectionIceEvent).
     pub(super) candidate: Option<Raw<'a>>,
+    pub(super) content: Option<Raw<'a>>,
 }
 
 /// Longest text for the fast path, in bytes; serde is faster for longer ones, since it scans eight
@@ -85,6 +86,7 @@ impl<'a> Fields<'a> {
             "offer" => ("offer", &mut self.offer),
             "answer" => ("answer", &mut self.answer),
             "candidate" => ("candidate", &mut self.candidate),
+            "content" => ("content", &mut self.content),
             _ => return None,
         })
     }

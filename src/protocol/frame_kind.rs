@@ -30,6 +30,12 @@ pub(crate) enum ServerFrameKind {
     Batch,
     /// STUN and TURN servers.
     IceServers,
+    /// Something for the inbox of a user, or its begin or end.
+    Inbox,
+    /// A participant has read a thread.
+    ThreadRead,
+    /// Messages were blanked.
+    ContentDeleted,
 }
 
 /// The first bytes of each frame that the server makes itself.
@@ -37,7 +43,7 @@ const FRAME_PREFIX: &[u8] = br#"{"type":""#;
 
 impl ServerFrameKind {
     /// Every kind with its name in metrics, in the order of their discriminants.
-    pub(crate) const ALL: [(ServerFrameKind, &'static str); 12] = [
+    pub(crate) const ALL: [(ServerFrameKind, &'static str); 15] = [
         (ServerFrameKind::UserConnected, "user_connected"),
         (ServerFrameKind::UserDisconnected, "user_disconnected"),
         (ServerFrameKind::ThreadJoined, "thread_joined"),
@@ -50,6 +56,9 @@ impl ServerFrameKind {
         (ServerFrameKind::Call, "call"),
         (ServerFrameKind::Batch, "gathered"),
         (ServerFrameKind::IceServers, "ice_servers"),
+        (ServerFrameKind::Inbox, "inbox"),
+        (ServerFrameKind::ThreadRead, "thread_read"),
+        (ServerFrameKind::ContentDeleted, "content_deleted"),
     ];
 
     /// The kind of an encoded text frame, header included, by a few characters of its `type`. Any
@@ -77,6 +86,9 @@ impl ServerFrameKind {
             Some([b'o', b'n', ..]) => ServerFrameKind::OnlineUsers,
             Some([b'p', ..]) => ServerFrameKind::Pong,
             Some([b'i', b'c', b'e', b'_', ..]) => ServerFrameKind::IceServers,
+            Some([b'i', b'n', b'b', ..]) => ServerFrameKind::Inbox,
+            Some([b't', b'h', _, _, _, _, _, b'r', ..]) => ServerFrameKind::ThreadRead,
+            Some([b'c', b'o', ..]) => ServerFrameKind::ContentDeleted,
             Some([b'e', ..]) => ServerFrameKind::Error,
             _ => ServerFrameKind::Call,
         }
@@ -87,7 +99,7 @@ impl ServerFrameKind {
 mod tests {
     use super::super::call::RelayedFrame;
     use super::super::client::{FrameType, ReplyTo};
-    use super::super::server::{Encoder, ErrorFrame, MessageFrame, ServerFrame};
+    use super::super::server::{Encoder, ErrorFrame, InboxFrame, MessageFrame, ServerFrame};
     use super::super::{ClientError, ErrorCode, Id, IdKey};
     use super::*;
 
@@ -107,6 +119,9 @@ mod tests {
                 message_id: None,
                 sent_at: None,
                 html: None,
+                attachments: None,
+                notice: None,
+                inbox: false,
                 client_id: None,
             };
             let error = ErrorFrame::new(&fault, &reply);
@@ -125,6 +140,9 @@ mod tests {
                 ServerFrame::OnlineUsers { thread_id: None, user_ids: &[], client_id: None },
                 ServerFrame::Pong { client_id: None },
                 ServerFrame::IceServers { ice_servers: &[], ttl: None, client_id: None },
+                ServerFrame::Inbox(InboxFrame { event: "read", ..InboxFrame::default() }),
+                ServerFrame::ThreadRead { thread_id: &id, user_id: &id, up_to: 1 },
+                ServerFrame::ContentDeleted { thread_id: &id, ids: &[1] },
                 ServerFrame::Error(error),
             ] {
                 let json = serde_json::to_value(&frame).unwrap();

@@ -7,8 +7,9 @@ use serde::Serialize;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::client::{FrameType, ReplyTo};
+use super::client::{FrameType, InboxContent, ReplyTo};
 use super::ice::IceServer;
+use super::site_event::{Attachments, Notice};
 use super::{ClientError, ErrorCode, Id};
 
 /// The encoded bytes of a frame, header included, shared by its receivers.
@@ -67,6 +68,38 @@ pub enum ServerFrame<'a> {
         /// Echoed to the connection that sent `typing`.
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a Id>,
+    },
+    /// The connection now receives everything that concerns its user.
+    InboxJoined {
+        /// How much of a message it receives.
+        content: InboxContent,
+        /// The `clientId` of the request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_id: Option<&'a Id>,
+    },
+    /// The connection no longer does.
+    InboxLeft {
+        /// The `clientId` of the request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_id: Option<&'a Id>,
+    },
+    /// Something that concerns the user has happened on the site.
+    Inbox(InboxFrame<'a>),
+    /// A participant has read the thread.
+    ThreadRead {
+        /// The thread.
+        thread_id: &'a Id,
+        /// The participant.
+        user_id: &'a Id,
+        /// The newest message that the participant has read.
+        up_to: u64,
+    },
+    /// Messages were blanked by their author.
+    ContentDeleted {
+        /// The thread.
+        thread_id: &'a Id,
+        /// The messages.
+        ids: &'a [u64],
     },
     /// The list of online users.
     OnlineUsers {
@@ -214,6 +247,55 @@ pub enum LeftReason {
     NotParticipant,
     /// The connection now belongs to another user.
     UserChanged,
+    /// The thread was deleted.
+    Deleted,
+}
+
+/// An event for the inboxes of a user. Only the fields of its event are present.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InboxFrame<'a> {
+    /// The event.
+    pub event: &'static str,
+    /// The thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread_id: Option<u64>,
+    /// The message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<u64>,
+    /// The author of the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender_id: Option<u64>,
+    /// When the message was stored: RFC 3339, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<&'a str>,
+    /// Set for a notice that a user has joined or left a group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+    /// Whether the message counts as read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silent: Option<bool>,
+    /// Messages that were blanked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<&'a [u64]>,
+    /// Users who were added to the thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<&'a [u64]>,
+    /// Users who were removed from the thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed: Option<&'a [u64]>,
+    /// How many threads or notifications the user has not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_total: Option<u64>,
+    /// The newest message that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<u64>,
+    /// The component of a notification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<&'a str>,
+    /// The action of a notification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<&'a str>,
 }
 
 /// A stored message as the thread's subscribers receive it.
@@ -237,6 +319,15 @@ pub struct MessageFrame<'a> {
     /// The text as the site rendered it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub html: Option<&'a str>,
+    /// Counts of attached files, as the site reports them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<Attachments>,
+    /// Set for a notice that a user has joined or left a group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+    /// True if it comes by an inbox, and not because the connection joined the thread.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub inbox: bool,
     /// Echoed only to the connection that sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<&'a Id>,
@@ -359,6 +450,17 @@ fn write_frame(out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
                 put(out, r#","html":"#);
                 put_json(out, html);
             }
+            if let Some(attachments) = message.attachments {
+                put(out, r#","attachments":"#);
+                put_json(out, &attachments);
+            }
+            if let Some(notice) = message.notice {
+                put(out, r#","notice":"#);
+                put_json(out, &notice);
+            }
+            if message.inbox {
+                put(out, r#","inbox":true"#);
+            }
             put_client_id(out, message.client_id);
         }
         ServerFrame::Typing { thread_id, user_id, typing, client_id } => {
@@ -461,6 +563,7 @@ mod tests {
                     }
                     let texts =
                         [None, Some(""), Some("plain"), Some("<p class=\"a\">\\\u{0}é</p>\n")];
+                    let attachments = Attachments { photos: 2, ..Attachments::default() };
                     for text in texts {
                         same(ServerFrame::Message(MessageFrame {
                             thread_id: id,
@@ -470,6 +573,9 @@ mod tests {
                             message_id: text.map(|text| u64::MAX - text.len() as u64),
                             sent_at: text,
                             html: text,
+                            attachments: text.map(|_| attachments),
+                            notice: text.map(|_| Notice::Left),
+                            inbox: text.is_none(),
                             client_id,
                         }));
                     }

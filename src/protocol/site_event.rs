@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{ID_BYTES_MAX, Id, SITE_ID_MAX};
@@ -138,8 +138,8 @@ pub struct SiteMessage {
     pub text: String,
     /// The HTML that the site shows.
     pub html: String,
-    /// Counts of attached files, as JSON.
-    pub attachments: Option<String>,
+    /// The attached files.
+    pub attachments: Option<Attachments>,
     /// Recipients who must not see it: a block stands between them and the sender.
     pub hidden_from: Box<[u64]>,
     /// Set for a notice that a user has joined or left a group.
@@ -150,8 +150,22 @@ pub struct SiteMessage {
     pub client_id: Option<Id>,
 }
 
+/// The numbers of files attached to a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Attachments {
+    /// Photos.
+    pub photos: u32,
+    /// Videos.
+    pub videos: u32,
+    /// Documents.
+    pub documents: u32,
+    /// Whether there is a GIF.
+    pub gif: bool,
+}
+
 /// The kind of a group's notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Notice {
     /// A user has joined the group.
@@ -220,8 +234,7 @@ struct Fields<'a> {
     sent_at: Option<String>,
     text: Option<String>,
     html: Option<String>,
-    #[serde(borrow)]
-    attachments: Option<&'a RawValue>,
+    attachments: Option<Attachments>,
     notice: Option<Notice>,
     #[serde(default)]
     silent: bool,
@@ -342,7 +355,7 @@ impl SiteEvent {
                     sent_at: fields.sent_at?,
                     text: fields.text?,
                     html: fields.html.unwrap_or_default(),
-                    attachments: fields.attachments.map(|raw| raw.get().to_owned()),
+                    attachments: fields.attachments,
                     hidden_from: sorted(fields.hidden_from),
                     notice: fields.notice,
                     silent: fields.silent,

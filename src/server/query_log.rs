@@ -42,6 +42,12 @@ pub(super) fn log_offline_callee(event: &CallEvent) {
     log::debug!("call {call} of user {caller}: user {callee} is offline; thread {thread}");
 }
 
+/// Logs a call that its callee has missed.
+pub(super) fn log_missed_call(event: &CallEvent) {
+    let [call, caller, callee] = [&event.call, &event.caller, &event.called].map(Id::to_json);
+    log::debug!("call {call} of user {caller}: user {callee} has missed it");
+}
+
 /// Log line of an answer, kept until the hub has processed it.
 pub(super) struct AnswerLog {
     /// The request number of its log line.
@@ -60,6 +66,7 @@ impl AnswerLog {
         let summary = match answer {
             Answer::Stored(stored) => format!("stored in thread {}", stored.thread),
             Answer::Proven(proven) | Answer::Verified(proven) => format!("{proven:?}"),
+            Answer::Ticket(ticket) => format!("a ticket of user {}", ticket.user),
             Answer::CallPermission(true) => "the user may write".to_owned(),
             Answer::CallPermission(false) => "the user may not write".to_owned(),
             Answer::LookupResult(LookupResult::Match { stored, .. }) => {

@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::admission::Admission;
 use super::connections::BufferLimits;
 use super::timeouts::Timeouts;
-use crate::config::Config;
 use crate::config::calls::WhenBusy;
 use crate::config::ice::{IceUrl, TurnSecret};
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
@@ -16,6 +15,7 @@ use crate::config::site_password::SitePassword;
 use crate::config::site_proxy::{SiteProxy, SiteRoute};
 use crate::config::site_secret::SiteSecret;
 use crate::config::site_url::SiteUrl;
+use crate::config::{Config, ReadReceipts};
 use crate::http::handshake::Rules;
 use crate::hub::interface::{CallSettings, DeliveryLimits, HeldFrameLimits, Settings};
 use crate::process;
@@ -74,6 +74,7 @@ pub(super) fn hub_settings(config: &Config, turn: Option<TurnSecret>) -> Setting
         trust: config.trust_mode(),
         presence: config.presence,
         membership_lasts: config.membership_lasts,
+        read_receipts: config.read_receipts == ReadReceipts::On,
         user_recheck_every: Some(config.user_recheck_every).filter(|every| !every.is_zero()),
         user_proof_lasts: Some(config.user_proof_lasts).filter(|lasts| !lasts.is_zero()),
         anonymous_lasts: limits.anonymous_lasts,

@@ -11,10 +11,11 @@ use buddyline::config::Config;
 use buddyline::config::secrets;
 use buddyline::hub::interface::{ConnId, Failure, FailureContext, Input, Settings, TokenFault};
 use buddyline::protocol::call::RelayedFrame;
-use buddyline::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
+use buddyline::protocol::client::{ClientFrame, FrameType, InboxContent, ReplyTo, parse};
 use buddyline::protocol::server::{
-    CallState, Encoder, EndReason, ErrorFrame, LeftReason, MessageFrame, ServerFrame,
+    CallState, Encoder, EndReason, ErrorFrame, InboxFrame, LeftReason, MessageFrame, ServerFrame,
 };
+use buddyline::protocol::site_event::{Attachments, Notice};
 use buddyline::protocol::{ClientError, ErrorCode, Id};
 use clap::CommandFactory;
 use serde_json::{Map, Value};
@@ -186,8 +187,8 @@ fn tables_list_exactly_the_fields_the_server_sends() {
 }
 
 #[test]
-fn only_message_and_error_frames_contain_message() {
-    assert_eq!(server_frames_with("message"), ["error", "message"]);
+fn only_message_error_and_inbox_frames_contain_message() {
+    assert_eq!(server_frames_with("message"), ["error", "inbox", "message"]);
 }
 
 #[test]
@@ -274,6 +275,9 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
         message_id: full.then_some(1),
         sent_at: full.then_some("x"),
         html: full.then_some("x"),
+        attachments: full.then(Attachments::default),
+        notice: full.then_some(Notice::Join),
+        inbox: full,
         client_id: maybe,
     };
     let frames = [
@@ -315,6 +319,26 @@ fn server_frames(full: bool) -> BTreeMap<String, Object> {
             user_id: id,
             reason: EndReason::Hangup,
         },
+        ServerFrame::InboxJoined { content: InboxContent::Ids, client_id: maybe },
+        ServerFrame::InboxLeft { client_id: maybe },
+        ServerFrame::Inbox(InboxFrame {
+            event: "resync",
+            thread_id: full.then_some(7),
+            message_id: full.then_some(7),
+            sender_id: full.then_some(7),
+            sent_at: full.then_some("x"),
+            notice: full.then_some(Notice::Join),
+            silent: full.then_some(true),
+            ids: full.then_some(&[7]),
+            added: full.then_some(&[7]),
+            removed: full.then_some(&[7]),
+            unread_total: full.then_some(7),
+            up_to: full.then_some(7),
+            component: full.then_some("x"),
+            action: full.then_some("x"),
+        }),
+        ServerFrame::ThreadRead { thread_id: id, user_id: id, up_to: 7 },
+        ServerFrame::ContentDeleted { thread_id: id, ids: &[7] },
         ServerFrame::Error(ErrorFrame::new(&fault, &reply)),
     ];
     let mut encoder = Encoder::default();
@@ -343,6 +367,11 @@ fn word(frame: &ServerFrame<'_>) -> &'static str {
         ServerFrame::CallResumed { .. } => "call_resumed",
         ServerFrame::CallJoined { .. } => "call_joined",
         ServerFrame::CallLeft { .. } => "call_left",
+        ServerFrame::InboxJoined { .. } => "inbox_joined",
+        ServerFrame::InboxLeft { .. } => "inbox_left",
+        ServerFrame::Inbox(_) => "inbox",
+        ServerFrame::ThreadRead { .. } => "thread_read",
+        ServerFrame::ContentDeleted { .. } => "content_deleted",
         ServerFrame::Error(_) => "error",
     }
 }

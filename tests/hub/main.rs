@@ -25,3 +25,4 @@ mod privacy;
 mod properties;
 mod rechecks;
 mod regressions;
+mod site_events;

@@ -27,6 +27,7 @@ pub fn settings() -> Settings {
     Settings {
         trust: Trust::Open,
         presence: PresenceScope::All,
+        read_receipts: false,
         user_recheck_every: Some(Duration::from_secs(600)),
         user_proof_lasts: Some(Duration::from_secs(300)),
         membership_lasts: Duration::from_secs(60),
@@ -64,6 +65,8 @@ pub struct HubHarness {
     closed: Vec<(ConnId, u16)>,
     /// The wake-ups of users who were called without an open connection.
     pub woken: Vec<CallEvent>,
+    /// The calls that users have missed.
+    pub missed: Vec<CallEvent>,
     /// The replies to call status requests, by connection.
     pub call_status_replies: Vec<(ConnId, CallStatusReply)>,
     /// Whether the site lets every participant write, without a request in `next_ask`.
@@ -90,6 +93,7 @@ impl HubHarness {
             site_requests,
             closed,
             woken,
+            missed: Vec::new(),
             call_status_replies,
             lets_everyone_call: true,
             next_message: 1,
@@ -202,6 +206,7 @@ impl HubHarness {
                     ask => self.site_requests.push_back((request, ask)),
                 },
                 Effect::Wake(event) => self.woken.push(*event),
+                Effect::Missed(event) => self.missed.push(*event),
                 Effect::SendCallStatus { conn, reply } => {
                     self.call_status_replies.push((conn, *reply));
                 }

@@ -54,6 +54,19 @@ pub(crate) struct CallPermissions {
 }
 
 impl CallPermissions {
+    /// Forgets all answers about these two users: a block may have changed them.
+    pub(crate) fn forget(&mut self, one: u64, other: u64) {
+        let concerns = |pair: &CallPair| pair.user == one || pair.user == other;
+        self.by_age.retain(|_, pair| !concerns(pair));
+        self.known.retain(|pair, _| !concerns(pair));
+    }
+
+    /// Forgets all answers.
+    pub(crate) fn forget_all(&mut self) {
+        self.by_age.clear();
+        self.known.clear();
+    }
+
     /// Whether a user may call, as far as is known.
     pub(crate) fn get(&self, pair: CallPair, now: Instant) -> CallPermission {
         match self.known.get(&pair) {

@@ -344,6 +344,32 @@ impl Identities {
         conns
     }
 
+    /// Records the session that a ticket names.
+    pub(crate) fn set_session(&mut self, ix: ProofIx, session: Option<&str>) {
+        self.proofs.set_session(ix, session);
+    }
+
+    /// The session of a connection's ticket.
+    pub(crate) fn session_of(&self, conn: ConnId) -> Option<&str> {
+        self.proofs.session(self.get(conn)?.proven?)
+    }
+
+    /// Refuses all credentials of a user that are known, or those of one session.
+    pub(crate) fn revoke_user(
+        &mut self,
+        user: u64,
+        session: Option<&str>,
+        failure: Failure,
+        now: Instant,
+    ) {
+        self.proofs.revoke_user(user, session, failure, now);
+    }
+
+    /// Asks the site itself about a credential whose signature alone is not enough.
+    pub(crate) fn require_site(&mut self, ix: ProofIx) {
+        self.proofs.require_site(ix);
+    }
+
     /// Lists the connections whose user a credential proves.
     pub(crate) fn connections_proven_by(&self, ix: ProofIx) -> Vec<ConnId> {
         let is_used = |conn: &ConnId| self.get(*conn).is_some_and(|state| state.proven == Some(ix));

@@ -63,6 +63,8 @@ struct Proof {
     query_sent: bool,
     /// Whether the site itself must answer the pending query.
     query_site: bool,
+    /// The session that a ticket names.
+    session: Option<Box<str>>,
     conns: Vec<ConnId>,
     /// When the entry is dropped, while no connection uses it.
     forget: Option<DeadlineKey>,
@@ -120,6 +122,7 @@ impl Proofs {
             query_pending: false,
             query_sent: false,
             query_site: false,
+            session: None,
             conns: Vec::new(),
             forget: None,
         };
@@ -312,6 +315,45 @@ impl Proofs {
             Err(failure) => ProofOutcome::Refused { failure, until: now + REFUSAL_TTL },
         });
         self.forget_if_idle(ix, now);
+    }
+
+    /// Keeps a query pending that the site itself must answer.
+    pub(crate) fn require_site(&mut self, ix: ProofIx) {
+        if let Some(proof) = self.proofs.get_mut(ix as usize) {
+            (proof.query_pending, proof.query_sent, proof.query_site) = (true, false, true);
+        }
+    }
+
+    /// Records the session that a ticket names.
+    pub(crate) fn set_session(&mut self, ix: ProofIx, session: Option<&str>) {
+        if let Some(proof) = self.proofs.get_mut(ix as usize) {
+            proof.session = session.map(Box::from);
+        }
+    }
+
+    /// The session that a ticket names.
+    pub(crate) fn session(&self, ix: ProofIx) -> Option<&str> {
+        self.proofs.get(ix as usize)?.session.as_deref()
+    }
+
+    /// Refuses all credentials of a user that are known, or those of one session.
+    pub(crate) fn revoke_user(
+        &mut self,
+        user: u64,
+        session: Option<&str>,
+        failure: Failure,
+        now: Instant,
+    ) {
+        for (_, proof) in &mut self.proofs {
+            let is_theirs = matches!(
+                proof.outcome,
+                Some(ProofOutcome::Known { proven, .. }) if proven.user == user
+            );
+            if is_theirs && session.is_none_or(|it| proof.session.as_deref() == Some(it)) {
+                // Idle entries keep the time at which they are forgotten.
+                proof.outcome = Some(ProofOutcome::Refused { failure, until: now + REFUSAL_TTL });
+            }
+        }
     }
 
     /// Returns the secret, while a connection uses it.

@@ -30,6 +30,11 @@ impl Calls {
         let caller = call.parties.first().map_or(&party.user, |party| &party.user).clone();
         self.stop_ringing_if_answered(ix);
         self.unindex_user(user, ix);
+        if matches!(party.state, PartyState::Ringing(_)) && reason == EndReason::NoAnswer {
+            let (call, thread) = (id.clone(), thread.clone());
+            let (caller, called) = (caller.clone(), party.user.clone());
+            self.notifications.push(Notification::Missed { call, thread, caller, called });
+        }
         let end = CallEnd { id, thread, reason, continues_as: None };
         self.notifications
             .push(Notification::Ended { to: party.devices().into(), end: end.clone() });
@@ -80,6 +85,16 @@ impl Calls {
             }
         }
         users.extend(call.invited_offline.iter().cloned());
+        // The caller gave up, or the call rang to its end: the callee has missed it.
+        let is_missed =
+            matches!(reason, EndReason::NoAnswer | EndReason::Cancelled | EndReason::Disconnected);
+        if let Some((caller, others)) = call.parties.split_first().filter(|_| is_missed) {
+            for party in others.iter().filter(|p| matches!(p.state, PartyState::Ringing(_))) {
+                let (call, thread) = (call.id.clone(), call.thread.clone());
+                let (caller, called) = (caller.user.clone(), party.user.clone());
+                self.notifications.push(Notification::Missed { call, thread, caller, called });
+            }
+        }
         self.ended[reason as usize] += 1;
         let to = call.devices().collect();
         let end = CallEnd { id: call.id, thread: call.thread, reason, continues_as };

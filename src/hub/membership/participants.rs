@@ -15,6 +15,10 @@ const REFUSAL_TTL: Duration = Duration::from_secs(10);
 pub(super) const TOO_LARGE_TTL: Duration = Duration::from_secs(60);
 /// Refusals and failures remembered per thread; beyond it, the site is asked each time.
 const REFUSED_MAX: usize = 32;
+/// Changes remembered per thread; beyond it, the list is dropped and the site is asked.
+pub(super) const CHANGES_MAX: usize = 64;
+/// How long a change corrects the lists in events about messages, which may be out of order.
+const CHANGE_TTL: Duration = Duration::from_secs(60);
 
 /// Something that waits until the site has reported the participants.
 #[derive(Debug)]
@@ -66,6 +70,9 @@ pub(super) struct ThreadRecord {
     /// not affect the others.
     pub(super) failed: VecDeque<(u64, Failure, Instant)>,
     pub(super) too_large: Option<Instant>,
+    /// Users whom the site's events have added or removed a short while ago, with the time. They
+    /// correct lists that the site may have made before.
+    pub(super) changes: VecDeque<(u64, bool, RequestTime)>,
     pub(super) query: Option<ParticipantQuery>,
     pub(super) held: VecDeque<Held>,
     /// Key in `Membership::by_age`.
@@ -83,6 +90,36 @@ impl ParticipantList {
 }
 
 impl ThreadRecord {
+    /// Corrects a list that the site was asked for by the changes that were reported afterwards.
+    pub(super) fn correct(&self, users: Box<[u64]>, asked_at: RequestTime) -> Box<[u64]> {
+        self.apply_changes(users, |at| at.request_id >= asked_at.request_id)
+    }
+
+    /// Corrects the list in an event about a message by recent changes: events may be out of order.
+    pub(super) fn correct_event(&self, users: Box<[u64]>, now: Instant) -> Box<[u64]> {
+        self.apply_changes(users, |at| now.saturating_duration_since(at.at) < CHANGE_TTL)
+    }
+
+    fn apply_changes(
+        &self,
+        users: Box<[u64]>,
+        applies: impl Fn(&RequestTime) -> bool,
+    ) -> Box<[u64]> {
+        let changes = || self.changes.iter().filter(|(.., at)| applies(at));
+        if changes().next().is_none() {
+            return users;
+        }
+        let mut users = users.into_vec();
+        for (user, is_added, _) in changes() {
+            users.retain(|other| other != user);
+            if *is_added {
+                users.push(*user);
+            }
+        }
+        users.sort_unstable();
+        users.into()
+    }
+
     /// Whether its query is queued and has not been sent.
     pub(super) fn is_queued(&self) -> bool {
         self.query.as_ref().is_some_and(|query| query.asked_at.is_none())

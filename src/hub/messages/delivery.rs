@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dedup::DedupKey;
+use crate::hub::capacity::SmallList;
 use crate::hub::deadlines::{DeadlineKey, Deadlines};
 use crate::hub::interface::{Ask, ConnId, DeliveryLimits, Lookup, Now, Post, RequestId, Target};
 use crate::protocol::client::ReplyTo;
 use crate::protocol::credential::Credential;
-use crate::protocol::{ClientError, ErrorCode, Id};
+use crate::protocol::site_event::SiteMessage;
+use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 
 /// Messages in one lane must not overtake each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -201,6 +203,27 @@ impl Delivery {
     /// Returns the message that is in flight under this request id.
     pub(crate) fn get(&self, request: RequestId) -> Option<&PendingMessage> {
         self.in_flight.get(&request)
+    }
+
+    /// The posts in flight whose message this may be: of the same sender, or of a sender who is not
+    /// known yet, to the same thread or person.
+    pub(crate) fn posts_that_may_be(&self, message: &SiteMessage) -> SmallList<RequestId> {
+        let may_be = |pending: &PendingMessage| {
+            let is_sender = pending
+                .claimed
+                .as_ref()
+                .is_none_or(|claimed| claimed.key == IdKey::Number(message.sender));
+            let is_target = match pending.target {
+                Target::Thread(thread) => thread == message.thread,
+                Target::NewThread { recipient } => *message.recipients == [recipient],
+            };
+            is_sender && is_target
+        };
+        let posts = self.in_flight.iter().filter(|(_, pending)| may_be(pending));
+        let mut posts: SmallList<RequestId> = posts.map(|(post, _)| *post).collect();
+        // The order of a hash map differs between runs.
+        posts.sort_unstable();
+        posts
     }
 
     /// Takes a message whose outcome is decided; `None` if there is no such request. The message

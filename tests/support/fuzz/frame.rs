@@ -103,6 +103,7 @@ fn settings() -> Settings {
     Settings {
         trust: Trust::Open,
         presence: PresenceScope::All,
+        read_receipts: true,
         user_recheck_every: Some(Duration::from_secs(60)),
         user_proof_lasts: Some(Duration::from_secs(1)),
         membership_lasts: Duration::from_secs(60),
@@ -293,7 +294,7 @@ impl FuzzRun {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.pending.push_back((request, *ask)),
-                Effect::Wake(_) | Effect::SendCallStatus { .. } => {}
+                Effect::Wake(_) | Effect::Missed(_) | Effect::SendCallStatus { .. } => {}
                 // The server does the same: it reports the closed connection to the hub at once.
                 Effect::Close { conn, .. } => {
                     if let Some(open) = self.conns.iter_mut().find(|open| **open == Some(conn)) {
@@ -388,6 +389,11 @@ fn check_text(text: &str) {
         "call_resumed",
         "call_joined",
         "call_left",
+        "inbox_joined",
+        "inbox_left",
+        "inbox",
+        "thread_read",
+        "content_deleted",
     ];
     assert!(known.contains(&kind), "{text}");
     // Only field names, the type and the reason are the server's own; values may hold any text.

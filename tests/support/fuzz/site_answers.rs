@@ -161,6 +161,7 @@ fn check_log(reply: &Reply) {
 fn check(answer: &Answer) {
     match answer {
         Answer::Stored(stored) => check_stored(stored),
+        Answer::Ticket(_) => panic!("the site's replies are no tickets"),
         Answer::CallPermission(_) => {}
         Answer::Proven(Proven { user, expires_s })
         | Answer::Verified(Proven { user, expires_s }) => {

@@ -47,6 +47,7 @@ pub fn draw_config(rng: &mut Rng) -> RunConfig {
     let hub = Settings {
         trust: if rng.chance(60) { Trust::Verified } else { Trust::Open },
         presence: rng.pick(&scopes),
+        read_receipts: rng.chance(50),
         user_recheck_every: rng.pick(&[None, Some(20), Some(600)]).map(Duration::from_secs),
         user_proof_lasts: rng.pick(&[None, Some(1), Some(300)]).map(Duration::from_secs),
         membership_lasts: Duration::from_secs(60),
