@@ -9,13 +9,12 @@ use buddyline::cli::{self, Cli, Command, DoctorOptions, HealthOptions};
 use buddyline::config::files::Secrets;
 use buddyline::config::site_password::CONFLICT_REMEDY;
 use buddyline::config::{Config, LogFormat, Trust};
+use buddyline::doctor::finding::Finding;
 use buddyline::doctor::health::HealthTarget;
 use buddyline::doctor::{self, ExamineOptions, report};
 use buddyline::journal;
 use buddyline::load;
 use buddyline::server::{ConfigSource, InheritedSocket, Server};
-use clap::CommandFactory;
-use clap::error::ErrorKind;
 use listenfd::ListenFd;
 
 fn main() -> ExitCode {
@@ -71,8 +70,7 @@ fn serve(config: &Config, arguments: Vec<OsString>, inherited: &mut ListenFd) ->
 /// Exits with code 2 if the settings contradict each other, as for any other invalid value.
 fn exit_if_invalid(config: &Config) {
     if let Err(fault) = config.check() {
-        let fault = Cli::command().error(ErrorKind::ValueValidation, fault);
-        journal::print_error(config.log_format, &fault.render().to_string());
+        journal::print_error(config.log_format, &format!("error: {fault}\n"));
         std::process::exit(2);
     }
 }
@@ -83,12 +81,27 @@ fn check_config(config: &Config) -> ExitCode {
     match doctor::check_machine(config) {
         Ok(findings) => {
             let good = report::has_no_failures(&findings);
-            let verdict = if good { "the settings are good" } else { "the server cannot start" };
+            let verdict = if good { valid(config, &findings) } else { CANNOT_START.to_owned() };
             let lines = report::format_text(&findings, io::stdout().is_terminal());
             print_report(&format!("{lines}{verdict}\n"), good)
         }
         Err(fault) => report_bad_setting(&fault),
     }
+}
+
+const CANNOT_START: &str = "the server cannot start";
+
+/// The verdict on settings with which the server can start.
+fn valid(config: &Config, findings: &[Finding]) -> String {
+    let mut text = match report::Summary::from_findings(findings).warning {
+        0 => "the settings are valid".to_owned(),
+        1 => "the settings are valid, with 1 warning".to_owned(),
+        more => format!("the settings are valid, with {more} warnings"),
+    };
+    if config.buddyboss_url.is_some() {
+        text.push_str("; the site was not contacted");
+    }
+    text
 }
 
 /// Runs a load test and prints its report. The exit code is 1 if the report is not good.

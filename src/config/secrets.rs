@@ -170,8 +170,7 @@ fn describe_other_file(bytes: &[u8]) -> Option<String> {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     if lines.clone().any(is_php) {
         return Some(
-            "it has a line of PHP: expected the value alone, that is, of define('…', 'value'); \
-             only the text between the last two quotes"
+            "it has a line of PHP, not the secret alone: of define('NAME', 'abc'); keep abc"
                 .to_owned(),
         );
     }
@@ -278,8 +277,8 @@ impl<'a> SecretSources<'a> {
         let lines = parse_lines(&bytes, *secrets_max).map_err(|why| format!("{place}: {why}"))?;
         if lines.iter().any(|secret| looks_wrapped(secret)) {
             warnings.push(format!(
-                "{place}: a secret begins or ends with white space or is in quotes: expected the \
-                 value alone"
+                "{place}: a secret begins or ends with white space or is in quotes: keep the value \
+                 alone"
             ));
         }
         if let (Some(shortest), Some(signs)) = (lines.iter().map(|line| line.len()).min(), signs) {
@@ -320,9 +319,15 @@ pub(super) fn read_file(
         _ => refuse(&fault),
     })?;
     let mode = file.metadata().map_err(|fault| refuse(&fault))?.permissions().mode();
-    if mode & 0o006 != 0 {
+    let access = match mode & 0o006 {
+        0 => None,
+        0o004 => Some("read"),
+        0o002 => Some("change"),
+        _ => Some("read and change"),
+    };
+    if let Some(access) = access {
         warnings.push(format!(
-            "{place}: everyone on this machine may read or change it: run chmod o-rw on it"
+            "{place}: everyone on this machine may {access} it: run chmod o-rw on it"
         ));
     }
     // Reads one byte beyond the maximum to detect a larger file. The full capacity, because a

@@ -30,13 +30,16 @@ fn check_config(mut command: Command) -> (Option<i32>, String) {
     let output = command.env_remove("CREDENTIALS_DIRECTORY").arg("check-config").output().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     let is_about_settings = |line: &&str| line.contains("open files") || line.contains("settings");
-    (output.status.code(), text.lines().filter(is_about_settings).collect())
+    // Whether another program uses the port, which is one of the warnings, may change.
+    let without_warnings = |line: &'_ str| line.split(", with").next().unwrap().to_owned();
+    let lines = text.lines().filter(is_about_settings).map(without_warnings);
+    (output.status.code(), lines.collect())
 }
 
 #[test]
 fn each_empty_variable_is_as_if_it_were_not_set() {
     let expected = check_config(binary());
-    assert!(expected.0 == Some(0) && expected.1.contains("are good"), "{}", expected.1);
+    assert!(expected.0 == Some(0) && expected.1.contains("are valid"), "{}", expected.1);
     for name in variables() {
         let mut command = binary();
         command.env(&name, "");
@@ -62,7 +65,7 @@ fn each_empty_line_of_the_env_file_is_as_if_it_were_not_there() {
         check_config(command)
     };
     let expected = with_file(&none);
-    assert!(expected.0 == Some(0) && expected.1.contains("are good"), "{}", expected.1);
+    assert!(expected.0 == Some(0) && expected.1.contains("are valid"), "{}", expected.1);
     for name in variables() {
         for value in ["", "\"\"", "''"] {
             let file = SecretFile::with(&[&format!("{name}={value}")]);
