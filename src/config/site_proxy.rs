@@ -113,6 +113,11 @@ impl SiteProxy {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The setting or the variable that names it.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
 }
 
 /// Whether the bytes of a text with percent encoding are UTF-8.

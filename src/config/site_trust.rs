@@ -14,6 +14,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_native_certs::load_certs_from_paths;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 use super::{Config, files};
 
@@ -35,6 +37,15 @@ impl SiteTrust {
     /// The built-in authorities.
     pub fn built_in() -> SiteTrust {
         SiteTrust { certificates: None, source: "the built-in public authorities".to_owned() }
+    }
+
+    /// Where the authorities come from, without their number.
+    pub fn sources(&self) -> String {
+        let without_count = |source: &str| match source.rsplit_once(" (") {
+            Some((name, count)) if count.contains(" certificate") => name.to_owned(),
+            _ => source.to_owned(),
+        };
+        self.source.split(" and ").map(without_count).collect::<Vec<_>>().join(" and ")
     }
 
     /// The certificates of the authorities; `None` stands for the built-in ones.
@@ -59,6 +70,13 @@ impl SiteTrust {
         }
         Ok(SiteTrust { certificates: Some(certificates.into()), source: sources.join(" and ") })
     }
+}
+
+/// The issuer of a certificate in DER, and whether that is the certificate itself; `None` if it
+/// cannot be parsed.
+pub fn issuer(certificate: &[u8]) -> Option<(String, bool)> {
+    let parsed = Certificate::from_der(certificate).ok()?.tbs_certificate;
+    Some((parsed.issuer.to_string(), parsed.issuer == parsed.subject))
 }
 
 impl fmt::Display for SiteTrust {
@@ -215,6 +233,8 @@ mod tests {
         let added = load(Some(AUTHORITY), ["", ""]).unwrap();
         assert_eq!(added.certificates().unwrap().len(), of_system + 1);
         assert!(added.to_string().ends_with("--site-ca-file (1 certificate)"), "{added}");
+        assert!(added.sources().ends_with(" and --site-ca-file"), "{added}");
+        assert_eq!(only.sources(), "the authorities of SSL_CERT_FILE");
         assert_eq!(only, load(None, [AUTHORITY, ""]).unwrap());
         assert_ne!(only, added);
 

@@ -5,6 +5,17 @@ use super::public_keys::{self, PublicKey};
 use super::secrets::{self, JwtKeys, SecretSources};
 use super::{Config, TokensWithoutExp};
 
+/// The option that holds keys of the site's tokens, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlace {
+    /// The flag or the variable; the systemd credential for one.
+    pub option: String,
+    /// The file, if there is one.
+    pub file: Option<String>,
+    /// Whether it holds public keys instead of secrets.
+    pub is_public: bool,
+}
+
 /// Public keys, and warnings for the operator.
 pub type PublicKeys = (Vec<PublicKey>, Vec<String>);
 
@@ -63,6 +74,28 @@ impl Config {
         let read = public_keys::read(path)?;
         self.require_site(public_keys::FLAG)?;
         Ok(Some(read))
+    }
+
+    /// Returns the options that these keys come from.
+    pub fn jwt_key_places(&self, keys: &JwtKeys) -> Vec<KeyPlace> {
+        let shown = |path: &std::path::PathBuf| path.display().to_string();
+        let names = &secrets::JWT;
+        let mut places = Vec::new();
+        if keys.secrets().next().is_some() {
+            let is_variable = || self.variable(names.variable).is_ok_and(|it| it.is_some());
+            let option = match &self.jwt_secret_file {
+                Some(_) => names.flag.to_owned(),
+                None if is_variable() => names.variable.to_owned(),
+                None => format!("the credential {}", names.credential),
+            };
+            let file = self.jwt_secret_file.as_ref().map(shown);
+            places.push(KeyPlace { option, file, is_public: false });
+        }
+        if let Some(path) = self.jwt_key_file.as_ref() {
+            let (option, file) = (public_keys::FLAG.to_owned(), Some(shown(path)));
+            places.push(KeyPlace { option, file, is_public: true });
+        }
+        places
     }
 
     fn require_site(&self, what: &str) -> Result<(), String> {

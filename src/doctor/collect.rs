@@ -7,7 +7,7 @@ mod site;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub(super) use net::{REFUSED, describe_error};
+pub(super) use net::{PROXY_PASSWORD, REFUSED, TUNNEL_REFUSED, describe_error};
 
 use super::ExamineOptions;
 use super::observations::{Keys, Observations};

@@ -7,14 +7,18 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::collect::{PROXY_PASSWORD, REFUSED, TUNNEL_REFUSED};
 use super::finding::Finding;
-use super::observations::{MachineObservation, Reachability, Tls};
+use super::observations::{CertificateChain, MachineObservation, ProxySeen, Reachability, Tls};
 use crate::config::ice::{IceSettings, IceUrl};
 use crate::config::public_keys::PublicKey;
 use crate::config::site_password;
 use crate::config::token_header::TokenHeader;
 use crate::config::validity::{Validity, format_date};
 use crate::config::{Config, Trust};
+
+/// The option that names the site.
+const SITE_OPTION: &str = "--buddyboss-url";
 
 /// Warn if connecting takes longer than this.
 const SLOW_CONNECT: Duration = Duration::from_millis(500);
@@ -24,13 +28,16 @@ struct ReachabilityNames {
     resolves: &'static str,
     connects: &'static str,
     tls: &'static str,
+    /// The option that names the host.
+    option: &'static str,
+    /// The schemes without and with TLS.
+    scheme: [&'static str; 2],
 }
 
 /// Judges the steps to a host: name, connection, TLS. The flag says whether all of them work.
 fn judge_reachability(
     reachability: &Reachability,
     names: &ReachabilityNames,
-    scheme: [&str; 2],
 ) -> (Vec<Finding>, bool) {
     let mut findings = Vec::new();
     // The name and the connection are those of the proxy, if there is one.
@@ -51,8 +58,10 @@ fn judge_reachability(
             findings.push(Finding::failed(
                 names.resolves,
                 format!("{subject}{}: {reason}", proxy.map_or(host, |proxy| &proxy.name)),
-                "Check the spelling of the name and this machine's resolver (/etc/resolv.conf, \
-                 getent hosts).",
+                format!(
+                    "Check the spelling in {}, and this machine's resolver (getent hosts {host}).",
+                    proxy.map_or(names.option, |proxy| proxy.source)
+                ),
             ));
             return (findings, false);
         }
@@ -75,38 +84,68 @@ fn judge_reachability(
                 Finding::ok(names.connects, seen)
             });
         }
-        Some(Err(reason)) if proxy.is_some() => {
-            let name = proxy.map_or("", |proxy| &proxy.name);
-            findings.push(Finding::failed(
-                names.connects,
-                format!("through the proxy {name}: {reason}"),
-                "Check --site-proxy, or the variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and \
-                 that the proxy allows CONNECT to the site. --site-proxy off connects directly.",
-            ));
-            return (findings, false);
-        }
         Some(Err(reason)) => {
-            findings.push(Finding::failed(
-                names.connects,
-                format!("{host}, port {port}: {reason}"),
-                "Check that the web server runs there and that no firewall blocks this machine.",
-            ));
+            findings.push(match proxy {
+                Some(proxy) => judge_proxy_failure(reachability, proxy, names, reason),
+                None => judge_no_connection(host, port, names, reason),
+            });
             return (findings, false);
         }
         None => return (findings, false),
     }
     if !reachability.secure {
-        findings.push(judge_plaintext(reachability, names.tls, scheme));
+        findings.push(judge_plaintext(reachability, names));
         return (findings, true);
     }
     let Some(tls) = &reachability.tls else { return (findings, false) };
-    let finding = judge_tls(tls, reachability, names.tls, scheme);
+    let finding = judge_tls(tls, reachability, names);
     findings.push(finding);
     (findings, matches!(tls, Tls::Works { .. }))
 }
 
+fn judge_no_connection(host: &str, port: u16, names: &ReachabilityNames, reason: &str) -> Finding {
+    let option = names.option;
+    let remedy = match reason == REFUSED {
+        true => format!(
+            "Nothing listens on port {port}: start the web server, or correct the port in {option}."
+        ),
+        false => format!(
+            "Check the address in {option}, that the web server runs there, and that no firewall \
+             blocks this machine."
+        ),
+    };
+    Finding::failed(names.connects, format!("{host}, port {port}: {reason}"), remedy)
+}
+
+fn judge_proxy_failure(
+    reachability: &Reachability,
+    proxy: &ProxySeen,
+    names: &ReachabilityNames,
+    reason: &str,
+) -> Finding {
+    let ProxySeen { host, name, port, source } = proxy;
+    let direct = match source.starts_with("--") {
+        true => "or set it to off",
+        false => "or set --site-proxy off",
+    };
+    let remedy = if reason == REFUSED {
+        format!("Nothing listens on {host}:{port}: correct {source}, {direct} for no proxy.")
+    } else if reason == PROXY_PASSWORD {
+        "Put them into BUDDYLINE_SITE_PROXY: http://USER:PASSWORD@HOST:PORT.".to_owned()
+    } else if reason.starts_with(TUNNEL_REFUSED) {
+        format!(
+            "Allow CONNECT to {}:{} in the proxy, {direct} for no proxy.",
+            reachability.host, reachability.port
+        )
+    } else {
+        format!("Check that {source} names an HTTP proxy that runs, {direct} for no proxy.")
+    };
+    Finding::failed(names.connects, format!("through the proxy {name}: {reason}"), remedy)
+}
+
 /// Judges a connection without TLS: a problem only outside this machine and private networks.
-fn judge_plaintext(reachability: &Reachability, name: &'static str, scheme: [&str; 2]) -> Finding {
+fn judge_plaintext(reachability: &Reachability, names: &ReachabilityNames) -> Finding {
+    let (name, scheme, option) = (names.tls, names.scheme, names.option);
     let is_private = |ip: IpAddr| match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -118,17 +157,13 @@ fn judge_plaintext(reachability: &Reachability, name: &'static str, scheme: [&st
         _ => Finding::warning(
             name,
             format!("none ({}): tokens can be read on the network", scheme[0]),
-            format!("Set an address that begins with {}.", scheme[1]),
+            format!("Set an address that begins with {} in {option}.", scheme[1]),
         ),
     }
 }
 
-fn judge_tls(
-    tls: &Tls,
-    reachability: &Reachability,
-    name: &'static str,
-    scheme: [&str; 2],
-) -> Finding {
+fn judge_tls(tls: &Tls, reachability: &Reachability, names: &ReachabilityNames) -> Finding {
+    let (name, option) = (names.tls, names.option);
     match tls {
         Tls::Works { version, expires_soon: false } => {
             Finding::ok(name, format!("{version}, and the certificate is valid"))
@@ -141,16 +176,28 @@ fn judge_tls(
         Tls::Certificate(reason) => Finding::failed(
             name,
             format!("the certificate is not valid: {reason}"),
-            "Install a certificate for this name from a public authority, with its whole chain \
-             (fullchain.pem, not cert.pem). For a private authority of the site, set \
-             --site-ca-file. For a site on the same machine, set http://127.0.0.1.",
+            "Install a valid certificate in the web server.",
         ),
+        Tls::Expired => Finding::failed(
+            name,
+            "the certificate is not valid: it has expired",
+            "Renew it (certbot renew), and reload the web server.",
+        ),
+        Tls::OtherName => Finding::failed(
+            name,
+            format!(
+                "the certificate is not valid: it is for another name than {}",
+                reachability.host
+            ),
+            format!("Install one for this name, or set a name of the certificate in {option}."),
+        ),
+        Tls::UnknownAuthority(chain) => judge_unknown_authority(chain, names),
         Tls::NoTls => Finding::failed(
             name,
             format!("the server on port {} does not speak TLS", reachability.port),
             format!(
-                "Set the port of the TLS server, or an address that begins with {}.",
-                scheme[0]
+                "Set the port of the TLS server in {option}, or an address that begins with {}.",
+                names.scheme[0]
             ),
         ),
         Tls::Failed(reason) => Finding::failed(
@@ -161,11 +208,49 @@ fn judge_tls(
     }
 }
 
+/// Judges a certificate of an authority that is not trusted. If the server sends no intermediate
+/// certificate, the authority may be one.
+fn judge_unknown_authority(chain: &CertificateChain, names: &ReachabilityNames) -> Finding {
+    let CertificateChain { issuer, is_self_signed, intermediates } = chain;
+    let is_site = names.option == SITE_OPTION;
+    // Apps and browsers have no such setting.
+    let private = match is_site {
+        true => "set --site-ca-file to its certificate",
+        false => "install one of a public authority",
+    };
+    let (reason, remedy) = if *is_self_signed {
+        (
+            "it is self-signed".to_owned(),
+            match is_site {
+                true => "Install one of a public authority, or set --site-ca-file to this one."
+                    .to_owned(),
+                false => "Install one of a public authority.".to_owned(),
+            },
+        )
+    } else if *intermediates == 0 {
+        (
+            format!("its issuer \"{issuer}\" is unknown, and no intermediate certificate is sent"),
+            format!(
+                "If the issuer is a public authority, install the whole chain (fullchain.pem, not \
+                 cert.pem). If it is your own, {private}."
+            ),
+        )
+    } else {
+        (
+            format!("its chain ends at \"{issuer}\", which is not trusted"),
+            format!("If that is your own authority, {private}. Otherwise correct the chain."),
+        )
+    };
+    Finding::failed(names.tls, format!("the certificate is not valid: {reason}"), remedy)
+}
+
 /// Judges the trust mode, which decides how users prove who they are.
 pub fn trust(config: &Config) -> Finding {
     const NAME: &str = "trust";
     match (config.trust_mode(), config.buddyboss_url.is_some()) {
-        (Trust::Verified, _) => Finding::ok(NAME, "verified: a token of the site proves the user"),
+        (Trust::Verified, _) => {
+            Finding::ok(NAME, "the mode is verified: users must send a token of the site")
+        }
         (Trust::Open, true) => Finding::warning(
             NAME,
             "open: the server believes any userId that a client claims",
@@ -179,16 +264,16 @@ pub fn trust(config: &Config) -> Finding {
     }
 }
 
+/// The reason to skip checks of the keys of the site's tokens.
+const NO_KEY: &str = "no secret or key is set: each new token costs a request to the site \
+                      (--jwt-secret-file or --jwt-key-file avoids it)";
+
 /// Says what it means that no key of the site's tokens is set.
 pub fn missing_key(config: &Config, has_key: bool) -> Option<Finding> {
     const NAME: &str = "JWT secret";
     let is_used = config.trust_mode() == Trust::Verified;
     match (is_used, has_key) {
-        (true, false) => Some(Finding::skipped(
-            NAME,
-            "none is set: each new token costs a request to the site (--jwt-secret-file or \
-             --jwt-key-file)",
-        )),
+        (true, false) => Some(Finding::skipped(NAME, NO_KEY)),
         (false, true) => Some(Finding::warning(
             NAME,
             "not used: with --trust open, no token is verified",
@@ -214,8 +299,8 @@ pub fn site_password(token_header: &TokenHeader) -> Finding {
 pub fn key_file(name: &'static str, keys: &[PublicKey], warnings: &[String]) -> Vec<Finding> {
     let list: Vec<String> = keys.iter().map(PublicKey::to_string).collect();
     let mut findings = vec![Finding::ok(name, list.join(", "))];
-    let remedy = "Remove what is not used from the file, and let only its owner change it.";
-    findings.extend(warnings.iter().map(|seen| Finding::warning(name, seen.clone(), remedy)));
+    let remedy = "Remove the key that is not used from the file.";
+    findings.extend(warnings.iter().map(|warning| repeat_warning(name, warning, remedy)));
     findings
 }
 
@@ -225,10 +310,21 @@ pub fn secret_file(name: &'static str, warnings: Option<&[String]>) -> Vec<Findi
         None => Vec::new(),
         Some([]) => vec![Finding::ok(name, "readable, by its owner only, and long enough")],
         Some(warnings) => {
-            let remedy = "Fix the file: one secret per line, only the value, readable by its owner \
-                          only (chmod 600).";
-            warnings.iter().map(|seen| Finding::warning(name, seen.clone(), remedy)).collect()
+            let remedy = "Correct the file.";
+            warnings.iter().map(|warning| repeat_warning(name, warning, remedy)).collect()
         }
+    }
+}
+
+/// Repeats a reader's warning. Its last part is the remedy if it says what to do.
+fn repeat_warning(name: &'static str, warning: &str, otherwise: &str) -> Finding {
+    let is_remedy = |last: &str| ["run ", "use ", "keep "].iter().any(|it| last.starts_with(it));
+    match warning.rsplit_once(": ").filter(|(_, last)| is_remedy(last)) {
+        Some((seen, remedy)) => {
+            let (first, rest) = remedy.split_at(1);
+            Finding::warning(name, seen, format!("{}{rest}.", first.to_uppercase()))
+        }
+        None => Finding::warning(name, warning, otherwise),
     }
 }
 
@@ -293,7 +389,13 @@ fn judge_files(machine: &MachineObservation) -> Finding {
             ),
             format!("Set LimitNOFILE={wanted} in the systemd unit, or the same with ulimit -n."),
         ),
-        Some(wanted) => Finding::ok(NAME, format!("{limit} allowed, {wanted} needed")),
+        Some(wanted) => {
+            let connections = wanted.saturating_sub(machine.files_reserved);
+            Finding::ok(
+                NAME,
+                format!("{limit} allowed, {wanted} needed for {connections} connections"),
+            )
+        }
         None => Finding::ok(NAME, format!("{limit} allowed, room for {room} connections")),
     }
 }
@@ -310,14 +412,31 @@ fn judge_port(machine: &MachineObservation, may_be_replaced: bool) -> Finding {
     // is an error only if no other address works.
     let taken = machine.listens.iter().find(|(_, result)| *result == Err(ErrorKind::AddrInUse));
     if let Some((address, _)) = taken {
-        let remedy = "Stop the program that listens there (ss -ltnp shows it), or set another \
-                      address with --listen.";
-        return match (machine.is_ours, may_be_replaced) {
-            (true, _) => Finding::ok(NAME, format!("buddyline already runs on {address}")),
-            (false, true) => Finding::warning(NAME, format!("{address} is in use"), remedy),
-            (false, false) => {
-                Finding::failed(NAME, format!("{address} is in use by another program"), remedy)
-            }
+        if machine.is_ours {
+            return Finding::ok(NAME, format!("buddyline already runs on {address}"));
+        }
+        let default = if machine.is_default { " (the default of --listen)" } else { "" };
+        let (user, remedy) = match &machine.holder {
+            Some(holder) => (
+                format!("by {holder}"),
+                match holder.starts_with("buddyline ") {
+                    true => {
+                        "If that is this server, ignore this. Otherwise set another address with \
+                             --listen, or stop it."
+                    }
+                    false => "Set another address with --listen, or stop that program.",
+                },
+            ),
+            None => (
+                "by another program".to_owned(),
+                "If that is buddyline itself, ignore this. Otherwise set another address with \
+                 --listen, or stop the program (sudo ss -ltnp shows it).",
+            ),
+        };
+        let seen = format!("{address}{default} is in use {user}");
+        return match may_be_replaced {
+            true => Finding::warning(NAME, seen, remedy),
+            false => Finding::failed(NAME, seen, remedy),
         };
     }
     let is_unix = |address: &str| address.starts_with("unix:");
@@ -353,6 +472,18 @@ fn judge_port(machine: &MachineObservation, may_be_replaced: bool) -> Finding {
             Finding::failed(NAME, format!("{address}: {kind}"), remedy)
         }
         _ => Finding::failed(NAME, "no address to listen on", "Set --listen."),
+    }
+}
+
+/// Says why a host received no request.
+fn unreached(reachability: &Reachability) -> &'static str {
+    let Reachability { addresses, connected, tls, .. } = reachability;
+    match (addresses, connected, tls) {
+        (Some(Err(_)), ..) => "no address is known (see above)",
+        (_, Some(Err(_)), _) => "no connection (see above)",
+        (.., Some(Tls::Works { .. }) | None) => "no time was left (--within)",
+        (.., Some(Tls::NoTls | Tls::Failed(_))) => "no TLS connection (see above)",
+        (.., Some(_)) => "no trusted TLS connection (see above)",
     }
 }
 

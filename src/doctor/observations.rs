@@ -8,6 +8,7 @@ use crate::config::jwt_issuer::Issuer;
 use crate::config::secrets::JwtKeys;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
+use crate::config::token_keys::KeyPlace;
 use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::Reply;
 use crate::upstream::jwt::Refusal;
@@ -49,6 +50,10 @@ pub struct ProxySeen {
     pub host: String,
     /// Host and port, and the setting that names it; without its password.
     pub name: String,
+    /// The port.
+    pub port: u16,
+    /// The setting or the variable that names it.
+    pub source: &'static str,
 }
 
 /// The result of a TLS handshake.
@@ -63,10 +68,27 @@ pub enum Tls {
     },
     /// The certificate is not valid; the reason.
     Certificate(String),
+    /// The certificate is that of another name.
+    OtherName,
+    /// The certificate has expired.
+    Expired,
+    /// No trusted authority has issued the certificate.
+    UnknownAuthority(CertificateChain),
     /// The server does not speak TLS.
     NoTls,
     /// Any other failure; the reason.
     Failed(String),
+}
+
+/// The certificates that a server sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateChain {
+    /// The issuer of the last one; empty if it cannot be read.
+    pub issuer: String,
+    /// Whether the server's certificate has signed itself.
+    pub is_self_signed: bool,
+    /// How many intermediate certificates came with it.
+    pub intermediates: usize,
 }
 
 /// One request to the site and its result.
@@ -128,6 +150,8 @@ pub struct SiteObservation {
     pub bad_token: Option<TimedReply>,
     /// The scheme of the token to try, if one was given.
     pub scheme: Option<Scheme>,
+    /// The option that holds the token.
+    pub token_option: &'static str,
     /// Requests for `members/me` with that token, repeated for timing.
     pub me: Vec<TimedReply>,
     /// A request for the newest thread of the token's user.
@@ -142,6 +166,8 @@ pub struct SiteObservation {
     pub secret: SecretCheck,
     /// The name of the finding about the keys: `JWT secret`, or `JWT key` for public keys only.
     pub key_finding: &'static str,
+    /// The options that hold the keys.
+    pub key_places: Vec<KeyPlace>,
     /// The issuers of which tokens must name one.
     pub issuers: Vec<Issuer>,
     /// Whether the site's web server gets a password.
@@ -164,6 +190,10 @@ pub struct MachineObservation {
     pub listens: Vec<(String, Result<(), io::ErrorKind>)>,
     /// Whether the program that occupies an address is a buddyline server.
     pub is_ours: bool,
+    /// The program that occupies an address, such as `nginx (pid 412)`, if it can be seen.
+    pub holder: Option<String>,
+    /// Whether `--listen` has its default.
+    pub is_default: bool,
     /// The hard limit of open files, or the reason why it is unknown.
     pub files: Result<u64, String>,
     /// The number of files needed for all connections; `None` if connections have no limit.

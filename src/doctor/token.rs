@@ -44,6 +44,14 @@ pub fn read(file: Option<&Path>) -> Result<Option<Credential>, String> {
     }
 }
 
+/// The option that holds the token, for messages: [`read`] accepts only one of the two.
+pub(super) fn option_in_use() -> &'static str {
+    match std::env::var_os(VARIABLE).is_some_and(|text| !text.is_empty()) {
+        true => VARIABLE,
+        false => "the file of --token-file",
+    }
+}
+
 fn read_file(path: &Path) -> Result<Zeroizing<String>, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     // Allocated at full size, because growing would leave copies of the token in memory.

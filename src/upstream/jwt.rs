@@ -174,7 +174,12 @@ impl Verifier {
             Refusal::Expired => return None,
             Refusal::NotJwt(why) => format!(
                 "a token is not a signed JWT ({why}): it is not the site's, or the site uses other \
-                 tokens: then remove --jwt-secret-file and --jwt-key-file, and the site is asked"
+                 tokens: then remove {}, and the site is asked",
+                match self.keys.counts() {
+                    [_, 0] => "--jwt-secret-file",
+                    [0, _] => "--jwt-key-file",
+                    _ => "--jwt-secret-file and --jwt-key-file",
+                }
             ),
             Refusal::NoKey { algorithm, names_issuer } => {
                 let (whose, name) = (whose(*names_issuer), algorithm.name());

@@ -291,7 +291,7 @@ fn describe(place: &str, noise: &[u8]) -> String {
     if noise.starts_with(BYTE_ORDER_MARK) {
         return format!(
             "its JSON has a byte order mark (EF BB BF) {place} it: a PHP file, such as \
-             wp-config.php or one of a plugin, is saved with one; save it as UTF-8 without"
+             wp-config.php or one of a plugin, is saved with one; save it as UTF-8 without BOM"
         );
     }
     let noise = noise.trim_ascii();

@@ -163,7 +163,7 @@ fn each_library_is_named_only_where_it_belongs() {
         ("ipnet::", &["config"]),
         ("ureq::", &["upstream"]),
         ("httpdate::", &["server", "upstream"]),
-        ("procfs::", &["process"]),
+        ("procfs::", &["process", "doctor"]),
         ("crossbeam_channel::", &["upstream", "journal"]),
         ("std::thread", &["upstream", "journal", "doctor"]),
         ("std::net::Tcp", &["main", "server"]),

@@ -7,12 +7,13 @@ use std::time::Duration;
 use buddyline::config::jwt_issuer::Issuer;
 use buddyline::config::site_url::SiteUrl;
 use buddyline::config::token_header::TokenHeader;
+use buddyline::config::token_keys::KeyPlace;
 use buddyline::config::{Config, Trust};
 use buddyline::doctor::finding::Status::{self, Failed, Ok as Good, Skipped, Warning};
 use buddyline::doctor::judge::{ice, key_file, machine, public, secret_file, site, trust};
 use buddyline::doctor::observations::{
-    AppOrigin, LoadObservation, MachineObservation, Observations, PublicObservation, Reachability,
-    SecretCheck, SiteObservation, TimedReply, Tls, Upgrade,
+    AppOrigin, CertificateChain, LoadObservation, MachineObservation, Observations, ProxySeen,
+    PublicObservation, Reachability, SecretCheck, SiteObservation, TimedReply, Tls, Upgrade,
 };
 use buddyline::protocol::credential::Scheme;
 use buddyline::upstream::buddyboss::Reply;
@@ -83,13 +84,14 @@ fn healthy_site() -> SiteObservation {
         token_header: TokenHeader::default(),
         workers: 4,
         timeout: Duration::from_secs(30),
-        trust: "the system's authorities (140 certificates)".to_owned(),
+        trust: "the system's authorities".to_owned(),
         reachability: healthy_path(true),
         probes: vec![(UrlStyle::Pretty, anonymous_reply())],
         index: vec![answered(reply(200, index))],
         messages: Some(fault(403, "bp_rest_authorization_required", "Sorry")),
         bad_token: Some(fault(403, "jwt_auth_invalid_token", "Wrong number of segments")),
         scheme: Some(Scheme::Bearer),
+        token_option: "the file of --token-file",
         me: vec![me(), me(), me()],
         newest_thread: Some(answered(reply(200, r#"[{"id":41}]"#))),
         thread: vec![answered(reply(200, r#"{"id":41}"#))],
@@ -97,13 +99,40 @@ fn healthy_site() -> SiteObservation {
         expires_s: Some(NOW + 7 * 24 * 3600),
         secret: SecretCheck::Tried(Ok(7), None),
         key_finding: "JWT secret",
+        key_places: vec![key_place("--jwt-secret-file", "jwt.txt", false)],
         issuers: vec![Issuer::from(&url)],
         has_password: false,
     }
 }
 
+fn key_place(option: &str, file: &str, is_public: bool) -> KeyPlace {
+    KeyPlace { option: option.to_owned(), file: Some(file.to_owned()), is_public }
+}
+
 fn load(callers: usize, results: &[Result<u16, &'static str>], took: Duration) -> LoadObservation {
     LoadObservation { callers, is_capped: false, results: results.to_vec(), took }
+}
+
+/// The site answers all requests with a page.
+fn page(site: &mut SiteObservation, status: u16, title: &str) {
+    let (content_type, title) = (Some("text/html".to_owned()), Some(title.to_owned()));
+    let page = answered(Reply { status, content_type, title, ..Reply::default() });
+    site.probes = vec![(UrlStyle::Pretty, page.clone()), (UrlStyle::RestRoute, page)];
+    (site.index, site.me, site.thread) = Default::default();
+    (site.messages, site.bad_token, site.newest_thread) = Default::default();
+}
+
+/// A proxy does not connect.
+fn proxied(site: &mut SiteObservation, reason: &str, source: &'static str) {
+    let host = "proxy.example".to_owned();
+    let name = format!("{host}:3128 ({source})");
+    site.reachability.proxy = Some(ProxySeen { host, name, port: 3128, source });
+    site.reachability.connected = Some(Err(reason.to_owned()));
+}
+
+fn unknown_authority(is_self_signed: bool, intermediates: usize) -> Tls {
+    let issuer = "CN=Some CA".to_owned();
+    Tls::UnknownAuthority(CertificateChain { issuer, is_self_signed, intermediates })
 }
 
 /// Changes the observations of a healthy site; returns status and text of one finding.
@@ -124,6 +153,8 @@ fn machine_seen(result: Result<(), ErrorKind>, files: u64) -> MachineObservation
     MachineObservation {
         listens: vec![("127.0.0.1:8080".parse().unwrap(), result)],
         is_ours: false,
+        holder: None,
+        is_default: false,
         files: Ok(files),
         files_wanted: Some(16_028),
         files_reserved: 28,
@@ -166,13 +197,69 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
                 s.reachability.connected = Some(Err("the connection is refused".to_owned()))
             }),
             Failed,
-            &["port 443", "refused", "web server"],
+            &["Nothing listens on port 443", "web server", "--buddyboss-url"],
+        ),
+        (
+            "site connection",
+            change(|s| s.reachability.connected = Some(Err("it takes too long".to_owned()))),
+            Failed,
+            &["port 443: it takes too long", "firewall"],
+        ),
+        (
+            "site connection",
+            change(|s| proxied(s, "the connection is refused", "--site-proxy")),
+            Failed,
+            &["Nothing listens on proxy.example:3128: correct --site-proxy, or set it to off"],
+        ),
+        (
+            "site connection",
+            change(|s| proxied(s, "the proxy refuses the tunnel with status 403", "https_proxy")),
+            Failed,
+            &["Allow CONNECT to community.example:443", "set --site-proxy off"],
+        ),
+        (
+            "site connection",
+            change(|s| {
+                let reason = "the proxy requires a user name and a password (407)";
+                proxied(s, reason, "https_proxy");
+            }),
+            Failed,
+            &["BUDDYLINE_SITE_PROXY"],
         ),
         (
             "site TLS",
-            change(|s| s.reachability.tls = Some(Tls::Certificate("it has expired".to_owned()))),
+            change(|s| s.reachability.tls = Some(Tls::Expired)),
             Failed,
-            &["it has expired; trusted are the system's", "fullchain.pem", "--site-ca-file"],
+            &["it has expired", "certbot renew"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(Tls::OtherName)),
+            Failed,
+            &["another name than community.example", "--buddyboss-url"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(unknown_authority(false, 0))),
+            Failed,
+            &[
+                "\"CN=Some CA\" is unknown, and no intermediate certificate is sent; trusted are \
+                 the system's authorities",
+                "fullchain.pem",
+                "--site-ca-file",
+            ],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(unknown_authority(false, 1))),
+            Failed,
+            &["its chain ends at \"CN=Some CA\"", "--site-ca-file"],
+        ),
+        (
+            "site TLS",
+            change(|s| s.reachability.tls = Some(unknown_authority(true, 0))),
+            Failed,
+            &["it is self-signed", "--site-ca-file"],
         ),
         (
             "site TLS",
@@ -211,7 +298,20 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
                 s.probes = vec![(UrlStyle::Pretty, bodiless_reply(302, Some(to)))];
             }),
             Failed,
-            &["wp-login.php", "plugin"],
+            &[
+                "GET https://community.example/wp-json/buddyboss/v1/members/me is redirected to",
+                "wp-login.php",
+                "Private REST APIs",
+            ],
+        ),
+        (
+            "redirects",
+            change(|s| {
+                let to = "https://community.example/wp-json/other";
+                s.probes = vec![(UrlStyle::Pretty, bodiless_reply(302, Some(to)))];
+            }),
+            Failed,
+            &["wp-json/other", "Exempt the paths under /wp-json/"],
         ),
         (
             "REST API",
@@ -235,13 +335,46 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "REST API",
             change(|s| s.probes = vec![(UrlStyle::Pretty, fault(503, "wp_die", "Maintenance"))]),
             Failed,
-            &["status 503, code wp_die", "Maintenance"],
+            &["in maintenance: status 503, code wp_die", "delete the file .maintenance"],
+        ),
+        (
+            "REST API",
+            change(|s| page(s, 503, "Updating the SITE: Maintenance")),
+            Failed,
+            &["the site is in maintenance: status 503", "delete the file .maintenance"],
+        ),
+        (
+            "REST API",
+            change(|s| {
+                let retry_after = Some("600".to_owned());
+                let reply = Reply { status: 503, retry_after, ..Reply::default() };
+                s.probes = vec![(UrlStyle::Pretty, answered(reply))];
+            }),
+            Failed,
+            &["asks to wait (Retry-After)", ".maintenance"],
+        ),
+        ("REST API", change(|s| page(s, 502, "Bad Gateway")), Failed, &["no answer of PHP"]),
+        (
+            "REST API",
+            change(|s| page(s, 500, "Error")),
+            Failed,
+            &["the site fails", "PHP's error log"],
+        ),
+        (
+            "REST API",
+            change(|s| page(s, 200, "Coming soon")),
+            Failed,
+            &[
+                "a page answers in its place: status 200",
+                "title \"Coming soon\"",
+                "Switch that page off",
+            ],
         ),
         (
             "REST API",
             change(|s| s.probes = vec![(UrlStyle::Pretty, bodiless_reply(403, None))]),
             Failed,
-            &["status 403, not JSON", "firewall"],
+            &["status 403, not JSON", "curl -i https://community.example/wp-json/"],
         ),
         (
             "REST API",
@@ -257,8 +390,9 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
                 s.probes = vec![(UrlStyle::Pretty, answered(undeclared.read_through()))];
             }),
             Warning,
-            &["byte order mark (EF BB BF)", "wp-config.php", "reads through it"],
+            &["byte order mark (EF BB BF)", "wp-config.php", "reads through it", "grep -rlP"],
         ),
+        ("clean JSON", change(|s| page(s, 200, "Coming soon")), Skipped, &["no JSON was received"]),
         (
             "clean JSON",
             change(|s| {
@@ -272,7 +406,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
             "Messages component",
             change(|s| s.messages = Some(fault(404, "rest_no_route", "No route"))),
             Failed,
-            &["off", "Private Messaging"],
+            &["no route", "Private Messaging is probably off"],
         ),
         (
             "Messages component",
@@ -330,15 +464,25 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         ),
         ("token", change(|s| s.scheme = None), Skipped, &["--token-file"]),
         ("token", change(|s| s.expires_s = Some(NOW + 600)), Warning, &["10m"]),
+        ("token", change(|s| s.expires_s = Some(NOW + 9)), Warning, &["valid for 9s"]),
+        (
+            "token",
+            change(|s| s.expires_s = Some(NOW - 100)),
+            Failed,
+            &["expired 1m 40s ago, although the site still accepts it", "--token-file"],
+        ),
         (
             "JWT secret",
             change(|s| {
-                let why = "a token has a wrong signature".to_owned();
                 let refusal = Refusal::Signature { names_issuer: true };
-                s.secret = SecretCheck::Tried(Err(refusal), Some(why));
+                s.secret = SecretCheck::Tried(Err(refusal), None);
             }),
             Failed,
-            &["wrong signature", "wp-config.php"],
+            &[
+                "the site accepts this token, but it is not signed with the secret in \
+                 --jwt-secret-file jwt.txt",
+                "wp-config.php, without quotes, into jwt.txt.",
+            ],
         ),
         ("JWT secret", change(|s| s.secret = SecretCheck::None), Skipped, &["--jwt-secret-file"]),
         ("JWT secret", change(|s| s.secret = SecretCheck::Tried(Ok(8), None)), Failed, &["8", "7"]),
@@ -368,7 +512,7 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
                 s.scheme = None;
             }),
             Good,
-            &["needs a token"],
+            &["it needs a member's token"],
         ),
     ];
     for (name, change, status, words) in table {
@@ -435,7 +579,27 @@ fn failures_of_requests_at_once_are_a_warning() {
 #[test]
 fn missing_message_rate_says_why() {
     for (change, words) in [
-        (change(|s| s.thread.clear()), "needs a thread of the token's member"),
+        (
+            change(|s| {
+                s.thread.clear();
+                s.newest_thread = Some(answered(reply(200, "[]")));
+            }),
+            "message speed not measured: member 7 has no thread",
+        ),
+        (
+            change(|s| {
+                s.thread.clear();
+                s.newest_thread = Some(fault(500, "wp_die", "Error"));
+            }),
+            "member 7's newest thread is unknown: status 500",
+        ),
+        (
+            change(|s| {
+                s.thread.clear();
+                s.newest_thread = None;
+            }),
+            "no time was left",
+        ),
         (
             change(|s| s.thread.push(fault(503, "wp_die", "Maintenance"))),
             "not all requests succeeded",
@@ -487,6 +651,46 @@ fn checks_after_a_failed_dependency_are_skipped() {
 }
 
 #[test]
+fn skipped_checks_name_their_own_reason() {
+    let unreached = |s: &mut SiteObservation| {
+        s.probes.clear();
+        s.reachability.tls = None;
+    };
+    type Fail = fn(&mut SiteObservation);
+    let table: [(Fail, &str); 5] = [
+        (|s| s.reachability.addresses = Some(Err("not known".to_owned())), "no address"),
+        (|s| s.reachability.connected = Some(Err("it is refused".to_owned())), "no connection"),
+        (|s| s.reachability.tls = Some(Tls::Expired), "no trusted TLS connection"),
+        (|s| s.reachability.tls = Some(Tls::NoTls), "no TLS connection"),
+        (|_| (), "no time was left"),
+    ];
+    for (change, reason) in table {
+        for name in ["REST API", "clean JSON", "token", "JWT secret"] {
+            let (status, text) = finding_of(name, |s| {
+                unreached(s);
+                change(s);
+            });
+            assert!(status == Skipped && text.contains(reason), "{name}: {text}");
+        }
+    }
+    // Options that are not set would be skipped with any site.
+    let unset = |s: &mut SiteObservation| {
+        page(s, 503, "Maintenance");
+        s.secret = SecretCheck::None;
+        s.scheme = None;
+    };
+    for (name, reason) in [
+        ("token", "none is set"),
+        ("JWT secret", "no secret or key is set"),
+        ("JWT issuer", "no secret or key is set"),
+        ("Messages component", "no usable reply"),
+    ] {
+        let (status, text) = finding_of(name, unset);
+        assert!(status == Skipped && text.contains(reason), "{name}: {text}");
+    }
+}
+
+#[test]
 fn port_check_matches_what_the_server_would_see() {
     for (result, is_ours, may_run, status, word) in [
         (Ok(()), false, false, Good, "free"),
@@ -501,6 +705,17 @@ fn port_check_matches_what_the_server_would_see() {
         assert_eq!(finding.status, status, "{finding:?}");
         let text = format!("{finding:?}");
         assert!(text.contains(word), "no {word:?} in {text}");
+    }
+    for (holder, words) in [
+        ("nginx (pid 41)", ["in use by nginx (pid 41)", "or stop that program"]),
+        ("buddyline (pid 41)", ["by buddyline (pid 41)", "If that is this server, ignore this"]),
+    ] {
+        let mut seen = machine_seen(Err(ErrorKind::AddrInUse), 100_000);
+        (seen.holder, seen.is_default) = (Some(holder.to_owned()), true);
+        let text = format!("{:?}", machine(&seen, false)[1]);
+        for word in [words[0], words[1], "(the default of --listen)"] {
+            assert!(text.contains(word), "no {word:?} in {text}");
+        }
     }
     let mut seen = machine_seen(Err(ErrorKind::AddrNotAvailable), 100_000);
     seen.listens.push(("127.0.0.1:8081".parse().unwrap(), Ok(())));
@@ -562,8 +777,21 @@ fn judge_refusal(refusal: Refusal, change: impl Fn(&mut SiteObservation)) -> [(S
 fn only_what_is_wrong_with_a_token_is_blamed() {
     let signature = Refusal::Signature { names_issuer: true };
     let [secret, issuer, claims] = judge_refusal(signature, |_| ());
-    assert_eq!((secret.0, issuer.0, claims.0), (Failed, Good, Skipped));
-    assert!(secret.1.contains("because of it") && secret.1.contains("wp-config.php"));
+    assert_eq!((secret.0, issuer.0, claims.0), (Failed, Skipped, Skipped));
+    assert!(issuer.1.contains("its signature is not verified"), "{}", issuer.1);
+    assert!(claims.1.contains("signature does not match"), "{}", claims.1);
+    // The site's own address is known without the token.
+    let moved = |s: &mut SiteObservation| {
+        s.index = vec![answered(reply(
+            200,
+            r#"{"home":"https://www.community.example","namespaces":[]}"#,
+        ))];
+    };
+    let [_, issuer, _] = judge_refusal(Refusal::Signature { names_issuer: false }, moved);
+    assert!(issuer.0 == Failed && issuer.1.contains("--jwt-issuer https://www"), "{}", issuer.1);
+    let refused = |s: &mut SiteObservation| s.me = vec![fault(403, "jwt_auth_invalid_token", "")];
+    let [secret, ..] = judge_refusal(Refusal::Signature { names_issuer: true }, refused);
+    assert!(secret.0 == Failed && secret.1.contains("the site does not accept it"), "{}", secret.1);
 
     for (iss, words) in [
         (Some("https://bücher.example"), "Set --jwt-issuer https://bücher.example."),
@@ -577,6 +805,11 @@ fn only_what_is_wrong_with_a_token_is_blamed() {
         assert!(issuer.1.contains(words), "{}", issuer.1);
     }
 
+    // The site refuses it as well: then the setting may be right.
+    let foreign = Refusal::Issuer(Some("https://other.example".to_owned()));
+    let [_, issuer, _] = judge_refusal(foreign, refused);
+    assert!(issuer.0 == Skipped && issuer.1.contains("does not accept it"), "{}", issuer.1);
+
     for (refusal, status) in [
         (Refusal::Claims("exp is not a number"), Failed),
         (Refusal::NotYetValid(99), Failed),
@@ -586,18 +819,37 @@ fn only_what_is_wrong_with_a_token_is_blamed() {
     ] {
         let [secret, issuer, claims] = judge_refusal(refusal.clone(), |_| ());
         assert_eq!((secret.0, issuer.0, claims.0), (Good, Good, status), "{refusal:?}");
-        let says_why = ["because of it", "another 99 s"].iter().any(|part| claims.1.contains(part));
+        let says_why = ["because of it", "another 99 s", "site signed: exp is not a number"]
+            .iter()
+            .any(|part| claims.1.contains(part));
         assert!(status == Skipped || says_why, "{}", claims.1);
     }
 
     let algorithm = Refusal::NoKey { algorithm: Algorithm::Rs256, names_issuer: true };
     let [secret, _, claims] = judge_refusal(algorithm, |_| ());
     assert_eq!((secret.0, claims.0), (Failed, Skipped));
-    assert!(secret.1.contains("--jwt-key-file for RS256"), "{}", secret.1);
+    assert!(
+        secret.1.contains("RS256, and no public key is set -> Set --jwt-key-file"),
+        "{}",
+        secret.1
+    );
+    let with_key = |s: &mut SiteObservation| {
+        s.key_places = vec![key_place("--jwt-key-file", "site.pem", true)];
+    };
+    for (algorithm, words) in [
+        (Algorithm::Rs256, "with a key that is not in site.pem"),
+        (Algorithm::Hs256, "no secret is set -> Set --jwt-secret-file"),
+        (Algorithm::Other(Some("HS512")), "HS512 -> Only HS256, RS256 and ES256"),
+    ] {
+        let refusal = Refusal::NoKey { algorithm, names_issuer: true };
+        let [secret, ..] = judge_refusal(refusal, with_key);
+        assert!(secret.0 == Failed && secret.1.contains(words), "{}", secret.1);
+        assert!(!secret.1.contains("remove --jwt-secret-file"), "{}", secret.1);
+    }
 
     // The site accepts tokens that are no JWTs: then the secret is of no use.
     let [secret, ..] = judge_refusal(Refusal::NotJwt("it has not three parts"), |_| ());
-    assert!(secret.0 == Failed && secret.1.contains("Remove --jwt-secret-file"), "{}", secret.1);
+    assert!(secret.0 == Failed && secret.1.contains("remove --jwt-secret-file:"), "{}", secret.1);
     let refused = |s: &mut SiteObservation| s.me = vec![fault(403, "jwt_auth_invalid_token", "")];
     let [secret, ..] = judge_refusal(Refusal::NotJwt("it has not three parts"), refused);
     assert!(secret.0 == Skipped && secret.1.contains("three parts"), "{}", secret.1);
@@ -621,7 +873,7 @@ fn site_password_that_cannot_go_with_tokens_is_a_warning() {
     });
     assert!(status == Good && text.contains("accesstoken"), "{text}");
     let html = || answered(Reply { status: 401, ..Reply::default() });
-    for (has_password, words) in [(false, "Set --site-basic-auth-file"), (true, "Correct login")] {
+    for (has_password, words) in [(false, "Exempt this machine"), (true, "Correct login")] {
         let (status, text) = finding_of("REST API", |s| {
             s.has_password = has_password;
             s.probes = vec![(UrlStyle::Pretty, html()), (UrlStyle::RestRoute, html())];
@@ -695,6 +947,10 @@ fn secret_file_check_repeats_the_readers_warnings() {
     );
     let warned = secret_file("x", Some(&["it is short".to_owned()]));
     assert_eq!((warned[0].status, &*warned[0].seen), (Warning, "it is short"));
+    let warned =
+        secret_file("x", Some(&["F: everyone may read it: run chmod o-rw on it".to_owned()]));
+    assert_eq!(&*warned[0].seen, "F: everyone may read it");
+    assert_eq!(warned[0].remedy.as_deref(), Some("Run chmod o-rw on it."));
 }
 
 #[test]

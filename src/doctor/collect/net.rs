@@ -3,20 +3,24 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustls::client::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, WebPkiServerVerifier};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConnection, Error, RootCertStore, StreamOwned};
+use rustls::{
+    CertificateError, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme, StreamOwned,
+};
 
 use super::{TimeBudget, now_s};
 use crate::config::site_proxy::SiteProxy;
-use crate::config::site_trust::SiteTrust;
-use crate::doctor::observations::{ProxySeen, Reachability, Tls};
+use crate::config::site_trust::{self, SiteTrust};
+use crate::doctor::observations::{CertificateChain, ProxySeen, Reachability, Tls};
 use crate::upstream::probe_client;
 
 /// Warn about a certificate that expires within this time: Let's Encrypt certificates are renewed
@@ -122,9 +126,12 @@ pub(super) fn open_stream(
 ) -> (Reachability, Option<Stream>) {
     let mut reachability =
         Reachability { host: host.to_owned(), port, secure, ..Reachability::default() };
-    reachability.proxy = route
-        .proxy
-        .map(|proxy| ProxySeen { host: proxy.host().to_owned(), name: proxy.to_string() });
+    reachability.proxy = route.proxy.map(|proxy| ProxySeen {
+        host: proxy.host().to_owned(),
+        name: proxy.to_string(),
+        port: proxy.port(),
+        source: proxy.source(),
+    });
     let Some(left) = time.remaining() else { return (reachability, None) };
     let (next_host, next_port) =
         route.proxy.map_or((host, port), |proxy| (proxy.host(), proxy.port()));
@@ -223,6 +230,11 @@ fn connect(
     Err(reason)
 }
 
+/// The proxy's answer without its password.
+pub(crate) const PROXY_PASSWORD: &str = "the proxy requires a user name and a password (407)";
+/// The proxy's answer with any other status, which follows.
+pub(crate) const TUNNEL_REFUSED: &str = "the proxy refuses the tunnel with status";
+
 /// Asks the proxy, if there is one, for a tunnel to the host, as the server's own HTTP client does.
 fn open_tunnel(
     socket: TcpStream,
@@ -254,8 +266,8 @@ fn open_tunnel(
     let is_http = response.parse(&head).is_ok();
     match response.code.filter(|_| is_http) {
         Some(200) => Ok(stream.socket),
-        Some(407) => Err("the proxy requires a user name and a password (407)".to_owned()),
-        Some(status) => Err(format!("the proxy refuses the tunnel with status {status}")),
+        Some(407) => Err(PROXY_PASSWORD.to_owned()),
+        Some(status) => Err(format!("{TUNNEL_REFUSED} {status}")),
         None => Err("the answer of the proxy is not HTTP".to_owned()),
     }
 }
@@ -281,16 +293,22 @@ fn tls_handshake(
     let failed = |error: &dyn std::fmt::Display| Tls::Failed(sanitize(&error.to_string()));
     let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
     let provider = Arc::new(default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let verifier = verifier.build().map_err(|error| failed(&error))?;
+    let (sender, chain) = channel();
+    let verifier = Arc::new(RecordingVerifier { verifier, chain: sender });
     let config = ClientConfig::builder_with_details(provider, Arc::new(ShiftedClock(later_s)))
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let conn = ClientConnection::new(Arc::new(config), name).map_err(|error| failed(&error))?;
     let mut stream =
         StreamOwned { conn, sock: DeadlineSocket { socket, deadline: Instant::now() + timeout } };
     while stream.conn.is_handshaking() {
-        handshake_step(&mut stream).map_err(|error| classify_tls_error(&error))?;
+        handshake_step(&mut stream)
+            .map_err(|error| classify_tls_error(&error, chain.try_recv().ok()))?;
     }
     Ok(stream)
 }
@@ -322,28 +340,24 @@ fn expires_soon(reachability: &Reachability, route: &Route<'_>, time: TimeBudget
     let Reachability { host, port, .. } = reachability;
     let Ok(socket) = open_tunnel(socket, host, *port, route.proxy, left) else { return false };
     let later = tls_handshake(socket, host, left, root_store(route.trust), EXPIRES_SOON_S);
-    matches!(later, Err(Tls::Certificate(reason)) if reason == EXPIRED)
+    matches!(later, Err(Tls::Expired))
 }
 
-const EXPIRED: &str = "it has expired";
-
-fn classify_tls_error(error: &io::Error) -> Tls {
+fn classify_tls_error(error: &io::Error, chain: Option<CertificateChain>) -> Tls {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
-        Some(Error::InvalidCertificate(reason)) => Tls::Certificate(match reason {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => EXPIRED.into(),
+        Some(Error::InvalidCertificate(reason)) => match reason {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Tls::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "it is not valid yet, or this machine's clock is wrong".into()
+                Tls::Certificate("it is not valid yet, or this machine's clock is wrong".into())
             }
-            CertificateError::UnknownIssuer => {
-                "its authority is unknown, or its chain is incomplete".into()
-            }
+            CertificateError::UnknownIssuer => Tls::UnknownAuthority(chain.unwrap_or_default()),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "it is for another name".into()
+                Tls::OtherName
             }
-            CertificateError::Revoked => "it has been revoked".into(),
-            other => sanitize(&format!("{other:?}")),
-        }),
+            CertificateError::Revoked => Tls::Certificate("it has been revoked".into()),
+            other => Tls::Certificate(sanitize(&format!("{other:?}"))),
+        },
         Some(Error::InvalidMessage(_)) => Tls::NoTls,
         Some(other) => Tls::Failed(sanitize(&other.to_string())),
         None => Tls::Failed(describe_error(error)),
@@ -375,6 +389,61 @@ fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(ERROR_TEXT_MAX).collect()
 }
 
+/// Verifies certificates as the server does, and records those that came.
+#[derive(Debug)]
+struct RecordingVerifier {
+    verifier: Arc<WebPkiServerVerifier>,
+    chain: Sender<CertificateChain>,
+}
+
+impl ServerCertVerifier for RecordingVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // The receiver is gone if the handshake has been given up.
+        let _ = self.chain.send(describe_chain(end_entity, intermediates));
+        let verifier = &self.verifier;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+fn describe_chain(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> CertificateChain {
+    let is_self_signed = site_trust::issuer(end_entity).is_some_and(|(_, is_own)| is_own);
+    let last = site_trust::issuer(intermediates.last().unwrap_or(end_entity));
+    let issuer = last.map(|(issuer, _)| sanitize(&issuer)).unwrap_or_default();
+    CertificateChain { issuer, is_self_signed, intermediates: intermediates.len() }
+}
+
 /// A clock that is this many seconds ahead.
 #[derive(Debug)]
 struct ShiftedClock(u64);
@@ -391,8 +460,8 @@ mod tests {
     use std::net::TcpListener;
 
     use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
     use super::*;
 
@@ -437,12 +506,13 @@ mod tests {
 
     #[test]
     fn certificate_needs_valid_name_time_and_authority() {
-        let refused = |reason: &str| Err(Tls::Certificate(reason.to_owned()));
         assert_eq!(shake("localhost", own_authority(), 0), Ok(()));
-        assert_eq!(shake("other.example", own_authority(), 0), refused("it is for another name"));
-        assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), refused(EXPIRED));
+        assert_eq!(shake("other.example", own_authority(), 0), Err(Tls::OtherName));
+        assert_eq!(shake("localhost", own_authority(), 101 * YEAR_S), Err(Tls::Expired));
         let unknown = shake("localhost", root_store(&SiteTrust::built_in()), 0).unwrap_err();
-        assert!(matches!(unknown, Tls::Certificate(reason) if reason.contains("authority")));
+        let Tls::UnknownAuthority(chain) = unknown else { panic!("{unknown:?}") };
+        assert!(!chain.issuer.is_empty() && !chain.is_self_signed, "{chain:?}");
+        assert_eq!(chain.intermediates, 0);
     }
 
     #[test]
@@ -451,8 +521,7 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let started = Instant::now();
         let timeout = Duration::from_millis(200);
-        let result =
-            tls_handshake(socket, "localhost", timeout, RootCertStore::empty(), 0).map(drop);
+        let result = tls_handshake(socket, "localhost", timeout, own_authority(), 0).map(drop);
         assert!(started.elapsed() < LONG);
         assert_eq!(result, Err(Tls::Failed(describe_error(&ErrorKind::TimedOut.into()))));
     }

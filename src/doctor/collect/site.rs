@@ -15,6 +15,7 @@ use crate::doctor::judge::site::{owner, url_style};
 use crate::doctor::observations::{
     Keys, LoadObservation, SecretCheck, SiteObservation, TimedReply,
 };
+use crate::doctor::token;
 use crate::protocol::credential::{Credential, Scheme};
 use crate::upstream::SiteSettings;
 use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
@@ -65,12 +66,13 @@ pub(super) fn collect(
         workers: config.upstream_workers,
         timeout: config.upstream_timeout,
         reachability,
-        trust: trust.to_string(),
+        trust: trust.sources(),
         probes: Vec::new(),
         index: Vec::new(),
         messages: None,
         bad_token: None,
         scheme: credential.map(Credential::scheme),
+        token_option: token::option_in_use(),
         me: Vec::new(),
         newest_thread: None,
         thread: Vec::new(),
@@ -78,6 +80,7 @@ pub(super) fn collect(
         expires_s: credential.and_then(jwt::expiry),
         secret: check_secret(verifier.as_ref(), credential),
         key_finding: if only_public { "JWT key" } else { "JWT secret" },
+        key_places: keys.as_ref().map(|keys| config.jwt_key_places(keys)).unwrap_or_default(),
         issuers: config.jwt_issuers(),
         has_password: password.is_some(),
     };

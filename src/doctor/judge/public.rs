@@ -6,8 +6,13 @@ use crate::doctor::observations::{AppOrigin, PublicObservation, Upgrade};
 
 const NAME: &str = "public WebSocket";
 const ORIGIN_NAME: &str = "public origin";
-const NAMES: ReachabilityNames =
-    ReachabilityNames { resolves: "public name", connects: "public connection", tls: "public TLS" };
+const NAMES: ReachabilityNames = ReachabilityNames {
+    resolves: "public name",
+    connects: "public connection",
+    tls: "public TLS",
+    option: "--public-url",
+    scheme: ["ws://", "wss://"],
+};
 
 const UPGRADE_DROPPED: &str = "The proxy drops the upgrade. In its location for this path, nginx \
                          needs: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
@@ -22,10 +27,9 @@ pub fn judge(observation: Option<&PublicObservation>) -> Vec<Finding> {
         let reason = "set --public-url to check that a WebSocket opens through the proxy";
         return vec![Finding::skipped(NAME, reason)];
     };
-    let (mut findings, _) =
-        judge_reachability(&observation.reachability, &NAMES, ["ws://", "wss://"]);
+    let (mut findings, _) = judge_reachability(&observation.reachability, &NAMES);
     findings.push(match &observation.upgrade {
-        None => Finding::skipped(NAME, "the host is not reachable, or no time was left"),
+        None => Finding::skipped(NAME, super::unreached(&observation.reachability)),
         Some(upgrade) => judge_upgrade(upgrade),
     });
     findings.extend(observation.app_origin.as_ref().map(judge_app_origin));
