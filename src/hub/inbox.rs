@@ -4,7 +4,6 @@ use super::Hub;
 use super::interface::ConnId;
 use crate::protocol::client::InboxContent;
 use crate::protocol::server::{EncodedFrame, InboxFrame, ServerFrame};
-use crate::protocol::site_event::SiteMessage;
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 
 impl Hub {
@@ -51,39 +50,32 @@ impl Hub {
         }
     }
 
-    /// Sends a message to the inboxes of these users: `full`, or its ids. A connection that has
-    /// joined the thread, and `author`, have it already.
+    /// Sends a message to the inboxes of these users: `full`, or `ids`. A connection that has joined
+    /// the thread, and those in `except`, have it already.
     pub(super) fn send_message_to_inboxes(
         &mut self,
         users: &[u64],
-        message: &SiteMessage,
         full: &EncodedFrame,
-        author: Option<ConnId>,
+        ids: &InboxFrame<'_>,
+        except: &[ConnId],
     ) {
-        let key = IdKey::Number(message.thread);
-        let (mut by_content, mut ids) = (Vec::new(), Vec::new());
+        let key = ids.thread_id.map(IdKey::Number);
+        let (mut for_full, mut for_ids) = (Vec::new(), Vec::new());
         for inbox in users.iter().flat_map(|user| self.inboxes.of(*user)) {
-            if Some(inbox.conn) == author || self.threads.is_subscribed(inbox.conn, &key) {
+            let has_joined =
+                key.as_ref().is_some_and(|key| self.threads.is_subscribed(inbox.conn, key));
+            if has_joined || except.contains(&inbox.conn) {
                 continue;
             }
             match inbox.content {
-                InboxContent::Full => by_content.push(inbox.conn),
-                InboxContent::Ids => ids.push(inbox.conn),
+                InboxContent::Full => for_full.push(inbox.conn),
+                InboxContent::Ids => for_ids.push(inbox.conn),
             }
         }
-        self.output.fan_out(by_content, full, false);
-        if !ids.is_empty() {
-            let frame = self.output.encode(&ServerFrame::Inbox(InboxFrame {
-                event: "message",
-                thread_id: Some(message.thread),
-                message_id: Some(message.message),
-                sender_id: Some(message.sender),
-                sent_at: Some(&message.sent_at),
-                notice: message.notice,
-                silent: message.silent.then_some(true),
-                ..InboxFrame::default()
-            }));
-            self.output.fan_out(ids, &frame, false);
+        self.output.fan_out(for_full, full, false);
+        if !for_ids.is_empty() {
+            let frame = self.output.encode(&ServerFrame::Inbox(*ids));
+            self.output.fan_out(for_ids, &frame, false);
         }
     }
 }

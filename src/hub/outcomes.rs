@@ -5,7 +5,7 @@ use super::interface::{ConnId, Now, Stored, Target};
 use super::membership::Held;
 use super::messages::delivered::DeliveredTo;
 use super::messages::delivery::PendingMessage;
-use crate::protocol::server::{EncodedFrame, ErrorFrame, MessageFrame, ServerFrame};
+use crate::protocol::server::{EncodedFrame, ErrorFrame, InboxFrame, MessageFrame, ServerFrame};
 use crate::protocol::{ClientError, ErrorCode, Id, IdKey};
 
 impl Hub {
@@ -111,7 +111,9 @@ impl Hub {
         if !before.is_none_or(|to| matches!(to, DeliveredTo::Author(_))) {
             return self.messages.release(pending);
         }
-        number.map(|number| self.messages.delivered.note(number, DeliveredTo::Thread));
+        let reaches_inboxes = self.enforces_membership();
+        let to = if reaches_inboxes { DeliveredTo::Everyone } else { DeliveredTo::Thread };
+        number.map(|number| self.messages.delivered.note(number, to));
         let subscribers = self.threads.subscribers(&thread.key).iter();
         let others = subscribers.map(|subscriber| subscriber.conn);
         let others = others.filter(|conn| *conn != pending.conn && !already_sent.contains(conn));
@@ -123,7 +125,42 @@ impl Hub {
         self.output.fan_out(others, &for_others, false);
         let over_limit = over_limit.into_iter().filter(|to| !already_sent.contains(to));
         self.output.fan_out(over_limit, &for_others, false);
+        if reaches_inboxes && self.inboxes.count() > 0 {
+            let mut except = already_sent;
+            except.push(pending.conn);
+            self.send_to_participants_inboxes(pending, stored, &sender, &except);
+        }
         self.messages.release(pending);
+    }
+
+    /// Sends a stored message to the inboxes of the thread's participants.
+    fn send_to_participants_inboxes(
+        &mut self,
+        pending: &PendingMessage,
+        stored: &Stored,
+        sender: &Id,
+        except: &[ConnId],
+    ) {
+        let mut users = self.membership.participants(stored.thread).to_vec();
+        if let Some(sender) = sender.site_number() {
+            users.retain(|user| !self.auth.blocks.is_between(*user, sender));
+        }
+        let thread = Id::number(stored.thread);
+        let mut frame = message_frame(pending, stored, &thread, sender, None);
+        if let ServerFrame::Message(message) = &mut frame {
+            message.inbox = true;
+        }
+        let full = self.output.encode(&frame);
+        let message = stored.message.as_ref();
+        let ids = InboxFrame {
+            event: "message",
+            thread_id: Some(stored.thread),
+            message_id: message.map(|message| message.id),
+            sender_id: sender.site_number(),
+            sent_at: message.map(|message| message.sent_at.as_str()),
+            ..InboxFrame::default()
+        };
+        self.send_message_to_inboxes(&users, &full, &ids, except);
     }
 
     /// Sends a stored message to its author alone.

@@ -85,6 +85,16 @@ impl Hub {
                 client_id: None,
             })
         };
+        let ids = InboxFrame {
+            event: "message",
+            thread_id: Some(message.thread),
+            message_id: Some(message.message),
+            sender_id: Some(message.sender),
+            sent_at: Some(&message.sent_at),
+            notice: message.notice,
+            silent: message.silent.then_some(true),
+            ..InboxFrame::default()
+        };
         let author = match before {
             None => None,
             Some(DeliveredTo::Author(conn)) => Some(conn),
@@ -92,22 +102,28 @@ impl Hub {
                 if before == Some(DeliveredTo::Thread) {
                     users.retain(|user| !is_hidden(Some(*user)));
                     let full = self.output.encode(&frame(true));
-                    self.send_message_to_inboxes(&users, message, &full, None);
+                    self.send_message_to_inboxes(&users, &full, &ids, &[]);
                 }
                 return;
             }
         };
         let for_thread = self.output.encode(&frame(false));
+        let enforces = self.enforces_membership();
         let subscribers = self.threads.subscribers(&thread.key).iter();
         let conns: Vec<ConnId> = subscribers
             .map(|subscriber| subscriber.conn)
             .filter(|conn| Some(*conn) != author && !is_hidden(self.presence.number_of(*conn)))
+            .filter(|conn| {
+                // A user who was added since the message was stored stays subscribed.
+                let user = self.presence.number_of(*conn);
+                !enforces || user.is_some_and(|user| users.binary_search(&user).is_ok())
+            })
             .collect();
         self.output.fan_out(conns, &for_thread, false);
         users.retain(|user| !is_hidden(Some(*user)));
         if self.inboxes.count() > 0 {
             let full = self.output.encode(&frame(true));
-            self.send_message_to_inboxes(&users, message, &full, author);
+            self.send_message_to_inboxes(&users, &full, &ids, author.as_slice());
         }
     }
 

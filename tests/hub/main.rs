@@ -26,3 +26,4 @@ mod properties;
 mod rechecks;
 mod regressions;
 mod site_events;
+mod site_events_random;
