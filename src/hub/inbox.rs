@@ -50,8 +50,8 @@ impl Hub {
         }
     }
 
-    /// Sends a message to the inboxes of these users: `full`, or `ids`. A connection that has joined
-    /// the thread, and those in `except`, have it already.
+    /// Sends a message to the inboxes of these users: `full`, or `ids`. A connection that has
+    /// joined the thread, and those in `except`, have it already.
     pub(super) fn send_message_to_inboxes(
         &mut self,
         users: &[u64],
