@@ -208,10 +208,10 @@ impl Server {
         };
         let metrics_listener = MetricsListener::bind(config, poll.registry())?;
         let site_keys = setup::site_keys(config.site_secret().map_err(io::Error::other)?.as_ref());
-        let site_requests = SiteRequests::bind(config, site_keys, poll.registry())?;
+        let site_requests = SiteRequests::bind(config, site_keys.clone(), poll.registry())?;
         let upstream = match &config.buddyboss_url {
             None => Upstream::embedded(),
-            Some(url) => setup::upstream(config, url, waker, started)?,
+            Some(url) => setup::upstream(config, url, site_keys, waker, started)?,
         };
         let site_password = config.site_password_with_warnings().map_err(io::Error::other)?;
         let turn_secret = config.turn_secret().map_err(io::Error::other)?;

@@ -37,6 +37,7 @@ use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
 use embedded::Store;
 use jwt::Verifier;
+use jwt::ticket::TicketVerifier;
 use pool::Pool;
 use stats::{PoolStatus, UpstreamStats};
 
@@ -68,6 +69,8 @@ pub struct SiteSettings {
     pub proxy: Option<SiteProxy>,
     /// Verifies tokens locally; `None` if no key of the site is set.
     pub verifier: Option<Verifier>,
+    /// Verifies tickets of the site's plugin; `None` if there is no secret of the plugin.
+    pub tickets: Option<TicketVerifier>,
 }
 
 impl SiteSettings {
@@ -86,6 +89,7 @@ impl SiteSettings {
             trust: SiteTrust::built_in(),
             proxy: None,
             verifier: None,
+            tickets: None,
         }
     }
 }
@@ -126,6 +130,13 @@ impl Upstream {
     pub fn set_verifier(&mut self, verifier: Option<Verifier>) {
         if let Upstream::Site(pool) = self {
             pool.set_verifier(verifier);
+        }
+    }
+
+    /// Verifies tickets with `tickets` from now on; with `None`, they are refused.
+    pub fn set_tickets(&mut self, tickets: Option<TicketVerifier>) {
+        if let Upstream::Site(pool) = self {
+            pool.set_tickets(tickets);
         }
     }
 

@@ -7,6 +7,9 @@ use crate::protocol::{ClientError, ErrorCode};
 pub enum Failure {
     /// The request needs a token and has none.
     TokenMissing,
+    /// The request has a ticket of the site's plugin instead of a token, and the site takes no
+    /// tickets.
+    TicketOnly,
     /// The site knows no user for this token: it is forged, revoked, of another site, or its user
     /// was deleted.
     TokenRefused,
@@ -172,6 +175,11 @@ impl Failure {
             Failure::TokenMissing => {
                 (Code::TokenRequired, "the frame has no token. Send it again with your token.")
             }
+            Failure::TicketOnly => (
+                Code::TokenRequired,
+                "only the site can do this, and a ticket is not sent there. Send it again with \
+                 your token of the site.",
+            ),
             Failure::TokenRefused => {
                 (Code::TokenRefused, "the token is not accepted; sign in again.")
             }

@@ -266,6 +266,18 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// The credential with which the site is asked.
+    pub fn credential(&self) -> Option<&Credential> {
+        match self {
+            Ask::Post(post) => post.credential.as_ref(),
+            Ask::Prove(credential) | Ask::Recheck(credential) => Some(credential),
+            Ask::CallPermission { credential, .. } | Ask::Participants { credential, .. } => {
+                Some(credential)
+            }
+            Ask::Lookup(lookup) => Some(&lookup.credential),
+        }
+    }
+
     /// Returns the request id for log lines: a lookup is logged under the post that it is about.
     pub fn log_request(&self, request: RequestId) -> RequestId {
         match self {
@@ -352,6 +364,7 @@ impl Answer {
                     | Failure::SiteMisconfigured
                     | Failure::Overloaded
                     | Failure::TokenMissing
+                    | Failure::TicketOnly
                     | Failure::Unknown
                     | Failure::Unusable
             )

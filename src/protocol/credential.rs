@@ -14,6 +14,12 @@ use zeroize::Zeroizing;
 
 use super::{ClientError, ErrorCode};
 
+/// The identifier of the key (`kid`) in the header of a ticket of the site's plugin.
+pub const TICKET_KID: &str = "buddyline-ticket";
+
+/// The longest header of a ticket, encoded, in bytes.
+const TICKET_HEADER_BYTES_MAX: usize = 256;
+
 /// The HTTP authentication scheme with which a secret is sent to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -37,6 +43,9 @@ pub struct Fingerprint([u8; 32]);
 impl Credential {
     /// Longest secret, in bytes; web servers refuse longer header lines anyway.
     pub const BYTES_MAX: usize = 4096;
+    /// Longest ticket of the site's plugin, in bytes: it lists threads and blocks, and goes to no
+    /// web server.
+    pub const TICKET_BYTES_MAX: usize = 20_480;
 
     /// Parses a `token` from a frame, a query or a subprotocol: the token itself, optionally after
     /// `Bearer `; `Basic ` and base64 of `login:password`; or, where spaces and slashes are not
@@ -78,8 +87,9 @@ impl Credential {
 
     fn bearer(text: &str) -> Result<Credential, ClientError> {
         let printable = text.bytes().all(|b| b.is_ascii_graphic());
-        if !printable || text.is_empty() || text.len() > Self::BYTES_MAX {
-            let max = Self::BYTES_MAX;
+        let max = Self::BYTES_MAX;
+        let fits = text.len() <= max || (text.len() <= Self::TICKET_BYTES_MAX && is_ticket(text));
+        if !printable || text.is_empty() || !fits {
             return Err(invalid(&format!(
                 "expected 1 to {max} bytes of printable ASCII without spaces"
             )));
@@ -100,6 +110,12 @@ impl Credential {
 
     fn new(scheme: Scheme, secret: String) -> Credential {
         Credential { scheme, secret: Arc::new(Zeroizing::new(secret.into_boxed_str())) }
+    }
+
+    /// Whether it says that it is a ticket of the site's plugin, which the site does not take as a
+    /// token.
+    pub fn is_ticket(&self) -> bool {
+        self.scheme == Scheme::Bearer && is_ticket(&self.secret)
     }
 
     /// The scheme with which it is sent to the site.
@@ -141,6 +157,22 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Whether the header of a JWT names the key of tickets.
+fn is_ticket(token: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Header<'a> {
+        #[serde(borrow)]
+        kid: Option<std::borrow::Cow<'a, str>>,
+    }
+    let header = token.split_once('.').map(|(header, _)| header);
+    let header = header.filter(|header| header.len() <= TICKET_HEADER_BYTES_MAX);
+    let Some(Ok(header)) = header.map(|header| URL_SAFE_NO_PAD.decode(header)) else {
+        return false;
+    };
+    serde_json::from_slice::<Header<'_>>(&header)
+        .is_ok_and(|header| header.kid.as_deref() == Some(TICKET_KID))
+}
+
 /// The text after a scheme, which is case-insensitive (RFC 9110 section 11.1), and its spaces.
 fn strip_scheme<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (first, rest) = text.split_once(' ')?;
@@ -178,6 +210,25 @@ mod tests {
         }
         assert!(Credential::parse(&"x".repeat(Credential::BYTES_MAX)).is_ok());
         assert!(Credential::parse(&"x".repeat(Credential::BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn only_a_ticket_may_be_longer_than_a_token() {
+        let token = |header: &str, length: usize| {
+            let header = URL_SAFE_NO_PAD.encode(header);
+            let rest = length - header.len() - 1;
+            Credential::parse(&format!("{header}.{}", "x".repeat(rest)))
+        };
+        let ticket = r#"{"typ":"JWT","alg":"HS256","kid":"buddyline-ticket"}"#;
+        let other = r#"{"typ":"JWT","alg":"HS256","kid":"buddyline-tickets"}"#;
+        assert!(token(ticket, 200).unwrap().is_ticket());
+        assert!(token(ticket, Credential::TICKET_BYTES_MAX).unwrap().is_ticket());
+        assert!(token(ticket, Credential::TICKET_BYTES_MAX + 1).is_err());
+        assert!(!token(other, Credential::BYTES_MAX).unwrap().is_ticket());
+        assert!(token(other, Credential::BYTES_MAX + 1).is_err());
+        for text in ["x", "x.y.z", ".", "e30.x"] {
+            assert!(!Credential::parse(text).unwrap().is_ticket(), "{text}");
+        }
     }
 
     #[test]

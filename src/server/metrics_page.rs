@@ -301,7 +301,7 @@ impl Server {
         let help = "Number of times that the circuit breaker has opened.";
         page.metric(Counter, "buddyline_breaker_opened_total", help, stats.opened);
         let [good, refused] = stats.tokens();
-        let help = "Tokens checked with the JWT secret, without a request to the site.";
+        let help = "Tokens and tickets that were verified without a request to the site.";
         page.family(Counter, "buddyline_tokens_verified_total", help)
             .samples("result", [("good", good), ("refused", refused)]);
     }

@@ -9,6 +9,7 @@ use super::connections::BufferLimits;
 use super::timeouts::Timeouts;
 use crate::config::calls::WhenBusy;
 use crate::config::ice::{IceUrl, TurnSecret};
+use crate::config::jwt_issuer::Issuer;
 use crate::config::limits::{Limits, NEVER, UNLIMITED};
 use crate::config::secrets::JwtKeys;
 use crate::config::site_password::SitePassword;
@@ -23,6 +24,7 @@ use crate::protocol::credential::Credential;
 use crate::protocol::ice::{IceServers, TurnServers};
 use crate::protocol::signature::SiteKeys;
 use crate::upstream::jwt::Verifier;
+use crate::upstream::jwt::ticket::TicketVerifier;
 use crate::upstream::{SiteSettings, Upstream};
 use crate::wire::Codec;
 
@@ -130,6 +132,12 @@ pub(super) fn site_keys(secret: Option<&SiteSecret>) -> Option<SiteKeys> {
     secret.map(|secret| SiteKeys::new(secret.secrets()))
 }
 
+/// Verifier of the tickets of the site's plugin; `None` without its secret.
+pub(super) fn tickets(config: &Config, keys: Option<SiteKeys>) -> Option<TicketVerifier> {
+    let issuers = config.buddyboss_url.iter().map(Issuer::from).chain(config.jwt_issuers());
+    Some(TicketVerifier::new(keys?, issuers.collect()))
+}
+
 /// The codec of all connections.
 pub(super) fn codec(config: &Config, site_events: bool) -> Codec {
     let rules = Rules { site_events, ..Rules::new(config) };
@@ -145,10 +153,11 @@ pub(super) fn site_credential(password: &SitePassword) -> Option<Credential> {
 pub(super) fn upstream(
     config: &Config,
     url: &SiteUrl,
+    site_keys: Option<SiteKeys>,
     waker: Arc<mio::Waker>,
     started: Instant,
 ) -> io::Result<Upstream> {
-    let settings = site_settings(config, url)?;
+    let settings = site_settings(config, url, site_keys)?;
     Upstream::site(&settings, waker, started).map_err(|fault| {
         let what = format!("a thread for requests to the site (of {})", settings.workers);
         io::Error::other(process::explain_thread_fault(&what, &fault))
@@ -171,7 +180,11 @@ fn site_proxy(config: &Config) -> io::Result<Option<SiteProxy>> {
 }
 
 /// Settings of the upstream. Fails if a file that they name cannot be read.
-fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
+fn site_settings(
+    config: &Config,
+    url: &SiteUrl,
+    site_keys: Option<SiteKeys>,
+) -> io::Result<SiteSettings> {
     let trust = config.site_trust().map_err(io::Error::other)?;
     if url.as_str().starts_with("https:") {
         log::info!("certificate authorities for the site: {trust}");
@@ -184,6 +197,7 @@ fn site_settings(config: &Config, url: &SiteUrl) -> io::Result<SiteSettings> {
         password: config.site_password().map_err(io::Error::other)?,
         trust,
         proxy: site_proxy(config)?,
+        tickets: tickets(config, site_keys),
         verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })

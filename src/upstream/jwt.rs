@@ -13,6 +13,7 @@
 
 mod claims;
 mod keys;
+pub mod ticket;
 
 use std::fmt;
 

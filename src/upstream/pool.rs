@@ -30,6 +30,7 @@ use super::SiteSettings;
 use super::breaker::{Breaker, Transition};
 use super::buddyboss::precheck;
 use super::health::Health;
+use super::jwt::ticket::TicketVerifier;
 use super::jwt::{Refusal, Verifier};
 use super::site::{Outcome, ProbeOutcome, ProbePlan, Site};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
@@ -37,7 +38,7 @@ use super::url_style::UrlStyle;
 use super::usability::{Evidence, Usability};
 use crate::config::site_password::SitePassword;
 use crate::config::site_trust::SiteTrust;
-use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId};
+use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId, TokenFault};
 use crate::protocol::credential::{Credential, Scheme};
 use queue::Queue;
 use warnings::Warnings;
@@ -59,6 +60,7 @@ pub struct Pool {
     tasks: Option<Sender<(Arc<Site>, Task)>>,
     completions: Receiver<Completion>,
     verifier: Option<Verifier>,
+    tickets: Option<TicketVerifier>,
     queue: Queue,
     breaker: Breaker,
     /// Answers that needed no worker, in order. They do not wake the loop: it is awake when it
@@ -112,10 +114,11 @@ impl Pool {
         }
         let mut pool = Pool {
             site: Arc::new(Site::new(settings)),
-            settings: SiteSettings { verifier: None, ..settings.clone() },
+            settings: SiteSettings { verifier: None, tickets: None, ..settings.clone() },
             tasks: Some(tasks),
             completions,
             verifier: settings.verifier.clone(),
+            tickets: settings.tickets.clone(),
             queue: Queue::new(workers, settings.queue.max(1)),
             breaker: Breaker::default(),
             ready: VecDeque::new(),
@@ -250,6 +253,11 @@ impl Pool {
         self.verifier = verifier;
     }
 
+    /// Verifies tickets with `tickets` from now on; with `None`, they are refused.
+    pub fn set_tickets(&mut self, tickets: Option<TicketVerifier>) {
+        self.tickets = tickets;
+    }
+
     /// Trusts these authorities from now on. Requests in flight keep their client until they end.
     pub fn set_trust(&mut self, trust: SiteTrust) {
         if self.settings.trust != trust {
@@ -304,6 +312,9 @@ impl Pool {
         if let Some(failure) = precheck(ask) {
             return Some(Answer::Failed(failure));
         }
+        if let Some(ticket) = ask.credential().filter(|credential| credential.is_ticket()) {
+            return Some(self.answer_ticket(ask, ticket.secret(), now));
+        }
         let (Ask::Prove(credential), Some(verifier)) = (ask, &self.verifier) else { return None };
         if credential.scheme() != Scheme::Bearer {
             return None;
@@ -327,6 +338,38 @@ impl Pool {
             Ok(Proven { expires_s: None, .. }) | Err(Refusal::NoUser) => None,
             Ok(proven) => Some(Answer::Verified(proven)),
             Err(refusal) => Some(Answer::Failed(refusal.failure())),
+        }
+    }
+
+    /// Answers a request that comes with a ticket. A ticket never goes to the site, which does not
+    /// know it as a token, and which has signed it a few minutes ago.
+    fn answer_ticket(&mut self, ask: &Ask, ticket: &str, now: Now) -> Answer {
+        match ask {
+            Ask::Prove(_) | Ask::Recheck(_) => {}
+            Ask::Post(_) | Ask::Participants { .. } | Ask::Lookup(_) => {
+                return Answer::Failed(Failure::TicketOnly);
+            }
+            // As while the site is down: the hub knows the blocks from the ticket.
+            Ask::CallPermission { .. } => {
+                return Answer::Failed(Failure::SiteUnavailable { retry_after_s: None });
+            }
+        }
+        let Some(verifier) = &self.tickets else {
+            let line = "a client sends a ticket of the site's plugin: set --site-secret-file, \
+                        without which the server cannot verify it";
+            self.warnings.log_once(log::Level::Warn, None, line.to_owned(), self.now);
+            return Answer::Failed(Failure::TokenInvalid(TokenFault::Algorithm));
+        };
+        let result = verifier.verify(ticket, now.unix_s);
+        self.stats.record_verification(result.is_ok());
+        match result {
+            Ok(ticket) => Answer::Ticket(ticket),
+            Err(refusal) => {
+                if let Some(line) = verifier.explain(&refusal) {
+                    self.warnings.log_once(log::Level::Warn, None, line, self.now);
+                }
+                Answer::Failed(refusal.failure())
+            }
         }
     }
 

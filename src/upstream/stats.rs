@@ -51,6 +51,7 @@ impl OutcomeKind {
         let Answer::Failed(failure) = answer else { return OutcomeKind::Good };
         match failure {
             Failure::TokenMissing
+            | Failure::TicketOnly
             | Failure::TokenRefused
             | Failure::TokenInvalid(_)
             | Failure::TokenExpired

@@ -438,6 +438,7 @@ fn errors_sent() -> BTreeSet<(String, String)> {
     });
     let failures = [
         Failure::TokenMissing,
+        Failure::TicketOnly,
         Failure::TokenRefused,
         Failure::TokenInvalid(TokenFault::Layout),
         Failure::TokenInvalid(TokenFault::Claims),

@@ -574,6 +574,7 @@ fn each_failure_has_an_error_code_and_advice() {
     let closed = |retry_after_s| Failure::SiteUnavailable { retry_after_s };
     for (failure, code) in [
         (Failure::TokenMissing, "token_required"),
+        (Failure::TicketOnly, "token_required"),
         (Failure::TokenRefused, "token_refused"),
         (Failure::TokenExpired, "token_expired"),
         (Failure::Suspended, "suspended"),

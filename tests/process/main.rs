@@ -31,6 +31,7 @@ mod site_proxy;
 mod site_tls;
 mod start_faults;
 mod supervised;
+mod tickets;
 mod tls;
 mod unusable_site;
 mod verified;

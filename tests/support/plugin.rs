@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ring::hmac;
 use serde_json::{Value, json};
 
+use super::jwt;
 use super::server::ask;
 
 /// A secret of the plugin.
@@ -35,6 +36,23 @@ pub fn signature(secret: &str, purpose: &str, body: &[u8], time_s: u64) -> Strin
     let hex: String =
         hmac(&key(secret, purpose), &message).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("t={time_s},v1={hex}")
+}
+
+/// The claims of a ticket for a user, issued at a time.
+pub fn ticket_claims(site: &str, user: u64, issued_s: u64, threads: &[u64]) -> Value {
+    json!({
+        "iss": site, "aud": "buddyline", "sub": user.to_string(), "iat": issued_s,
+        "exp": issued_s + 300, "jti": new_id(), "sid": "a-session", "threads": threads,
+        "blocked": [99], "more": false,
+    })
+}
+
+/// A ticket with these claims, signed with the key of this purpose.
+pub fn ticket(secret: &str, purpose: &str, claims: &Value) -> String {
+    let header = br#"{"typ":"JWT","alg":"HS256","kid":"buddyline-ticket"}"#;
+    let text = format!("{}.{}", jwt::encoded(header), jwt::encoded(claims.to_string().as_bytes()));
+    let signature = hmac(&key(secret, purpose), text.as_bytes());
+    format!("{text}.{}", jwt::encoded(&signature))
 }
 
 /// A new id of a body.

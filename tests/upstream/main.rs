@@ -16,4 +16,5 @@ mod pool;
 mod posts;
 mod requests;
 mod site_queries;
+mod tickets;
 mod wrapped;

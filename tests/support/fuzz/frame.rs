@@ -342,6 +342,7 @@ fn failure(which: u64) -> Answer {
         Failure::Unknown,
         Failure::Unusable,
         Failure::TokenMissing,
+        Failure::TicketOnly,
         Failure::TokenRefused,
         Failure::TokenExpired,
         Failure::Suspended,
