@@ -285,7 +285,7 @@ impl<'a> SecretSources<'a> {
             if shortest < BYTES_ADVISED {
                 warnings.push(format!(
                     "{place}: a secret of {shortest} bytes can be guessed from {signs}: use at \
-                     least {BYTES_ADVISED} bytes"
+                     least {BYTES_ADVISED} bytes, on both sides"
                 ));
             }
         }

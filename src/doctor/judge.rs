@@ -128,11 +128,14 @@ fn judge_proxy_failure(
         true => "or set it to off",
         false => "or set --site-proxy off",
     };
+    let status = reason.strip_prefix(TUNNEL_REFUSED).map(str::trim);
     let remedy = if reason == REFUSED {
         format!("Nothing listens on {host}:{port}: correct {source}, {direct} for no proxy.")
     } else if reason == PROXY_PASSWORD {
         "Put them into BUDDYLINE_SITE_PROXY: http://USER:PASSWORD@HOST:PORT.".to_owned()
-    } else if reason.starts_with(TUNNEL_REFUSED) {
+    } else if let Some("502" | "503" | "504") = status {
+        "The proxy does not reach the site: check --buddyboss-url, and the proxy's log.".to_owned()
+    } else if let Some("403" | "405") = status {
         format!(
             "Allow CONNECT to {}:{} in the proxy, {direct} for no proxy.",
             reachability.host, reachability.port

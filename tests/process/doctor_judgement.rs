@@ -219,6 +219,18 @@ fn each_site_fault_is_located_and_comes_with_a_remedy() {
         ),
         (
             "site connection",
+            change(|s| proxied(s, "the proxy refuses the tunnel with status 503", "https_proxy")),
+            Failed,
+            &["does not reach the site"],
+        ),
+        (
+            "site connection",
+            change(|s| proxied(s, "the proxy refuses the tunnel with status 400", "https_proxy")),
+            Failed,
+            &["Check that https_proxy names an HTTP proxy"],
+        ),
+        (
+            "site connection",
             change(|s| {
                 let reason = "the proxy requires a user name and a password (407)";
                 proxied(s, reason, "https_proxy");

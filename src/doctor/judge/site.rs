@@ -611,7 +611,10 @@ fn judge_issuer(site: &SiteObservation, index: Option<&RestIndex>, owner: Option
                     ISSUER,
                     format!("the token does not name {expected}, and the site does not accept it"),
                 ),
-                None => Finding::ok(ISSUER, format!("the site's own address is one: {home}")),
+                None => Finding::ok(
+                    ISSUER,
+                    format!("the site's own address is an expected one: {home}"),
+                ),
                 Some(true) => Finding::skipped(
                     ISSUER,
                     format!("the token names {expected}, but its signature is not verified"),
