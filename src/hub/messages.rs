@@ -512,7 +512,6 @@ impl Messages {
         self.settled.check_invariants();
         self.dedup.check_invariants();
         self.undelivered.check_invariants();
-        self.delivered.check_invariants();
     }
 }
 

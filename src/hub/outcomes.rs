@@ -117,12 +117,13 @@ impl Hub {
         let subscribers = self.threads.subscribers(&thread.key).iter();
         let others = subscribers.map(|subscriber| subscriber.conn);
         let others = others.filter(|conn| *conn != pending.conn && !already_sent.contains(conn));
-        let hides = |conn: &ConnId| self.is_hidden_by_block(*conn, &sender);
-        let others: Vec<ConnId> = match self.auth.blocks.is_empty() {
-            true => others.collect(),
-            false => others.filter(|conn| !hides(conn)).collect(),
-        };
-        self.output.fan_out(others, &for_others, false);
+        if self.auth.blocks.is_empty() {
+            self.output.fan_out(others, &for_others, false);
+        } else {
+            let hides = |conn: &ConnId| self.is_hidden_by_block(*conn, &sender);
+            let others: Vec<ConnId> = others.filter(|conn| !hides(conn)).collect();
+            self.output.fan_out(others, &for_others, false);
+        }
         let over_limit = over_limit.into_iter().filter(|to| !already_sent.contains(to));
         self.output.fan_out(over_limit, &for_others, false);
         if reaches_inboxes && self.inboxes.count() > 0 {

@@ -294,20 +294,25 @@ impl CallRunner {
                     );
                     known.record_open();
                     if kind == "answer" {
-                        let from = frame["answer"]["from"].as_u64().expect("the answering slot");
-                        answers.insert((id, from as u32));
+                        let from = |part: &str| frame["answer"][part].as_u64().expect("the sender");
+                        let from = (from("from") as usize, from("serial") as u32);
+                        answers.insert((id, from));
                     }
                 }
             }
         }
-        for (id, slot) in answers {
-            self.assert_answered_once(&id, slot as usize);
+        for (id, (slot, serial)) in answers {
+            self.assert_answered_once(&id, slot, serial);
         }
     }
 
-    /// Asserts that no other device of the answering user keeps ringing.
-    fn assert_answered_once(&self, id: &str, device: usize) {
+    /// Asserts that no other device of the answering user keeps ringing. An answer may reach the
+    /// caller late, when the slot has another connection.
+    fn assert_answered_once(&self, id: &str, device: usize, serial: u32) {
         let Some((answering, user)) = self.devices[device] else { return };
+        if answering.serial != serial {
+            return;
+        }
         for (conn, other) in self.devices.iter().flatten() {
             let known = self.known_calls.get(&(*conn, id.to_owned())).copied().unwrap_or_default();
             assert!(
@@ -340,7 +345,7 @@ fn frame(kind: &str, user: u64, other: u64, conn: ConnId) -> Value {
     let mut frame = json!({"type": kind, "recipientId": 10 + other, "senderId": 10 + user});
     match kind {
         "offer" => frame[kind] = json!("sdp"),
-        "answer" => frame[kind] = json!({"from": conn.slot}),
+        "answer" => frame[kind] = json!({"from": conn.slot, "serial": conn.serial}),
         "ice-candidate" => frame["candidate"] = json!("c"),
         _ => {}
     }

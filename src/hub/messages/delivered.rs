@@ -1,13 +1,11 @@
 //! Messages that were delivered, so that each is heard once: by the answer to its post or by the
 //! site's event about it, whichever comes first.
 
-use std::collections::{HashMap, VecDeque};
-
 use crate::hub::interface::ConnId;
 
-/// Messages that are remembered; beyond it, the oldest is forgotten. Event and answer arrive within
-/// seconds of each other.
-const DELIVERED_MAX: usize = 20_000;
+/// Messages that are remembered, a power of two. The site numbers messages in sequence, so each has
+/// a place of its own among the last ones; event and answer arrive within seconds of each other.
+const SLOTS: usize = 1 << 14;
 
 /// The receivers that have a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,34 +18,49 @@ pub(crate) enum DeliveredTo {
     Everyone,
 }
 
-/// The messages that were delivered last.
+/// The messages that were delivered last, by the low bits of their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    messages: HashMap<u64, DeliveredTo>,
-    order: VecDeque<u64>,
+    /// Empty until the first message.
+    slots: Vec<Option<(u64, DeliveredTo)>>,
 }
 
 impl Delivered {
     /// Records the receivers of a message, and returns those that had it before.
     pub(crate) fn note(&mut self, message: u64, to: DeliveredTo) -> Option<DeliveredTo> {
-        let before = self.messages.insert(message, to);
-        if before.is_none() {
-            self.order.push_back(message);
-            if self.order.len() > DELIVERED_MAX {
-                let oldest = self.order.pop_front();
-                oldest.map(|oldest| self.messages.remove(&oldest));
-            }
+        if self.slots.is_empty() {
+            self.slots.resize(SLOTS, None);
         }
-        before
+        let before = self.slots[slot_of(message)].replace((message, to));
+        before.filter(|(other, _)| *other == message).map(|(_, to)| to)
     }
 
     /// The receivers that have a message.
     pub(crate) fn get(&self, message: u64) -> Option<DeliveredTo> {
-        self.messages.get(&message).copied()
+        let (other, to) = self.slots.get(slot_of(message)).copied().flatten()?;
+        (other == message).then_some(to)
     }
+}
 
-    /// Asserts that the tables agree with each other.
-    pub(crate) fn check_invariants(&self) {
-        assert!(self.order.len() <= DELIVERED_MAX && self.order.len() == self.messages.len());
+fn slot_of(message: u64) -> usize {
+    message as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_messages_are_remembered() {
+        let mut delivered = Delivered::default();
+        assert_eq!(delivered.get(7), None);
+        assert_eq!(delivered.note(7, DeliveredTo::Thread), None);
+        assert_eq!(delivered.note(7, DeliveredTo::Everyone), Some(DeliveredTo::Thread));
+        for message in 8..7 + SLOTS as u64 {
+            assert_eq!(delivered.note(message, DeliveredTo::Thread), None);
+        }
+        assert_eq!(delivered.get(7), Some(DeliveredTo::Everyone));
+        assert_eq!(delivered.note(7 + SLOTS as u64, DeliveredTo::Thread), None);
+        assert_eq!(delivered.get(7), None, "its place was needed");
     }
 }
