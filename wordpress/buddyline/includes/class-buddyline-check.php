@@ -126,7 +126,7 @@ final class Buddyline_Check {
 				break;
 			case 404 === $answer['status']:
 				/* translators: %s: address. */
-				$text = sprintf( __( 'There is nothing at %s. Either the proxy does not pass this path to the server, or the server is older than 0.2 or has no --site-secret-file.', 'buddyline' ), $url );
+				$text = sprintf( __( 'There is nothing at %s. Either the proxy does not pass this path to the server, or the server is older than this plugin, or has no --site-secret-file.', 'buddyline' ), $url );
 				break;
 			case in_array( $answer['status'], array( 502, 504 ), true ):
 				/* translators: %d: HTTP status. */
