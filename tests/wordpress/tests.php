@@ -449,6 +449,16 @@ test(
 );
 
 test(
+	'suspended: other reasons to hide a member are none',
+	function () {
+		start();
+		do_action( 'bp_suspend_hide_user', 7, 1, array( 'action' => 'hidden' ) );
+		do_action( 'bp_suspend_unhide_user', 7, 0, 0, array( 'action' => 'hidden' ) );
+		same( array(), sent() );
+	}
+);
+
+test(
 	'participants: the table decides who is in the thread of a group',
 	function () {
 		start();
@@ -681,6 +691,17 @@ test(
 	}
 );
 
+test(
+	'events: one that replaces another takes the last place',
+	function () {
+		start();
+		replay( 'bp_moderation_after_save' );
+		replay( 'messages_thread_mark_as_read' );
+		replay( 'bb_moderation_after_delete' );
+		same( array( 'read', 'unblock' ), array_column( sent(), 'type' ) );
+	}
+);
+
 // Sending.
 
 test(
@@ -873,6 +894,27 @@ test(
 		sent();
 		same( '2', state( 'failures' ) );
 		truth( (int) state( 'retry_at' ) >= time() + 3, 'a longer pause' );
+	}
+);
+
+test(
+	'failure: a process that comes second does not try',
+	function () {
+		start();
+		$GLOBALS['wpdb'] = new class() extends Stand_In_Wpdb {
+			public function get_results( $sql ) {
+				$rows                                 = parent::get_results( $sql );
+				World::$options['buddyline_retry_at'] = (string) ( time() + 30 );
+				return $rows;
+			}
+		};
+		World::$options += array(
+			'buddyline_failures' => '1',
+			'buddyline_retry_at' => (string) ( time() - 5 ),
+		);
+		replay( 'messages_message_sent', 0 );
+		sent();
+		same( array( 0, '1' ), array( count( World::$posts ), state( 'missed' ) ) );
 	}
 );
 
