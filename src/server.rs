@@ -319,6 +319,7 @@ impl Server {
         self.accept_site();
         self.upstream.advance(now.instant);
         self.collect_answers(now);
+        self.upstream.advance_plugin(now);
         self.notice_availability(now);
         self.run_timers(now);
         // A connection that overflowed with its own pongs caused no effect above.
@@ -404,10 +405,14 @@ impl Server {
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                     Effect::SendCallStatus { conn, reply } => self.send_call_status(conn, &reply),
-                    Effect::Missed(event) => query_log::log_missed_call(&event),
+                    Effect::Missed(event) => {
+                        query_log::log_missed_call(&event);
+                        self.notify_site_of_call(&event, true, now);
+                    }
                     Effect::Wake(event) => {
                         self.stats.offline_callees += 1;
                         query_log::log_offline_callee(&event);
+                        self.notify_site_of_call(&event, false, now);
                     }
                 }
             }

@@ -15,6 +15,7 @@ pub mod jwt;
 pub mod message_lookup;
 pub mod normalize;
 mod page;
+pub mod plugin;
 pub mod pool;
 pub(crate) mod probe_client;
 mod site;
@@ -35,10 +36,13 @@ use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Now, RequestId};
+use crate::protocol::signature::SiteKeys;
 use embedded::Store;
 use jwt::Verifier;
 use jwt::ticket::TicketVerifier;
+use plugin::CallNotice;
 use pool::Pool;
+use pool::plugin_client::PluginCounts;
 use stats::{PoolStatus, UpstreamStats};
 
 /// How to reach a site, and the limits that apply to it.
@@ -71,6 +75,8 @@ pub struct SiteSettings {
     pub verifier: Option<Verifier>,
     /// Verifies tickets of the site's plugin; `None` if there is no secret of the plugin.
     pub tickets: Option<TicketVerifier>,
+    /// Signs requests to the site's plugin; `None` if there is no secret of the plugin.
+    pub site_keys: Option<SiteKeys>,
 }
 
 impl SiteSettings {
@@ -90,6 +96,7 @@ impl SiteSettings {
             proxy: None,
             verifier: None,
             tickets: None,
+            site_keys: None,
         }
     }
 }
@@ -133,10 +140,40 @@ impl Upstream {
         }
     }
 
-    /// Verifies tickets with `tickets` from now on; with `None`, they are refused.
-    pub fn set_tickets(&mut self, tickets: Option<TicketVerifier>) {
+    /// Verifies tickets and signs requests to the plugin with these from now on; with `None`,
+    /// tickets are refused, and no requests are sent.
+    pub fn set_plugin(&mut self, tickets: Option<TicketVerifier>, keys: Option<SiteKeys>) {
         if let Upstream::Site(pool) = self {
-            pool.set_tickets(tickets);
+            pool.set_plugin(tickets, keys);
+        }
+    }
+
+    /// Tells the site's plugin of a call that nobody could take, if there is a plugin.
+    pub fn notify_call(&mut self, notice: CallNotice) {
+        if let Upstream::Site(pool) = self {
+            pool.notify_call(notice);
+        }
+    }
+
+    /// Tells the site's plugin that users are active, if there is a plugin.
+    pub fn note_active(&mut self, users: &[u64], now: Now) {
+        if let Upstream::Site(pool) = self {
+            pool.note_active(users, now);
+        }
+    }
+
+    /// Sends the next request to the site's plugin, if one is due and no other requests wait.
+    pub fn advance_plugin(&mut self, now: Now) {
+        if let Upstream::Site(pool) = self {
+            pool.advance_plugin(now);
+        }
+    }
+
+    /// Counts of requests to the site's plugin; `None` without a secret.
+    pub fn plugin_counts(&self) -> Option<PluginCounts> {
+        match self {
+            Upstream::Site(pool) => pool.plugin_counts(),
+            Upstream::Embedded(..) => None,
         }
     }
 

@@ -16,8 +16,8 @@ impl Hub {
                     let frame = self.output.encode(&call_ended_frame(&end));
                     self.output.fan_out(to, &frame, false);
                 }
-                Notification::Missed { call, thread, caller, called } => {
-                    let event = CallEvent { call, thread, caller, called };
+                Notification::Missed { call, thread, caller, called, group } => {
+                    let event = CallEvent { call, thread, caller, called, group };
                     self.output.push(Effect::Missed(Box::new(event)));
                 }
                 Notification::Left { ix, to, user, end } => {

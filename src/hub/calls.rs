@@ -96,6 +96,8 @@ pub(super) enum Notification {
         caller: Id,
         /// The user who missed it.
         called: Id,
+        /// Whether it is a group call.
+        group: bool,
     },
     /// A user has left a group call.
     Left {

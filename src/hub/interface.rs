@@ -167,6 +167,8 @@ pub struct CallEvent {
     pub caller: Id,
     /// The user who is called.
     pub called: Id,
+    /// Whether it is a group call.
+    pub group: bool,
 }
 
 /// Settings of the hub, which `config` reads.

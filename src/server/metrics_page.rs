@@ -12,6 +12,7 @@ use crate::metrics::page::{Page, Seconds, Unit};
 use crate::metrics::{HitCounter, LOG_LINES_LOST};
 use crate::process;
 use crate::upstream::breaker::Breaker;
+use crate::upstream::plugin::PluginRoute;
 use crate::upstream::stats::{PoolStatus, UpstreamStats};
 
 impl Server {
@@ -264,6 +265,23 @@ impl Server {
              body came too slowly (late), or the connection ended before it (truncated).",
         )
         .samples("cause", stats.refusals());
+        let counts = self.upstream.plugin_counts().unwrap_or_default();
+        let mut family = page.family(
+            Counter,
+            "buddyline_plugin_requests_total",
+            "Requests to the site's plugin by kind: answered (ok), or not (failed).",
+        );
+        for (n, (_, kind)) in PluginRoute::NAMED.iter().enumerate() {
+            family.sample(&[("kind", kind), ("outcome", "ok")], counts.answered[n]);
+            family.sample(&[("kind", kind), ("outcome", "failed")], counts.failed[n]);
+        }
+        let help = "Calls, and users' last activity, that were not sent to the site's plugin: too \
+                    many or too old, or the request failed.";
+        let [calls, activity] = counts.dropped;
+        page.family(Counter, "buddyline_plugin_dropped_total", help)
+            .samples("kind", [("calls", calls), ("activity", activity)]);
+        let help = "1 if the site's plugin has answered with the shared secret, else 0.";
+        page.metric(Gauge, "buddyline_plugin_found", help, u8::from(counts.found));
     }
 
     fn write_upstream(&self, page: &mut Page) {

@@ -72,7 +72,8 @@ impl Server {
         self.rate = RateLimit::new(limits.max_frames_per_second, limits.max_frames_burst);
         // The codec has no state between messages; a fragmented message is kept by its connection.
         let site_keys = setup::site_keys(secrets.site_secret.as_ref());
-        self.upstream.set_tickets(setup::tickets(&config, site_keys.clone()));
+        let tickets = setup::tickets(&config, site_keys.clone());
+        self.upstream.set_plugin(tickets, site_keys.clone());
         self.site_requests.set_keys(site_keys);
         self.codec = setup::codec(&config, self.site_requests.is_public());
         self.codec.set_readiness(self.readiness(now.instant));

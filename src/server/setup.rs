@@ -197,7 +197,8 @@ fn site_settings(
         password: config.site_password().map_err(io::Error::other)?,
         trust,
         proxy: site_proxy(config)?,
-        tickets: tickets(config, site_keys),
+        tickets: tickets(config, site_keys.clone()),
+        site_keys,
         verifier: verifier(config, config.jwt_keys().map_err(io::Error::other)?),
         ..SiteSettings::new(url.clone())
     })

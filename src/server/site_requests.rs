@@ -16,9 +16,11 @@ use crate::config::{Config, SITE_CONNECTIONS_MAX};
 use crate::connection::ActiveTime;
 use crate::connection::rate::{RateLimit, RateState, RateVerdict};
 use crate::http::site_events::{self, SiteRefusal, TEST_TOKEN_BYTES_MAX};
-use crate::hub::interface::{ConnId, Input, Now};
+use crate::hub::interface::{CallEvent, ConnId, Input, Now};
 use crate::protocol::signature::{Purpose, Signature, SignatureFault, SiteKeys};
 use crate::protocol::site_event::{SiteEvent, SiteEvents};
+use crate::protocol::{Id, IdKey};
+use crate::upstream::plugin::CallNotice;
 
 /// Requests of the plugin in a second, and at once.
 const REQUESTS_PER_SECOND: usize = 50;
@@ -344,6 +346,20 @@ impl Server {
     fn refuse_events(&mut self, slot: u32, cause: SiteRefusal, reason: &str, now: Now) {
         self.log_site_refusal(slot, cause, reason);
         self.answer_site(slot, cause.response(&date(now)));
+    }
+
+    /// Tells the site's plugin of a call, unless the site does not number its users, as open trust
+    /// allows.
+    pub(super) fn notify_site_of_call(&mut self, event: &CallEvent, missed: bool, now: Now) {
+        let [caller, called] = [&event.caller, &event.called].map(Id::site_number);
+        let (Some(caller), Some(called)) = (caller, called) else { return };
+        let call = match &event.call.key {
+            IdKey::Number(number) => number.to_string(),
+            IdKey::Text(text) => text.to_string(),
+        };
+        let thread = event.thread.as_ref().and_then(Id::site_number);
+        let (at_s, group) = (now.unix_s, event.group);
+        self.upstream.notify_call(CallNotice { missed, call, thread, caller, called, at_s, group });
     }
 
     fn answer_site(&mut self, slot: u32, response: String) {

@@ -19,7 +19,7 @@ use crate::config::site_password::SitePassword;
 use crate::config::token_header::TokenHeader;
 use crate::hub::interface::{Answer, Ask, Failure, Post, Stored, StoredMessage, Target};
 use crate::protocol::credential::{Credential, Scheme};
-use crate::protocol::{Id, SITE_ID_MAX};
+use crate::protocol::{Id, SITE_ID_MAX, signature};
 
 /// The longest `Retry-After` that is passed on from the site, in seconds: one hour.
 pub const RETRY_AFTER_MAX_S: u32 = 3600;
@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub token: Option<&'a Credential>,
     /// The JSON body of a POST.
     pub body: Option<String>,
+    /// The signature for the site's plugin.
+    pub signature: Option<String>,
 }
 
 impl Request<'_> {
@@ -65,6 +67,9 @@ impl Request<'_> {
             if headers.iter().all(|(name, _)| *name != "Authorization") {
                 headers.push(("Authorization", password.header().to_owned()));
             }
+        }
+        if let Some(signature) = &self.signature {
+            headers.push((signature::HEADER, signature.clone()));
         }
         if self.body.is_some() {
             headers.push(("Content-Type", "application/json".to_owned()));
@@ -113,18 +118,30 @@ pub fn post_request(post: &Post, url_style: UrlStyle) -> Request<'_> {
     };
     let body = serde_json::to_string(&body).expect("integers and strings always serialise");
     let (path, token) = (Cow::Borrowed(url_style.messages()), post.credential.as_ref());
-    Request { method: "POST", path, token, body: Some(body) }
+    Request { method: "POST", path, token, body: Some(body), signature: None }
 }
 
 /// Builds the probe: `members/me`, without a token or with that of a member.
 pub fn probe_request(url_style: UrlStyle, token: Option<&Credential>) -> Request<'_> {
-    Request { method: "GET", path: Cow::Borrowed(url_style.me()), token, body: None }
+    Request {
+        method: "GET",
+        path: Cow::Borrowed(url_style.me()),
+        token,
+        body: None,
+        signature: None,
+    }
 }
 
 /// Builds the probe whether BuddyBoss' routes for messages exist. It has no token, so WordPress
 /// refuses it if they do.
 pub fn messages_probe_request(url_style: UrlStyle) -> Request<'static> {
-    Request { method: "GET", path: Cow::Owned(url_style.newest_thread()), token: None, body: None }
+    Request {
+        method: "GET",
+        path: Cow::Owned(url_style.newest_thread()),
+        token: None,
+        body: None,
+        signature: None,
+    }
 }
 
 /// The parts of the site's reply that this module reads.

@@ -32,6 +32,7 @@ pub fn prove_request(credential: &Credential, url_style: UrlStyle) -> Request<'_
         path: Cow::Borrowed(url_style.me()),
         token: Some(credential),
         body: None,
+        signature: None,
     }
 }
 
@@ -71,7 +72,7 @@ pub fn call_permission_request(
     url_style: UrlStyle,
 ) -> Request<'_> {
     let path = Cow::Owned(url_style.write_permission(thread));
-    Request { method: "GET", path, token: Some(credential), body: None }
+    Request { method: "GET", path, token: Some(credential), body: None, signature: None }
 }
 
 /// Interprets the reply to [`call_permission_request`].
@@ -112,7 +113,7 @@ pub fn list_request(
     url_style: UrlStyle,
 ) -> Request<'_> {
     let path = Cow::Owned(url_style.participants(thread, page));
-    Request { method: "GET", path, token: Some(credential), body: None }
+    Request { method: "GET", path, token: Some(credential), body: None, signature: None }
 }
 
 /// Collects a thread's participants page by page.

@@ -32,7 +32,13 @@ pub fn lookup_request(lookup: &Lookup, url_style: UrlStyle) -> Request<'_> {
         Target::Thread(thread) => url_style.newest_messages(thread),
         Target::NewThread { recipient } => url_style.search_thread(recipient),
     };
-    Request { method: "GET", path: Cow::Owned(path), token: Some(&lookup.credential), body: None }
+    Request {
+        method: "GET",
+        path: Cow::Owned(path),
+        token: Some(&lookup.credential),
+        body: None,
+        signature: None,
+    }
 }
 
 /// Interprets the reply to [`lookup_request`]; `elapsed` is the time between the start of the post

@@ -14,6 +14,7 @@
 //! None of them was sent. Requests that can be answered without the site still are.
 
 mod outage;
+pub(crate) mod plugin_client;
 mod queue;
 mod warnings;
 pub(crate) mod worker;
@@ -28,11 +29,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::SiteSettings;
 use super::breaker::{Breaker, Transition};
-use super::buddyboss::precheck;
+use super::buddyboss::{Reply, precheck};
 use super::health::Health;
 use super::jwt::ticket::TicketVerifier;
 use super::jwt::{Refusal, Verifier};
-use super::site::{Outcome, ProbeOutcome, ProbePlan, Site};
+use super::plugin::{self, CallNotice, PluginFault, PluginRoute};
+use super::site::{Outcome, ProbeOutcome, ProbePlan, Site, Unanswered};
 use super::stats::{OutcomeKind, PoolStatus, UpstreamStats};
 use super::url_style::UrlStyle;
 use super::usability::{Evidence, Usability};
@@ -40,6 +42,8 @@ use crate::config::site_password::SitePassword;
 use crate::config::site_trust::SiteTrust;
 use crate::hub::interface::{Answer, Ask, Failure, Now, Proven, RequestId, TokenFault};
 use crate::protocol::credential::{Credential, Scheme};
+use crate::protocol::signature::SiteKeys;
+use plugin_client::{PluginClient, PluginCounts};
 use queue::Queue;
 use warnings::Warnings;
 use worker::{AskKind, Completion, Task};
@@ -61,6 +65,8 @@ pub struct Pool {
     completions: Receiver<Completion>,
     verifier: Option<Verifier>,
     tickets: Option<TicketVerifier>,
+    /// Requests to the site's plugin; `None` without a secret.
+    plugin: Option<PluginClient>,
     queue: Queue,
     breaker: Breaker,
     /// Answers that needed no worker, in order. They do not wake the loop: it is awake when it
@@ -114,11 +120,17 @@ impl Pool {
         }
         let mut pool = Pool {
             site: Arc::new(Site::new(settings)),
-            settings: SiteSettings { verifier: None, tickets: None, ..settings.clone() },
+            settings: SiteSettings {
+                verifier: None,
+                tickets: None,
+                site_keys: None,
+                ..settings.clone()
+            },
             tasks: Some(tasks),
             completions,
             verifier: settings.verifier.clone(),
             tickets: settings.tickets.clone(),
+            plugin: settings.site_keys.clone().map(|keys| PluginClient::new(keys, now)),
             queue: Queue::new(workers, settings.queue.max(1)),
             breaker: Breaker::default(),
             ready: VecDeque::new(),
@@ -184,7 +196,9 @@ impl Pool {
     /// The time at which [`Pool::advance`] must be called even if no event arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let usability = self.usability.deadline(self.now).filter(|_| self.breaker.is_closed());
-        let deadlines = [self.breaker.deadline(), self.warnings.deadline(), usability];
+        let plugin = self.plugin.as_ref().filter(|_| self.has_room_for_plugin());
+        let plugin = plugin.and_then(PluginClient::deadline);
+        let deadlines = [self.breaker.deadline(), self.warnings.deadline(), usability, plugin];
         deadlines.into_iter().flatten().min()
     }
 
@@ -211,6 +225,11 @@ impl Pool {
                     self.record_health(outcome.health);
                     self.warnings.warn_noise(outcome.noise.as_deref(), self.now);
                     self.apply_probe(&outcome);
+                    None
+                }
+                Completion::PluginReplied { route, result } => {
+                    self.queue.finish(None);
+                    self.record_plugin(route, &result);
                     None
                 }
                 Completion::AskOutcome {
@@ -253,9 +272,70 @@ impl Pool {
         self.verifier = verifier;
     }
 
-    /// Verifies tickets with `tickets` from now on; with `None`, they are refused.
-    pub fn set_tickets(&mut self, tickets: Option<TicketVerifier>) {
+    /// Verifies tickets and signs requests to the plugin with these from now on; with `None`,
+    /// tickets are refused, and no requests are sent.
+    pub fn set_plugin(&mut self, tickets: Option<TicketVerifier>, keys: Option<SiteKeys>) {
         self.tickets = tickets;
+        match (&mut self.plugin, keys) {
+            (Some(plugin), Some(keys)) => plugin.set_keys(keys, self.now),
+            (plugin, keys) => *plugin = keys.map(|keys| PluginClient::new(keys, self.now)),
+        }
+    }
+
+    /// Queues a call for the site's plugin.
+    pub fn notify_call(&mut self, notice: CallNotice) {
+        if let Some(plugin) = &mut self.plugin {
+            plugin.push_call(notice, self.now);
+        }
+    }
+
+    /// Notes for the site's plugin that users are active.
+    pub fn note_active(&mut self, users: &[u64], now: Now) {
+        if let Some(plugin) = &mut self.plugin {
+            plugin.push_active(users, now.unix_s);
+        }
+    }
+
+    /// Sends the next request to the site's plugin, if one is due.
+    pub fn advance_plugin(&mut self, now: Now) {
+        self.now = now.instant;
+        if !self.has_room_for_plugin() {
+            return;
+        }
+        let (Some(plugin), Some(tasks)) = (&mut self.plugin, &self.tasks) else { return };
+        if let Some(request) = plugin.next_request(now) {
+            self.queue.start_plugin();
+            let task = Task::Plugin { request, url_style: self.url_style };
+            let task = (self.site.clone(), task);
+            tasks.try_send(task).expect("the task channel has room for a free worker");
+        }
+    }
+
+    /// Counts of requests to the site's plugin; `None` without a secret.
+    pub fn plugin_counts(&self) -> Option<PluginCounts> {
+        self.plugin.as_ref().map(PluginClient::counts)
+    }
+
+    /// Whether a request to the plugin may go: requests reach the site, and no other waits.
+    fn has_room_for_plugin(&self) -> bool {
+        self.breaker.is_closed() && self.queue.has_room_for_plugin()
+    }
+
+    fn record_plugin(&mut self, route: PluginRoute, result: &Result<Reply, Unanswered>) {
+        let Some(plugin) = &mut self.plugin else { return };
+        let outcome = match result {
+            Ok(reply) if route == PluginRoute::Status => {
+                plugin::parse_reply(reply, plugin.sent_s()).map(Some)
+            }
+            Ok(reply) => {
+                plugin::parse_reply::<serde::de::IgnoredAny>(reply, plugin.sent_s()).map(|_| None)
+            }
+            Err(Unanswered { reason, was_sent }) => {
+                let detail = format!("no reply: {reason}");
+                Err(PluginFault::Other { detail, may_repeat: !was_sent })
+            }
+        };
+        plugin.record(route, outcome, self.now);
     }
 
     /// Trusts these authorities from now on. Requests in flight keep their client until they end.

@@ -92,7 +92,8 @@ impl ProbeClient {
         token: Option<&Credential>,
         timeout: Duration,
     ) -> Result<Reply, &'static str> {
-        self.site.request(&Request { method: "GET", path, token, body: None }, timeout)
+        self.site
+            .request(&Request { method: "GET", path, token, body: None, signature: None }, timeout)
     }
 }
 

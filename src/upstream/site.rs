@@ -22,6 +22,7 @@ use super::buddyboss::{self, ProbeFinding, Reply, Request};
 use super::checks::{self, PageProgress, ParticipantPages};
 use super::health::Health;
 use super::message_lookup;
+use super::plugin::PluginRequest;
 use super::url_style::UrlStyle;
 use super::usability::{Evidence, ProbeKind};
 use super::{page, wrapped_json};
@@ -39,6 +40,9 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// The largest response header, far more than WordPress sends; a larger one is an error.
 const HEADER_BYTES_MAX: usize = 32 << 10;
+
+/// The time limit of a request to the plugin, because messages wait while it occupies a worker.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of a body that is not declared as JSON is read to see whether it is an HTML page.
 const PAGE_START_BYTES: u64 = 1 << 10;
@@ -129,6 +133,15 @@ impl ProbeOutcome {
         let refused = matches!(self.found, Err(ProbeFinding::Other(401 | 403)));
         self.kind == ProbeKind::Member || !refused
     }
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    /// The reason, safe to log.
+    pub reason: &'static str,
+    /// Whether the site may have received it.
+    pub was_sent: bool,
 }
 
 /// The outcome of one HTTP request.
@@ -290,6 +303,30 @@ impl Site {
                 // If neither works, the log shows the reply that members get.
                 if other.found.is_ok() { other } else { outcome }
             }
+        }
+    }
+
+    /// Sends a signed request to the site's plugin.
+    ///
+    /// # Errors
+    ///
+    /// Why no reply came.
+    pub(super) fn ask_plugin(
+        &self,
+        request: &PluginRequest,
+        url_style: UrlStyle,
+    ) -> Result<Reply, Unanswered> {
+        let plain = Request {
+            method: "POST",
+            path: request.route.path(url_style).into(),
+            token: None,
+            body: Some(request.body.clone()),
+            signature: Some(request.signature.clone()),
+        };
+        match self.send(&plain, self.request_timeout.min(PLUGIN_TIMEOUT)) {
+            HttpOutcome::Replied(reply) => Ok(*reply),
+            HttpOutcome::NotSent(reason) => Err(Unanswered { reason, was_sent: false }),
+            HttpOutcome::Lost(reason) => Err(Unanswered { reason, was_sent: true }),
         }
     }
 

@@ -137,6 +137,7 @@ impl UpstreamStats {
     pub(super) fn record_dispatch(&mut self, task: &Task, now: Instant) {
         match task {
             Task::Probe(_) => self.probe_since = Some(now),
+            Task::Plugin { .. } => {}
             Task::Ask { request, .. } => {
                 if let Some(in_flight) = self.in_flight.get_mut(request) {
                     let since = std::mem::replace(&mut in_flight.since, now);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::{Client, LONG};
 use crate::support::files::SecretFile;
@@ -13,7 +13,7 @@ use crate::support::plugin::{
 };
 use crate::support::scrape::{self, scrape};
 use crate::support::server::{Server, ask, binary, wait_until};
-use crate::support::site::Site;
+use crate::support::site::{Fault, Site};
 use crate::support::tls::Certificate;
 
 /// A server with the secret of a plugin, and its site.
@@ -377,6 +377,56 @@ fn doctor_learns_whether_a_test_event_has_arrived() {
     let long = "x".repeat(65);
     send(fixture.address(), &[json!({"type": "test", "token": long})]);
     assert_eq!(arrival("token-1").0, after, "a token that is too long is not kept");
+}
+
+#[test]
+fn call_to_an_offline_user_reaches_the_plugin() {
+    let (site, secret) = (Site::start(), SecretFile::with(&[SECRET]));
+    site.add_member("anna", 7);
+    site.add_thread(4, &[7, 8]);
+    site.fail_when(|_, request| {
+        let (_, route) = request.path.split_once("/buddyline/v1/")?;
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let signed = request.header("buddyline-signature").unwrap_or_default();
+        let time = signed[2..].split(',').next()?.parse().ok()?;
+        let expected = signature(SECRET, "requests", &request.body, time);
+        let status = if signed == expected && body["id"].is_string() { 200 } else { 401 };
+        let body = match route {
+            "status" => json!({"version": "0.1.0", "features": ["calls"], "time": time}),
+            _ => json!({"accepted": 1}),
+        };
+        let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+        Some(Fault::Answer { status, headers, body: body.to_string().into_bytes() })
+    });
+    let url = site.url();
+    let server = scrape::start(&["--buddyboss-url", &url, "--site-secret-file", secret.path()]);
+    server.wait_for_log(|lines| {
+        lines.iter().any(|line| line.contains("the site's plugin 0.1.0 answers: calls"))
+    });
+    let mut client = Client::proven(server.address(), 7, "anna");
+    client.join(4);
+    client.send(&json!({
+        "type": "call_initiated", "callId": "c-1", "threadId": 4, "recipientId": 8, "offer": "o",
+    }));
+    let calls = || {
+        let requests = site.requests();
+        let calls = requests.into_iter().filter(|request| request.path.contains("v1/calls"));
+        calls.map(|request| serde_json::from_slice::<Value>(&request.body).unwrap()).collect()
+    };
+    wait_until(LONG, "the call is reported", || {
+        let calls: Vec<Value> = calls();
+        !calls.is_empty()
+    });
+    let calls: Vec<Value> = calls();
+    let event = &calls[0]["events"][0];
+    assert_eq!((&event["type"], &event["callId"]), (&json!("offline"), &json!("c-1")));
+    assert_eq!((&event["callerId"], &event["calledId"]), (&json!(7), &json!(8)));
+    assert_eq!((&event["threadId"], &event["group"]), (&json!(4), &json!(false)));
+    wait_until(LONG, "the answer is counted", || {
+        let page = scrape(&server);
+        page.of("buddyline_plugin_requests_total{kind=\"calls\",outcome=\"ok\"}") == 1.0
+    });
+    assert_eq!(scrape(&server).of("buddyline_plugin_found"), 1.0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod failing_site;
 mod hostile;
 mod jwt;
 mod lookups;
+mod plugin;
 mod pool;
 mod posts;
 mod requests;

@@ -33,7 +33,8 @@ impl Calls {
         if matches!(party.state, PartyState::Ringing(_)) && reason == EndReason::NoAnswer {
             let (call, thread) = (id.clone(), thread.clone());
             let (caller, called) = (caller.clone(), party.user.clone());
-            self.notifications.push(Notification::Missed { call, thread, caller, called });
+            let group = true;
+            self.notifications.push(Notification::Missed { call, thread, caller, called, group });
         }
         let end = CallEnd { id, thread, reason, continues_as: None };
         self.notifications
@@ -90,9 +91,10 @@ impl Calls {
             matches!(reason, EndReason::NoAnswer | EndReason::Cancelled | EndReason::Disconnected);
         if let Some((caller, others)) = call.parties.split_first().filter(|_| is_missed) {
             for party in others.iter().filter(|p| matches!(p.state, PartyState::Ringing(_))) {
-                let (call, thread) = (call.id.clone(), call.thread.clone());
+                let (group, thread, call) = (call.is_group, call.thread.clone(), call.id.clone());
                 let (caller, called) = (caller.user.clone(), party.user.clone());
-                self.notifications.push(Notification::Missed { call, thread, caller, called });
+                let missed = Notification::Missed { call, thread, caller, called, group };
+                self.notifications.push(missed);
             }
         }
         self.ended[reason as usize] += 1;

@@ -168,7 +168,7 @@ impl Hub {
         let devices = self.presence.conns_of(&other.key).to_vec();
         let is_offline = devices.is_empty();
         if is_offline {
-            self.wake(&request, &id, &other);
+            self.wake(&request, &id, &other, false);
             // An app without call support could not end the call that would go on.
             if !request.has_call_id() {
                 return Err(offline());
@@ -191,12 +191,13 @@ impl Hub {
     }
 
     /// Reports a call to an offline user, so that their device can be woken.
-    fn wake(&mut self, request: &CallRequest<'_>, call: &Id, called: &Id) {
+    fn wake(&mut self, request: &CallRequest<'_>, call: &Id, called: &Id, group: bool) {
         let event = CallEvent {
             call: call.clone(),
             thread: request.reply.thread.clone(),
             caller: request.me.clone(),
             called: called.clone(),
+            group,
         };
         self.output.push(Effect::Wake(Box::new(event)));
     }
@@ -253,7 +254,7 @@ impl Hub {
         self.check_call_id(&request, called)?;
         let id = self.choose_call_id(&request);
         request.reply.call = Some(id.clone());
-        offline.iter().for_each(|user| self.wake(&request, &id, user));
+        offline.iter().for_each(|user| self.wake(&request, &id, user, true));
         if users.is_empty() {
             return Err(ClientError::new(
                 ErrorCode::RecipientOffline,

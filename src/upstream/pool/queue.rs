@@ -82,7 +82,18 @@ impl Queue {
         Some(task)
     }
 
-    /// Records that the answer to a task was collected; `None` is the probe.
+    /// Whether a worker is free that no other request waits for.
+    pub(super) fn has_room_for_plugin(&self) -> bool {
+        let others = self.messages.waiting.len() + self.checks.waiting.len();
+        self.busy < self.workers && others == 0 && self.probe.is_none()
+    }
+
+    /// Records that a request to the plugin goes to a worker, until [`Queue::finish`].
+    pub(super) fn start_plugin(&mut self) {
+        self.busy += 1;
+    }
+
+    /// Records that the answer to a task was collected; `None` is the probe, or the plugin's.
     pub(super) fn finish(&mut self, kind: Option<AskKind>) {
         self.busy -= 1;
         if let Some(kind) = kind {
@@ -145,6 +156,7 @@ mod tests {
                 Task::Ask { ask: Ask::Post(_), .. } => 'm',
                 Task::Ask { .. } => 'c',
                 Task::Probe(_) => 'p',
+                Task::Plugin { .. } => panic!("the queue holds none"),
             })
             .collect()
     }
@@ -180,6 +192,23 @@ mod tests {
         assert_eq!(dispatch(&mut queue), "m");
         assert_eq!(push(&mut queue, "c"), [true]);
         queue.finish(Some(AskKind::Message));
+        assert_eq!(dispatch(&mut queue), "c");
+    }
+
+    #[test]
+    fn plugin_gets_only_a_worker_that_nobody_waits_for() {
+        let mut queue = Queue::new(2, 8);
+        assert!(queue.has_room_for_plugin());
+        push(&mut queue, "m");
+        assert!(!queue.has_room_for_plugin(), "a message waits");
+        assert_eq!(dispatch(&mut queue), "m");
+        assert!(queue.has_room_for_plugin());
+        queue.start_plugin();
+        assert!(!queue.has_room_for_plugin(), "no worker is free");
+        push(&mut queue, "c");
+        assert_eq!(dispatch(&mut queue), "");
+        queue.finish(None);
+        assert!(!queue.has_room_for_plugin(), "a check waits");
         assert_eq!(dispatch(&mut queue), "c");
     }
 

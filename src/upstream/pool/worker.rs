@@ -7,8 +7,10 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::hub::interface::{Answer, Ask, Failure, RequestId};
 use crate::protocol::credential::Credential;
+use crate::upstream::buddyboss::Reply;
 use crate::upstream::health::Health;
-use crate::upstream::site::{Outcome, ProbeOutcome, ProbePlan, Site};
+use crate::upstream::plugin::{PluginRequest, PluginRoute};
+use crate::upstream::site::{Outcome, ProbeOutcome, ProbePlan, Site, Unanswered};
 use crate::upstream::url_style::UrlStyle;
 use crate::upstream::usability::ProbeKind;
 
@@ -21,6 +23,11 @@ pub(crate) enum Task {
     },
     /// Find the URL style of the REST API.
     Probe(ProbePlan),
+    /// Send a request to the site's plugin.
+    Plugin {
+        request: PluginRequest,
+        url_style: UrlStyle,
+    },
 }
 
 /// The outcome of a task.
@@ -36,6 +43,10 @@ pub(super) enum Completion {
         accepted: Option<Credential>,
     },
     ProbeOutcome(ProbeOutcome),
+    PluginReplied {
+        route: PluginRoute,
+        result: Result<Reply, Unanswered>,
+    },
 }
 
 /// The kind of a request.
@@ -94,6 +105,10 @@ pub(super) fn run(site: &Site, task: &Task) -> Completion {
             }
         }
         Task::Probe(plan) => Completion::ProbeOutcome(site.probe(plan)),
+        Task::Plugin { request, url_style } => Completion::PluginReplied {
+            route: request.route,
+            result: site.ask_plugin(request, *url_style),
+        },
     }
 }
 
@@ -154,6 +169,10 @@ fn panic_completion(task: &Task) -> Completion {
             let outcome = ProbeOutcome::unreachable(REASON, ProbeKind::Anonymous);
             Completion::ProbeOutcome(outcome)
         }
+        Task::Plugin { request, .. } => Completion::PluginReplied {
+            route: request.route,
+            result: Err(Unanswered { reason: REASON, was_sent: true }),
+        },
     }
 }
 
@@ -208,6 +227,7 @@ mod tests {
                     assert!(matches!(probed.found, Err(ProbeFinding::Unreachable(_))));
                     0
                 }
+                Completion::PluginReplied { .. } => panic!("no such task"),
             })
             .collect();
         assert_eq!(requests, [1, 2, 0]);
