@@ -109,7 +109,7 @@ fn log_explains_failures_without_secrets() {
     for (fault, words) in [
         (Fault::status(301, &to), "it redirects to https://example.org/; set --buddyboss-url"),
         (Fault::replay(&load("url-no-such-route")), "the BuddyBoss REST API is not there"),
-        (page(), "it answers with status 200 and not as a REST API"),
+        (page(), "it answers not as a REST API: status 200"),
         (Fault::Close, "it cannot be reached: the connection is closed without an answer"),
     ] {
         let site = Site::start();
@@ -192,6 +192,8 @@ fn check_outage_log() {
     for _ in 0..3 {
         ask_at(&mut driver, 153);
     }
+    // The outage is over once the site has answered well for a second.
+    driver.pool.advance(at(&driver, 154));
     let all = lines();
     let logged: Vec<&str> = all
         .iter()
@@ -201,8 +203,8 @@ fn check_outage_log() {
     assert_eq!(
         logged,
         [
-            "request failed (message): status 502, not JSON",
-            "5 failures in a row, the last: status 502, not JSON; next probe in 1 s",
+            "request failed (message): status 502, not JSON (text/html)",
+            "5 failures in a row, the last: status 502, not JSON (text/html); next probe in 1 s",
             "it answers again, after 151 s",
         ]
     );
