@@ -216,7 +216,9 @@ fn check_outage_log() {
         lines();
         site.fail_next(Fault::status(503, &[("Retry-After", seconds)]));
         ask_at(&mut driver, 0);
-        let words = format!("it asks for a pause (status 503, not JSON); next probe in {pause} s");
+        let words = format!(
+            "it asks for a pause (status 503, not JSON (text/html)); next probe in {pause} s"
+        );
         assert_logged(Level::Warn, &words);
     }
 }
