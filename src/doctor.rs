@@ -52,6 +52,8 @@ pub fn examine(config: &Config, options: &ExamineOptions) -> Result<Vec<Finding>
         config.site_route()?,
     );
     let mut findings = judge::site::judge(&observations);
+    let plugin = observations.site.as_ref().and_then(|site| site.plugin.as_ref());
+    findings.extend(judge::plugin::judge(plugin));
     // Without a site, its finding says the same.
     findings.extend(config.buddyboss_url.as_ref().map(|_| judge::trust(config)));
     findings.extend(check_site_files(config)?);

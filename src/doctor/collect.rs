@@ -2,6 +2,7 @@
 
 pub(crate) mod machine;
 mod net;
+mod plugin;
 mod public;
 mod site;
 

@@ -81,6 +81,22 @@ impl HealthTarget {
         })
     }
 
+    /// The first address of `--site-listen`, or of `--listen` without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`HealthTarget::from_config`].
+    pub(super) fn for_site(config: &Config, path: &str) -> Result<HealthTarget, String> {
+        let Some(own) = config.site_listen.first() else {
+            return HealthTarget::from_config(config, path);
+        };
+        let mut config = config.clone();
+        config.listen = vec![own.clone()];
+        let target = HealthTarget::from_config(&config, path)?;
+        // That listener has no TLS, and no proxy stands before it.
+        Ok(HealthTarget { secure: false, sends_proxy_header: false, ..target })
+    }
+
     /// The server at a URL; `path` counts if the URL has none.
     pub fn from_url(url: &HealthUrl, path: &str) -> HealthTarget {
         let (place, secure, own_path) = match url {

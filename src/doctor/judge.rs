@@ -1,5 +1,6 @@
 //! Turns observations into findings: pure functions, without sockets or a clock.
 
+pub mod plugin;
 pub mod public;
 pub mod site;
 

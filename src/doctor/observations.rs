@@ -12,6 +12,7 @@ use crate::config::token_keys::KeyPlace;
 use crate::protocol::credential::Scheme;
 use crate::upstream::buddyboss::Reply;
 use crate::upstream::jwt::Refusal;
+use crate::upstream::plugin::{PluginFault, PluginStatus, TestReply};
 use crate::upstream::url_style::UrlStyle;
 
 /// All observations of an examination.
@@ -172,6 +173,21 @@ pub struct SiteObservation {
     pub issuers: Vec<Issuer>,
     /// Whether the site's web server gets a password.
     pub has_password: bool,
+    /// The plugin, if there is a secret for it.
+    pub plugin: Option<PluginObservation>,
+}
+
+/// The observations of the site's plugin. A step that was not tried is `None`.
+#[derive(Default)]
+pub struct PluginObservation {
+    /// The reply to a signed request for its status, or the reason why there is none.
+    pub status: Option<Result<Result<PluginStatus, PluginFault>, &'static str>>,
+    /// When that request was signed, in seconds since 1970.
+    pub sent_s: u64,
+    /// The reply to the request for a test event.
+    pub test: Option<Result<Result<TestReply, PluginFault>, &'static str>>,
+    /// Whether the running server has received the test event, or why that is not known.
+    pub arrival: Option<Result<bool, String>>,
 }
 
 /// The result of verifying a token with the JWT secret and the public keys.

@@ -1,10 +1,12 @@
 //! Signed requests of the server to the site's plugin, and the plugin's replies.
 
+use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::buddyboss::Reply;
+use super::buddyboss::{Reply, Request};
 use super::url_style::UrlStyle;
+use crate::protocol::signature::WINDOW_S;
 
 /// A route of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub(crate) enum PluginRoute {
     Calls,
     /// When members were last active.
     Activity,
+    /// Makes it send a test event.
+    TestEvent,
 }
 
 impl PluginRoute {
@@ -31,6 +35,7 @@ impl PluginRoute {
             PluginRoute::Status => "status",
             PluginRoute::Calls => "calls",
             PluginRoute::Activity => "activity",
+            PluginRoute::TestEvent => "test-event",
         };
         format!("{}buddyline/v1/{name}", url_style.prefix())
     }
@@ -45,6 +50,18 @@ pub(crate) struct PluginRequest {
     pub body: String,
     /// The value of the header with the signature.
     pub signature: String,
+}
+
+impl PluginRequest {
+    pub(super) fn into_request(self, url_style: UrlStyle) -> Request<'static> {
+        Request {
+            method: "POST",
+            path: self.route.path(url_style).into(),
+            token: None,
+            body: Some(self.body),
+            signature: Some(self.signature),
+        }
+    }
 }
 
 /// A call that nobody could take, or that its callee has missed.
@@ -82,7 +99,7 @@ impl CallNotice {
 
 /// The plugin, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct PluginStatus {
+pub struct PluginStatus {
     /// Its version.
     pub version: String,
     /// The things that it can do.
@@ -99,7 +116,7 @@ pub(crate) struct PluginStatus {
 /// The plugin's view of this server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct ServerStatus {
+pub struct ServerStatus {
     /// The address to which it sends events.
     pub url: String,
     /// The last failure, if events do not arrive.
@@ -110,7 +127,7 @@ pub(crate) struct ServerStatus {
 
 /// The result of asking the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PluginFault {
+pub enum PluginFault {
     /// There is no such route: the plugin is not active, or older than the route.
     Missing,
     /// It refuses the signature: another secret, or clocks that differ.
@@ -150,8 +167,53 @@ pub(crate) fn parse_reply<'a, T: Deserialize<'a>>(
     Err(PluginFault::Other { detail: reply.describe(), may_repeat })
 }
 
+/// A random id of a request; `None` if the system has no random numbers.
+pub(crate) fn new_id() -> Option<String> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Says what a fault means and what to do.
+pub(crate) fn describe_fault(fault: &PluginFault) -> String {
+    match fault {
+        PluginFault::Missing => {
+            "the site has no such route: install and activate the plugin buddyline, or update it"
+                .to_owned()
+        }
+        PluginFault::Unauthorized { ahead_s: Some(ahead_s) }
+            if ahead_s.unsigned_abs() > WINDOW_S =>
+        {
+            format!(
+                "the plugin refuses the signature, because the clock of the site is {ahead_s} s \
+                 ahead of this machine's: set both clocks (NTP)"
+            )
+        }
+        PluginFault::Unauthorized { .. } => "the plugin refuses the signature: the first line of \
+                                             --site-secret-file is not its secret, or something in \
+                                             front of the site removes the header \
+                                             Buddyline-Signature"
+            .to_owned(),
+        PluginFault::Other { detail, .. } => detail.clone(),
+    }
+}
+
 /// How many seconds one time is ahead of another.
 pub(crate) fn ahead(one_s: u64, other_s: u64) -> i64 {
     let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
     seconds(one_s).saturating_sub(seconds(other_s))
+}
+
+/// The reply to a test event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TestReply {
+    /// Whether the plugin has sent it and got 200.
+    pub sent: bool,
+    /// The failure.
+    pub error: String,
+    /// The status that it got, or 0.
+    pub status: u16,
+    /// How long it took.
+    pub ms: u64,
 }

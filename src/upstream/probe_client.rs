@@ -1,7 +1,7 @@
 //! A blocking client for `buddyline doctor`: sends single requests to the site and parses replies.
 //!
 //! It uses the same HTTP client as the workers, so that the doctor sees what they see. All requests
-//! are GETs: nothing on the site changes.
+//! are GETs, except those to the plugin: nothing else on the site changes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::SiteSettings;
 use super::buddyboss::{self, Reply, Request, is_id};
 use super::checks;
+use super::plugin::PluginRequest;
 use super::site::{self, Site};
 use super::url_style::UrlStyle;
 use crate::config::site_proxy::SiteProxy;
@@ -84,6 +85,16 @@ impl ProbeClient {
         timeout: Duration,
     ) -> Result<Reply, &'static str> {
         self.get(Cow::Owned(url_style.participants(thread, 1)), credential, timeout)
+    }
+
+    /// Sends a signed request to the site's plugin.
+    pub(crate) fn ask_plugin(
+        &self,
+        request: PluginRequest,
+        url_style: UrlStyle,
+        timeout: Duration,
+    ) -> Result<Reply, &'static str> {
+        self.site.request(&request.into_request(url_style), timeout)
     }
 
     fn get(

@@ -316,13 +316,7 @@ impl Site {
         request: &PluginRequest,
         url_style: UrlStyle,
     ) -> Result<Reply, Unanswered> {
-        let plain = Request {
-            method: "POST",
-            path: request.route.path(url_style).into(),
-            token: None,
-            body: Some(request.body.clone()),
-            signature: Some(request.signature.clone()),
-        };
+        let plain = request.clone().into_request(url_style);
         match self.send(&plain, self.request_timeout.min(PLUGIN_TIMEOUT)) {
             HttpOutcome::Replied(reply) => Ok(*reply),
             HttpOutcome::NotSent(reason) => Err(Unanswered { reason, was_sent: false }),

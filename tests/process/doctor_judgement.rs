@@ -102,6 +102,7 @@ fn healthy_site() -> SiteObservation {
         key_places: vec![key_place("--jwt-secret-file", "jwt.txt", false)],
         issuers: vec![Issuer::from(&url)],
         has_password: false,
+        plugin: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod support;
 mod clients;
 mod doctor;
 mod doctor_judgement;
+mod doctor_plugin;
 mod empty_variables;
 mod frames;
 mod health;

@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use http::Uri;
 
-use super::{TimeBudget, net, now_s};
+use super::{TimeBudget, net, now_s, plugin};
 use crate::config::Config;
 use crate::config::site_proxy::SiteProxy;
 use crate::config::site_trust::SiteTrust;
 use crate::config::site_url::SiteUrl;
 use crate::doctor::judge::site::{owner, url_style};
 use crate::doctor::observations::{
-    Keys, LoadObservation, SecretCheck, SiteObservation, TimedReply,
+    Keys, LoadObservation, PluginObservation, SecretCheck, SiteObservation, TimedReply,
 };
 use crate::doctor::token;
 use crate::protocol::credential::{Credential, Scheme};
+use crate::protocol::signature::SiteKeys;
 use crate::upstream::SiteSettings;
 use crate::upstream::buddyboss::{self, ProbeFinding, Reply};
 use crate::upstream::jwt::{self, Verifier};
@@ -36,8 +37,9 @@ const BAD_TOKEN: &str = "this-is.no-token";
 /// A thread id that many sites have; only whether the route exists matters.
 const SAMPLE_THREAD: u64 = 1;
 
-/// Examines the site within the time budget, with GETs only: at most 14 one after the other, then
-/// at most ten for each worker of the server, and never more at once than it has workers.
+/// Examines the site within the time budget, with GETs only, except for the plugin: at most 14 one
+/// after the other, then at most ten for each worker of the server, and never more at once than it
+/// has workers, then two for the plugin.
 pub(super) fn collect(
     config: &Config,
     url: &SiteUrl,
@@ -53,6 +55,8 @@ pub(super) fn collect(
     });
     // Its warnings are a finding of their own.
     let password = config.site_password_with_warnings().ok().flatten().map(|(read, _)| read);
+    let secret = config.site_secret_with_warnings().ok().flatten().map(|(read, _)| read);
+    let site_keys = secret.map(|secret| SiteKeys::new(secret.secrets()));
     let only_public = keys.as_ref().is_some_and(|keys| keys.secrets().next().is_none());
     let (host, port, secure) = endpoint(url);
     let route = net::Route { trust: &trust, proxy: proxy.as_ref() };
@@ -83,6 +87,7 @@ pub(super) fn collect(
         key_places: keys.as_ref().map(|keys| config.jwt_key_places(keys)).unwrap_or_default(),
         issuers: config.jwt_issuers(),
         has_password: password.is_some(),
+        plugin: site_keys.as_ref().map(|_| PluginObservation::default()),
     };
     if is_reachable {
         let settings = SiteSettings {
@@ -94,7 +99,12 @@ pub(super) fn collect(
             proxy,
             ..SiteSettings::new(url.clone())
         };
-        send_requests(&mut observation, &ProbeClient::new(&settings), credential, time);
+        let client = ProbeClient::new(&settings);
+        send_requests(&mut observation, &client, credential, time);
+        if let (Some(keys), Some(url_style)) = (site_keys, url_style(&observation)) {
+            let plugin = plugin::collect(config, &keys, &client, url_style, time);
+            observation.plugin = Some(plugin);
+        }
     }
     observation
 }

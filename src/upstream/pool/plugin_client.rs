@@ -6,13 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
 use crate::hub::interface::Now;
 use crate::protocol::signature::{Purpose, SiteKeys, WINDOW_S};
 use crate::upstream::plugin::{
-    CallNotice, PluginFault, PluginRequest, PluginRoute, PluginStatus, ahead,
+    CallNotice, PluginFault, PluginRequest, PluginRoute, PluginStatus, ahead, describe_fault,
+    new_id,
 };
 
 /// How often the plugin is asked for its status: while it is not found, and once it is.
@@ -35,7 +35,6 @@ const CLOCK_WARNING_S: u64 = 60;
 /// The requests that wait, and the plugin's state.
 pub(super) struct PluginClient {
     keys: SiteKeys,
-    random: SystemRandom,
     calls: VecDeque<(Instant, CallNotice)>,
     /// When each user was active, in seconds since 1970.
     active: HashMap<u64, u64>,
@@ -82,7 +81,6 @@ impl PluginClient {
     pub(super) fn new(keys: SiteKeys, now: Instant) -> PluginClient {
         PluginClient {
             keys,
-            random: SystemRandom::new(),
             calls: VecDeque::new(),
             active: HashMap::new(),
             sent_calls: Vec::new(),
@@ -154,7 +152,7 @@ impl PluginClient {
         } else {
             (PluginRoute::Activity, json!({"users": self.take_active(now.instant)}))
         };
-        body["id"] = Value::String(self.new_id()?);
+        body["id"] = Value::String(new_id()?);
         let body = body.to_string();
         self.in_flight = true;
         self.sent_s = now.unix_s;
@@ -240,13 +238,6 @@ impl PluginClient {
         users.iter().map(|(user, at)| json!({"userId": user, "at": at})).collect()
     }
 
-    /// A random id; `None` if the system has no random numbers.
-    fn new_id(&self) -> Option<String> {
-        let mut bytes = [0; 16];
-        self.random.fill(&mut bytes).ok()?;
-        Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
     fn note_found(&mut self, status: PluginStatus) {
         let PluginStatus { version, features, time, .. } = status;
         let ahead_s = ahead(time, self.sent_s);
@@ -275,30 +266,6 @@ impl PluginClient {
             log::warn!("requests to the site's plugin fail: {line}");
             self.known = known;
         }
-    }
-}
-
-/// Says what a fault means and what to do.
-pub(crate) fn describe_fault(fault: &PluginFault) -> String {
-    match fault {
-        PluginFault::Missing => {
-            "the site has no such route: install and activate the plugin buddyline, or update it"
-                .to_owned()
-        }
-        PluginFault::Unauthorized { ahead_s: Some(ahead_s) }
-            if ahead_s.unsigned_abs() > WINDOW_S =>
-        {
-            format!(
-                "the plugin refuses the signature, because the clock of the site is {ahead_s} s \
-                 ahead of this machine's: set both clocks (NTP)"
-            )
-        }
-        PluginFault::Unauthorized { .. } => "the plugin refuses the signature: the first line of \
-                                             --site-secret-file is not its secret, or something in \
-                                             front of the site removes the header \
-                                             Buddyline-Signature"
-            .to_owned(),
-        PluginFault::Other { detail, .. } => detail.clone(),
     }
 }
 
