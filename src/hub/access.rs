@@ -58,14 +58,18 @@ impl Hub {
                 Ok(true)
             }
             Access::NonMember => Err(not_participant()),
+            // The site has signed that the user takes part.
+            Access::Unknown | Access::Failed(_)
+                if self.auth.tickets.lists(user, number, now.unix_s) =>
+            {
+                Ok(true)
+            }
             Access::Failed(failure) => Err(failure.client_error(FailureContext::Thread)),
             // The site was just asked, and its answer does not hold long enough.
             Access::Unknown if self.resolved == Some((number, user)) => {
                 let failure = Failure::SiteUnavailable { retry_after_s: None };
                 Err(failure.client_error(FailureContext::Thread))
             }
-            // The site has signed that the user takes part.
-            Access::Unknown if self.auth.tickets.lists(user, number, now.unix_s) => Ok(true),
             Access::Unknown => {
                 self.hold_for_participants(number, conn, user, text, now)?;
                 Ok(false)
@@ -142,13 +146,23 @@ impl Hub {
             ClientError::new(ErrorCode::NotParticipant, text)
         };
         let other = other.site_number().ok_or_else(not_participant)?;
-        // `check_access` has verified that both exist.
+        // `check_access` has verified that both exist, but not that there is a list: a ticket may
+        // have admitted the user.
         let number = thread.site_number().ok_or_else(not_participant)?;
         let user = self.presence.number_of(conn).ok_or_else(not_participant)?;
-        if self.membership.is_member(number, other) {
-            Ok(true)
-        } else if self.resolved != Some((number, user))
-            && self.membership.can_have_joined(number, other, now.instant)
+        let is_unlisted = self.membership.is_unlisted(number);
+        if self.membership.is_member(number, other)
+            || (is_unlisted && self.auth.tickets.lists(other, number, now.unix_s))
+        {
+            return Ok(true);
+        }
+        if let Some(failure) =
+            self.membership.failure(number, user, now.instant).filter(|_| is_unlisted)
+        {
+            return Err(failure.client_error(FailureContext::Thread));
+        }
+        if self.resolved != Some((number, user))
+            && (is_unlisted || self.membership.can_have_joined(number, other, now.instant))
         {
             self.hold_for_participants(number, conn, user, text, now)?;
             Ok(false)

@@ -150,6 +150,11 @@ impl Membership {
         self.list(thread).is_some_and(|list| !list.has(user) && list.age(now) > RECHECK_MIN_AGE)
     }
 
+    /// Whether there is no list of a thread, not even an old one.
+    pub(super) fn is_unlisted(&self, thread: u64) -> bool {
+        self.list(thread).is_none()
+    }
+
     /// Whether the last list has this user, whatever its age.
     pub(super) fn is_member(&self, thread: u64, user: u64) -> bool {
         self.list(thread).is_some_and(|list| list.has(user))

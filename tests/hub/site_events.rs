@@ -467,6 +467,43 @@ fn ticket_proves_user_and_threads_without_asking() {
 }
 
 #[test]
+fn call_in_a_thread_of_tickets_needs_the_other_partys_or_a_list() {
+    let mut harness = HubHarness::new(verified());
+    let now_s = harness.now.unix_s;
+    let seven = open_ticket(&mut harness, 0, "t7", ticket(7, now_s, "s", &[41, 42], &[]));
+    let eight = open_ticket(&mut harness, 1, "t8", ticket(8, now_s, "s", &[41], &[]));
+    harness.received();
+    let call = |thread: u64, called: u64| {
+        json!({
+            "type": "call_initiated", "callId": format!("c-{thread}-{called}"),
+            "threadId": thread, "recipientId": called, "offer": "o",
+        })
+        .to_string()
+    };
+    harness.send(seven, &call(41, 8));
+    let received = harness.received();
+    let kinds_of_eight = kinds(&received, eight);
+    assert!(kinds_of_eight.iter().any(|kind| kind == "call_initiated"), "{received:?}");
+    assert_eq!(harness.pending_asks(), 0, "both tickets list the thread");
+    // The site is asked about a user whose ticket does not list the thread, or who has none.
+    harness.send(seven, &call(42, 8));
+    let (request, ..) = harness.next_list();
+    harness.fail(request, Failure::TicketOnly);
+    harness.assert_error(seven, "token_required");
+    // The ticket still admits the user.
+    harness.send(seven, r#"{"type":"join_thread","threadId":42}"#);
+    assert_eq!(kinds(&harness.received(), seven), ["thread_joined"]);
+    harness.send(seven, &call(42, 8));
+    harness.assert_error(seven, "token_required");
+    harness.advance(MINUTE);
+    harness.received();
+    harness.send(seven, &call(42, 8));
+    let (request, ..) = harness.next_list();
+    harness.list(request, &[7, 9]);
+    harness.assert_error(seven, "not_participant");
+}
+
+#[test]
 fn ticket_from_before_a_revocation_is_refused() {
     for (reason, expected) in [
         (json!({"type": "suspended", "userId": 7}), "suspended"),
