@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use crate::support::client::{Client, LONG};
 use crate::support::files::SecretFile;
 use crate::support::plugin::{
-    SECRET, body, new_id, now_s, read, request, send, signature, signed_request,
+    SECRET, body, new_id, now_s, read, request, send, signature, signed_request, ticket,
+    ticket_claims,
 };
+use crate::support::scanner::SecretScanner;
 use crate::support::scrape::{self, scrape};
 use crate::support::server::{Server, ask, binary, wait_until};
 use crate::support::site::{Fault, Site};
@@ -138,6 +140,41 @@ fn forged_events_are_refused_without_detail_and_logged_with_the_reason() {
     assert!(lines[1].contains("behind the clock of this machine"), "{lines:#?}");
     let good = signed_request(SECRET, &good);
     assert_eq!(status(&ask(fixture.address(), &good)), "200", "the id was not used up");
+}
+
+#[test]
+fn debug_log_has_no_secret_ticket_signature_or_text_of_an_event() {
+    let fixture = Fixture::start(&["--log-level", "debug"]);
+    let message = json!({
+        "type": "message", "threadId": 4, "messageId": 9, "senderId": 7, "recipients": [8],
+        "sentAt": "2026-11-22T11:00:44Z", "text": "s3cret-words-of-a-member", "html": "<p>s3cret-words-of-a-member</p>",
+    });
+    let good = body(&[message, json!({"type": "test", "token": "s3cret-test-of-the-doctor"})]);
+    let request = signed_request(SECRET, &good);
+    let signature = signature(SECRET, "events", &good, now_s());
+    let (_, signature) = signature.split_once("v1=").unwrap();
+    assert_eq!(status(&ask(fixture.address(), &request)), "200");
+    assert_eq!(status(&ask(fixture.address(), &request)), "401");
+    let claims = ticket_claims(&fixture.site.url(), 7, now_s(), &[4]);
+    let [ticket, forged] = ["tickets", "events"].map(|purpose| ticket(SECRET, purpose, &claims));
+    let mut client = Client::proven(fixture.address(), 7, &ticket);
+    client.send(&json!({"type": "user_connected", "userId": 7, "token": forged}));
+    client.expect_error("token_refused");
+    fixture.server.wait_for_log(|lines| lines.iter().any(|line| line.contains("a ticket has a")));
+    let log = fixture.server.log().join("\n");
+    assert!(log.contains("the site's plugin reports 2 events"), "{log}");
+    let mut scanner = SecretScanner::default();
+    for secret in [
+        SECRET,
+        "s3cret-words-of-a-member",
+        "s3cret-test-of-the-doctor",
+        signature,
+        &ticket,
+        &forged,
+    ] {
+        scanner.add(secret);
+    }
+    assert_eq!(scanner.find(log.as_bytes()), None, "{log}");
 }
 
 #[test]
