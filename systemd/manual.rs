@@ -30,7 +30,8 @@ fn settings() -> String {
         "# Settings of buddyline. After a change, run `systemctl reload buddyline`; the log names the\n\
          # settings that need a restart. Run `buddyline check-config` first to check them. Put no\n\
          # secrets here: the JWT secret belongs into /etc/buddyline/jwt-secret, which only root can\n\
-         # read, and the TURN secret into /etc/buddyline/turn-secret.\n",
+         # read, the secret of the site's plugin into /etc/buddyline/site-secret, and the TURN secret\n\
+         # into /etc/buddyline/turn-secret.\n",
     );
     for setting in Config::command().get_arguments() {
         let Some(variable) = setting.get_env().and_then(|name| name.to_str()) else { continue };
