@@ -46,7 +46,7 @@ mod typing;
 use std::time::{Duration, Instant};
 
 use crate::config::PresenceScope;
-use crate::protocol::client::{ClientFrame, ReplyTo, parse};
+use crate::protocol::client::{ClientFrame, FrameType, ReplyTo, parse};
 use crate::protocol::server::ServerFrame;
 use crate::protocol::site_event::{SiteEvent, SiteMessage};
 use crate::protocol::{ClientError, ErrorCode};
@@ -208,6 +208,10 @@ impl Hub {
             }
             return true;
         }
+        if let Some(users) = self.presence.take_active(now.instant) {
+            self.output.push(Effect::Active(users));
+            return true;
+        }
         if let Some((conn, due)) = self.auth.identity.pop_timeout(now) {
             self.handle_auth_timeout(conn, due, now);
             return true;
@@ -240,6 +244,9 @@ impl Hub {
         let (mut reply, frame) = parse(text);
         if is_new {
             self.stats.count_frame(reply.kind);
+            if reply.kind != Some(FrameType::Ping) {
+                self.presence.note_active(conn, now.instant);
+            }
         }
         let outcome =
             frame.and_then(|frame| self.dispatch(conn, frame, text, &mut reply, is_new, now));

@@ -405,6 +405,7 @@ impl Server {
                     }
                     Effect::Close { conn, code, reason } => self.close(conn, code, reason, now),
                     Effect::SendCallStatus { conn, reply } => self.send_call_status(conn, &reply),
+                    Effect::Active(users) => self.upstream.note_active(&users, now),
                     Effect::Missed(event) => {
                         query_log::log_missed_call(&event);
                         self.notify_site_of_call(&event, true, now);

@@ -89,7 +89,7 @@ impl HubUnderTest {
                 Effect::Send { .. } => 1,
                 Effect::FanOut { to, .. } => self.hub.receivers(to).len() as u32,
                 Effect::Ask { .. } | Effect::Close { .. } => 0,
-                Effect::Wake(_) | Effect::Missed(_) => 0,
+                Effect::Wake(_) | Effect::Missed(_) | Effect::Active(_) => 0,
                 Effect::SendCallStatus { .. } => 0,
             };
         }

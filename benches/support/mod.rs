@@ -187,6 +187,7 @@ impl BenchHub {
                 Effect::SendCallStatus { reply, .. } => {
                     panic!("no status was requested: {reply:?}")
                 }
+                Effect::Active(_) => {}
                 Effect::Wake(event) | Effect::Missed(event) => {
                     panic!("no call was started: {event:?}")
                 }

@@ -154,6 +154,8 @@ pub enum Effect {
     Wake(Box<CallEvent>),
     /// A user has missed a call: the site may leave a notification.
     Missed(Box<CallEvent>),
+    /// These users, by the site's numbers, were active in the last minute.
+    Active(Box<[u64]>),
 }
 
 /// A call for a user who is offline, or who has missed it.

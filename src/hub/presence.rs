@@ -21,6 +21,9 @@ type UserIx = u32;
 /// bound limits clients that connect and disconnect under ever new user ids.
 const GRACES_MAX: usize = 50_000;
 
+/// How often the site is told who was active.
+const ACTIVITY_INTERVAL: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 struct User {
     /// In the form in which the user's first connection wrote it.
@@ -57,6 +60,16 @@ pub(super) struct Presence {
     grace_deadlines: Deadlines<UserIx>,
     /// Users in their grace period. There are few, so `User` has no field for the deadline.
     in_grace: BTreeMap<UserIx, DeadlineKey>,
+    activity: Activity,
+}
+
+/// The connections that have sent a frame since the site was told last who is active.
+#[derive(Debug, Default)]
+struct Activity {
+    /// By slot.
+    is_active: Vec<bool>,
+    /// When the site is told next; `None` while there is nobody.
+    due: Option<Instant>,
 }
 
 impl Presence {
@@ -64,6 +77,31 @@ impl Presence {
     pub(super) fn open(&mut self, conn: ConnId) {
         capacity::ensure_slot(&mut self.user_refs, conn.slot);
         debug_assert!(self.user_refs[conn.slot as usize].is_none(), "a new slot is empty");
+    }
+
+    /// Notes that the user of a connection is active.
+    #[inline]
+    pub(super) fn note_active(&mut self, conn: ConnId, now: Instant) {
+        let is_noted = self.activity.is_active.get(conn.slot as usize).copied();
+        if !is_noted.unwrap_or_default() && self.is_identified(conn) {
+            capacity::ensure_slot(&mut self.activity.is_active, conn.slot);
+            self.activity.is_active[conn.slot as usize] = true;
+            self.activity.due.get_or_insert(now + ACTIVITY_INTERVAL);
+        }
+    }
+
+    /// Takes the users who were active, once a minute: their numbers, each once.
+    pub(super) fn take_active(&mut self, now: Instant) -> Option<Box<[u64]>> {
+        self.activity.due.take_if(|due| *due <= now)?;
+        let mut users = Vec::new();
+        for (is_active, user_ref) in self.activity.is_active.iter_mut().zip(&self.user_refs) {
+            if let (true, Some(user_ref)) = (std::mem::take(is_active), user_ref) {
+                users.extend(self.users[user_ref.user() as usize].id.site_number());
+            }
+        }
+        users.sort_unstable();
+        users.dedup();
+        Some(users.into())
     }
 
     /// Assigns an anonymous connection to a user; true if the user was offline.
@@ -91,6 +129,10 @@ impl Presence {
         let Some(user_ref) = self.user_refs[conn.slot as usize].take() else {
             return;
         };
+        // The slot's next user counts anew.
+        if let Some(is_active) = self.activity.is_active.get_mut(conn.slot as usize) {
+            *is_active = false;
+        }
         let user = &mut self.users[user_ref.user() as usize];
         user.conns.retain(|other| *other != conn);
         capacity::shrink(&mut user.conns);
@@ -173,9 +215,9 @@ impl Presence {
         ids
     }
 
-    /// Returns when the next grace period ends.
+    /// Returns when the next grace period ends, or the site is to be told who was active.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.grace_deadlines.next()
+        [self.grace_deadlines.next(), self.activity.due].into_iter().flatten().min()
     }
 
     fn find_ix(&self, user: &IdKey) -> Option<UserIx> {

@@ -504,6 +504,35 @@ fn call_in_a_thread_of_tickets_needs_the_other_partys_or_a_list() {
 }
 
 #[test]
+fn tickets_are_enough_for_a_call_and_name_its_blocks() {
+    for blocked in [false, true] {
+        let mut harness = HubHarness::new(verified());
+        harness.lets_everyone_call = false;
+        let now_s = harness.now.unix_s;
+        let names: &[u64] = if blocked { &[8] } else { &[] };
+        let seven = open_ticket(&mut harness, 0, "t7", ticket(7, now_s, "s", &[41], names));
+        let eight = open_ticket(&mut harness, 1, "t8", ticket(8, now_s, "s", &[41], &[]));
+        // The participants are known by the tickets only, or by an event as well.
+        for (n, event) in [None, Some(message(41, 100, 7, &[8]))].into_iter().enumerate() {
+            report(&mut harness, event);
+            harness.received();
+            harness.send(
+                seven,
+                &format!(
+                    r#"{{"type":"call_initiated","recipientId":8,"threadId":41,"callId":"c{n}"}}"#
+                ),
+            );
+            match blocked {
+                true => drop(harness.assert_error(seven, "cannot_write")),
+                false => assert_eq!(kinds(&harness.received(), eight), ["call_initiated"]),
+            }
+            assert_eq!(harness.pending_asks(), 0);
+            harness.send(seven, &format!(r#"{{"type":"call_cancelled","callId":"c{n}"}}"#));
+        }
+    }
+}
+
+#[test]
 fn ticket_from_before_a_revocation_is_refused() {
     for (reason, expected) in [
         (json!({"type": "suspended", "userId": 7}), "suspended"),
@@ -613,4 +642,31 @@ fn unanswered_call_is_reported_as_missed_once() {
         let expected = vec![("7".to_owned(), "8".to_owned())];
         assert_eq!(missed, if ends_by == "call_rejected" { vec![] } else { expected }, "{ends_by}");
     }
+}
+
+#[test]
+fn active_users_are_reported_once_a_minute() {
+    let mut harness = HubHarness::new(verified());
+    let seven = harness.open_proven(0, 7);
+    let phone = harness.open_proven(1, 7);
+    let idle = harness.open_proven(2, 8);
+    harness.advance(2 * MINUTE);
+    assert!(harness.active.is_empty(), "nobody has sent a frame");
+    for conn in [seven, phone, seven] {
+        harness.send(conn, r#"{"type":"online_users"}"#);
+    }
+    harness.send(idle, r#"{"type":"ping"}"#);
+    harness.advance(MINUTE - SECOND);
+    assert!(harness.active.is_empty());
+    harness.advance(SECOND);
+    assert_eq!(std::mem::take(&mut harness.active), [[7]]);
+    // The next user of a slot counts anew; one who has left does not count.
+    harness.send(seven, r#"{"type":"online_users"}"#);
+    harness.close(seven);
+    let nine = harness.open_proven(0, 9);
+    harness.send(nine, r#"{"type":"online_users"}"#);
+    harness.advance(MINUTE);
+    assert_eq!(std::mem::take(&mut harness.active), [[9]]);
+    harness.advance(10 * MINUTE);
+    assert!(harness.active.is_empty());
 }

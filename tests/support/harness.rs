@@ -67,6 +67,8 @@ pub struct HubHarness {
     pub woken: Vec<CallEvent>,
     /// The calls that users have missed.
     pub missed: Vec<CallEvent>,
+    /// The users that the site was told to be active, each time.
+    pub active: Vec<Vec<u64>>,
     /// The replies to call status requests, by connection.
     pub call_status_replies: Vec<(ConnId, CallStatusReply)>,
     /// Whether the site lets every participant write, without a request in `next_ask`.
@@ -94,6 +96,7 @@ impl HubHarness {
             closed,
             woken,
             missed: Vec::new(),
+            active: Vec::new(),
             call_status_replies,
             lets_everyone_call: true,
             next_message: 1,
@@ -207,6 +210,7 @@ impl HubHarness {
                 },
                 Effect::Wake(event) => self.woken.push(*event),
                 Effect::Missed(event) => self.missed.push(*event),
+                Effect::Active(users) => self.active.push(users.into_vec()),
                 Effect::SendCallStatus { conn, reply } => {
                     self.call_status_replies.push((conn, *reply));
                 }

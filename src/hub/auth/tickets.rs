@@ -83,6 +83,11 @@ impl Tickets {
         }
     }
 
+    /// Whether a user has a ticket that is recent enough.
+    pub(crate) fn is_recent(&self, user: u64, now_s: u64) -> bool {
+        self.by_user.get(&user).is_some_and(|ticket| now_s < ticket.issued_s + EVENT_TTL_S)
+    }
+
     /// Whether a ticket that is recent enough lists a thread of this user.
     pub(crate) fn lists(&self, user: u64, thread: u64, now_s: u64) -> bool {
         self.by_user.get(&user).is_some_and(|ticket| {

@@ -294,6 +294,7 @@ impl FuzzRun {
                     frames += check(&frame) * self.hub.receivers(to).len();
                 }
                 Effect::Ask { request, ask } => self.pending.push_back((request, *ask)),
+                Effect::Active(_) => {}
                 Effect::Wake(_) | Effect::Missed(_) | Effect::SendCallStatus { .. } => {}
                 // The server does the same: it reports the closed connection to the hub at once.
                 Effect::Close { conn, .. } => {

@@ -248,6 +248,7 @@ impl<'a> World<'a> {
                         let query = self.site.ask(request, *ask, now, &mut self.rng);
                         self.note(&format!("  queries {} {query}", request.0));
                     }
+                    Effect::Active(_) => {}
                     Effect::Wake(_) | Effect::Missed(_) | Effect::SendCallStatus { .. } => {}
                     Effect::Close { conn, code, reason } => {
                         let slot = conn.slot as usize;
