@@ -79,7 +79,8 @@ pub struct Config {
     pub env_file: Option<OsString>,
 
     /// Address and port to listen on, or a Unix socket as unix:PATH. A host name listens on each of
-    /// its addresses; [::]:PORT takes IPv4 connections as well. Repeat it, or separate with commas.
+    /// its addresses; `[::]:PORT` takes IPv4 connections as well. Repeat it, or separate with
+    /// commas.
     #[arg(long, env = "BUDDYLINE_LISTEN", value_name = "HOST:PORT", default_value = "localhost:8080",
           value_delimiter = ',', help_heading = "Network", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
@@ -98,7 +99,7 @@ pub struct Config {
           help_heading = "Network", value_parser = Listen::parse)]
     pub site_listen: Vec<Listen>,
 
-    /// Take only IPv6 connections on [::]:PORT.
+    /// Take only IPv6 connections on `[::]:PORT`.
     #[arg(long, env = "BUDDYLINE_IPV6_ONLY", help_heading = "Network",
           value_parser = FalseyValueParser::new())]
     pub ipv6_only: bool,
