@@ -131,17 +131,14 @@ impl Verifier {
 
     /// The token's claims, if its signature is valid.
     fn signed_claims(&self, token: &str) -> Result<Vec<u8>, Refusal> {
-        let not_jwt = Refusal::NotJwt;
-        let Segments { header, claims, signature, signed } = Segments::split(token)
-            .ok_or(not_jwt("it has not three parts that are separated by dots"))?;
-        let header = decode_base64url(header).ok_or(not_jwt(NOT_BASE64))?;
-        let header: Header<'_> =
-            parse_object(&header).ok_or(not_jwt("its header is not a JSON object with alg"))?;
+        let Segments { header, claims, signature, signed } = Segments::split(token)?;
+        let header = decode_base64url(header)?;
+        let header = Header::parse(&header)?;
         if header.crit {
-            return Err(not_jwt("its header requires extensions (crit)"));
+            return Err(Refusal::NotJwt("its header requires extensions (crit)"));
         }
-        let signature = decode_base64url(signature).ok_or(not_jwt(NOT_BASE64))?;
-        let claims = decode_base64url(claims).ok_or(not_jwt(NOT_BASE64))?;
+        let signature = decode_base64url(signature)?;
+        let claims = decode_base64url(claims)?;
         let algorithm = Algorithm::from_name(&header.alg);
         // The claims are parsed only after that: anyone could have written them.
         match self.keys.verify(algorithm, header.kid().as_deref(), signed.as_bytes(), &signature) {
@@ -243,8 +240,6 @@ impl Verifier {
     }
 }
 
-const NOT_BASE64: &str = "a part is not base64url";
-
 impl Refusal {
     /// Whether the signature is valid, so that the site itself has written the claims.
     pub fn is_signed(&self) -> bool {
@@ -290,7 +285,8 @@ impl fmt::Debug for Verifier {
 pub fn expiry(credential: &Credential) -> Option<u64> {
     match credential.scheme() {
         Scheme::Bearer => {
-            Claims::expiry(&decode_base64url(Segments::split(credential.secret())?.claims)?)
+            let segments = Segments::split(credential.secret()).ok()?;
+            Claims::expiry(&decode_base64url(segments.claims).ok()?)
         }
         Scheme::Basic => None,
     }
@@ -307,16 +303,19 @@ struct Segments<'a> {
 
 impl Segments<'_> {
     /// Splits a token into exactly three segments (RFC 7515 3.1).
-    fn split(token: &str) -> Option<Segments<'_>> {
-        let (signed, signature) = token.rsplit_once('.')?;
-        let (header, claims) = signed.split_once('.')?;
-        (!claims.contains('.')).then_some(Segments { header, claims, signature, signed })
+    fn split(token: &str) -> Result<Segments<'_>, Refusal> {
+        let split = || {
+            let (signed, signature) = token.rsplit_once('.')?;
+            let (header, claims) = signed.split_once('.')?;
+            (!claims.contains('.')).then_some(Segments { header, claims, signature, signed })
+        };
+        split().ok_or(Refusal::NotJwt("it has not three parts that are separated by dots"))
     }
 }
 
 /// Decodes base64url in its canonical form only (RFC 7515 2): no padding, no non-zero spare bits.
-fn decode_base64url(segment: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(segment).ok()
+fn decode_base64url(segment: &str) -> Result<Vec<u8>, Refusal> {
+    URL_SAFE_NO_PAD.decode(segment).map_err(|_| Refusal::NotJwt("a part is not base64url"))
 }
 
 #[derive(Deserialize)]
@@ -331,6 +330,11 @@ struct Header<'a> {
 }
 
 impl Header<'_> {
+    /// Reads a decoded header.
+    fn parse(json: &[u8]) -> Result<Header<'_>, Refusal> {
+        parse_object(json).ok_or(Refusal::NotJwt("its header is not a JSON object with alg"))
+    }
+
     fn kid(&self) -> Option<String> {
         serde_json::from_str(self.kid?.get()).ok()
     }

@@ -9,9 +9,7 @@ use std::fmt;
 use ring::hmac;
 use serde::Deserialize;
 
-use super::{
-    Algorithm, Header, NOT_BASE64, Refusal, SKEW_S, Segments, decode_base64url, parse_object,
-};
+use super::{Algorithm, Header, Refusal, SKEW_S, Segments, decode_base64url, parse_object};
 use crate::config::jwt_issuer::{self, Issuer};
 use crate::hub::interface::Ticket;
 use crate::protocol::SITE_ID_MAX;
@@ -102,21 +100,18 @@ impl TicketVerifier {
 
     /// The claims, if the signature is valid.
     fn signed_claims(&self, token: &str) -> Result<Vec<u8>, Refusal> {
-        let not_jwt = Refusal::NotJwt;
-        let Segments { header, claims, signature, signed } = Segments::split(token)
-            .ok_or(not_jwt("it has not three parts that are separated by dots"))?;
-        let header = decode_base64url(header).ok_or(not_jwt(NOT_BASE64))?;
-        let header: Header<'_> =
-            parse_object(&header).ok_or(not_jwt("its header is not a JSON object with alg"))?;
+        let Segments { header, claims, signature, signed } = Segments::split(token)?;
+        let header = decode_base64url(header)?;
+        let header = Header::parse(&header)?;
         let algorithm = Algorithm::from_name(&header.alg);
         if header.crit || header.kid().as_deref() != Some(TICKET_KID) {
-            return Err(not_jwt("its header is not that of a ticket"));
+            return Err(Refusal::NotJwt("its header is not that of a ticket"));
         }
         if algorithm != Algorithm::Hs256 {
             return Err(Refusal::NoKey { algorithm, names_issuer: false });
         }
-        let signature = decode_base64url(signature).ok_or(not_jwt(NOT_BASE64))?;
-        let claims = decode_base64url(claims).ok_or(not_jwt(NOT_BASE64))?;
+        let signature = decode_base64url(signature)?;
+        let claims = decode_base64url(claims)?;
         let is_valid = |key| hmac::verify(key, signed.as_bytes(), &signature).is_ok();
         match self.keys.of(Purpose::Tickets).any(is_valid) {
             true => Ok(claims),
