@@ -536,9 +536,7 @@ impl Config {
     ///
     /// A message that names the file, or the setting that is missing, and what is wrong.
     pub fn tls(&self) -> Result<Option<TlsIdentity>, String> {
-        let Some((identity, warnings)) = self.tls_with_warnings()? else { return Ok(None) };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(identity))
+        Ok(self.tls_with_warnings()?.map(log_warnings))
     }
 
     fn tls_with_warnings(&self) -> Result<Option<(TlsIdentity, Vec<String>)>, String> {
@@ -590,6 +588,12 @@ fn log_level(text: &str) -> Result<LevelFilter, String> {
         }
         Ok(level) => Ok(level),
     }
+}
+
+/// Logs the warnings that came with a setting.
+fn log_warnings<T>((value, warnings): (T, Vec<String>)) -> T {
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    value
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::secrets::{self, SecretSources};
-use super::{Config, Trust};
+use super::{Config, Trust, log_warnings};
 
 /// Maximum number of URLs of each kind. A browser tries them all, and many slow it down.
 pub(crate) const URLS_MAX: usize = 8;
@@ -159,8 +159,9 @@ impl Config {
     ///
     /// As [`Config::turn_secret_with_warnings`].
     pub fn turn_secret(&self) -> Result<Option<TurnSecret>, String> {
-        let Some((secret, warnings)) = self.turn_secret_with_warnings()? else { return Ok(None) };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let Some(secret) = self.turn_secret_with_warnings()?.map(log_warnings) else {
+            return Ok(None);
+        };
         self.open_relay_warning().iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Some(secret))
     }

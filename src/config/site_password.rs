@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::Config;
 use super::secrets::{self, SecretSources};
+use super::{Config, log_warnings};
 
 /// The longest login and password together, in bytes.
 const BYTES_MAX: usize = 1024;
@@ -73,11 +73,7 @@ impl Config {
     ///
     /// A message that names the source and what is wrong, without the secret.
     pub fn site_password(&self) -> Result<Option<SitePassword>, String> {
-        let Some((password, warnings)) = self.site_password_with_warnings()? else {
-            return Ok(None);
-        };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(password))
+        Ok(self.site_password_with_warnings()?.map(log_warnings))
     }
 
     /// Like [`Config::site_password`], but returns the warnings instead of logging them.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::Config;
 use super::secrets::{self, SecretLines, SecretSources};
+use super::{Config, log_warnings};
 
 /// The shortest and the longest secret, in bytes.
 const BYTES: std::ops::RangeInclusive<usize> = 32..=512;
@@ -59,9 +59,7 @@ impl Config {
     ///
     /// A message that names the source and what is wrong, without the secret.
     pub fn site_secret(&self) -> Result<Option<SiteSecret>, String> {
-        let Some((secret, warnings)) = self.site_secret_with_warnings()? else { return Ok(None) };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(secret))
+        Ok(self.site_secret_with_warnings()?.map(log_warnings))
     }
 
     /// Like [`Config::site_secret`], but returns the warnings instead of logging them.

@@ -3,7 +3,7 @@
 use super::jwt_issuer::Issuer;
 use super::public_keys::{self, PublicKey};
 use super::secrets::{self, JwtKeys, SecretSources};
-use super::{Config, TokensWithoutExp};
+use super::{Config, TokensWithoutExp, log_warnings};
 
 /// The option that holds keys of the site's tokens, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +28,7 @@ impl Config {
     ///
     /// A message that names the source and what is wrong, without the secret.
     pub fn jwt_keys(&self) -> Result<Option<JwtKeys>, String> {
-        let Some((keys, warnings)) = self.jwt_keys_with_warnings()? else { return Ok(None) };
-        warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Some(keys))
+        Ok(self.jwt_keys_with_warnings()?.map(log_warnings))
     }
 
     /// Like [`Config::jwt_keys`], but returns the warnings instead of logging them.
