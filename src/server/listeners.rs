@@ -250,6 +250,20 @@ impl Listeners {
         self.all.iter().filter_map(|(listener, _)| address(listener)).collect()
     }
 
+    /// Logs where `what` is served on `http_path`. Warns, with the risk, of each address of `flag`
+    /// that is not a loopback address: there is no TLS on it.
+    pub(super) fn log_plain_http(&self, what: &str, http_path: &str, flag: &str, risk: &str) {
+        for path in self.paths() {
+            log::info!("{what} on unix:{}", path.display());
+        }
+        for address in self.addresses() {
+            log::info!("{what} on http://{address}{http_path}");
+            if !address.ip().is_loopback() {
+                log::warn!("{flag} {address}: {risk}");
+            }
+        }
+    }
+
     /// The paths of the Unix sockets.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let path = |listener: &Listener| match listener {

@@ -81,18 +81,13 @@ impl MetricsListener {
                  process_cpu_seconds_total have no values"
             );
         }
-        for path in listeners.paths() {
-            log::info!("metrics on unix:{}", path.display());
-        }
-        for address in listeners.addresses() {
-            log::info!("metrics on http://{address}/metrics");
-            if !address.ip().is_loopback() {
-                log::warn!(
-                    "--metrics-listen {address}: anyone who can reach this address can read the \
-                     metrics; use 127.0.0.1, or protect it by a firewall"
-                );
-            }
-        }
+        listeners.log_plain_http(
+            "metrics",
+            "/metrics",
+            "--metrics-listen",
+            "anyone who can reach this address can read the metrics; use 127.0.0.1, or protect it \
+             by a firewall",
+        );
         Ok(MetricsListener {
             listeners,
             accept_failed: false,

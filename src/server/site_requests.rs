@@ -96,18 +96,13 @@ impl SiteRequests {
         let options = BindOptions::new(config, LISTENER_BACKLOG);
         let listeners =
             Listeners::bind(&config.site_listen, &options, registry, SITE_LISTENER_TOKENS)?;
-        for path in listeners.paths() {
-            log::info!("events of the site on unix:{}", path.display());
-        }
-        for address in listeners.addresses() {
-            log::info!("events of the site on http://{address}/site/events");
-            if !address.ip().is_loopback() {
-                log::warn!(
-                    "--site-listen {address}: messages reach this address without encryption; use \
-                     127.0.0.1 or a private network, or --listen with TLS"
-                );
-            }
-        }
+        listeners.log_plain_http(
+            "events of the site",
+            "/site/events",
+            "--site-listen",
+            "messages reach this address without encryption; use 127.0.0.1 or a private network, \
+             or --listen with TLS",
+        );
         Ok(SiteRequests {
             keys,
             listeners,
