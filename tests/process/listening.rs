@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::bytes::request_with;
 use crate::support::client::LONG;
-use crate::support::server::{Server, ask, binary};
+use crate::support::server::{Server, ask, binary, read_response};
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -146,15 +146,8 @@ fn ask_unix(path: &Path, request: &[u8]) -> (UnixStream, String) {
     let mut socket = UnixStream::connect(path).unwrap();
     socket.set_read_timeout(Some(LONG)).unwrap();
     socket.write_all(request).unwrap();
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while socket.read(&mut byte).unwrap() == 1 {
-        answer.push(byte[0]);
-        if answer.starts_with(b"HTTP/1.1 101") && answer.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
-    (socket, String::from_utf8(answer).unwrap())
+    let answer = read_response(&mut socket);
+    (socket, answer)
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::bytes::{request, request_with};
 use crate::support::client::{Client, LONG};
 use crate::support::files::SecretFile;
-use crate::support::server::Server;
+use crate::support::server::{Server, read_response};
 use crate::support::tls::{self, Certificate};
 
 const ON: [&str; 3] =
@@ -35,20 +35,8 @@ fn send(server: &Server, parts: &[&[u8]]) -> (TcpStream, String) {
     for part in parts {
         socket.write_all(part).unwrap();
     }
-    let answer = answer(&mut socket);
+    let answer = read_response(&mut socket);
     (socket, answer)
-}
-
-fn answer(socket: &mut impl Read) -> String {
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while socket.read(&mut byte).unwrap() == 1 {
-        answer.push(byte[0]);
-        if answer.starts_with(b"HTTP/1.1 101") && answer.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
-    String::from_utf8(answer).unwrap()
 }
 
 /// The client of a connection that begins with these bytes, as the server logs it.
@@ -106,7 +94,7 @@ fn header_may_arrive_in_pieces_of_any_size() {
             socket.write_all(piece).unwrap();
             thread::sleep(Duration::from_millis(1));
         }
-        let answer = answer(&mut socket);
+        let answer = read_response(&mut socket);
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     }
     // The connection works like any other, with frames in the same packet as the request.
@@ -182,7 +170,7 @@ fn incomplete_header_times_out() {
             })
             .into();
     for socket in &mut sockets {
-        assert_eq!(answer(socket), "");
+        assert_eq!(read_response(socket), "");
     }
     let took = begun.elapsed();
     assert!((3..8).contains(&took.as_secs()), "{took:?}");
@@ -192,7 +180,7 @@ fn incomplete_header_times_out() {
     socket.write_all(LINE).unwrap();
     thread::sleep(Duration::from_secs(6));
     socket.write_all(&request()).unwrap();
-    assert!(answer(&mut socket).starts_with("HTTP/1.1 101 "));
+    assert!(read_response(&mut socket).starts_with("HTTP/1.1 101 "));
 }
 
 #[test]
@@ -265,11 +253,11 @@ fn unix_socket_takes_a_header_as_well() {
     for byte in [LINE, &request()].concat() {
         socket.write_all(&[byte]).unwrap();
     }
-    assert!(answer(&mut socket).starts_with("HTTP/1.1 101 "));
+    assert!(read_response(&mut socket).starts_with("HTTP/1.1 101 "));
     server.wait_for_log(|log| log.iter().any(|line| line.ends_with("open from 203.0.113.7")));
     let mut socket = connect();
     socket.write_all(&request()).unwrap();
-    assert!(answer(&mut socket).starts_with("HTTP/1.1 400 "));
+    assert!(read_response(&mut socket).starts_with("HTTP/1.1 400 "));
     // No address is trusted here, so a TCP client sends none.
     assert!(send(&server, &[&request()]).1.starts_with("HTTP/1.1 101 "));
 }

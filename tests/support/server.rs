@@ -243,6 +243,19 @@ pub fn ask(address: SocketAddr, bytes: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// Reads a response up to the end of the stream, or of the head of a 101.
+pub fn read_response(socket: &mut impl Read) -> String {
+    let mut response = Vec::new();
+    let mut byte = [0];
+    while socket.read(&mut byte).unwrap() == 1 {
+        response.push(byte[0]);
+        if response.starts_with(b"HTTP/1.1 101") && response.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    String::from_utf8(response).unwrap()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // The process may have ended already.
